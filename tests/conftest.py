@@ -1,0 +1,146 @@
+"""What the tests share: a small model of random weights and a few rows, both made here, and no network."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import pytest
+
+from nic_ray.pairs import Pair
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Read when transformers and huggingface_hub are first imported, which no test module does before this one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ModelType: TypeAlias = Literal["bert", "mpnet", "xlm-roberta"]
+TinyModel: TypeAlias = Callable[..., Path]
+
+MAX_TOKENS = 64
+# Padding is 1, as MPNet and XLM-RoBERTa demand (their positions are counted from it), and for BERT too.
+SPECIAL_TOKENS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+PAD_ID = SPECIAL_TOKENS.index("[PAD]")
+
+PARTS = {
+    "pumps": "rotor gasket impeller bearing flange coupling inlet casing",
+    "radios": "antenna tuner amplifier speaker battery dial squelch handset",
+    "trucks": "clutch radiator axle brake throttle winch starter exhaust",
+}
+FAULTS = "leaking noisy hot stuck loose cracked worn dirty"
+ACTIONS = "replace clean tighten adjust inspect lubricate drain test"
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs() -> list[Pair]:
+    """48 rows: 3 domains of 8 passages with 2 queries each, the first of which has a hard negative."""
+    return _pairs()
+
+
+@pytest.fixture
+def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
+    """`tiny_pairs` as a JSONL file, one for each test."""
+    rows = [
+        {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
+        | ({"negative": list(pair.negatives)} if pair.negatives else {})
+        for pair in tiny_pairs
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """`tiny_model(model_type="bert", layers=2)`: a Sentence Transformers folder, made once; only read it.
+
+    Random weights, the same every time; 32 dimensions, at most 64 tokens, mean pooling and normalisation.
+    Its tokenizer knows the words of `tiny_pairs` and spells all others.
+    """
+    made: dict[tuple[ModelType, int], Path] = {}
+
+    def make(model_type: ModelType = "bert", layers: int = 2) -> Path:
+        key = (model_type, layers)
+        if key not in made:
+            made[key] = _save_model(tmp_path_factory.mktemp(model_type), model_type, layers)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_model: TinyModel) -> Path:
+    """The two-layer BERT of `tiny_model`."""
+    return tiny_model()
+
+
+def _pairs() -> list[Pair]:
+    rows = []
+    for domain, parts in PARTS.items():
+        cases = list(zip(parts.split(), FAULTS.split(), ACTIONS.split(), strict=True))
+        passages = [f"{action} the {domain} {part} when it is {fault}." for part, fault, action in cases]
+        others = passages[1:] + passages[:1]
+        for (part, fault, _), passage, other in zip(cases, passages, others, strict=True):
+            rows.append(Pair(f"what to do about a {fault} {part}?", passage, domain, (other,)))
+            rows.append(Pair(f"my {part} is {fault}", passage, domain))
+    return rows
+
+
+def _save_model(folder: Path, model_type: ModelType, layers: int) -> Path:
+    # Imported here, so that tests without a model do not wait for it.
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    checkpoint = folder / "checkpoint"
+    inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * (model_type == "bert")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_word_pieces(),
+        model_max_length=MAX_TOKENS,
+        model_input_names=inputs,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    tokenizer.save_pretrained(checkpoint)
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(tokenizer),
+        pad_token_id=PAD_ID,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=MAX_TOKENS + PAD_ID + 1,
+        initializer_range=0.1,  # at the usual 0.02 attention in so narrow a model is even, and hides errors
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(checkpoint)
+    transformer = Transformer(str(checkpoint), max_seq_length=MAX_TOKENS)
+    modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
+def _word_pieces() -> "Tokenizer":
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    sentences = [text for pair in _pairs() for text in (pair.query, pair.positive)]
+    words = dict.fromkeys(re.findall(r"[a-z]{2,}", " ".join(sentences).lower()))
+    characters = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
+    pieces = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters if c.isalnum()), *words]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
