@@ -1,0 +1,120 @@
+"""What a command does at the terminal: parse, turn errors into exit codes, print tables."""
+
+import functools
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from nic_ray.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OVER_ALL_DOMAINS = ("worst", "macro")
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a typed function as a command of its own and exit.
+
+    Exit codes: 0 done; 1 `RunError`; 2 `InputError` or arguments that do not parse; 130 interrupted.
+    Any other exception is a defect and keeps its traceback.
+
+    Args:
+        main: its signature gives arguments and options, its docstring the help.
+    """
+    # without markup, brackets in help texts and in what the user typed stay as they are
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(_with_exit_codes(main))
+    app()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """A table of plain text, the first column to the left, figures to the right; an empty row is a gap."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if number else "left"
+        # narrow headers, so that eight figures and a name fit into 80 columns
+        header = "\n".join(textwrap.wrap(column, width=6, break_long_words=False))
+        result.add_column(Text(header), justify=justify, vertical="bottom", overflow="fold")
+    for row in rows:
+        if row:
+            result.add_row(*(Text(cell) for cell in row))
+        else:
+            result.add_section()
+    return result
+
+
+def metrics_table(
+    results: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = ("recall_at_5", "mrr")
+) -> "Table":
+    """Models side by side: a line for each domain, then the worst and the macro mean.
+
+    Args:
+        results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
+        metrics: what to show. With two models or more, each also gets its gain: the last model's value
+            minus the first's. A value that a model lacks is shown as "-".
+    """
+    keys = [key.partition("/") for flat in results.values() for key in flat]
+    names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
+    domains = [name for name in names if name not in OVER_ALL_DOMAINS]
+    overall = [name for name in OVER_ALL_DOMAINS if name in names]
+    columns = ["domain"]
+    for metric in metrics:
+        models = [*results, "gain"] if len(results) > 1 else results
+        columns += [f"{metric.replace('_', ' ')} {model}" for model in models]
+    rows = [_metrics_row(name, results, metrics) for name in [*domains, *overall]]
+    return table(columns, [*rows[: len(domains)], [], *rows[len(domains) :]])
+
+
+def show(shown: "Table") -> None:
+    """Print a table to stdout, with colours only where a terminal shows them and NO_COLOR is not set."""
+    from rich.console import Console
+
+    Console().print(shown)
+
+
+def say(line: str) -> None:
+    """Print a line to stdout at once, so that it can be followed through a pipe."""
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
+    # inside the parser's own handling, which would turn an interrupt into exit code 1
+    @functools.wraps(main)
+    def command(*args: object, **options: object) -> None:
+        try:
+            main(*args, **options)
+        except (InputError, RunError) as error:
+            _complain(str(error), label="error: ")
+            raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise typer.Exit(130) from None
+
+    return command
+
+
+def _complain(message: str, *, label: str = "") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble((label, "bold red"), message), soft_wrap=True)
+
+
+def _metrics_row(name: str, results: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> list[str]:
+    cells = [name]
+    for metric in metrics:
+        values = [flat.get(f"{metric}/{name}") for flat in results.values()]
+        cells += ["-" if value is None else f"{value:.3f}" for value in values]
+        if len(values) > 1:
+            first, last = values[0], values[-1]
+            cells.append("-" if first is None or last is None else f"{last - first:+.3f}")
+    return cells

@@ -1,0 +1,152 @@
+"""Which rows train, which choose the winner, which are read once: no passage on two sides."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.errors import InputError
+
+Part = Literal["train", "validation", "test"]
+Protocol = Literal["unseen_passages", "unseen_queries"]
+
+GROUPS_PER_DOMAIN = 3  # one for each part
+
+
+def split_rows(
+    queries: NDArray[np.integer],
+    positives: NDArray[np.integer],
+    domains: Sequence[str],
+    *,
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+    seed: int,
+    protocol: Protocol = "unseen_passages",
+) -> NDArray[np.str_]:
+    """Part of each row: "train", "validation" or "test".
+
+    Rows of one group never part. Each domain is split by itself, from the seed and its name, so that
+    rows of one domain do not move those of another; the test part does not depend on validation_share.
+
+    Args:
+        queries: (N,) number of each row's query text.
+        positives: (N,) number of each row's passage.
+        domains: (N,) names. A group belongs to the domain of most of its rows.
+        validation_share: share of each domain's rows, in (0, 1); met as closely as whole groups allow.
+        test_share: likewise.
+        seed: >= 0.
+        protocol: "unseen_passages" groups rows by passage: what is held back asks for passages that
+            were never trained on. "unseen_queries" groups by query text only: its passages have been
+            trained on, which flatters the figures.
+
+    Raises:
+        InputError: the shares leave nothing to train on, or a domain has fewer than 3 groups.
+        ValueError: queries, positives and domains differ in length.
+    """
+    if not len(queries) == len(positives) == len(domains):
+        raise ValueError(
+            "want one query, one positive and one domain a row, "
+            f"got {len(queries)}, {len(positives)} and {len(domains)}"
+        )
+    if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
+        raise InputError(
+            "validation_share and test_share must be > 0 and leave rows to train on, "
+            f"got {validation_share} and {test_share}"
+        )
+    groups = _numbered(positives if protocol == "unseen_passages" else queries)
+    sizes = np.bincount(groups)
+    part_of_group = np.full(len(sizes), "train", dtype="<U10")
+    members = _groups_by_domain(groups, domains)
+    _refuse_small_domains(members, noun="passages" if protocol == "unseen_passages" else "queries")
+    for domain, own in members.items():
+        left = _generator(seed, domain).permutation(own)
+        total = sizes[own].sum()
+        test = _fill(sizes[left], test_share * total, spare=2)
+        part_of_group[left[test]] = "test"
+        left = left[~test]
+        part_of_group[left[_fill(sizes[left], validation_share * total, spare=1)]] = "validation"
+    return part_of_group[groups]
+
+
+def sample_rows(
+    positives: NDArray[np.integer], domains: Sequence[str], *, share: float, seed: int
+) -> NDArray[np.int64]:
+    """Ascending numbers of the rows that belong to a random share of each domain's passages.
+
+    A smaller share with the same seed gives a subset, so that results over growing samples compare.
+
+    Args:
+        positives: (N,) number of each row's passage. A passage comes with all of its rows.
+        domains: (N,) names. A passage belongs to the domain of most of its rows.
+        share: in (0, 1]. A domain keeps at least 3 passages, so that it can still be split.
+        seed: >= 0.
+
+    Raises:
+        InputError: share is out of range.
+        ValueError: positives and domains differ in length.
+    """
+    if len(positives) != len(domains):
+        raise ValueError(f"want one positive and domain a row, got {len(positives)} and {len(domains)}")
+    if not 0 < share <= 1:
+        raise InputError(f"sample_share must be > 0 and <= 1, got {share}")
+    groups = _numbered(positives)
+    kept = np.zeros(groups.max(initial=-1) + 1, dtype=bool)
+    for domain, own in _groups_by_domain(groups, domains).items():
+        count = max(GROUPS_PER_DOMAIN, round(share * len(own)))
+        kept[_generator(seed, domain).permutation(own)[:count]] = True
+    return np.flatnonzero(kept[groups]).astype(np.int64)
+
+
+def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(N,) labels as 0, 1, ... by first appearance: what a label is called then decides nothing."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _groups_by_domain(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Each domain's groups, ascending; one of equally many rows in two domains goes to the first by name."""
+    names, codes = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
+    cells, rows = np.unique(np.stack([groups, codes]), axis=1, return_counts=True)
+    order = np.lexsort((cells[1], -rows, cells[0]))
+    _, first = np.unique(cells[0, order], return_index=True)
+    owner = cells[1, order][first]
+    return {str(name): np.flatnonzero(owner == code) for code, name in enumerate(names)}
+
+
+def _refuse_small_domains(members: dict[str, NDArray[np.int64]], *, noun: str) -> None:
+    small = [
+        f'domain "{domain}" has too few distinct {noun}, {len(own)}; want {GROUPS_PER_DOMAIN}: '
+        "one each to train, validate and test on"
+        for domain, own in members.items()
+        if len(own) < GROUPS_PER_DOMAIN
+    ]
+    if small:
+        way_out = "Add rows, or leave these domains out."
+        raise InputError("\n  ".join(["the rows cannot be split", *small, way_out]))
+
+
+def _generator(seed: int, domain: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(domain.encode())])
+
+
+def _fill(sizes: NDArray[np.int64], target: float, *, spare: int) -> NDArray[np.bool_]:
+    """Which of the groups, in their order, to take so that their rows come to about `target`.
+
+    Takes each group that still fits, then the smallest other one if that comes nearer: off by half that
+    group at most. Takes at least one group, and leaves at least `spare`.
+    """
+    taken = np.zeros(len(sizes), dtype=bool)
+    room, limit = target, len(sizes) - spare
+    for place, size in enumerate(sizes.tolist()):
+        if size <= room and limit > 0:
+            taken[place] = True
+            room, limit = room - size, limit - 1
+    if limit > 0 and not taken.all():
+        smallest = int(np.argmin(np.where(taken, np.iinfo(np.int64).max, sizes)))
+        if not taken.any() or sizes[smallest] < 2 * room:
+            taken[smallest] = True
+    return taken
