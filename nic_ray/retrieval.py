@@ -1,0 +1,184 @@
+"""How well queries find their passages in the whole corpus, domain by domain."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A matrix product rounds the same pair of vectors differently at different places of the
+# matrix, by some 1e-7 for float32 cosines: an exact comparison would break true ties by luck.
+_ROUNDING = 1e-6
+
+# Scores held at once (4 bytes each), whatever the number of queries.
+_BLOCK_SCORES = 2**20
+
+
+def relevance_by_rank(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Lay out each query's relevant passages by rank, best score first.
+
+    Ties go against the model: a relevant passage stands behind every irrelevant one
+    whose score is equal or lower by no more than rounding (1e-6). An encoder that maps
+    all texts to one point so finds nothing, instead of everything.
+
+    Args:
+        scores: (Q, C) similarity of each query to each passage, finite.
+        relevant: (Q, C) bool, True where the passage answers the query.
+
+    Returns:
+        (Q, C) bool: column r tells whether the passage at rank r + 1 is relevant.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    finite = np.isfinite(scores)
+    if not finite.all():
+        raise ValueError(f"scores must be finite, {np.count_nonzero(~finite)} of {scores.size} are not")
+    rows, columns = np.nonzero(relevant)
+    own = scores[rows, columns]
+    best_first = np.lexsort((-own, rows))
+    own = own[best_first]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # 0 for a query's best relevant passage
+
+    # Only the relevant passages need a rank, so rivals are counted and nothing is sorted.
+    irrelevant = np.where(relevant, -np.inf, scores)
+    ranked = np.zeros_like(relevant)
+    for number in range(place.max(initial=-1) + 1):
+        here = place == number
+        rivals = irrelevant[rows[here]] >= own[here, np.newaxis] - _ROUNDING
+        ranked[rows[here], number + np.count_nonzero(rivals, axis=1)] = True
+    return ranked
+
+
+def recall_at(k: int, ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(Q,) share, in [0, 1], of each query's relevant passages that stand among its first k.
+
+    Args:
+        k: ranks to look at, at least 1.
+        ranked: (Q, C) from `relevance_by_rank`, at least one True a row.
+    """
+    found: NDArray[np.float64] = ranked[:, :k].sum(axis=1) / ranked.sum(axis=1)
+    return found
+
+
+def reciprocal_rank(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(Q,) 1 / rank, in (0, 1], of each query's first relevant passage.
+
+    Args:
+        ranked: (Q, C) from `relevance_by_rank`, at least one True a row.
+    """
+    first: NDArray[np.float64] = ranked.argmax(axis=1) + 1.0
+    return 1.0 / first
+
+
+def by_domain(values: NDArray[np.float64], domains: Sequence[str]) -> dict[str, float]:
+    """Mean of `values` within each domain, then "macro" and "worst" over those means.
+
+    "macro" weighs every domain the same, so that a search cannot pay for a large domain
+    with a small one; "worst" is the lowest mean.
+
+    Args:
+        values: (Q,) one number a query.
+        domains: (Q,) the domain of each query, at least one.
+    """
+    names, member = np.unique(np.asarray(domains), return_inverse=True)
+    means = np.bincount(member, weights=values) / np.bincount(member)
+    inside = {str(name): float(mean) for name, mean in zip(names, means, strict=True)}
+    return inside | {"macro": float(means.mean()), "worst": float(means.min())}
+
+
+def query_metrics(
+    queries: NDArray[np.floating], corpus: NDArray[np.floating], relevant: Sequence[NDArray[np.integer]]
+) -> dict[str, NDArray[np.float64]]:
+    """Recall@5 and reciprocal rank of every single query, by cosine over the whole corpus.
+
+    Queries are scored a block at a time, so memory does not grow with their number.
+
+    Args:
+        queries: (Q, D) embeddings, of any length; a zero row has cosine 0 to everything.
+        corpus: (C, D) embeddings of all passages, of any length.
+        relevant: Q arrays, each naming the rows of `corpus` that answer the query.
+
+    Returns:
+        "recall_at_5" and "mrr", each (Q,) in [0, 1].
+
+    Raises:
+        ValueError: an embedding is not finite, a query has no relevant passage or one
+            outside the corpus, or the lengths do not fit.
+    """
+    _check_relevant(relevant, len(queries), len(corpus))
+    queries, corpus = _unit_rows(queries, "query"), _unit_rows(corpus, "passage")
+    recall, reciprocal = np.empty(len(queries)), np.empty(len(queries))
+    step = max(1, _BLOCK_SCORES // len(corpus))
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        scores = queries[block] @ corpus.T
+        ranked = relevance_by_rank(scores, _as_matrix(relevant[block], len(corpus)))
+        recall[block], reciprocal[block] = recall_at(5, ranked), reciprocal_rank(ranked)
+    return {"recall_at_5": recall, "mrr": reciprocal}
+
+
+def retrieval_metrics(
+    queries: NDArray[np.floating],
+    corpus: NDArray[np.floating],
+    relevant: Sequence[NDArray[np.integer]],
+    domains: Sequence[str],
+) -> dict[str, float]:
+    """The numbers a model is judged by, each in [0, 1]; 1 is best.
+
+    Args:
+        queries: (Q, D) embeddings, of any length; a zero row has cosine 0 to everything.
+        corpus: (C, D) embeddings of all passages, distractors included, of any length.
+        relevant: Q arrays, each naming the rows of `corpus` that answer the query.
+        domains: (Q,) the domain of each query.
+
+    Returns:
+        "recall_at_5/<domain>" and "mrr/<domain>" (over the full ranking), their
+        unweighted means "recall_at_5/macro" and "mrr/macro", and the weakest domain's
+        "recall_at_5/worst".
+
+    Raises:
+        ValueError: as `query_metrics`, or not one domain a query.
+    """
+    if len(domains) != len(queries):
+        raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(queries)} queries")
+    values = query_metrics(queries, corpus, relevant)
+    recall, mrr = (by_domain(values[name], domains) for name in ("recall_at_5", "mrr"))
+    del mrr["worst"]  # two metrics may have two worst domains; only one of them is shown
+    return {f"recall_at_5/{name}": value for name, value in recall.items()} | {
+        f"mrr/{name}": value for name, value in mrr.items()
+    }
+
+
+def _check_relevant(relevant: Sequence[NDArray[np.integer]], queries: int, passages: int) -> None:
+    if not queries or len(relevant) != queries:
+        raise ValueError(
+            f"relevant must name the passages of every query: {len(relevant)} for {queries} queries"
+        )
+    counts = np.array([len(columns) for columns in relevant])
+    if not counts.all():
+        raise ValueError(f"every query needs a relevant passage, query {counts.argmin()} has none")
+    columns = np.concatenate(relevant)
+    lowest, highest = columns.min(), columns.max()
+    if lowest < 0 or highest >= passages:
+        raise ValueError(
+            f"relevant must name rows of the corpus, 0 to {passages - 1}, got {lowest} to {highest}"
+        )
+
+
+def _unit_rows(rows: NDArray[np.floating], what: str) -> NDArray[np.float32]:
+    # Squares of float32 overflow beyond 1e19, which a diverging model reaches; in float64 they do not.
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    if not np.isfinite(lengths).all():
+        broken = np.count_nonzero(~np.isfinite(lengths))
+        raise ValueError(f"{what} embeddings must be finite, {broken} of {len(rows)} are not")
+    lengths[lengths == 0.0] = 1.0
+    unit = np.empty(rows.shape, dtype=np.float32)
+    np.divide(rows, lengths[:, np.newaxis], out=unit, casting="same_kind")
+    return unit
+
+
+def _as_matrix(relevant: Sequence[NDArray[np.integer]], passages: int) -> NDArray[np.bool_]:
+    matrix = np.zeros((len(relevant), passages), dtype=np.bool_)
+    rows = np.repeat(np.arange(len(relevant)), [len(columns) for columns in relevant])
+    matrix[rows, np.concatenate(relevant)] = True
+    return matrix

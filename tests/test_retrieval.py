@@ -1,0 +1,206 @@
+"""The metrics against a sort, against pytrec_eval, against loops, and by hand."""
+
+import re
+
+import numpy as np
+import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from nic_ray import retrieval
+from nic_ray.retrieval import (
+    by_domain,
+    query_metrics,
+    recall_at,
+    reciprocal_rank,
+    relevance_by_rank,
+    retrieval_metrics,
+)
+
+
+@st.composite
+def judged_scores(draw):
+    """Scores with many ties, and at least one relevant passage a query."""
+    shape = draw(array_shapes(min_dims=2, max_dims=2, max_side=9))
+    scores = draw(arrays(np.float64, shape, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0])))
+    relevant = draw(arrays(np.bool_, shape))
+    relevant[np.arange(shape[0]), draw(arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))] = (
+        True
+    )
+    return scores, relevant
+
+
+def random_case(queries: int = 60, passages: int = 41, seed: int = 0):
+    """Embeddings of any length with 1 to 7 relevant passages a query; some passages are copies."""
+    generator = np.random.default_rng(seed)
+    corpus = generator.normal(size=(passages, 16)) * generator.uniform(0.1, 9, size=(passages, 1))
+    corpus[passages // 2 :: 3] = corpus[1]
+    relevant = [
+        generator.choice(passages, size=generator.integers(1, 8), replace=False) for _ in range(queries)
+    ]
+    return generator.normal(size=(queries, 16)), corpus, relevant
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(judged_scores())
+def test_ranking_is_a_sort_by_score_with_the_irrelevant_first_among_equals(case):
+    scores, relevant = case
+    order = np.lexsort((relevant, -scores), axis=-1)
+    assert (
+        relevance_by_rank(scores, relevant).tolist() == np.take_along_axis(relevant, order, axis=-1).tolist()
+    )
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(judged_scores())
+def test_metrics_equal_their_definitions_written_as_loops(case):
+    scores, relevant = case
+    recalls, reciprocals = [], []
+    for row, answers in zip(scores.tolist(), relevant.tolist(), strict=True):
+        ranking = sorted(range(len(row)), key=lambda j: (-row[j], answers[j]))
+        recalls.append(sum(answers[j] for j in ranking[:5]) / sum(answers))
+        reciprocals.append(1 / (1 + next(rank for rank, j in enumerate(ranking) if answers[j])))
+    ranked = relevance_by_rank(scores, relevant)
+    assert recall_at(5, ranked) == pytest.approx(recalls)
+    assert reciprocal_rank(ranked) == pytest.approx(reciprocals)
+
+
+def test_metrics_agree_with_pytrec_eval_when_nothing_ties():
+    generator = np.random.default_rng(1)
+    scores = generator.permuted(np.tile(np.arange(50.0), (40, 1)), axis=1)
+    relevant = generator.random((40, 50)) < 0.08
+    relevant[:, 0] = True
+    judged = {f"q{i}": {f"p{j}": int(hit) for j, hit in enumerate(row)} for i, row in enumerate(relevant)}
+    run = {f"q{i}": {f"p{j}": float(score) for j, score in enumerate(row)} for i, row in enumerate(scores)}
+    reference = pytrec_eval.RelevanceEvaluator(judged, {"recall.5", "recip_rank"}).evaluate(run)
+    ranked = relevance_by_rank(scores, relevant)
+    assert recall_at(5, ranked) == pytest.approx([reference[f"q{i}"]["recall_5"] for i in range(40)])
+    assert reciprocal_rank(ranked) == pytest.approx([reference[f"q{i}"]["recip_rank"] for i in range(40)])
+
+
+def test_metrics_of_embeddings_are_those_of_their_cosines():
+    queries, corpus, relevant = random_case()
+    cosines = queries @ corpus.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(corpus, axis=1)
+    hits = np.array([np.isin(np.arange(len(corpus)), columns) for columns in relevant])
+    ranked = relevance_by_rank(cosines, hits)
+    values = query_metrics(queries, corpus, relevant)
+    assert values["recall_at_5"].tolist() == recall_at(5, ranked).tolist()
+    assert values["mrr"].tolist() == reciprocal_rank(ranked).tolist()
+
+
+@pytest.mark.parametrize("block_scores", [1, 41 * 7, 41 * 59, 41 * 60, 10**6])
+def test_the_size_of_a_block_changes_nothing(monkeypatch, block_scores):
+    whole = query_metrics(*random_case())
+    monkeypatch.setattr(retrieval, "_BLOCK_SCORES", block_scores)
+    for name, values in query_metrics(*random_case()).items():
+        assert values.tolist() == whole[name].tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_collapsed_encoder_finds_nothing(dtype):
+    point = np.random.default_rng(2).normal(size=384).astype(dtype)
+    relevant = [np.array([i]) for i in range(101)]
+    metrics = retrieval_metrics(np.tile(point, (101, 1)), np.tile(point, (101, 1)), relevant, ["radar"] * 101)
+    assert metrics["recall_at_5/macro"] == 0.0
+    assert metrics["mrr/macro"] == pytest.approx(1 / 101)
+
+
+def test_an_encoder_that_maps_the_corpus_alone_to_one_point_finds_nothing():
+    generator = np.random.default_rng(3)
+    queries, point = generator.normal(size=(50, 384)), generator.normal(size=384)
+    values = query_metrics(queries, np.tile(point, (77, 1)), [np.array([i]) for i in range(50)])
+    assert values["recall_at_5"].sum() == 0.0
+    assert values["mrr"] == pytest.approx(np.full(50, 1 / 77))
+
+
+def test_an_encoder_of_zeros_finds_nothing():
+    values = query_metrics(np.zeros((2, 3)), np.zeros((9, 3)), [np.array([0]), np.array([8])])
+    assert values["recall_at_5"].tolist() == [0.0, 0.0]
+
+
+def test_scores_that_differ_by_rounding_only_are_a_tie():
+    relevant = np.array([[True, False]])
+    assert relevance_by_rank(np.array([[0.5 + 1e-7, 0.5]]), relevant).tolist() == [[False, True]]
+    assert relevance_by_rank(np.array([[0.5 + 1e-5, 0.5]]), relevant).tolist() == [[True, False]]
+
+
+def test_equal_scores_tie_even_where_rounding_exceeds_the_tolerance():
+    scores = np.array([[1000.0, 1000.0]], dtype=np.float32)
+    assert relevance_by_rank(scores, np.array([[True, False]])).tolist() == [[False, True]]
+
+
+def test_hand_worked_numbers():
+    corpus = np.eye(7)
+    falling = np.array([7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0])  # passage j stands at rank j + 1
+    relevant = [np.array([0]), np.array([1, 6]), np.array([5]), np.array([6, 2, 3, 5])]
+    metrics = retrieval_metrics(np.tile(falling, (4, 1)), corpus, relevant, ["hvac", "hvac", "radar", "hvac"])
+    assert metrics == pytest.approx(
+        {
+            "recall_at_5/hvac": (1 + 1 / 2 + 2 / 4) / 3,
+            "recall_at_5/radar": 0.0,
+            "recall_at_5/macro": 1 / 3,
+            "recall_at_5/worst": 0.0,
+            "mrr/hvac": (1 + 1 / 2 + 1 / 3) / 3,
+            "mrr/radar": 1 / 6,
+            "mrr/macro": (11 / 18 + 1 / 6) / 2,
+        }
+    )
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_a_passage_named_twice_counts_once():
+    values = query_metrics(np.eye(2), np.eye(2), [np.array([0, 0]), np.array([1, 0, 1])])
+    assert values["recall_at_5"].tolist() == [1.0, 1.0]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.lists(st.floats(0, 1), min_size=1, max_size=9), min_size=1)
+)
+def test_macro_is_the_unweighted_mean_of_the_domains_and_worst_their_minimum(groups):
+    values = np.array([value for group in groups.values() for value in group])
+    domains = [name for name, group in groups.items() for _ in group]
+    means = {name: sum(group) / len(group) for name, group in groups.items()}
+    worst = min(means.values())
+    expected = means | {"macro": sum(means.values()) / len(means), "worst": worst}
+    assert by_domain(values, domains) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_broken_numbers_are_refused(broken):
+    rows = np.ones((4, 3), dtype=np.float32)
+    rows[2, 1] = broken
+    relevant = [np.array([0])] * 4
+    with pytest.raises(ValueError, match="query embeddings must be finite, 1 of 4 are not"):
+        query_metrics(rows, np.ones((5, 3)), relevant)
+    with pytest.raises(ValueError, match="passage embeddings must be finite, 1 of 4 are not"):
+        query_metrics(np.ones((4, 3)), rows, relevant)
+    with pytest.raises(ValueError, match="scores must be finite, 1 of 12 are not"):
+        relevance_by_rank(rows, rows == 1)
+
+
+def test_embeddings_as_long_as_float32_allows_are_still_ranked():
+    values = query_metrics(np.eye(9, dtype=np.float32) * 1e30, np.eye(9), [np.array([i]) for i in range(9)])
+    assert values["mrr"].tolist() == [1.0] * 9
+
+
+@pytest.mark.parametrize(
+    ("relevant", "message"),
+    [
+        ([[0]], "relevant must name the passages of every query: 1 for 2 queries"),
+        ([[0], []], "every query needs a relevant passage, query 1 has none"),
+        ([[0], [3]], "relevant must name rows of the corpus, 0 to 2, got 0 to 3"),
+        ([[-1], [0]], "relevant must name rows of the corpus, 0 to 2, got -1 to 0"),
+    ],
+)
+def test_relevant_passages_that_do_not_fit_are_refused(relevant, message):
+    columns = [np.array(row, dtype=np.int64) for row in relevant]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        query_metrics(np.ones((2, 3)), np.ones((3, 3)), columns)
+
+
+def test_every_query_needs_one_domain():
+    with pytest.raises(ValueError, match="domains must name one domain a query: 1 for 2 queries"):
+        retrieval_metrics(np.eye(2), np.eye(2), [np.array([0]), np.array([1])], ["radar"])
