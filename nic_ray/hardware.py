@@ -1,0 +1,47 @@
+"""What this machine computes on, and how."""
+
+import ctypes
+import sys
+from typing import Literal
+
+import torch
+
+from nic_ray.errors import InputError
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """The device to compute on: "cpu" or "cuda".
+
+    Raises:
+        InputError: a CUDA device is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "train.device: cuda is asked for, and PyTorch sees no CUDA device here; use auto, which falls back "
+            "to the CPU, or look at `python -c 'import torch; print(torch.cuda.is_available())'`"
+        )
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def computes_in_bf16(precision: Literal["auto", "bf16", "fp32"], device: str) -> bool:
+    """Whether matrix products run in bfloat16: "auto" where the processor has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep the memory of freed tensors for the next ones.
+
+    By default it hands every large block back to the system, and each step pays for its pages again:
+    zeroed by the kernel, one fault each. Elsewhere than under glibc this does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        library.mallopt(m_mmap_max, 0)
+        library.mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,0 +1,136 @@
+"""From the best weights to an exported model whose numbers have been checked."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nic_ray import bundle
+from nic_ray import encoder as encoders
+from nic_ray.activations import Inputs, feed
+from nic_ray.config import TrainConfig
+from nic_ray.errors import RunError
+from nic_ray.evaluation import embed, evaluate_encoder, score
+from nic_ray.preparation import Prepared, describe_data
+
+AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
+"""How far a macro metric of the exported folder may lie from the training's, by the precision of the
+training (the folder is read in fp32): rounding turns a near tie or two."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with the weights of its best evaluation."""
+
+    name: str
+    config: TrainConfig
+    metrics: Mapping[str, float]
+    """Of its best evaluation, on the validation rows."""
+    weights: Mapping[str, Tensor]
+    """Of the blocks above its cut."""
+
+
+def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
+    """The best evaluation in a training's last state."""
+    return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
+
+
+def score_parts(
+    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None
+) -> dict[str, dict[str, float]]:
+    """Metrics of the validation and of the test rows, by part.
+
+    Args:
+        inputs: at the depth of `frozen_layers`.
+        weights: of the blocks above the cut; None for the base model's own.
+    """
+    upper = copy.deepcopy(encoders.upper(prepared.encoder, frozen_layers)).to(prepared.device)
+    if weights is not None:
+        upper.load_trained_state(dict(weights))
+    collection = prepared.collection
+    texts = np.union1d(
+        collection.query[np.flatnonzero(prepared.parts != "train")], collection.corpus
+    )
+    embeddings = embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16)
+    return {
+        part: score(embeddings, texts, collection, prepared.rows(part).tolist())
+        for part in ("validation", "test")
+    }
+
+
+def export(
+    prepared: Prepared,
+    winner: Candidate,
+    results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    folder: Path,
+    *,
+    objective: str,
+    training_log: str,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
+
+    This puts the winner's weights into `prepared.encoder`.
+
+    Args:
+        results: "validation" and "test" -> model -> flat metrics, for the card.
+        folder: the bundle, whole or not there at all.
+
+    Returns:
+        its metadata.
+
+    Raises:
+        RunError: the folder, loaded afresh, gives other validation metrics than the training did.
+    """
+    encoders.upper(prepared.encoder, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
+    metadata = {
+        "name": folder.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base_model": prepared.encoder.name,
+        "base_weights_sha256": prepared.encoder.weights_sha256,
+        "trial": winner.name,
+        "objective": objective,
+        "config": winner.config.model_dump(mode="json"),
+        **describe_data(prepared),
+        "results": results,
+        "best": {"epoch": winner.metrics["epoch"], "step": int(winner.metrics["step"])},
+        "precision": "bf16" if prepared.bf16 else "fp32",
+        "versions": bundle.library_versions(),
+    }
+
+    def check(written: Path) -> None:
+        again = evaluate_encoder(
+            encoders.load(str(written)),
+            prepared.collection,
+            prepared.rows("validation").tolist(),
+            winner.config.max_tokens,
+        )
+        refuse_other_numbers(winner.metrics, again, AGREEMENT[metadata["precision"]])
+
+    bundle.write_bundle(
+        folder,
+        prepared.encoder.model,
+        metadata,
+        training_log=training_log,
+        overwrite=overwrite,
+        check=check,
+    )
+    return metadata
+
+
+def refuse_other_numbers(expected: Mapping[str, float], found: Mapping[str, float], tolerance: float) -> None:
+    """Hold two readings of the same model against each other.
+
+    Raises:
+        RunError: a macro metric of `found` lies further from `expected` than `tolerance`.
+    """
+    keys = [key for key in found if key.endswith("/macro")]
+    apart = [key for key in keys if not abs(found[key] - expected[key]) <= tolerance]
+    if apart:
+        shown = ", ".join(f"{key} {found[key]:.4f} instead of {expected[key]:.4f}" for key in apart)
+        raise RunError(f"the exported folder does not give the winner's numbers: {shown}; it was not kept")

@@ -1,0 +1,119 @@
+"""From a config to what can be trained on: pairs read and split, the base model loaded, inputs computed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray import encoder as encoders
+from nic_ray import hardware
+from nic_ray.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.config import Config
+from nic_ray.encoder import Encoder
+from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.split import sample_rows, split_rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the trials of a run share."""
+
+    config: Config
+    collection: Collection
+    parts: NDArray[np.str_]
+    """(N,) "train", "validation" or "test" for each row."""
+    pairs_sha256: str
+    encoder: Encoder
+    tokens: Inputs
+    device: str
+    bf16: bool
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Ascending numbers of the rows of one part."""
+        return np.flatnonzero(self.parts == part)
+
+
+def prepare(config: Config) -> Prepared:
+    """Read, check, split and tokenise; nothing is trained or written.
+
+    Raises:
+        InputError: unusable pairs, base model, frozen_layers or device.
+    """
+    device = hardware.pick_device(config.train.device)
+    pairs = read_pairs(config.data.pairs)
+    encoder = encoders.load(config.train.base_model)
+    encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
+    if "frozen_layers" in config.space:
+        encoders.check_frozen_layers(encoder, config.space["frozen_layers"].ends(), "space.frozen_layers")
+    whole = index_pairs(pairs)
+    kept = sample_rows(whole.positive, whole.domains, share=config.data.sample_share, seed=config.data.seed)
+    collection = index_pairs([pairs[row] for row in kept])
+    return Prepared(
+        config=config,
+        collection=collection,
+        parts=split_rows(
+            collection.query,
+            collection.positive,
+            collection.domains,
+            validation_share=config.data.validation_share,
+            test_share=config.data.test_share,
+            seed=config.data.seed,
+            protocol=config.data.protocol,
+        ),
+        pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
+        encoder=encoder,
+        tokens=token_inputs(encoder, collection.texts, config.train.max_tokens),
+        device=device,
+        bf16=hardware.computes_in_bf16(config.train.precision, device),
+    )
+
+
+def depths(config: Config) -> list[int]:
+    """Ascending values of frozen_layers that the run can meet."""
+    searched = config.space["frozen_layers"].ends() if "frozen_layers" in config.space else ()
+    return sorted({config.train.frozen_layers, *searched})
+
+
+def inputs_by_depth(prepared: Prepared, wanted: Sequence[int]) -> dict[int, Inputs]:
+    """What the trained part is fed for each value of frozen_layers.
+
+    Token ids where nothing is frozen, or where the encoder cannot be cut.
+    """
+    if not prepared.encoder.can_be_cut:
+        return dict.fromkeys(wanted, prepared.tokens)
+    return frozen_inputs(
+        prepared.encoder, prepared.tokens, wanted, device=prepared.device, bf16=prepared.bf16
+    )
+
+
+def describe_data(prepared: Prepared) -> dict[str, Any]:
+    """Data and split in numbers and hashes, for the records of a run."""
+    collection, data = prepared.collection, prepared.config.data
+    domains = sorted(set(collection.domains))
+    assignment = json.dumps(
+        [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
+            collection.query.tolist(), collection.positive.tolist(), prepared.parts.tolist(), strict=True
+        )]
+    )  # fmt: skip
+    return {
+        "data": {
+            "pairs": data.pairs.name,
+            "sha256": prepared.pairs_sha256,
+            "rows": len(collection.query),
+            "passages": len(collection.corpus),
+            "domains": {domain: collection.domains.count(domain) for domain in domains},
+        },
+        "split": {
+            "protocol": data.protocol,
+            "seed": data.seed,
+            "sample_share": data.sample_share,
+            "validation_share": data.validation_share,
+            "test_share": data.test_share,
+            "rows": {part: len(prepared.rows(part)) for part in ("train", "validation", "test")},
+            "sha256": hashlib.sha256(assignment.encode()).hexdigest(),
+        },
+    }

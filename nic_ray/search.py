@@ -1,0 +1,329 @@
+"""The search: Ray Tune runs the trials, Optuna proposes them, ASHA stops the weak ones."""
+
+import contextlib
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nic_ray.bundle import refuse_existing
+from nic_ray.config import Config, dump_config, trial_config
+from nic_ray.errors import InputError, RunError
+from nic_ray.outcome import Candidate, best_of, export, score_parts
+from nic_ray.preparation import Prepared, depths, describe_data, inputs_by_depth, prepare
+from nic_ray.record import LOG
+
+RAY_SWITCHES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune then prints nothing of its own
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll; the default is 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a trial, of use on spot nodes only
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found."""
+
+    folder: Path
+    run_folder: Path
+    results: dict[str, dict[str, dict[str, float]]]
+    """part ("validation", "test") -> model ("base", "first trial", "tuned") -> flat metrics."""
+    winner: Candidate
+    first: Candidate
+    trials: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How trials are laid out on the cluster."""
+
+    workers: int
+    gpus_per_worker: float
+    concurrent: int
+    """Trials that run at the same time."""
+    threads: int
+    """Threads of each worker process."""
+    note: str | None
+    """What was asked for and is not there, for the user."""
+
+
+def run_search(
+    config: Config, *, out: Path, name: str, run_root: Path, overwrite: bool, say: Callable[[str], None]
+) -> Outcome:
+    """Search, pick the winner, export it.
+
+    Args:
+        out: folder that receives `name`/, the bundle.
+        run_root: folder that receives the run folder, `name`-<UTC time>.
+        overwrite: whether a bundle that is there already may be replaced, at the very end.
+        say: is handed what goes on, a line at a time.
+
+    Raises:
+        InputError: before anything is trained: unusable config, pairs, model, device or output folder.
+        RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
+    """
+    folder = out / name
+    refuse_existing(folder, overwrite)
+    prepared = prepare(config)
+    run_folder = _new_run_folder(run_root, name)
+    (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    rows = {part: len(prepared.rows(part)) for part in ("train", "validation", "test")}
+    say(
+        f"{config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
+        f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test ({config.data.protocol})"
+    )
+    say(f"run folder: {run_folder}")
+    if not prepared.encoder.can_be_cut:
+        say(f"{prepared.encoder.name} cannot be cut at a block: frozen blocks run again in every step")
+    say(f"computing the output of the frozen blocks at depth {', '.join(map(str, depths(config)))}")
+    inputs = inputs_by_depth(prepared, depths(config))
+    base = score_parts(prepared, inputs[max(inputs)], max(inputs), None)
+    say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
+    with ray_session(say):
+        results = _run_trials(prepared, inputs, run_folder, say)
+        first, winner, trials = _pick(results, prepared)
+    _write_trials(run_folder / "trials.csv", trials)
+    scores = {"base": base}
+    for label, candidate in (("first trial", first), ("tuned", winner)):
+        depth = candidate.config.frozen_layers
+        scores[label] = score_parts(prepared, inputs[depth], depth, candidate.weights)
+    by_part = {part: {label: scores[label][part] for label in scores} for part in ("validation", "test")}
+    say(f"exporting {winner.name} to {folder}")
+    export(
+        prepared,
+        winner,
+        by_part,
+        folder,
+        objective=config.search.objective,
+        training_log=_training_log(run_folder, winner.name),
+        overwrite=overwrite,
+    )
+    outcome = Outcome(folder, run_folder, by_part, winner, first, trials)
+    _write_result(outcome, prepared)
+    return outcome
+
+
+@contextlib.contextmanager
+def ray_session(say: Callable[[str], None]) -> Iterator[None]:
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS; leave it at the end."""
+    for switch, value in RAY_SWITCHES.items():
+        os.environ.setdefault(switch, value)
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    joins = "RAY_ADDRESS" in os.environ
+    started_here = not ray.is_initialized()
+    if started_here:
+        local = {} if joins else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        # a cluster of our own inherits the switches; workers of another one are handed them
+        handed = {"runtime_env": {"env_vars": RAY_SWITCHES}} if joins else {}
+        context = ray.init(**local, **quiet, **handed)
+        if context.dashboard_url:
+            say(f"dashboard: http://{context.dashboard_url} (its token: {_token_command()})")
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
+    """Lay out trials so that nothing waits for a resource that is not there.
+
+    The batch is global, so a trial of fewer workers, or on CPUs, still means the same.
+
+    Args:
+        cpus: logical CPUs of the cluster.
+        gpus_of_nodes: GPUs of each node.
+    """
+    wanted, gpus = config.resources.workers, config.resources.gpus_per_worker
+    if config.train.device == "cpu":
+        gpus = 0.0
+    notes = []
+    slots = sum(math.floor(node / gpus + 1e-9) for node in gpus_of_nodes) if gpus else 0
+    if gpus and slots < 1:
+        notes.append(f"gpus_per_worker {gpus:g}: no node has as many (found {max(gpus_of_nodes, default=0):g}), so trials train on CPUs")
+        gpus = 0.0
+    room = slots if gpus else max(1, math.floor(cpus))
+    workers = min(wanted, room)
+    if workers < wanted:
+        notes.append(f"workers {wanted}: the cluster has room for {room}, so trials have {workers}")
+    concurrent = max(1, room // workers)
+    threads = max(1, math.floor(cpus / (concurrent * workers)))
+    return Placement(workers, gpus, min(concurrent, config.search.trials), threads, "; ".join(notes) or None)
+
+
+def _run_trials(
+    prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path, say: Callable[[str], None]
+) -> Any:
+    import ray
+    from ray import tune
+
+    from nic_ray import tuning, worker
+    from nic_ray.encoder import upper
+
+    config = prepared.config
+    placement = place(
+        config,
+        ray.cluster_resources().get("CPU", 1),
+        [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]],
+    )
+    if placement.note:
+        say(placement.note)
+    plan = worker.Plan(
+        base=config.train,
+        objective=config.search.objective,
+        train_rows=prepared.rows("train"),
+        validation_rows=prepared.rows("validation"),
+        collection=ray.put(prepared.collection),
+        inputs={depth: ray.put(each) for depth, each in inputs.items()},
+        uppers={depth: ray.put(upper(prepared.encoder, depth)) for depth in inputs},
+        workers=placement.workers,
+        gpus_per_worker=placement.gpus_per_worker,
+        threads=placement.threads,
+        storage=run_folder / "train",
+    )
+    trainable = tuning.named_trainable(tune.with_parameters(worker.run_trial, plan=plan))
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, _trial_resources(placement)),
+        tune_config=tune.TuneConfig(
+            num_samples=config.search.trials,
+            max_concurrent_trials=placement.concurrent,
+            search_alg=tuning.searcher(config, run_folder / "study.db"),
+            scheduler=tuning.scheduler(config.search, config.train.epochs),
+            trial_name_creator=tuning.trial_name,
+            trial_dirname_creator=tuning.trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(run_folder),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            callbacks=[tuning.Lines(say, config.search.trials)],
+        ),
+    )
+    say(
+        f"{config.search.trials} trials, {placement.concurrent} at a time, each {placement.workers} "
+        f"worker{'s' if placement.workers > 1 else ''} x {placement.threads} thread{'s' if placement.threads > 1 else ''}"
+        f"{f' x {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
+    )
+    return tuner.fit()
+
+
+def _trial_resources(placement: Placement) -> dict[str, float]:
+    """What Tune books for a trial. Workers of a distributed trial book for themselves, beside it."""
+    if placement.workers > 1:
+        return {"CPU": 0.01}
+    gpu = {"GPU": placement.gpus_per_worker} if placement.gpus_per_worker else {}
+    return {"CPU": 1.0, **gpu}
+
+
+def _pick(results: Any, prepared: Prepared) -> tuple[Candidate, Candidate, list[dict[str, Any]]]:
+    """First trial, winner, and a row for each trial: by objective, then mrr/macro, then the earlier epoch."""
+    from nic_ray import tuning, worker
+
+    config, objective = prepared.config, prepared.config.search.objective
+    candidates: dict[int, Candidate] = {}
+    trials = []
+    for result in sorted(results, key=lambda each: each.config[tuning.NUMBER]):
+        number = result.config[tuning.NUMBER]
+        sample = {name: value for name, value in result.config.items() if name != tuning.NUMBER}
+        state = worker.last_state(result)
+        row = {"trial": f"trial-{number:03d}", "status": _status(result), **sample}
+        if state is not None:
+            found = best_of(row["trial"], trial_config(config.train, sample), state)
+            best = _best([*candidates.values(), found], objective)
+            # only two sets of weights are kept: of the first trial and of the best so far
+            candidates = {key: each for key, each in candidates.items() if key == 0 or each is best}
+            if number == 0 or found is best:
+                candidates[number] = found
+            row |= {
+                objective: found.metrics[objective],
+                "mrr/macro": found.metrics["mrr/macro"],
+                "best_epoch": found.metrics["epoch"],
+                "seconds": round((result.metrics or {}).get("time_total_s", 0.0), 1),
+            }
+        row["error"] = "" if result.error is None else str(result.error).strip().splitlines()[-1]
+        trials.append(row)
+    if not candidates:
+        reasons = sorted({row["error"] for row in trials})
+        raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
+    winner = _best(list(candidates.values()), objective)
+    return candidates.get(0, winner), winner, trials
+
+
+def _best(candidates: Sequence[Candidate], objective: str) -> Candidate:
+    def order(candidate: Candidate) -> tuple[float, float, float]:
+        metrics = candidate.metrics
+        return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
+
+    return max(candidates, key=order)
+
+
+def _status(result: Any) -> str:
+    if result.error is not None:
+        return "failed"
+    return "finished" if (result.metrics or {}).get("finished") else "stopped"
+
+
+def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in trials for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(trials)
+
+
+def _training_log(run_folder: Path, trial: str) -> str:
+    for path in (run_folder / "ray" / trial / LOG, run_folder / "train" / trial / LOG):
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _write_result(outcome: Outcome, prepared: Prepared) -> None:
+    content = {
+        "bundle": str(outcome.folder),
+        "objective": prepared.config.search.objective,
+        "winner": {
+            "trial": outcome.winner.name,
+            "config": outcome.winner.config.model_dump(mode="json"),
+            "metrics": dict(outcome.winner.metrics),
+        },
+        "results": outcome.results,
+        "trials": outcome.trials,
+        **describe_data(prepared),
+    }
+    path = outcome.run_folder / "result.json"
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _new_run_folder(root: Path, name: str) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = (root / f"{name}-{stamp}").resolve()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another place with --run-dir") from None
+    return folder
+
+
+def _headline(metrics: Mapping[str, float], config: Config) -> str:
+    return f"{config.search.objective} {metrics[config.search.objective]:.4f}"
+
+
+def _token_command() -> str:
+    return "ray get-auth-token"
