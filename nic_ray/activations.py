@@ -1,5 +1,6 @@
 """What the trained part reads: each distinct text's token ids, or its output of the frozen blocks."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from nic_ray.encoder import Encoder, Lower, lower, tokenize
 
-CHUNK_TOKENS = {"cpu": 4096, "cuda": 65536}
+CHUNK_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
 layer's activations stay in its caches, on a GPU many enough to fill it."""
 
@@ -86,11 +87,13 @@ def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool
 
 
 def feed(inputs: Inputs, device: str) -> Feed:
-    """Put inputs where they are used; on the CPU without a copy."""
-    values = torch.from_numpy(inputs.values)
+    """Put inputs where they are used; on the CPU without a copy, so they may be read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        values, offsets = torch.from_numpy(inputs.values), torch.from_numpy(inputs.offsets)
     if values.dtype == torch.uint16:
         values = values.view(torch.bfloat16)
-    return Feed(values.to(device), torch.from_numpy(inputs.offsets).to(device), inputs.lengths)
+    return Feed(values.to(device), offsets.to(device), inputs.lengths)
 
 
 def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -111,9 +114,7 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
     return values, (places < ends[:, None]).long()
 
 
-def chunks(
-    lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int
-) -> Iterator[NDArray[np.int64]]:
+def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
     """Texts of similar length together, longest first, at most `tokens` with padding (or one text)."""
     ordered = texts[np.argsort(-lengths[texts], kind="stable")]
     start = 0

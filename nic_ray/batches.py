@@ -34,9 +34,7 @@ def epoch_batches(
     return [np.concatenate([groups[group] for group in part]) for part in parts]
 
 
-def _passage_groups(
-    positive: NDArray[np.int64], size: int, generator: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def _passage_groups(positive: NDArray[np.int64], size: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
     """Groups of up to `size` rows of one passage, in rounds: a passage's second group after all first ones."""
     rows = generator.permutation(len(positive))
     rows = rows[np.argsort(positive[rows], kind="stable")]
@@ -45,14 +43,10 @@ def _passage_groups(
     for own in np.split(rows, starts[1:]):
         for number, start in enumerate(range(0, len(own), size)):
             rounds.setdefault(number, []).append(own[start : start + size])
-    return [
-        members[place] for _, members in sorted(rounds.items()) for place in generator.permutation(len(members))
-    ]
+    return [members[place] for _, members in sorted(rounds.items()) for place in generator.permutation(len(members))]
 
 
-def _apart(
-    groups: list[NDArray[np.int64]], positive: NDArray[np.int64], sizes: list[int]
-) -> list[NDArray[np.int64]]:
+def _apart(groups: list[NDArray[np.int64]], positive: NDArray[np.int64], sizes: list[int]) -> list[NDArray[np.int64]]:
     """Reorder groups so that those of one batch are of different passages, as far as there are enough.
 
     Two groups of a passage can only meet where one round ends and the next begins; the later one then
@@ -62,7 +56,8 @@ def _apart(
     ordered: list[NDArray[np.int64]] = []
     for size in sizes:
         seen: set[int] = set()
-        chosen, deferred = [], []
+        chosen: list[NDArray[np.int64]] = []
+        deferred: list[NDArray[np.int64]] = []
         for place, group in enumerate(waiting):
             if len(chosen) == size:
                 deferred.extend(waiting[place:])

@@ -6,12 +6,15 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
@@ -25,12 +28,12 @@ METRICS = {"recall_at_5": "Recall@5", "mrr": "MRR"}
 
 PROTOCOLS = {
     "unseen_passages": (
-        "unseen passages: no test passage was trained on. Rows that share a positive passage were kept on the same "
-        "side of the split, so no passage of a validation or test row is the positive of a training row"
+        "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
+        "names it as a wrong answer to a training row, it was trained on as that"
     ),
     "unseen_queries": (
-        "unseen queries only: the passages of test rows may have been trained on with other queries, which "
-        "flatters the figures"
+        "unseen queries only. The passages of validation and test rows may have been trained on with other "
+        "queries, which flatters the figures"
     ),
 }
 
@@ -55,8 +58,8 @@ def refuse_existing(folder: Path, overwrite: bool) -> None:
             read_metadata(folder)
         except InputError as error:
             raise InputError(
-                f"{folder}: --overwrite replaces only what was exported before, and this is no bundle ({error}); "
-                "choose another --name, or remove it yourself"
+                f"{folder}: --overwrite replaces only what was exported before, and this is no bundle "
+                f"({error}); choose another --name, or remove it yourself"
             ) from None
     parent = next(place for place in folder.absolute().parents if place.exists())
     if not parent.is_dir():
@@ -102,13 +105,12 @@ def write_bundle(
         _write_metadata(temporary, metadata)
         if check is not None:
             check(temporary)
-        _sync(temporary)
+        _sync([*temporary.rglob("*"), temporary])
         refuse_existing(folder, overwrite)
         _move(temporary, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{folder}: cannot be written ({error.strerror or error}); make room or choose another place, and "
-            "export again"
+            f"{folder}: cannot be written ({error}); make room or choose another place, and export again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -187,8 +189,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -209,11 +211,7 @@ def _move(temporary: Path, folder: Path) -> None:
         raise
     if replaces:
         shutil.rmtree(aside, ignore_errors=True)
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    _sync([folder.parent])
 
 
 def _card_data(metadata: Mapping[str, Any]) -> ModelCardData:
@@ -231,8 +229,11 @@ def _hub_id(base_model: str) -> str | None:
     """The base model's name on the hub; None for a folder, which means nothing elsewhere."""
     if base_model in PACKAGED_NAMES:
         return PACKAGED_NAMES[-1]
-    is_id = base_model.count("/") <= 1 and not base_model.startswith(("/", ".", "~")) and "\\" not in base_model
-    return base_model if is_id and not Path(base_model).exists() else None
+    try:
+        validate_repo_id(base_model)
+    except HFValidationError:
+        return None
+    return None if Path(base_model).exists() else base_model
 
 
 def _eval_results(metadata: Mapping[str, Any]) -> Iterator[EvalResult]:
@@ -256,22 +257,23 @@ def _eval_results(metadata: Mapping[str, Any]) -> Iterator[EvalResult]:
 
 def _introduction(metadata: Mapping[str, Any]) -> str:
     domains = metadata.get("data", {}).get("domains", {})
-    about = f" about {', '.join(map(_cell, domains))}" if domains else ""
+    about = f" about {', '.join(domains)}" if domains else ""
     return (
-        f"# {_cell(metadata['name'])}\n\n"
-        f"A sentence-embedding model for finding the passage of a technical manual that answers a question{about}. "
-        f"It is {_cell(metadata['base_model'])}, tuned on pairs of a query and the passage that answers it."
+        f"# {metadata['name']}\n\n"
+        "A sentence-embedding model that finds the passage of a technical manual which answers a question"
+        f"{about}. It is {metadata['base_model']}, tuned on pairs of a query and its passage."
     )
 
 
 def _use_section(metadata: Mapping[str, Any]) -> str:
-    needed = metadata.get("versions", {}).get("sentence-transformers")
-    saved = f"\n\nThe folder was saved with sentence-transformers {needed}." if needed else ""
+    saved_with = metadata.get("versions", {}).get("sentence-transformers")
+    saved = f"\n\nThe folder was saved with sentence-transformers {saved_with}." if saved_with else ""
+    place = json.dumps(metadata["name"], ensure_ascii=False)
     return (
         "## Use\n\n"
         "```python\n"
         "from sentence_transformers import SentenceTransformer\n\n"
-        f"model = SentenceTransformer({json.dumps(metadata['name'], ensure_ascii=False)})  # path of this folder\n"
+        f"model = SentenceTransformer({place})  # the path of this folder\n"
         "passages = [...]  # sections of the manuals\n"
         'scores = model.similarity(model.encode(["Why does it not start?"]), model.encode(passages))\n'
         "best = passages[int(scores.argmax())]\n"
@@ -288,17 +290,17 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
     corpus = f"all {data['passages']} passages" if "passages" in data else "all passages"
     lines = [
         "## Results",
-        f"Each query is ranked against {corpus} of the data, whatever part they are in. Recall@5 is the share of a "
-        "query's right passages that stand among its first five; MRR is the mean of 1 / rank of the first right "
-        "passage. A tie counts against the model. `macro` is the mean over domains, each with the same weight, and "
-        "`worst` the lowest domain.",
+        f"Each query is ranked against {corpus} of the data, whatever part they belong to. Recall@5 is the "
+        "share of a query's right passages that stand among its first five, MRR the mean of 1 / rank of the "
+        "first right passage. A tie counts against the model. `macro` is the mean over domains, each with "
+        "the same weight, and `worst` the lowest domain.",
     ]
     if protocol := split.get("protocol"):
-        lines.append(f"How they were held back: {PROTOCOLS.get(protocol, _cell(protocol))}.")
+        lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
     for part in parts:
         rows = split.get("rows", {}).get(part)
         counted = "" if rows is None else f" ({rows} queries)"
-        note = "picked the configuration" if part == "validation" else "was read once, at the end"
+        note = "picked the weights" if part == "validation" else "took no part in choosing"
         lines += [f"### {part.capitalize()} part{counted}, which {note}", _metrics_table(results[part])]
     return "\n\n".join(lines)
 
@@ -306,7 +308,7 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
 def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
     names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
     last = [name for name in ("worst", "macro") if name in names]
-    header = ["domain", *(f"{label} {_cell(model)}" for label in METRICS.values() for model in results)]
+    header = ["domain", *(f"{label} {model}" for label in METRICS.values() for model in results)]
     rows = []
     for name in [*(name for name in names if name not in last), *last]:
         values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
@@ -347,10 +349,10 @@ def _data_section(metadata: Mapping[str, Any]) -> str:
 
 def _limits_section(metadata: Mapping[str, Any]) -> str:
     domains = metadata.get("data", {}).get("domains", {})
-    judged = f"only in these domains: {', '.join(map(_cell, domains))}" if domains else "only on the data above"
+    judged = f"in these domains: {', '.join(domains)}" if domains else "on the data above"
     limits = [
-        f"It was judged {judged}. Tuning forgets: elsewhere it may find less than the base model does.",
-        "The validation part picked the configuration, so its figures flatter; quote those of the test part.",
+        f"It was judged only {judged}. Tuning forgets: elsewhere it may find less than the base model does.",
+        "The validation part picked the weights, so its figures flatter; quote those of the test part.",
     ]
     if "max_tokens" in metadata.get("config", {}):
         cut = metadata["config"]["max_tokens"]
@@ -366,8 +368,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of its line or its table cell."""
-    return " ".join(text.split()).replace("\\|", "|").replace("|", "\\|")
+    """Text that cannot break out of its table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _shown(value: Any) -> str:

@@ -1,12 +1,23 @@
 """What a run is made of: settings with their units, read from YAML, refused all at once."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nic_ray.errors import InputError
 
@@ -14,8 +25,15 @@ Protocol = Literal["unseen_passages", "unseen_queries"]
 Objective = Literal["recall_at_5/macro", "mrr/macro", "recall_at_5/worst"]
 Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
 
-
-SAME_FOR_ALL_TRIALS = ("base_model", "max_tokens", "precision", "device", "epochs", "evaluations_per_epoch", "seed")
+SAME_FOR_ALL_TRIALS = (
+    "base_model",
+    "max_tokens",
+    "precision",
+    "device",
+    "epochs",
+    "evaluations_per_epoch",
+    "seed",
+)
 
 
 class Section(BaseModel):
@@ -56,7 +74,9 @@ class TrainConfig(Section):
         description="all-MiniLM-L6-v2 is the packaged copy; an existing path is a folder; anything else a hub id",
     )
     frozen_layers: int = Field(
-        4, ge=0, description="transformer blocks that do not train, from the bottom; 1 or more freezes the embeddings"
+        4,
+        ge=0,
+        description="transformer blocks that do not train, from the bottom; 1 or more freezes the embeddings",
     )
     epochs: int = Field(3, ge=1, description="passes over the training rows")
     batch_size: int = Field(32, ge=2, description="pairs in the global batch, over all workers")
@@ -77,10 +97,13 @@ class TrainConfig(Section):
         None, ge=1, description="evaluations without improvement after which training stops; null: never"
     )
     micro_batch_tokens: int = Field(
-        32768, ge=256, description="tokens whose activations are held at once; a larger batch is gradient-cached"
+        32768,
+        ge=256,
+        description="tokens whose activations are held at once; a larger batch is gradient-cached",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="number format of the matrix products; auto: bf16 where the processor computes in it"
+        "auto",
+        description="number format of the matrix products; auto: bf16 where the processor computes in it",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
     seed: int = Field(42, ge=0, description="seed of batches and dropout")
@@ -95,12 +118,26 @@ class TrainConfig(Section):
         return self
 
 
+def _choice(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = float(value)  # PyYAML reads 2e-5 as text
+        except ValueError:
+            return value
+    known = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if not known or (value is not None and not math.isfinite(value)):
+        raise ValueError(f"must be a number, a name or null, got {_shown(value)}")
+    return value
+
+
 class Dimension(Section):
     """The values one hyperparameter may take: exactly one of the three."""
 
     log_uniform: tuple[float, float] | None = Field(None, description="low, high: even on a log scale")
     uniform: tuple[float, float] | None = Field(None, description="low, high: even")
-    choice: tuple[int | float | str | None, ...] | None = Field(None, min_length=1, description="a list of values")
+    choice: tuple[Annotated[int | float | str | None, PlainValidator(_choice)], ...] | None = Field(
+        None, description="a list of values"
+    )
 
     @model_validator(mode="after")
     def _is_one_sound_range(self) -> Self:
@@ -110,6 +147,8 @@ class Dimension(Section):
         bounds = self.log_uniform or self.uniform
         if bounds and not bounds[0] < bounds[1]:
             raise ValueError(f"the low end must be below the high end, got {list(bounds)}")
+        if self.choice == ():
+            raise ValueError("choice must be a list of one value or more, got []")
         if self.log_uniform and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform needs a low end > 0, got {self.log_uniform[0]}")
         return self
@@ -151,41 +190,68 @@ class ActivationsConfig(Section):
     disk_budget_gib: float = Field(20.0, ge=0, description="GiB of them on disk; depths beyond are not cached")
 
 
+def _searchable(name: str) -> str:
+    if name not in TrainConfig.model_fields:
+        raise ValueError(f"no such hyperparameter{_suggestion(name, TrainConfig.model_fields)}")
+    if name in SAME_FOR_ALL_TRIALS:
+        raise ValueError("is the same for every trial; set it under train")
+    return name
+
+
 class Config(Section):
     """A whole run, as its YAML file says it."""
 
-    data: DataConfig = DataConfig()  # type: ignore[call-arg]
-    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
-    space: dict[str, Dimension] = Field({}, description="hyperparameters that are searched, by name")
-    search: SearchConfig = SearchConfig()  # type: ignore[call-arg]
-    resources: ResourcesConfig = ResourcesConfig()  # type: ignore[call-arg]
-    activations: ActivationsConfig = ActivationsConfig()  # type: ignore[call-arg]
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    space: dict[Annotated[str, AfterValidator(_searchable)], Dimension] = Field(
+        {}, description="hyperparameters that are searched, by name"
+    )
+    search: SearchConfig = SearchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+
+    @field_validator("space")
+    @classmethod
+    def _holds_legal_values(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
+        _refuse(fault for name, dimension in space.items() for fault in _faults(name, dimension))
+        return space
 
     @model_validator(mode="after")
-    def _space_holds_legal_values(self) -> Self:
-        problems = [problem for name, dimension in self.space.items() for problem in self._faults(name, dimension)]
-        if problems:
-            raise ValueError("\n".join(problems))
+    def _space_goes_with_train(self) -> Self:
+        _refuse(self._mismatches())
         return self
 
-    def _faults(self, name: str, dimension: Dimension) -> Iterator[str]:
-        if name not in TrainConfig.model_fields:
-            yield f"space.{name}: no such hyperparameter{_suggestion(name, TrainConfig.model_fields)}"
-            return
-        if name in SAME_FOR_ALL_TRIALS:
-            yield f"space.{name}: is the same for every trial; set it under train"
-            return
-        if TrainConfig.model_fields[name].annotation is int and dimension.choice is None:
-            yield f"space.{name}: takes whole numbers, so want choice, got a range"
-            return
-        default = getattr(self.train, name)
-        if not dimension.holds(default):
-            yield f"space.{name}: must hold train.{name}, the first trial's value {default}"
-        for value in dimension.ends():
+    def _mismatches(self) -> Iterator[str]:
+        for name, dimension in self.space.items():
+            default = getattr(self.train, name)
+            if not dimension.holds(default):
+                yield f"space.{name}: must hold train.{name}, the first trial's value {_shown(default)}"
+        together = {
+            name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)
+            for name in ("batch_size", "queries_per_passage")
+        }
+        for values in itertools.product(*together.values()):
             try:
-                TrainConfig.model_validate({**self.train.model_dump(), name: value})
+                TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
-                yield from (f"space.{name}: {_sentence(each)}" for each in error.errors())
+                yield from (f"space: {_sentence(each)}" for each in error.errors())
+
+
+def _faults(name: str, dimension: Dimension) -> Iterator[str]:
+    """What is wrong with the values of a hyperparameter by themselves."""
+    if TrainConfig.model_fields[name].annotation is not float and dimension.choice is None:
+        yield f"space.{name}: does not take every number of a range; want choice: [...]"
+        return
+    for value in dimension.ends():
+        try:
+            TrainConfig.model_validate({name: value})
+        except ValidationError as error:
+            yield from (f"space.{name}: {_sentence(each)}" for each in error.errors() if each["loc"])
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    if listed := "\n".join(faults):
+        raise ValueError(listed)
 
 
 def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
@@ -195,9 +261,9 @@ def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
         InputError: a sampled value is not legal together with the others.
     """
     try:
-        return TrainConfig.model_validate({**base.model_dump(), **sample})
+        return Config.model_validate({"train": {**base.model_dump(), **sample}}).train
     except ValidationError as error:
-        raise InputError("; ".join(_sentence(each) for each in error.errors())) from None
+        raise InputError("; ".join(_problems(error))) from None
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -214,8 +280,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     content = _read_yaml(path)
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
-        if value is not None:
-            content[section] = {**(content.get(section) or {}), key: value}
+        own = content.get(section) or {}
+        if value is not None and isinstance(own, dict):
+            content[section] = {**own, key: value}
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -226,7 +293,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def dump_config(config: Config) -> str:
     """The YAML text that `load_config` reads back to an equal config."""
-    return cast(str, yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -234,26 +301,26 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the configurations that come along are in tune_configs/") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not YAML: {_one_line(error)}") from None
+        raise InputError(f"{path}: not YAML: {_yaml_fault(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        found = type(content).__name__
-        raise InputError(f"{path}: want settings by name, such as `search: {{trials: 4}}`, got a {found}")
+        raise InputError(f"{path}: want settings by name, such as `search: {{trials: 4}}`, got {_shown(content)}")
     return content
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for each in error.errors():
         message = _sentence(each)
-        where = ".".join(str(part) for part in each["loc"])
-        # the check of the whole space names the place in each of its lines
-        yield from message.split("\n") if not where else [f"{where}: {message}"]
+        where = ".".join(str(part) for part in each["loc"] if part != "[key]")
+        # the checks of the whole space name the place in each of their lines
+        names_places = each["type"] == "value_error" and where in ("", "space")
+        yield from message.split("\n") if names_places else [f"{where}: {message}"]
 
 
 def _sentence(error: Any) -> str:
@@ -264,26 +331,32 @@ def _sentence(error: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     rules = {
-        "greater_than": ("> {gt}", "gt"),
-        "greater_than_equal": (">= {ge}", "ge"),
-        "less_than": ("< {lt}", "lt"),
-        "less_than_equal": ("<= {le}", "le"),
+        "greater_than": "> {gt:g}",
+        "greater_than_equal": ">= {ge:g}",
+        "less_than": "< {lt:g}",
+        "less_than_equal": "<= {le:g}",
+        "string_type": "text",
+        "string_too_short": "a name",
+        "model_type": "settings by name",
+        "dict_type": "settings by name",
     }
     if kind in rules:
-        rule = rules[kind][0].format(**context)
+        rule = rules[kind].format(**context)
     elif kind == "literal_error":
         rule = f"one of {context['expected']}"
     elif kind.startswith(("int_", "float_", "finite_")):
         rule = "a whole number" if kind.startswith("int_") else "a number"
-    elif kind in ("model_type", "dict_type"):
-        rule = "settings by name"
+    elif "choice" in error["loc"]:
+        rule = "a list of values"
+    elif "uniform" in error["loc"] or "log_uniform" in error["loc"]:
+        rule = "two numbers, low and high"
     else:
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(found)}"
     return f"must be {rule}, got {_shown(found)}"
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -301,5 +374,8 @@ def _suggestion(name: str, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _yaml_fault(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

@@ -48,7 +48,7 @@ class Upper(nn.Module):
         tail: Sentence Transformers modules behind the transformer (pooling, normalisation, ...).
         starts_at_ids: whether `transformer` has its embedding table in front.
         lower: blocks to run on token ids first, without gradient and in eval mode; or None.
-        frozen: parts of `transformer` that stay in eval mode while the rest trains.
+        frozen: modules of `transformer`, each by itself, that stay in eval mode while the others train.
     """
 
     def __init__(
@@ -91,9 +91,10 @@ class Upper(nn.Module):
     def train(self, mode: bool = True) -> "Upper":
         """Dropout runs in what trains, never in what is frozen."""
         super().train(mode)
-        for module in (self.lower, *self._frozen):
-            if module is not None:
-                module.eval()
+        if self.lower is not None:
+            self.lower.eval()
+        for module in self._frozen:
+            module.training = False
         return self
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -150,7 +151,7 @@ def load(base_model: str) -> Encoder:
     return Encoder(
         name=base_model,
         model=model,
-        weights_sha256=_hash_of(transformer),
+        weights_sha256=_hash_of(model),
         blocks=len(blocks),
         can_be_cut=_cuts_agree(transformer, len(blocks)),
     )
@@ -227,11 +228,12 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
         top = _segment(whole, 0, encoder.blocks) if encoder.can_be_cut else whole
         top.requires_grad_(True)
         if not encoder.can_be_cut and getattr(whole, "pooler", None) is not None:
-            whole.pooler.requires_grad_(False)  # type: ignore[union-attr]
+            whole.pooler.requires_grad_(False)
         return Upper(top, tail, starts_at_ids=True)
     blocks[frozen_layers:].requires_grad_(True)
     if not encoder.can_be_cut:
-        frozen = [whole.get_input_embeddings(), *blocks[:frozen_layers]]  # type: ignore[operator]
+        trained = set(blocks[frozen_layers:].modules())
+        frozen = [module for module in whole.modules() if module not in trained]
         return Upper(whole, tail, starts_at_ids=True, frozen=frozen)
     return Upper(
         _segment(whole, frozen_layers, encoder.blocks),
@@ -241,10 +243,16 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
     )
 
 
+def upper_copy(encoder: Encoder, frozen_layers: int) -> Upper:
+    """`upper` with weights of its own: training it leaves the encoder as it is."""
+    return copy.deepcopy(upper(encoder, frozen_layers))
+
+
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
     """Set the shares that are dropped, of attention weights and of hidden units, in place."""
     for parent in module.modules():
-        share = attention if hasattr(parent, "query") or hasattr(parent, "q") else hidden
+        projects_queries = any(name.startswith("q") for name, _ in parent.named_children())
+        share = attention if projects_queries else hidden
         for child in parent.children():
             if isinstance(child, nn.Dropout):
                 child.p = share
@@ -299,9 +307,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _hash_of(transformer: nn.Module) -> str:
+def _hash_of(model: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, value in transformer.state_dict().items():
+    for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -321,7 +329,7 @@ def _segment(transformer: nn.Module, start: int, stop: int) -> nn.Module:
     if start > 0:
         shell.embeddings = _Given()
     if getattr(shell, "pooler", None) is not None:
-        shell.pooler = None  # an unused output, and a product per text
+        shell.pooler = None  # type: ignore[assignment]  # an unused output, and a product per text
     return shell
 
 
@@ -347,6 +355,9 @@ def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
     mask[1, 7:] = 0
     with torch.no_grad():
         whole = _run(transformer, ids, mask, ids=True)
-        hidden = _run(_segment(transformer, 0, 1), ids, mask, ids=True)
-        parts = _run(_segment(transformer, 1, blocks), hidden, mask, ids=False)
+        try:
+            hidden = _run(_segment(transformer, 0, 1), ids, mask, ids=True)
+            parts = _run(_segment(transformer, 1, blocks), hidden, mask, ids=False)
+        except (TypeError, RuntimeError):  # its forward does more to the embeddings than hand them on
+            return False
     return torch.allclose(whole[mask.bool()], parts[mask.bool()], atol=1e-5)

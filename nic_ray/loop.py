@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,13 +140,23 @@ def fit(
             metrics |= {
                 "objective": best["metrics"][objective],
                 "best_epoch": best["metrics"]["epoch"],
-                "evaluation": float((step - 1) // per_epoch * len(stops) + sorted(stops).index((step - 1) % per_epoch + 1) + 1),
+                "evaluation": float(
+                    (step - 1) // per_epoch * len(stops) + sorted(stops).index((step - 1) % per_epoch + 1) + 1
+                ),
                 "finished": float(finished),
             }
             log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
             yield Evaluation(metrics, is_best, _snapshot(upper, optimizer, step, stale, best, finished))
             if finished:
                 return
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """An evaluation in one line."""
+    return (
+        f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}  recall_at_5/macro "
+        f"{metrics['recall_at_5/macro']:.4f}  mrr/macro {metrics['mrr/macro']:.4f}"
+    )
 
 
 def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, warmup_share: float) -> float:
@@ -335,7 +345,12 @@ def _order(metrics: dict[str, float], objective: str) -> tuple[float, float]:
 
 
 def _snapshot(
-    upper: Upper, optimizer: torch.optim.Optimizer, step: int, stale: int, best: dict[str, Any], finished: bool
+    upper: Upper,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    stale: int,
+    best: dict[str, Any],
+    finished: bool,
 ) -> dict[str, Any]:
     device = next(upper.parameters()).device
     return {

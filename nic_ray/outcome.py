@@ -1,6 +1,5 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from nic_ray import bundle
 from nic_ray import encoder as encoders
 from nic_ray.activations import Inputs, feed
 from nic_ray.config import TrainConfig
-from nic_ray.errors import RunError
+from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import embed, evaluate_encoder, score
 from nic_ray.preparation import Prepared, describe_data
 
@@ -35,6 +34,21 @@ class Candidate:
     """Of the blocks above its cut."""
 
 
+def new_run_folder(root: Path, name: str) -> Path:
+    """Make `name`-<UTC time> under a folder. Run folders are never reused: an old study would be loaded.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = (root / f"{name}-{stamp}").resolve()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another place for runs") from None
+    return folder
+
+
 def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
     """The best evaluation in a training's last state."""
     return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
@@ -49,18 +63,13 @@ def score_parts(
         inputs: at the depth of `frozen_layers`.
         weights: of the blocks above the cut; None for the base model's own.
     """
-    upper = copy.deepcopy(encoders.upper(prepared.encoder, frozen_layers)).to(prepared.device)
+    upper = encoders.upper_copy(prepared.encoder, frozen_layers).to(prepared.device)
     if weights is not None:
         upper.load_trained_state(dict(weights))
     collection = prepared.collection
-    texts = np.union1d(
-        collection.query[np.flatnonzero(prepared.parts != "train")], collection.corpus
-    )
+    texts = np.union1d(collection.query[np.flatnonzero(prepared.parts != "train")], collection.corpus)
     embeddings = embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16)
-    return {
-        part: score(embeddings, texts, collection, prepared.rows(part).tolist())
-        for part in ("validation", "test")
-    }
+    return {part: score(embeddings, texts, collection, prepared.rows(part).tolist()) for part in ("validation", "test")}
 
 
 def export(

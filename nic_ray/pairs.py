@@ -88,9 +88,7 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
     except OSError as error:
         return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
     if not pairs and not problems:
-        problems.append(
-            Problem(0, "holds no rows; want a JSON object a line with query, positive and domain")
-        )
+        problems.append(Problem(0, "holds no rows; want a JSON object a line with query, positive and domain"))
     return pairs, problems + list(_small_domains(pairs))
 
 
@@ -189,9 +187,7 @@ def _not_empty(text: str) -> str:
 def _domain_name(name: str) -> str:
     """A domain becomes the end of metric keys and a line of tables."""
     if "/" in name or not name.isprintable() or name != name.strip():
-        raise ValueError(
-            f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {name!r}'
-        )
+        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {name!r}')
     if name in ("macro", "worst"):
         raise ValueError(f'must not be "{name}", which names a figure over all domains')
     return name

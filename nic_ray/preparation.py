@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,9 +85,19 @@ def inputs_by_depth(prepared: Prepared, wanted: Sequence[int]) -> dict[int, Inpu
     """
     if not prepared.encoder.can_be_cut:
         return dict.fromkeys(wanted, prepared.tokens)
-    return frozen_inputs(
-        prepared.encoder, prepared.tokens, wanted, device=prepared.device, bf16=prepared.bf16
+    return frozen_inputs(prepared.encoder, prepared.tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+
+
+def describe_run(prepared: Prepared) -> Iterator[str]:
+    """What a run is about to work on, in lines for the user."""
+    rows = {part: len(prepared.rows(part)) for part in ("train", "validation", "test")}
+    yield (
+        f"{prepared.config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} "
+        f"passages; {rows['train']} train, {rows['validation']} validation, {rows['test']} test "
+        f"({prepared.config.data.protocol})"
     )
+    if not prepared.encoder.can_be_cut:
+        yield f"{prepared.encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

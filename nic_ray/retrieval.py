@@ -151,18 +151,14 @@ def retrieval_metrics(
 
 def _check_relevant(relevant: Sequence[NDArray[np.integer]], queries: int, passages: int) -> None:
     if not queries or len(relevant) != queries:
-        raise ValueError(
-            f"relevant must name the passages of every query: {len(relevant)} for {queries} queries"
-        )
+        raise ValueError(f"relevant must name the passages of every query: {len(relevant)} for {queries} queries")
     counts = np.array([len(columns) for columns in relevant])
     if not counts.all():
         raise ValueError(f"every query needs a relevant passage, query {counts.argmin()} has none")
     columns = np.concatenate(relevant)
     lowest, highest = columns.min(), columns.max()
     if lowest < 0 or highest >= passages:
-        raise ValueError(
-            f"relevant must name rows of the corpus, 0 to {passages - 1}, got {lowest} to {highest}"
-        )
+        raise ValueError(f"relevant must name rows of the corpus, 0 to {passages - 1}, got {lowest} to {highest}")
 
 
 def _unit_rows(rows: NDArray[np.floating], what: str) -> NDArray[np.float32]:

@@ -7,15 +7,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nic_ray.bundle import refuse_existing
 from nic_ray.config import Config, dump_config, trial_config
-from nic_ray.errors import InputError, RunError
-from nic_ray.outcome import Candidate, best_of, export, score_parts
-from nic_ray.preparation import Prepared, depths, describe_data, inputs_by_depth, prepare
+from nic_ray.errors import RunError
+from nic_ray.outcome import Candidate, best_of, export, new_run_folder, score_parts
+from nic_ray.preparation import Prepared, depths, describe_data, describe_run, inputs_by_depth, prepare
 from nic_ray.record import LOG
 
 RAY_SWITCHES = {
@@ -77,16 +76,11 @@ def run_search(
     folder = out / name
     refuse_existing(folder, overwrite)
     prepared = prepare(config)
-    run_folder = _new_run_folder(run_root, name)
+    run_folder = new_run_folder(run_root, name)
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    rows = {part: len(prepared.rows(part)) for part in ("train", "validation", "test")}
-    say(
-        f"{config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
-        f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test ({config.data.protocol})"
-    )
+    for line in describe_run(prepared):
+        say(line)
     say(f"run folder: {run_folder}")
-    if not prepared.encoder.can_be_cut:
-        say(f"{prepared.encoder.name} cannot be cut at a block: frozen blocks run again in every step")
     say(f"computing the output of the frozen blocks at depth {', '.join(map(str, depths(config)))}")
     inputs = inputs_by_depth(prepared, depths(config))
     base = score_parts(prepared, inputs[max(inputs)], max(inputs), None)
@@ -116,8 +110,13 @@ def run_search(
 
 
 @contextlib.contextmanager
-def ray_session(say: Callable[[str], None]) -> Iterator[None]:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS; leave it at the end."""
+def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iterator[None]:
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or stay in a session that runs.
+
+    Args:
+        say: is handed the dashboard's address.
+        num_cpus: logical CPUs of a cluster that is started here; None takes the machine's.
+    """
     for switch, value in RAY_SWITCHES.items():
         os.environ.setdefault(switch, value)
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
@@ -127,7 +126,7 @@ def ray_session(say: Callable[[str], None]) -> Iterator[None]:
     joins = "RAY_ADDRESS" in os.environ
     started_here = not ray.is_initialized()
     if started_here:
-        local = {} if joins else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        local = {} if joins else {"num_cpus": num_cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         # a cluster of our own inherits the switches; workers of another one are handed them
         handed = {"runtime_env": {"env_vars": RAY_SWITCHES}} if joins else {}
         context = ray.init(**local, **quiet, **handed)
@@ -155,20 +154,21 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     notes = []
     slots = sum(math.floor(node / gpus + 1e-9) for node in gpus_of_nodes) if gpus else 0
     if gpus and slots < 1:
-        notes.append(f"gpus_per_worker {gpus:g}: no node has as many (found {max(gpus_of_nodes, default=0):g}), so trials train on CPUs")
+        notes.append(
+            f"gpus_per_worker {gpus:g}: no node has as many (found {max(gpus_of_nodes, default=0):g}), "
+            "so trials train on CPUs"
+        )
         gpus = 0.0
     room = slots if gpus else max(1, math.floor(cpus))
     workers = min(wanted, room)
     if workers < wanted:
         notes.append(f"workers {wanted}: the cluster has room for {room}, so trials have {workers}")
-    concurrent = max(1, room // workers)
+    concurrent = min(max(1, room // workers), config.search.trials)
     threads = max(1, math.floor(cpus / (concurrent * workers)))
-    return Placement(workers, gpus, min(concurrent, config.search.trials), threads, "; ".join(notes) or None)
+    return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
 
 
-def _run_trials(
-    prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path, say: Callable[[str], None]
-) -> Any:
+def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path, say: Callable[[str], None]) -> Any:
     import ray
     from ray import tune
 
@@ -216,9 +216,9 @@ def _run_trials(
         ),
     )
     say(
-        f"{config.search.trials} trials, {placement.concurrent} at a time, each {placement.workers} "
-        f"worker{'s' if placement.workers > 1 else ''} x {placement.threads} thread{'s' if placement.threads > 1 else ''}"
-        f"{f' x {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
+        f"{config.search.trials} trials, {placement.concurrent} at a time, each with {placement.workers} worker(s) "
+        f"of {placement.threads} thread(s)"
+        f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
     )
     return tuner.fit()
 
@@ -245,7 +245,7 @@ def _pick(results: Any, prepared: Prepared) -> tuple[Candidate, Candidate, list[
         row = {"trial": f"trial-{number:03d}", "status": _status(result), **sample}
         if state is not None:
             found = best_of(row["trial"], trial_config(config.train, sample), state)
-            best = _best([*candidates.values(), found], objective)
+            best = best_candidate([*candidates.values(), found], objective)
             # only two sets of weights are kept: of the first trial and of the best so far
             candidates = {key: each for key, each in candidates.items() if key == 0 or each is best}
             if number == 0 or found is best:
@@ -261,11 +261,13 @@ def _pick(results: Any, prepared: Prepared) -> tuple[Candidate, Candidate, list[
     if not candidates:
         reasons = sorted({row["error"] for row in trials})
         raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
-    winner = _best(list(candidates.values()), objective)
+    winner = best_candidate(list(candidates.values()), objective)
     return candidates.get(0, winner), winner, trials
 
 
-def _best(candidates: Sequence[Candidate], objective: str) -> Candidate:
+def best_candidate(candidates: Sequence[Candidate], objective: str) -> Candidate:
+    """The winner: by objective, then mrr/macro, then the earlier epoch."""
+
     def order(candidate: Candidate) -> tuple[float, float, float]:
         metrics = candidate.metrics
         return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
@@ -309,16 +311,6 @@ def _write_result(outcome: Outcome, prepared: Prepared) -> None:
     }
     path = outcome.run_folder / "result.json"
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def _new_run_folder(root: Path, name: str) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = (root / f"{name}-{stamp}").resolve()
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another place with --run-dir") from None
-    return folder
 
 
 def _headline(metrics: Mapping[str, float], config: Config) -> str:

@@ -9,9 +9,9 @@ from nic_ray import console
 
 
 def main(
-    config: Annotated[
-        Path, typer.Argument(help="YAML file of settings; tune_configs/ holds some")
-    ] = Path("tune_configs/cpu.yaml"),
+    config: Annotated[Path, typer.Argument(help="YAML file of settings; tune_configs/ holds some")] = Path(
+        "tune_configs/cpu.yaml"
+    ),
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the exported model's folder")] = Path("models"),
     name: Annotated[str, typer.Option(help="name and version of the exported model")] = "nic-embeddings-v1.0",
@@ -24,9 +24,7 @@ def main(
     from nic_ray.search import run_search
 
     settings = load_config(config, {"data.pairs": data, "search.trials": trials})
-    outcome = run_search(
-        settings, out=out, name=name, run_root=run_dir, overwrite=overwrite, say=console.say
-    )
+    outcome = run_search(settings, out=out, name=name, run_root=run_dir, overwrite=overwrite, say=console.say)
     for part, results in outcome.results.items():
         console.say(f"\n{part}, {settings.data.protocol}")
         console.show(console.metrics_table(results))

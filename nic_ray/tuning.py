@@ -1,6 +1,5 @@
 """Ray Tune's searcher, scheduler and trial class, with what this project needs changed."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.trainable.function_trainable import wrap_function
 
 from nic_ray.config import Config, Dimension, SearchConfig
+from nic_ray.loop import headline
 
 OBJECTIVE = "objective"
 NUMBER = "number"
@@ -68,10 +68,7 @@ class Lines(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Show an evaluation."""
-        self._say(
-            f"{trial}: epoch {result['epoch']:.2f}  loss {result['loss']:.3f}  recall_at_5/macro "
-            f"{result['recall_at_5/macro']:.4f}  mrr/macro {result['mrr/macro']:.4f}"
-        )
+        self._say(f"{trial}: {headline(result)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended."""
@@ -149,7 +146,7 @@ def shown_sample(sample: Mapping[str, Any]) -> str:
 
 def failure_of(trial: Any) -> str:
     """Why a trial failed: the last line of its error."""
-    if trial.error_file and os.path.exists(trial.error_file):
+    if trial.error_file and Path(trial.error_file).exists():
         lines = Path(trial.error_file).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         if lines:
             return lines[-1]

@@ -63,9 +63,7 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
     complete = trial_config(plan.base, sample).model_dump()
     given = {"train": complete, "plan": plan}
     if plan.workers == 1:
-        TorchTrainer(
-            _train_here, train_loop_config=given, scaling_config=ray.train.ScalingConfig(num_workers=0)
-        ).fit()
+        TorchTrainer(_train_here, train_loop_config=given, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
         return
     # The cleaner that frees the workers of a stopped trial asks the cluster for the trial's fate. Without the
     # address it gives up where two clusters run on one machine, and the next trial waits for ever.
@@ -95,10 +93,8 @@ def last_state(result: tune.Result) -> dict[str, Any] | None:
 
     Tune keeps the checkpoint of a trial in one process, Train that of a trial in several.
     """
-    if result.checkpoint is not None:
-        folder = result.checkpoint.path
-    else:
-        folder = (result.metrics or {}).get("checkpoint_path")
+    in_metrics = (result.metrics or {}).get("checkpoint_path")
+    folder = in_metrics if result.checkpoint is None else result.checkpoint.path
     return None if folder is None else load_state(Path(folder))
 
 
@@ -118,9 +114,7 @@ def _train_with_others(given: dict[str, Any]) -> None:
     first = context.get_world_rank() == 0
 
     def report(metrics: dict[str, float], folder: Path) -> None:
-        ray.train.report(
-            metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None
-        )
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
     if not first:
         _train(given, device, checkpoint, report)

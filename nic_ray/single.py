@@ -1,0 +1,124 @@
+"""One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nic_ray import encoder as encoders
+from nic_ray import hardware, loop
+from nic_ray.activations import feed
+from nic_ray.config import Config, dump_config, load_config
+from nic_ray.errors import InputError
+from nic_ray.evaluation import evaluate
+from nic_ray.outcome import best_of, export, new_run_folder, score_parts
+from nic_ray.preparation import Prepared, describe_run, inputs_by_depth, prepare
+from nic_ray.record import LOG, load_state, logging_to, save_state
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left behind."""
+
+    run_folder: Path
+    folder: Path
+    """The bundle with the weights of the best evaluation."""
+    results: dict[str, dict[str, dict[str, float]]]
+    """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
+
+
+def train_one(config: Config, *, out: Path, say: Callable[[str], None]) -> Trained:
+    """Train the configuration under `train` in a new run folder.
+
+    Args:
+        out: receives the run folder, train-<UTC time>.
+        say: is handed what goes on, a line at a time.
+
+    Raises:
+        InputError: unusable config, pairs, model or device.
+        RunError: the training diverged.
+    """
+    prepared = prepare(config)
+    run_folder = new_run_folder(out, "train")
+    (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    return _go_on(prepared, run_folder, None, say)
+
+
+def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None]) -> Trained:
+    """Go on with a training from the last checkpoint in its run folder, to the same end.
+
+    Args:
+        config: must be what the run was started with; None takes that.
+
+    Raises:
+        InputError: no such run, or the config is another one.
+    """
+    if not (run_folder / "config.yaml").is_file():
+        raise InputError(f"{run_folder}: no run of nic_ray.train (holds no config.yaml); name one in runs/")
+    started_with = load_config(run_folder / "config.yaml")
+    if config is not None and config != started_with:
+        raise InputError(
+            f"{run_folder}: was started with other settings than the given ones; leave CONFIG and --data away "
+            "to go on with its own, or start anew without --resume"
+        )
+    checkpoints = sorted((run_folder / CHECKPOINTS).glob("epoch-*"))
+    state = load_state(checkpoints[-1]) if checkpoints else None
+    say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
+    return _go_on(prepare(started_with), run_folder, state, say)
+
+
+def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, say: Callable[[str], None]) -> Trained:
+    config = prepared.config
+    depth, objective = config.train.frozen_layers, config.search.objective
+    for line in describe_run(prepared):
+        say(line)
+    say(f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {run_folder}")
+    hardware.keep_freed_memory()
+    inputs = inputs_by_depth(prepared, [depth])[depth]
+    base = score_parts(prepared, inputs, depth, None)
+    say(f"base model: {objective} {base['validation'][objective]:.4f} on validation")
+    source = feed(inputs, prepared.device)
+    # a copy is trained: the prepared encoder stays the base until the best weights are exported
+    upper = encoders.upper_copy(prepared.encoder, depth).to(prepared.device)
+    with logging_to(run_folder / LOG):
+        if state is None or not state["finished"]:
+            for evaluation in loop.fit(
+                config.train,
+                prepared.collection,
+                prepared.rows("train").tolist(),
+                upper,
+                source,
+                lambda model: evaluate(
+                    model,
+                    source,
+                    prepared.collection,
+                    prepared.rows("validation").tolist(),
+                    bf16=prepared.bf16,
+                ),
+                objective=objective,
+                bf16=prepared.bf16,
+                state=state,
+            ):
+                state = evaluation.state
+                say(loop.headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
+                if evaluation.metrics["epoch"].is_integer() or state["finished"]:
+                    folder = run_folder / CHECKPOINTS / f"epoch-{round(evaluation.metrics['epoch']):03d}"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    save_state(state, folder)
+    assert state is not None
+    best = best_of("train", config.train, state)
+    tuned = score_parts(prepared, inputs, depth, best.weights)
+    results = {part: {"base": base[part], "tuned": tuned[part]} for part in ("validation", "test")}
+    export(
+        prepared,
+        best,
+        results,
+        run_folder / MODEL,
+        objective=objective,
+        training_log=(run_folder / LOG).read_text(encoding="utf-8"),
+        overwrite=True,
+    )
+    return Trained(run_folder, run_folder / MODEL, results)

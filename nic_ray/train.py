@@ -1,0 +1,43 @@
+"""`python -m nic_ray.train`: train one configuration, without a search."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file of settings; what stands under `train` is trained")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    out: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="run folder to go on with, from its last checkpoint, with its own settings"),
+    ] = None,
+) -> None:
+    """Train one configuration: a checkpoint an epoch, and the best model in the run's folder."""
+    from nic_ray.config import load_config
+    from nic_ray.errors import InputError
+    from nic_ray.single import resume as go_on
+    from nic_ray.single import train_one
+
+    if config is None and resume is None:
+        raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")
+    settings = None if config is None else load_config(config, {"data.pairs": data})
+    if resume is not None:
+        trained = go_on(resume, settings, say=console.say)
+    else:
+        assert settings is not None
+        trained = train_one(settings, out=out, say=console.say)
+    for part, results in trained.results.items():
+        console.say(f"\n{part}")
+        console.show(console.metrics_table(results))
+    console.say(f'load it with: SentenceTransformer("{trained.folder}")')
+
+
+if __name__ == "__main__":
+    console.run(main)

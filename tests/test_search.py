@@ -1,0 +1,86 @@
+"""How trials are laid out and judged; no cluster is started."""
+
+import pytest
+
+from nic_ray.config import Config
+from nic_ray.errors import RunError
+from nic_ray.outcome import Candidate, refuse_other_numbers
+from nic_ray.search import best_candidate, place
+
+
+def config(**sections: object) -> Config:
+    return Config.model_validate(sections)
+
+
+def test_a_trial_of_one_process_gets_a_core_and_a_thread():
+    placement = place(config(), cpus=2, gpus_of_nodes=[0])
+    assert (placement.workers, placement.concurrent, placement.threads, placement.note) == (1, 2, 1, None)
+
+
+def test_a_single_trial_gets_all_threads():
+    placement = place(config(search={"trials": 1}), cpus=4, gpus_of_nodes=[0])
+    assert (placement.concurrent, placement.threads) == (1, 4)
+
+
+def test_two_workers_share_two_cores_one_trial_at_a_time():
+    placement = place(config(resources={"workers": 2}), cpus=2, gpus_of_nodes=[0])
+    assert (placement.workers, placement.concurrent, placement.threads) == (2, 1, 1)
+
+
+def test_gpus_that_no_node_has_become_cpus_and_one_line_says_so():
+    placement = place(config(resources={"gpus_per_worker": 1}), cpus=2, gpus_of_nodes=[0, 0])
+    assert placement.gpus_per_worker == 0
+    assert placement.concurrent == 2
+    assert placement.note == "gpus_per_worker 1: no node has as many (found 0), so trials train on CPUs"
+
+
+def test_more_gpus_than_one_node_has_do_not_add_up_over_nodes():
+    assert place(config(resources={"gpus_per_worker": 2}), cpus=8, gpus_of_nodes=[1, 1]).gpus_per_worker == 0
+
+
+def test_a_fraction_lets_trials_share_a_gpu():
+    placement = place(config(resources={"gpus_per_worker": 0.25}), cpus=16, gpus_of_nodes=[1])
+    assert (placement.gpus_per_worker, placement.concurrent, placement.threads) == (0.25, 4, 4)
+
+
+def test_workers_beyond_the_cluster_are_not_waited_for():
+    placement = place(config(resources={"workers": 8}), cpus=2, gpus_of_nodes=[0])
+    assert placement.workers == 2
+    assert placement.note == "workers 8: the cluster has room for 2, so trials have 2"
+
+
+def test_never_more_trials_at_a_time_than_there_are():
+    assert place(config(search={"trials": 2}), cpus=16, gpus_of_nodes=[0]).concurrent == 2
+
+
+def test_training_on_the_cpu_books_no_gpu():
+    asked = config(train={"device": "cpu"}, resources={"gpus_per_worker": 1})
+    assert place(asked, cpus=2, gpus_of_nodes=[4]).gpus_per_worker == 0
+
+
+def candidate(name: str, recall: float, mrr: float, epoch: float) -> Candidate:
+    metrics = {"recall_at_5/macro": recall, "mrr/macro": mrr, "epoch": epoch}
+    return Candidate(name, config().train, metrics, {})
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ((0.8, 0.1, 3.0), (0.7, 0.9, 1.0)),
+        ((0.8, 0.6, 3.0), (0.8, 0.5, 1.0)),
+        ((0.8, 0.6, 1.0), (0.8, 0.6, 1.5)),
+    ],
+)
+def test_the_winner_is_judged_by_objective_then_mrr_then_the_earlier_epoch(better, worse):
+    for pair in ((better, worse), (worse, better)):
+        found = best_candidate([candidate(str(place), *each) for place, each in enumerate(pair)], "recall_at_5/macro")
+        assert tuple(found.metrics.values()) == better
+
+
+def test_other_numbers_from_the_exported_folder_are_refused():
+    metrics = {"recall_at_5/macro": 0.75, "mrr/macro": 0.6, "recall_at_5/radar": 0.7}
+    refuse_other_numbers(metrics, metrics | {"recall_at_5/macro": 0.754, "recall_at_5/radar": 0.0}, 0.005)
+    with pytest.raises(RunError, match=r"recall_at_5/macro 0\.7000 instead of 0\.7500; it was not kept"):
+        refuse_other_numbers(metrics, metrics | {"recall_at_5/macro": 0.7}, 0.005)
+    with pytest.raises(RunError, match=r"mrr/macro nan instead of"):
+        refuse_other_numbers(metrics, metrics | {"mrr/macro": float("nan")}, 0.005)
