@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 
 from nic_ray.errors import InputError
 
@@ -142,6 +143,7 @@ def load(base_model: str) -> Encoder:
         InputError: the packaged weights are not the published ones, the folder holds no model that
             Sentence Transformers can load, or the hub id cannot be had.
     """
+    disable_progress_bar()  # of reading 90 MB: gone before it can be read
     model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
     model.eval()
     transformer = getattr(model[0], "auto_model", None)

@@ -28,7 +28,7 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.evaluation import compare_with_base, describe_rows
+    from nic_ray.comparison import compare_with_base, describe_rows
 
     comparison = compare_with_base(model, pairs, split)
     if as_json:

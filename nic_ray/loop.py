@@ -116,13 +116,14 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            if step % max(1, per_epoch // LOGS_PER_EPOCH) == 0 or step % per_epoch in stops:
+            at_stop = (step - 1) % per_epoch + 1 in stops
+            if at_stop or step % max(1, per_epoch // LOGS_PER_EPOCH) == 0:
                 left = (time.monotonic() - started) / (step - first_step) * (total - step)
                 log.info(
                     "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
                     step / per_epoch, step, total, losses[-1], rate, float(norm), left,
                 )  # fmt: skip
-            if (step - 1) % per_epoch + 1 not in stops:
+            if not at_stop:
                 continue
             try:
                 metrics = evaluate(upper)

@@ -97,6 +97,8 @@ def export(
         RunError: the folder, loaded afresh, gives other validation metrics than the training did.
     """
     encoders.upper(prepared.encoder, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
+    # whoever loads the folder then reads as much of a text as the training did
+    prepared.encoder.model.max_seq_length = encoders.token_limit(prepared.encoder, winner.config.max_tokens)
     metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

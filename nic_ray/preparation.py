@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from nic_ray import encoder as encoders
 from nic_ray import hardware
 from nic_ray.activations import Inputs, frozen_inputs, token_inputs
-from nic_ray.config import Config
+from nic_ray.config import Config, DataConfig
 from nic_ray.encoder import Encoder
-from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.split import sample_rows, split_rows
 
 
@@ -49,27 +49,45 @@ def prepare(config: Config) -> Prepared:
     encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
         encoders.check_frozen_layers(encoder, config.space["frozen_layers"].ends(), "space.frozen_layers")
-    whole = index_pairs(pairs)
-    kept = sample_rows(whole.positive, whole.domains, share=config.data.sample_share, seed=config.data.seed)
-    collection = index_pairs([pairs[row] for row in kept])
+    collection, parts = divide(pairs, config.data)
     return Prepared(
         config=config,
         collection=collection,
-        parts=split_rows(
-            collection.query,
-            collection.positive,
-            collection.domains,
-            validation_share=config.data.validation_share,
-            test_share=config.data.test_share,
-            seed=config.data.seed,
-            protocol=config.data.protocol,
-        ),
+        parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
         tokens=token_inputs(encoder, collection.texts, config.train.max_tokens),
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
     )
+
+
+def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
+    """The rows that a run uses, and the part that each belongs to.
+
+    Args:
+        pairs: every row of the file.
+        data: share of the passages to use, and how to split what they leave.
+
+    Returns:
+        the collection of the used rows, N of them, and (N,) "train", "validation" or "test".
+
+    Raises:
+        InputError: a domain has too few groups to split.
+    """
+    whole = index_pairs(pairs)
+    kept = sample_rows(whole.positive, whole.domains, share=data.sample_share, seed=data.seed)
+    collection = index_pairs([pairs[row] for row in kept])
+    parts = split_rows(
+        collection.query,
+        collection.positive,
+        collection.domains,
+        validation_share=data.validation_share,
+        test_share=data.test_share,
+        seed=data.seed,
+        protocol=data.protocol,
+    )
+    return collection, parts
 
 
 def depths(config: Config) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import hypothesis
 import pytest
 
 from nic_ray.pairs import Pair
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 # Read when transformers and huggingface_hub are first imported, which no test module does before this one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Ray settles its authentication when it is imported, which a test module may do before a search does.
+os.environ["RAY_AUTH_MODE"] = "token"
+# Two threads that share a product of 32 columns wait for each other, the longer the busier the machine is.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("no deadline")
 
 ModelType: TypeAlias = Literal["bert", "mpnet", "xlm-roberta"]
 TinyModel: TypeAlias = Callable[..., Path]

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
     -1: ["errors"],
-    0: "batches config console hardware lint loss pairs progress record retrieval split statistics".split()
-    + ["manuals", "anomaly"],
+    0: (
+        "batches config console hardware lint loss pairs progress record retrieval split statistics manuals anomaly"
+    ).split(),
     1: ["encoder"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation"],
-    4: ["worker", "tuning", "outcome"],
+    4: ["worker", "tuning", "outcome", "comparison"],
     5: ["search", "single"],
     6: ["report"],
     7: "check train tune evaluate export verify plan mine compare retrieve convert".split(),

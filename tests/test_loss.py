@@ -29,9 +29,7 @@ def test_matches_the_definition_written_as_loops():
         for j in range(6):
             if j == own or not masked[i, j]:
                 product = sum(float(a) * float(b) for a, b in zip(queries[i], passages[j], strict=True))
-                logits[j] = (
-                    7.0 * product / math.hypot(*queries[i].tolist()) / math.hypot(*passages[j].tolist())
-                )
+                logits[j] = 7.0 * product / math.hypot(*queries[i].tolist()) / math.hypot(*passages[j].tolist())
         expected += math.log(sum(math.exp(x) for x in logits.values())) - logits[own]
     loss = multiple_negatives_ranking_loss(queries, passages, torch.tensor(positive), masked, scale=7.0)
     assert loss.item() == pytest.approx(expected / 4, rel=1e-12)
@@ -68,19 +66,14 @@ def test_a_masked_passage_changes_neither_the_loss_nor_any_gradient():
     (alone, alone_queries, alone_passages), (beside, beside_queries, beside_passages) = results
     assert beside.item() == pytest.approx(alone.item(), rel=1e-12)
     torch.testing.assert_close(beside_queries, alone_queries)
-    torch.testing.assert_close(
-        beside_passages, torch.cat([alone_passages, torch.zeros(1, 8, dtype=torch.float64)])
-    )
+    torch.testing.assert_close(beside_passages, torch.cat([alone_passages, torch.zeros(1, 8, dtype=torch.float64)]))
 
 
 def test_an_unmasked_second_answer_does_change_the_loss():
     queries, passages, positive = rows(1), torch.cat([rows(2, seed=1), rows(1)]), torch.tensor([0])
     masked = torch.tensor([[False, False, True]])
     without = multiple_negatives_ranking_loss(queries, passages, positive, masked)
-    assert (
-        multiple_negatives_ranking_loss(queries, passages, positive, nothing(1, 3)).item()
-        > without.item() + 0.1
-    )
+    assert multiple_negatives_ranking_loss(queries, passages, positive, nothing(1, 3)).item() > without.item() + 0.1
 
 
 def test_the_mask_at_the_positive_itself_is_ignored():

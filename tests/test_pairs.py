@@ -157,9 +157,7 @@ def test_a_file_without_rows_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        InputError, match=r"none\.jsonl: no such file; one that comes along is data/reference"
-    ):
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file; one that comes along is data/reference"):
         read_pairs(tmp_path / "none.jsonl")
 
 
@@ -181,9 +179,7 @@ def test_a_domain_of_two_passages_is_too_small_and_one_of_three_is_not(tmp_path)
 
 
 def test_domains_that_cannot_be_split_are_named_together(tmp_path):
-    rows = [
-        {"query": str(number), "positive": "p", "domain": name} for name in ("b", "a") for number in range(5)
-    ]
+    rows = [{"query": str(number), "positive": "p", "domain": name} for name in ("b", "a") for number in range(5)]
     with pytest.raises(
         InputError,
         match=r'2 problems\n  domain "a" has too few distinct positive passages, 1; want 3: .*\n  domain "b"',
@@ -208,9 +204,7 @@ def test_counts_are_those_counted_by_hand():
 
 
 def test_texts_are_numbered_by_first_appearance():
-    collection = index_pairs(
-        [Pair("q", "p", "a", ("n", "m")), Pair("r", "n", "b"), Pair("q", "q", "b", ("p",))]
-    )
+    collection = index_pairs([Pair("q", "p", "a", ("n", "m")), Pair("r", "n", "b"), Pair("q", "q", "b", ("p",))])
     assert collection.texts == ("q", "p", "n", "m", "r")
     assert collection.query.tolist() == [0, 4, 0]
     assert collection.positive.tolist() == [1, 2, 0]

@@ -26,9 +26,7 @@ def judged_scores(draw):
     shape = draw(array_shapes(min_dims=2, max_dims=2, max_side=9))
     scores = draw(arrays(np.float64, shape, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0])))
     relevant = draw(arrays(np.bool_, shape))
-    relevant[np.arange(shape[0]), draw(arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))] = (
-        True
-    )
+    relevant[np.arange(shape[0]), draw(arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))] = True
     return scores, relevant
 
 
@@ -37,9 +35,7 @@ def random_case(queries: int = 60, passages: int = 41, seed: int = 0):
     generator = np.random.default_rng(seed)
     corpus = generator.normal(size=(passages, 16)) * generator.uniform(0.1, 9, size=(passages, 1))
     corpus[passages // 2 :: 3] = corpus[1]
-    relevant = [
-        generator.choice(passages, size=generator.integers(1, 8), replace=False) for _ in range(queries)
-    ]
+    relevant = [generator.choice(passages, size=generator.integers(1, 8), replace=False) for _ in range(queries)]
     return generator.normal(size=(queries, 16)), corpus, relevant
 
 
@@ -48,9 +44,7 @@ def random_case(queries: int = 60, passages: int = 41, seed: int = 0):
 def test_ranking_is_a_sort_by_score_with_the_irrelevant_first_among_equals(case):
     scores, relevant = case
     order = np.lexsort((relevant, -scores), axis=-1)
-    assert (
-        relevance_by_rank(scores, relevant).tolist() == np.take_along_axis(relevant, order, axis=-1).tolist()
-    )
+    assert relevance_by_rank(scores, relevant).tolist() == np.take_along_axis(relevant, order, axis=-1).tolist()
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -156,9 +150,7 @@ def test_a_passage_named_twice_counts_once():
 
 
 @settings(deadline=None)  # a busy machine is no failure
-@given(
-    st.dictionaries(st.sampled_from("abcdef"), st.lists(st.floats(0, 1), min_size=1, max_size=9), min_size=1)
-)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.floats(0, 1), min_size=1, max_size=9), min_size=1))
 def test_macro_is_the_unweighted_mean_of_the_domains_and_worst_their_minimum(groups):
     values = np.array([value for group in groups.values() for value in group])
     domains = [name for name, group in groups.items() for _ in group]

@@ -168,9 +168,7 @@ def test_too_few_queries_are_called_queries():
         split_rows(np.zeros(9, int), np.arange(9), ["a"] * 9, seed=0, protocol="unseen_queries")
 
 
-@pytest.mark.parametrize(
-    ("validation_share", "test_share"), [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (0.1, float("nan"))]
-)
+@pytest.mark.parametrize(("validation_share", "test_share"), [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (0.1, float("nan"))])
 def test_shares_must_leave_rows_in_every_part(validation_share, test_share):
     rows = np.arange(9)
     with pytest.raises(InputError, match=f"leave rows to train on, got {validation_share} and {test_share}"):

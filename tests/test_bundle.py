@@ -1,0 +1,437 @@
+"""The exported folder: loads anywhere, whole or not at all, and every number in its card is a given one."""
+
+import copy
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import __version__, bundle
+from nic_ray.bundle import library_versions, model_card, read_metadata, refuse_existing, write_bundle
+from nic_ray.encoder import load, set_dropout, tokenize
+from nic_ray.errors import InputError, RunError
+
+
+def flat(recall, mrr):
+    """Metrics of two domains; macro and worst by hand."""
+    return {
+        "recall_at_5/pumps": recall,
+        "recall_at_5/radios": recall / 2,
+        "recall_at_5/macro": recall * 3 / 4,
+        "recall_at_5/worst": recall / 2,
+        "mrr/pumps": mrr,
+        "mrr/radios": mrr / 2,
+        "mrr/macro": mrr * 3 / 4,
+    }
+
+
+METADATA = {
+    "name": "manuals-v1",
+    "created": "2031-05-06T07:08:09+00:00",
+    "base_model": "all-MiniLM-L6-v2",
+    "base_weights_sha256": "ba5e" * 16,
+    "trial": "trial-003",
+    "objective": "recall_at_5/macro",
+    "config": {"learning_rate": 3e-05, "frozen_layers": 4, "max_tokens": 192, "patience": None},
+    "data": {
+        "pairs": "pairs.jsonl",
+        "sha256": "da7a" * 16,
+        "rows": 4321,
+        "passages": 876,
+        "domains": {"pumps": 3000, "radios": 1321},
+    },
+    "split": {
+        "protocol": "unseen_passages",
+        "seed": 17,
+        "rows": {"train": 3011, "validation": 654, "test": 656},
+        "sha256": "5b17" * 16,
+        "validation_share": 0.151,
+        "test_share": 0.152,
+        "sample_share": 0.9,
+    },
+    "results": {
+        "validation": {"base": flat(0.40, 0.32), "first trial": flat(0.52, 0.42), "tuned": flat(0.64, 0.52)},
+        "test": {
+            "base": flat(0.444, 0.333),
+            "first trial": flat(0.555, 0.435),
+            "tuned": flat(0.6789012345678901, 0.1234567890123456),
+        },
+    },
+    "best": {"epoch": 2.5, "step": 2345},
+    "precision": "bf16",
+    "versions": {"torch": "2.99", "sentence-transformers": "6.77"},
+}
+TEXTS = ["my rotor is leaking", "replace the pumps rotor when it is leaking."]
+
+
+@pytest.fixture
+def model(tiny_model_folder):
+    return SentenceTransformer(str(tiny_model_folder), device="cpu")
+
+
+@pytest.fixture
+def exported(model, tmp_path):
+    folder = tmp_path / "models" / "manuals-v1"
+    write_bundle(folder, model, METADATA, training_log="step 1\nStufe 2: größer\n")
+    return folder
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def table_row(card, section, first):
+    """Cells of the table row that starts with `first`, in the part of the card after `section`."""
+    lines = card.partition(section)[2].splitlines()
+    return next(
+        cells for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines) if cells[:1] == [first]
+    )
+
+
+def test_plain_sentence_transformers_gives_the_same_embeddings(exported, model):
+    loaded = SentenceTransformer(str(exported), device="cpu", local_files_only=True)
+    assert loaded.encode(TEXTS).tolist() == model.encode(TEXTS).tolist()
+    assert loaded.max_seq_length == model.max_seq_length
+
+
+def test_a_shortened_cut_of_long_texts_is_exported(model, tmp_path):
+    model.max_seq_length = 8
+    write_bundle(tmp_path / "short", model, METADATA, training_log="")
+    loaded = SentenceTransformer(str(tmp_path / "short"), device="cpu")
+    long = " ".join(TEXTS * 3)
+    assert loaded.encode(long).tolist() == model.encode(long).tolist()
+    assert json.loads((tmp_path / "short" / "tokenizer.json").read_text())["truncation"]["max_length"] == 8
+
+
+def test_the_folder_holds_what_was_promised_and_no_pickle(exported):
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert {
+        "README.md",
+        "metadata.json",
+        "training.log",
+        "model.safetensors",
+        "config.json",
+        "modules.json",
+        "tokenizer.json",
+        "1_Pooling/config.json",
+    } <= names
+    assert {name.rpartition(".")[2] for name in names} <= {"md", "json", "log", "safetensors", "txt"}
+    # a pickle starts with byte 0x80 and its protocol, a file of torch.save with the signature of a zip
+    starts = [content[:2] for content in snapshot(exported).values()]
+    assert not [start for start in starts if start[:1] == b"\x80" or start == b"PK"]
+    assert (exported / "training.log").read_text(encoding="utf-8") == "step 1\nStufe 2: größer\n"
+
+
+def test_metadata_is_stored_as_given_with_the_hash_of_every_other_file(exported):
+    stored = read_metadata(exported)
+    files = stored.pop("files")
+    contents = {path.as_posix(): content for path, content in snapshot(exported).items()}
+    del contents["metadata.json"]
+    assert stored == METADATA
+    assert files == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_every_file_can_be_read_by_whom_the_umask_lets(exported):
+    assert len({path.stat().st_mode for path in exported.rglob("*") if path.is_file()}) == 1
+
+
+def test_dropout_of_a_training_does_not_reach_the_exported_config(model, tiny_model_folder, tmp_path):
+    set_dropout(model, attention=0.37, hidden=0.38)
+    write_bundle(tmp_path / "m", model, METADATA, training_log="")
+    before, after = (json.loads((f / "config.json").read_text()) for f in (tiny_model_folder, tmp_path / "m"))
+    shares = ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    assert [after[name] for name in shares] == [before[name] for name in shares] == [0.1, 0.1]
+
+
+def test_what_was_tokenised_last_does_not_change_the_files(tiny_model_folder, exported, tmp_path):
+    encoder = load(str(tiny_model_folder))
+    tokenize(encoder, TEXTS, 9)
+    write_bundle(tmp_path / "manuals-v1", encoder.model, METADATA, training_log="")
+    assert (tmp_path / "manuals-v1/tokenizer.json").read_bytes() == (exported / "tokenizer.json").read_bytes()
+
+
+def test_the_export_opens_no_connection(model, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    write_bundle(tmp_path / "m", model, METADATA, training_log="")
+
+
+def test_an_existing_bundle_is_refused_and_left_as_it_was(exported, model):
+    before = snapshot(exported)
+    with pytest.raises(InputError, match=r"manuals-v1: exists already; choose another --name, or .* --overwrite"):
+        write_bundle(exported, model, METADATA, training_log="")
+    assert snapshot(exported) == before
+
+
+def test_overwrite_replaces_the_whole_bundle(exported, model):
+    (exported / "left-over.txt").write_text("old")
+    write_bundle(exported, model, METADATA | {"trial": "trial-009"}, training_log="", overwrite=True)
+    assert read_metadata(exported)["trial"] == "trial-009"
+    assert not (exported / "left-over.txt").exists()
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_overwrite_fills_an_empty_folder(model, tmp_path):
+    (tmp_path / "m").mkdir()
+    write_bundle(tmp_path / "m", model, METADATA, training_log="", overwrite=True)
+    assert read_metadata(tmp_path / "m")["name"] == "manuals-v1"
+
+
+@pytest.mark.parametrize("content", [None, "not JSON", "[]", '{"name": "a photo album", "files": {}}'])
+def test_overwrite_spares_a_folder_that_is_no_bundle(content, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "holiday.jpg").write_text("sand")
+    if content is not None:
+        (folder / "metadata.json").write_text(content)
+    before = snapshot(folder)
+    with pytest.raises(InputError, match="photos: --overwrite replaces only what was exported before"):
+        refuse_existing(folder, overwrite=True)
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_or_a_link_in_the_place_is_refused(overwrite, exported, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(exported)
+    for name, kind in (("file", "a file"), ("link", "a link")):
+        with pytest.raises(InputError, match=f"{name}: is {kind}, and a bundle is a folder; choose another --name"):
+            refuse_existing(tmp_path / name, overwrite)
+
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"m: cannot be made, .*file is a file; name another folder"):
+        refuse_existing(tmp_path / "file" / "models" / "m", overwrite=False)
+
+
+def test_a_place_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bundle.os, "access", lambda place, mode: asked.append((place, mode)))
+    with pytest.raises(InputError, match=r"m: cannot be made, .* is not writable; name another folder"):
+        refuse_existing(tmp_path / "models" / "m", overwrite=False)
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+def test_a_free_place_is_let_through_and_not_made(tmp_path):
+    refuse_existing(tmp_path / "models" / "m", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Broken:
+    """A model whose disk is full, or whose user has had enough, after its first file."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def preprocess(self, texts):
+        pass
+
+    def save(self, path, **options):
+        Path(path, "config.json").write_text("{}")
+        raise self.error
+
+
+def test_a_failure_while_saving_leaves_the_old_bundle_and_nothing_else(exported):
+    before = snapshot(exported)
+    for error, raised in (
+        (OSError(28, "No space left on device"), RunError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("odd weights"), ValueError),
+    ):
+        with pytest.raises(raised, match=r"manuals-v1: cannot be written .*No space left|odd|^$"):
+            write_bundle(exported, Broken(error), METADATA, training_log="", overwrite=True)
+        assert snapshot(exported) == before
+        assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_a_failure_of_the_last_move_brings_the_old_bundle_back(exported, model, monkeypatch):
+    before = snapshot(exported)
+    rename = type(exported).rename
+
+    def fail_for_the_new_one(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(exported), "rename", fail_for_the_new_one)
+    with pytest.raises(RunError, match=r"cannot be written .*Input/output error"):
+        write_bundle(exported, model, METADATA, training_log="", overwrite=True)
+    assert snapshot(exported) == before
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_a_check_sees_the_finished_folder_and_can_stop_the_export(model, tmp_path):
+    def check(folder):
+        assert read_metadata(folder)["files"]
+        assert not (tmp_path / "m").exists()
+        raise RunError("other numbers")
+
+    with pytest.raises(RunError, match="other numbers"):
+        write_bundle(tmp_path / "m", model, METADATA, training_log="", check=check)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_appears_during_the_export_is_not_replaced(model, tmp_path):
+    def somebody_else(folder):
+        (tmp_path / "m").mkdir()
+
+    with pytest.raises(InputError, match="m: exists already"):
+        write_bundle(tmp_path / "m", model, METADATA, training_log="", check=somebody_else)
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"some: holds no metadata\.json; name a folder"),
+        (b"{", r"some/metadata\.json: not JSON"),
+        (b"\xff{}", r"some/metadata\.json: not JSON"),
+        (b"[1]", r"some/metadata\.json: must be a JSON object, got list"),
+        (b'{"name": "x"}', r"some/metadata\.json: not that of a bundle, lacks base_model, files"),
+    ],
+)
+def test_metadata_of_what_is_no_bundle_is_refused(content, message, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    if content is not None:
+        (folder / "metadata.json").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_metadata(folder)
+
+
+def test_metadata_of_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="none: no such folder; name a folder"):
+        read_metadata(tmp_path / "none")
+
+
+def test_metrics_that_are_no_numbers_stop_the_export(model, tmp_path):
+    broken = METADATA | {"best": {"epoch": float("nan"), "step": 1}}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_bundle(tmp_path / "m", model, broken, training_log="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_names_the_test_results_of_the_tuned_model_to_the_last_digit(exported):
+    data = ModelCard.load(exported / "README.md").data
+    found = {f"{each.metric_type}/{each.dataset_config}": each.metric_value for each in data.eval_results}
+    expected = dict(METADATA["results"]["test"]["tuned"])
+    del expected["recall_at_5/worst"]
+    assert found == expected
+    assert {each.dataset_split for each in data.eval_results} == {"test"}
+    assert {each.dataset_revision for each in data.eval_results} == {METADATA["data"]["sha256"]}
+    assert (data.model_name, data.library_name) == ("manuals-v1", "sentence-transformers")
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_the_card_sets_base_first_trial_and_tuned_side_by_side():
+    card = model_card(METADATA)
+    assert table_row(card, "### Test part (656 queries)", "pumps") == [
+        "pumps", "0.444", "0.555", "0.679", "0.333", "0.435", "0.123",
+    ]  # fmt: skip
+    assert table_row(card, "### Validation part (654 queries)", "macro") == [
+        "macro", "0.300", "0.390", "0.480", "0.240", "0.315", "0.390",
+    ]  # fmt: skip
+    assert table_row(card, "### Test part", "domain")[1:4] == [
+        "Recall@5 base",
+        "Recall@5 first trial",
+        "Recall@5 tuned",
+    ]
+    assert table_row(card, "### Test part", "worst")[4:] == ["–"] * 3
+
+
+def test_the_card_says_where_model_and_data_come_from():
+    card = model_card(METADATA)
+    assert table_row(card, "## Training", "trial")[1] == "trial-003"
+    assert table_row(card, "## Training", "`learning_rate`")[1] == "3e-05"
+    assert table_row(card, "## Training", "`patience`")[1] == "null"
+    assert table_row(card, "## Training", "best step")[1] == "2345"
+    assert table_row(card, "## Data", "SHA-256")[1] == METADATA["data"]["sha256"]
+    assert table_row(card, "## Data", "rows of radios")[1] == "1321"
+    assert table_row(card, "## Data", "split, seed")[1] == "17"
+    assert 'SentenceTransformer("manuals-v1")' in card
+    assert "all 876 passages" in card
+    assert "at most 192 tokens" in card
+
+
+def test_every_number_of_the_card_changes_with_the_metadata():
+    """Without metadata, figures are left only in names: Recall@5, 1 / rank and int(...)."""
+    bare = model_card({"name": "m", "base_model": "b"})
+    assert [word for word in bare.split() if any(character.isdigit() for character in word)] == []
+    assert "## Results" not in bare
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said", "unsaid"),
+    [
+        (
+            "unseen_passages",
+            "No passage of a validation or test row was trained on as an answer",
+            "flatters the",
+        ),
+        (
+            "unseen_queries",
+            "unseen queries only. The passages of validation and test rows may have been",
+            "No pass",
+        ),
+    ],
+)
+def test_the_card_names_the_protocol_in_plain_words(protocol, said, unsaid):
+    metadata = copy.deepcopy(METADATA)
+    metadata["split"]["protocol"] = protocol
+    card = model_card(metadata)
+    assert said in card
+    assert unsaid not in card
+
+
+@pytest.mark.parametrize("key", METADATA.keys() - {"name", "base_model"})
+def test_the_card_does_without_any_optional_entry(key):
+    card = model_card({name: value for name, value in METADATA.items() if name != key})
+    assert ModelCard(card).text.startswith("\n# manuals-v1\n")
+
+
+def test_the_card_does_without_a_first_trial():
+    metadata = copy.deepcopy(METADATA)
+    for results in metadata["results"].values():
+        del results["first trial"]
+    assert "first trial" not in model_card(metadata)
+
+
+def test_odd_names_stay_inside_their_table_cells_and_the_header():
+    name = 'a|b: "c" # d'
+    metadata = METADATA | {"name": name, "data": METADATA["data"] | {"domains": {name: 1}}}
+    card = ModelCard(model_card(metadata))
+    assert card.data.model_name == name
+    assert '| rows of a\\|b: "c" # d | 1 |' in card.text
+
+
+@pytest.mark.parametrize(
+    ("base_model", "named"),
+    [
+        ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("some-team/some-model", "some-team/some-model"),
+        ("/srv/models/ours", None),
+        ("../ours", None),
+        ("tests", None),
+    ],
+)
+def test_a_base_model_is_linked_only_by_its_name_on_the_hub(base_model, named, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    assert ModelCard(model_card(METADATA | {"base_model": base_model})).data.base_model == named
+
+
+def test_the_versions_are_those_of_what_is_installed():
+    import numpy
+
+    versions = library_versions()
+    assert versions["nic_ray"] == __version__
+    assert versions["numpy"] == numpy.__version__
+    assert set(versions) == set("python nic_ray torch transformers sentence-transformers ray optuna numpy".split())

@@ -1,0 +1,103 @@
+"""The command that shows a model's numbers beside its base model's."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import console, evaluate
+from nic_ray.bundle import file_sha256, write_bundle
+from nic_ray.comparison import compare_with_base
+
+DOMAINS = ["pumps", "radios", "trucks"]
+
+
+@pytest.fixture
+def bundle(tiny_model, tiny_pairs_file, tmp_path):
+    metadata = {
+        "name": "tuned",
+        "base_model": str(tiny_model()),
+        "data": {"sha256": file_sha256(tiny_pairs_file)},
+        "split": {"protocol": "unseen_queries", "seed": 3},
+    }
+    model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
+    write_bundle(tmp_path / "tuned", model, metadata, training_log="")
+    return tmp_path / "tuned"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            console.run(evaluate.main)
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_model_folder, run):
+    code, out, _ = run(bundle, tiny_pairs_file, "--split", "validation", "--json")
+    expected = compare_with_base(str(bundle), tiny_pairs_file, "validation")
+    assert code == 0
+    assert json.loads(out) == {
+        "model": str(bundle),
+        "base_model": str(tiny_model_folder),
+        "pairs": str(tiny_pairs_file),
+        "split": "validation",
+        "protocol": "unseen_queries",
+        "split_from": "bundle",
+        "queries": expected.queries,
+        "passages": 24,
+        "results": expected.results,
+    }
+
+
+def test_the_table_has_a_line_for_each_domain_and_a_column_for_each_model(bundle, tiny_pairs_file, run):
+    code, out, _ = run(bundle, tiny_pairs_file)
+    results = compare_with_base(str(bundle), tiny_pairs_file, "test").results
+    lines = {cells[0]: cells[1:] for cells in (line.split() for line in out.splitlines()) if cells}
+    assert code == 0
+    assert [name for name in lines if name in (*DOMAINS, "worst", "macro")] == [*DOMAINS, "worst", "macro"]
+    for domain in (*DOMAINS, "macro"):
+        shown = lines[domain][:2] + lines[domain][3:5]
+        keys = [f"{metric}/{domain}" for metric in ("recall_at_5", "mrr")]
+        assert shown == [f"{results[label][key]:.3f}" for key in keys for label in ("base", "model")]
+
+
+def test_the_first_line_says_which_rows_were_read(bundle, tiny_pairs_file, run):
+    first = run(bundle, tiny_pairs_file)[1].splitlines()[0]
+    assert first.startswith(f"{bundle}: test part of {tiny_pairs_file}, as the model was trained (unseen queries): ")
+    assert first.endswith(" queries, ranked over 24 passages")
+
+
+def test_an_unknown_model_is_refused(tmp_path, tiny_pairs_file, run):
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(tmp_path / "empty", tiny_pairs_file)
+    assert (code, out) == (2, "")
+    assert "empty: holds no model" in err
+
+
+def test_missing_pairs_are_refused_before_a_model_is_loaded(tmp_path, run):
+    code, out, err = run(tmp_path / "no-model", tmp_path / "none.jsonl")
+    assert (code, out) == (2, "")
+    assert "none.jsonl: no such file" in err
+
+
+def test_an_unknown_part_is_refused(tiny_pairs_file, tiny_model_folder, run):
+    code, _, err = run(tiny_model_folder, tiny_pairs_file, "--split", "dev")
+    assert code == 2
+    assert "'dev' is not one of" in err
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, runpy; sys.argv = ['evaluate', '--help']\n"
+        "try: runpy.run_module('nic_ray.evaluate', run_name='__main__')\n"
+        "finally: print(sorted({'numpy', 'pydantic', 'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "MODEL" in done.stdout
+    assert done.stdout.endswith("[]\n")
