@@ -31,6 +31,9 @@ RAY_SWITCHES = {
 }
 
 
+EXPERIMENT, TRAIN_RUNS = "ray", "train"  # folders of a run: Tune's, and Train's of trials in several processes
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a search found."""
@@ -87,7 +90,7 @@ def run_search(
     say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
     with ray_session(say):
         results = _run_trials(prepared, inputs, run_folder, say)
-        first, winner, trials = _pick(results, prepared)
+        first, winner, trials = _pick(results, prepared, run_folder / TRAIN_RUNS)
     _write_trials(run_folder / "trials.csv", trials)
     scores = {"base": base}
     for label, candidate in (("first trial", first), ("tuned", winner)):
@@ -194,7 +197,7 @@ def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path,
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         threads=placement.threads,
-        storage=run_folder / "train",
+        storage=run_folder / TRAIN_RUNS,
     )
     trainable = tuning.named_trainable(tune.with_parameters(worker.run_trial, plan=plan))
     tuner = tune.Tuner(
@@ -208,7 +211,7 @@ def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path,
             trial_dirname_creator=tuning.trial_name,
         ),
         run_config=tune.RunConfig(
-            name="ray",
+            name=EXPERIMENT,
             storage_path=str(run_folder),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
@@ -231,7 +234,7 @@ def _trial_resources(placement: Placement) -> dict[str, float]:
     return {"CPU": 1.0, **gpu}
 
 
-def _pick(results: Any, prepared: Prepared) -> tuple[Candidate, Candidate, list[dict[str, Any]]]:
+def _pick(results: Any, prepared: Prepared, train_runs: Path) -> tuple[Candidate, Candidate, list[dict[str, Any]]]:
     """First trial, winner, and a row for each trial: by objective, then mrr/macro, then the earlier epoch."""
     from nic_ray import tuning, worker
 
@@ -241,10 +244,11 @@ def _pick(results: Any, prepared: Prepared) -> tuple[Candidate, Candidate, list[
     for result in sorted(results, key=lambda each: each.config[tuning.NUMBER]):
         number = result.config[tuning.NUMBER]
         sample = {name: value for name, value in result.config.items() if name != tuning.NUMBER}
-        state = worker.last_state(result)
-        row = {"trial": f"trial-{number:03d}", "status": _status(result), **sample}
+        name = tuning.numbered(number)
+        state = worker.last_state(result, train_runs / name)
+        row = {"trial": name, "status": _status(result), **sample}
         if state is not None:
-            found = best_of(row["trial"], trial_config(config.train, sample), state)
+            found = best_of(name, trial_config(config.train, sample), state)
             best = best_candidate([*candidates.values(), found], objective)
             # only two sets of weights are kept: of the first trial and of the best so far
             candidates = {key: each for key, each in candidates.items() if key == 0 or each is best}
@@ -290,7 +294,7 @@ def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _training_log(run_folder: Path, trial: str) -> str:
-    for path in (run_folder / "ray" / trial / LOG, run_folder / "train" / trial / LOG):
+    for path in (run_folder / EXPERIMENT / trial / LOG, run_folder / TRAIN_RUNS / trial / LOG):
         if path.exists():
             return path.read_text(encoding="utf-8")
     return ""

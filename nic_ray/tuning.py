@@ -133,7 +133,12 @@ def named_trainable(function: Callable[[dict[str, Any]], None]) -> type[Any]:
 
 def trial_name(trial: Any) -> str:
     """The name of a trial: of its actor and of its folder."""
-    return f"trial-{trial.config[NUMBER]:03d}"
+    return numbered(trial.config[NUMBER])
+
+
+def numbered(number: int) -> str:
+    """The name of the trial with a number in the study."""
+    return f"trial-{number:03d}"
 
 
 def shown_sample(sample: Mapping[str, Any]) -> str:

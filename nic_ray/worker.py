@@ -1,6 +1,8 @@
 """One trial under Ray: a TorchTrainer around the training loop, in one process or in several."""
 
+import contextlib
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,14 +90,21 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
     ).fit()
 
 
-def last_state(result: tune.Result) -> dict[str, Any] | None:
+def last_state(result: tune.Result, folder: Path) -> dict[str, Any] | None:
     """The state of a trial's last evaluation, which holds the weights of its best; None if it has none.
 
-    Tune keeps the checkpoint of a trial in one process, Train that of a trial in several.
+    Tune keeps the checkpoint of a trial in one process. Train keeps that of a trial in several, which may be
+    newer than the last one that Tune was told of: its workers go on until they are killed, perhaps while they
+    copy a checkpoint.
+
+    Args:
+        folder: where Train keeps the trial's checkpoints, if it does.
     """
-    in_metrics = (result.metrics or {}).get("checkpoint_path")
-    folder = in_metrics if result.checkpoint is None else result.checkpoint.path
-    return None if folder is None else load_state(Path(folder))
+    kept = [] if result.checkpoint is None else [Path(result.checkpoint.path)]
+    for checkpoint in [*kept, *sorted(folder.glob("checkpoint_*"), reverse=True)]:
+        with contextlib.suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return load_state(checkpoint)
+    return None
 
 
 def _train_here(given: dict[str, Any]) -> None:

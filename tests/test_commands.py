@@ -1,0 +1,182 @@
+"""What a user's mistake costs: one clear message, exit code 2, no traceback, nothing written."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nic_ray import console, train, tune
+
+Run = Callable[..., tuple[int, str]]
+
+GOOD = {"query": "why?", "positive": "because", "domain": "radar"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path) -> Run:
+    """Runs a command in this process, in an empty folder: exit code and what it wrote to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(main: Callable[..., None], *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            console.run(main)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def config_file(folder: Path, **sections: object) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(sections), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def rows(*changed: dict[str, object]) -> bytes:
+    good = [{**GOOD, "positive": f"because {number}"} for number in range(4)]
+    return "".join(json.dumps(row) + "\n" for row in [*good, *changed]).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "holds no rows"),
+        (rows() + b"{oops\n", "line 5: not JSON"),
+        (rows() + b'{"query": "caf\xe9"}\n', "line 5: not UTF-8"),
+        (rows({"query": "why?", "domain": "radar"}), 'line 5: "positive" is missing (found: domain, query)'),
+        (rows({**GOOD, "query": "  "}), 'line 5: "query" is empty'),
+        (rows({**GOOD, "positive": ["because"]}), 'line 5: "positive" must be text, got a list'),
+        (rows({**GOOD, "domain": "hvac"}), 'domain "hvac" has too few distinct positive passages, 1; want 3'),
+    ],
+)
+@pytest.mark.parametrize("main", [tune.main, train.main])
+def test_unusable_pairs_are_refused(run, tmp_path, main, content, message):
+    pairs = tmp_path / "pairs.jsonl"
+    if content is not None:
+        pairs.write_bytes(content)
+    code, complaint = run(main, config_file(tmp_path), "--data", pairs)
+    assert code == 2
+    assert message in complaint
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"learning_rat": 1e-3}}, "train.learning_rat: no such setting; did you mean learning_rate?"),
+        ({"train": {"learning_rate": -1}}, "train.learning_rate: must be > 0"),
+        ({"space": {"frozen_layer": {"choice": [1]}}}, "space.frozen_layer: no such hyperparameter; did you mean"),
+        ({"train": {"base_model": "nowhere"}}, "nowhere: no such folder, and the model hub does not give it"),
+        ({"train": {"base_model": "."}}, "holds no model"),
+    ],
+)
+def test_unusable_settings_are_refused(run, tmp_path, tiny_pairs_file, sections, message):
+    code, complaint = run(tune.main, config_file(tmp_path, **sections), "--data", tiny_pairs_file)
+    assert code == 2
+    assert message in complaint
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("section", ["train", "space"])
+def test_more_frozen_blocks_than_the_model_has_are_refused(run, tmp_path, tiny_pairs_file, section):
+    ten: dict[str, object] = {"train": {"frozen_layers": 10}}
+    if section == "space":
+        ten = {"space": {"frozen_layers": {"choice": [4, 10]}}}
+    code, complaint = run(tune.main, config_file(tmp_path, **ten), "--data", tiny_pairs_file)
+    assert code == 2
+    assert f"{section}.frozen_layers: must be 0 to 5 for all-MiniLM-L6-v2, which has 6 blocks, got 10" in complaint
+
+
+def test_an_existing_model_is_refused_before_anything_is_read(run, tmp_path):
+    (tmp_path / "models" / "nic-embeddings-v1.0").mkdir(parents=True)
+    code, complaint = run(tune.main, config_file(tmp_path), "--data", "missing.jsonl")
+    assert code == 2
+    assert "exists already" in complaint
+    assert "--overwrite" in complaint
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(run, tmp_path, tiny_pairs_file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = config_file(tmp_path, train={"device": "cuda"})
+    code, complaint = run(train.main, config, "--data", tiny_pairs_file)
+    assert code == 2
+    assert "train.device: cuda is asked for, and PyTorch sees no CUDA device here" in complaint
+
+
+def test_a_config_that_is_not_there_is_refused(run):
+    code, complaint = run(tune.main, "tune_configs/cup.yaml")
+    assert code == 2
+    assert "tune_configs/cup.yaml: no such file" in complaint
+
+
+def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, tiny_pairs_file, tiny_model):
+    settings = {
+        "base_model": str(tiny_model(layers=3)),
+        "frozen_layers": 1,
+        "batch_size": 8,
+        "epochs": 2,
+        "learning_rate": 1e-3,
+    }
+    config = config_file(tmp_path, train=settings)
+    assert run(train.main, config, "--data", tiny_pairs_file)[0] == 0
+    (whole,) = (tmp_path / "runs").iterdir()
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "config.yaml").write_text((whole / "config.yaml").read_text())
+    (whole / "checkpoints" / "epoch-001").rename(tmp_path / "first")
+    (again / "checkpoints").mkdir()
+    (tmp_path / "first").rename(again / "checkpoints" / "epoch-001")
+    assert run(train.main, "--resume", again)[0] == 0
+    last_lines = [(folder / "training.log").read_text().splitlines()[-1] for folder in (whole, again)]
+    said = [line.split("  evaluation  ")[1] for line in last_lines]
+    assert said[0] == said[1]
+    for folder in (whole, again):
+        assert (folder / "model" / "model.safetensors").is_file()
+        assert (folder / "checkpoints" / "epoch-002" / "state.pt").is_file()
+
+
+def test_resuming_with_other_settings_is_refused(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    code, complaint = run(train.main, "--resume", folder)
+    assert (code, "no run of nic_ray.train" in complaint) == (2, True)
+    (folder / "config.yaml").write_text("train: {epochs: 5}")
+    code, complaint = run(train.main, config_file(tmp_path, train={"epochs": 6}), "--resume", folder)
+    assert (code, "was started with other settings" in complaint) == (2, True)
+    code, complaint = run(train.main)
+    assert (code, "name a CONFIG" in complaint) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["check", "train", "tune", "evaluate"])
+def test_help_comes_without_the_heavy_libraries(command):
+    script = (
+        f"import sys, runpy; sys.argv = ['{command}', '--help']\n"
+        f"try: runpy.run_module('nic_ray.{command}', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_smoke_search_runs_as_a_command(tmp_path):
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "nic_ray.tune", "tune_configs/smoke.yaml"]
+    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "smoke"]
+    done = subprocess.run([*command, *folders], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    for word in ("dashboard: http://127.0.0.1:", "ray get-auth-token", "macro", "worst", "winner: trial-00"):
+        assert word in done.stdout
+    from sentence_transformers import SentenceTransformer
+
+    assert SentenceTransformer(str(tmp_path / "models" / "smoke"), device="cpu").encode(["How?"]).shape == (1, 384)
+    again = subprocess.run([*command, *folders], cwd=root, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "Traceback" not in again.stderr
