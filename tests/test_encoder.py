@@ -1,0 +1,333 @@
+"""The encoder against Sentence Transformers, whole and cut, and what freezing and dropout reach."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from nic_ray import encoder as module
+from nic_ray.encoder import (
+    check_frozen_layers,
+    load,
+    lower,
+    set_dropout,
+    token_limit,
+    tokenize,
+    upper,
+)
+from nic_ray.errors import InputError
+
+TEXTS = [
+    "Replace the pumps rotor when it is leaking.",
+    "my dial is hot",
+    "x",
+    "what to do about a stuck handset? " * 5,
+]
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+}
+UNCUTTABLE = {
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66},
+    "modernbert": SIZES | {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "electra": SIZES | {"embedding_size": 16},  # has a layer between its embeddings and its first block
+}
+
+
+@pytest.fixture(scope="session")
+def other_model(tiny_model, tmp_path_factory):
+    """`other_model(kind, settings)`: like `tiny_model`, of any architecture."""
+
+    def make(kind: str, settings: dict) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model("mpnet"))
+        tokenizer.save_pretrained(folder)
+        config = AutoConfig.for_model(
+            kind, vocab_size=len(tokenizer), pad_token_id=1, initializer_range=0.1, **settings
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            AutoModel.from_config(config).save_pretrained(folder)
+        modules = [Transformer(str(folder), max_seq_length=64), Pooling(32), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def uncuttable(other_model):
+    made = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = other_model(kind, UNCUTTABLE[kind])
+        return made[kind]
+
+    return make
+
+
+def padded(encoder, texts=TEXTS) -> tuple[Tensor, Tensor]:
+    """Ids and mask as Hugging Face's own tokenizer pads them."""
+    rows = encoder.model.tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+    return rows["input_ids"], rows["attention_mask"]
+
+
+def assert_embeds_as_the_whole(encoder, depth: int) -> None:
+    expected = encoder.model.encode(TEXTS, convert_to_tensor=True)
+    ids, mask = padded(encoder)
+    from_ids = upper(encoder, depth, from_ids=True).eval()(ids, mask).detach()
+    torch.testing.assert_close(from_ids, expected, atol=1e-5, rtol=0)
+    if encoder.can_be_cut and depth:
+        hidden = lower(encoder, 0, depth)(ids, mask)
+        assert hidden.shape[:2] == ids.shape
+        in_two = upper(encoder, depth).eval()(hidden, mask).detach()
+        torch.testing.assert_close(in_two, expected, atol=1e-5, rtol=0)
+
+
+def step_with_decay(part, encoder) -> None:
+    """One optimizer step that moves whatever can move."""
+    part.train()
+    optimizer = torch.optim.AdamW([value for value in part.parameters() if value.requires_grad], lr=0.01)
+    part(*padded(encoder)).square()[:, 0].sum().backward()
+    optimizer.step()
+
+
+def weights_of(transformer: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in transformer.named_parameters()}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+def test_lower_and_upper_give_what_sentence_transformers_gives(tiny_model, model_type, depth):
+    encoder = load(str(tiny_model(model_type, 3)))
+    assert (encoder.can_be_cut, encoder.blocks) == (True, 3)
+    assert_embeds_as_the_whole(encoder, depth)
+
+
+def test_lower_and_upper_of_the_packaged_model_give_what_sentence_transformers_gives():
+    encoder = load("all-MiniLM-L6-v2")
+    assert (encoder.can_be_cut, encoder.blocks) == (True, 6)
+    for depth in range(6):
+        assert_embeds_as_the_whole(encoder, depth)
+
+
+def test_a_lower_part_may_start_where_another_ends(tiny_model):
+    encoder = load(str(tiny_model("mpnet", 3)))
+    ids, mask = padded(encoder)
+    at_once, first = lower(encoder, 0, 2)(ids, mask), lower(encoder, 0, 1)(ids, mask)
+    torch.testing.assert_close(lower(encoder, 1, 2)(first, mask)[mask.bool()], at_once[mask.bool()])
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("kind", UNCUTTABLE)
+def test_a_model_that_cannot_be_cut_embeds_all_the_same(uncuttable, kind, depth):
+    encoder = load(str(uncuttable(kind)))
+    assert (encoder.can_be_cut, encoder.blocks) == (False, 3)
+    assert_embeds_as_the_whole(encoder, depth)
+    with pytest.raises(ValueError, match="cannot be cut"):
+        lower(encoder, 0, 1)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
+def test_a_model_that_cannot_be_cut_trains_its_upper_blocks_only(uncuttable, kind, depth):
+    encoder = load(str(uncuttable(kind)))
+    before = weights_of(encoder.transformer)
+    step_with_decay(upper(encoder, depth), encoder)
+    changed = {name for name, value in encoder.transformer.named_parameters() if not torch.equal(value, before[name])}
+    blocks = {name: re.search(r"\blayers?\.(\d+)\.", name) for name in before}
+    expected = {name for name, block in blocks.items() if depth == 0 or (block and int(block[1]) >= depth)}
+    assert changed == expected
+
+
+@pytest.mark.parametrize("kind", UNCUTTABLE)
+def test_no_dropout_runs_below_the_trained_blocks_of_a_model_that_cannot_be_cut(uncuttable, kind):
+    encoder = load(str(uncuttable(kind)))
+    upper(encoder, 2).train()
+    top = set(module._blocks_of(encoder.transformer)[2].modules())
+    trains = {each for each in encoder.transformer.modules() if each.training}
+    assert trains == top
+
+
+def test_a_frozen_part_runs_without_dropout_and_without_gradient(tiny_model):
+    encoder = load(str(tiny_model("bert", 3)))
+    part = upper(encoder, 2, from_ids=True)
+    set_dropout(part, attention=0.5, hidden=0.5)
+    part.train()
+    assert [each.training for each in part.lower.modules()] == [False] * len(list(part.lower.modules()))
+    assert all(each.training for each in part.transformer.modules())
+    assert not part.lower(*padded(encoder)).requires_grad
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_only_parameters_above_the_cut_require_a_gradient(tiny_model, model_type, depth):
+    encoder = load(str(tiny_model(model_type, 3)))
+    upper(encoder, 1 if depth == 0 else 0)  # what an earlier part trained is forgotten
+    upper(encoder, depth)
+    for name, value in encoder.transformer.named_parameters():
+        block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
+        trains = block >= depth if depth else "pooler" not in name
+        assert value.requires_grad == trains, name
+
+
+def test_training_a_part_trains_the_encoder(tiny_model):
+    encoder = load(str(tiny_model()))
+    before = encoder.model.encode(TEXTS)
+    step_with_decay(upper(encoder, 1, from_ids=True), encoder)
+    assert np.abs(encoder.model.encode(TEXTS) - before).max() > 1e-3
+
+
+def test_a_trained_state_is_put_back_bit_for_bit(tiny_model):
+    encoder = load(str(tiny_model()))
+    part = upper(encoder, 1, from_ids=True)
+    kept = {name: value.clone() for name, value in part.trained_state().items()}
+    step_with_decay(part, encoder)
+    assert not all(torch.equal(value, kept[name]) for name, value in part.trained_state().items())
+    part.load_trained_state(kept)
+    assert all(torch.equal(value, kept[name]) for name, value in part.trained_state().items())
+
+
+def test_the_state_of_another_cut_is_refused(tiny_model):
+    encoder = load(str(tiny_model()))
+    state = upper(encoder, 1).trained_state()
+    with pytest.raises(ValueError, match=rf"the state has {len(state)} tensors of another cut, want \d+"):
+        upper(encoder, 0).load_trained_state(state)
+
+
+DROPOUTS = {
+    "bert": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
+    "mpnet": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
+    "xlm-roberta": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
+    "distilbert": ("attention_dropout", "dropout"),
+}
+
+
+@pytest.mark.parametrize("kind", DROPOUTS)
+def test_dropout_is_set_where_transformers_would_set_it(tiny_model, uncuttable, kind):
+    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+    config = type(encoder.transformer.config)(**encoder.transformer.config.to_dict())
+    for name, share in zip(DROPOUTS[kind], (0.3, 0.2), strict=True):
+        setattr(config, name, share)
+    expected = {name: each.p for name, each in AutoModel.from_config(config).named_modules() if drops(each)}
+    assert set(expected.values()) == {0.3, 0.2}
+    set_dropout(upper(encoder, 0), attention=0.3, hidden=0.2)
+    assert {name: each.p for name, each in encoder.transformer.named_modules() if drops(each)} == expected
+
+
+def drops(each: nn.Module) -> bool:
+    return isinstance(each, nn.Dropout)
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(8, 8), (64, 64), (500, 64)])
+def test_a_text_is_cut_off_at_the_lower_of_both_limits(tiny_model, asked, limit):
+    encoder = load(str(tiny_model()))
+    assert token_limit(encoder, asked) == limit
+    ids, offsets = tokenize(encoder, ["hot " * 300, "hot"], asked)
+    assert np.diff(offsets).tolist() == [limit, 3]
+    assert ids[limit - 1] == ids[-1] == encoder.model.tokenizer.sep_token_id
+
+
+def test_token_ids_are_those_of_the_tokenizer_without_padding(tiny_model):
+    encoder = load(str(tiny_model()))
+    ids, offsets = tokenize(encoder, TEXTS, 64)
+    expected, mask = padded(encoder)
+    for text in range(len(TEXTS)):
+        own = ids[offsets[text] : offsets[text + 1]]
+        assert own.tolist() == expected[text][mask[text].bool()].tolist()
+
+
+def test_no_texts_have_no_tokens(tiny_model):
+    ids, offsets = tokenize(load(str(tiny_model())), [], 64)
+    assert (ids.tolist(), offsets.tolist()) == ([], [0])
+
+
+def test_the_hash_is_of_the_weights_and_not_of_the_file(tiny_model, tmp_path):
+    folder = tiny_model()
+    shutil.copytree(folder, tmp_path / "same")
+    weights = load_file(tmp_path / "same" / "model.safetensors")
+    save_file(weights, tmp_path / "same" / "model.safetensors", metadata={"format": "pt", "note": "new"})
+    shutil.copytree(folder, tmp_path / "other")
+    weights["encoder.layer.0.output.dense.bias"][0] += 1e-3
+    save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    original, same, other = (load(str(each)) for each in (folder, tmp_path / "same", tmp_path / "other"))
+    assert original.weights_sha256 == same.weights_sha256 != other.weights_sha256
+
+
+def test_packaged_weights_of_another_hash_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(InputError, match=r"model\.safetensors: SHA-256 is 53aa5117\w+, want 0{64}; install"):
+        load("all-MiniLM-L6-v2")
+
+
+def test_a_folder_named_like_the_packaged_model_goes_before_it(tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(tiny_model(), tmp_path / "all-MiniLM-L6-v2")
+    monkeypatch.chdir(tmp_path)
+    assert load("all-MiniLM-L6-v2").blocks == 2
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no model \(no modules\.json, no config\.json\); name a folder"):
+        load(str(tmp_path))
+
+
+def test_a_file_is_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.safetensors: holds no model .*; name a folder"):
+        load(str(file))
+
+
+def test_a_folder_with_broken_weights_is_refused(tiny_model, tmp_path):
+    shutil.copytree(tiny_model(), tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"broken: not a model that Sentence Transformers can load \(.+\); name"):
+        load(str(tmp_path / "broken"))
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused():
+    with pytest.raises(InputError, match=r"no-one/nothing: no such folder, and the model hub does not give it"):
+        load("no-one/nothing")
+
+
+def test_a_model_whose_blocks_share_their_weights_is_refused(other_model):
+    folder = other_model("albert", SIZES | {"embedding_size": 16})
+    with pytest.raises(InputError, match="holds no transformer with a list of blocks; name an encoder such as"):
+        load(str(folder))
+
+
+def test_a_model_without_a_transformer_is_refused(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model()).backend_tokenizer
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    static.save(str(tmp_path / "static"), create_model_card=False)
+    with pytest.raises(InputError, match="holds no transformer with a list of blocks; name an encoder such as"):
+        load(str(tmp_path / "static"))
+
+
+@pytest.mark.parametrize("values", [[0], [1], [0, 1, 1]])
+def test_depths_that_leave_a_block_to_train_are_let_through(tiny_model, values):
+    check_frozen_layers(load(str(tiny_model())), values, "train.frozen_layers")
+
+
+def test_depths_that_the_model_does_not_have_are_all_named(tiny_model):
+    encoder = load(str(tiny_model("bert", 6)))
+    message = r"^space\.frozen_layers: must be 0 to 5 for .+, which has 6 blocks, got -1, 6, 12$"
+    with pytest.raises(InputError, match=message):
+        check_frozen_layers(encoder, [12, 5, 6, -1, 6, 0], "space.frozen_layers")

@@ -1,0 +1,551 @@
+"""Training: its gradients against plain autograd, and the course it takes, stops and goes on at."""
+
+import dataclasses
+import io
+import itertools
+import logging
+import math
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from nic_ray import loop
+from nic_ray.activations import CHUNK_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.config import TrainConfig
+from nic_ray.encoder import load, set_dropout, upper
+from nic_ray.errors import RunError
+from nic_ray.evaluation import evaluate
+from nic_ray.loop import accumulate_gradients, fit, make_batch, rate_factor
+from nic_ray.pairs import Pair, index_pairs, relevant_passages
+
+OBJECTIVE = "recall_at_5/macro"
+# 48 rows: six batches an epoch, and an evaluation after each of them.
+CONFIG = TrainConfig(
+    frozen_layers=1,
+    epochs=4,
+    batch_size=8,
+    evaluations_per_epoch=6,
+    hidden_dropout=0.0,
+    max_tokens=64,
+    precision="fp32",
+)
+
+
+def changed(**settings) -> TrainConfig:
+    return CONFIG.model_copy(update=settings)
+
+
+def steady(part) -> dict[str, float]:
+    """An evaluation that finds nothing new."""
+    return {OBJECTIVE: 0.5, "mrr/macro": 0.5}
+
+
+def scripted(*found):
+    """Evaluations that give these objectives, or pairs of objective and MRR, in turn."""
+    readings = iter(found)
+
+    def read(part) -> dict[str, float]:
+        objective, mrr = next(readings) if isinstance(found[0], tuple) else (next(readings), 0.0)
+        return {OBJECTIVE: objective, "mrr/macro": mrr}
+
+    return read
+
+
+@pytest.fixture
+def prepared(tiny_model, tiny_pairs):
+    """`prepared(config, ...)`: what `fit` needs of a fresh two-layer model, and the model itself."""
+
+    def prepare(config=CONFIG, *, from_ids=False, model_type="bert", layers=2, pairs=tiny_pairs):
+        encoder, collection = load(str(tiny_model(model_type, layers))), index_pairs(pairs)
+        tokens = token_inputs(encoder, collection.texts, config.max_tokens)
+        depth = 0 if from_ids else config.frozen_layers
+        source = feed(frozen_inputs(encoder, tokens, [depth])[depth], "cpu")
+        return encoder, collection, upper(encoder, config.frozen_layers, from_ids=from_ids), source
+
+    return prepare
+
+
+@pytest.fixture
+def train(prepared):
+    """`train(config, ...)`: the evaluations of a fresh model's training, all or the first so many."""
+
+    def run(config=CONFIG, evaluate=steady, *, rows=range(48), state=None, bf16=False, first=None, **kind):
+        _, collection, part, source = prepared(config, **kind)
+        training = fit(config, collection, rows, part, source, evaluate, objective=OBJECTIVE, state=state, bf16=bf16)
+        return list(itertools.islice(training, first))
+
+    return run
+
+
+def losses(evaluations) -> list[float]:
+    return [evaluation.metrics["loss"] for evaluation in evaluations]
+
+
+def gradients(part) -> dict[str, torch.Tensor]:
+    """A copy of what has been accumulated, which is then cleared."""
+    found = {name: value.grad.clone() for name, value in part.named_parameters() if value.requires_grad}
+    part.zero_grad()
+    return found
+
+
+def assert_same_gradients(found, expected, *, rtol=1e-4) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        # A key's bias moves all logits of a softmax alike: its gradient is 0 but for rounding.
+        close = torch.allclose(gradient, expected[name], rtol=rtol, atol=2e-6)
+        assert close, f"{name} is off by {(gradient - expected[name]).abs().max():.2g}"
+    assert max(gradient.abs().max() for gradient in found.values()) > 1e-3
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+def test_gradients_are_those_of_sentence_transformers_when_no_passage_repeats(prepared, tiny_pairs, model_type, depth):
+    config = changed(frozen_layers=depth)
+    encoder, collection, part, source = prepared(config, model_type=model_type)
+    rows = np.arange(0, 48, 4)  # passages 0, 2, 4, ... whose hard negatives are 1, 3, 5, ...
+    batch = make_batch(collection, relevant_passages(collection), rows, 1)
+    assert (len(batch.passages), batch.masked.any()) == (24, False)
+    part.train()
+    set_dropout(part, attention=0.0, hidden=0.0)
+    loss = accumulate_gradients(part, source, batch, config)
+    found = {n: p.grad.clone() for n, p in encoder.transformer.named_parameters() if p.grad is not None}
+
+    model = load(encoder.name).model.eval()
+    chosen = [tiny_pairs[row] for row in rows]
+    texts = [each.query for each in chosen] + [each.positive for each in chosen]
+    texts += [each.negatives[0] for each in chosen]
+    padded = model.tokenizer(texts, padding=True, return_tensors="pt")
+    whole = model({key: padded[key] for key in ("input_ids", "attention_mask")})["sentence_embedding"]
+    reference = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0).compute_loss_from_embeddings(
+        list(whole.chunk(3)), labels=torch.empty(0)
+    )
+    reference.backward()
+    expected = {n: p.grad for n, p in model[0].auto_model.named_parameters() if n in found}
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
+    assert any("layer.1" in name for name in found)
+    assert any("word_embeddings" in name for name in found) == (depth == 0)
+    assert_same_gradients(found, expected)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.3])
+@pytest.mark.parametrize("attention", [0.0, 0.3])
+def test_gradients_of_a_cached_batch_are_those_of_one_that_is_not(prepared, monkeypatch, hidden, attention):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 100)
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(32), 1)
+    part.train()
+    set_dropout(part, attention=attention, hidden=hidden)
+    runs = []
+    part.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    found, after = [], []
+    for tokens in (10**6, 256):
+        torch.manual_seed(7)
+        loss = accumulate_gradients(part, source, batch, changed(micro_batch_tokens=tokens))
+        found.append(gradients(part) | {"loss": loss})
+        after.append(torch.get_rng_state())
+    once = len(runs) // 3
+    assert once > 3  # several chunks; cached, they run without a gradient first
+    assert runs == [True] * once + [False] * once + [True] * once
+    assert_same_gradients(found[1], found[0])
+    assert torch.equal(after[0], after[1])
+
+
+def test_gradients_do_not_depend_on_the_size_of_the_chunks(prepared, monkeypatch):
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
+    found = []
+    for tokens in (4096, 1):
+        monkeypatch.setitem(CHUNK_TOKENS, "cpu", tokens)
+        accumulate_gradients(part, source, batch, CONFIG)
+        found.append(gradients(part))
+    assert_same_gradients(found[1], found[0])
+
+
+def test_gradients_of_two_workers_are_those_of_one(tiny_model_folder, tiny_pairs, monkeypatch):
+    pairs = with_second_answers(tiny_pairs)
+    alone = results_of(tiny_model_folder, pairs)
+    place, posted, barrier = threading.local(), {}, threading.Barrier(2, timeout=60)
+
+    def exchange(own: torch.Tensor) -> list[torch.Tensor]:
+        posted[place.rank] = own.clone()
+        barrier.wait()
+        everybodys = [posted[0], posted[1]]
+        barrier.wait()
+        return everybodys
+
+    def run(rank: int) -> dict:
+        place.rank = rank
+        try:
+            return results_of(tiny_model_folder, pairs)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    group = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        get_rank=lambda: place.rank,
+        all_gather=lambda into, own: [row.copy_(sent) for row, sent in zip(into, exchange(own), strict=True)],
+        all_reduce=lambda own: own.copy_(sum(exchange(own))),
+    )
+    monkeypatch.setattr(loop, "dist", group)
+    with ThreadPoolExecutor(2) as threads:
+        for together in threads.map(run, range(2)):
+            assert_same_results(together, alone)
+
+
+@pytest.mark.slow  # each process needs ten seconds to import what it uses
+def test_gradients_of_two_gloo_processes_are_those_of_one(tiny_model_folder, tiny_pairs, tmp_path):
+    pairs = with_second_answers(tiny_pairs)
+    arguments = (f"file://{tmp_path / 'rendezvous'}", tiny_model_folder, pairs, tmp_path)
+    torch.multiprocessing.spawn(work, arguments, nprocs=2)
+    alone = results_of(tiny_model_folder, pairs)
+    for rank in range(2):
+        assert_same_results(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone)
+
+
+def work(rank: int, rendezvous: str, folder: Path, pairs: list[Pair], out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    torch.save(results_of(folder, pairs), out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def with_second_answers(pairs: list[Pair]) -> list[Pair]:
+    """64 rows: `pairs`, and 16 of their queries once more, each with another answer and two negatives."""
+    again = [
+        dataclasses.replace(pair, positive=f"also: {pair.positive}", negatives=(pair.positive, "buy a new one"))
+        for pair in pairs[::3]
+    ]
+    return [*pairs, *again]
+
+
+def results_of(folder: Path, pairs: list[Pair]) -> dict:
+    """Gradients of two batches of 64 and the losses of a short training, by the workers there are."""
+    encoder, collection = load(str(folder)), index_pairs(pairs)
+    source = feed(frozen_inputs(encoder, token_inputs(encoder, collection.texts, 64), [1])[1], "cpu")
+    part = upper(encoder, 1).train()
+    set_dropout(part, attention=0.0, hidden=0.0)
+    batch = make_batch(collection, relevant_passages(collection), np.arange(64), 2)
+    assert batch.masked.sum() == 32  # each of the 16 asks twice, and each time the other answer is in the batch
+    found = {}
+    for name, each in (
+        ("second answers", batch),
+        ("no second answers", dataclasses.replace(batch, masked=np.zeros_like(batch.masked))),
+    ):
+        loss = accumulate_gradients(part, source, each, CONFIG)
+        found[name] = gradients(part) | {"loss": loss}
+    config = changed(batch_size=16, evaluations_per_epoch=4, epochs=2, hard_negatives=2, learning_rate=1e-3)
+    found["losses"] = losses(fit(config, collection, range(64), part, source, steady, objective=OBJECTIVE))
+    return found
+
+
+def assert_same_results(found: dict, expected: dict) -> None:
+    for case in ("no second answers", "second answers"):
+        assert found[case]["loss"].item() == pytest.approx(expected[case]["loss"].item(), rel=1e-6)
+        assert_same_gradients(found[case], expected[case])
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+
+
+def test_a_batch_masks_every_known_answer_of_the_whole_collection():
+    pairs = [
+        Pair("q", "a", "d"),
+        Pair("q", "b", "d"),
+        Pair("other", "a", "d"),
+        Pair("third", "c", "d", ("b",)),
+        Pair("third", "d", "d", ("a", "e")),
+    ]
+    collection = index_pairs(pairs)
+    batch = make_batch(collection, relevant_passages(collection), np.array([0, 2, 4]), 1)
+    texts = [collection.texts[text] for text in batch.texts]
+    passages = [texts[place] for place in batch.passages]
+    assert sorted(texts) == ["a", "d", "other", "q", "third"]
+    assert sorted(passages) == ["a", "d"]  # the first negative of row 4 is a positive of others; e is its second
+    assert [texts[place] for place in batch.queries] == ["q", "other", "third"]
+    assert [passages[place] for place in batch.positive] == ["a", "a", "d"]
+    assert not batch.masked.any()
+
+    batch = make_batch(collection, relevant_passages(collection), np.array([0, 3, 4]), 2)
+    passages = [collection.texts[batch.texts[place]] for place in batch.passages]
+    masked = [{passages[place] for place in np.flatnonzero(row)} for row in batch.masked]
+    assert sorted(passages) == ["a", "b", "c", "d", "e"]
+    assert masked == [{"b"}, {"d"}, {"c"}]  # q's other answer came along as a hard negative of another row
+
+
+@pytest.mark.parametrize(("hard_negatives", "passages"), [(0, 2), (1, 3), (2, 4), (9, 4)])
+def test_a_batch_takes_as_many_hard_negatives_of_a_row_as_asked_for(hard_negatives, passages):
+    collection = index_pairs([Pair("q", "a", "d", ("x", "y")), Pair("r", "b", "d", ("x",))])
+    batch = make_batch(collection, relevant_passages(collection), np.array([0, 1]), hard_negatives)
+    assert len(batch.passages) == passages
+
+
+@pytest.mark.parametrize("rate", [2e-5, 1e-3])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+def test_training_from_frozen_activations_has_the_losses_of_training_from_token_ids(train, model_type, rate):
+    config = changed(learning_rate=rate, frozen_layers=2)
+    cached = losses(train(config, model_type=model_type, layers=3))
+    whole = losses(train(config, model_type=model_type, layers=3, from_ids=True))
+    assert len(cached) == 24
+    assert cached == pytest.approx(whole, abs=1e-5)
+    assert len(set(cached)) == 24
+
+
+def test_bf16_training_stays_near_fp32_training(train):
+    exact, short = losses(train()), losses(train(bf16=True))
+    assert short != exact
+    assert short == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+def test_frozen_parameters_are_bit_identical_after_training_and_all_others_are_not(prepared, model_type, depth):
+    config = changed(frozen_layers=depth, epochs=1, hidden_dropout=0.1, learning_rate=1e-3)
+    encoder, collection, part, source = prepared(config, model_type=model_type, layers=3)
+    before = {name: value.detach().clone() for name, value in encoder.transformer.named_parameters()}
+    for _ in fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE):
+        pass
+    for name, value in encoder.transformer.named_parameters():
+        block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
+        trained = block >= depth if depth else "pooler" not in name
+        assert torch.equal(value, before[name]) != trained, name
+
+
+def test_training_learns(prepared):
+    config = changed(learning_rate=3e-3, epochs=8, evaluations_per_epoch=1)
+    _, collection, part, source = prepared(config)
+    readings = list(
+        fit(
+            config,
+            collection,
+            range(48),
+            part,
+            source,
+            lambda each: evaluate(each, source, collection, range(48)),
+            objective=OBJECTIVE,
+        )
+    )
+    assert losses(readings)[-1] < 0.5 * losses(readings)[0]
+    assert readings[-1].metrics["objective"] > 0.9 > readings[0].metrics[OBJECTIVE]
+
+
+def test_the_same_seed_gives_the_same_bits(train):
+    config = changed(hidden_dropout=0.2, epochs=1)
+    first, second = train(config), train(config)
+    other = train(config.model_copy(update={"seed": 43}))
+    assert losses(first) == losses(second)
+    assert losses(first)[0] != losses(other)[0]
+    for name, value in first[-1].state["upper"].items():
+        assert torch.equal(value, second[-1].state["upper"][name])
+
+
+@pytest.mark.parametrize("settings", [{}, {"queries_per_passage": 2}, {"evaluations_per_epoch": 2}])
+def test_every_training_row_is_met_once_an_epoch_and_no_other(train, monkeypatch, settings):
+    met = []
+
+    def spy(collection, relevant, rows, hard_negatives):
+        met.append(rows)
+        return make_batch(collection, relevant, rows, hard_negatives)
+
+    monkeypatch.setattr(loop, "make_batch", spy)
+    rows = list(range(3, 45))
+    train(changed(epochs=2, **settings), rows=rows)
+    epochs = np.split(np.concatenate(met), 2)
+    assert [sorted(epoch.tolist()) for epoch in epochs] == [rows, rows]
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "epochs"),
+    [(1, [1, 2]), (2, [0.5, 1, 1.5, 2]), (4, [2 / 6, 0.5, 4 / 6, 1, 8 / 6, 1.5, 10 / 6, 2])],
+)
+def test_evaluations_are_spread_evenly_and_the_last_ends_an_epoch(train, evaluations, epochs):
+    found = [each.metrics for each in train(changed(epochs=2, evaluations_per_epoch=evaluations))]
+    assert [each["epoch"] for each in found] == pytest.approx(epochs)
+    assert [each["step"] for each in found] == pytest.approx([6 * epoch for epoch in epochs])
+    assert [each["evaluation"] for each in found] == list(range(1, len(epochs) + 1))
+    assert [each["finished"] for each in found] == [0.0] * (len(epochs) - 1) + [1.0]
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_since_the_one_before(train):
+    each = losses(train(changed(epochs=2)))
+    means = losses(train(changed(epochs=2, evaluations_per_epoch=2)))
+    assert means == pytest.approx(np.array(each).reshape(4, 3).mean(axis=1))
+
+
+def test_the_best_evaluation_counts_and_not_the_last(train):
+    found = train(changed(epochs=1), scripted(0.3, 0.7, 0.5, 0.6, 0.2, 0.4))
+    assert [each.is_best for each in found] == [True, True, False, False, False, False]
+    assert [each.metrics["objective"] for each in found] == [0.3, 0.7, 0.7, 0.7, 0.7, 0.7]
+    assert [each.metrics["best_epoch"] * 6 for each in found] == pytest.approx([1, 2, 2, 2, 2, 2])
+    best = found[-1].state["best"]
+    assert best["metrics"]["step"] == 2
+    assert any(not torch.equal(value, best["upper"][name]) for name, value in found[-1].state["upper"].items())
+
+
+def test_the_weights_of_the_best_evaluation_are_those_it_was_read_from(prepared):
+    _, collection, part, source = prepared()
+    read = []
+
+    def reading(each) -> dict[str, float]:
+        read.append({name: value.clone() for name, value in each.trained_state().items()})
+        return {OBJECTIVE: 1.0 if len(read) == 3 else 0.0, "mrr/macro": 0.0}
+
+    *_, last = fit(CONFIG, collection, range(48), part, source, reading, objective=OBJECTIVE)
+    assert all(torch.equal(value, read[2][name]) for name, value in last.state["best"]["upper"].items())
+
+
+def test_equal_objectives_are_ordered_by_mrr_and_then_by_time(train):
+    found = train(changed(epochs=1), scripted((0.5, 0.2), (0.5, 0.4), (0.5, 0.4), (0.5, 0.3), (0.4, 0.9), (0.5, 0.41)))
+    assert [each.is_best for each in found] == [True, True, False, False, False, True]
+
+
+def test_training_stops_when_patience_is_at_its_end(train):
+    found = train(changed(patience=2), scripted(0.1, 0.1, 0.3, 0.2, 0.3, 0.9, 0.9))
+    assert [each.metrics["finished"] for each in found] == [0, 0, 0, 0, 1]
+    assert found[-1].state["finished"]
+
+
+def test_a_patience_that_is_never_at_its_end_changes_nothing(train):
+    assert len(train(changed(epochs=1, patience=6))) == 6
+
+
+@pytest.mark.parametrize("stopped_after", [4, 6, 9])
+def test_a_training_that_goes_on_from_its_state_is_the_one_that_never_stopped(train, stopped_after):
+    config = changed(epochs=2, hidden_dropout=0.2, attention_dropout=0.1, learning_rate=1e-3, patience=7)
+    script = [0.1, 0.5, 0.2, 0.2, 0.5, 0.2, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1]
+    whole = train(config, scripted(*script))
+    start = train(config, scripted(*script), first=stopped_after)
+    saved = io.BytesIO()
+    torch.save(start[-1].state, saved)
+    saved.seek(0)
+    state = torch.load(saved, weights_only=True)
+    rest = train(config, scripted(*script[stopped_after:]), state=state)
+    assert len(rest) == 12 - stopped_after
+    assert [each.metrics for each in start + rest] == [each.metrics for each in whole]
+    for name, value in whole[-1].state["upper"].items():
+        assert torch.equal(rest[-1].state["upper"][name], value)
+        assert torch.equal(rest[-1].state["best"]["upper"][name], whole[-1].state["best"]["upper"][name])
+
+
+def test_a_training_does_not_go_on_from_the_state_of_another_cut(train):
+    state = train(changed(epochs=1), first=1)[-1].state
+    with pytest.raises(ValueError, match="tensors of another cut"):
+        train(changed(epochs=1, frozen_layers=0), state=state)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_step_and_learning_rate(train):
+    calls = itertools.count(1)
+
+    def poison(part) -> dict[str, float]:
+        if next(calls) == 2:
+            next(iter(part.trained_state().values())).fill_(math.nan)
+        return steady(part)
+
+    message = (
+        r"^loss or gradient not finite at step 3 \(learning rate 0\.003\): loss nan, gradient norm nan; "
+        r"lower train\.learning_rate or train\.scale$"
+    )
+    with pytest.raises(RunError, match=message):
+        train(changed(learning_rate=3e-3, schedule="constant", warmup_share=0.0), poison)
+
+
+def test_an_embedding_that_is_not_finite_ends_the_training_with_step_and_learning_rate(train):
+    def refuse(part) -> dict[str, float]:
+        raise ValueError("3 of 9 scores are not finite")
+
+    message = r"^embeddings not finite at step 2 \(learning rate 2e-05\): 3 of 9 scores are not finite; lower train"
+    with pytest.raises(RunError, match=message):
+        train(changed(schedule="constant", warmup_share=0.0, evaluations_per_epoch=3), refuse)
+
+
+def test_progress_is_logged_and_so_is_every_evaluation(train, caplog):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+    train(changed(epochs=1, evaluations_per_epoch=2))
+    steps = [line for line in caplog.messages if line.startswith("epoch ")]
+    readings = [line for line in caplog.messages if line.startswith("evaluation ")]
+    assert (len(steps), len(readings)) == (6, 2)
+    number = r"\d+\.\d+"
+    pattern = rf"epoch 0\.500  step 3/6  loss {number}  lr {number}e-05  grad_norm {number}  remaining \d+ s"
+    assert re.fullmatch(pattern, steps[2])
+    assert "recall_at_5/macro 0.5000" in readings[-1]
+
+
+def test_the_last_step_of_an_epoch_is_logged_however_long_the_epoch(train, caplog):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+    train(changed(epochs=1, batch_size=2, evaluations_per_epoch=1), rows=range(46))
+    assert any("step 23/23 " in line for line in caplog.messages)
+
+
+def factors(schedule, *, total, per_epoch, warmup_share):
+    return [rate_factor(step, total, per_epoch, schedule=schedule, warmup_share=warmup_share) for step in range(total)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1]),
+        ("linear", [1 / 3, 2 / 3, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        # (1 + cos(k pi / 6)) / 2
+        ("cosine", [1 / 3, 2 / 3, 1, (2 + 3**0.5) / 4, 3 / 4, 1 / 2, 1 / 4, (2 - 3**0.5) / 4]),
+        # 0.05 + 0.95 (1 + cos(k pi / 3)) / 2 in an epoch of four steps
+        (
+            "cosine_restarts",
+            [1 / 3, 2 / 3 * (0.05 + 0.95 * 0.75), 0.05 + 0.95 * 0.25, 0.05, 1, 0.7625, 0.2875, 0.05],
+        ),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(schedule, expected):
+    assert factors(schedule, total=8, per_epoch=4, warmup_share=0.25) == pytest.approx(expected)
+
+
+@given(
+    st.sampled_from(["cosine_restarts", "cosine", "linear", "constant"]),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.floats(0, 0.999),
+)
+def test_the_learning_rate_is_above_0_and_never_above_its_peak(schedule, epochs, per_epoch, warmup_share):
+    total = epochs * per_epoch
+    found = factors(schedule, total=total, per_epoch=per_epoch, warmup_share=warmup_share)
+    assert all(0 < factor <= 1 for factor in found)
+    warmup = round(warmup_share * total)
+    if schedule != "cosine_restarts":
+        assert np.all(np.diff(found[: warmup + 1]) > 0)
+        assert np.all(np.diff(found[warmup:]) <= 0)
+    elif warmup == 0 and per_epoch > 1:
+        assert found[::per_epoch] == [1.0] * epochs
+        assert found[per_epoch - 1 :: per_epoch] == pytest.approx([0.05] * epochs)
+
+
+def test_the_optimizer_takes_the_rate_of_the_schedule(train, monkeypatch):
+    taken = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *arguments):
+        taken.append({group["lr"] for group in self.param_groups})
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    train(changed(epochs=2, warmup_share=0.25, schedule="linear"))
+    expected = [2e-5 * each for each in factors("linear", total=12, per_epoch=6, warmup_share=0.25)]
+    assert [rate for (rate,) in taken] == pytest.approx(expected)
+
+
+def test_biases_and_norms_do_not_decay(prepared):
+    _, _, part, _ = prepared()
+    decaying, staying = loop._optimizer(part, changed(weight_decay=0.1)).param_groups
+    assert (decaying["weight_decay"], staying["weight_decay"]) == (0.1, 0.0)
+    names = {id(value): name for name, value in part.named_parameters()}
+    assert all(names[id(value)].endswith(".bias") or "LayerNorm" in names[id(value)] for value in staying["params"])
+    assert not any("bias" in names[id(value)] or "LayerNorm" in names[id(value)] for value in decaying["params"])
