@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
 from nic_ray.config import Config, dump_config, trial_config
 from nic_ray.errors import RunError
@@ -84,6 +85,7 @@ def run_search(
     for line in describe_run(prepared):
         say(line)
     say(f"run folder: {run_folder}")
+    hardware.keep_freed_memory()
     say(f"computing the output of the frozen blocks at depth {', '.join(map(str, depths(config)))}")
     inputs = inputs_by_depth(prepared, depths(config))
     base = score_parts(prepared, inputs[max(inputs)], max(inputs), None)

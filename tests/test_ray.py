@@ -153,7 +153,7 @@ def test_two_workers_find_what_one_finds(tiny_model, tiny_pairs_file, tmp_path):
 def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
     def kill(line: str) -> None:
         said.append(line)
-        if line.startswith("trial-001: epoch 0.5"):
+        if line.startswith("trial-001: epoch 1.00"):
             os.kill(next(actor.pid for actor in actors() if "trial-001" in str(actor.repr_name)), signal.SIGKILL)
 
     monkeypatch.setattr(sys.modules[__name__], "say", kill)
