@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ class Inputs:
 
     values: NDArray[np.int32] | NDArray[np.float32] | NDArray[np.uint16]
     offsets: NDArray[np.int64]
+
+    @property
+    def are_ids(self) -> bool:
+        """Whether these are token ids, not hidden states."""
+        return self.values.ndim == 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -58,12 +64,23 @@ def frozen_inputs(
         device: where to compute.
         bf16: compute in bfloat16 and keep 16 bits a value.
     """
+    ascending = sorted(set(depths) - {0})
+    blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
     found = {0: tokens}
-    at = 0
-    for depth in sorted(set(depths) - {0}):
-        found[depth] = run_blocks(lower(encoder, at, depth), found[at], device=device, bf16=bf16)
-        at = depth
+    for depth, values in zip(ascending, run_chain(blocks, tokens, device=device, bf16=bf16), strict=True):
+        found[depth] = Inputs(values, tokens.offsets)
     return {depth: found[depth] for depth in depths}
+
+
+def run_chain(
+    blocks: Sequence[Lower], inputs: Inputs, *, device: str = "cpu", bf16: bool = False
+) -> list[NDArray[Any]]:
+    """Run frozen blocks one after the other over every text: the values (T, W) after each of them."""
+    outputs: list[NDArray[Any]] = []
+    for each in blocks:
+        inputs = run_blocks(each, inputs, device=device, bf16=bf16)
+        outputs.append(inputs.values)
+    return outputs
 
 
 @torch.inference_mode()

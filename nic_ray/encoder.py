@@ -245,9 +245,9 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
     )
 
 
-def upper_copy(encoder: Encoder, frozen_layers: int) -> Upper:
+def upper_copy(encoder: Encoder, frozen_layers: int, *, from_ids: bool) -> Upper:
     """`upper` with weights of its own: training it leaves the encoder as it is."""
-    return copy.deepcopy(upper(encoder, frozen_layers))
+    return copy.deepcopy(upper(encoder, frozen_layers, from_ids=from_ids))
 
 
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:

@@ -228,13 +228,12 @@ def accumulate_gradients(
     padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
     at_once = padded <= config.micro_batch_tokens
 
-    replay = [] if at_once else [_random_state(device)]
-    outputs = []
+    outputs, random_states = [], []
     for part in parts:
+        if not at_once:
+            random_states.append(_random_state(device))
         with torch.set_grad_enabled(at_once):
             outputs.append(_embed(upper, source, part, bf16=bf16))
-        if not at_once:
-            replay.append(_random_state(device))
     order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
     own = torch.cat([output.detach() for output in outputs])
     embeddings = _gathered(own, order, shares, len(batch.texts)).requires_grad_()
@@ -251,10 +250,9 @@ def accumulate_gradients(
     if at_once:
         torch.autograd.backward(outputs, list(gradients))
     else:
-        for part, gradient, random_state in zip(parts, gradients, replay[:-1], strict=True):
+        for part, gradient, random_state in zip(parts, gradients, random_states, strict=True):
             _set_random_state(device, random_state)
             _embed(upper, source, part, bf16=bf16).backward(gradient)
-        _set_random_state(device, replay[-1])
     if workers > 1:
         _sum_gradients(upper)
     return loss.detach()

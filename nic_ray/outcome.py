@@ -63,7 +63,7 @@ def score_parts(
         inputs: at the depth of `frozen_layers`.
         weights: of the blocks above the cut; None for the base model's own.
     """
-    upper = encoders.upper_copy(prepared.encoder, frozen_layers).to(prepared.device)
+    upper = encoders.upper_copy(prepared.encoder, frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
     if weights is not None:
         upper.load_trained_state(dict(weights))
     collection = prepared.collection

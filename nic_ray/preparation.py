@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware
-from nic_ray.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.activations import Inputs, token_inputs
 from nic_ray.config import Config, DataConfig
 from nic_ray.encoder import Encoder
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
@@ -91,19 +91,10 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
 
 
 def depths(config: Config) -> list[int]:
-    """Ascending values of frozen_layers that the run can meet."""
+    """Values of frozen_layers that the run can meet: the first trial's, then the deepest first."""
     searched = config.space["frozen_layers"].ends() if "frozen_layers" in config.space else ()
-    return sorted({config.train.frozen_layers, *searched})
-
-
-def inputs_by_depth(prepared: Prepared, wanted: Sequence[int]) -> dict[int, Inputs]:
-    """What the trained part is fed for each value of frozen_layers.
-
-    Token ids where nothing is frozen, or where the encoder cannot be cut.
-    """
-    if not prepared.encoder.can_be_cut:
-        return dict.fromkeys(wanted, prepared.tokens)
-    return frozen_inputs(prepared.encoder, prepared.tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+    first = config.train.frozen_layers
+    return [first, *sorted(set(searched) - {first}, reverse=True)]
 
 
 def describe_run(prepared: Prepared) -> Iterator[str]:

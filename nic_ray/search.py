@@ -12,10 +12,11 @@ from typing import Any
 
 from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
+from nic_ray.cache import Chain, budget, inputs_by_depth, opened
 from nic_ray.config import Config, dump_config, trial_config
 from nic_ray.errors import RunError
 from nic_ray.outcome import Candidate, best_of, export, new_run_folder, score_parts
-from nic_ray.preparation import Prepared, depths, describe_data, describe_run, inputs_by_depth, prepare
+from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.record import LOG
 
 RAY_SWITCHES = {
@@ -86,18 +87,25 @@ def run_search(
         say(line)
     say(f"run folder: {run_folder}")
     hardware.keep_freed_memory()
-    say(f"computing the output of the frozen blocks at depth {', '.join(map(str, depths(config)))}")
-    inputs = inputs_by_depth(prepared, depths(config))
-    base = score_parts(prepared, inputs[max(inputs)], max(inputs), None)
-    say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
     with ray_session(say):
+        inputs = inputs_by_depth(
+            prepared.encoder,
+            prepared.tokens,
+            depths(config),
+            budget(config.activations, run_root),
+            bf16=prepared.bf16,
+            chain=_chain_on_cluster(prepared),
+            say=say,
+        )
+        base = score_parts(prepared, opened(inputs[max(inputs)]), max(inputs), None)
+        say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
         results = _run_trials(prepared, inputs, run_folder, say)
         first, winner, trials = _pick(results, prepared, run_folder / TRAIN_RUNS)
     _write_trials(run_folder / "trials.csv", trials)
     scores = {"base": base}
     for label, candidate in (("first trial", first), ("tuned", winner)):
         depth = candidate.config.frozen_layers
-        scores[label] = score_parts(prepared, inputs[depth], depth, candidate.weights)
+        scores[label] = score_parts(prepared, opened(inputs[depth]), depth, candidate.weights)
     by_part = {part: {label: scores[label][part] for label in scores} for part in ("validation", "test")}
     say(f"exporting {winner.name} to {folder}")
     export(
@@ -173,6 +181,30 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
 
 
+def _chain_on_cluster(prepared: Prepared) -> Chain:
+    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on."""
+
+    def chain(blocks: Sequence[Any], shards: Sequence[Any]) -> Iterator[list[Any]]:
+        import ray
+
+        from nic_ray.worker import run_shard
+
+        gpus = float(prepared.device == "cuda" and ray.cluster_resources().get("GPU", 0) >= 1)
+        task = ray.remote(num_cpus=1, num_gpus=gpus)(run_shard)
+        given = ray.put(list(blocks))
+        # no more in flight than are worked on and waiting: their outputs would fill the object store
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        pending: list[Any] = []
+        for shard in shards:
+            pending.append(task.remote(given, shard, prepared.device if gpus else "cpu", prepared.bf16))
+            if len(pending) == most:
+                yield ray.get(pending.pop(0))
+        while pending:
+            yield ray.get(pending.pop(0))
+
+    return chain
+
+
 def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path, say: Callable[[str], None]) -> Any:
     import ray
     from ray import tune
@@ -195,7 +227,10 @@ def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path,
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(each) for depth, each in inputs.items()},
-        uppers={depth: ray.put(upper(prepared.encoder, depth)) for depth in inputs},
+        uppers={
+            depth: ray.put(upper(prepared.encoder, depth, from_ids=opened(each).are_ids))
+            for depth, each in inputs.items()
+        },
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         threads=placement.threads,

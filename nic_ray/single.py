@@ -8,11 +8,12 @@ from typing import Any
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
 from nic_ray.activations import feed
+from nic_ray.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.config import Config, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.outcome import best_of, export, new_run_folder, score_parts
-from nic_ray.preparation import Prepared, describe_run, inputs_by_depth, prepare
+from nic_ray.preparation import Prepared, describe_run, prepare
 from nic_ray.record import LOG, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
@@ -77,12 +78,21 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
         say(line)
     say(f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {run_folder}")
     hardware.keep_freed_memory()
-    inputs = inputs_by_depth(prepared, [depth])[depth]
+    found = inputs_by_depth(
+        prepared.encoder,
+        prepared.tokens,
+        [depth],
+        budget(config.activations, run_folder.parent),
+        bf16=prepared.bf16,
+        chain=run_here(prepared.device, bf16=prepared.bf16),
+        say=say,
+    )
+    inputs = opened(found[depth])
     base = score_parts(prepared, inputs, depth, None)
     say(f"base model: {objective} {base['validation'][objective]:.4f} on validation")
     source = feed(inputs, prepared.device)
     # a copy is trained: the prepared encoder stays the base until the best weights are exported
-    upper = encoders.upper_copy(prepared.encoder, depth).to(prepared.device)
+    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
     with logging_to(run_folder / LOG):
         if state is None or not state["finished"]:
             for evaluation in loop.fit(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from ray.train.v2._internal import constants as train_constants
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from nic_ray import hardware, loop
-from nic_ray.activations import Feed, feed
+from nic_ray.activations import Feed, Inputs, feed, run_chain
+from nic_ray.cache import opened
 from nic_ray.config import TrainConfig, trial_config
-from nic_ray.encoder import Upper
+from nic_ray.encoder import Lower, Upper
 from nic_ray.evaluation import embed, score, texts_to_score
 from nic_ray.pairs import Collection
 from nic_ray.record import LOG, load_state, logging_to, save_state
@@ -37,7 +38,7 @@ class Plan:
     """What every trial of a search is given, beside its sample. Large values are Ray references.
 
     collection: of `Collection`.
-    inputs, uppers: by frozen_layers, of `Inputs` and `Upper` at that depth.
+    inputs, uppers: by frozen_layers, of `Inputs` (or `StoredInputs`) and `Upper` at that depth.
     """
 
     base: TrainConfig
@@ -88,6 +89,13 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
             callbacks=[TuneReportCallback()],
         ),
     ).fit()
+
+
+def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -> list[NDArray[Any]]:
+    """A Ray task: the values after each of some frozen blocks, for a part of the texts."""
+    hardware.keep_freed_memory()
+    torch.set_num_threads(1)
+    return list(run_chain(blocks, shard, device=device, bf16=bf16))
 
 
 def last_state(result: tune.Result, folder: Path) -> dict[str, Any] | None:
@@ -144,7 +152,7 @@ def _train(
     hardware.keep_freed_memory()
     collection: Collection = ray.get(plan.collection)
     upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
-    source = feed(ray.get(plan.inputs[config.frozen_layers]), device)
+    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device)
     bf16 = hardware.computes_in_bf16(config.precision, device)
     state = None if checkpoint is None else load_state(Path(checkpoint.path))
     if state is not None and state["finished"]:

@@ -56,6 +56,15 @@ def test_a_depth_is_the_same_whichever_one_it_is_computed_from(tiny_model, depth
     assert np.array_equal(found[2].offsets, tokens.offsets)
 
 
+def test_no_block_runs_twice_for_a_deeper_depth(tiny_model):
+    encoder = load(str(tiny_model("bert", 3)))
+    runs = []
+    for block, layer in enumerate(encoder.transformer.encoder.layer):
+        layer.register_forward_hook(lambda *_, block=block: runs.append(block))
+    frozen_inputs(encoder, token_inputs(encoder, TEXTS, 64), [0, 1, 2])
+    assert runs == [0, 1]
+
+
 def test_depth_0_is_the_token_ids(tiny_model):
     encoder = load(str(tiny_model()))
     tokens = token_inputs(encoder, TEXTS, 16)

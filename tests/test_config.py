@@ -72,7 +72,9 @@ def test_the_gpu_search_is_forty_trials_of_five_epochs_at_every_depth():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_dumped_configuration_is_read_back_equal(path, accepted):
-    assert accepted(dump_config(load_config(path))) == load_config(path)
+    dumped = dump_config(load_config(path))
+    assert accepted(dumped) == load_config(path)
+    assert "null" not in dumped
 
 
 def test_null_and_text_survive_a_dump(accepted):
@@ -219,7 +221,7 @@ def test_a_combination_that_only_the_space_allows_is_allowed(accepted):
         ("- a", "want settings by name, such as `search: {trials: 4}`, got ['a']"),
         ("3: 4", "want settings by name, such as `search: {trials: 4}`, got {3: 4}"),
         ("just text", "want settings by name, such as `search: {trials: 4}`, got 'just text'"),
-        ("[" * 5000, "not YAML: "),
+        ("[" * 1000, "not YAML: "),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(refusal, text, message):

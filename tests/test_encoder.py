@@ -47,6 +47,7 @@ UNCUTTABLE = {
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66},
     "modernbert": SIZES | {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
     "electra": SIZES | {"embedding_size": 16},  # has a layer between its embeddings and its first block
+    "deberta-v2": SIZES | {"conv_kernel_size": 3},  # has a layer beside its first block
 }
 
 

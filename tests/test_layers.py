@@ -17,7 +17,7 @@ FLOORS = {
     ).split(),
     1: ["encoder"],
     2: ["activations", "bundle"],
-    3: ["loop", "evaluation", "mining", "preparation"],
+    3: ["loop", "evaluation", "mining", "preparation", "cache"],
     4: ["worker", "tuning", "outcome", "comparison"],
     5: ["search", "single"],
     6: ["report"],

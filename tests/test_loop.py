@@ -26,7 +26,7 @@ from nic_ray.config import TrainConfig
 from nic_ray.encoder import load, set_dropout, upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import evaluate
-from nic_ray.loop import accumulate_gradients, fit, make_batch, rate_factor
+from nic_ray.loop import accumulate_gradients, fit, headline, make_batch, rate_factor
 from nic_ray.pairs import Pair, index_pairs, relevant_passages
 
 OBJECTIVE = "recall_at_5/macro"
@@ -321,6 +321,14 @@ def test_frozen_parameters_are_bit_identical_after_training_and_all_others_are_n
         assert torch.equal(value, before[name]) != trained, name
 
 
+def test_both_dropouts_of_the_configuration_are_set_in_what_trains(prepared):
+    config = changed(attention_dropout=0.3, hidden_dropout=0.2)
+    _, collection, part, source = prepared(config)
+    next(fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE))
+    shares = [each.p for each in part.modules() if isinstance(each, torch.nn.Dropout)]
+    assert shares == [0.3, 0.2, 0.2]  # in the one block: of the attention, behind it, behind the feed-forward
+
+
 def test_training_learns(prepared):
     config = changed(learning_rate=3e-3, epochs=8, evaluations_per_epoch=1)
     _, collection, part, source = prepared(config)
@@ -422,8 +430,8 @@ def test_a_patience_that_is_never_at_its_end_changes_nothing(train):
 
 @pytest.mark.parametrize("stopped_after", [4, 6, 9])
 def test_a_training_that_goes_on_from_its_state_is_the_one_that_never_stopped(train, stopped_after):
-    config = changed(epochs=2, hidden_dropout=0.2, attention_dropout=0.1, learning_rate=1e-3, patience=7)
-    script = [0.1, 0.5, 0.2, 0.2, 0.5, 0.2, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1]
+    config = changed(epochs=2, hidden_dropout=0.2, attention_dropout=0.1, learning_rate=1e-3, patience=4)
+    script = [0.1, 0.5, 0.2, 0.2, 0.2, 0.6, 0.1, 0.1, 0.1, 0.1]  # stops here, of 12
     whole = train(config, scripted(*script))
     start = train(config, scripted(*script), first=stopped_after)
     saved = io.BytesIO()
@@ -431,7 +439,7 @@ def test_a_training_that_goes_on_from_its_state_is_the_one_that_never_stopped(tr
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
     rest = train(config, scripted(*script[stopped_after:]), state=state)
-    assert len(rest) == 12 - stopped_after
+    assert len(rest) == 10 - stopped_after
     assert [each.metrics for each in start + rest] == [each.metrics for each in whole]
     for name, value in whole[-1].state["upper"].items():
         assert torch.equal(rest[-1].state["upper"][name], value)
@@ -479,6 +487,11 @@ def test_progress_is_logged_and_so_is_every_evaluation(train, caplog):
     pattern = rf"epoch 0\.500  step 3/6  loss {number}  lr {number}e-05  grad_norm {number}  remaining \d+ s"
     assert re.fullmatch(pattern, steps[2])
     assert "recall_at_5/macro 0.5000" in readings[-1]
+
+
+def test_the_headline_of_an_evaluation_has_its_figures():
+    metrics = {"epoch": 1.5, "loss": 0.25, "recall_at_5/macro": 0.7125, "mrr/macro": 0.61}
+    assert headline(metrics) == "epoch 1.50  loss 0.250  recall_at_5/macro 0.7125  mrr/macro 0.6100"
 
 
 def test_the_last_step_of_an_epoch_is_logged_however_long_the_epoch(train, caplog):

@@ -1,0 +1,234 @@
+"""Frozen activations within a budget: computed once, kept on disk between runs, in memory where they fit."""
+
+import hashlib
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.activations import Inputs, run_chain
+from nic_ray.config import ActivationsConfig
+from nic_ray.encoder import Encoder, Lower, lower
+
+FOLDER = ".activations"
+FORMAT = 1
+SHARD_TOKENS = 200_000
+"""Tokens whose outputs are held at once while they are computed: 300 MB a depth at width 384 in fp32."""
+
+DRAFT_S = 3600
+"""Seconds after which a file that nobody finished is taken for that of a dead run."""
+
+Chain = Callable[[Sequence[Lower], Sequence[Inputs]], Iterator[list[NDArray[Any]]]]
+"""Runs blocks over shards; yields for each shard, in order, the values after each of the blocks."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Room for activations, in bytes, and the folder where they are kept."""
+
+    memory: float
+    disk: float
+    folder: Path
+
+
+def budget(config: ActivationsConfig, runs: Path) -> Budget:
+    """The configured room; the files lie beside the run folders, so that the next run finds them."""
+    return Budget(config.memory_budget_gib * 2**30, config.disk_budget_gib * 2**30, (runs / FOLDER).resolve())
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """Inputs that are read from their file, in place."""
+
+    path: Path
+    offsets: NDArray[np.int64]
+
+
+def opened(inputs: Inputs | StoredInputs) -> Inputs:
+    """Inputs as arrays; those of a file are mapped, not read."""
+    if isinstance(inputs, Inputs):
+        return inputs
+    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets)
+
+
+def inputs_by_depth(
+    encoder: Encoder,
+    tokens: Inputs,
+    depths: Sequence[int],
+    room: Budget,
+    *,
+    bf16: bool,
+    chain: Chain,
+    say: Callable[[str], None],
+) -> dict[int, Inputs | StoredInputs]:
+    """What the trained part is fed at each depth: activations, or token ids where there are none.
+
+    Token ids are what depth 0 reads, an encoder that cannot be cut, and a depth that no budget has room for.
+
+    Args:
+        tokens: token ids of all texts.
+        depths: values of frozen_layers, the most wanted first: it gets the memory.
+        room: memory holds as many depths as fit; the rest is mapped from disk. Files of other data or models
+            make room, the longest unused first.
+        chain: runs the frozen blocks.
+        say: is handed what is computed and where it is kept, a line at a time.
+    """
+    found: dict[int, Inputs | StoredInputs] = dict.fromkeys(depths, tokens)
+    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
+    if not wanted:
+        return found
+    dtype = np.dtype(np.uint16 if bf16 else np.float32)
+    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
+    size = float(np.prod(shape)) * dtype.itemsize
+    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
+    cached = wanted[: max(in_memory, on_disk)]
+    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
+    here = {depth: path for depth, path in files.items() if _is_sound(path, shape, dtype)}
+    _make_room(room, keep=set(files.values()), needed=size * (len(files) - len(here)))
+    found |= {depth: StoredInputs(path, tokens.offsets) for depth, path in here.items()}
+    missing = sorted(set(cached) - here.keys())
+    if missing:
+        say(f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}")
+        found |= _compute(encoder, tokens, missing, found, files, shape, dtype, chain)
+    for depth in cached[:in_memory]:
+        found[depth] = _read(found[depth])
+    gib = size / 2**30
+    for names, where in (
+        (cached[:in_memory], f"in memory ({gib:.2f} GiB each)"),
+        (cached[in_memory:], f"mapped from {room.folder} ({gib:.2f} GiB each)"),
+        (wanted[len(cached) :], "not kept: beyond the budget, so the frozen blocks run in every step"),
+    ):
+        if names:
+            say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
+    return found
+
+
+def run_here(device: str, *, bf16: bool) -> Chain:
+    """A `Chain` in this process."""
+
+    def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
+        for shard in shards:
+            yield run_chain(blocks, shard, device=device, bf16=bf16)
+
+    return chain
+
+
+def _compute(
+    encoder: Encoder,
+    tokens: Inputs,
+    missing: Sequence[int],
+    found: dict[int, Inputs | StoredInputs],
+    files: dict[int, Path],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    chain: Chain,
+) -> dict[int, Inputs | StoredInputs]:
+    below = max(
+        (depth for depth, each in found.items() if isinstance(each, StoredInputs) and depth < missing[0]), default=0
+    )
+    source = opened(found[below]) if below else tokens
+    steps = list(zip([below, *missing], missing, strict=False))
+    drafts = {depth: path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp") for depth, path in files.items()}
+    if files:
+        next(iter(files.values())).parent.mkdir(parents=True, exist_ok=True)
+    values: dict[int, NDArray[Any]] = {
+        depth: np.lib.format.open_memmap(drafts[depth], mode="w+", dtype=dtype, shape=shape)
+        if depth in drafts
+        else np.empty(shape, dtype)
+        for depth in missing
+    }
+    try:
+        bounds = _shards(source)
+        at = 0
+        for outputs in chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds]):
+            for depth, output in zip(missing, outputs, strict=True):
+                values[depth][at : at + len(output)] = output
+            at += len(outputs[0])
+        for depth in missing:
+            if depth in drafts:
+                values[depth].flush()  # type: ignore[attr-defined]
+                _keep(drafts[depth], files[depth])
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+    return {
+        depth: StoredInputs(files[depth], tokens.offsets) if depth in files else Inputs(values[depth], tokens.offsets)
+        for depth in missing
+    }
+
+
+def _shards(inputs: Inputs) -> list[tuple[int, int]]:
+    """Ranges of texts with about `SHARD_TOKENS` tokens each, but at least two where there is work for two."""
+    total = int(inputs.offsets[-1])
+    count = max(1, -(-total // SHARD_TOKENS), min(2, total // 1000))
+    marks = np.searchsorted(inputs.offsets, np.linspace(0, total, count + 1))
+    return [(int(start), int(stop)) for start, stop in itertools.pairwise(marks) if stop > start]
+
+
+def _part(inputs: Inputs, start: int, stop: int) -> Inputs:
+    offsets = inputs.offsets[start : stop + 1]
+    return Inputs(inputs.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def _file(folder: Path, encoder: Encoder, tokens: Inputs, depth: int, dtype: np.dtype[Any]) -> Path:
+    """A name that no other content has: of weights, token ids (so of texts and tokenizer), depth and format."""
+    digest = hashlib.sha256(f"{FORMAT} {encoder.weights_sha256} {depth} {dtype}".encode())
+    digest.update(tokens.values.tobytes())
+    digest.update(tokens.offsets.tobytes())
+    return folder / f"{digest.hexdigest()[:32]}-depth{depth}.npy"
+
+
+def _keep(draft: Path, path: Path) -> None:
+    with draft.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+
+
+def _is_sound(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
+    """Whether a file holds what was written to it; if not, it is removed."""
+    try:
+        expected: str = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
+        with path.open("rb") as file:
+            sound: bool = hashlib.file_digest(file, "sha256").hexdigest() == expected
+        if sound:
+            values = np.load(path, mmap_mode="r")
+            sound = (values.shape, values.dtype) == (shape, dtype)
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if sound:
+        os.utime(path)
+    else:
+        _remove(path)
+    return sound
+
+
+def _make_room(room: Budget, *, keep: set[Path], needed: float) -> None:
+    for draft in room.folder.glob(".*.tmp"):
+        if draft.stat().st_mtime < time.time() - DRAFT_S:
+            draft.unlink(missing_ok=True)
+    others = sorted(set(room.folder.glob("*.npy")) - keep, key=lambda path: path.stat().st_mtime)
+    used = sum(path.stat().st_size for path in room.folder.glob("*.npy"))
+    for path in others:
+        if used + needed <= room.disk:
+            return
+        used -= path.stat().st_size
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _read(inputs: Inputs | StoredInputs) -> Inputs:
+    return inputs if isinstance(inputs, Inputs) else Inputs(np.load(inputs.path), inputs.offsets)
