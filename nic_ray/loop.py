@@ -88,11 +88,11 @@ def fit(
     train_rows = np.asarray(rows, np.int64)
     relevant = relevant_passages(collection)
     set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
-    optimizer = _optimizer(upper, config)
+    optimizer = make_optimizer(upper, config)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
     step, stale, best = _restore(upper, optimizer, state)
 
-    per_epoch = len(_batches(config, collection, train_rows, 0))
+    per_epoch = len(batches_of_epoch(config, collection, train_rows, 0))
     total = per_epoch * config.epochs
     stops = {round(part * per_epoch / config.evaluations_per_epoch) for part in range(1, config.evaluations_per_epoch)}
     stops = {stop for stop in stops if stop > 0} | {per_epoch}
@@ -101,7 +101,7 @@ def fit(
     upper.train()
     while step < total:
         epoch, done = divmod(step, per_epoch)
-        for rows_of_batch in _batches(config, collection, train_rows, epoch)[done:]:
+        for rows_of_batch in batches_of_epoch(config, collection, train_rows, epoch)[done:]:
             rate = config.learning_rate * rate_factor(
                 step, total, per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )
@@ -272,9 +272,10 @@ def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
     return [rows[:count] for rows, count in zip(received, counts, strict=True)]
 
 
-def _batches(
+def batches_of_epoch(
     config: TrainConfig, collection: Collection, rows: NDArray[np.int64], epoch: int
 ) -> list[NDArray[np.int64]]:
+    """The batches of one epoch as rows of the collection; `rows` (N,) are those that train."""
     places = epoch_batches(
         collection.positive[rows],
         batch_size=config.batch_size,
@@ -289,7 +290,8 @@ def _trained(upper: Upper) -> list[Tensor]:
     return [value for value in upper.parameters() if value.requires_grad]
 
 
-def _optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what trains; biases and normalisation are not decayed."""
     trained = _trained(upper)
     groups = [
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.weight_decay},

@@ -37,13 +37,17 @@ class Prepared:
         return np.flatnonzero(self.parts == part)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     """Read, check, split and tokenise; nothing is trained or written.
+
+    Args:
+        on_gpu: whether the training may use a GPU, if `train.device` leaves the choice.
 
     Raises:
         InputError: unusable pairs, base model, frozen_layers or device.
     """
-    device = hardware.pick_device(config.train.device)
+    wanted = config.train.device
+    device = hardware.pick_device("cpu" if wanted == "auto" and not on_gpu else wanted)
     pairs = read_pairs(config.data.pairs)
     encoder = encoders.load(config.train.base_model)
     encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")

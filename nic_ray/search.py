@@ -14,7 +14,7 @@ from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
 from nic_ray.cache import Chain, budget, inputs_by_depth, opened
 from nic_ray.config import Config, dump_config, trial_config
-from nic_ray.errors import RunError
+from nic_ray.errors import InputError, RunError
 from nic_ray.outcome import Candidate, best_of, export, new_run_folder, score_parts
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.record import LOG
@@ -80,7 +80,12 @@ def run_search(
     """
     folder = out / name
     refuse_existing(folder, overwrite)
-    prepared = prepare(config)
+    if config.train.device == "cuda" and not config.resources.gpus_per_worker:
+        raise InputError(
+            "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
+            "fraction of one, as tune_configs/gpu.yaml does"
+        )
+    prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
     run_folder = new_run_folder(run_root, name)
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     for line in describe_run(prepared):

@@ -42,7 +42,7 @@ def train_one(config: Config, *, out: Path, say: Callable[[str], None]) -> Train
         InputError: unusable config, pairs, model or device.
         RunError: the training diverged.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, on_gpu=True)
     run_folder = new_run_folder(out, "train")
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     return _go_on(prepared, run_folder, None, say)
@@ -68,7 +68,7 @@ def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None
     checkpoints = sorted((run_folder / CHECKPOINTS).glob("epoch-*"))
     state = load_state(checkpoints[-1]) if checkpoints else None
     say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
-    return _go_on(prepare(started_with), run_folder, state, say)
+    return _go_on(prepare(started_with, on_gpu=True), run_folder, state, say)
 
 
 def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, say: Callable[[str], None]) -> Trained:

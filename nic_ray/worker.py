@@ -153,7 +153,8 @@ def _train(
     collection: Collection = ray.get(plan.collection)
     upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
     source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device)
-    bf16 = hardware.computes_in_bf16(config.precision, device)
+    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
+    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = None if checkpoint is None else load_state(Path(checkpoint.path))
     if state is not None and state["finished"]:
         return

@@ -107,6 +107,13 @@ def test_a_cuda_device_that_is_not_there_is_refused(run, tmp_path, tiny_pairs_fi
     assert "train.device: cuda is asked for, and PyTorch sees no CUDA device here" in complaint
 
 
+def test_a_search_on_cuda_without_gpus_for_its_workers_is_refused(run, tmp_path, tiny_pairs_file):
+    config = config_file(tmp_path, train={"device": "cuda"})
+    code, complaint = run(tune.main, config, "--data", tiny_pairs_file)
+    assert code == 2
+    assert "train.device: cuda is asked for, and resources.gpus_per_worker is 0" in complaint
+
+
 def test_a_config_that_is_not_there_is_refused(run):
     code, complaint = run(tune.main, "tune_configs/cup.yaml")
     assert code == 2
@@ -123,7 +130,7 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     }
     config = config_file(tmp_path, train=settings)
     assert run(train.main, config, "--data", tiny_pairs_file)[0] == 0
-    (whole,) = (tmp_path / "runs").iterdir()
+    (whole,) = (tmp_path / "runs").glob("train-*")
     again = tmp_path / "again"
     again.mkdir()
     (again / "config.yaml").write_text((whole / "config.yaml").read_text())

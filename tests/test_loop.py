@@ -557,7 +557,7 @@ def test_the_optimizer_takes_the_rate_of_the_schedule(train, monkeypatch):
 
 def test_biases_and_norms_do_not_decay(prepared):
     _, _, part, _ = prepared()
-    decaying, staying = loop._optimizer(part, changed(weight_decay=0.1)).param_groups
+    decaying, staying = loop.make_optimizer(part, changed(weight_decay=0.1)).param_groups
     assert (decaying["weight_decay"], staying["weight_decay"]) == (0.1, 0.0)
     names = {id(value): name for name, value in part.named_parameters()}
     assert all(names[id(value)].endswith(".bias") or "LayerNorm" in names[id(value)] for value in staying["params"])
