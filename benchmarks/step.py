@@ -12,6 +12,7 @@ import argparse
 import json
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,7 @@ def their_step(config: TrainConfig, collection: Collection, *, bf16: bool, dropo
         SentenceTransformerTrainer(
             model=encoder.model,
             args=SentenceTransformerTrainingArguments(
-                output_dir="/tmp/nic_ray_step",
+                output_dir=tempfile.mkdtemp(),
                 per_device_train_batch_size=len(rows),
                 max_steps=1,
                 learning_rate=config.learning_rate,

@@ -190,8 +190,9 @@ def _keep(draft: Path, path: Path) -> None:
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    draft.replace(path)
+    # first what vouches for it: whoever meets the file without it takes it for damaged
     path.with_suffix(".json").write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+    draft.replace(path)
 
 
 def _is_sound(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:

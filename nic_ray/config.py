@@ -182,6 +182,12 @@ class ResourcesConfig(Section):
     workers: int = Field(1, ge=1, description="processes that train one trial together")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per process; a fraction lets trials share one")
 
+    @model_validator(mode="after")
+    def _is_a_fraction_or_whole(self) -> Self:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker must be at most 1, or a whole number, got {self.gpus_per_worker}")
+        return self
+
 
 class ActivationsConfig(Section):
     """Where the outputs of the frozen blocks are kept."""
@@ -222,6 +228,15 @@ class Config(Section):
         return self
 
     def _mismatches(self) -> Iterator[str]:
+        if self.search.grace_period > self.train.epochs:
+            found = self.search.grace_period
+            yield f"search.grace_period: must be at most train.epochs, {self.train.epochs}, got {found}"
+        smallest = min(self.space["batch_size"].ends() if "batch_size" in self.space else (self.train.batch_size,))
+        if smallest < self.resources.workers:
+            yield (
+                f"resources.workers: must be at most the smallest batch_size, {smallest}, got "
+                f"{self.resources.workers}: each needs texts to embed"
+            )
         for name, dimension in self.space.items():
             default = getattr(self.train, name)
             if not dimension.holds(default):

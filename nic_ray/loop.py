@@ -372,7 +372,11 @@ def _restore(
         return 0, 0, None
     upper.load_trained_state(state["upper"])
     optimizer.load_state_dict(state["optimizer"])
-    _set_random_state(next(upper.parameters()).device, state["random"])
+    if dist.is_initialized() and dist.get_rank() > 0:
+        # the state is the first worker's, and the others' dropout must not repeat it
+        torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
+    else:
+        _set_random_state(next(upper.parameters()).device, state["random"])
     return state["step"], state["stale"], state["best"]
 
 

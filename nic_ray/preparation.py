@@ -52,7 +52,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     encoder = encoders.load(config.train.base_model)
     encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
-        encoders.check_frozen_layers(encoder, config.space["frozen_layers"].ends(), "space.frozen_layers")
+        encoders.check_frozen_layers(encoder, depths(config), "space.frozen_layers")
     collection, parts = divide(pairs, config.data)
     return Prepared(
         config=config,
@@ -96,7 +96,7 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
 
 def depths(config: Config) -> list[int]:
     """Values of frozen_layers that the run can meet: the first trial's, then the deepest first."""
-    searched = config.space["frozen_layers"].ends() if "frozen_layers" in config.space else ()
+    searched = map(int, config.space["frozen_layers"].ends()) if "frozen_layers" in config.space else ()
     first = config.train.frozen_layers
     return [first, *sorted(set(searched) - {first}, reverse=True)]
 

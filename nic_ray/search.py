@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ RAY_SWITCHES = {
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C would end fit() as if the search were done
 }
 
 
@@ -45,7 +47,8 @@ class Outcome:
     results: dict[str, dict[str, dict[str, float]]]
     """part ("validation", "test") -> model ("base", "first trial", "tuned") -> flat metrics."""
     winner: Candidate
-    first: Candidate
+    first: Candidate | None
+    """The first trial; None if it failed."""
     trials: list[dict[str, Any]]
 
 
@@ -80,6 +83,11 @@ def run_search(
     """
     folder = out / name
     refuse_existing(folder, overwrite)
+    if not config.space:
+        raise InputError(
+            "space: names nothing to search; add a hyperparameter, or train one configuration with "
+            "python -m nic_ray.train"
+        )
     if config.train.device == "cuda" and not config.resources.gpus_per_worker:
         raise InputError(
             "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
@@ -109,9 +117,13 @@ def run_search(
     _write_trials(run_folder / "trials.csv", trials)
     scores = {"base": base}
     for label, candidate in (("first trial", first), ("tuned", winner)):
+        if candidate is None:  # it failed
+            continue
         depth = candidate.config.frozen_layers
         scores[label] = score_parts(prepared, opened(inputs[depth]), depth, candidate.weights)
     by_part = {part: {label: scores[label][part] for label in scores} for part in ("validation", "test")}
+    outcome = Outcome(folder, run_folder, by_part, winner, first, trials)
+    _write_result(outcome, prepared)
     say(f"exporting {winner.name} to {folder}")
     export(
         prepared,
@@ -122,8 +134,6 @@ def run_search(
         training_log=_training_log(run_folder, winner.name),
         overwrite=overwrite,
     )
-    outcome = Outcome(folder, run_folder, by_part, winner, first, trials)
-    _write_result(outcome, prepared)
     return outcome
 
 
@@ -135,21 +145,29 @@ def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iter
         say: is handed the dashboard's address.
         num_cpus: logical CPUs of a cluster that is started here; None takes the machine's.
     """
+    joins = bool(os.environ.get("RAY_ADDRESS"))
     for switch, value in RAY_SWITCHES.items():
-        os.environ.setdefault(switch, value)
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+        if not (joins and switch == "RAY_AUTH_MODE"):  # another cluster has settled that for itself
+            os.environ.setdefault(switch, value)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    joins = "RAY_ADDRESS" in os.environ
     started_here = not ray.is_initialized()
     if started_here:
         local = {} if joins else {"num_cpus": num_cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         # a cluster of our own inherits the switches; workers of another one are handed them
-        handed = {"runtime_env": {"env_vars": RAY_SWITCHES}} if joins else {}
-        context = ray.init(**local, **quiet, **handed)
+        given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
+        handed = {"runtime_env": {"env_vars": given}} if joins else {}
+        try:
+            context = ray.init(**local, **quiet, **handed)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise InputError(
+                f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: no Ray cluster can be joined there "
+                f"({' '.join(str(error).split())[:200]}); unset it to search on this machine"
+            ) from None
         if context.dashboard_url:
-            say(f"dashboard: http://{context.dashboard_url} (its token: {_token_command()})")
+            token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
+            say(f"dashboard: http://{context.dashboard_url} (its token: {token})")
     try:
         yield
     finally:
@@ -170,14 +188,21 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     if config.train.device == "cpu":
         gpus = 0.0
     notes = []
-    slots = sum(math.floor(node / gpus + 1e-9) for node in gpus_of_nodes) if gpus else 0
+    # a fraction is of one device: two of 0.4 fit on each, and the rest of it stays free
+    sharers = math.floor(1 / gpus + 1e-9) if 0 < gpus <= 1 else 1
+    slots = sum(math.floor(node / max(1.0, gpus)) * sharers for node in gpus_of_nodes) if gpus else 0
+    if slots < 1 and config.train.device == "cuda":
+        raise InputError(
+            f"train.device: cuda is asked for, and no node has the {gpus:g} GPUs of resources.gpus_per_worker "
+            f"(found {max(gpus_of_nodes, default=0):g}); use auto, which falls back to CPUs"
+        )
     if gpus and slots < 1:
         notes.append(
             f"gpus_per_worker {gpus:g}: no node has as many (found {max(gpus_of_nodes, default=0):g}), "
             "so trials train on CPUs"
         )
         gpus = 0.0
-    room = slots if gpus else max(1, math.floor(cpus))
+    room = min(slots, max(1, math.floor(cpus))) if gpus else max(1, math.floor(cpus))
     workers = min(wanted, room)
     if workers < wanted:
         notes.append(f"workers {wanted}: the cluster has room for {room}, so trials have {workers}")
@@ -198,7 +223,7 @@ def _chain_on_cluster(prepared: Prepared) -> Chain:
         task = ray.remote(num_cpus=1, num_gpus=gpus)(run_shard)
         given = ray.put(list(blocks))
         # no more in flight than are worked on and waiting: their outputs would fill the object store
-        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        most = 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
         pending: list[Any] = []
         for shard in shards:
             pending.append(task.remote(given, shard, prepared.device if gpus else "cpu", prepared.bf16))
@@ -276,7 +301,9 @@ def _trial_resources(placement: Placement) -> dict[str, float]:
     return {"CPU": 1.0, **gpu}
 
 
-def _pick(results: Any, prepared: Prepared, train_runs: Path) -> tuple[Candidate, Candidate, list[dict[str, Any]]]:
+def _pick(
+    results: Any, prepared: Prepared, train_runs: Path
+) -> tuple[Candidate | None, Candidate, list[dict[str, Any]]]:
     """First trial, winner, and a row for each trial: by objective, then mrr/macro, then the earlier epoch."""
     from nic_ray import tuning, worker
 
@@ -308,7 +335,7 @@ def _pick(results: Any, prepared: Prepared, train_runs: Path) -> tuple[Candidate
         reasons = sorted({row["error"] for row in trials})
         raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
     winner = best_candidate(list(candidates.values()), objective)
-    return candidates.get(0, winner), winner, trials
+    return candidates.get(0), winner, trials
 
 
 def best_candidate(candidates: Sequence[Candidate], objective: str) -> Candidate:
@@ -361,7 +388,3 @@ def _write_result(outcome: Outcome, prepared: Prepared) -> None:
 
 def _headline(metrics: Mapping[str, float], config: Config) -> str:
     return f"{config.search.objective} {metrics[config.search.objective]:.4f}"
-
-
-def _token_command() -> str:
-    return "ray get-auth-token"

@@ -65,7 +65,9 @@ def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None
             f"{run_folder}: was started with other settings than the given ones; leave CONFIG and --data away "
             "to go on with its own, or start anew without --resume"
         )
-    checkpoints = sorted((run_folder / CHECKPOINTS).glob("epoch-*"))
+    if (run_folder / "study.db").exists():
+        raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
+    checkpoints = sorted(path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt"))
     state = load_state(checkpoints[-1]) if checkpoints else None
     say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
     return _go_on(prepare(started_with, on_gpu=True), run_folder, state, say)

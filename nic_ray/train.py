@@ -27,6 +27,8 @@ def main(
 
     if config is None and resume is None:
         raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")
+    if resume is not None and config is None and data is not None:
+        raise InputError("--data: a resumed run goes on with its own pairs; leave it away, or start anew")
     settings = None if config is None else load_config(config, {"data.pairs": data})
     if resume is not None:
         trained = go_on(resume, settings, say=console.say)

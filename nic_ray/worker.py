@@ -52,7 +52,6 @@ class Plan:
     gpus_per_worker: float
     threads: int
     storage: Path
-    max_failures: int = 1
 
 
 def run_trial(config: dict[str, Any], plan: Plan) -> None:
@@ -85,7 +84,6 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
             name=tune.get_context().get_trial_name(),
             storage_path=str(plan.storage),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=plan.max_failures),
             callbacks=[TuneReportCallback()],
         ),
     ).fit()

@@ -12,6 +12,7 @@ from nic_ray import console, train, tune
 
 Run = Callable[..., tuple[int, str]]
 
+SPACE = {"space": {"learning_rate": {"log_uniform": [1e-5, 1e-3]}}}
 GOOD = {"query": "why?", "positive": "because", "domain": "radar"}
 
 
@@ -58,7 +59,7 @@ def test_unusable_pairs_are_refused(run, tmp_path, main, content, message):
     pairs = tmp_path / "pairs.jsonl"
     if content is not None:
         pairs.write_bytes(content)
-    code, complaint = run(main, config_file(tmp_path), "--data", pairs)
+    code, complaint = run(main, config_file(tmp_path, **SPACE), "--data", pairs)
     assert code == 2
     assert message in complaint
     assert not (tmp_path / "runs").exists()
@@ -70,8 +71,12 @@ def test_unusable_pairs_are_refused(run, tmp_path, main, content, message):
         ({"train": {"learning_rat": 1e-3}}, "train.learning_rat: no such setting; did you mean learning_rate?"),
         ({"train": {"learning_rate": -1}}, "train.learning_rate: must be > 0"),
         ({"space": {"frozen_layer": {"choice": [1]}}}, "space.frozen_layer: no such hyperparameter; did you mean"),
-        ({"train": {"base_model": "nowhere"}}, "nowhere: no such folder, and the model hub does not give it"),
-        ({"train": {"base_model": "."}}, "holds no model"),
+        ({"search": {"grace_period": 9}}, "search.grace_period: must be at most train.epochs, 3, got 9"),
+        ({"resources": {"workers": 64}}, "resources.workers: must be at most the smallest batch_size, 32, got 64"),
+        ({"resources": {"gpus_per_worker": 1.5}}, "gpus_per_worker must be at most 1, or a whole number, got 1.5"),
+        ({"train": {"epochs": 2}}, "space: names nothing to search; add a hyperparameter"),
+        ({"train": {"base_model": "nowhere"}, **SPACE}, "nowhere: no such folder, and the model hub does not give it"),
+        ({"train": {"base_model": "."}, **SPACE}, "holds no model"),
     ],
 )
 def test_unusable_settings_are_refused(run, tmp_path, tiny_pairs_file, sections, message):
@@ -83,12 +88,21 @@ def test_unusable_settings_are_refused(run, tmp_path, tiny_pairs_file, sections,
 
 @pytest.mark.parametrize("section", ["train", "space"])
 def test_more_frozen_blocks_than_the_model_has_are_refused(run, tmp_path, tiny_pairs_file, section):
-    ten: dict[str, object] = {"train": {"frozen_layers": 10}}
+    ten: dict[str, object] = {"train": {"frozen_layers": 10}, **SPACE}
     if section == "space":
         ten = {"space": {"frozen_layers": {"choice": [4, 10]}}}
     code, complaint = run(tune.main, config_file(tmp_path, **ten), "--data", tiny_pairs_file)
     assert code == 2
     assert f"{section}.frozen_layers: must be 0 to 5 for all-MiniLM-L6-v2, which has 6 blocks, got 10" in complaint
+
+
+def test_a_resumed_training_takes_no_other_pairs_and_no_search(run, tmp_path):
+    code, complaint = run(train.main, "--resume", tmp_path, "--data", "pairs.jsonl")
+    assert (code, "a resumed run goes on with its own pairs" in complaint) == (2, True)
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "study.db").write_text("")
+    code, complaint = run(train.main, "--resume", tmp_path)
+    assert (code, "is the run of a search" in complaint) == (2, True)
 
 
 def test_an_existing_model_is_refused_before_anything_is_read(run, tmp_path):
@@ -108,7 +122,7 @@ def test_a_cuda_device_that_is_not_there_is_refused(run, tmp_path, tiny_pairs_fi
 
 
 def test_a_search_on_cuda_without_gpus_for_its_workers_is_refused(run, tmp_path, tiny_pairs_file):
-    config = config_file(tmp_path, train={"device": "cuda"})
+    config = config_file(tmp_path, train={"device": "cuda"}, **SPACE)
     code, complaint = run(tune.main, config, "--data", tiny_pairs_file)
     assert code == 2
     assert "train.device: cuda is asked for, and resources.gpus_per_worker is 0" in complaint

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
-from nic_ray.errors import InputError, RunError
+from nic_ray.errors import InputError
 from nic_ray.search import Outcome, ray_session, run_search
 
 pytestmark = [
@@ -170,13 +170,13 @@ def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp
     assert any(line.startswith("trial-001: failed: ") for line in said)
 
 
-def test_a_search_whose_trials_all_fail_says_why(tiny_model, tiny_pairs_file, tmp_path):
+def test_a_base_model_of_broken_weights_is_refused(tiny_model, tiny_pairs_file, tmp_path):
     model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
     layer = model[0].auto_model.encoder.layer[2]
     layer.output.dense.weight.data[:] = 1e30  # finite, until it is multiplied
     layer.output.LayerNorm.weight.data[:] = 1e30
     model.save(str(tmp_path / "model"), create_model_card=False)
-    with pytest.raises((RunError, ValueError), match=r"not finite|finite"):
+    with pytest.raises(InputError, match=r"gives embeddings that are not finite, so there is nothing to tune"):
         search(tmp_path / "model", tiny_pairs_file, tmp_path, trials=2)
 
 

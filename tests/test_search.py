@@ -3,9 +3,9 @@
 import pytest
 
 from nic_ray.config import Config
-from nic_ray.errors import RunError
-from nic_ray.outcome import Candidate, refuse_other_numbers
-from nic_ray.search import best_candidate, place
+from nic_ray.errors import InputError, RunError
+from nic_ray.outcome import Candidate, new_run_folder, refuse_other_numbers
+from nic_ray.search import best_candidate, place, ray_session
 
 
 def config(**sections: object) -> Config:
@@ -84,3 +84,42 @@ def test_other_numbers_from_the_exported_folder_are_refused():
         refuse_other_numbers(metrics, metrics | {"recall_at_5/macro": 0.7}, 0.005)
     with pytest.raises(RunError, match=r"mrr/macro nan instead of"):
         refuse_other_numbers(metrics, metrics | {"mrr/macro": float("nan")}, 0.005)
+
+
+def test_a_fraction_that_does_not_divide_a_gpu_leaves_its_rest_free():
+    # two of 0.4 fit on a device, not two and a half: four on two devices, not five
+    placement = place(config(resources={"gpus_per_worker": 0.4}), cpus=16, gpus_of_nodes=[2])
+    assert placement.concurrent == 4
+
+
+def test_workers_on_gpus_need_cpus_too():
+    placement = place(config(resources={"workers": 4, "gpus_per_worker": 0.25}), cpus=2, gpus_of_nodes=[1])
+    assert (placement.workers, placement.concurrent) == (2, 1)
+
+
+def test_cuda_without_a_node_that_has_it_is_refused():
+    asked = config(train={"device": "cuda"}, resources={"gpus_per_worker": 2})
+    with pytest.raises(InputError, match=r"no node has the 2 GPUs of resources.gpus_per_worker \(found 1\)"):
+        place(asked, cpus=2, gpus_of_nodes=[1, 1])
+
+
+def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+    def init(**_: object) -> None:
+        raise ConnectionError("no one answers")
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(InputError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray cluster can be joined there"),
+        ray_session(print),
+    ):
+        pass
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot be made .*; name another place for runs"):
+        new_run_folder(tmp_path / "file", "name")
