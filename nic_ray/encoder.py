@@ -33,7 +33,7 @@ class Encoder:
     blocks: int
     """Transformer blocks."""
     can_be_cut: bool
-    """Whether the blocks can be run apart. If not, nothing is computed once: it is trained whole."""
+    """Whether the blocks can be run apart. If not, nothing is computed once: all of them run in every step."""
 
     @property
     def transformer(self) -> nn.Module:

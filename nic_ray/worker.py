@@ -25,7 +25,7 @@ from nic_ray.activations import Feed, Inputs, feed, run_chain
 from nic_ray.cache import opened
 from nic_ray.config import TrainConfig, trial_config
 from nic_ray.encoder import Lower, Upper
-from nic_ray.evaluation import embed, score, texts_to_score
+from nic_ray.evaluation import embed, evaluate, score, texts_to_score
 from nic_ray.pairs import Collection
 from nic_ray.record import LOG, load_state, logging_to, save_state
 
@@ -93,7 +93,7 @@ def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -
     """A Ray task: the values after each of some frozen blocks, for a part of the texts."""
     hardware.keep_freed_memory()
     torch.set_num_threads(1)
-    return list(run_chain(blocks, shard, device=device, bf16=bf16))
+    return run_chain(blocks, shard, device=device, bf16=bf16)
 
 
 def last_state(result: tune.Result, folder: Path) -> dict[str, Any] | None:
@@ -177,9 +177,9 @@ def _evaluate_together(
     upper: Upper, source: Feed, collection: Collection, rows: NDArray[np.int64], *, bf16: bool
 ) -> dict[str, float]:
     """The same metrics on every worker, each having embedded its share of the texts."""
-    texts = texts_to_score(collection, rows.tolist())
     if not dist.is_initialized():
-        return score(embed(upper, source, texts, bf16=bf16), texts, collection, rows.tolist())
+        return evaluate(upper, source, collection, rows.tolist(), bf16=bf16)
+    texts = texts_to_score(collection, rows.tolist())
     rank, workers = dist.get_rank(), dist.get_world_size()
     own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
