@@ -1,5 +1,6 @@
 """One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from nic_ray.config import Config, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.outcome import best_of, export, new_run_folder, score_parts
-from nic_ray.preparation import Prepared, describe_run, prepare
+from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
 from nic_ray.record import LOG, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
 MODEL = "model"
 
 
@@ -45,6 +47,7 @@ def train_one(config: Config, *, out: Path, say: Callable[[str], None]) -> Train
     prepared = prepare(config, on_gpu=True)
     run_folder = new_run_folder(out, "train")
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    (run_folder / DATA).write_text(json.dumps(describe_data(prepared), indent=2), encoding="utf-8")
     return _go_on(prepared, run_folder, None, say)
 
 
@@ -55,7 +58,7 @@ def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None
         config: must be what the run was started with; None takes that.
 
     Raises:
-        InputError: no such run, or the config is another one.
+        InputError: no such run, or its config or its pairs are others now.
     """
     if not (run_folder / "config.yaml").is_file():
         raise InputError(f"{run_folder}: no run of nic_ray.train (holds no config.yaml); name one in runs/")
@@ -70,7 +73,13 @@ def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None
     checkpoints = sorted(path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt"))
     state = load_state(checkpoints[-1]) if checkpoints else None
     say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
-    return _go_on(prepare(started_with, on_gpu=True), run_folder, state, say)
+    prepared = prepare(started_with, on_gpu=True)
+    if json.loads((run_folder / DATA).read_text(encoding="utf-8")) != describe_data(prepared):
+        raise InputError(
+            f"{started_with.data.pairs}: has changed since {run_folder} was started, and its split with it; put the "
+            "old file back, or start anew without --resume"
+        )
+    return _go_on(prepared, run_folder, state, say)
 
 
 def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, say: Callable[[str], None]) -> Trained:

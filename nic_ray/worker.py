@@ -186,4 +186,8 @@ def _evaluate_together(
     embeddings = np.empty((len(texts), own.shape[1]), np.float32)
     for part, received in enumerate(loop.gather_rows(own.to(source.values.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
-    return score(embeddings, texts, collection, rows.tolist())
+    # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
+    # that goes on would wait for ever for those that have stopped
+    metrics = [score(embeddings, texts, collection, rows.tolist())]
+    dist.broadcast_object_list(metrics, src=0)
+    return metrics[0]

@@ -148,7 +148,8 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     (whole,) = (tmp_path / "runs").glob("train-*")
     again = tmp_path / "again"
     again.mkdir()
-    (again / "config.yaml").write_text((whole / "config.yaml").read_text())
+    for name in ("config.yaml", "data.json"):
+        (again / name).write_text((whole / name).read_text())
     (whole / "checkpoints" / "epoch-001").rename(tmp_path / "first")
     (again / "checkpoints").mkdir()
     (tmp_path / "first").rename(again / "checkpoints" / "epoch-001")
@@ -159,6 +160,10 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     for folder in (whole, again):
         assert (folder / "model" / "model.safetensors").is_file()
         assert (folder / "checkpoints" / "epoch-002" / "state.pt").is_file()
+    lines = tiny_pairs_file.read_text().splitlines(keepends=True)
+    tiny_pairs_file.write_text("".join(lines[:-1]))
+    code, complaint = run(train.main, "--resume", again)
+    assert (code, "pairs.jsonl: has changed since" in complaint) == (2, True)
 
 
 def test_resuming_with_other_settings_is_refused(run, tmp_path):
