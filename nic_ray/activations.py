@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nic_ray.encoder import Encoder, Lower, lower, tokenize
 
-CHUNK_TOKENS = {"cpu": 2048, "cuda": 65536}
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
 layer's activations stay in its caches, on a GPU many enough to fill it."""
 

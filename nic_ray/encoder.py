@@ -5,16 +5,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers.utils.logging import disable_progress_bar
 
 from nic_ray.errors import InputError
+
+# Sentence Transformers and the tokenizers are imported where a model is loaded: a trial is handed its blocks,
+# runs in a process of its own, and starts two seconds of processor time sooner without them.
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -26,7 +29,7 @@ class Encoder:
 
     name: str
     """As the user named it."""
-    model: SentenceTransformer
+    model: "SentenceTransformer"
     """On the CPU, in fp32 and eval mode. Parts that are cut from it share its weights."""
     weights_sha256: str
     """Of all weights, in the order of the state dict: the same for any file format."""
@@ -46,7 +49,8 @@ class Upper(nn.Module):
 
     Args:
         transformer: what trains; fed with hidden states, or with token ids if `starts_at_ids`.
-        tail: Sentence Transformers modules behind the transformer (pooling, normalisation, ...).
+        tail: what stands behind the transformer (pooling, normalisation, ...): modules that take and give
+            Sentence Transformers' features.
         starts_at_ids: whether `transformer` has its embedding table in front.
         lower: blocks to run on token ids first, without gradient and in eval mode; or None.
         frozen: modules of `transformer`, each by itself, that stay in eval mode while the others train.
@@ -129,6 +133,26 @@ class Lower(nn.Module):
         return _run(self.transformer, values, mask, ids=self._starts_at_ids)
 
 
+class MeanPooling(nn.Module):
+    """Sentence Transformers' mean pooling, for processes that do not import it."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add "sentence_embedding" (B, W), the mean of "token_embeddings" (B, L, W) over the unmasked tokens."""
+        hidden = features["token_embeddings"]
+        mask = features["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        # 16-bit states are added up in fp32
+        total, tokens = (hidden * mask).sum(1, dtype=torch.float32), mask.sum(1, dtype=torch.float32)
+        return features | {"sentence_embedding": total / tokens.clamp(min=1e-9)}
+
+
+class UnitLength(nn.Module):
+    """Sentence Transformers' normalisation, for processes that do not import it."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring "sentence_embedding" (B, W) to length 1."""
+        return features | {"sentence_embedding": nn.functional.normalize(features["sentence_embedding"], dim=1)}
+
+
 class _Given(nn.Module):
     """Stands where the embedding table was: hands on the hidden states it is given."""
 
@@ -143,6 +167,8 @@ def load(base_model: str) -> Encoder:
         InputError: the packaged weights are not the published ones, the folder holds no model that
             Sentence Transformers can load, or the hub id cannot be had.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # of reading 90 MB: gone before it can be read
     model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
     model.eval()
@@ -225,7 +251,7 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
     whole.requires_grad_(False)
     blocks = _blocks_of(whole)
     assert blocks is not None
-    tail = list(encoder.model)[1:]
+    tail = [_light(module) for module in list(encoder.model)[1:]]
     if frozen_layers == 0:
         top = _segment(whole, 0, encoder.blocks) if encoder.can_be_cut else whole
         top.requires_grad_(True)
@@ -260,6 +286,15 @@ def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
                 child.p = share
 
 
+def _light(module: nn.Module) -> nn.Module:
+    """The same module without Sentence Transformers, where there is one; else the module itself."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    if type(module) is Pooling and module.pooling_mode == "mean" and module.include_prompt:
+        return MeanPooling()
+    return UnitLength() if type(module) is Normalize else module
+
+
 def _is_local(base_model: str) -> bool:
     return base_model in PACKAGED_NAMES or Path(base_model).exists()
 
@@ -285,7 +320,9 @@ def _locate(base_model: str) -> Path:
     return folder
 
 
-def _load_folder(folder: Path) -> SentenceTransformer:
+def _load_folder(folder: Path) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
     try:
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     except Exception as error:  # a broken file can fail in any of four libraries
@@ -295,7 +332,9 @@ def _load_folder(folder: Path) -> SentenceTransformer:
         ) from None
 
 
-def _load_from_hub(name: str) -> SentenceTransformer:
+def _load_from_hub(name: str) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
     try:
         return SentenceTransformer(name, device="cpu")
     except Exception as error:  # the hub client raises a dozen kinds, none of them ours

@@ -97,6 +97,8 @@ def fit(
     stops = {round(part * per_epoch / config.evaluations_per_epoch) for part in range(1, config.evaluations_per_epoch)}
     stops = {stop for stop in stops if stop > 0} | {per_epoch}
     losses: list[float] = []
+    # numbers that are still on the device: reading one makes the host wait for all that was asked of it
+    unread: list[tuple[Tensor, float]] = []
     started, first_step = time.monotonic(), step
     upper.train()
     while step < total:
@@ -110,19 +112,19 @@ def fit(
             batch = make_batch(collection, relevant, rows_of_batch, config.hard_negatives)
             loss = accumulate_gradients(upper, source, batch, config, bf16=bf16)
             norm = torch.nn.utils.clip_grad_norm_(_trained(upper), MAX_GRADIENT_NORM)
-            losses.append(float(loss))
-            if not (math.isfinite(losses[-1]) and math.isfinite(float(norm))):
-                raise _not_finite("loss or gradient", step + 1, rate, f"loss {losses[-1]}, gradient norm {float(norm)}")
+            unread.append((torch.stack([loss, norm]), rate))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             at_stop = (step - 1) % per_epoch + 1 in stops
             if at_stop or step % max(1, per_epoch // LOGS_PER_EPOCH) == 0:
+                losses += _read(unread, step)
                 left = (time.monotonic() - started) / (step - first_step) * (total - step)
                 log.info(
                     "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
                     step / per_epoch, step, total, losses[-1], rate, float(norm), left,
                 )  # fmt: skip
+                unread.clear()
             if not at_stop:
                 continue
             try:
@@ -363,6 +365,20 @@ def _snapshot(
         "best": best,
         "finished": finished,
     }
+
+
+def _read(unread: Sequence[tuple[Tensor, float]], last_step: int) -> list[float]:
+    """The losses of the last steps, from (loss and gradient norm, learning rate) of each.
+
+    Raises:
+        RunError: one of them is not finite; names the first such step.
+    """
+    found: list[list[float]] = torch.stack([numbers for numbers, _ in unread]).tolist()
+    for place, (loss, norm) in enumerate(found):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            step, rate = last_step - len(found) + place + 1, unread[place][1]
+            raise _not_finite("loss or gradient", step, rate, f"loss {loss}, gradient norm {norm}")
+    return [loss for loss, _ in found]
 
 
 def _restore(

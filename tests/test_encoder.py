@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from nic_ray import encoder as module
 from nic_ray.encoder import (
+    MeanPooling,
+    UnitLength,
     check_frozen_layers,
     load,
     lower,
@@ -332,3 +336,48 @@ def test_depths_that_the_model_does_not_have_are_all_named(tiny_model):
     message = r"^space\.frozen_layers: must be 0 to 5 for .+, which has 6 blocks, got -1, 6, 12$"
     with pytest.raises(InputError, match=message):
         check_frozen_layers(encoder, [12, 5, 6, -1, 6, 0], "space.frozen_layers")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_and_normalisation_are_those_of_sentence_transformers(dtype):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 7, 32, generator=generator).to(dtype)
+    mask = (torch.arange(7) < torch.tensor([[7], [1], [3], [6], [2]])).long()
+
+    def given() -> dict[str, Tensor]:
+        return {"token_embeddings": hidden.clone(), "attention_mask": mask.clone()}
+
+    pooled = Pooling(32, pooling_mode="mean")(given())
+    found = MeanPooling()(given())
+    rounding = 1e-6 if dtype == torch.float32 else 4e-3  # theirs is rounded to 16 bits at the end
+    torch.testing.assert_close(
+        found["sentence_embedding"], pooled["sentence_embedding"].float(), rtol=rounding, atol=rounding
+    )
+    features = {"sentence_embedding": torch.randn(4, 8, generator=generator)}
+    expected = Normalize()(dict(features))["sentence_embedding"]
+    assert torch.equal(UnitLength()(dict(features))["sentence_embedding"], expected)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("mean", MeanPooling), ("cls", Pooling), (("mean", "max"), Pooling)])
+def test_a_pooling_that_is_not_the_mean_stays_what_it_is(tiny_model_folder, tmp_path, mode, kept):
+    model = SentenceTransformer(str(tiny_model_folder), device="cpu")
+    SentenceTransformer(modules=[model[0], Pooling(32, pooling_mode=mode)], device="cpu").save(str(tmp_path / "model"))
+    encoder = load(str(tmp_path / "model"))
+    part = upper(encoder, 1, from_ids=True)
+    assert [type(module) for module in part.tail] == [kept]
+    ids, offsets = tokenize(encoder, TEXTS[:1], 64)
+    found = part.eval()(torch.from_numpy(ids)[None].long(), torch.ones(1, int(offsets[1])).long())
+    np.testing.assert_allclose(found.detach().numpy(), encoder.model.encode(TEXTS[:1]), atol=1e-5)
+
+
+def test_a_process_that_is_handed_the_upper_part_does_not_import_sentence_transformers(tiny_model_folder, tmp_path):
+    # torch.save of the whole module, as Ray's pickle does
+    torch.save(upper(load(str(tiny_model_folder)), 1), tmp_path / "upper.pt")
+    script = (
+        "import sys, torch, nic_ray.loop, nic_ray.evaluation, nic_ray.cache\n"
+        f"part = torch.load({str(tmp_path / 'upper.pt')!r}, weights_only=False)\n"
+        "part(torch.zeros(1, 3, 32), torch.ones(1, 3).long())\n"
+        "assert not {'sentence_transformers', 'sklearn', 'datasets'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -22,13 +22,15 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from nic_ray import loop
 from nic_ray.activations import CHUNK_TOKENS, feed, frozen_inputs, token_inputs
-from nic_ray.config import TrainConfig
+from nic_ray.config import TrainConfig, load_config
 from nic_ray.encoder import load, set_dropout, upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import evaluate
 from nic_ray.loop import accumulate_gradients, fit, headline, make_batch, rate_factor
-from nic_ray.pairs import Pair, index_pairs, relevant_passages
+from nic_ray.pairs import Pair, index_pairs, read_pairs, relevant_passages
+from nic_ray.preparation import divide
 
+ROOT = Path(__file__).parent.parent
 OBJECTIVE = "recall_at_5/macro"
 # 48 rows: six batches an epoch, and an evaluation after each of them.
 CONFIG = TrainConfig(
@@ -299,6 +301,35 @@ def test_training_from_frozen_activations_has_the_losses_of_training_from_token_
     assert len(cached) == 24
     assert cached == pytest.approx(whole, abs=1e-5)
     assert len(set(cached)) == 24
+
+
+@pytest.mark.slow
+def test_a_whole_trial_of_the_real_model_ends_where_it_does_without_the_cache():
+    config = load_config(ROOT / "tune_configs" / "smoke.yaml")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 3e-4})})
+    collection, parts = divide(read_pairs(ROOT / config.data.pairs), config.data)
+    rows = {part: np.flatnonzero(parts == part).tolist() for part in ("train", "validation")}
+    found = []
+    for from_ids in (False, True):
+        encoder = load(config.train.base_model)
+        tokens = token_inputs(encoder, collection.texts, config.train.max_tokens)
+        depth = 0 if from_ids else config.train.frozen_layers
+        source = feed(frozen_inputs(encoder, tokens, [depth])[depth], "cpu")
+        part = upper(encoder, config.train.frozen_layers, from_ids=from_ids)
+        base = evaluate(part, source, collection, rows["validation"])
+        trial = fit(
+            config.train, collection, rows["train"], part, source,
+            lambda part, source=source: evaluate(part, source, collection, rows["validation"]),
+            objective=OBJECTIVE,
+        )  # fmt: skip
+        found.append([evaluation.metrics for evaluation in trial][-1])
+        # dropout and learning rate are as in a search, so the trial moves
+        assert abs(found[-1]["mrr/macro"] - base["mrr/macro"]) > 0.02
+    cached, whole = found
+    assert cached["loss"] == pytest.approx(whole["loss"], abs=1e-3)
+    # a rounding may carry one query of a domain across a rank
+    assert cached["mrr/macro"] == pytest.approx(whole["mrr/macro"], abs=0.005)
+    assert cached[OBJECTIVE] == pytest.approx(whole[OBJECTIVE], abs=0.02)
 
 
 def test_bf16_training_stays_near_fp32_training(train):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -168,6 +169,28 @@ def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp
     assert [row["status"] for row in outcome.trials] == ["finished", "failed"]
     assert outcome.trials[1]["error"]
     assert any(line.startswith("trial-001: failed: ") for line in said)
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(tiny_model, tiny_pairs_file, tmp_path):
+    model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
+    # so large that the variance in the normalisation behind it overflows once the weights before it have grown
+    model[0].auto_model.encoder.layer[2].output.dense.weight.data.mul_(5e18)
+    model.save(str(tmp_path / "model"), create_model_card=False)
+    outcome = search(
+        tmp_path / "model",
+        tiny_pairs_file,
+        tmp_path,
+        trials=3,
+        space={"learning_rate": {"choice": [1e-3, 1.0, 0.9, 0.8]}, "frozen_layers": {"choice": [1]}},
+    )
+    assert outcome.trials[0]["status"] == "finished"
+    failed = [row for row in outcome.trials if row["status"] == "failed"]
+    assert failed
+    for row in failed:
+        assert re.search(
+            r"loss or gradient not finite at step \d+ \(learning rate .*lower train.learning_rate", row["error"]
+        )
+    assert outcome.winner.name not in {row["trial"] for row in failed}
 
 
 def test_a_base_model_of_broken_weights_is_refused(tiny_model, tiny_pairs_file, tmp_path):

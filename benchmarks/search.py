@@ -1,0 +1,270 @@
+"""A whole search: this project's against `SentenceTransformerTrainer.hyperparameter_search`, in turn, in one run.
+
+    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning] [--rounds 2] [--json]
+
+Both sides get the same pairs, split, search space, trials, epochs, evaluations, sampler (Optuna's TPE, same seed) and
+metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
+as its documentation advises for this loss (no duplicates in a batch). It judges a trial by its last evaluation, ours
+by its best; the test rows are read at the evaluation that each side picked. Memory is the largest sum of the
+proportional set sizes of all processes of a side, read every other second. Needs the extra `bench`.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SPACE: dict[str, Any] = {
+    "learning_rate": {"log_uniform": [1e-5, 1e-3]},
+    "scale": {"log_uniform": [10, 100]},
+    "batch_size": {"choice": [32, 64, 128, 256]},
+    "warmup_share": {"uniform": [0, 0.3]},
+    "weight_decay": {"choice": [0, 0.01, 0.1]},
+    "schedule": {"choice": ["cosine", "linear", "constant"]},
+}
+"""What both sides can search: ours without grouped batches, which only we have (`--grouped` adds them)."""
+
+SIDES = ("ours", "sentence-transformers")
+
+
+def main() -> None:
+    """Run the sides in turn and print a table, or be one side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, default=Path("data/reference/pairs.jsonl"))
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--frozen-layers", type=int, nargs="+", default=[4], help="one depth, or several to search")
+    parser.add_argument("--pruning", action="store_true", help="stop weak trials early, on both sides")
+    parser.add_argument("--grouped", action="store_true", help="let our side also search queries_per_passage")
+    parser.add_argument("--backend", choices=["optuna", "ray"], default="optuna", help="of hyperparameter_search")
+    parser.add_argument("--rounds", type=int, default=1, help="searches of each side, in turn")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        found = (our_search if arguments.side == "ours" else their_search)(arguments)
+        arguments.result.write_text(json.dumps(found), encoding="utf-8")
+        return
+    rounds = [{side: run_side(side) for side in SIDES} for _ in range(arguments.rounds)]
+    if arguments.json:
+        print(json.dumps(rounds))
+        return
+    for number, sides in enumerate(rounds, 1):
+        print(f"\nround {number}: {arguments.trials} trials of {arguments.epochs} epochs")
+        for side, one in sides.items():
+            print(
+                f"  {side:22} {one['wall_s']:8.0f} s  {one['cpu_s']:8.0f} CPU-s  "
+                f"{arguments.trials / one['wall_s'] * 3600:7.1f} trials/h  {one['peak_pss_gib']:5.2f} GiB  "
+                f"validation {one['validation']:.4f}  test {one['test']:.4f}"
+            )
+    ratios = [sides[SIDES[1]]["wall_s"] / sides["ours"]["wall_s"] for sides in rounds]
+    print(f"\ntrials per hour, ours / theirs: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def run_side(side: str) -> dict[str, Any]:
+    """Start this program as one side; its result with wall time, CPU time and peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--result", str(result)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.monotonic()
+        with (Path(folder) / "log").open("w+") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            peak = 0
+            while process.poll() is None:
+                peak = max(peak, tree_pss(process.pid))
+                time.sleep(2)
+            wall = time.monotonic() - started
+            if process.returncode:
+                log.seek(0)
+                raise SystemExit(f"{side} failed:\n{log.read()[-4000:]}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return json.loads(result.read_text()) | {"wall_s": wall, "cpu_s": cpu, "peak_pss_gib": peak / 2**30}
+
+
+def tree_pss(pid: int) -> int:
+    """Bytes of a process and all its descendants, shared pages in proportion."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    family = {pid}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    total = 0
+    for member in family:
+        try:
+            lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def space_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The search space; depth is part of it where several are given."""
+    depth = {"frozen_layers": {"choice": arguments.frozen_layers}} if len(arguments.frozen_layers) > 1 else {}
+    return SPACE | depth
+
+
+def first_depth(arguments: argparse.Namespace) -> int:
+    """frozen_layers of the first trial."""
+    return 4 if 4 in arguments.frozen_layers else int(arguments.frozen_layers[0])
+
+
+def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
+    """`nic_ray.search.run_search`, export included."""
+    from nic_ray.config import Config
+    from nic_ray.search import run_search
+
+    grouped = {"queries_per_passage": {"choice": [1, 2, 4]}} if arguments.grouped else {}
+    config = Config.model_validate(
+        {
+            "data": {"pairs": str(arguments.pairs)},
+            "train": {
+                "epochs": arguments.epochs,
+                "evaluations_per_epoch": 2,
+                "schedule": "cosine",
+                "frozen_layers": first_depth(arguments),
+                "seed": arguments.seed,
+            },
+            "space": space_of(arguments) | grouped,
+            "search": {
+                "trials": arguments.trials,
+                "seed": arguments.seed,
+                # without pruning no rung lies before the end
+                "grace_period": 1 if arguments.pruning else arguments.epochs,
+            },
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run_search(
+            config, out=Path(folder), name="winner", run_root=Path(folder) / "runs", overwrite=False, say=print
+        )
+    key = "recall_at_5/macro"
+    return {"validation": outcome.results["validation"]["tuned"][key], "test": outcome.results["test"]["tuned"][key]}
+
+
+def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
+    """`hyperparameter_search` over the same space; it cannot be told which configuration to try first."""
+    import numpy as np
+    import optuna
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.base.sampler import BatchSamplers
+    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    from nic_ray import encoder as encoders
+    from nic_ray.evaluation import score, texts_to_score
+    from nic_ray.pairs import index_pairs, read_pairs
+    from nic_ray.split import split_rows
+
+    collection = index_pairs(read_pairs(arguments.pairs))
+    parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
+    rows = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test")}
+    data = Dataset.from_dict(
+        {
+            "query": [collection.texts[text] for text in collection.query[rows["train"]]],
+            "positive": [collection.texts[text] for text in collection.positive[rows["train"]]],
+        }
+    )
+    space = space_of(arguments)
+    best: dict[str, float] = {"validation": -1.0, "test": -1.0}
+    own: dict[str, Any] = {}
+
+    class MacroRecall(SentenceEvaluator):  # type: ignore[misc]
+        primary_metric = "macro"
+
+        def __call__(self, model: Any, *_: Any, **__: Any) -> dict[str, float]:
+            return {"macro": macro_recall(model, "validation")}
+
+    def macro_recall(model: Any, part: str) -> float:
+        texts = texts_to_score(collection, rows[part].tolist())
+        embeddings = model.encode([collection.texts[text] for text in texts], batch_size=32, show_progress_bar=False)
+        return score(embeddings, texts, collection, rows[part].tolist())["recall_at_5/macro"]
+
+    def suggest(trial: Any, name: str) -> Any:
+        dimension = space[name]
+        if "choice" in dimension:
+            return trial.suggest_categorical(name, dimension["choice"])
+        low, high = dimension.get("log_uniform") or dimension["uniform"]
+        return trial.suggest_float(name, low, high, log="log_uniform" in dimension)
+
+    def hp_space(trial: Any) -> dict[str, Any]:
+        own.update({name: suggest(trial, name) for name in space})
+        schedules = {"constant": "constant_with_warmup"}
+        return {
+            "learning_rate": own["learning_rate"],
+            "per_device_train_batch_size": own["batch_size"],
+            "warmup_ratio": own["warmup_share"],
+            "weight_decay": own["weight_decay"],
+            "lr_scheduler_type": schedules.get(own["schedule"], own["schedule"]),
+            "eval_steps": -(-len(rows["train"]) // own["batch_size"]) // 2,
+        }
+
+    def model_init(trial: Any = None) -> Any:
+        encoder = encoders.load("all-MiniLM-L6-v2")
+        depth = own.get("frozen_layers", first_depth(arguments))
+        if depth:
+            encoder.transformer.requires_grad_(False)
+            encoder.transformer.encoder.layer[depth:].requires_grad_(True)
+        if trial is not None:
+            trainer.loss.scale = own["scale"]
+        return encoder.model
+
+    def objective(metrics: dict[str, float]) -> float:
+        found = metrics["eval_macro"]
+        if found > best["validation"]:  # the test rows are read at what is picked, and cost little beside the rest
+            best.update(validation=found, test=macro_recall(trainer.model, "test"))
+        return found
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SentenceTransformerTrainer(
+            model_init=model_init,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=folder,
+                num_train_epochs=arguments.epochs,
+                eval_strategy="steps",
+                save_strategy="no",
+                logging_strategy="no",
+                batch_sampler=BatchSamplers.NO_DUPLICATES,
+                use_cpu=True,
+                report_to=[],
+                disable_tqdm=True,
+                seed=arguments.seed,
+            ),
+            train_dataset=data,
+            evaluator=MacroRecall(),
+            loss=lambda model: MultipleNegativesRankingLoss(model),
+        )
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, constant_liar=True, n_startup_trials=4, seed=arguments.seed
+        )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if arguments.pruning else optuna.pruners.NopPruner()
+        given = {"sampler": sampler, "pruner": pruner} if arguments.backend == "optuna" else {}
+        trainer.hyperparameter_search(
+            hp_space=hp_space,
+            compute_objective=objective,
+            n_trials=arguments.trials,
+            direction="maximize",
+            backend=arguments.backend,
+            **given,
+        )
+    return best
+
+
+if __name__ == "__main__":
+    main()
