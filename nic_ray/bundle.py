@@ -319,6 +319,7 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
 def _training_section(metadata: Mapping[str, Any]) -> str:
     facts = {
         "trial": metadata.get("trial"),
+        "weights": "mean of these trials', each above the shallowest cut" if metadata.get("averaged") else None,
         "chosen by": metadata.get("objective"),
         "created": metadata.get("created"),
         "best epoch": metadata.get("best", {}).get("epoch"),

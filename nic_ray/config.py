@@ -173,6 +173,12 @@ class SearchConfig(Section):
     grace_period: int = Field(1, ge=1, description="epochs that every trial gets before it can be stopped")
     reduction_factor: int = Field(3, ge=2, description="of this many trials at a rung, ASHA lets one go on")
     startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
+    averaged_trials: int = Field(
+        3,
+        ge=1,
+        description="weights of at most this many of the best trials are averaged, each one only if the validation "
+        "objective rises; 1: the best trial's alone",
+    )
     seed: int = Field(42, ge=0, description="seed of the sampler")
 
 

@@ -1,7 +1,8 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
 import collections
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from nic_ray import encoder as encoders
 from nic_ray.activations import Inputs, feed
 from nic_ray.config import TrainConfig
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import embed, evaluate_encoder, score
+from nic_ray.evaluation import embed, evaluate, evaluate_encoder, score
 from nic_ray.preparation import Prepared, describe_data
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
@@ -33,6 +34,8 @@ class Candidate:
     """Of its best evaluation, on the validation rows."""
     weights: Mapping[str, Tensor]
     """Of the blocks above its cut."""
+    members: tuple[str, ...] = ()
+    """The trials whose weights these are the mean of; none for a trial's own."""
 
 
 def new_run_folder(root: Path, name: str) -> Path:
@@ -53,6 +56,55 @@ def new_run_folder(root: Path, name: str) -> Path:
 def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
     """The best evaluation in a training's last state."""
     return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
+
+
+def averaged(
+    prepared: Prepared, inputs: Mapping[int, Inputs], candidates: Sequence[Candidate], objective: str
+) -> Candidate:
+    """The mean of the best trials' weights, as far as each of them makes it better on the validation rows.
+
+    Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
+    better one than either. The best trial begins; each next one joins if the mean with it is better than
+    without: by objective, then mrr/macro.
+
+    Args:
+        inputs: by depth, at least at the shallowest cut of the candidates.
+        candidates: the best first.
+
+    Returns:
+        the best candidate itself if no other one helps; else a candidate whose configuration is the best
+        one's with the shallowest cut of the candidates, below which none of them was trained.
+
+    Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
+    """
+    best = candidates[0]
+    if len(candidates) == 1:
+        return best
+    depth = min(each.config.frozen_layers for each in candidates)
+    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs[depth].are_ids).to(prepared.device)
+    source, rows = feed(inputs[depth], prepared.device), prepared.rows("validation").tolist()
+    members, metrics = [best], dict(best.metrics)
+    mean = total = _weights_at(prepared, best, depth)
+    for candidate in candidates[1:]:
+        own = _weights_at(prepared, candidate, depth)
+        grown = {name: value + own[name] for name, value in total.items()}
+        tried = {name: value / (len(members) + 1) for name, value in grown.items()}
+        upper.load_trained_state(tried)
+        found = evaluate(upper, source, prepared.collection, rows, bf16=prepared.bf16)
+        if (found[objective], found["mrr/macro"]) > (metrics[objective], metrics["mrr/macro"]):
+            members, total, mean = [*members, candidate], grown, tried
+            metrics |= found
+    if len(members) == 1:
+        return best
+    names = tuple(each.name for each in members)
+    return Candidate(" + ".join(names), best.config.model_copy(update={"frozen_layers": depth}), metrics, mean, names)
+
+
+def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
+    """A candidate's weights above a cut that is no deeper than its own: those between are the base model's."""
+    encoder = copy.deepcopy(prepared.encoder)
+    encoders.upper(encoder, candidate.config.frozen_layers).load_trained_state(dict(candidate.weights))
+    return encoders.upper(encoder, depth).trained_state()
 
 
 def score_parts(
@@ -111,6 +163,7 @@ def export(
         "base_model": prepared.encoder.name,
         "base_weights_sha256": prepared.encoder.weights_sha256,
         "trial": winner.name,
+        "averaged": list(winner.members),
         "objective": objective,
         "config": winner.config.model_dump(mode="json"),
         **describe_data(prepared),

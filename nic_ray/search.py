@@ -16,7 +16,7 @@ from nic_ray.bundle import refuse_existing
 from nic_ray.cache import Chain, budget, inputs_by_depth, opened
 from nic_ray.config import Config, dump_config, trial_config
 from nic_ray.errors import InputError, RunError
-from nic_ray.outcome import Candidate, best_of, export, new_run_folder, score_parts
+from nic_ray.outcome import Candidate, averaged, best_of, export, new_run_folder, score_parts
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.record import LOG
 
@@ -113,8 +113,12 @@ def run_search(
         base = score_parts(prepared, opened(inputs[max(inputs)]), max(inputs), None)
         say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
         results = _run_trials(prepared, inputs, run_folder, say)
-        first, winner, trials = _pick(results, prepared, run_folder / TRAIN_RUNS)
+        first, best, trials = _pick(results, prepared, run_folder / TRAIN_RUNS)
     _write_trials(run_folder / "trials.csv", trials)
+    winner = averaged(prepared, {depth: opened(each) for depth, each in inputs.items()}, best, config.search.objective)
+    if winner.members:
+        say(f"the mean of {winner.name}: {_headline(winner.metrics, config)}, {best[0].name}: "
+            f"{_headline(best[0].metrics, config)} on validation")  # fmt: skip
     scores = {"base": base}
     for label, candidate in (("first trial", first), ("tuned", winner)):
         if candidate is None:  # it failed
@@ -131,7 +135,7 @@ def run_search(
         by_part,
         folder,
         objective=config.search.objective,
-        training_log=_training_log(run_folder, winner.name),
+        training_log="".join(_training_log(run_folder, trial) for trial in winner.members or (winner.name,)),
         overwrite=overwrite,
     )
     return outcome
@@ -303,12 +307,13 @@ def _trial_resources(placement: Placement) -> dict[str, float]:
 
 def _pick(
     results: Any, prepared: Prepared, train_runs: Path
-) -> tuple[Candidate | None, Candidate, list[dict[str, Any]]]:
-    """First trial, winner, and a row for each trial: by objective, then mrr/macro, then the earlier epoch."""
+) -> tuple[Candidate | None, list[Candidate], list[dict[str, Any]]]:
+    """First trial, the best trials (the best first), and a row for each trial."""
     from nic_ray import tuning, worker
 
     config, objective = prepared.config, prepared.config.search.objective
-    candidates: dict[int, Candidate] = {}
+    first: Candidate | None = None
+    best: list[Candidate] = []
     trials = []
     for result in sorted(results, key=lambda each: each.config[tuning.NUMBER]):
         number = result.config[tuning.NUMBER]
@@ -318,11 +323,9 @@ def _pick(
         row = {"trial": name, "status": _status(result), **sample}
         if state is not None:
             found = best_of(name, trial_config(config.train, sample), state)
-            best = best_candidate([*candidates.values(), found], objective)
-            # only two sets of weights are kept: of the first trial and of the best so far
-            candidates = {key: each for key, each in candidates.items() if key == 0 or each is best}
-            if number == 0 or found is best:
-                candidates[number] = found
+            first = found if number == 0 else first
+            # no more sets of weights are kept than can be used
+            best = best_first([*best, found], objective)[: config.search.averaged_trials]
             row |= {
                 objective: found.metrics[objective],
                 "mrr/macro": found.metrics["mrr/macro"],
@@ -331,21 +334,20 @@ def _pick(
             }
         row["error"] = "" if result.error is None else str(result.error).strip().splitlines()[-1]
         trials.append(row)
-    if not candidates:
+    if not best:
         reasons = sorted({row["error"] for row in trials})
         raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
-    winner = best_candidate(list(candidates.values()), objective)
-    return candidates.get(0), winner, trials
+    return first, best, trials
 
 
-def best_candidate(candidates: Sequence[Candidate], objective: str) -> Candidate:
-    """The winner: by objective, then mrr/macro, then the earlier epoch."""
+def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Candidates by objective, then mrr/macro, then the earlier epoch."""
 
     def order(candidate: Candidate) -> tuple[float, float, float]:
         metrics = candidate.metrics
         return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
 
-    return max(candidates, key=order)
+    return sorted(candidates, key=order, reverse=True)
 
 
 def _status(result: Any) -> str:
@@ -365,7 +367,7 @@ def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
 def _training_log(run_folder: Path, trial: str) -> str:
     for path in (run_folder / EXPERIMENT / trial / LOG, run_folder / TRAIN_RUNS / trial / LOG):
         if path.exists():
-            return path.read_text(encoding="utf-8")
+            return f"{trial}\n{path.read_text(encoding='utf-8')}"
     return ""
 
 
@@ -375,6 +377,7 @@ def _write_result(outcome: Outcome, prepared: Prepared) -> None:
         "objective": prepared.config.search.objective,
         "winner": {
             "trial": outcome.winner.name,
+            "averaged": list(outcome.winner.members),
             "config": outcome.winner.config.model_dump(mode="json"),
             "metrics": dict(outcome.winner.metrics),
         },

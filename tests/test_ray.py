@@ -83,8 +83,10 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny
     assert outcome.trials[0]["learning_rate"] == 1e-3
     assert outcome.trials[0]["frozen_layers"] == 1
     best = max(row["recall_at_5/macro"] for row in outcome.trials)
-    assert outcome.winner.metrics["recall_at_5/macro"] == best
-    assert outcome.results["validation"]["tuned"]["recall_at_5/macro"] == pytest.approx(best)
+    # the mean of the best trials' weights wins only where it is better than the best of them
+    found = outcome.winner.metrics["recall_at_5/macro"]
+    assert found >= best if outcome.winner.members else found == best
+    assert outcome.results["validation"]["tuned"]["recall_at_5/macro"] == pytest.approx(found)
     metadata = read_metadata(outcome.folder)
     assert metadata["trial"] == outcome.winner.name
     assert metadata["results"] == outcome.results
@@ -190,7 +192,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(tiny_mod
         assert re.search(
             r"loss or gradient not finite at step \d+ \(learning rate .*lower train.learning_rate", row["error"]
         )
-    assert outcome.winner.name not in {row["trial"] for row in failed}
+    assert not {outcome.winner.name, *outcome.winner.members} & {row["trial"] for row in failed}
 
 
 def test_a_base_model_of_broken_weights_is_refused(tiny_model, tiny_pairs_file, tmp_path):
