@@ -153,6 +153,24 @@ class UnitLength(nn.Module):
         return features | {"sentence_embedding": nn.functional.normalize(features["sentence_embedding"], dim=1)}
 
 
+class QuickDropout(nn.Dropout):
+    """Dropout that draws 16 random bits a value.
+
+    PyTorch's draws a floating-point number for each, which on a CPU takes longer than all the rest of it: 7 ms
+    there, 2 ms here, forward and backward, for 1,024 tokens of width 384.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Set a share p of the values to 0, to the nearest 1 / 65,536, and scale up the others."""
+        dropped = round(self.p * 2**16)
+        if not self.training or dropped in (0, 2**16) or input.device.type != "cpu":
+            return super().forward(input)
+        # four values an integer; drawn from PyTorch's own generator, so a seed and a saved state hold for it too
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = bits[: input.numel()].view(input.shape) >= dropped - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 class _Given(nn.Module):
     """Stands where the embedding table was: hands on the hidden states it is given."""
 
@@ -249,6 +267,7 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
     """
     whole = encoder.transformer
     whole.requires_grad_(False)
+    _use_quick_dropout(whole)
     blocks = _blocks_of(whole)
     assert blocks is not None
     tail = [_light(module) for module in list(encoder.model)[1:]]
@@ -293,6 +312,13 @@ def _light(module: nn.Module) -> nn.Module:
     if type(module) is Pooling and module.pooling_mode == "mean" and module.include_prompt:
         return MeanPooling()
     return UnitLength() if type(module) is Normalize else module
+
+
+def _use_quick_dropout(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Dropout:
+                setattr(parent, name, QuickDropout(child.p).train(child.training))
 
 
 def _is_local(base_model: str) -> bool:

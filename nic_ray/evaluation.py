@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nic_ray.activations import CHUNK_TOKENS, Feed, chunks, feed, padded_batch, token_inputs
 from nic_ray.encoder import Encoder, Upper, upper
 from nic_ray.pairs import Collection, relevant_passages
-from nic_ray.retrieval import retrieval_metrics
+from nic_ray.retrieval import flat_metrics, query_metrics
 
 
 @torch.inference_mode()
@@ -41,7 +41,19 @@ def embed(upper: Upper, source: Feed, texts: NDArray[np.int64], *, bf16: bool = 
 def score(
     embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
 ) -> dict[str, float]:
-    """Metrics of rows whose texts are embedded already.
+    """Metrics of rows whose texts are embedded already: those of `query_scores`, by domain.
+
+    Returns:
+        flat metrics as `retrieval.retrieval_metrics` names them.
+    """
+    values = query_scores(embeddings, texts, collection, rows)
+    return flat_metrics(values, [collection.domains[row] for row in rows])
+
+
+def query_scores(
+    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Recall@5 and reciprocal rank of each row's query, ranked over the whole corpus.
 
     Args:
         embeddings: (n, D), of the distinct queries of the rows and of the whole corpus, at least.
@@ -49,15 +61,14 @@ def score(
         rows: rows of the collection, each one query.
 
     Returns:
-        flat metrics as `retrieval.retrieval_metrics` names them.
+        as `retrieval.query_metrics`, each (rows,).
     """
     relevant = relevant_passages(collection)
     queries = collection.query[list(rows)]
-    return retrieval_metrics(
+    return query_metrics(
         embeddings[np.searchsorted(texts, queries)],
         embeddings[np.searchsorted(texts, collection.corpus)],
         [np.searchsorted(collection.corpus, relevant[query]) for query in queries.tolist()],
-        [collection.domains[row] for row in rows],
     )
 
 

@@ -1,6 +1,6 @@
 """How well queries find their passages in the whole corpus, domain by domain."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,16 @@ def retrieval_metrics(
     """
     if len(domains) != len(queries):
         raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(queries)} queries")
-    values = query_metrics(queries, corpus, relevant)
+    return flat_metrics(query_metrics(queries, corpus, relevant), domains)
+
+
+def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[str]) -> dict[str, float]:
+    """`retrieval_metrics` of queries that are scored already.
+
+    Args:
+        values: from `query_metrics`, each (Q,).
+        domains: (Q,) the domain of each query.
+    """
     recall, mrr = (by_domain(values[name], domains) for name in ("recall_at_5", "mrr"))
     del mrr["worst"]  # two metrics may have two worst domains; only one of them is shown
     return {f"recall_at_5/{name}": value for name, value in recall.items()} | {

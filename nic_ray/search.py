@@ -332,7 +332,7 @@ def _pick(
                 "best_epoch": found.metrics["epoch"],
                 "seconds": round((result.metrics or {}).get("time_total_s", 0.0), 1),
             }
-        row["error"] = "" if result.error is None else str(result.error).strip().splitlines()[-1]
+        row["error"] = "" if result.error is None else tuning.reason_in(str(result.error))
         trials.append(row)
     if not best:
         reasons = sorted({row["error"] for row in trials})

@@ -11,6 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.trainable.function_trainable import wrap_function
 
 from nic_ray.config import Config, Dimension, SearchConfig
+from nic_ray.errors import RunError
 from nic_ray.loop import headline
 
 OBJECTIVE = "objective"
@@ -150,12 +151,16 @@ def shown_sample(sample: Mapping[str, Any]) -> str:
 
 
 def failure_of(trial: Any) -> str:
-    """Why a trial failed: the last line of its error."""
+    """Why a trial failed, in one line."""
     if trial.error_file and Path(trial.error_file).exists():
-        lines = Path(trial.error_file).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
-    return "unknown reason"
+        return reason_in(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
+    return reason_in("")
+
+
+def reason_in(traceback: str) -> str:
+    """The last line of a traceback; of an error of our own only its message."""
+    lines = traceback.strip().splitlines() or ["unknown reason"]
+    return lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
 
 
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:

@@ -178,7 +178,7 @@ def test_resuming_with_other_settings_is_refused(run, tmp_path):
     assert (code, "name a CONFIG" in complaint) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["check", "train", "tune", "evaluate"])
+@pytest.mark.parametrize("command", ["check", "mine", "train", "tune", "evaluate"])
 def test_help_comes_without_the_heavy_libraries(command):
     script = (
         f"import sys, runpy; sys.argv = ['{command}', '--help']\n"

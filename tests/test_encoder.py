@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from nic_ray import encoder as module
 from nic_ray.encoder import (
     MeanPooling,
+    QuickDropout,
     UnitLength,
     check_frozen_layers,
     load,
@@ -381,3 +382,42 @@ def test_a_process_that_is_handed_the_upper_part_does_not_import_sentence_transf
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(share):
+    torch.manual_seed(0)
+    dropout = QuickDropout(share)
+    values = torch.ones(401, 997, requires_grad=True)  # no multiple of four
+    found = dropout(values)
+    error = (share * (1 - share) / values.numel()) ** 0.5
+    assert (found == 0).float().mean().item() == pytest.approx(share, abs=4 * error)
+    assert found.unique().tolist() == pytest.approx([0.0, 1 / (1 - share)], rel=1e-3)
+    found.backward(torch.full_like(found, 2.0))
+    assert torch.equal(values.grad, 2 * found)  # the same values are dropped on the way back
+    # neighbours, which share an integer, fall apart from each other
+    kept = (found.detach() != 0).double()
+    for step in range(1, 5):
+        both = (kept[:, step:] * kept[:, :-step]).mean().item()
+        assert both == pytest.approx((1 - share) ** 2, abs=0.01)
+
+
+def test_dropout_repeats_with_its_seed_and_is_off_in_eval_mode():
+    values, drawn = torch.randn(3, 5), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(QuickDropout(0.5)(values))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert QuickDropout(0.5).eval()(values) is values
+    assert torch.equal(QuickDropout(0.0)(values), values)
+    assert not QuickDropout(1.0)(values).any()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+def test_what_trains_has_the_quick_dropout_and_the_loaded_model_computes_as_before(tiny_model, model_type):
+    encoder = load(str(tiny_model(model_type, 3)))
+    before = encoder.model.encode(TEXTS)
+    part = upper(encoder, 1)
+    assert {type(module) for module in part.modules() if isinstance(module, nn.Dropout)} == {QuickDropout}
+    np.testing.assert_array_equal(encoder.model.encode(TEXTS), before)

@@ -1,0 +1,57 @@
+"""`python -m nic_ray.mine`: adds hard negatives to a file of pairs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL file of pairs")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write: the same rows with negatives")],
+    model: Annotated[str, typer.Option(help="model whose mistakes they are: packaged name, folder or hub id")] = (
+        "all-MiniLM-L6-v2"
+    ),
+    negatives: Annotated[int, typer.Option(min=1, help="at most this many for a row")] = 3,
+    margin: Annotated[
+        float, typer.Option(min=0, max=0.99, help="how far below the positive's similarity they lie, as a share of it")
+    ] = 0.05,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose section data says how the rows are split")
+    ] = None,
+) -> None:
+    """Find passages that look like the answer and are not, for the training rows alone.
+
+    Validation and test rows are written as they stand. A row's own negatives stay in front of those that are found.
+    """
+    from nic_ray.config import Config, load_config
+    from nic_ray.encoder import load
+    from nic_ray.errors import InputError
+    from nic_ray.mining import mine_negatives, write_negatives
+    from nic_ray.pairs import read_pairs
+    from nic_ray.preparation import divide
+
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another file with --out")
+    settings = load_config(config) if config else Config()
+    rows = read_pairs(pairs)
+    # of the whole file: a sample would leave most training rows without negatives
+    collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
+    train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
+    found = mine_negatives(
+        load(model), collection, train, count=negatives, relative_margin=margin, max_tokens=settings.train.max_tokens
+    )
+    write_negatives(pairs, rows, found, out)
+    shown = []
+    for name in [*sorted(set(collection.domains)), None]:
+        own = [row for row in train if name is None or collection.domains[row] == name]
+        mined = [len(found[row]) for row in own if row in found]
+        shown.append([name or "all", str(len(own)), str(len(mined)), f"{sum(mined) / max(1, len(own)):.2f}"])
+    console.show(console.table(["domain", "training rows", "with negatives", "negatives a row"], shown))
+    console.say(f"written: {out}")
+
+
+if __name__ == "__main__":
+    console.run(main)
