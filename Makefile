@@ -5,8 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Python compiles what it imports when it first does; most of these files it never will.
-PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
+PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 PYTEST = .venv/bin/python -m pytest -q
 
 .DEFAULT_GOAL := help
