@@ -78,6 +78,12 @@ def actors() -> list[ActorState]:
     return list_actors(ray.get_runtime_context().gcs_address, limit=1000, detail=True)
 
 
+def running(trial: str) -> int:
+    # earlier searches on this cluster had trials of the same names
+    alive = [actor for actor in actors() if trial in str(actor.repr_name) and actor.state == "ALIVE"]
+    return max(alive, key=lambda actor: actor.start_time_ms).pid
+
+
 def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny_pairs_file, tmp_path):
     outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=4)
     assert len(outcome.trials) == 4
@@ -159,7 +165,7 @@ def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp
     def kill(line: str) -> None:
         said.append(line)
         if line.startswith("trial-001: epoch 1.00"):
-            os.kill(next(actor.pid for actor in actors() if "trial-001" in str(actor.repr_name)), signal.SIGKILL)
+            os.kill(running("trial-001"), signal.SIGKILL)
 
     monkeypatch.setattr(sys.modules[__name__], "say", kill)
     outcome = search(
