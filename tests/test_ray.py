@@ -18,6 +18,7 @@ from ray.util.state import list_actors, list_placement_groups
 from ray.util.state.common import ActorState
 from sentence_transformers import SentenceTransformer
 
+from nic_ray.activations import Inputs
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
@@ -216,6 +217,29 @@ def test_gpus_that_are_not_there_are_not_waited_for(tiny_model, tiny_pairs_file,
     outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=1, resources={"gpus_per_worker": 1})
     assert outcome.trials[0]["status"] == "finished"
     assert any("so trials train on CPUs" in line for line in said)
+
+
+def test_a_trial_reads_the_activations_where_they_lie():
+    def private_growth(given):  # inside, so that Ray sends it along: workers cannot import this file
+        from pathlib import Path
+
+        import ray
+
+        from nic_ray.activations import feed
+
+        def own_bytes():  # its resident size would count shared pages too
+            return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+
+        before = own_bytes()
+        source = feed(ray.get(given[0]), "cpu")
+        highest = float(source.values.max())  # reads all of it
+        return own_bytes() - before, highest, source.values.untyped_storage().nbytes()
+
+    values = np.ones((2**18, 100), np.float32)  # 100 MiB
+    inputs = ray.put(Inputs(values, np.arange(0, 2**18 + 1, 2**10)))
+    grown, highest, held = ray.get(ray.remote(private_growth).remote([inputs]))
+    assert (highest, held) == (1.0, values.nbytes)
+    assert grown < values.nbytes / 4
 
 
 def test_an_existing_bundle_is_refused_before_the_search(tiny_model, tiny_pairs_file, tmp_path):
