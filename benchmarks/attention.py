@@ -1,0 +1,74 @@
+"""PyTorch's fused attention against the plain formulation, in the trained blocks, forward and backward, in turn.
+
+    python benchmarks/attention.py --lengths 16 64 128 256 [--rounds 15] [--json]
+
+The top blocks of the base model on random hidden states, as many texts of one length as a chunk holds. Both sides have
+the same weights; `plain` is Transformers' own formulation in separate steps (product, softmax, product).
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from nic_ray import encoder as encoders
+from nic_ray import hardware
+from nic_ray.activations import CHUNK_TOKENS
+
+SIDES = {"fused": "sdpa", "plain": "eager"}
+
+
+def main() -> None:
+    """Print milliseconds of each side by length, and their ratios in pairs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 128, 256])
+    parser.add_argument("--frozen-layers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    hardware.keep_freed_memory()
+    results = [measure(length, arguments) for length in arguments.lengths]
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    for result in results:
+        shown = ", ".join(f"{side} {statistics.median(own) * 1000:.1f} ms" for side, own in result["seconds"].items())
+        ratios = result["ratios"]
+        print(
+            f"{result['texts']:3} texts of {result['length']:3} tokens: {shown}; plain / fused "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of forward and backward of one chunk, each side in turn."""
+    encoder = encoders.load("all-MiniLM-L6-v2")
+    uppers = {}
+    for side, implementation in SIDES.items():
+        one = copy.deepcopy(encoder)
+        one.transformer.set_attn_implementation(implementation)  # type: ignore[operator]
+        uppers[side] = encoders.upper(one, arguments.frozen_layers).train()
+        encoders.set_dropout(uppers[side], attention=0.0, hidden=0.1)
+    texts = CHUNK_TOKENS["cpu"] // length
+    hidden = torch.randn(texts, length, int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
+    mask = torch.ones(texts, length, dtype=torch.int64)
+    mask[0, length // 2 :] = 0  # as in a batch of unlike texts, so that the mask is not left out
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for number in range(arguments.rounds + 2):
+        for side, upper in uppers.items():
+            started = time.perf_counter()
+            upper(hidden, mask).square().sum().backward()
+            if number > 1:  # after two rounds to warm up
+                seconds[side].append(time.perf_counter() - started)
+    ratios = [plain / fused for plain, fused in zip(seconds["plain"], seconds["fused"], strict=True)]
+    return {"length": length, "texts": texts, "seconds": seconds, "ratios": ratios}
+
+
+if __name__ == "__main__":
+    main()
