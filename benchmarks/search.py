@@ -209,7 +209,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "learning_rate": own["learning_rate"],
             "per_device_train_batch_size": own["batch_size"],
-            "warmup_ratio": own["warmup_share"],
+            "warmup_steps": own["warmup_share"],  # below 1 it is a share
             "weight_decay": own["weight_decay"],
             "lr_scheduler_type": schedules.get(own["schedule"], own["schedule"]),
             "eval_steps": -(-len(rows["train"]) // own["batch_size"]) // 2,
@@ -241,6 +241,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
                 save_strategy="no",
                 logging_strategy="no",
                 batch_sampler=BatchSamplers.NO_DUPLICATES,
+                warmup_steps=0.1,  # a float, or the searched ones would be cut to whole numbers
                 use_cpu=True,
                 report_to=[],
                 disable_tqdm=True,

@@ -81,8 +81,7 @@ def actors() -> list[ActorState]:
 
 def running(trial: str) -> int:
     # earlier searches on this cluster had trials of the same names
-    alive = [actor for actor in actors() if trial in str(actor.repr_name) and actor.state == "ALIVE"]
-    return max(alive, key=lambda actor: actor.start_time_ms).pid
+    return next(actor.pid for actor in actors() if actor.repr_name == trial and actor.state == "ALIVE")
 
 
 def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny_pairs_file, tmp_path):
