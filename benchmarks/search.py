@@ -203,8 +203,11 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         low, high = dimension.get("log_uniform") or dimension["uniform"]
         return trial.suggest_float(name, low, high, log="log_uniform" in dimension)
 
-    def hp_space(trial: Any) -> dict[str, Any]:
+    def sample(trial: Any) -> None:  # a trial that is asked again gives the same values
         own.update({name: suggest(trial, name) for name in space})
+
+    def hp_space(trial: Any) -> dict[str, Any]:
+        sample(trial)
         schedules = {"constant": "constant_with_warmup"}
         return {
             "learning_rate": own["learning_rate"],
@@ -212,17 +215,18 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             "warmup_steps": own["warmup_share"],  # below 1 it is a share
             "weight_decay": own["weight_decay"],
             "lr_scheduler_type": schedules.get(own["schedule"], own["schedule"]),
-            "eval_steps": -(-len(rows["train"]) // own["batch_size"]) // 2,
+            "eval_steps": max(1, -(-len(rows["train"]) // own["batch_size"]) // 2),
         }
 
     def model_init(trial: Any = None) -> Any:
+        if trial is not None:  # it is called before hp_space
+            sample(trial)
+            trainer.loss.scale = own["scale"]
         encoder = encoders.load("all-MiniLM-L6-v2")
         depth = own.get("frozen_layers", first_depth(arguments))
         if depth:
             encoder.transformer.requires_grad_(False)
             encoder.transformer.encoder.layer[depth:].requires_grad_(True)
-        if trial is not None:
-            trainer.loss.scale = own["scale"]
         return encoder.model
 
     def objective(metrics: dict[str, float]) -> float:
