@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -18,13 +19,26 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
-from nic_ray.encoder import PACKAGED_NAMES
+from nic_ray import encoder as encoders
 from nic_ray.errors import InputError, RunError
+from nic_ray.tokens import PACKAGED_NAMES
+
+log = logging.getLogger("nic_ray.bundle")
 
 CARD, METADATA, LOG = "README.md", "metadata.json", "training.log"
 OWN_KEYS = {"name", "base_model", "files"}
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
 METRICS = {"recall_at_5": "Recall@5", "mrr": "MRR"}
+
+HEADINGS = {
+    "test": ("Test part", "which took no part in choosing"),
+    "test in domain": ("Test part within domains", "each query ranked against the passages of its own domain alone"),
+    "unseen_queries": (
+        "Unseen queries",
+        "the easier protocol: new questions about trained passages",
+    ),
+    "validation": ("Validation part", "which picked the weights"),
+}
 
 PROTOCOLS = {
     "unseen_passages": (
@@ -140,6 +154,55 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return content
 
 
+def find_faults(folder: Path) -> list[str]:
+    """What is wrong with the files of a bundle, a sentence each; none if they are those that were exported.
+
+    Every file must have its SHA-256 of metadata.json, none may be missing, be a link, or stand there besides. The
+    hashes tell damage and exchange, not forgery: whoever can write the folder can write metadata.json too.
+
+    Raises:
+        InputError: the folder is not a bundle.
+    """
+    expected = read_metadata(folder)["files"]
+    if not isinstance(expected, dict) or not all(isinstance(each, str) for each in expected.values()):
+        return [f"{METADATA}: files must give a SHA-256 for each path; export the model again"]
+    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    present |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink()}
+    faults = [f"{name}: is missing" for name in sorted(expected.keys() - present.keys())]
+    for name, path in sorted(present.items()):
+        if path.is_symlink() or not path.is_file():
+            faults.append(f"{name}: is a link or no file")
+        elif name == METADATA:
+            continue
+        elif name not in expected:
+            faults.append(f"{name}: was not exported")
+        elif (found := file_sha256(path)) != expected[name]:
+            faults.append(f"{name}: SHA-256 is {found[:16]}..., want {expected[name][:16]}...")
+    return faults
+
+
+def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
+    """A verified model for a service: the bundle's, or else the fallback's, never a damaged one.
+
+    Args:
+        folder: the bundle.
+        fallback: base model to load instead, with a warning in the log; None refuses.
+
+    Raises:
+        InputError: the bundle is damaged or none, and there is no fallback; or the fallback cannot be loaded.
+    """
+    try:
+        faults = find_faults(folder)
+        if not faults:
+            return encoders.load(str(folder)).model
+    except InputError as error:
+        faults = [str(error)]
+    if fallback is None:
+        raise InputError(f"{folder}: not loaded: {'; '.join(faults[:3])}; export the model again")
+    log.warning("%s: not loaded: %s; using %s instead", folder, "; ".join(faults[:3]), fallback)
+    return encoders.load(fallback).model
+
+
 def library_versions() -> dict[str, str]:
     """Versions of Python, of this package and of what decides the numbers, by name."""
     own = {"python": platform.python_version(), "nic_ray": __version__}
@@ -162,6 +225,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         _introduction(metadata),
         _use_section(metadata),
         _results_section(metadata),
+        _evidence_section(metadata),
         _training_section(metadata),
         _data_section(metadata),
         _limits_section(metadata),
@@ -283,7 +347,7 @@ def _use_section(metadata: Mapping[str, Any]) -> str:
 
 def _results_section(metadata: Mapping[str, Any]) -> str:
     results = metadata.get("results", {})
-    parts = [part for part in ("test", "validation") if results.get(part)]
+    parts = [part for part in HEADINGS if results.get(part)]
     if not parts:
         return ""
     split, data = metadata.get("split", {}), metadata.get("data", {})
@@ -298,10 +362,10 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
     if protocol := split.get("protocol"):
         lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
     for part in parts:
-        rows = split.get("rows", {}).get(part)
-        counted = "" if rows is None else f" ({rows} queries)"
-        note = "picked the weights" if part == "validation" else "took no part in choosing"
-        lines += [f"### {part.capitalize()} part{counted}, which {note}", _metrics_table(results[part])]
+        asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
+        counted = "" if asked is None else f" ({asked} queries)"
+        name, note = HEADINGS[part]
+        lines += [f"### {name}{counted}, {note}", _metrics_table(results[part])]
     return "\n\n".join(lines)
 
 
@@ -314,6 +378,101 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
         values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
         rows.append([name, *("–" if value is None else f"{value:.3f}" for value in values)])
     return _table(header, rows)
+
+
+def _evidence_section(metadata: Mapping[str, Any]) -> str:
+    """What is known of how far the figures can be trusted; nothing for a model that no search made."""
+    if "guard" not in metadata:
+        return ""
+    lines = ["## How far to trust them"]
+    if objections := metadata["guard"]["objections"]:
+        listed = "\n".join(f"- {objection}" for objection in objections)
+        lines.append(f"**This model was exported over objections** (`--export-anyway`):\n\n{listed}")
+    if metadata.get("refit") == "all":
+        lines.append(
+            "The figures are those of the same configuration trained on the training part. The weights here were "
+            "trained again on the rows of all parts, once the figures stood; nothing is left to measure them on."
+        )
+    for difference, domains in metadata.get("intervals", {}).items():
+        rows = [
+            [domain, f"{own['difference']:+.3f}", _interval(own), str(own["queries"]), str(own["passages"])]
+            for domain, own in domains.items()
+        ]
+        lines += [
+            f"### {difference.capitalize()}: Recall@5 on the test part",
+            _table(["domain", "difference", "interval", "queries", "passages"], rows),
+        ]
+    if "bootstrap" in metadata:
+        how = metadata["bootstrap"]
+        lines.append(
+            f"Intervals hold {how['confidence']:.0%}: percentiles of {how['resamples']} resamples, which draw passages "
+            f"with all of their queries. Under {how['min_passages']} passages there is none."
+        )
+    lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
+    return "\n\n".join(lines)
+
+
+def _interval(interval: Mapping[str, Any]) -> str:
+    return "–" if interval["low"] is None else f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+
+
+def _retention_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
+    alpha = metadata["alpha"]
+    yield (
+        "### Between the base model and the tuned one\n\nThe weights are "
+        f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the probe. "
+        + (
+            f"Retention is what a probe of other fields says ({metadata['probe']['pairs']}): macro Recall@5 and MRR "
+            "there, minus the base model's."
+            if "probe" in metadata
+            else "What the tuning forgets of other fields was not measured."
+        )
+    )
+    rows = [
+        [
+            f"{point['alpha']:g}",
+            f"{point['recall_at_5/macro']:.3f}",
+            f"{point['mrr/macro']:.3f}",
+            *_kept(point["retention"]),
+        ]
+        for point in metadata["front"]
+    ]
+    columns = ["alpha", "Recall@5 macro, validation", "MRR", "retention Recall@5", "retention MRR"]
+    yield _table(columns, rows)
+    if metadata.get("retention"):
+        yield _table(
+            ["model", "retention Recall@5", "retention MRR"],
+            [[model, *_kept(kept)] for model, kept in metadata["retention"].items()],
+        )
+
+
+def _kept(retention: Mapping[str, float] | None) -> list[str]:
+    return ["–", "–"] if retention is None else [f"{retention[name]:+.3f}" for name in ("recall_at_5", "mrr")]
+
+
+def _confirmation_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
+    if confirmed := metadata.get("confirmed"):
+        yield (
+            "### Tried with several seeds\n\nThe best configurations, and the first trial, were trained again; the "
+            f"best mean won. {metadata.get('objective', 'objective')} on the validation part:"
+        )
+        rows = [
+            [
+                each["trial"],
+                ", ".join(f"{value:.3f} ({seed})" for seed, value in each["by_seed"].items()),
+                f"{each['mean']:.3f}",
+                f"{each['spread']:.3f}",
+            ]
+            for each in confirmed
+        ]
+        yield _table(["configuration", "value (seed)", "mean", "spread"], rows)
+
+
+def _leak_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
+    if leaks := metadata.get("leaks"):
+        parts = list(next(iter(leaks.values())))
+        yield "### Rows that share something with a training row"
+        yield _table(["what", *parts], [[name, *(str(own[part]) for part in parts)] for name, own in leaks.items()])
 
 
 def _training_section(metadata: Mapping[str, Any]) -> str:
@@ -352,7 +511,8 @@ def _limits_section(metadata: Mapping[str, Any]) -> str:
     domains = metadata.get("data", {}).get("domains", {})
     judged = f"in these domains: {', '.join(domains)}" if domains else "on the data above"
     limits = [
-        f"It was judged only {judged}. Tuning forgets: elsewhere it may find less than the base model does.",
+        f"It was judged {judged}. Tuning forgets: elsewhere it may find less than the base model does"
+        + (", by about as much as the retention above." if metadata.get("retention") else "."),
         "The validation part picked the weights, so its figures flatter; quote those of the test part.",
     ]
     if "max_tokens" in metadata.get("config", {}):

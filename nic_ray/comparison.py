@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
-from nic_ray.encoder import PACKAGED_NAMES, load
+from nic_ray.encoder import load
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate_encoder
 from nic_ray.pairs import index_pairs, read_pairs
 from nic_ray.preparation import divide
 from nic_ray.split import Part
+from nic_ray.tokens import PACKAGED_NAMES
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Comparison:
     split: Part | Literal["all"]
     protocol: Protocol | None
     """What was held back from training; None for all rows, where nothing was."""
+    refit: bool
+    """Whether the exported weights were trained again on the rows of all parts."""
     split_from: Literal["bundle", "defaults"] | None
     """Whether the split is the one that the model was trained with; None for all rows."""
     queries: int
@@ -72,6 +75,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
         pairs=str(pairs),
         split=split,
         protocol=data.protocol if data else None,
+        refit=metadata.get("refit") == "all",
         split_from=("bundle" if has_split else "defaults") if data else None,
         queries=len(chosen),
         passages=len(collection.corpus),
@@ -86,6 +90,12 @@ def describe_rows(comparison: Comparison) -> str:
     counts = f"{comparison.queries} queries, ranked over {comparison.passages} passages"
     if comparison.protocol is None:
         return f"all rows of {comparison.pairs}, those that a model was trained on included: {counts}"
+    if comparison.refit and comparison.split_from == "bundle":
+        return (
+            f"{comparison.split} part of {comparison.pairs}: {counts}. The exported weights were trained again on the "
+            "rows of all parts (refit: all), these included; what the configuration is worth on rows that it never saw "
+            "stands in the model card"
+        )
     whose = "as the model was trained" if comparison.split_from == "bundle" else "by the default split"
     protocol = comparison.protocol.replace("_", " ")
     return f"{comparison.split} part of {comparison.pairs}, {whose} ({protocol}): {counts}"

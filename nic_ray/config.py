@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -50,8 +52,14 @@ class DataConfig(Section):
         "unseen_passages",
         description="what the held-back rows have that training never saw: their passages, or only their queries",
     )
-    validation_share: float = Field(0.15, gt=0, lt=1, description="share of the rows that picks the winner")
-    test_share: float = Field(0.15, gt=0, lt=1, description="share of the rows that is read once, at the end")
+    validation_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that picks the winner")
+    test_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that is read once, at the end")
+    query_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the rows, of trained passages, held back to show unseen queries beside unseen passages",
+    )
     sample_share: float = Field(1.0, gt=0, le=1, description="share of each domain's passages that is used at all")
     seed: int = Field(42, ge=0, description="seed of the sample and of the split")
 
@@ -165,6 +173,16 @@ class Dimension(Section):
         return self.choice or self.log_uniform or self.uniform or ()
 
 
+def _seconds(value: Any) -> Any:
+    """Seconds of a duration such as "30m"; numbers are seconds already."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
+    if found:
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    if isinstance(value, str):
+        raise ValueError(f"must be a duration such as 90s, 30m or 2h, got {_shown(value)}")
+    return value
+
+
 class SearchConfig(Section):
     """How many trials, judged by what, stopped when."""
 
@@ -179,6 +197,11 @@ class SearchConfig(Section):
         description="weights of at most this many of the best trials are averaged, each one only if the validation "
         "objective rises; 1: the best trial's alone",
     )
+    time_budget: Annotated[float | None, BeforeValidator(_seconds)] = Field(
+        None,
+        gt=0,
+        description="seconds, or 30m, 2h, after which no trial goes on and none is trained again; null: no limit",
+    )
     seed: int = Field(42, ge=0, description="seed of the sampler")
 
 
@@ -187,6 +210,11 @@ class ResourcesConfig(Section):
 
     workers: int = Field(1, ge=1, description="processes that train one trial together")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per process; a fraction lets trials share one")
+    concurrent_trials: int | None = Field(
+        None,
+        ge=1,
+        description="trials at a time, at most; null: as many as fit. With 1 a search can be repeated exactly",
+    )
 
     @model_validator(mode="after")
     def _is_a_fraction_or_whole(self) -> Self:
@@ -200,6 +228,32 @@ class ActivationsConfig(Section):
 
     memory_budget_gib: float = Field(4.0, ge=0, description="GiB of them in shared memory; the rest goes to disk")
     disk_budget_gib: float = Field(20.0, ge=0, description="GiB of them on disk; depths beyond are not cached")
+
+
+class ConfirmConfig(Section):
+    """How the best configurations are tried again, since the best of many is partly luck."""
+
+    trials: int = Field(2, ge=2, description="best configurations trained again; the first trial is one of them")
+    seeds: int = Field(1, ge=0, description="further seeds that each of them is trained with; 0: none is")
+
+
+DEFAULT_PROBE = Path("data/probe/pairs.jsonl")
+
+
+class GuardConfig(Section):
+    """What a tuned model must show before it is exported."""
+
+    probe: Path | None = Field(
+        DEFAULT_PROBE,
+        description="JSONL file of pairs from other fields, to measure what tuning forgets; null: not measured",
+    )
+    max_retention_loss: float = Field(
+        0.05, ge=0, le=1, description="Recall@5 that may be lost on the probe against the base model"
+    )
+    max_domain_drop: float = Field(
+        0.02, ge=0, le=1, description="Recall@5 that a domain may lose where its interval lies below zero"
+    )
+    seed: int = Field(42, ge=0, description="seed of the resampling behind the intervals")
 
 
 def _searchable(name: str) -> str:
@@ -221,6 +275,17 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     activations: ActivationsConfig = ActivationsConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
+    guard: GuardConfig = GuardConfig()
+    storage: str | None = Field(
+        None,
+        description="folder that all nodes share, or a URI such as s3://bucket/folder, that receives runs/ and "
+        "models/; null: where the command says",
+    )
+    refit: Literal["none", "all"] = Field(
+        "none",
+        description="all: once the numbers stand, the winner is trained again on every row, and that is exported",
+    )
 
     @field_validator("space")
     @classmethod
@@ -292,7 +357,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
     Args:
         path: the file. An empty file means every default.
-        overrides: values by dotted name ("search.trials") that win over the file's; None is skipped.
+        overrides: values by dotted name ("search.trials", "storage") that win over the file's; None is skipped.
 
     Raises:
         InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
@@ -302,7 +367,11 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
         own = content.get(section) or {}
-        if value is not None and isinstance(own, dict):
+        if value is None:
+            continue
+        if not key:
+            content[section] = value
+        elif isinstance(own, dict):
             content[section] = {**own, key: value}
     try:
         return Config.model_validate(content)
@@ -314,7 +383,10 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def dump_config(config: Config) -> str:
     """The YAML text that `load_config` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    content = config.model_dump(mode="json", exclude_none=True)
+    if config.guard.probe is None:  # elsewhere null is the default
+        content["guard"]["probe"] = None
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nic_ray.errors import InputError
+from nic_ray.tokens import PACKAGED_NAMES
 
 # Sentence Transformers and the tokenizers are imported where a model is loaded: a trial is handed its blocks,
 # runs in a process of its own, and starts two seconds of processor time sooner without them.
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -201,6 +201,20 @@ def load(base_model: str) -> Encoder:
         blocks=len(blocks),
         can_be_cut=_cuts_agree(transformer, len(blocks)),
     )
+
+
+def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None:
+    """Whether a base model has the weights that a bundle names; None if it is not on this machine.
+
+    Raises:
+        InputError: it is, and cannot be loaded.
+    """
+    if weights_sha256 is None or not _is_local(base_model):
+        return None
+    found = load(base_model).weights_sha256
+    if found == weights_sha256:
+        return []
+    return [f"base model {base_model}: its weights have SHA-256 {found[:16]}..., want {weights_sha256[:16]}..."]
 
 
 def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> None:

@@ -1,6 +1,6 @@
 """From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from nic_ray.activations import CHUNK_TOKENS, Feed, chunks, feed, padded_batch, token_inputs
 from nic_ray.encoder import Encoder, Upper, upper
+from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages
-from nic_ray.retrieval import flat_metrics, query_metrics
+from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
 
 
 @torch.inference_mode()
@@ -51,7 +52,12 @@ def score(
 
 
 def query_scores(
-    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    *,
+    within_domain: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Recall@5 and reciprocal rank of each row's query, ranked over the whole corpus.
 
@@ -59,17 +65,39 @@ def query_scores(
         embeddings: (n, D), of the distinct queries of the rows and of the whole corpus, at least.
         texts: (n,) ascending: which text each embedding is of.
         rows: rows of the collection, each one query.
+        within_domain: rank over the passages of the row's own domain alone, those that any row of it names; a
+            passage of another domain then is no answer either.
 
     Returns:
         as `retrieval.query_metrics`, each (rows,).
     """
     relevant = relevant_passages(collection)
-    queries = collection.query[list(rows)]
-    return query_metrics(
-        embeddings[np.searchsorted(texts, queries)],
-        embeddings[np.searchsorted(texts, collection.corpus)],
-        [np.searchsorted(collection.corpus, relevant[query]) for query in queries.tolist()],
-    )
+    scores = {"recall_at_5": np.empty(len(rows)), "mrr": np.empty(len(rows))}
+    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
+        queries = collection.query[[rows[place] for place in places]]
+        found = query_metrics(
+            embeddings[np.searchsorted(texts, queries)],
+            embeddings[np.searchsorted(texts, corpus)],
+            [_places(corpus, relevant[query]) for query in queries.tolist()],
+        )
+        for name, values in found.items():
+            scores[name][places] = values
+    return scores
+
+
+def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
+    """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
+    relevant = relevant_passages(collection)
+    scores = {"recall_at_5": np.empty(len(rows)), "mrr": np.empty(len(rows))}
+    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
+        queries = collection.query[[rows[place] for place in places]].tolist()
+        by_words = bm25_scores(
+            [collection.texts[query] for query in queries], [collection.texts[text] for text in corpus.tolist()]
+        )
+        found = score_metrics(by_words, [_places(corpus, relevant[query]) for query in queries])
+        for name, values in found.items():
+            scores[name][places] = values
+    return flat_metrics(scores, [collection.domains[row] for row in rows])
 
 
 def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.int64]:
@@ -101,3 +129,25 @@ def evaluate_encoder(
     # in eval mode, or `embed` would leave dropout on in the encoder that `upper` shares its modules with
     whole = upper(encoder, 0).to(device).eval()
     return evaluate(whole, feed(tokens, device), collection, rows)
+
+
+def _corpora(
+    collection: Collection, rows: Sequence[int], *, within_domain: bool
+) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Places in `rows` that are ranked over the same passages, with these."""
+    if not within_domain:
+        yield list(range(len(rows))), collection.corpus
+        return
+    names = np.asarray(collection.domains, dtype=np.str_)
+    asked = names[list(rows)]
+    for domain in np.unique(asked):
+        own = names == domain
+        passages = np.union1d(collection.positive[own], collection.negatives[own].ravel())
+        yield np.flatnonzero(asked == domain).tolist(), passages[passages >= 0]
+
+
+def _places(corpus: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where those of the wanted texts stand that are in an ascending corpus."""
+    places: NDArray[np.int64] = np.searchsorted(corpus, wanted)
+    found: NDArray[np.int64] = places[corpus[np.minimum(places, len(corpus) - 1)] == wanted]
+    return found

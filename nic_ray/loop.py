@@ -149,7 +149,7 @@ def fit(
                 "finished": float(finished),
             }
             log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-            yield Evaluation(metrics, is_best, _snapshot(upper, optimizer, step, stale, best, finished))
+            yield Evaluation(metrics, is_best, _snapshot(upper, optimizer, step, stale, best, metrics))
             if finished:
                 return
 
@@ -353,7 +353,7 @@ def _snapshot(
     step: int,
     stale: int,
     best: dict[str, Any],
-    finished: bool,
+    metrics: dict[str, float],
 ) -> dict[str, Any]:
     device = next(upper.parameters()).device
     return {
@@ -363,7 +363,8 @@ def _snapshot(
         "step": step,
         "stale": stale,
         "best": best,
-        "finished": finished,
+        "metrics": dict(metrics),
+        "finished": bool(metrics["finished"]),
     }
 
 

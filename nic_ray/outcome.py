@@ -1,41 +1,25 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
 import collections
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from nic_ray import bundle
 from nic_ray import encoder as encoders
-from nic_ray.activations import Inputs, feed
-from nic_ray.config import TrainConfig
+from nic_ray.activations import Inputs
+from nic_ray.candidates import Candidate, queries_of, scores_of
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import embed, evaluate, evaluate_encoder, score
+from nic_ray.evaluation import evaluate_encoder
 from nic_ray.preparation import Prepared, describe_data
+from nic_ray.retrieval import flat_metrics
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
 """How far a macro metric of the exported folder may lie from the training's, beyond one near tie, by the
 precision of the training (the folder is read in fp32)."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration with the weights of its best evaluation."""
-
-    name: str
-    config: TrainConfig
-    metrics: Mapping[str, float]
-    """Of its best evaluation, on the validation rows."""
-    weights: Mapping[str, Tensor]
-    """Of the blocks above its cut."""
-    members: tuple[str, ...] = ()
-    """The trials whose weights these are the mean of; none for a trial's own."""
 
 
 def new_run_folder(root: Path, name: str) -> Path:
@@ -53,81 +37,17 @@ def new_run_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
-    """The best evaluation in a training's last state."""
-    return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
-
-
-def averaged(
-    prepared: Prepared, inputs: Mapping[int, Inputs], candidates: Sequence[Candidate], objective: str
-) -> Candidate:
-    """The mean of the best trials' weights, as far as each of them makes it better on the validation rows.
-
-    Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
-    better one than either. The best trial begins; each next one joins if the mean with it is better than
-    without: by objective, then mrr/macro.
-
-    Args:
-        inputs: by depth, at least at the shallowest cut of the candidates.
-        candidates: the best first.
-
-    Returns:
-        the best candidate itself if no other one helps; else a candidate whose configuration is the best
-        one's with the shallowest cut of the candidates, below which none of them was trained.
-
-    Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
-    """
-    best = candidates[0]
-    if len(candidates) == 1:
-        return best
-    depth = min(each.config.frozen_layers for each in candidates)
-    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs[depth].are_ids).to(prepared.device)
-    source, rows = feed(inputs[depth], prepared.device), prepared.rows("validation").tolist()
-    members, metrics = [best], dict(best.metrics)
-    mean = total = _weights_at(prepared, best, depth)
-    for candidate in candidates[1:]:
-        own = _weights_at(prepared, candidate, depth)
-        grown = {name: value + own[name] for name, value in total.items()}
-        tried = {name: value / (len(members) + 1) for name, value in grown.items()}
-        upper.load_trained_state(tried)
-        found = evaluate(upper, source, prepared.collection, rows, bf16=prepared.bf16)
-        if (found[objective], found["mrr/macro"]) > (metrics[objective], metrics["mrr/macro"]):
-            members, total, mean = [*members, candidate], grown, tried
-            metrics |= found
-    if len(members) == 1:
-        return best
-    names = tuple(each.name for each in members)
-    return Candidate(" + ".join(names), best.config.model_copy(update={"frozen_layers": depth}), metrics, mean, names)
-
-
-def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
-    """A candidate's weights above a cut that is no deeper than its own: those between are the base model's."""
-    encoder = copy.deepcopy(prepared.encoder)
-    encoders.upper(encoder, candidate.config.frozen_layers).load_trained_state(dict(candidate.weights))
-    return encoders.upper(encoder, depth).trained_state()
-
-
-def score_parts(
-    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None
-) -> dict[str, dict[str, float]]:
-    """Metrics of the validation and of the test rows, by part.
+def score_part(
+    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None, part: str
+) -> dict[str, float]:
+    """Flat metrics of the rows of a part.
 
     Args:
         inputs: at the depth of `frozen_layers`.
         weights: of the blocks above the cut; None for the base model's own.
     """
-    upper = encoders.upper_copy(prepared.encoder, frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
-    if weights is not None:
-        upper.load_trained_state(dict(weights))
-    collection = prepared.collection
-    texts = np.union1d(collection.query[np.flatnonzero(prepared.parts != "train")], collection.corpus)
-    embeddings = embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16)
-    if weights is None and not np.isfinite(embeddings).all():
-        raise InputError(
-            f"{prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; name "
-            "another train.base_model"
-        )
-    return {part: score(embeddings, texts, collection, prepared.rows(part).tolist()) for part in ("validation", "test")}
+    scores = scores_of(prepared, inputs, frozen_layers, weights, part)
+    return flat_metrics(scores, queries_of(prepared, part).domains)
 
 
 def export(
@@ -139,14 +59,18 @@ def export(
     objective: str,
     training_log: str,
     overwrite: bool,
+    evidence: Mapping[str, Any] | None = None,
+    measured: bool = True,
 ) -> dict[str, Any]:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
     This puts the winner's weights into `prepared.encoder`.
 
     Args:
-        results: "validation" and "test" -> model -> flat metrics, for the card.
+        results: part of the rows -> model -> flat metrics, for the card.
         folder: the bundle, whole or not there at all.
+        evidence: what else vouches for the numbers, by its name in metadata.json.
+        measured: whether these weights are those that the numbers are of; then they are found again.
 
     Returns:
         its metadata.
@@ -163,11 +87,12 @@ def export(
         "base_model": prepared.encoder.name,
         "base_weights_sha256": prepared.encoder.weights_sha256,
         "trial": winner.name,
-        "averaged": list(winner.members),
+        "averaged": [member.name for member in winner.members],
         "objective": objective,
         "config": winner.config.model_dump(mode="json"),
         **describe_data(prepared),
         "results": results,
+        **(evidence or {}),
         "best": {"epoch": winner.metrics["epoch"], "step": int(winner.metrics["step"])},
         "precision": "bf16" if prepared.bf16 else "fp32",
         "versions": bundle.library_versions(),
@@ -188,7 +113,7 @@ def export(
         metadata,
         training_log=training_log,
         overwrite=overwrite,
-        check=check,
+        check=check if measured else None,
     )
     return metadata
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,12 @@ from nic_ray import encoder as encoders
 from nic_ray import hardware
 from nic_ray.activations import Inputs, token_inputs
 from nic_ray.config import Config, DataConfig
+from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import Encoder
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
-from nic_ray.split import sample_rows, split_rows
+from nic_ray.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
+
+PARTS = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,10 @@ class Prepared:
 
     config: Config
     collection: Collection
+    passages: NDArray[np.int64]
+    """(N,) number of each row's passage, the same for passages that are nearly the same."""
     parts: NDArray[np.str_]
-    """(N,) "train", "validation" or "test" for each row."""
+    """(N,) "train", "validation", "test" or "unseen_queries" for each row."""
     pairs_sha256: str
     encoder: Encoder
     tokens: Inputs
@@ -57,6 +62,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     return Prepared(
         config=config,
         collection=collection,
+        passages=near_duplicates(collection.texts)[collection.positive],
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
@@ -74,7 +80,7 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
         data: share of the passages to use, and how to split what they leave.
 
     Returns:
-        the collection of the used rows, N of them, and (N,) "train", "validation" or "test".
+        the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
 
     Raises:
         InputError: a domain has too few groups to split.
@@ -84,14 +90,51 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
     collection = index_pairs([pairs[row] for row in kept])
     parts = split_rows(
         collection.query,
-        collection.positive,
+        near_duplicates(collection.texts)[collection.positive],
         collection.domains,
         validation_share=data.validation_share,
         test_share=data.test_share,
         seed=data.seed,
         protocol=data.protocol,
     )
+    if data.protocol == "unseen_passages":
+        parts = hold_back_queries(
+            collection.query,
+            collection.positive,
+            collection.domains,
+            parts,
+            share=data.query_share,
+            seed=data.seed,
+        )
     return collection, parts
+
+
+def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """What the held-back rows share with what was trained on: rows by part, for each way in which they can.
+
+    "passage" and "near-duplicate passage": their passage answers a training row, to the letter or nearly.
+    "query" and "near-duplicate query": their question is one of a training row.
+    "passage as a negative" and "near-duplicate passage as a negative": their passage is a wrong answer of a training
+    row.
+    """
+    collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
+    near = near_duplicates(collection.texts)
+    negatives = collection.negatives[trained].ravel()
+    return {
+        name: shared_with_training(labels, parts, met)
+        for name, labels, met in (
+            ("passage", collection.positive, collection.positive[trained]),
+            ("near-duplicate passage", near[collection.positive], near[collection.positive[trained]]),
+            ("query", collection.query, collection.query[trained]),
+            ("near-duplicate query", near[collection.query], near[collection.query[trained]]),
+            ("passage as a negative", collection.positive, negatives[negatives >= 0]),
+            (
+                "near-duplicate passage as a negative",
+                near[collection.positive],
+                near[negatives[negatives >= 0]],
+            ),
+        )
+    }
 
 
 def depths(config: Config) -> list[int]:
@@ -103,10 +146,11 @@ def depths(config: Config) -> list[int]:
 
 def describe_run(prepared: Prepared) -> Iterator[str]:
     """What a run is about to work on, in lines for the user."""
-    rows = {part: len(prepared.rows(part)) for part in ("train", "validation", "test")}
+    rows = {part: len(prepared.rows(part)) for part in PARTS}
     yield (
         f"{prepared.config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} "
-        f"passages; {rows['train']} train, {rows['validation']} validation, {rows['test']} test "
+        f"passages; {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
+        f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({prepared.config.data.protocol})"
     )
     if not prepared.encoder.can_be_cut:
@@ -136,7 +180,8 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
             "sample_share": data.sample_share,
             "validation_share": data.validation_share,
             "test_share": data.test_share,
-            "rows": {part: len(prepared.rows(part)) for part in ("train", "validation", "test")},
+            "query_share": data.query_share,
+            "rows": {part: len(prepared.rows(part)) for part in PARTS},
             "sha256": hashlib.sha256(assignment.encode()).hexdigest(),
         },
     }

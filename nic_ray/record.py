@@ -1,8 +1,11 @@
 """What a training leaves on disk while it runs: its checkpoint and its log."""
 
+import json
 import logging
+import os
+import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,14 @@ import torch
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
+ENDED = "ended.jsonl"
+"""In a run folder: a line for each trial that came to its end, and how."""
+STUDY_FILE = "study.db"
+"""In a run folder: Optuna's study."""
+TRAIN_RUNS = "train"
+"""In a run folder: a folder a trial, with its log and what Train keeps of trials in several processes."""
+FATE = "failed.txt"
+"""In a trial's folder: why it cannot be trained, so that it is not tried again."""
 
 
 def save_state(state: Mapping[str, Any], folder: Path) -> None:
@@ -27,6 +38,53 @@ def load_state(folder: Path) -> dict[str, Any]:
     """Read back what `save_state` wrote, on the CPU. Tensors and plain values only: no code is run."""
     state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
     return state
+
+
+def last_state(run_folder: Path, trial: str) -> dict[str, Any] | None:
+    """The state of a trial's last evaluation; None if it has none that can be read.
+
+    Tune keeps the checkpoint of a trial in one process, Train that of a trial in several. One that was cut off while
+    it was written is passed over.
+    """
+    return next(filter(None, map(readable_state, checkpoints(run_folder, trial))), None)
+
+
+def readable_state(folder: Path) -> dict[str, Any] | None:
+    """As `load_state`; None if it cannot be read."""
+    with suppress(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        return load_state(folder)
+    return None
+
+
+def checkpoints(run_folder: Path, trial: str) -> list[Path]:
+    """Folders with a state of a trial, the newest first."""
+    found = run_folder.glob(f"*/{trial}/checkpoint_*/{CHECKPOINT}")
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def training_log(run_folder: Path, trial: str) -> str:
+    """All that a trial has logged, under its name; empty if nothing was."""
+    found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
+    return "".join([f"{trial}\n", *(path.read_text(encoding="utf-8") for path in found)]) if found else ""
+
+
+def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
+    """Note for good how a trial ended."""
+    with (run_folder / ENDED).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"trial": trial, **row}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
+    """How trials ended, by name. A last line that was cut off is no trial."""
+    found: dict[str, dict[str, Any]] = {}
+    if (run_folder / ENDED).exists():
+        for line in (run_folder / ENDED).read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                found[row["trial"]] = row
+    return found
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """How well queries find their passages in the whole corpus, domain by domain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,14 +107,23 @@ def query_metrics(
     """
     _check_relevant(relevant, len(queries), len(corpus))
     queries, corpus = _unit_rows(queries, "query"), _unit_rows(corpus, "passage")
-    recall, reciprocal = np.empty(len(queries)), np.empty(len(queries))
-    step = max(1, _BLOCK_SCORES // len(corpus))
-    for start in range(0, len(queries), step):
-        block = slice(start, start + step)
-        scores = queries[block] @ corpus.T
-        ranked = relevance_by_rank(scores, _as_matrix(relevant[block], len(corpus)))
-        recall[block], reciprocal[block] = recall_at(5, ranked), reciprocal_rank(ranked)
-    return {"recall_at_5": recall, "mrr": reciprocal}
+    return _in_blocks(lambda block: queries[block] @ corpus.T, relevant, len(corpus))
+
+
+def score_metrics(
+    scores: NDArray[np.floating], relevant: Sequence[NDArray[np.integer]]
+) -> dict[str, NDArray[np.float64]]:
+    """`query_metrics` of anything that scores passages, not only of embeddings.
+
+    Args:
+        scores: (Q, C) of each passage for each query, finite; higher is better.
+        relevant: as in `query_metrics`.
+
+    Raises:
+        ValueError: as `query_metrics`.
+    """
+    _check_relevant(relevant, *scores.shape)
+    return _in_blocks(lambda block: scores[block], relevant, scores.shape[1])
 
 
 def retrieval_metrics(
@@ -156,6 +165,18 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
     return {f"recall_at_5/{name}": value for name, value in recall.items()} | {
         f"mrr/{name}": value for name, value in mrr.items()
     }
+
+
+def _in_blocks(
+    scores: Callable[[slice], NDArray[np.floating]], relevant: Sequence[NDArray[np.integer]], passages: int
+) -> dict[str, NDArray[np.float64]]:
+    recall, reciprocal = np.empty(len(relevant)), np.empty(len(relevant))
+    step = max(1, _BLOCK_SCORES // passages)
+    for start in range(0, len(relevant), step):
+        block = slice(start, start + step)
+        ranked = relevance_by_rank(scores(block), _as_matrix(relevant[block], passages))
+        recall[block], reciprocal[block] = recall_at(5, ranked), reciprocal_rank(ranked)
+    return {"recall_at_5": recall, "mrr": reciprocal}
 
 
 def _check_relevant(relevant: Sequence[NDArray[np.integer]], queries: int, passages: int) -> None:

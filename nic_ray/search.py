@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,28 @@ from typing import Any
 
 from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
-from nic_ray.cache import Chain, budget, inputs_by_depth, opened
-from nic_ray.config import Config, dump_config, trial_config
+from nic_ray.cache import Chain, StoredInputs, budget, inputs_by_depth, opened
+from nic_ray.candidates import (
+    Candidate,
+    Confirmation,
+    Probe,
+    base_scores,
+    best_first,
+    best_of,
+    confirm,
+    load_probe,
+    queries_of,
+    retention_of,
+)
+from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
 from nic_ray.errors import InputError, RunError
-from nic_ray.outcome import Candidate, averaged, best_of, export, new_run_folder, score_parts
+from nic_ray.judgement import Judgement, final, judge
+from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
+from nic_ray.outcome import export, new_run_folder
+from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
-from nic_ray.record import LOG
+from nic_ray.record import STUDY_FILE, checkpoints, last_state, read_ended, training_log
+from nic_ray.retrieval import flat_metrics
 
 RAY_SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,18 +53,33 @@ RAY_SWITCHES = {
 }
 
 
-EXPERIMENT, TRAIN_RUNS = "ray", "train"  # folders of a run: Tune's, and Train's of trials in several processes
+RUN = "run.json"
+EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
+RUNS, MODELS = "runs", "models"  # folders in `storage`
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a search was started for."""
+
+    folder: Path
+    bundle: Path
+    overwrite: bool
+    export_anyway: bool
+    mirror: Mirror | None
+    """Of the run folder, where `storage` is a URI."""
+    bundle_mirror: Mirror | None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a search found."""
 
-    folder: Path
+    folder: Path | None
+    """The bundle; None if the guard refused it."""
     run_folder: Path
-    results: dict[str, dict[str, dict[str, float]]]
-    """part ("validation", "test") -> model ("base", "first trial", "tuned") -> flat metrics."""
-    winner: Candidate
+    judgement: Judgement
     first: Candidate | None
     """The first trial; None if it failed."""
     trials: list[dict[str, Any]]
@@ -67,22 +100,36 @@ class Placement:
 
 
 def run_search(
-    config: Config, *, out: Path, name: str, run_root: Path, overwrite: bool, say: Callable[[str], None]
+    config: Config,
+    *,
+    out: Path,
+    name: str,
+    run_root: Path,
+    overwrite: bool,
+    export_anyway: bool = False,
+    say: Callable[[str], None],
 ) -> Outcome:
-    """Search, pick the winner, export it.
+    """Search, try the best again, average, draw back towards the base, judge, read the test rows once, export.
 
     Args:
-        out: folder that receives `name`/, the bundle.
-        run_root: folder that receives the run folder, `name`-<UTC time>.
+        out: folder that receives `name`/, the bundle; models/ in `storage` where that names a folder.
+        run_root: folder that receives the run folder, `name`-<UTC time>; likewise runs/.
         overwrite: whether a bundle that is there already may be replaced, at the very end.
+        export_anyway: export what the guard objects to, too; the model card then says so.
         say: is handed what goes on, a line at a time.
 
     Raises:
-        InputError: before anything is trained: unusable config, pairs, model, device or output folder.
+        InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
         RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
     """
+    out, run_root = _places(config.storage, out, run_root)
     folder = out / name
     refuse_existing(folder, overwrite)
+    store = mirror_at(config.storage) if config.storage and is_uri(config.storage) else None
+    if store and exists(store / MODELS / name) and not overwrite:
+        raise InputError(
+            f"{store / MODELS / name}: exists already; choose another --name, or replace it with --overwrite"
+        )
     if not config.space:
         raise InputError(
             "space: names nothing to search; add a hyperparameter, or train one configuration with "
@@ -93,52 +140,165 @@ def run_search(
             "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
             "fraction of one, as tune_configs/gpu.yaml does"
         )
+    probe = _read_probe(config)
     prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
     run_folder = new_run_folder(run_root, name)
-    (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    mirrors = (None, None) if store is None else (store / RUNS / run_folder.name, store / MODELS / name)
+    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, *mirrors)
+    (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    asked = {"bundle": str(run.bundle), "overwrite": overwrite, "export_anyway": export_anyway}
+    (run.folder / RUN).write_text(json.dumps({**asked, **describe_data(prepared)}, indent=2), encoding="utf-8")
+    if run.mirror:
+        for name_of_file in ("config.yaml", RUN):
+            push(run.folder / name_of_file, run.mirror / name_of_file)
+    return _go_on(prepared, run, probe, search_on=True, say=say)
+
+
+def resume_search(
+    where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, say: Callable[[str], None]
+) -> Outcome:
+    """Go on with a search that was cut off, to the end that it was started for.
+
+    What has ended stays as it is; trials that were cut off go on from their last checkpoints.
+
+    Args:
+        where: run folder of the search, or the URI of its mirror; that is copied to runs/ first.
+        search_on: whether trials go on and new ones are started; if not, the best so far is judged and exported.
+        overwrite: as in `run_search`, in addition to what the search was started with.
+        export_anyway: likewise.
+
+    Raises:
+        InputError: no such run, or its pairs have changed, or its bundle is there already.
+        RunError: as `run_search`.
+    """
+    mirror = mirror_at(where) if is_uri(where) else None
+    run_folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
+    if mirror:
+        pull(mirror, run_folder)
+    try:
+        asked = json.loads((run_folder / RUN).read_text(encoding="utf-8"))
+        bundle = Path(asked["bundle"])
+        granted = (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{where}: no run of a search (holds no sound {RUN}); name a folder in runs/") from None
+    config = load_config(run_folder / "config.yaml")
+    if mirror is None and config.storage and is_uri(config.storage):
+        mirror = mirror_at(config.storage) / RUNS / run_folder.name
+    bundle_mirror = None
+    if mirror:
+        bundle = Path(MODELS, bundle.name).resolve()
+        bundle_mirror = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{run_folder.name}")) / MODELS
+        bundle_mirror /= bundle.name
+    run = Run(run_folder, bundle, *granted, mirror, bundle_mirror)
+    refuse_existing(run.bundle, run.overwrite)
+    probe = _read_probe(config)
+    prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
+    if any(asked.get(name) != value for name, value in json.loads(json.dumps(describe_data(prepared))).items()):
+        raise InputError(
+            f"{config.data.pairs}: has changed since {run_folder} was started, and its split with it; put the old file "
+            "back, or start anew"
+        )
+    return _go_on(prepared, run, probe, search_on=search_on, say=say)
+
+
+def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:
+    """Where bundle and run go.
+
+    Raises:
+        InputError: `storage` is no absolute folder, or the folder of a job would take both with it when it ends.
+    """
+    if storage is not None and not is_uri(storage):
+        folder = Path(storage.removeprefix("file://"))
+        if not folder.is_absolute():
+            raise InputError(
+                f"storage: want an absolute folder or a URI, got {storage}; each node has its own working folder"
+            )
+        return folder / MODELS, folder / RUNS
+    if storage is None and JOB in os.environ and not (out.is_absolute() and run_root.is_absolute()):
+        raise InputError(
+            f"--out {out}, --run-dir {run_root}: the working folder of a Ray job is deleted after it; name a shared "
+            "folder or a URI with --storage, or absolute folders"
+        )
+    return out, run_root
+
+
+def _read_probe(config: Config) -> Collection | None:
+    path = config.guard.probe
+    # whoever works in another folder, and names none, has not asked for it
+    if path is None or (path == DEFAULT_PROBE and not path.exists()):
+        return None
+    return index_pairs(read_pairs(path))
+
+
+def _go_on(
+    prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, say: Callable[[str], None]
+) -> Outcome:
+    """Search as far as that has not been done, judge, export."""
+    config = prepared.config
     for line in describe_run(prepared):
         say(line)
-    say(f"run folder: {run_folder}")
+    if probe is None:
+        say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
+    say(f"run folder: {run.folder}; if it is cut off: python -m nic_ray.tune --resume {run.folder}")
     hardware.keep_freed_memory()
-    with ray_session(say):
-        inputs = inputs_by_depth(
-            prepared.encoder,
-            prepared.tokens,
-            depths(config),
-            budget(config.activations, run_root),
-            bf16=prepared.bf16,
-            chain=_chain_on_cluster(prepared),
-            say=say,
+    try:
+        with ray_session(say):
+            inputs = inputs_by_depth(
+                prepared.encoder,
+                prepared.tokens,
+                depths(config),
+                budget(config.activations, run.folder.parent),
+                bf16=prepared.bf16,
+                chain=_chain_on_cluster(prepared),
+                say=say,
+            )
+            at = {depth: opened(each) for depth, each in inputs.items()}
+            base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
+            probed = None if probe is None else load_probe(prepared, probe, depths(config))
+            objective = config.search.objective
+            say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
+            first, best, confirmations, trials = _find_best(prepared, inputs, probed, run, search_on=search_on, say=say)
+    except KeyboardInterrupt:
+        say(
+            f"interrupted; go on with: python -m nic_ray.tune --resume {run.folder}\n"
+            f"or export the best so far: python -m nic_ray.export {run.folder}"
         )
-        base = score_parts(prepared, opened(inputs[max(inputs)]), max(inputs), None)
-        say(f"base model {prepared.encoder.name}: {_headline(base['validation'], config)} on validation")
-        results = _run_trials(prepared, inputs, run_folder, say)
-        first, best, trials = _pick(results, prepared, run_folder / TRAIN_RUNS)
-    _write_trials(run_folder / "trials.csv", trials)
-    winner = averaged(prepared, {depth: opened(each) for depth, each in inputs.items()}, best, config.search.objective)
-    if winner.members:
-        say(f"the mean of {winner.name}: {_headline(winner.metrics, config)}, {best[0].name}: "
-            f"{_headline(best[0].metrics, config)} on validation")  # fmt: skip
-    scores = {"base": base}
-    for label, candidate in (("first trial", first), ("tuned", winner)):
-        if candidate is None:  # it failed
-            continue
-        depth = candidate.config.frozen_layers
-        scores[label] = score_parts(prepared, opened(inputs[depth]), depth, candidate.weights)
-    by_part = {part: {label: scores[label][part] for label in scores} for part in ("validation", "test")}
-    outcome = Outcome(folder, run_folder, by_part, winner, first, trials)
-    _write_result(outcome, prepared)
-    say(f"exporting {winner.name} to {folder}")
+        raise
+    _write_trials(run.folder / "trials.csv", trials)
+    judgement = judge(prepared, at, first, best, confirmations, probed, export_anyway=run.export_anyway, say=say)
+    outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
+    _write_result(outcome, prepared, bundle=None)
+    if outcome.folder is None:
+        _copy_results(run)
+        return outcome
+    if config.refit == "all":
+        say(f"training {judgement.winner.name} again on all {len(prepared.parts)} rows")
+    say(f"exporting {judgement.winner.name} to {run.bundle}")
+    members = judgement.winner.members or (judgement.winner,)
     export(
         prepared,
-        winner,
-        by_part,
-        folder,
-        objective=config.search.objective,
-        training_log="".join(_training_log(run_folder, trial) for trial in winner.members or (winner.name,)),
-        overwrite=overwrite,
+        final(prepared, at, judgement),
+        judgement.results,
+        run.bundle,
+        objective=objective,
+        training_log="".join(training_log(run.folder, each.name) for each in members),
+        overwrite=run.overwrite,
+        evidence=judgement.evidence,
+        measured=config.refit == "none",
     )
+    _write_result(outcome, prepared, bundle=run.bundle)
+    if run.bundle_mirror:
+        say(f"copying it to {run.bundle_mirror}")
+        remove(run.bundle_mirror)
+        push(run.bundle, run.bundle_mirror)
+    _copy_results(run)
     return outcome
+
+
+def _copy_results(run: Run) -> None:
+    if run.mirror:
+        for file in ("trials.csv", "result.json"):
+            push(run.folder / file, run.mirror / file)
 
 
 @contextlib.contextmanager
@@ -158,7 +318,12 @@ def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iter
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     started_here = not ray.is_initialized()
     if started_here:
-        local = {} if joins else {"num_cpus": num_cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        # "local": Ray would otherwise join whatever cluster happens to run on this machine
+        local = (
+            {}
+            if joins
+            else {"address": "local", "num_cpus": num_cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        )
         # a cluster of our own inherits the switches; workers of another one are handed them
         given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
         handed = {"runtime_env": {"env_vars": given}} if joins else {}
@@ -210,7 +375,8 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     workers = min(wanted, room)
     if workers < wanted:
         notes.append(f"workers {wanted}: the cluster has room for {room}, so trials have {workers}")
-    concurrent = min(max(1, room // workers), config.search.trials)
+    most = config.resources.concurrent_trials or config.search.trials
+    concurrent = min(max(1, room // workers), config.search.trials, most)
     threads = max(1, math.floor(cpus / (concurrent * workers)))
     return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
 
@@ -239,14 +405,27 @@ def _chain_on_cluster(prepared: Prepared) -> Chain:
     return chain
 
 
-def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path, say: Callable[[str], None]) -> Any:
+def _find_best(
+    prepared: Prepared,
+    inputs: Mapping[int, Any],
+    probe: Probe | None,
+    run: Run,
+    *,
+    search_on: bool,
+    say: Callable[[str], None],
+) -> tuple[Candidate | None, list[Candidate], list[Confirmation], list[dict[str, Any]]]:
+    """Run the trials that are left, then the best of them again with other seeds.
+
+    Returns:
+        the first trial; the winner and those after it, the best first; the configurations that were tried again;
+        and a row for each trial, of both runs.
+    """
     import ray
-    from ray import tune
 
-    from nic_ray import tuning, worker
-    from nic_ray.encoder import upper
+    from nic_ray import tuning
 
-    config = prepared.config
+    config, run_folder = prepared.config, run.folder
+    objective, again = config.search.objective, config.confirm
     placement = place(
         config,
         ray.cluster_resources().get("CPU", 1),
@@ -254,7 +433,166 @@ def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path,
     )
     if placement.note:
         say(placement.note)
-    plan = worker.Plan(
+    _refuse_unshared_places(run, inputs)
+    plan = _plan(prepared, inputs, placement, run)
+    backup = [tuning.Backup(run_folder, run.mirror)] if run.mirror else []
+    study_file = run_folder / STUDY_FILE
+    study = _study_of(run_folder, config, say)
+    before = [] if study is None else study.trials
+    cut_off = {
+        each.number: _start(run_folder, tuning.numbered(each.number)) for each in before if each.state.name == "RUNNING"
+    }
+    left = config.search.trials - sum(each.state.is_finished() for each in before)
+    deadline = time.monotonic() + (config.search.time_budget or math.inf)
+    if search_on and left > 0:
+        done = f"{config.search.trials - left} of {config.search.trials} trials are done; " if before else ""
+        say(
+            f"{done}{left} trials, {placement.concurrent} at a time, each with {placement.workers} worker(s) of "
+            f"{placement.threads} thread(s)"
+            f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
+        )
+        _run_trials(
+            plan,
+            placement,
+            [tuning.Ledger(run_folder), *backup, tuning.Lines(say, left)],
+            experiment=EXPERIMENT,
+            search_alg=tuning.searcher(config, study_file, cut_off),
+            scheduler=tuning.scheduler(config.search, config.train.epochs, study),
+            num_samples=left,
+            deadline=deadline,
+        )
+        study = tuning.open_study(study_file)
+        if study is not None and time.monotonic() >= deadline:
+            say("the time budget is used up")
+            tuning.end_unfinished(study, run_folder, "out of time")
+            study = tuning.open_study(study_file)
+    _fetch_checkpoints(run)
+    samples = {tuning.numbered(each.number): each.params for each in ([] if study is None else study.trials)}
+    first_name = tuning.numbered(0)
+    kept = max(config.search.averaged_trials, again.trials)
+    best, trials = _collect(run_folder, samples, prepared, probe, kept=kept, always=first_name)
+    if not best:
+        reasons = sorted({row["error"] for row in trials if row["error"]}) or ["none has come to its first evaluation"]
+        raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
+    first = next((each for each in best if each.name == first_name), None)
+    chosen = _to_confirm(first, best, again.trials)
+    named = {} if len(chosen) < 2 else _samples_again(chosen, trials, prepared)
+    ended = read_ended(run_folder)
+    missing = [sample | {tuning.START: _start(run_folder, name)} for name, sample in named.items() if name not in ended]
+    if search_on and missing and time.monotonic() < deadline:
+        say(f"training the best again with other seeds: {', '.join(sample[tuning.NAME] for sample in missing)}")
+        _run_trials(
+            plan,
+            placement,
+            [tuning.Ledger(run_folder), *backup, tuning.Lines(say, len(missing))],
+            experiment=CONFIRMING,
+            search_alg=tuning.Listed(missing),
+            num_samples=len(missing),
+            deadline=deadline,
+            stop=tuning.has_run_long_enough,
+        )
+    _fetch_checkpoints(run)
+    if run.mirror:
+        tuning.back_up(run_folder, run.mirror)
+    # one that was cut off says nothing about its configuration
+    named = {name: sample for name, sample in named.items() if name in read_ended(run_folder)}
+    confirming, more = _collect(run_folder, named, prepared, probe, kept=len(named))
+    if not confirming:
+        return first, best[: config.search.averaged_trials], [], trials + more
+    tried = [[each, *(other for other in confirming if other.name.startswith(f"{each.name}-"))] for each in chosen]
+    winner, confirmations = confirm(tried, objective)
+    for each in confirmations:
+        values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in each.values.items())
+        say(f"{each.trial}: {objective} {each.mean:.4f} on average ({values})")
+    # whose numbers have been found twice; the others' may be luck
+    others = [each for each in best_first([each for own in tried for each in own], objective) if each is not winner]
+    return first, [winner, *others][: config.search.averaged_trials], confirmations, trials + more
+
+
+def _refuse_unshared_places(run: Run, inputs: Mapping[int, Any]) -> None:
+    """Look from every node for what its trials will read and write.
+
+    Raises:
+        InputError: a node does not see a folder of this one.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from nic_ray import worker
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    here = ray.get_runtime_context().get_node_id()
+    wanted = [] if run.mirror else [str(run.folder / "config.yaml")]
+    wanted += [str(each.path) for each in inputs.values() if isinstance(each, StoredInputs)]
+    task = ray.remote(num_cpus=0)(worker.missing_files)
+    for node in nodes:
+        if node["NodeID"] == here or not wanted:
+            continue
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        if missing := ray.get(task.options(scheduling_strategy=there).remote(wanted)):
+            raise InputError(
+                f"{missing[0]}: is not to be seen from node {node['NodeManagerAddress']}; name a folder that all nodes "
+                "share, or a URI, with --storage (what does not fit activations.memory_budget_gib lies in its runs/)"
+            )
+
+
+def _start(run_folder: Path, trial: str) -> str | None:
+    """The newest checkpoint of a trial, in the run folder."""
+    found = checkpoints(run_folder, trial)
+    return str(found[0].relative_to(run_folder)) if found else None
+
+
+def _fetch_checkpoints(run: Run) -> None:
+    """With a mirror the trials have written there, perhaps from other machines."""
+    if run.mirror:
+        for name in folders(run.mirror):
+            pull(run.mirror / name, run.folder / name)
+
+
+def _study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> Any:
+    """The study of an earlier run, made anew where it is damaged; None at the beginning."""
+    from nic_ray import tuning
+
+    try:
+        return tuning.open_study(run_folder / STUDY_FILE)
+    except InputError as error:
+        say(f"{error}; it is made anew from the trials that have ended")
+        tuning.rebuild_study(run_folder / STUDY_FILE, config, read_ended(run_folder))
+        return tuning.open_study(run_folder / STUDY_FILE)
+
+
+def _to_confirm(first: Candidate | None, best: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The best few, the first trial among them."""
+    leading = [first] if first else []
+    return [*leading, *(each for each in best if each.name not in {own.name for own in leading})][:count]
+
+
+def _samples_again(
+    candidates: Sequence[Candidate], trials: Sequence[Mapping[str, Any]], prepared: Prepared
+) -> dict[str, dict[str, Any]]:
+    """For each candidate and further seed a sample that trains it as long as it was, and not longer; by its name."""
+    from nic_ray import tuning
+
+    config = prepared.config
+    epochs = {row["trial"]: row["epochs"] for row in trials if "epochs" in row}
+    found = {}
+    for each in candidates:
+        for further in range(1, config.confirm.seeds + 1):
+            seed = each.config.seed + further
+            name = f"{each.name}-seed-{seed}"
+            sample = {setting: getattr(each.config, setting) for setting in config.space}
+            found[name] = sample | {"seed": seed, tuning.NAME: name, tuning.UNTIL: epochs[each.name]}
+    return found
+
+
+def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, run: Run) -> Any:
+    import ray
+
+    from nic_ray import worker
+    from nic_ray.encoder import upper
+
+    config = prepared.config
+    return worker.Plan(
         base=config.train,
         objective=config.search.objective,
         train_rows=prepared.rows("train"),
@@ -268,33 +606,51 @@ def _run_trials(prepared: Prepared, inputs: Mapping[int, Any], run_folder: Path,
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         threads=placement.threads,
-        storage=run_folder / TRAIN_RUNS,
+        run_folder=run.folder,
+        mirror=run.mirror,
     )
+
+
+def _run_trials(
+    plan: Any,
+    placement: Placement,
+    callbacks: list[Any],
+    *,
+    experiment: str,
+    search_alg: Any,
+    scheduler: Any = None,
+    num_samples: int,
+    deadline: float,
+    stop: Any = None,
+) -> None:
+    """Let Tune run trials until they have ended, or until a time, by the monotonic clock, is reached."""
+    from ray import tune
+
+    from nic_ray import tuning, worker
+
     trainable = tuning.named_trainable(tune.with_parameters(worker.run_trial, plan=plan))
     tuner = tune.Tuner(
         tune.with_resources(trainable, _trial_resources(placement)),
         tune_config=tune.TuneConfig(
-            num_samples=config.search.trials,
+            num_samples=num_samples,
+            time_budget_s=None if math.isinf(deadline) else max(1.0, deadline - time.monotonic()),
             max_concurrent_trials=placement.concurrent,
-            search_alg=tuning.searcher(config, run_folder / "study.db"),
-            scheduler=tuning.scheduler(config.search, config.train.epochs),
+            search_alg=search_alg,
+            scheduler=scheduler,
             trial_name_creator=tuning.trial_name,
             trial_dirname_creator=tuning.trial_name,
         ),
         run_config=tune.RunConfig(
-            name=EXPERIMENT,
-            storage_path=str(run_folder),
+            name=_free_name(plan, experiment),  # Tune would add to an older one
+            **worker.storage_of(plan.run_folder, plan.mirror),
             verbose=0,
+            stop=stop,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            callbacks=[tuning.Lines(say, config.search.trials)],
+            failure_config=tune.FailureConfig(max_failures=worker.RETRIES),
+            callbacks=callbacks,
         ),
     )
-    say(
-        f"{config.search.trials} trials, {placement.concurrent} at a time, each with {placement.workers} worker(s) "
-        f"of {placement.threads} thread(s)"
-        f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
-    )
-    return tuner.fit()
+    tuner.fit()
 
 
 def _trial_resources(placement: Placement) -> dict[str, float]:
@@ -305,55 +661,55 @@ def _trial_resources(placement: Placement) -> dict[str, float]:
     return {"CPU": 1.0, **gpu}
 
 
-def _pick(
-    results: Any, prepared: Prepared, train_runs: Path
-) -> tuple[Candidate | None, list[Candidate], list[dict[str, Any]]]:
-    """First trial, the best trials (the best first), and a row for each trial."""
-    from nic_ray import tuning, worker
+def _free_name(plan: Any, name: str) -> str:
+    tried = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(
+        each
+        for each in tried
+        if not (plan.run_folder / each).exists() and not (plan.mirror and exists(plan.mirror / each))
+    )
 
+
+def _collect(
+    run_folder: Path,
+    samples: Mapping[str, Mapping[str, Any]],
+    prepared: Prepared,
+    probe: Probe | None,
+    *,
+    kept: int,
+    always: str | None = None,
+) -> tuple[list[Candidate], list[dict[str, Any]]]:
+    """The best evaluations of some trials, the best first, and a row for each trial that was started.
+
+    Args:
+        samples: hyperparameters of each trial, by name.
+        kept: trials whose weights are kept, at most; all of them might not fit into memory.
+        always: one more trial to keep.
+    """
     config, objective = prepared.config, prepared.config.search.objective
-    first: Candidate | None = None
-    best: list[Candidate] = []
-    trials = []
-    for result in sorted(results, key=lambda each: each.config[tuning.NUMBER]):
-        number = result.config[tuning.NUMBER]
-        sample = {name: value for name, value in result.config.items() if name != tuning.NUMBER}
-        name = tuning.numbered(number)
-        state = worker.last_state(result, train_runs / name)
-        row = {"trial": name, "status": _status(result), **sample}
+    ended = read_ended(run_folder)
+    candidates: list[Candidate] = []
+    rows = []
+    for name, given in samples.items():
+        sample = {key: value for key, value in given.items() if key in TrainConfig.model_fields}
+        state, end = last_state(run_folder, name), ended.get(name, {})
+        if state is None and not end:
+            continue
+        row: dict[str, Any] = {"trial": name, "status": end.get("status", "cut off"), **sample}
         if state is not None:
             found = best_of(name, trial_config(config.train, sample), state)
-            first = found if number == 0 else first
-            # no more sets of weights are kept than can be used
-            best = best_first([*best, found], objective)[: config.search.averaged_trials]
+            ranked = best_first([*candidates, found], objective)
+            candidates = [each for place, each in enumerate(ranked) if place < kept or each.name == always]
             row |= {
                 objective: found.metrics[objective],
                 "mrr/macro": found.metrics["mrr/macro"],
+                **({} if probe is None else {"retention": retention_of(prepared, probe, found)["recall_at_5"]}),
                 "best_epoch": found.metrics["epoch"],
-                "seconds": round((result.metrics or {}).get("time_total_s", 0.0), 1),
+                "epochs": end.get("epoch", state["metrics"]["epoch"]),
+                "seconds": end.get("seconds", 0.0),
             }
-        row["error"] = "" if result.error is None else tuning.reason_in(str(result.error))
-        trials.append(row)
-    if not best:
-        reasons = sorted({row["error"] for row in trials})
-        raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
-    return first, best, trials
-
-
-def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
-    """Candidates by objective, then mrr/macro, then the earlier epoch."""
-
-    def order(candidate: Candidate) -> tuple[float, float, float]:
-        metrics = candidate.metrics
-        return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
-
-    return sorted(candidates, key=order, reverse=True)
-
-
-def _status(result: Any) -> str:
-    if result.error is not None:
-        return "failed"
-    return "finished" if (result.metrics or {}).get("finished") else "stopped"
+        rows.append(row | {"error": end.get("error", "")})
+    return candidates, rows
 
 
 def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
@@ -364,30 +720,21 @@ def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(trials)
 
 
-def _training_log(run_folder: Path, trial: str) -> str:
-    for path in (run_folder / EXPERIMENT / trial / LOG, run_folder / TRAIN_RUNS / trial / LOG):
-        if path.exists():
-            return f"{trial}\n{path.read_text(encoding='utf-8')}"
-    return ""
-
-
-def _write_result(outcome: Outcome, prepared: Prepared) -> None:
+def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> None:
+    judgement = outcome.judgement
     content = {
-        "bundle": str(outcome.folder),
+        "bundle": None if bundle is None else str(bundle),
         "objective": prepared.config.search.objective,
         "winner": {
-            "trial": outcome.winner.name,
-            "averaged": list(outcome.winner.members),
-            "config": outcome.winner.config.model_dump(mode="json"),
-            "metrics": dict(outcome.winner.metrics),
+            "trial": judgement.tuned.name,
+            "averaged": [member.name for member in judgement.tuned.members],
+            "config": judgement.tuned.config.model_dump(mode="json"),
+            "metrics": dict(judgement.tuned.metrics),
         },
-        "results": outcome.results,
+        "results": judgement.results,
+        **judgement.evidence,
         "trials": outcome.trials,
         **describe_data(prepared),
     }
     path = outcome.run_folder / "result.json"
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def _headline(metrics: Mapping[str, float], config: Config) -> str:
-    return f"{config.search.objective} {metrics[config.search.objective]:.4f}"

@@ -10,10 +10,11 @@ from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
 from nic_ray.activations import feed
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
+from nic_ray.candidates import best_of
 from nic_ray.config import Config, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
-from nic_ray.outcome import best_of, export, new_run_folder, score_parts
+from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
 from nic_ray.record import LOG, load_state, logging_to, save_state
 
@@ -99,8 +100,8 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
         say=say,
     )
     inputs = opened(found[depth])
-    base = score_parts(prepared, inputs, depth, None)
-    say(f"base model: {objective} {base['validation'][objective]:.4f} on validation")
+    before = score_part(prepared, inputs, depth, None, "validation")
+    say(f"base model: {objective} {before[objective]:.4f} on validation")
     source = feed(inputs, prepared.device)
     # a copy is trained: the prepared encoder stays the base until the best weights are exported
     upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
@@ -131,8 +132,13 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
                     save_state(state, folder)
     assert state is not None
     best = best_of("train", config.train, state)
-    tuned = score_parts(prepared, inputs, depth, best.weights)
-    results = {part: {"base": base[part], "tuned": tuned[part]} for part in ("validation", "test")}
+    results = {
+        part: {
+            model: score_part(prepared, inputs, depth, weights, part)
+            for model, weights in (("base", None), ("tuned", best.weights))
+        }
+        for part in ("validation", "test")
+    }
     export(
         prepared,
         best,

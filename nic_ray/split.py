@@ -1,6 +1,7 @@
 """Which rows train, which choose the winner, which are read once: no passage on two sides."""
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from nic_ray.errors import InputError
 
-Part = Literal["train", "validation", "test"]
+Part = Literal["train", "validation", "test", "unseen_queries"]
 Protocol = Literal["unseen_passages", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
@@ -20,8 +21,8 @@ def split_rows(
     positives: NDArray[np.integer],
     domains: Sequence[str],
     *,
-    validation_share: float = 0.15,
-    test_share: float = 0.15,
+    validation_share: float = 0.2,
+    test_share: float = 0.2,
     seed: int,
     protocol: Protocol = "unseen_passages",
 ) -> NDArray[np.str_]:
@@ -32,7 +33,7 @@ def split_rows(
 
     Args:
         queries: (N,) number of each row's query text.
-        positives: (N,) number of each row's passage.
+        positives: (N,) number of each row's passage, or of its group of passages that are nearly the same.
         domains: (N,) names. A group belongs to the domain of most of its rows.
         validation_share: share of each domain's rows, in (0, 1); met as closely as whole groups allow.
         test_share: likewise.
@@ -68,6 +69,69 @@ def split_rows(
         left = left[~test]
         part_of_group[left[_fill(sizes[left], validation_share * total, spare=1)]] = "validation"
     return part_of_group[groups]
+
+
+def hold_back_queries(
+    queries: NDArray[np.integer],
+    positives: NDArray[np.integer],
+    domains: Sequence[str],
+    parts: NDArray[np.str_],
+    *,
+    share: float,
+    seed: int,
+) -> NDArray[np.str_]:
+    """Parts with some training rows moved to "unseen_queries": new questions about passages that are trained on.
+
+    They show the easier protocol beside the harder one, on one model. At most one row of a passage is moved, never
+    its only training row, and none whose query text stands in another training row.
+
+    Args:
+        queries: (N,) as in `split_rows`.
+        positives: (N,) likewise.
+        domains: (N,) likewise.
+        parts: (N,) from `split_rows`.
+        share: of each domain's rows, in [0, 1); fewer where there are not as many such rows.
+        seed: >= 0.
+
+    Raises:
+        InputError: share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"query_share must be >= 0 and < 1, got {share}")
+    names = np.asarray(domains, dtype=np.str_)
+    training = parts == "train"
+    rows_of_passage, rows_of_query = Counter(positives[training].tolist()), Counter(queries[training].tolist())
+    moved, taken = parts.astype("<U14"), set[int]()
+    for domain in np.unique(names).tolist():
+        own = np.flatnonzero(training & (names == domain))
+        # drawn anew, or the rows would be those that the split drew first
+        drawn = np.random.default_rng([seed, zlib.crc32(domain.encode()), 1]).permutation(own)
+        room = len(taken) + round(share * np.count_nonzero(names == domain))
+        for row in drawn.tolist():
+            passage = int(positives[row])
+            if len(taken) == room:
+                break
+            if passage not in taken and rows_of_passage[passage] > 1 and rows_of_query[int(queries[row])] == 1:
+                taken.add(passage)
+                moved[row] = "unseen_queries"
+    return moved
+
+
+def shared_with_training(
+    labels: NDArray[np.integer], parts: NDArray[np.str_], trained: NDArray[np.integer]
+) -> dict[str, int]:
+    """How many rows of each held-back part have a label that the training has met too.
+
+    Args:
+        labels: (N,) such as the passage, or the query, of each row.
+        parts: (N,) from `split_rows`.
+        trained: the labels that the training rows hold.
+
+    Returns:
+        part -> rows, for all parts but "train".
+    """
+    met = np.isin(labels, trained)
+    return {str(part): int(np.count_nonzero(met[parts == part])) for part in np.unique(parts) if part != "train"}
 
 
 def sample_rows(

@@ -1,5 +1,6 @@
 """`python -m nic_ray.tune`: search, pick the winner, export it."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,27 +10,61 @@ from nic_ray import console
 
 
 def main(
-    config: Annotated[Path, typer.Argument(help="YAML file of settings; tune_configs/ holds some")] = Path(
-        "tune_configs/cpu.yaml"
-    ),
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file of settings [default: tune_configs/cpu.yaml]", show_default=False)
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the exported model's folder")] = Path("models"),
     name: Annotated[str, typer.Option(help="name and version of the exported model")] = "nic-embeddings-v1.0",
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(metavar="30m", help="after this long no trial goes on; what is found is judged")
+    ] = None,
     run_dir: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
+    export_anyway: Annotated[
+        bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_DIR", help="run folder of a search to go on with, to its own end")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="shared folder or URI (s3://...) that receives runs/ and models/, on a cluster")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join, instead of RAY_ADDRESS")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config import load_config
-    from nic_ray.search import run_search
+    from nic_ray.errors import InputError
+    from nic_ray.report import show_outcome
+    from nic_ray.search import resume_search, run_search
 
-    settings = load_config(config, {"data.pairs": data, "search.trials": trials})
-    outcome = run_search(settings, out=out, name=name, run_root=run_dir, overwrite=overwrite, say=console.say)
-    for part, results in outcome.results.items():
-        console.say(f"\n{part}, {settings.data.protocol}")
-        console.show(console.metrics_table(results))
-    console.say(f"winner: {outcome.winner.name} of {len(outcome.trials)}; all trials: {outcome.run_folder}/trials.csv")
-    console.say(f'load it with: SentenceTransformer("{outcome.folder}")')
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+    if resume is not None:
+        if any(given is not None for given in (config, data, trials, time_budget, storage)):
+            raise InputError(
+                "--resume: goes on with the settings of the run; leave CONFIG, --data, --trials, --time-budget and "
+                "--storage away"
+            )
+        outcome = resume_search(
+            resume, search_on=True, overwrite=overwrite, export_anyway=export_anyway, say=console.say
+        )
+    else:
+        settings = load_config(
+            config or Path("tune_configs/cpu.yaml"),
+            {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget, "storage": storage},
+        )
+        outcome = run_search(
+            settings,
+            out=out,
+            name=name,
+            run_root=run_dir,
+            overwrite=overwrite,
+            export_anyway=export_anyway,
+            say=console.say,
+        )
+    show_outcome(outcome)
 
 
 if __name__ == "__main__":

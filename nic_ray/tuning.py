@@ -1,38 +1,75 @@
 """Ray Tune's searcher, scheduler and trial class, with what this project needs changed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.trainable.function_trainable import wrap_function
+from sqlalchemy.exc import SQLAlchemyError
 
-from nic_ray.config import Config, Dimension, SearchConfig
-from nic_ray.errors import RunError
+from nic_ray.config import Config, Dimension, SearchConfig, TrainConfig
+from nic_ray.errors import InputError, RunError
 from nic_ray.loop import headline
+from nic_ray.mirror import Mirror, push, push_database
+from nic_ray.record import ENDED, STUDY_FILE, add_ended
 
 OBJECTIVE = "objective"
+STUDY = "nic_ray"
+STATUS = {
+    optuna.trial.TrialState.COMPLETE: "finished",
+    optuna.trial.TrialState.PRUNED: "stopped",
+    optuna.trial.TrialState.FAIL: "failed",
+}
 NUMBER = "number"
+START = "start"
+"""Folder of the checkpoint that a trial goes on from, in the run folder."""
+NAME = "name"
+UNTIL = "until"
+"""Epochs after which a trial of `Listed` ends, however many it was planned for."""
 
 
 class StudySearch(OptunaSearch):
-    """OptunaSearch that numbers its trials, and that tells the study which of them were stopped early.
+    """OptunaSearch that numbers its trials, tells the study which were stopped early, and goes on with those cut off.
 
     Ray tells Optuna COMPLETE for a trial that ASHA stopped, so that TPE takes the value after one epoch for
     that of a full training. Here it is PRUNED, with the value it had.
     """
 
+    def __init__(self, *args: Any, cut_off: Mapping[int, str | None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cut_off = dict(cut_off)
+        self._told: dict[str, set[int]] = {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The sample, and under "number" the trial's number in the study: 0 is the first."""
-        sample = super().suggest(trial_id)
-        return None if sample is None else {**sample, NUMBER: self._ot_trials[trial_id].number}
+        """The sample, and under "number" the trial's number in the study: 0 is the first.
+
+        Trials that an earlier run of the study left unfinished come first, with what they go on from.
+        """
+        if not self._cut_off:
+            sample = super().suggest(trial_id)
+            return None if sample is None else {**sample, NUMBER: self._ot_trials[trial_id].number}
+        number = min(self._cut_off)
+        start = self._cut_off.pop(number)
+        left = next(each for each in self._ot_study.trials if each.number == number)
+        self._ot_trials[trial_id] = optuna.trial.Trial(self._ot_study, left._trial_id)
+        self._told[trial_id] = set(left.intermediate_values)
+        return {**left.params, NUMBER: number, START: start}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report an intermediate value; its step is the number of the evaluation."""
-        super().on_trial_result(trial_id, {**result, "training_iteration": int(result["evaluation"])})
+        """Report an intermediate value; its step is the number of the evaluation, and its epoch is kept beside."""
+        evaluation = int(result["evaluation"])
+        if evaluation in self._told.setdefault(trial_id, set()):
+            return  # the trial died behind it and has come to it again
+        self._told[trial_id].add(evaluation)
+        self._ot_trials[trial_id].set_user_attr(f"epoch at {evaluation}", result["epoch"])
+        super().on_trial_result(trial_id, {**result, "training_iteration": evaluation})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how a trial ended. `result` is its last one."""
@@ -42,17 +79,108 @@ class StudySearch(OptunaSearch):
         super().on_trial_complete(trial_id, result, error)
 
 
-class FinishingAsha(ASHAScheduler):
-    """ASHA that lets a trial end by itself after its last evaluation.
+class Listed(Searcher):
+    """Hands out samples of a list, one after the other. Each has a "name"."""
 
-    Ray kills a trial that it stops; one that has nothing left to do is not worth killing, and would count
-    as stopped early.
+    def __init__(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._left = list(samples)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next one."""
+        return dict(self._left.pop(0)) if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Learn nothing."""
+
+
+def has_run_long_enough(trial_id: str, result: dict[str, Any]) -> bool:
+    """Whether a trial of `Listed` has come to its end; one that ends by itself is not to be killed."""
+    return bool(result["epoch"] >= result["config"][UNTIL] and not result.get("finished"))
+
+
+class FinishingAsha(ASHAScheduler):
+    """ASHA that remembers earlier runs of its study, and lets a trial end by itself after its last evaluation.
+
+    Ray forgets the rungs when a search is resumed, so that the next trial to come would be the first again and go on
+    whatever it is worth. And it kills a trial that it stops; one that has nothing left to do is not worth killing,
+    and would count as stopped early.
     """
+
+    def __init__(self, *args: Any, past: Mapping[int, Sequence[tuple[float, float]]], **options: Any) -> None:
+        """Fill the rungs.
+
+        Args:
+            past: by number of the trial, (epoch, value) of its evaluations in order.
+        """
+        super().__init__(*args, **options)
+        for number, evaluations in past.items():
+            for epoch, value in evaluations:
+                for milestone, recorded in self._brackets[0]._rungs:
+                    if epoch >= milestone and _past(number) not in recorded:
+                        recorded[_past(number)] = value
+                        break  # as ASHA does: a value counts at one rung, the highest that it has reached
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Know a trial again that was cut off."""
+        super().on_trial_add(tune_controller, trial)
+        for _, recorded in self._brackets[0]._rungs:
+            if _past(trial.config.get(NUMBER)) in recorded:
+                recorded[trial.trial_id] = recorded.pop(_past(trial.config[NUMBER]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide whether a trial goes on."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if result.get("finished") else decision
+
+
+class Ledger(Callback):
+    """Writes down in the run folder how each trial ended."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._run_folder = run_folder
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It was finished, or stopped."""
+        self._add(trial, "finished" if (trial.last_result or {}).get("finished") else "stopped", "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It failed."""
+        self._add(trial, "failed", failure_of(trial))
+
+    def _add(self, trial: Any, status: str, error: str) -> None:
+        last = trial.last_result or {}
+        sample = {name: value for name, value in trial.config.items() if name in TrainConfig.model_fields}
+        row = {"status": status, "error": error, "sample": sample, "seconds": round(last.get("time_total_s", 0.0), 1)}
+        told = {name: last[name] for name in ("epoch", "evaluation", OBJECTIVE) if name in last}
+        add_ended(self._run_folder, str(trial), row | told)
+
+
+class Backup(Callback):
+    """Copies what the driver alone knows to a mirror whenever it has changed: the study and the ledger."""
+
+    def __init__(self, run_folder: Path, mirror: Mirror) -> None:
+        self._run_folder, self._mirror = run_folder, mirror
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is in the study."""
+        self._copy()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has a value."""
+        self._copy()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has ended."""
+        self._copy()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has failed."""
+        self._copy()
+
+    def _copy(self) -> None:
+        with suppress(RunError):  # the next one may get through; the last one, at the end, has to
+            back_up(self._run_folder, self._mirror)
 
 
 class Lines(Callback):
@@ -71,6 +199,10 @@ class Lines(Callback):
         """Show an evaluation."""
         self._say(f"{trial}: {headline(result)}")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show that a trial has died and is started again."""
+        self._say(f"{trial}: {failure_of(trial)}; it goes on from its last checkpoint")
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended."""
         how = "finished" if (trial.last_result or {}).get("finished") else "stopped early"
@@ -85,14 +217,95 @@ class Lines(Callback):
         self._say(f"{line} ({self._ended} of {self._trials} done)")
 
 
-def searcher(config: Config, study_file: Path) -> StudySearch:
+def back_up(run_folder: Path, mirror: Mirror) -> None:
+    """Copy the study and the ledger to a mirror.
+
+    Raises:
+        RunError: it cannot be written to.
+    """
+    if (run_folder / STUDY_FILE).exists():
+        push_database(run_folder / STUDY_FILE, mirror / STUDY_FILE)
+    if (run_folder / ENDED).exists():
+        push(run_folder / ENDED, mirror / ENDED)
+
+
+def open_study(study_file: Path) -> optuna.Study | None:
+    """The study that an earlier run has left; None if there is none.
+
+    Raises:
+        InputError: there is a file, and it cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not study_file.exists():
+        return None
+    try:
+        study = optuna.load_study(study_name=STUDY, storage=_storage(study_file))
+        study.get_trials()  # reads the whole file
+    except KeyError:  # the run was cut off before it made one
+        return None
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise InputError(f"{study_file}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return study
+
+
+def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
+    """Tell study and ledger of trials that were ended from outside: stopped with what they had, else failed."""
+    for trial in study.trials:
+        if trial.state.is_finished():
+            continue
+        evaluations = _evaluations(trial)
+        seconds = 0.0 if trial.datetime_start is None else (datetime.now() - trial.datetime_start).total_seconds()
+        row: dict[str, Any] = {"sample": trial.params, "seconds": round(seconds, 1)}
+        if evaluations:
+            state = optuna.trial.TrialState.PRUNED  # with the last value
+            epoch, value = evaluations[-1]
+            row |= {"status": STATUS[state], "error": "", "epoch": epoch, OBJECTIVE: value}
+            row |= {"evaluation": max(trial.intermediate_values)}
+        else:
+            state = optuna.trial.TrialState.FAIL
+            row |= {"status": STATUS[state], "error": f"{reason} before its first evaluation"}
+        study.tell(trial.number, state=state)
+        add_ended(run_folder, numbered(trial.number), row)
+
+
+def rebuild_study(study_file: Path, config: Config, ended: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make a damaged study anew from how its trials ended; the damaged one is kept beside it.
+
+    Args:
+        ended: from `record.read_ended`. Numbers that are missing in between become failed trials.
+    """
+    states = {status: state for state, status in STATUS.items()}
+    study_file.replace(study_file.with_suffix(".damaged"))
+    study = optuna.create_study(study_name=STUDY, storage=_storage(study_file), direction="maximize")
+    by_number = {int(name.removeprefix("trial-")): row for name, row in ended.items() if name[6:].isdigit()}
+    for number in range(max(by_number, default=-1) + 1):
+        row = by_number.get(number)
+        if row is None or OBJECTIVE not in row:
+            study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+            continue
+        step = int(row["evaluation"])
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=states[row["status"]],
+                value=row[OBJECTIVE],
+                params={name: row["sample"][name] for name in config.space},
+                distributions={name: _distribution(dimension) for name, dimension in config.space.items()},
+                intermediate_values={step: row[OBJECTIVE]},
+                user_attrs={f"epoch at {step}": row["epoch"]},
+            )
+        )
+
+
+def searcher(config: Config, study_file: Path, cut_off: Mapping[int, str | None]) -> StudySearch:
     """Optuna's TPE over the search space, first the configuration under `train`.
 
     Args:
         study_file: where the study is kept (sqlite), absolute.
+        cut_off: numbers of trials that are in the study and not at their end, with the checkpoint of each.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = config.search
+    search, study = config.search, open_study(study_file)
+    known = 0 if study is None else len(study.trials)
     return StudySearch(
         {name: _distribution(dimension) for name, dimension in config.space.items()},
         metric=OBJECTIVE,
@@ -101,16 +314,21 @@ def searcher(config: Config, study_file: Path) -> StudySearch:
             multivariate=True,
             constant_liar=True,
             n_startup_trials=search.startup_trials,
-            seed=search.seed,
+            seed=search.seed + known,  # a resumed search must not draw the first samples again
         ),
-        points_to_evaluate=[{name: getattr(config.train, name) for name in config.space}],
-        storage=optuna.storages.RDBStorage(f"sqlite:///{study_file}"),
-        study_name="nic_ray",
+        points_to_evaluate=[] if known else [{name: getattr(config.train, name) for name in config.space}],
+        storage=_storage(study_file),
+        study_name=STUDY,
+        cut_off=cut_off,
     )
 
 
-def scheduler(search: SearchConfig, epochs: int) -> FinishingAsha:
-    """ASHA on our own epoch, which goes on where it was after a resume."""
+def scheduler(search: SearchConfig, epochs: int, study: optuna.Study | None) -> FinishingAsha:
+    """ASHA on our own epoch, which goes on where it was after a resume.
+
+    Args:
+        study: what earlier runs have left.
+    """
     return FinishingAsha(
         time_attr="epoch",
         metric=OBJECTIVE,
@@ -118,7 +336,25 @@ def scheduler(search: SearchConfig, epochs: int) -> FinishingAsha:
         max_t=epochs + 1,  # the last rung may lie at the last epoch
         grace_period=search.grace_period,
         reduction_factor=search.reduction_factor,
+        past={} if study is None else {trial.number: _evaluations(trial) for trial in study.trials},
     )
+
+
+def _evaluations(trial: optuna.trial.FrozenTrial) -> list[tuple[float, float]]:
+    """(epoch, objective) of each evaluation that the study was told of."""
+    told = sorted(trial.intermediate_values.items())
+    return [
+        (trial.user_attrs[f"epoch at {step}"], value) for step, value in told if f"epoch at {step}" in trial.user_attrs
+    ]
+
+
+def _past(number: int | None) -> str:
+    """What stands for a trial of an earlier run, whose id nobody knows any more."""
+    return f"past {number}"
+
+
+def _storage(study_file: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(f"sqlite:///{study_file}")
 
 
 def named_trainable(function: Callable[[dict[str, Any]], None]) -> type[Any]:
@@ -134,7 +370,7 @@ def named_trainable(function: Callable[[dict[str, Any]], None]) -> type[Any]:
 
 def trial_name(trial: Any) -> str:
     """The name of a trial: of its actor and of its folder."""
-    return numbered(trial.config[NUMBER])
+    return str(trial.config.get(NAME) or numbered(trial.config[NUMBER]))
 
 
 def numbered(number: int) -> str:
@@ -144,7 +380,7 @@ def numbered(number: int) -> str:
 
 def shown_sample(sample: Mapping[str, Any]) -> str:
     """A sample in one line."""
-    values = {name: value for name, value in sample.items() if name != NUMBER}
+    values = {name: value for name, value in sample.items() if name not in (NUMBER, NAME, UNTIL, START)}
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )

@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import pickle
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,14 @@ from nic_ray.activations import Feed, Inputs, feed, run_chain
 from nic_ray.cache import opened
 from nic_ray.config import TrainConfig, trial_config
 from nic_ray.encoder import Lower, Upper
+from nic_ray.errors import RunError
 from nic_ray.evaluation import embed, evaluate, score, texts_to_score
+from nic_ray.mirror import Mirror, exists, pull, push
 from nic_ray.pairs import Collection
-from nic_ray.record import LOG, load_state, logging_to, save_state
+from nic_ray.record import FATE, LOG, TRAIN_RUNS, logging_to, readable_state, save_state
+
+RETRIES = 1
+"""Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
 
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
@@ -39,6 +43,8 @@ class Plan:
 
     collection: of `Collection`.
     inputs, uppers: by frozen_layers, of `Inputs` (or `StoredInputs`) and `Upper` at that depth.
+    run_folder: on a disk that all nodes share; or, with a mirror, of the driver alone.
+    mirror: of the run folder.
     """
 
     base: TrainConfig
@@ -51,7 +57,8 @@ class Plan:
     workers: int
     gpus_per_worker: float
     threads: int
-    storage: Path
+    run_folder: Path
+    mirror: Mirror | None
 
 
 def run_trial(config: dict[str, Any], plan: Plan) -> None:
@@ -63,7 +70,7 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
     """
     sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
     complete = trial_config(plan.base, sample).model_dump()
-    given = {"train": complete, "plan": plan}
+    given = {"train": complete, "plan": plan, "start": config.get("start")}
     if plan.workers == 1:
         TorchTrainer(_train_here, train_loop_config=given, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
         return
@@ -82,11 +89,24 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=tune.get_context().get_trial_name(),
-            storage_path=str(plan.storage),
+            **storage_of(plan.run_folder, plan.mirror, TRAIN_RUNS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             callbacks=[TuneReportCallback()],
         ),
     ).fit()
+
+
+def storage_of(run_folder: Path, mirror: Mirror | None, *names: str) -> dict[str, Any]:
+    """Where Tune or Train keep their files, as their RunConfig wants it: a folder in the run's, or in its mirror."""
+    if mirror is None:
+        return {"storage_path": str(run_folder.joinpath(*names))}
+    return {"storage_path": "/".join([mirror.path, *names]), "storage_filesystem": mirror.filesystem}
+
+
+def missing_files(paths: Sequence[str]) -> list[str]:
+    """A Ray task: those of some paths that are not on this node."""
+    return [path for path in paths if not Path(path).exists()]
 
 
 def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -> list[NDArray[Any]]:
@@ -96,28 +116,12 @@ def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -
     return run_chain(blocks, shard, device=device, bf16=bf16)
 
 
-def last_state(result: tune.Result, folder: Path) -> dict[str, Any] | None:
-    """The state of a trial's last evaluation, which holds the weights of its best; None if it has none.
-
-    Tune keeps the checkpoint of a trial in one process. Train keeps that of a trial in several, which may be
-    newer than the last one that Tune was told of: its workers go on until they are killed, perhaps while they
-    copy a checkpoint.
-
-    Args:
-        folder: where Train keeps the trial's checkpoints, if it does.
-    """
-    kept = [] if result.checkpoint is None else [Path(result.checkpoint.path)]
-    for checkpoint in [*kept, *sorted(folder.glob("checkpoint_*"), reverse=True)]:
-        with contextlib.suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return load_state(checkpoint)
-    return None
-
-
 def _train_here(given: dict[str, Any]) -> None:
     checkpoint = tune.get_checkpoint()
     device = "cuda" if given["plan"].gpus_per_worker and torch.cuda.is_available() else "cpu"
-    with logging_to(Path(tune.get_context().get_trial_dir()) / LOG):
-        _train(given, device, checkpoint, lambda metrics, folder: tune.report(
+    # not to Tune's own folder, which lags behind by seconds that a crash would lose
+    with _own_folder(given["plan"], tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
+        _train(given, device, checkpoint, own, lambda metrics, folder: tune.report(
             metrics, checkpoint=tune.Checkpoint.from_directory(folder)
         ))  # fmt: skip
 
@@ -131,20 +135,31 @@ def _train_with_others(given: dict[str, Any]) -> None:
     def report(metrics: dict[str, float], folder: Path) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
-    if not first:
-        _train(given, device, checkpoint, report)
-        return
-    with logging_to(given["plan"].storage / context.get_experiment_name() / LOG):
-        _train(given, device, checkpoint, report)
+    with (
+        _own_folder(given["plan"], context.get_experiment_name()) as own,
+        logging_to(own / LOG) if first else contextlib.nullcontext(),
+    ):
+        _train(given, device, checkpoint, own, report)
 
 
 def _train(
     given: dict[str, Any],
     device: str,
     checkpoint: Any,
+    own: Path,
     report: Callable[[dict[str, float], Path], None],
 ) -> None:
+    """Train, from the newest state that can be read.
+
+    Args:
+        checkpoint: of this search, Tune's or Train's; None at its beginning.
+        own: from `_own_folder`.
+        report: is handed each evaluation, with the folder of its checkpoint.
+    """
     plan: Plan = given["plan"]
+    leads = not dist.is_initialized() or dist.get_rank() == 0
+    if (own / FATE).exists():  # it would end in the same way again
+        raise RunError((own / FATE).read_text(encoding="utf-8"))
     config = TrainConfig.model_validate(given["train"])
     torch.set_num_threads(plan.threads)
     hardware.keep_freed_memory()
@@ -153,10 +168,14 @@ def _train(
     source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
-    state = None if checkpoint is None else load_state(Path(checkpoint.path))
+    state = _state_to_go_on_from(plan, checkpoint, given["start"])
     if state is not None and state["finished"]:
+        with tempfile.TemporaryDirectory() as folder:  # Tune has not heard of its end
+            if leads:
+                save_state(state, Path(folder))
+            report(state["metrics"], Path(folder))
         return
-    for evaluation in loop.fit(
+    evaluations = loop.fit(
         config,
         collection,
         plan.train_rows.tolist(),
@@ -166,11 +185,62 @@ def _train(
         objective=plan.objective,
         bf16=bf16,
         state=state,
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            if not dist.is_initialized() or dist.get_rank() == 0:
-                save_state(evaluation.state, Path(folder))
-            report(evaluation.metrics, Path(folder))
+    )
+    try:
+        for evaluation in evaluations:
+            with tempfile.TemporaryDirectory() as folder:
+                if leads:
+                    save_state(evaluation.state, Path(folder))
+                report(evaluation.metrics, Path(folder))
+            if leads:
+                _copy_to_mirror(plan, own, LOG)
+    except RunError as error:
+        if leads:
+            (own / FATE).write_text(str(error), encoding="utf-8")
+            _copy_to_mirror(plan, own, FATE)
+        raise
+
+
+@contextlib.contextmanager
+def _own_folder(plan: Plan, trial: str) -> Iterator[Path]:
+    """The trial's folder in the run's; with a mirror one of this machine that holds the same files for a while."""
+    if plan.mirror is None:
+        folder = plan.run_folder / TRAIN_RUNS / trial
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / trial
+        folder.mkdir()
+        for name in (LOG, FATE):
+            if exists(plan.mirror / TRAIN_RUNS / trial / name):
+                pull(plan.mirror / TRAIN_RUNS / trial / name, folder / name)
+        yield folder
+
+
+def _copy_to_mirror(plan: Plan, own: Path, name: str) -> None:
+    if plan.mirror is not None:
+        push(own / name, plan.mirror / TRAIN_RUNS / own.name / name)
+
+
+def _state_to_go_on_from(plan: Plan, checkpoint: Any, start: str | None) -> dict[str, Any] | None:
+    """The newest state of a trial that can be read: of this search, or of one that was cut off; None for none.
+
+    Args:
+        checkpoint: of this search, Tune's (one process) or Train's (several); None at its beginning.
+        start: folder of the checkpoint of an earlier one, in the run folder.
+    """
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            if state := readable_state(Path(folder)):
+                return state
+    if start is None:
+        return None
+    if plan.mirror is None:
+        return readable_state(plan.run_folder / start)
+    with tempfile.TemporaryDirectory() as folder:
+        pull(plan.mirror / start, Path(folder))
+        return readable_state(Path(folder))
 
 
 def _evaluate_together(

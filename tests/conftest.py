@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import hypothesis
 import pytest
@@ -84,6 +84,41 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 def tiny_model_folder(tiny_model: TinyModel) -> Path:
     """The two-layer BERT of `tiny_model`."""
     return tiny_model()
+
+
+@pytest.fixture
+def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]:
+    """`searched(*depths)`: what a search has at its end, and a candidate with noise on its blocks for each depth."""
+    import torch
+
+    from nic_ray.activations import feed, frozen_inputs
+    from nic_ray.candidates import Candidate
+    from nic_ray.config import Config
+    from nic_ray.encoder import upper_copy
+    from nic_ray.evaluation import evaluate
+    from nic_ray.preparation import prepare
+
+    def make(*depths: int) -> Any:
+        given = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
+        train = {"base_model": str(tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
+        prepared = prepare(Config.model_validate({"data": given, "train": train}), on_gpu=False)
+        inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))
+        candidates = []
+        for number, depth in enumerate(depths):
+            part = upper_copy(prepared.encoder, depth, from_ids=False)
+            generator = torch.Generator().manual_seed(number)
+            weights = {
+                name: value + 0.3 * torch.randn(value.shape, generator=generator)
+                for name, value in part.trained_state().items()
+            }
+            part.load_trained_state(weights)
+            rows = prepared.rows("validation").tolist()
+            metrics = evaluate(part, feed(inputs[depth], "cpu"), prepared.collection, rows)
+            settings = prepared.config.train.model_copy(update={"frozen_layers": depth})
+            candidates.append(Candidate(f"trial-{number:03d}", settings, metrics | {"epoch": 1.0}, weights))
+        return prepared, inputs, candidates
+
+    return make
 
 
 def _pairs() -> list[Pair]:

@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
+import logging
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -65,6 +67,31 @@ METADATA = {
     "best": {"epoch": 2.5, "step": 2345},
     "precision": "bf16",
     "versions": {"torch": "2.99", "sentence-transformers": "6.77"},
+}
+INTERVALS = {
+    "pumps": {"difference": 0.1234, "low": 0.0432, "high": 0.2468, "queries": 400, "passages": 31},
+    "radios": {"difference": -0.0345, "low": None, "high": None, "queries": 21, "passages": 7},
+}
+EVIDENCE = {
+    "alpha": 0.7,
+    "retention": {"tuned": {"recall_at_5": -0.0321, "mrr": -0.0234}},
+    "front": [
+        {"alpha": 0.0, "recall_at_5/macro": 0.4567, "mrr/macro": 0.3579, "retention": {"recall_at_5": 0.0, "mrr": 0.0}},
+        {"alpha": 0.7, "recall_at_5/macro": 0.5678, "mrr/macro": 0.4679, "retention": None},
+    ],
+    "confirmed": [{"trial": "trial-003", "by_seed": {"42": 0.7123, "43": 0.6987}, "mean": 0.7055, "spread": 0.0136}],
+    "leaks": {"passage": {"validation": 0, "test": 0}, "near-duplicate query": {"validation": 11, "test": 13}},
+    "intervals": {"tuned minus base": INTERVALS},
+    "bootstrap": {"confidence": 0.95, "resamples": 9999, "min_passages": 8},
+    "guard": {
+        "objections": [],
+        "overridden": False,
+        "max_retention_loss": 0.05,
+        "max_domain_drop": 0.02,
+        "lower_bounds": {"validation": 0.0111, "test": 0.0222},
+    },
+    "probe": {"pairs": "probe.jsonl", "sha256": "9a0b" * 16},
+    "refit": "none",
 }
 TEXTS = ["my rotor is leaking", "replace the pumps rotor when it is leaking."]
 
@@ -289,6 +316,30 @@ def test_a_bundle_that_appears_during_the_export_is_not_replaced(model, tmp_path
     assert list((tmp_path / "m").iterdir()) == []
 
 
+def test_every_figure_of_the_card_is_in_the_metadata():
+    metadata = METADATA | EVIDENCE
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return [found for key, each in value.items() for found in [*numbers(key), *numbers(each)]]
+        if isinstance(value, list):
+            return [found for each in value for found in numbers(each)]
+        try:
+            return [float(value)]
+        except (TypeError, ValueError):
+            return []
+
+    known = numbers(metadata)
+    text = model_card(metadata).partition("## Results")[2]
+    figures = re.findall(r"(?<![\w./@:-])[+-]?\d+(?:\.\d+)?(?:e-\d+)?%?(?![\w.:-]*\w)", text)
+    assert len(figures) > 60
+    for figure in figures:
+        shown = float(figure.rstrip("%")) / (100 if figure.endswith("%") else 1)
+        places = len(figure.rstrip("%").partition(".")[2]) if "e" not in figure else 9
+        accepted = [*known, 1.0]  # "1 / rank"
+        assert any(abs(value - shown) <= 0.5001 * 10**-places for value in accepted), figure
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -346,6 +397,39 @@ def test_the_card_sets_base_first_trial_and_tuned_side_by_side():
         "Recall@5 tuned",
     ]
     assert table_row(card, "### Test part", "worst")[4:] == ["–"] * 3
+
+
+def test_the_card_says_how_far_its_figures_can_be_trusted():
+    card = model_card(METADATA | EVIDENCE)
+    assert table_row(card, "### Tuned minus base", "pumps") == ["pumps", "+0.123", "+0.043 to +0.247", "400", "31"]
+    assert table_row(card, "### Tuned minus base", "radios")[2] == "–"
+    assert "Intervals hold 95%: percentiles of 9999 resamples" in card
+    assert "base + 0.7 * (tuned - base)" in card
+    assert table_row(card, "### Between", "0") == ["0", "0.457", "0.358", "+0.000", "+0.000"]
+    assert table_row(card, "### Between", "0.7")[3:] == ["–", "–"]
+    assert table_row(card, "### Between", "tuned") == ["tuned", "-0.032", "-0.023"]
+    assert table_row(card, "### Tried with", "trial-003")[1:] == ["0.712 (42), 0.699 (43)", "0.706", "0.014"]
+    assert table_row(card, "### Rows that share", "near-duplicate query") == ["near-duplicate query", "11", "13"]
+    assert "over objections" not in card
+    assert "trained again on the rows of all parts" not in card
+
+
+def test_the_card_says_when_the_guard_was_overridden_and_when_the_weights_are_others():
+    guard = {"objections": ["validation: may be chance"], "overridden": True}
+    card = model_card(METADATA | EVIDENCE | {"guard": guard, "refit": "all"})
+    assert "**This model was exported over objections** (`--export-anyway`):\n\n- validation: may be chance" in card
+    assert "trained again on the rows of all parts" in card
+
+
+def test_every_protocol_has_its_table_in_the_card():
+    results = METADATA["results"] | {
+        "test in domain": {"tuned": flat(0.8, 0.7)},
+        "unseen_queries": {"tuned": flat(0.9, 0.8)},
+    }
+    split = METADATA["split"] | {"rows": METADATA["split"]["rows"] | {"unseen_queries": 77}}
+    card = model_card(METADATA | {"results": results, "split": split})
+    assert table_row(card, "### Test part within domains (656 queries)", "pumps") == ["pumps", "0.800", "0.700"]
+    assert table_row(card, "### Unseen queries (77 queries)", "pumps") == ["pumps", "0.900", "0.800"]
 
 
 def test_the_card_says_where_model_and_data_come_from():
@@ -435,3 +519,62 @@ def test_the_versions_are_those_of_what_is_installed():
     assert versions["nic_ray"] == __version__
     assert versions["numpy"] == numpy.__version__
     assert set(versions) == set("python nic_ray torch transformers sentence-transformers ray optuna numpy".split())
+
+
+def test_a_bundle_as_it_was_exported_has_no_faults(exported):
+    assert bundle.find_faults(exported) == []
+
+
+def damaged(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "changed":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif how == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "missing":
+        weights.unlink()
+    elif how == "another file":
+        (folder / "1_Pooling" / "code.py").write_text("import os")
+    elif how == "link":
+        content = folder.parent / "elsewhere"
+        weights.rename(content)
+        weights.symlink_to(content)
+    elif how == "hashes":
+        content = json.loads((folder / "metadata.json").read_text())
+        (folder / "metadata.json").write_text(json.dumps(content | {"files": ["model.safetensors"]}))
+
+
+DAMAGE = {
+    "changed": r"model\.safetensors: SHA-256 is [0-9a-f]{16}\.\.\., want [0-9a-f]{16}\.\.\.",
+    "cut off": r"model\.safetensors: SHA-256 is",
+    "missing": r"model\.safetensors: is missing",
+    "another file": r"1_Pooling/code\.py: was not exported",
+    "link": r"model\.safetensors: is a link or no file",
+    "hashes": r"metadata\.json: files must give a SHA-256 for each path",
+}
+
+
+@pytest.mark.parametrize(("how", "message"), DAMAGE.items())
+def test_a_damaged_bundle_is_not_loaded(how, message, exported, tiny_model_folder, caplog):
+    damaged(exported, how)
+    (found,) = bundle.find_faults(exported)
+    assert re.search(message, found)
+    with pytest.raises(InputError, match=rf"manuals-v1: not loaded: .*{message}"):
+        bundle.load(exported)
+    with caplog.at_level(logging.WARNING, "nic_ray.bundle"):
+        model = bundle.load(exported, fallback=str(tiny_model_folder))
+    assert re.search(message, caplog.text)
+    assert model.encode(TEXTS).shape == (2, 32)
+
+
+def test_a_sound_bundle_is_loaded_without_a_word(exported, model, caplog):
+    assert bundle.load(exported, fallback="nowhere").encode(TEXTS).tolist() == model.encode(TEXTS).tolist()
+    assert not [record for record in caplog.records if record.name.startswith("nic_ray")]
+
+
+def test_a_folder_that_is_no_bundle_falls_back_too(tmp_path, tiny_model_folder):
+    assert bundle.load(tmp_path / "none", fallback=str(tiny_model_folder)).encode(TEXTS).shape == (2, 32)
+    with pytest.raises(InputError, match=r"none: not loaded: .*no such folder"):
+        bundle.load(tmp_path / "none")

@@ -1,5 +1,6 @@
 """The command that says whether a file of pairs can be used."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import time
 
 import pytest
 
-from nic_ray import check, console
+from nic_ray import check, console, encoder
+from nic_ray.config import TrainConfig
+from nic_ray.lint import RULES
 
 SOUND = [{"query": f"q{n}", "positive": f"p{n}", "domain": "radar", "negative": "n"} for n in range(3)]
 
@@ -36,7 +39,7 @@ def run(monkeypatch, capsys):
 def test_a_usable_file_is_summarised_by_domain(pairs, run):
     path = pairs(*SOUND, *[row | {"domain": "hvac", "negative": None} for row in SOUND])
     code, out, err = run(path)
-    lines = [line.split() for line in out.partition("──\n")[2].splitlines() if line.strip()]
+    lines = [line.split() for line in out.split("──\n")[1].splitlines() if line.strip()][:3]
     assert (code, err) == (0, "")
     assert out.startswith(f"{path}: usable\n")
     assert lines == [
@@ -66,25 +69,148 @@ def test_json_of_a_usable_file_holds_the_counts(pairs, run):
     counts = {"rows": 3, "queries": 3, "positives": 3, "passages": 4, "rows_with_negatives": 3}
     code, out, err = run(path, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == {"file": str(path), **counts, "domains": {"radar": counts}, "problems": []}
+    found = json.loads(out)
+    finding = found.pop("findings")[0]
+    assert found == {"file": str(path), **counts, "domains": {"radar": counts}, "problems": [], "written": None}
+    assert (finding["code"], finding["rows"], finding["lines"]) == ("small-domain", 3, [1, 2, 3])
+    assert finding["effect"] == RULES["small-domain"].effect
+    assert finding["examples"] == [{"line": 1, "text": "radar has 3 passages"}]
 
 
 def test_json_of_an_unusable_file_lists_the_problems(pairs, run):
     code, out, err = run(pairs(*SOUND, [], SOUND[0] | {"domain": "hvac"}), "--json")
     found = json.loads(out)
     assert (code, err) == (2, "")
-    assert found["rows"] == 4
+    assert (found["rows"], found["findings"], found["written"]) == (4, [], None)
     assert [(problem["line"], problem["message"][:13]) for problem in found["problems"]] == [
         (4, "must be a JSO"),
         (0, 'domain "hvac"'),
     ]
 
 
+FAULTY = [
+    {"query": "How do I 12.?", "positive": "p3", "domain": "radar"},
+    {"query": "antenna", "positive": "p4", "domain": "radar", "negative": "p4"},
+    {"query": "antenna", "positive": "p4", "domain": "radar", "kind": "copy"},
+]
+
+
+def test_findings_are_shown_with_rows_effect_and_examples(pairs, run):
+    code, out, err = run(pairs(*SOUND, *FAULTY))
+    assert (code, err) == (0, "")
+    table = out.split("──\n")[2].partition("\n\n")[0]
+    assert [line.split()[:2] for line in table.splitlines() if not line.startswith(" ")] == [
+        ["broken-query", "1"],
+        ["duplicate-row", "1"],
+        ["negative-is-positive", "1"],
+        ["small-domain", "6"],
+    ]
+    assert "\nbroken-query: the query names nothing that a passage could be about\n  1 only numbers" in out
+    assert '\n  line 4: "How do I 12.?": only numbers' in out
+    assert '\n  line 6: "antenna": as line 5\n' in out
+    for code in ("broken-query", "duplicate-row", "negative-is-positive"):
+        assert RULES[code].effect in " ".join(table.split())
+
+
+def test_a_file_without_findings_says_so(tmp_path, run):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"query": f"valve v{n}", "positive": f"passage {n} of it", "domain": "radar"} for n in range(54)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = run(path)
+    assert (code, out.endswith("\nnothing else found\n")) == (0, True)
+
+
+def test_findings_that_a_build_must_not_have_end_it(pairs, run):
+    path = pairs(*SOUND, *FAULTY)
+    code, out, err = run(path, "--fail-on", "mojibake,broken-query,small-domain")
+    assert (code, err) == (1, f"error: {path}: found broken-query (1 rows), small-domain (6 rows)\n")
+    assert "line 4:" in out
+    assert run(path, "--fail-on", "mojibake")[0] == 0
+    code, out, _ = run(path, "--fail-on", "broken-query", "--json")
+    assert (code, json.loads(out)["findings"][0]["code"]) == (1, "broken-query")
+
+
+@pytest.mark.parametrize("option", ["--fail-on", "--leave-out"])
+def test_an_unknown_finding_is_refused(pairs, run, tmp_path, option):
+    code, out, err = run(pairs(*SOUND), "--write-clean", tmp_path / "clean.jsonl", option, "broken")
+    assert (code, out) == (2, "")
+    assert f'error: {option}: no finding is called "broken"; did you mean broken-query? There are: broken-query,' in err
+    assert not (tmp_path / "clean.jsonl").exists()
+
+
+def test_a_clean_file_goes_without_the_harmful_rows(pairs, run, tmp_path):
+    path, clean = pairs(*SOUND, *FAULTY), tmp_path / "clean.jsonl"
+    code, out, err = run(path, "--write-clean", clean)
+    assert (code, err) == (0, "")
+    assert f"\nwritten: {clean}: 4 of 6 rows; left out: broken-query 1, duplicate-row 1\n" in out
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert clean.read_bytes() == b"".join([*lines[:3], lines[4]])
+    code, _, err = run(path, "--write-clean", clean)
+    assert (code, err) == (2, f"error: {clean}: exists already; name another file\n")
+
+
+def test_a_clean_file_goes_without_the_findings_that_are_named(pairs, run, tmp_path):
+    path, clean = pairs(*SOUND, *FAULTY), tmp_path / "clean.jsonl"
+    code, out, _ = run(path, "--write-clean", clean, "--leave-out", "negative-is-positive,mojibake", "--json")
+    assert code == 0
+    assert json.loads(out)["written"] == {
+        "file": str(clean),
+        "rows": 5,
+        "left_out": {"negative-is-positive": 1},
+        "problems": [],
+    }
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert clean.read_bytes() == b"".join([*lines[:4], lines[5]])
+
+
+def test_a_clean_file_that_cannot_be_used_is_said_to_be_so(pairs, run, tmp_path):
+    broken = [row | {"query": f"How do I {n}.?"} for n, row in enumerate(SOUND)]
+    code, out, _ = run(pairs(*SOUND[:2], *broken), "--write-clean", tmp_path / "clean.jsonl")
+    assert code == 0
+    assert '  cannot be used as it is: domain "radar" has too few distinct positive passages, 2; want 3' in out
+
+
+def test_leaving_out_without_a_file_is_refused(pairs, run):
+    code, _, err = run(pairs(*SOUND), "--leave-out", "broken-query")
+    assert (code, err) == (
+        2,
+        "error: --leave-out: nothing is written without --write-clean FILE; name a file\n",
+    )
+
+
+def test_texts_are_measured_by_the_model_that_is_named(pairs, run, tiny_model_folder):
+    # of the 32 characters of each passage the small model makes a token each, the packaged one a single word
+    rows = [row | {"positive": row["positive"] + " qx" * 40} for row in SOUND]
+    cut = [
+        [finding["detail"] for finding in json.loads(run(pairs(*rows), "--json", *model)[1])["findings"]][:-1]
+        for model in (["--base-model", tiny_model_folder], [], ["--max-tokens", "12"])
+    ]
+    assert "3 of 4 passages (positives and negatives) and 0 of 3 queries have more than 64 tokens" in cut[0][0]
+    assert cut[1] == []
+    assert "have more than 12 tokens" in cut[2][0]
+
+
+def test_the_defaults_are_those_of_a_training():
+    parameters = inspect.signature(check.main).parameters
+    assert parameters["max_tokens"].default == TrainConfig().max_tokens
+    assert parameters["base_model"].default == TrainConfig().base_model == encoder.PACKAGED_NAMES[0]
+
+
+def test_the_help_names_every_finding_and_those_that_are_left_out():
+    assert check.main.__doc__ is not None
+    listed = check.main.__doc__.partition("Findings: ")[2].rstrip().rstrip(".").split(",")
+    assert [code.strip() for code in listed] == list(RULES)
+    option = inspect.signature(check.main, eval_str=True).parameters["leave_out"].annotation.__metadata__[0]
+    said = option.help.partition("without it ")[2].replace(" and ", ", ").split(", ")
+    assert said == [code for code, rule in RULES.items() if rule.left_out]
+
+
 def test_help_loads_nothing_heavy_and_answers_at_once():
     code = (
         "import sys, runpy; sys.argv = ['check', '--help']\n"
+        "heavy = {'numpy', 'pydantic', 'sklearn', 'ftfy', 'tokenizers', 'torch', 'ray'}\n"
         "try: runpy.run_module('nic_ray.check', run_name='__main__')\n"
-        "finally: print(sorted({'numpy', 'pydantic', 'torch', 'ray'} & set(sys.modules)))"
+        "finally: print(sorted(heavy & set(sys.modules)))"
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

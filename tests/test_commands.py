@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nic_ray import console, train, tune
+from nic_ray import console, train, tune, verify
 
 Run = Callable[..., tuple[int, str]]
 
@@ -191,18 +191,53 @@ def test_help_comes_without_the_heavy_libraries(command):
     assert "Usage" in done.stdout
 
 
+def test_an_exported_folder_is_verified(run, monkeypatch, capsys, tiny_model_folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    from nic_ray import encoder
+    from nic_ray.bundle import write_bundle
+
+    model = SentenceTransformer(str(tiny_model_folder), device="cpu")
+    base = {
+        "base_model": str(tiny_model_folder),
+        "base_weights_sha256": encoder.load(str(tiny_model_folder)).weights_sha256,
+    }
+    folder = tmp_path / "m"
+    write_bundle(folder, model, {"name": "m", **base}, training_log="")
+    monkeypatch.setattr(sys, "argv", ["verify", str(folder)])
+    with pytest.raises(SystemExit, match="0"):
+        console.run(verify.main)
+    assert f"{folder}: sound, " in capsys.readouterr().out
+    (folder / "training.log").write_text("another")
+    assert run(verify.main, folder)[0] == 1
+    write_bundle(tmp_path / "n", model, {"name": "n", **base, "base_weights_sha256": "0" * 64}, training_log="")
+    code, said = run(verify.main, tmp_path / "n")
+    assert code == 1
+    assert "its weights have SHA-256" in said
+    code, said = run(verify.main, tmp_path)
+    assert code == 2
+    assert "holds no metadata.json" in said
+
+
 @pytest.mark.slow
 def test_the_smoke_search_runs_as_a_command(tmp_path):
     root = Path(__file__).parent.parent
     command = [sys.executable, "-m", "nic_ray.tune", "tune_configs/smoke.yaml"]
-    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "smoke"]
+    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "smoke", "--export-anyway"]
     # as a user starts it: no variable that forbids the network, and none to be had
     user = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RAY_", "TOKENIZERS_"))}
     user |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     done = subprocess.run([*command, *folders], cwd=root, env=user, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    for word in ("dashboard: http://127.0.0.1:", "ray get-auth-token", "macro", "worst", "winner: trial-00"):
+    for word in (
+        "dashboard: http://127.0.0.1:",
+        "ray get-auth-token",
+        "macro",
+        "worst",
+        "exporting trial-00",
+        "retention on the probe",
+    ):
         assert word in done.stdout
     from sentence_transformers import SentenceTransformer
 

@@ -77,6 +77,13 @@ def test_a_dumped_configuration_is_read_back_equal(path, accepted):
     assert "null" not in dumped
 
 
+def test_no_probe_survives_a_dump(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("guard: {probe: null}")
+    path.write_text(dump_config(load_config(path)))
+    assert load_config(path).guard.probe is None
+
+
 def test_null_and_text_survive_a_dump(accepted):
     config = accepted(
         "space: {patience: {choice: [null, 3]}, schedule: {choice: [linear, cosine_restarts]}}\ntrain: {patience: 3}"
@@ -91,7 +98,7 @@ def test_an_empty_file_means_every_default(accepted, text):
 
 def test_every_setting_says_what_it_is():
     sections = [field.annotation for field in Config.model_fields.values() if hasattr(field.annotation, "model_fields")]
-    assert len(sections) == 5
+    assert len(sections) == 7
     for section in [*sections, Dimension]:
         assert [name for name, field in section.model_fields.items() if not field.description] == []
 

@@ -48,6 +48,7 @@ def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_mod
         "pairs": str(tiny_pairs_file),
         "split": "validation",
         "protocol": "unseen_queries",
+        "refit": False,
         "split_from": "bundle",
         "queries": expected.queries,
         "passages": 24,

@@ -18,6 +18,7 @@ from nic_ray.evaluation import (
     embed,
     evaluate,
     evaluate_encoder,
+    query_scores,
     texts_to_score,
 )
 from nic_ray.pairs import index_pairs
@@ -245,5 +246,41 @@ def test_a_damaged_bundle_is_refused_rather_than_split_by_default(bundle_of, tin
     ],
 )
 def test_a_line_says_which_rows_were_read(split, protocol, split_from, line):
-    comparison = Comparison("m", "b", "a.jsonl", split, protocol, split_from, 7, 9, {})
+    comparison = Comparison("m", "b", "a.jsonl", split, protocol, False, split_from, 7, 9, {})
     assert describe_rows(comparison) == line
+
+
+def test_rows_that_a_refitted_model_was_trained_on_are_called_so():
+    line = describe_rows(Comparison("m", "b", "a.jsonl", "test", "unseen_passages", True, "bundle", 7, 9, {}))
+    assert "were trained again on the rows of all parts (refit: all), these included" in line
+    assert "as the model was trained" not in line
+
+
+def test_sentence_transformers_evaluator_finds_the_same_where_there_are_no_ties(tiny_model_folder, tiny_pairs):
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    collection = index_pairs(tiny_pairs)
+    rows = list(range(len(tiny_pairs)))
+    relevant: dict[str, set[str]] = {}
+    for pair in tiny_pairs:
+        relevant.setdefault(pair.query, set()).add(pair.positive)
+    texts = collection.texts
+    theirs = InformationRetrievalEvaluator(
+        {query: query for query in relevant},
+        {texts[passage]: texts[passage] for passage in collection.corpus},
+        relevant,
+        accuracy_at_k=[5],
+        precision_recall_at_k=[5],
+        mrr_at_k=[len(collection.corpus)],
+        ndcg_at_k=[5],
+        map_at_k=[5],
+        write_csv=False,
+    )(SentenceTransformer(str(tiny_model_folder), device="cpu"))
+    encoder = load(str(tiny_model_folder))
+    asked = texts_to_score(collection, rows)
+    source = feed(token_inputs(encoder, texts, 64), "cpu")
+    scores = query_scores(embed(upper(encoder, 0).eval(), source, asked), asked, collection, rows)
+    # rows that ask the same are one query there
+    first = [next(row for row, pair in enumerate(tiny_pairs) if pair.query == query) for query in relevant]
+    assert theirs["cosine_recall@5"] == pytest.approx(scores["recall_at_5"][first].mean())
+    assert theirs[f"cosine_mrr@{len(collection.corpus)}"] == pytest.approx(scores["mrr"][first].mean())

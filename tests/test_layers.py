@@ -13,17 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 FLOORS = {
     -1: ["errors"],
     0: (
-        "batches config console hardware lint loss pairs progress record retrieval split statistics manuals anomaly"
+        "batches config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
+        "statistics tokens manuals anomaly"
     ).split(),
-    1: ["encoder"],
+    1: ["encoder", "guard", "lint"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation", "cache"],
-    4: ["worker", "tuning", "outcome", "comparison"],
-    5: ["search", "single"],
-    6: ["report"],
-    7: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
+    4: ["worker", "tuning", "candidates", "comparison"],
+    5: ["judgement", "outcome", "forecast"],
+    6: ["search", "single"],
+    7: ["report"],
+    8: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
 }
-COMMANDS = FLOORS[7]
+COMMANDS = FLOORS[8]
 RAY_ROOMS = ["worker", "tuning", "search"]
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -130,14 +132,14 @@ def test_importing_the_commands_loads_neither_torch_nor_ray():
     [
         ("loss", "from nic_ray.retrieval import recall_at", r"loss (floor 0) imports retrieval (floor 0)"),
         ("encoder", "import nic_ray.loop", "encoder (floor 1) imports loop (floor 3)"),
-        ("pairs", "from nic_ray import search", "pairs (floor 0) imports search (floor 5)"),
-        ("bundle", "from . import report", "bundle (floor 2) imports report (floor 6)"),
+        ("pairs", "from nic_ray import search", "pairs (floor 0) imports search (floor 6)"),
+        ("bundle", "from . import report", "bundle (floor 2) imports report (floor 7)"),
         ("loop", "from .evaluation import evaluate", "loop (floor 3) imports evaluation (floor 3)"),
         ("errors", "import nic_ray.pairs", "errors (floor -1) imports pairs (floor 0)"),
         (
             "check",
             "def main():\n    from nic_ray.train import main",
-            "check (floor 7) imports train (floor 7)",
+            "check (floor 8) imports train (floor 8)",
         ),
         ("loss", "import nic_ray.loss_helpers", "which is no module with a floor"),
         ("helpers", "", "helpers has no floor: give it one"),

@@ -174,15 +174,16 @@ def test_gradients_do_not_depend_on_the_size_of_the_chunks(prepared, monkeypatch
     assert_same_gradients(found[1], found[0])
 
 
-def test_gradients_of_two_workers_are_those_of_one(tiny_model_folder, tiny_pairs, monkeypatch):
+@pytest.mark.parametrize("workers", [2, 3, 4])  # 3 does not divide the batches of 16 and 64
+def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_pairs, monkeypatch, workers):
     pairs = with_second_answers(tiny_pairs)
     alone = results_of(tiny_model_folder, pairs)
-    place, posted, barrier = threading.local(), {}, threading.Barrier(2, timeout=60)
+    place, posted, barrier = threading.local(), {}, threading.Barrier(workers, timeout=60)
 
     def exchange(own: torch.Tensor) -> list[torch.Tensor]:
         posted[place.rank] = own.clone()
         barrier.wait()
-        everybodys = [posted[0], posted[1]]
+        everybodys = [posted[rank] for rank in range(workers)]
         barrier.wait()
         return everybodys
 
@@ -196,30 +197,31 @@ def test_gradients_of_two_workers_are_those_of_one(tiny_model_folder, tiny_pairs
 
     group = SimpleNamespace(
         is_initialized=lambda: True,
-        get_world_size=lambda: 2,
+        get_world_size=lambda: workers,
         get_rank=lambda: place.rank,
         all_gather=lambda into, own: [row.copy_(sent) for row, sent in zip(into, exchange(own), strict=True)],
         all_reduce=lambda own: own.copy_(sum(exchange(own))),
     )
     monkeypatch.setattr(loop, "dist", group)
-    with ThreadPoolExecutor(2) as threads:
-        for together in threads.map(run, range(2)):
+    with ThreadPoolExecutor(workers) as threads:
+        for together in threads.map(run, range(workers)):
             assert_same_results(together, alone)
 
 
 @pytest.mark.slow  # each process needs ten seconds to import what it uses
-def test_gradients_of_two_gloo_processes_are_those_of_one(tiny_model_folder, tiny_pairs, tmp_path):
+@pytest.mark.parametrize("workers", [2, 4])
+def test_gradients_of_several_gloo_processes_are_those_of_one(tiny_model_folder, tiny_pairs, tmp_path, workers):
     pairs = with_second_answers(tiny_pairs)
-    arguments = (f"file://{tmp_path / 'rendezvous'}", tiny_model_folder, pairs, tmp_path)
-    torch.multiprocessing.spawn(work, arguments, nprocs=2)
+    arguments = (workers, f"file://{tmp_path / 'rendezvous'}", tiny_model_folder, pairs, tmp_path)
+    torch.multiprocessing.spawn(work, arguments, nprocs=workers)
     alone = results_of(tiny_model_folder, pairs)
-    for rank in range(2):
+    for rank in range(workers):
         assert_same_results(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone)
 
 
-def work(rank: int, rendezvous: str, folder: Path, pairs: list[Pair], out: Path) -> None:
+def work(rank: int, workers: int, rendezvous: str, folder: Path, pairs: list[Pair], out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
     torch.save(results_of(folder, pairs), out / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -248,8 +250,13 @@ def results_of(folder: Path, pairs: list[Pair]) -> dict:
     ):
         loss = accumulate_gradients(part, source, each, CONFIG)
         found[name] = gradients(part) | {"loss": loss}
-    config = changed(batch_size=16, evaluations_per_epoch=4, epochs=2, hard_negatives=2, learning_rate=1e-3)
-    found["losses"] = losses(fit(config, collection, range(64), part, source, steady, objective=OBJECTIVE))
+    untouched = {name: value.clone() for name, value in part.state_dict().items()}
+    for rate, epochs in ((1e-3, 2), (2e-5, 5)):  # four steps in an epoch, each with its loss
+        part.load_state_dict(untouched)
+        config = changed(batch_size=16, evaluations_per_epoch=4, epochs=epochs, hard_negatives=2, learning_rate=rate)
+        found[f"losses at {rate}"] = losses(
+            fit(config, collection, range(64), part, source, steady, objective=OBJECTIVE)
+        )
     return found
 
 
@@ -257,7 +264,9 @@ def assert_same_results(found: dict, expected: dict) -> None:
     for case in ("no second answers", "second answers"):
         assert found[case]["loss"].item() == pytest.approx(expected[case]["loss"].item(), rel=1e-6)
         assert_same_gradients(found[case], expected[case])
-    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+    assert len(expected["losses at 2e-05"]) == 20
+    for rate in ("losses at 0.001", "losses at 2e-05"):
+        assert found[rate] == pytest.approx(expected[rate], rel=1e-5)
 
 
 def test_a_batch_masks_every_known_answer_of_the_whole_collection():

@@ -274,3 +274,15 @@ def test_the_real_file_is_usable_and_has_the_known_counts():
         "passages": 2285,
         "rows_with_negatives": 4010,
     }
+
+
+def test_the_probe_is_of_twelve_other_topics_each_with_as_much_to_confuse():
+    reference = read_pairs(ROOT / "data" / "reference" / "pairs.jsonl")
+    rows = read_pairs(ROOT / "data" / "probe" / "pairs.jsonl")
+    topics = {row.domain for row in rows}
+    assert len(topics) == 12
+    assert not topics & {row.domain for row in reference}
+    for topic in topics:
+        own = [row for row in rows if row.domain == topic]
+        assert len({row.positive for row in own}) == 15
+        assert len({row.query for row in own}) == len(own) == 45

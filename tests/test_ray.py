@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from nic_ray.activations import Inputs
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
-from nic_ray.search import Outcome, ray_session, run_search
+from nic_ray.record import read_ended, training_log
+from nic_ray.search import Outcome, ray_session, resume_search, run_search
 
 pytestmark = [
     pytest.mark.ray,
@@ -32,6 +34,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]
+
+ROOT = Path(__file__).parent.parent
 
 said: list[str] = []
 
@@ -47,9 +51,7 @@ def say(line: str) -> None:
     said.append(line)
 
 
-def search(
-    model: Path, pairs: Path, folder: Path, *, trials: int = 2, name: str = "tiny", **changes: dict[str, object]
-) -> Outcome:
+def settings(model: Path, pairs: Path, trials: int = 2, **changes: dict[str, object]) -> dict[str, dict[str, object]]:
     sections: dict[str, dict[str, object]] = {
         "data": {"pairs": str(pairs), "validation_share": 0.25, "test_share": 0.25},
         "train": {
@@ -62,12 +64,36 @@ def search(
         },
         "space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}, "frozen_layers": {"choice": [0, 1, 2]}},
         "search": {"trials": trials, "reduction_factor": 2},
+        "confirm": {"seeds": 0},
+        "guard": {"probe": None},
     }
     for section, values in changes.items():
         sections[section] = {**sections.get(section, {}), **values}
+    return sections
+
+
+def search(
+    model: Path,
+    pairs: Path,
+    folder: Path,
+    *,
+    trials: int = 2,
+    name: str = "tiny",
+    export_anyway: bool = True,  # rows so few convince no guard
+    **changes: dict[str, object],
+) -> Outcome:
+    sections = settings(model, pairs, trials, **changes)
     said.clear()
     config = Config.model_validate(sections)
-    return run_search(config, out=folder / "models", name=name, run_root=folder / "runs", overwrite=False, say=say)
+    return run_search(
+        config,
+        out=folder / "models",
+        name=name,
+        run_root=folder / "runs",
+        overwrite=False,
+        export_anyway=export_anyway,
+        say=say,
+    )
 
 
 def actor_names() -> set[str]:
@@ -92,12 +118,18 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny
     assert outcome.trials[0]["frozen_layers"] == 1
     best = max(row["recall_at_5/macro"] for row in outcome.trials)
     # the mean of the best trials' weights wins only where it is better than the best of them
-    found = outcome.winner.metrics["recall_at_5/macro"]
-    assert found >= best if outcome.winner.members else found == best
-    assert outcome.results["validation"]["tuned"]["recall_at_5/macro"] == pytest.approx(found)
+    judgement = outcome.judgement
+    found = judgement.winner.metrics["recall_at_5/macro"]
+    assert found >= best if judgement.winner.members else found == best
+    assert judgement.results["validation"]["tuned"] == {
+        name: value for name, value in judgement.tuned.metrics.items() if "/" in name
+    }
+    assert set(judgement.results) >= {"validation", "test", "test in domain"}
     metadata = read_metadata(outcome.folder)
-    assert metadata["trial"] == outcome.winner.name
-    assert metadata["results"] == outcome.results
+    assert metadata["trial"] == judgement.winner.name
+    assert metadata["results"] == judgement.results
+    assert metadata["guard"] == judgement.evidence["guard"]
+    assert metadata["guard"]["overridden"]
     log = (outcome.folder / "training.log").read_text()
     for word in ("epoch", "step", "loss", "lr", "grad_norm", "remaining", "recall_at_5/pumps", "mrr/macro"):
         assert word in log
@@ -106,8 +138,42 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny
     assert {path.name for path in outcome.run_folder.iterdir()} >= {
         "config.yaml", "trials.csv", "result.json", "study.db", "ray"
     }  # fmt: skip
-    assert json.loads((outcome.run_folder / "result.json").read_text())["winner"]["trial"] == outcome.winner.name
+    assert json.loads((outcome.run_folder / "result.json").read_text())["winner"]["trial"] == judgement.winner.name
     assert {f"trial-{number:03d}" for number in range(4)} <= actor_names()
+
+
+def test_the_best_are_tried_again_with_other_seeds_as_long_as_they_were(tiny_model, tiny_pairs_file, tmp_path):
+    outcome = search(
+        tiny_model(layers=3),
+        tiny_pairs_file,
+        tmp_path,
+        trials=3,
+        confirm={"trials": 2, "seeds": 2},
+        export_anyway=False,
+    )
+    searched, again = outcome.trials[:3], outcome.trials[3:]
+    confirmed = outcome.judgement.evidence["confirmed"]
+    assert len(confirmed) == 2
+    assert "trial-000" in {each["trial"] for each in confirmed}
+    assert {row["trial"] for row in again} == {
+        f"{each['trial']}-seed-{seed}" for each in confirmed for seed in (43, 44)
+    }
+    by_name = {row["trial"]: row for row in outcome.trials}
+    for each in confirmed:
+        runs = [each["trial"], *(f"{each['trial']}-seed-{seed}" for seed in (43, 44))]
+        assert list(each["by_seed"].values()) == [by_name[run]["recall_at_5/macro"] for run in runs]
+        for run in runs[1:]:
+            for setting in ("learning_rate", "frozen_layers", "epochs"):
+                assert by_name[run][setting] == by_name[runs[0]][setting]
+    assert confirmed[0]["mean"] >= confirmed[1]["mean"]
+    # the guard: nothing is exported, the test rows stay unread, and the run is kept
+    assert outcome.folder is None
+    assert not (tmp_path / "models").exists()
+    assert set(outcome.judgement.results) == {"validation"}
+    stored = json.loads((outcome.run_folder / "result.json").read_text())
+    assert stored["bundle"] is None
+    assert stored["guard"]["objections"]
+    assert len(searched) == 3
 
 
 def test_optuna_hears_of_every_trial_how_it_ended(tiny_model, tiny_pairs_file, tmp_path):
@@ -156,16 +222,23 @@ def test_two_workers_find_what_one_finds(tiny_model, tiny_pairs_file, tmp_path):
     model = tiny_model(layers=3)
     one = search(model, tiny_pairs_file, tmp_path / "one", trials=1, train=still)
     two = search(model, tiny_pairs_file, tmp_path / "two", trials=1, train=still, resources={"workers": 2})
-    assert one.winner.metrics["loss"] == pytest.approx(two.winner.metrics["loss"], abs=1e-4)
-    for key, value in one.winner.metrics.items():
-        assert two.winner.metrics[key] == pytest.approx(value, abs=1e-3), key
+    metrics, others = one.judgement.winner.metrics, two.judgement.winner.metrics
+    assert metrics["loss"] == pytest.approx(others["loss"], abs=1e-4)
+    for key, value in metrics.items():
+        assert others[key] == pytest.approx(value, abs=1e-3), key
 
 
-def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_trial_goes_on_from_its_checkpoint_once(tiny_model, tiny_pairs_file, tmp_path, monkeypatch, kills):
+    killed: list[int] = []
+
     def kill(line: str) -> None:
         said.append(line)
-        if line.startswith("trial-001: epoch 1.00"):
-            os.kill(running("trial-001"), signal.SIGKILL)
+        epoch = re.match(r"trial-001: epoch (\d+)\.00", line)
+        if epoch and int(epoch[1]) == 1 + 2 * len(killed) and len(killed) < kills:
+            pid = running("trial-001")
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
 
     monkeypatch.setattr(sys.modules[__name__], "say", kill)
     outcome = search(
@@ -176,9 +249,21 @@ def test_a_killed_trial_does_not_end_the_search(tiny_model, tiny_pairs_file, tmp
         train={"epochs": 60},  # long enough to be killed in the middle
         search={"grace_period": 60},
     )
-    assert [row["status"] for row in outcome.trials] == ["finished", "failed"]
-    assert outcome.trials[1]["error"]
-    assert any(line.startswith("trial-001: failed: ") for line in said)
+    first, second = outcome.trials
+    assert first["status"] == "finished"
+    assert second["status"] == ("finished" if kills == 1 else "failed")
+    assert any(
+        line.startswith("trial-001: ") and line.endswith("; it goes on from its last checkpoint") for line in said
+    )
+    assert len(set(killed)) == kills
+    if kills == 1:
+        # it did not begin again: no epoch but the one in which it died was done twice
+        evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(outcome.run_folder, "trial-001"))
+        assert len(set(evaluated)) == 120
+        assert len(evaluated) <= 122
+    else:
+        assert second["error"]
+        assert any(line.startswith("trial-001: failed: ") for line in said)
 
 
 def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(tiny_model, tiny_pairs_file, tmp_path):
@@ -199,7 +284,8 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(tiny_mod
     for row in failed:
         assert re.match(r"(loss or gradient|embeddings) not finite at step \d+ \(learning rate 0\.\d+\)", row["error"])
         assert row["error"].endswith("lower train.learning_rate or train.scale")
-    assert not {outcome.winner.name, *outcome.winner.members} & {row["trial"] for row in failed}
+    winner = outcome.judgement.winner
+    assert not {each.name for each in (winner, *winner.members)} & {row["trial"] for row in failed}
 
 
 def test_a_base_model_of_broken_weights_is_refused(tiny_model, tiny_pairs_file, tmp_path):
@@ -246,3 +332,109 @@ def test_an_existing_bundle_is_refused_before_the_search(tiny_model, tiny_pairs_
     with pytest.raises(InputError, match=r"exists already; .*--overwrite"):
         search(tiny_model(layers=3), tiny_pairs_file, tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, tiny_pairs_file, tmp_path):
+    sections = settings(
+        tiny_model(layers=3), tiny_pairs_file, trials=5, train={"epochs": 30}, search={"grace_period": 30}
+    )
+    (tmp_path / "config.yaml").write_text(json.dumps(sections))
+    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
+    command = [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        # two have ended, and a third one has come to its second epoch
+        reached = re.compile(r"trial-00[2-4]: epoch [2-9]")
+        deadline = time.monotonic() + 240
+        while not (ended := (tmp_path / "log").read_text().count(" finished (")) >= 2 or not reached.search(
+            (tmp_path / "log").read_text().rpartition(" finished (")[2]
+        ):
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+    assert ended >= 2
+    (run_folder,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
+    before = read_ended(run_folder)
+    said.clear()
+    outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, say=say)
+    assert outcome.folder == tmp_path / "models" / "tiny"
+    so_far = {row["trial"]: row for row in outcome.trials}
+    assert {name for name, row in so_far.items() if row["status"] == "finished"} == set(before)
+    assert any(row["status"] == "cut off" for row in outcome.trials)
+
+    outcome = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=False, say=say)
+    assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(5)]
+    assert {row["status"] for row in outcome.trials} == {"finished"}
+    for name in before:
+        row = next(row for row in outcome.trials if row["trial"] == name)
+        assert row == so_far[name]
+    study = optuna.load_study(study_name="nic_ray", storage=f"sqlite:///{run_folder / 'study.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+    # what was cut off went on where it was: each of its epochs was evaluated, and hardly any twice
+    for name, row in so_far.items():
+        if row["status"] == "cut off":
+            evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(run_folder, name))
+            assert len(set(evaluated)) == 60
+            assert len(evaluated) <= 62
+
+
+def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_pairs_file, tmp_path):
+    outcome = search(
+        tiny_model(layers=3),
+        tiny_pairs_file,
+        tmp_path,
+        trials=20,
+        train={"epochs": 200},
+        search={"grace_period": 200, "time_budget": "20s"},
+        confirm={"seeds": 1},
+    )
+    assert "the time budget is used up" in said
+    assert not any(line.startswith("training the best again") for line in said)
+    assert outcome.judgement.evidence["confirmed"] == []
+    statuses = {row["status"] for row in outcome.trials}
+    assert statuses <= {"finished", "stopped", "failed"}
+    assert "stopped" in statuses
+    study = optuna.load_study(study_name="nic_ray", storage=f"sqlite:///{outcome.run_folder / 'study.db'}")
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert len(study.trials) < 20
+
+
+def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(tiny_model, tiny_pairs_file, tmp_path):
+    changes = {"train": {"epochs": 30}, "search": {"grace_period": 30}, "resources": {"concurrent_trials": 1}}
+    model = tiny_model(layers=3)
+    (tmp_path / "config.yaml").write_text(json.dumps(settings(model, tiny_pairs_file, trials=2, **changes)))
+    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders],
+            stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        while "trial-001: epoch 5.00" not in (text := (tmp_path / "log").read_text()):
+            assert driver.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60) == 130
+    text = (tmp_path / "log").read_text()
+    (run_folder,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
+    assert f"interrupted; go on with: python -m nic_ray.tune --resume {run_folder}" in text
+    assert f"export the best so far: python -m nic_ray.export {run_folder}" in text
+    assert "Traceback" not in text
+
+    resumed = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, say=say)
+    whole = search(model, tiny_pairs_file, tmp_path / "whole", trials=2, **changes)
+
+    def told(outcome: Outcome) -> list[dict[str, object]]:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in outcome.trials]
+
+    def losses(outcome: Outcome) -> dict[str, str]:
+        log = training_log(outcome.run_folder, "trial-001")
+        return dict(re.findall(r"epoch ([0-9.]+)  step \d+/\d+  (loss [0-9.]+)", log))
+
+    assert told(resumed) == told(whole)
+    assert losses(resumed) == losses(whole)
+    files = [read_metadata(outcome.folder)["files"]["model.safetensors"] for outcome in (resumed, whole)]
+    assert files[0] == files[1]

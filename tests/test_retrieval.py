@@ -17,6 +17,7 @@ from nic_ray.retrieval import (
     reciprocal_rank,
     relevance_by_rank,
     retrieval_metrics,
+    score_metrics,
 )
 
 
@@ -196,3 +197,13 @@ def test_relevant_passages_that_do_not_fit_are_refused(relevant, message):
 def test_every_query_needs_one_domain():
     with pytest.raises(ValueError, match="domains must name one domain a query: 1 for 2 queries"):
         retrieval_metrics(np.eye(2), np.eye(2), [np.array([0]), np.array([1])], ["radar"])
+
+
+def test_any_scores_are_ranked_as_cosines_are():
+    generator = np.random.default_rng(0)
+    queries, corpus = generator.normal(size=(20, 8)), generator.normal(size=(50, 8))
+    relevant = [generator.choice(50, size=2, replace=False) for _ in range(20)]
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, corpus)]
+    found = score_metrics(unit[0] @ unit[1].T, relevant)
+    for name, values in query_metrics(queries, corpus, relevant).items():
+        np.testing.assert_allclose(found[name], values)

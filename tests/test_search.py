@@ -2,10 +2,10 @@
 
 import pytest
 
+from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config
 from nic_ray.errors import InputError
-from nic_ray.outcome import Candidate
-from nic_ray.search import best_first, place, ray_session
+from nic_ray.search import place, ray_session
 
 
 def config(**sections: object) -> Config:

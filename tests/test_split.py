@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nic_ray.errors import InputError
 from nic_ray.pairs import index_pairs, read_pairs
-from nic_ray.split import sample_rows, split_rows
+from nic_ray.split import hold_back_queries, sample_rows, shared_with_training, split_rows
 
 REAL = Path(__file__).parent.parent / "../shared/data/training_pairs.jsonl"
 PARTS = ("train", "validation", "test")
@@ -230,4 +230,49 @@ def test_no_passage_of_the_real_file_is_on_two_sides():
     for name in set(collection.domains):
         for part in ("validation", "test"):
             # the largest passage has 12 rows
-            assert abs((parts[domains == name] == part).sum() - 0.15 * (domains == name).sum()) <= 6
+            assert abs((parts[domains == name] == part).sum() - 0.2 * (domains == name).sum()) <= 6
+
+
+def test_new_questions_about_trained_passages_are_held_back():
+    # 2 domains of 20 passages with 5 queries each
+    positives, queries = np.repeat(np.arange(40), 5), np.arange(200)
+    domains = ["a"] * 100 + ["b"] * 100
+    before = split_rows(queries, positives, domains, seed=1)
+    parts = hold_back_queries(queries, positives, domains, before, share=0.1, seed=1)
+    moved = np.flatnonzero(parts != before)
+    assert (before[moved] == "train").all()
+    assert (parts[moved] == "unseen_queries").all()
+    assert [int((moved < 100).sum()), int((moved >= 100).sum())] == [10, 10]
+    assert len(set(positives[moved].tolist())) == 20  # one of a passage at most
+    assert set(positives[moved].tolist()) <= set(positives[parts == "train"].tolist())
+    again = hold_back_queries(queries, positives, domains, before, share=0.1, seed=1)
+    assert (again == parts).all()
+    assert (hold_back_queries(queries, positives, domains, before, share=0.1, seed=2) != parts).any()
+    assert (hold_back_queries(queries, positives, domains, before, share=0, seed=1) == before).all()
+
+
+def test_no_question_is_held_back_that_training_knows_or_that_leaves_a_passage_untrained():
+    positives = np.array([0, 0, 1, 2, 2, 3, 3, 4, 4])
+    queries = np.array([0, 1, 2, 3, 0, 4, 4, 5, 6])  # query 0 stands in two rows, query 4 too
+    domains = ["a"] * 7 + ["a", "b"]
+    before = np.array(["train"] * 9)
+    parts = hold_back_queries(queries, positives, domains, before, share=0.9, seed=0)
+    moved = set(np.flatnonzero(parts != "train").tolist())
+    # of passage 1 there is one row; rows 0, 4, 5, 6 share their question; of passage 4, asked about in two
+    # domains, one row stays
+    assert moved <= {1, 3, 7, 8}
+    assert {1, 3} <= moved
+    assert len(moved & {7, 8}) == 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_queries_out_of_range_is_refused(share):
+    with pytest.raises(InputError, match=r"query_share must be >= 0 and < 1"):
+        hold_back_queries(np.arange(3), np.arange(3), ["a"] * 3, np.array(["train"] * 3), share=share, seed=0)
+
+
+def test_what_is_shared_with_training_is_counted_by_part():
+    parts = np.array(["train", "train", "test", "test", "validation"])
+    labels = np.array([1, 2, 1, 3, 2])
+    assert shared_with_training(labels, parts, labels[:2]) == {"test": 1, "validation": 1}
+    assert shared_with_training(labels, parts, np.array([], int)) == {"test": 0, "validation": 0}

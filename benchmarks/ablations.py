@@ -1,0 +1,312 @@
+"""What parts of the training and of the search's end are worth: one changed at a time, all else the same.
+
+    python benchmarks/ablations.py --seeds 3 [--jobs 2] [--json]
+
+Every variant trains the same configuration with the same seeds on the training rows and is scored on the validation
+rows: the test rows decide nothing here. Differences are of scores averaged over the seeds, query by query, with 95 %
+intervals that draw passages. For the variants that hold the model to its base, and for the one that does not, the way
+back to the base is scored as well: gain against what is kept of the probe. Needs the extra `mine`.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nic_ray import candidates, hardware, loop
+from nic_ray import encoder as encoders
+from nic_ray.activations import Inputs, feed, frozen_inputs
+from nic_ray.candidates import Candidate, Probe, base_scores, embedded, front, load_probe, queries_of, scores_of
+from nic_ray.config import Config
+from nic_ray.mining import mine_negatives
+from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.preparation import Prepared, prepare
+from nic_ray.statistics import paired_intervals
+
+PROBE = Path("data/probe/pairs.jsonl")
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change of the training. `against`: the variant that it is compared with."""
+
+    name: str
+    against: str = AS_IT_IS
+    settings: tuple[tuple[str, Any], ...] = ()
+    masks: bool = True
+    anchor: tuple[str, float] | None = None
+    """What holds the tuned model to its base ("similarities" or "embeddings"), and its weight in the loss."""
+
+
+VARIANTS = (
+    Variant(AS_IT_IS),
+    Variant("random batches", settings=(("queries_per_passage", 1),)),
+    Variant(
+        "random batches, copies of the answer as negatives",
+        against="random batches",
+        settings=(("queries_per_passage", 1),),
+        masks=False,
+    ),
+    Variant("a mined hard negative a row", settings=(("hard_negatives", 1),)),
+    Variant("held to the base's similarities, 0.3", anchor=("similarities", 0.3)),
+    Variant("held to the base's similarities, 1", anchor=("similarities", 1.0)),
+    Variant("held to the base's embeddings, 1", anchor=("embeddings", 1.0)),
+    Variant("held to the base's embeddings, 5", anchor=("embeddings", 5.0)),
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all variants share."""
+
+    prepared: Prepared
+    inputs: Inputs
+    probe: Probe
+    base: Tensor
+    """(texts, D) embeddings by the base model."""
+    mined: Collection
+
+
+GIVEN: Given  # workers are forked and inherit it: it is too large to be handed to each
+
+
+def main() -> None:
+    """Train every variant with every seed and print what changed."""
+    global GIVEN
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, default=Path("data/reference/pairs.jsonl"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--sample-share", type=float, default=1.0, help="share of the passages, to try this out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # also because threads that have run do not survive a fork
+    hardware.keep_freed_memory()
+    candidates.ALPHAS = ALPHAS
+    GIVEN = given(arguments)
+    jobs = [(variant, seed) for variant in VARIANTS for seed in range(arguments.seeds)]
+    with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        found = pool.starmap(trained, jobs, chunksize=1)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for (variant, _), one in zip(jobs, found, strict=True):
+        runs.setdefault(variant.name, []).append(one)
+    summary = {
+        "variants": {variant.name: compared(variant, runs) for variant in VARIANTS},
+        "fronts": {name: mean_front(own) for name, own in runs.items() if own[0]["front"]},
+        "protocols": protocols(runs[AS_IT_IS]),
+    }
+    if arguments.json:
+        print(json.dumps(summary))
+        return
+    print("\nvalidation, macro Recall@5, mean over the seeds; the difference with its 95 % interval")
+    for variant in VARIANTS:
+        one = summary["variants"][variant.name]
+        spread = f"{one['recall_at_5']:.4f} ({one['low_seed']:.4f} to {one['high_seed']:.4f})"
+        print(f"  {variant.name:50} {spread}  {shown(one['difference'])}")
+    print("\nthe way back to the base model: gain on validation / on the probe, macro Recall@5")
+    print(f"  {'':50} " + "  ".join(f"alpha {alpha:g}     " for alpha in ALPHAS))
+    for name, points in summary["fronts"].items():
+        print(f"  {name:50} " + "  ".join(f"{gain:+.4f}/{kept:+.4f}" for gain, kept in points))
+    print("\nwhat is held back: gain over the base model")
+    for name, one in summary["protocols"].items():
+        print(f"  {name:50} {one['base']:.4f} to {one['tuned']:.4f}  {shown(one['difference'])}")
+
+
+def given(arguments: argparse.Namespace) -> Given:
+    """Read, split and embed what all variants share, and mine the negatives for the one that wants them."""
+    config = Config.model_validate(
+        {
+            "data": {"pairs": str(arguments.pairs), "sample_share": arguments.sample_share},
+            "train": {
+                "epochs": arguments.epochs,
+                "batch_size": 128,
+                "queries_per_passage": 4,
+                "learning_rate": arguments.learning_rate,
+                "schedule": "cosine",
+                "hard_negatives": 0,
+            },
+        }
+    )
+    prepared = prepare(config, on_gpu=False)
+    depth, collection = config.train.frozen_layers, prepared.collection
+    inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth], device="cpu", bf16=prepared.bf16)[depth]
+    base = embedded(prepared, inputs, depth, None, np.arange(len(collection.texts)))
+    rows = prepared.rows("train").tolist()
+    negatives = mine_negatives(
+        encoders.load(config.train.base_model), collection, rows, count=1, relative_margin=0.05, max_tokens=256
+    )
+    number = {text: place for place, text in enumerate(collection.texts)}
+    column = [[number[negatives[row][0]] if row in negatives else -1] for row in range(len(collection.query))]
+    mined = dataclasses.replace(collection, negatives=np.asarray(column, collection.negatives.dtype))
+    print(f"negatives for {len(negatives)} of {len(rows)} training rows")
+    return Given(
+        prepared, inputs, load_probe(prepared, index_pairs(read_pairs(PROBE)), [depth]), torch.from_numpy(base), mined
+    )
+
+
+def trained(variant: Variant, seed: int) -> dict[str, Any]:
+    """Recall@5 of each held-back query after a training, and the way back to the base model where it is asked for."""
+    prepared, inputs = GIVEN.prepared, GIVEN.inputs
+    config = prepared.config.train.model_copy(update={**dict(variant.settings), "seed": seed})
+    collection = GIVEN.mined if config.hard_negatives else prepared.collection
+    upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids)
+    with changed(variant):
+        for evaluation in loop.fit(
+            config,
+            collection,
+            prepared.rows("train").tolist(),
+            upper,
+            feed(inputs, "cpu"),
+            lambda _: {"recall_at_5/macro": 0.0, "mrr/macro": 0.0},
+            objective="recall_at_5/macro",
+            bf16=prepared.bf16,
+        ):
+            last = evaluation.metrics
+    winner = Candidate(
+        variant.name, config, last, {name: value.clone() for name, value in upper.trained_state().items()}
+    )
+    parts = {
+        part: scores_of(prepared, inputs, config.frozen_layers, winner.weights, part)["recall_at_5"]
+        for part in ("validation", "unseen_queries")
+    }
+    points = []
+    if variant.name == AS_IT_IS or variant.anchor:
+        base = base_scores(prepared, {config.frozen_layers: inputs}, "validation")
+        start, *way = front(prepared, inputs, winner, base, GIVEN.probe)
+        points = [
+            (
+                point.metrics["recall_at_5/macro"] - start.metrics["recall_at_5/macro"],
+                (point.retention or {})["recall_at_5"],
+            )
+            for point in way
+        ]
+    return {"parts": parts, "front": points}
+
+
+@contextmanager
+def changed(variant: Variant) -> Iterator[None]:
+    """The loop with the change that a variant makes in it."""
+    make_batch, loss_of = loop.make_batch, loop.multiple_negatives_ranking_loss
+    batches: list[loop.Batch] = []
+
+    def remembered(*given: Any) -> loop.Batch:
+        batch = make_batch(*given)
+        if not variant.masks:  # a column a row, as where nobody looks whether two rows have the same answer
+            batch = dataclasses.replace(
+                batch,
+                passages=batch.passages[batch.positive],
+                positive=np.arange(len(batch.queries)),
+                masked=np.zeros((len(batch.queries),) * 2, np.bool_),
+            )
+        batches[:] = [batch]
+        return batch
+
+    def anchored(queries: Tensor, passages: Tensor, *rest: Any, scale: float) -> Tensor:
+        loss = loss_of(queries, passages, *rest, scale=scale)
+        if variant.anchor is None:
+            return loss
+        kind, weight = variant.anchor
+        own = GIVEN.base[torch.from_numpy(batches[0].texts)]
+        base_queries, base_passages = own[batches[0].queries], own[batches[0].passages]
+        return loss + weight * ANCHORS[kind](queries, passages, base_queries, base_passages, scale)
+
+    with (
+        mock.patch.object(loop, "make_batch", remembered),
+        mock.patch.object(loop, "multiple_negatives_ranking_loss", anchored),
+    ):
+        yield
+
+
+def similarities(
+    queries: Tensor, passages: Tensor, base_queries: Tensor, base_passages: Tensor, scale: float
+) -> Tensor:
+    """KL divergence, nats, of the tuned model's softmax over the batch's passages from the base model's."""
+    tuned = functional.log_softmax(functional.normalize(queries) @ functional.normalize(passages).T * scale, 1)
+    base = functional.log_softmax(functional.normalize(base_queries) @ functional.normalize(base_passages).T * scale, 1)
+    return functional.kl_div(tuned, base, reduction="batchmean", log_target=True)
+
+
+def embeddings(queries: Tensor, passages: Tensor, base_queries: Tensor, base_passages: Tensor, _: float) -> Tensor:
+    """Mean 1 - cosine between a text's embeddings by the tuned model and by the base model."""
+    far = [
+        1 - functional.cosine_similarity(queries, base_queries),
+        1 - functional.cosine_similarity(passages, base_passages),
+    ]
+    return torch.cat(far).mean()
+
+
+ANCHORS: dict[str, Callable[..., Tensor]] = {"similarities": similarities, "embeddings": embeddings}
+
+
+def compared(variant: Variant, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Mean and range over the seeds, and the difference from the variant that it is held against."""
+    asked = queries_of(GIVEN.prepared, "validation")
+    domains = np.asarray(asked.domains)
+
+    def macro(scores: np.ndarray) -> float:
+        return float(np.mean([scores[domains == domain].mean() for domain in sorted(set(asked.domains))]))
+
+    own = [one["parts"]["validation"] for one in runs[variant.name]]
+    values = [macro(scores) for scores in own]
+    other = [one["parts"]["validation"] for one in runs[variant.against]]
+    interval = paired_intervals(np.mean(own, 0), np.mean(other, 0), asked.passages, asked.domains, seed=42)["macro"]
+    return {
+        "recall_at_5": float(np.mean(values)),
+        "low_seed": min(values),
+        "high_seed": max(values),
+        "against": variant.against,
+        "difference": None if variant.name == variant.against else dataclasses.asdict(interval),
+    }
+
+
+def mean_front(runs: list[dict[str, Any]]) -> list[list[float]]:
+    """Gain and retention at each alpha, over the seeds."""
+    return [[float(each) for each in point] for point in np.mean([one["front"] for one in runs], 0)]
+
+
+def protocols(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the same models gain on unseen passages and on unseen queries about trained passages."""
+    prepared, inputs = GIVEN.prepared, GIVEN.inputs
+    found = {}
+    for part, name in (("validation", "unseen passages"), ("unseen_queries", "unseen queries of trained passages")):
+        asked = queries_of(prepared, part)
+        base = base_scores(prepared, {prepared.config.train.frozen_layers: inputs}, part)["recall_at_5"]
+        tuned = np.mean([one["parts"][part] for one in runs], 0)
+        difference = paired_intervals(tuned, base, asked.passages, asked.domains, seed=42)["macro"]
+        domains = np.asarray(asked.domains)
+        each = sorted(set(asked.domains))
+        found[name] = {
+            "base": float(np.mean([base[domains == domain].mean() for domain in each])),
+            "tuned": float(np.mean([tuned[domains == domain].mean() for domain in each])),
+            "difference": dataclasses.asdict(difference),
+        }
+    return found
+
+
+def shown(difference: dict[str, Any] | None) -> str:
+    """A difference with its interval."""
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f"{difference['difference']:+.4f}"
+    return f"{difference['difference']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
+
+
+if __name__ == "__main__":
+    main()

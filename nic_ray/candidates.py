@@ -1,0 +1,300 @@
+"""Which weights a search ends with: the best trials', tried again, averaged, and drawn back towards the base."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nic_ray import encoder as encoders
+from nic_ray import loop
+from nic_ray.activations import Inputs, feed, frozen_inputs, token_inputs
+from nic_ray.config import TrainConfig
+from nic_ray.errors import InputError
+from nic_ray.evaluation import embed, evaluate, query_scores, texts_to_score
+from nic_ray.guard import Point, Queries
+from nic_ray.pairs import Collection
+from nic_ray.preparation import Prepared
+from nic_ray.retrieval import flat_metrics
+
+ALPHAS = tuple(step / 10 for step in range(1, 11))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with the weights of its best evaluation."""
+
+    name: str
+    config: TrainConfig
+    metrics: Mapping[str, float]
+    """Of its best evaluation, on the validation rows."""
+    weights: Mapping[str, Tensor]
+    """Of the blocks above its cut."""
+    members: tuple["Candidate", ...] = ()
+    """The candidates whose weights these are the mean of; none for a trial's own."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A configuration's objective on the validation rows, by the seed that it was trained with."""
+
+    trial: str
+    values: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean(list(self.values.values())))
+
+    @property
+    def spread(self) -> float:
+        """The highest value minus the lowest."""
+        return max(self.values.values()) - min(self.values.values())
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Questions from other fields: what a model still finds there shows what its tuning has forgotten."""
+
+    collection: Collection
+    inputs: Mapping[int, Inputs]
+    """By frozen_layers."""
+    base: Mapping[str, float]
+    """Macro "recall_at_5" and "mrr" of the base model on it."""
+
+
+def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
+    """The best evaluation in a training's last state."""
+    return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
+
+
+def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Candidates by objective, then mrr/macro, then the earlier epoch."""
+
+    def order(candidate: Candidate) -> tuple[float, float, float]:
+        metrics = candidate.metrics
+        return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
+
+    return sorted(candidates, key=order, reverse=True)
+
+
+def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candidate, list[Confirmation]]:
+    """The best of some configurations over their seeds, and what each was worth.
+
+    Those that were tried with fewer seeds, because a training failed, come behind the others.
+
+    Args:
+        tried: for each configuration its candidates, one a seed; the first one is the search's own.
+
+    Returns:
+        of the configuration with the best mean the best candidate; and the configurations, the best first.
+    """
+    found = [
+        (Confirmation(own[0].name, {each.config.seed: each.metrics[objective] for each in own}), own) for own in tried
+    ]
+    # one whose further seeds failed has only the value that it was chosen for; the sort keeps the order of equals
+    found.sort(key=lambda each: (-len(each[0].values), -each[0].mean))
+    return best_first(found[0][1], objective)[0], [confirmation for confirmation, _ in found]
+
+
+def averaged(
+    prepared: Prepared, inputs: Mapping[int, Inputs], candidates: Sequence[Candidate], objective: str
+) -> Candidate:
+    """The mean of the best trials' weights, as far as each of them makes it better on the validation rows.
+
+    Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
+    better one than either. The first candidate begins; each next one joins if the mean with it is better than
+    without: by objective, then mrr/macro.
+
+    Args:
+        inputs: by depth, at least at the shallowest cut of the candidates.
+        candidates: the winner, then others, the best first.
+
+    Returns:
+        the first candidate itself if no other one helps; else a candidate whose configuration is that one's
+        with the shallowest cut of the candidates, below which none of them was trained.
+
+    Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
+    """
+    first = candidates[0]
+    if len(candidates) == 1:
+        return first
+    depth = min(each.config.frozen_layers for each in candidates)
+    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs[depth].are_ids).to(prepared.device)
+    source, rows = feed(inputs[depth], prepared.device), prepared.rows("validation").tolist()
+    members, metrics = [first], dict(first.metrics)
+    mean = total = weights_at(prepared, first, depth)
+    for candidate in candidates[1:]:
+        own = weights_at(prepared, candidate, depth)
+        grown = {name: value + own[name] for name, value in total.items()}
+        tried = {name: value / (len(members) + 1) for name, value in grown.items()}
+        upper.load_trained_state(tried)
+        found = evaluate(upper, source, prepared.collection, rows, bf16=prepared.bf16)
+        if (found[objective], found["mrr/macro"]) > (metrics[objective], metrics["mrr/macro"]):
+            members, total, mean = [*members, candidate], grown, tried
+            metrics |= found
+    if len(members) == 1:
+        return first
+    name = " + ".join(each.name for each in members)
+    config = first.config.model_copy(update={"frozen_layers": depth})
+    return Candidate(name, config, metrics, mean, tuple(members))
+
+
+def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate) -> Candidate:
+    """The winner's configurations trained again, as long as they were, on the rows of all parts.
+
+    Its metrics stay those of the winner: nothing is held back to measure it on.
+
+    Args:
+        inputs: by depth, at those of the winner and of its members.
+    """
+    depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts)).tolist()
+    total: dict[str, Tensor] = {}
+    members = winner.members or (winner,)
+    for member in members:
+        own = inputs[member.config.frozen_layers]
+        # with more rows an evaluation of the same name falls on another fraction of the epoch, by less than half a step
+        enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
+        upper = encoders.upper_copy(prepared.encoder, member.config.frozen_layers, from_ids=own.are_ids)
+        for evaluation in loop.fit(
+            member.config.model_copy(update={"patience": None}),  # nothing is measured that could stop it
+            prepared.collection,
+            rows,
+            upper.to(prepared.device),
+            feed(own, prepared.device),
+            lambda _: {"recall_at_5/macro": 0.0, "mrr/macro": 0.0},
+            objective="recall_at_5/macro",
+            bf16=prepared.bf16,
+        ):
+            if evaluation.metrics["epoch"] > enough:
+                break
+        trained = Candidate(member.name, member.config, member.metrics, upper.trained_state())
+        for name, value in weights_at(prepared, trained, depth).items():
+            total[name] = total.get(name, 0) + value / len(members)
+    return replace(winner, weights=total)
+
+
+def front(
+    prepared: Prepared, inputs: Inputs, winner: Candidate, base: Mapping[str, NDArray[np.float64]], probe: Probe | None
+) -> list[Point]:
+    """What the weights between the base model's and the winner's are worth, from alpha 0 to 1 in steps of 0.1.
+
+    Args:
+        inputs: at the winner's depth.
+        base: the base model's scores at the validation queries.
+        probe: None measures no retention.
+    """
+    domains = queries_of(prepared, "validation").domains
+    at_base = None if probe is None else dict.fromkeys(probe.base, 0.0)
+    points = [Point(0.0, flat_metrics(base, domains), base, at_base)]
+    for alpha in ALPHAS:
+        weights = interpolated(prepared, winner, alpha)
+        depth = winner.config.frozen_layers
+        scores = scores_of(prepared, inputs, depth, weights, "validation")
+        kept = None if probe is None else retention_of(prepared, probe, replace(winner, weights=weights))
+        points.append(Point(alpha, flat_metrics(scores, domains), scores, kept))
+    return points
+
+
+def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict[str, Tensor]:
+    """Weights alpha * the candidate's + (1 - alpha) * the base model's, above the candidate's cut.
+
+    Source: WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903.
+    """
+    base = encoders.upper_copy(prepared.encoder, candidate.config.frozen_layers, from_ids=False).trained_state()
+    return {name: value.lerp(candidate.weights[name].to(value), alpha) for name, value in base.items()}
+
+
+def weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
+    """A candidate's weights above a cut that is no deeper than its own: those between are the base model's."""
+    encoder = copy.deepcopy(prepared.encoder)
+    encoders.upper(encoder, candidate.config.frozen_layers).load_trained_state(dict(candidate.weights))
+    return encoders.upper(encoder, depth).trained_state()
+
+
+def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> Probe:
+    """Run a probe's texts through the frozen blocks, for each depth that it will be scored at, and score the base."""
+    encoder, config = prepared.encoder, prepared.config.train
+    tokens = token_inputs(encoder, collection.texts, config.max_tokens)
+    wanted = sorted(set(depths)) if encoder.can_be_cut else []
+    found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+    inputs = {depth: found.get(depth, tokens) for depth in depths}
+    deepest = max(inputs)
+    return Probe(collection, inputs, _probe_metrics(prepared, collection, inputs[deepest], deepest, None))
+
+
+def retention_of(prepared: Prepared, probe: Probe, candidate: Candidate) -> dict[str, float]:
+    """Macro "recall_at_5" and "mrr" of a candidate on the probe, minus the base model's."""
+    depth = candidate.config.frozen_layers
+    found = _probe_metrics(prepared, probe.collection, probe.inputs[depth], depth, candidate.weights)
+    return {name: found[name] - probe.base[name] for name in found}
+
+
+def queries_of(prepared: Prepared, part: str) -> Queries:
+    """Passage and domain of each row of a part; passages that are nearly the same count as one."""
+    rows = prepared.rows(part)
+    return Queries(prepared.passages[rows], [prepared.collection.domains[row] for row in rows.tolist()])
+
+
+def scores_of(
+    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None, part: str
+) -> dict[str, NDArray[np.float64]]:
+    """Recall@5 and reciprocal rank of each query of a part.
+
+    Args:
+        inputs: at the depth of `frozen_layers`.
+        weights: of the blocks above the cut; None for the base model's own.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    collection, rows = prepared.collection, prepared.rows(part).tolist()
+    texts = texts_to_score(collection, rows)
+    return query_scores(embedded(prepared, inputs, frozen_layers, weights, texts), texts, collection, rows)
+
+
+def base_scores(prepared: Prepared, inputs: Mapping[int, Inputs], part: str) -> dict[str, NDArray[np.float64]]:
+    """The base model's scores at the queries of a part.
+
+    Raises:
+        InputError: its embeddings are not finite.
+    """
+    depth = max(inputs)  # whatever lies above a cut is its own, so the deepest costs least
+    try:
+        return scores_of(prepared, inputs[depth], depth, None, part)
+    except ValueError:
+        raise InputError(
+            f"{prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; name "
+            "another train.base_model"
+        ) from None
+
+
+def embedded(
+    prepared: Prepared,
+    inputs: Inputs,
+    frozen_layers: int,
+    weights: Mapping[str, Tensor] | None,
+    texts: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """(n, D) embeddings of texts (n,) by some weights above a cut; None for the base model's own."""
+    upper = encoders.upper_copy(prepared.encoder, frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    if weights is not None:
+        upper.load_trained_state(dict(weights))
+    return embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16)
+
+
+def _probe_metrics(
+    prepared: Prepared,
+    collection: Collection,
+    inputs: Inputs,
+    frozen_layers: int,
+    weights: Mapping[str, Tensor] | None,
+) -> dict[str, float]:
+    rows = list(range(len(collection.query)))
+    texts = texts_to_score(collection, rows)
+    embeddings = embedded(prepared, inputs, frozen_layers, weights, texts)
+    found = flat_metrics(query_scores(embeddings, texts, collection, rows), collection.domains)
+    return {name: found[f"{name}/macro"] for name in ("recall_at_5", "mrr")}

@@ -1,0 +1,30 @@
+"""Exports the best that a search has found so far, whether it has come to its end or not."""
+
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder of a search")],
+    export_anyway: Annotated[
+        bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
+) -> None:
+    """Export the best model of a search so far, by the same rules: averaged, held against the base model, guarded.
+
+    Nothing is trained. The test rows are read as at the end of a search: do this once.
+    """
+    from nic_ray.report import show_outcome
+    from nic_ray.search import resume_search
+
+    show_outcome(
+        resume_search(run_folder, search_on=False, overwrite=overwrite, export_anyway=export_anyway, say=console.say)
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

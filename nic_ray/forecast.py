@@ -1,0 +1,304 @@
+"""How long a search will take and what room it needs, from a short probe on this machine."""
+
+import itertools
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nic_ray import encoder as encoders
+from nic_ray import hardware, loop
+from nic_ray.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs
+from nic_ray.candidates import ALPHAS
+from nic_ray.config import Config, TrainConfig
+from nic_ray.evaluation import embed, texts_to_score
+from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
+from nic_ray.preparation import Prepared, depths, prepare
+
+PROBE_BATCHES = (32, 128)
+"""Batch sizes that the probe steps with: two, to tell what a token costs from what a step does."""
+
+PROBE_STEPS = 2
+DRAWS = 400
+"""Searches that are drawn to see how many epochs ASHA lets trials have."""
+
+RAY_START_S = 8.0
+TUNE_START_S = 8.0
+RAY_BYTES = 1.2 * 2**30
+"""What Ray's own processes take, dashboard included."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What work costs one trial while as many run beside it as will in the search. Seconds and bytes.
+
+    A block is one transformer block; a token is one with its padding.
+    """
+
+    start: float
+    """Until a new process can train."""
+    frozen: float
+    """A token and a frozen block, once."""
+    trained: float
+    """A token and a trained block, forward and backward."""
+    step: float
+    """A step, beside its tokens."""
+    read: float
+    """A token and a trained block, in an evaluation."""
+    memory: float
+    """What the process has for itself."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a search will take: seconds, bytes."""
+
+    trials: int
+    concurrent: int
+    epochs: float
+    """Of all trials together, as ASHA is expected to let them have."""
+    first_trial_s: float
+    """The configuration under `train`, to its last epoch."""
+    mean_trial_s: float
+    """The mean over the search space, likewise."""
+    activations_s: float
+    """Once for these pairs; nothing if an earlier run has left them."""
+    search_s: float
+    confirm_s: float
+    end_s: float
+    """Interpolation, guard, the test rows, export."""
+    total_s: float
+    memory: float
+    activations: float
+    """Of all depths together, in memory and on disk."""
+    disk: float
+    """Of checkpoints and activations."""
+
+
+def forecast(config: Config) -> Forecast:
+    """Measure for about a minute, and reckon.
+
+    Raises:
+        InputError: unusable pairs, probe, base model or frozen_layers.
+    """
+    prepared = prepare(config, on_gpu=False)
+    cpus = os.cpu_count() or 1
+    most = config.resources.concurrent_trials or config.search.trials
+    concurrent = max(1, min(cpus // config.resources.workers, config.search.trials, most))
+    rates = measured(config, concurrent, max(1, cpus // (concurrent * config.resources.workers)))
+    path = config.guard.probe
+    probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
+    return reckoned(prepared, rates, concurrent, cpus, probe)
+
+
+def measured(config: Config, concurrent: int, threads: int) -> Rates:
+    """Rates by a short training in as many processes as trials will run at a time: they share the machine."""
+    started = time.time()
+    given = [(config, threads, started)] * concurrent
+    with multiprocessing.get_context("spawn").Pool(concurrent) as pool:
+        found = pool.starmap(_measure, given, chunksize=1)
+    means = np.mean([[getattr(each, name) for name in Rates.__dataclass_fields__] for each in found], axis=0)
+    return Rates(*map(float, means))
+
+
+def reckoned(prepared: Prepared, rates: Rates, concurrent: int, cpus: int, probe_tokens: int) -> Forecast:
+    """What a search will take at some rates.
+
+    Args:
+        concurrent: trials that run at a time.
+        cpus: that the frozen blocks and the end of a search have.
+        probe_tokens: of the guard's probe, 0 without one.
+    """
+    config = prepared.config
+    search, blocks = config.search, _blocks(prepared)
+    workers = config.resources.workers
+    first = trial_s(prepared, rates, config.train)
+    each = [trial_s(prepared, rates, sample) for sample in _samples(config)]
+    mean = float(np.mean(each)) if each else first
+    share = expected_share(search.trials, config.train.epochs, search.grace_period, search.reduction_factor)
+    # a start is paid by every trial, its epochs by those that ASHA lets go on; the last ones run alone
+    work = search.trials * rates.start + (first + (search.trials - 1) * mean) * share
+    searched = work / concurrent + mean / 2 * (concurrent > 1)
+    if search.time_budget is not None:
+        searched = min(searched, search.time_budget)
+    again = config.confirm.trials * config.confirm.seeds
+    confirmed = math.ceil(again / concurrent) * (rates.start + mean) if search.trials > 1 else 0.0
+
+    tokens, width = len(prepared.tokens.values), int(prepared.encoder.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    deepest = max(depths(config)) if prepared.encoder.can_be_cut else 0
+    frozen = tokens * deepest * rates.frozen / cpus
+    upper = blocks - config.train.frozen_layers
+    evaluated = _evaluation_tokens(prepared) * upper * rates.read
+    readings = len(ALPHAS) + search.averaged_trials + 4
+    probed = probe_tokens * (upper * (len(ALPHAS) + 3) * rates.read + config.train.frozen_layers * rates.frozen)
+    end = (readings * evaluated + probed + tokens * blocks * rates.frozen) / cpus + 10
+    start = rates.start + RAY_START_S + TUNE_START_S
+
+    kept = [depth for depth in depths(config) if depth > 0 and prepared.encoder.can_be_cut]
+    size = float(tokens * width * (2 if prepared.bf16 else 4))
+    in_memory = min(len(kept), int(config.activations.memory_budget_gib * 2**30 // size))
+    state = 4 * 4.0 * _trained_parameters(prepared)  # weights, two moments and the best weights, in fp32
+    return Forecast(
+        trials=search.trials,
+        concurrent=concurrent,
+        epochs=search.trials * share * config.train.epochs,
+        first_trial_s=first,
+        mean_trial_s=mean,
+        activations_s=frozen,
+        search_s=searched,
+        confirm_s=confirmed,
+        end_s=end,
+        total_s=start + frozen + searched + confirmed + end,
+        memory=RAY_BYTES + (1 + concurrent * workers) * rates.memory + in_memory * size,
+        activations=len(kept) * size,
+        disk=len(kept) * size + (search.trials + again) * state,
+    )
+
+
+def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig) -> float:
+    """Seconds that the epochs of a configuration take, evaluations included."""
+    trained = _blocks(prepared) - config.frozen_layers
+    steps, tokens = _epoch(prepared, config)
+    evaluations = config.evaluations_per_epoch * _evaluation_tokens(prepared) * trained * rates.read
+    # where nothing can be kept, the frozen blocks run in every step
+    again = 0 if prepared.encoder.can_be_cut else tokens * config.frozen_layers * rates.frozen
+    return config.epochs * (steps * rates.step + tokens * trained * rates.trained + evaluations + again)
+
+
+def expected_share(trials: int, epochs: int, grace_period: int, reduction_factor: int) -> float:
+    """Share of all epochs that ASHA lets trials have where none is better than another but by chance.
+
+    The first trial at a rung always goes on; each later one if it belongs to the best 1 / reduction_factor of
+    those before it (as in Ray: at or above that percentile). Mean over `DRAWS` searches.
+    """
+    generator = np.random.default_rng(0)
+    rungs = [grace_period]
+    while rungs[-1] * reduction_factor < epochs:
+        rungs.append(rungs[-1] * reduction_factor)
+    rungs = [rung for rung in rungs if rung < epochs]
+    total = 0.0
+    for _ in range(DRAWS):
+        recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
+        for value in generator.random(trials):
+            reached = epochs
+            for rung in rungs:
+                before = recorded[rung]
+                goes_on = not before or value >= np.percentile(before, 100 * (1 - 1 / reduction_factor))
+                before.append(float(value))
+                if not goes_on:
+                    reached = rung
+                    break
+            total += reached
+    return total / (DRAWS * trials * epochs)
+
+
+def _measure(config: Config, threads: int, started: float) -> Rates:
+    torch.set_num_threads(threads)
+    hardware.keep_freed_memory()
+    pairs = read_pairs(config.data.pairs)
+    encoder = encoders.load(config.train.base_model)
+    ready = time.time() - started
+    # passages with all of their rows, as many as the larger batch has rows
+    rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(PROBE_BATCHES)]
+    collection = index_pairs([pairs[row] for row in rows])
+    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens)
+    depth = config.train.frozen_layers if encoder.can_be_cut else 0
+    bf16 = hardware.computes_in_bf16(config.train.precision, "cpu")
+    frozen_inputs(encoder, Inputs(tokens.values[: tokens.offsets[8]], tokens.offsets[:9]), [max(1, depth)])
+    begin = time.perf_counter()
+    inputs: Inputs = frozen_inputs(encoder, tokens, [max(1, depth)], bf16=bf16)[max(1, depth)]
+    frozen = (time.perf_counter() - begin) / (len(tokens.values) * max(1, depth))
+    depth, source = max(1, depth), feed(inputs, "cpu")
+    upper = encoders.upper_copy(encoder, depth, from_ids=False).train()
+    trained = encoder.blocks - depth
+    seconds, sizes = [], []
+    for batch_size in PROBE_BATCHES:
+        settings = config.train.model_copy(update={"batch_size": batch_size, "queries_per_passage": 1})
+        encoders.set_dropout(upper, attention=settings.attention_dropout, hidden=settings.hidden_dropout)
+        optimizer = loop.make_optimizer(upper, settings)
+        relevant = relevant_passages(collection)
+        batch = loop.make_batch(collection, relevant, np.arange(len(rows))[:batch_size], settings.hard_negatives)
+        for number in range(PROBE_STEPS + 1):
+            if number == 1:  # the first one also allocates
+                begin = time.perf_counter()
+            loop.accumulate_gradients(upper, source, batch, settings, bf16=bf16)
+            torch.nn.utils.clip_grad_norm_(upper.parameters(), loop.MAX_GRADIENT_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds.append((time.perf_counter() - begin) / PROBE_STEPS)
+        sizes.append(_padded(inputs.lengths, batch.texts))
+    per_token = max(0.0, (seconds[1] - seconds[0]) / (sizes[1] - sizes[0]))
+    begin = time.perf_counter()
+    everything = np.arange(len(collection.texts))
+    embed(upper, source, everything, bf16=bf16)
+    read = (time.perf_counter() - begin) / (_padded(inputs.lengths, everything) * trained)
+    return Rates(
+        start=ready,
+        frozen=frozen,
+        trained=per_token / trained,
+        step=max(0.0, seconds[0] - per_token * sizes[0]),
+        read=read,
+        memory=_own_bytes(),
+    )
+
+
+def _samples(config: Config) -> Iterator[TrainConfig]:
+    """A configuration for each combination of what makes a difference to the time."""
+    names = [name for name in ("frozen_layers", "batch_size", "queries_per_passage") if name in config.space]
+    for values in itertools.product(*(config.space[name].ends() for name in names)):
+        yield config.train.model_copy(update=dict(zip(names, values, strict=True)))
+
+
+def _epoch(prepared: Prepared, config: TrainConfig, sampled: int = 6) -> tuple[int, float]:
+    """Steps of an epoch, and its tokens with padding, from some of its batches."""
+    rows = prepared.rows("train")
+    batches = loop.batches_of_epoch(config, prepared.collection, rows, 0)
+    taken = batches[:: max(1, len(batches) // sampled)]
+    relevant: Mapping[int, Any] = relevant_passages(prepared.collection)
+    tokens = [
+        _padded(
+            prepared.tokens.lengths,
+            loop.make_batch(prepared.collection, dict(relevant), batch, config.hard_negatives).texts,
+        )
+        for batch in taken
+    ]
+    return len(batches), float(np.mean(tokens)) * len(batches)
+
+
+def _evaluation_tokens(prepared: Prepared) -> int:
+    texts = texts_to_score(prepared.collection, prepared.rows("validation").tolist())
+    return _padded(prepared.tokens.lengths, texts)
+
+
+def _tokens_of(prepared: Prepared, pairs: Path) -> int:
+    texts = index_pairs(read_pairs(pairs)).texts
+    return len(token_inputs(prepared.encoder, texts, prepared.config.train.max_tokens).values)
+
+
+def _padded(lengths: np.ndarray[Any, np.dtype[np.int64]], texts: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS["cpu"]))
+
+
+def _blocks(prepared: Prepared) -> int:
+    return prepared.encoder.blocks
+
+
+def _trained_parameters(prepared: Prepared) -> int:
+    depth = min(depths(prepared.config))
+    upper = encoders.upper(prepared.encoder, depth)
+    return sum(value.numel() for value in upper.trained_state().values())
+
+
+def _own_bytes() -> float:
+    """Memory that this process shares with none, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    return float(status.read_text().split("RssAnon:")[1].split()[0]) * 1024

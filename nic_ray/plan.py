@@ -1,0 +1,50 @@
+"""`python -m nic_ray.plan`: what a search will take, before it is started."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings")] = Path("tune_configs/cpu.yaml"),
+    data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
+    time_budget: Annotated[str | None, typer.Option(metavar="30m", help="as for nic_ray.tune")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, seconds and bytes")] = False,
+) -> None:
+    """Train for about a minute on this machine's CPUs and predict time, memory and disk of the whole search."""
+    import dataclasses
+    import json
+
+    from nic_ray.config import load_config
+    from nic_ray.forecast import forecast
+
+    settings = load_config(config, {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget})
+    found = forecast(settings)
+    if as_json:
+        console.say(json.dumps(dataclasses.asdict(found)))
+        return
+    minutes = {
+        "the first trial, all epochs": found.first_trial_s,
+        "a trial on average, all epochs": found.mean_trial_s,
+        "frozen activations, once": found.activations_s,
+        f"{found.trials} trials, {found.concurrent} at a time, {found.epochs:.0f} epochs in all": found.search_s,
+        "the best again with other seeds": found.confirm_s,
+        "interpolation, guard, test, export": found.end_s,
+        "in all": found.total_s,
+    }
+    rows = [[name, f"{seconds / 60:.1f} min"] for name, seconds in minutes.items()]
+    room = {
+        "memory": found.memory,
+        "of it or on disk: activations": found.activations,
+        "disk: activations and checkpoints": found.disk,
+    }
+    rows += [[], *([name, f"{size / 2**30:.2f} GiB"] for name, size in room.items())]
+    console.show(console.table(["", "predicted"], rows))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,104 @@
+"""What people read when a search is over."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nic_ray import console
+from nic_ray.errors import RunError
+from nic_ray.judgement import IN_DOMAIN
+from nic_ray.search import Outcome
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Part of the rows -> model -> flat metrics."""
+
+PARTS = {
+    "validation": "validation: the rows that picked the model",
+    "test": "test: read once, each question ranked against all passages",
+    IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
+    "unseen_queries": "new questions about passages that were trained on: the easier protocol",
+}
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print what a search has found.
+
+    Raises:
+        RunError: the guard did not let it be exported.
+    """
+    judgement = outcome.judgement
+    for part, results in judgement.results.items():
+        console.say(f"\n{describe_part(part)}")
+        console.show(console.metrics_table({model: flat for model, flat in results.items() if model != "BM25"}))
+    for line in describe_evidence(judgement.evidence, judgement.results):
+        console.say(line)
+    console.say(f"all trials: {outcome.run_folder}/trials.csv")
+    if outcome.folder is None:
+        listed = "\n  ".join(judgement.evidence["guard"]["objections"])
+        raise RunError(
+            f"not exported:\n  {listed}\nthe run is kept; to export it all the same, with these objections in its "
+            f"model card: python -m nic_ray.export {outcome.run_folder} --export-anyway"
+        )
+    console.say(f'load it with: SentenceTransformer("{outcome.folder}")')
+
+
+def describe_part(part: str) -> str:
+    """The heading of a table of metrics."""
+    return PARTS[part]
+
+
+def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str]:
+    """What stands beside the tables, a line each.
+
+    Args:
+        evidence: of a `judgement.Judgement`.
+        results: likewise.
+    """
+    return [*_intervals(evidence), *_retention(evidence), *_front(evidence), *_words(results), *_leaks(evidence)]
+
+
+def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
+    for difference, domains in evidence.get("intervals", {}).items():
+        yield f"\n{difference}, Recall@5 on the test rows, with 95 % intervals over passages:"
+        for domain, interval in domains.items():
+            sure = "too few passages for an interval"
+            if interval["low"] is not None:
+                sure = f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+            yield (
+                f"  {domain}: {interval['difference']:+.3f} ({sure}; {interval['queries']} questions about "
+                f"{interval['passages']} passages)"
+            )
+
+
+def _retention(evidence: Mapping[str, Any]) -> Iterator[str]:
+    if evidence["retention"]:
+        found = "; ".join(
+            f"{model} {kept['recall_at_5']:+.3f} Recall@5, {kept['mrr']:+.3f} MRR"
+            for model, kept in evidence["retention"].items()
+        )
+        yield f"\nretention on the probe, against the base model: {found}"
+
+
+def _front(evidence: Mapping[str, Any]) -> Iterator[str]:
+    yield "\nbetween the base model (0) and the tuned one (1), validation Recall@5 against retention:"
+    for point in evidence["front"]:
+        kept = "" if point["retention"] is None else f"  {point['retention']['recall_at_5']:+.3f}"
+        chosen = "  <- chosen" if point["alpha"] == evidence["alpha"] else ""
+        yield f"  {point['alpha']:.1f}: {point['recall_at_5/macro']:.3f}{kept}{chosen}"
+
+
+def _words(results: Results) -> Iterator[str]:
+    if lexical := results.get("test", {}).get("BM25"):
+        yield (
+            f"\na search by words (BM25) finds macro Recall@5 {lexical['recall_at_5/macro']:.3f}, MRR "
+            f"{lexical['mrr/macro']:.3f} on the test rows"
+        )
+
+
+def _leaks(evidence: Mapping[str, Any]) -> Iterator[str]:
+    found = [
+        f"{count} {part} row{'s' if count > 1 else ''} ({name})"
+        for name, parts in evidence["leaks"].items()
+        for part, count in parts.items()
+        if count and not (part == "unseen_queries" and "passage" in name)
+    ]
+    yield f"shared with the training rows: {', '.join(found) or 'nothing'}"

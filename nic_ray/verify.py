@@ -1,0 +1,44 @@
+"""Says whether an exported model is still what was exported."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+) -> None:
+    """Verify an exported model: every file by its SHA-256, none missing, none besides, and its base model's weights.
+
+    The base model is looked at where it is at hand: the packaged one, or a folder. Exit code 0: sound; 1: not.
+    """
+    import json
+
+    from nic_ray.bundle import find_faults, read_metadata
+    from nic_ray.encoder import base_faults
+    from nic_ray.errors import RunError
+
+    metadata = read_metadata(bundle)
+    faults = find_faults(bundle)
+    base = base_faults(metadata["base_model"], metadata.get("base_weights_sha256"))
+    faults += base or []
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "faults": faults, "base_model_checked": base is not None}))
+        raise typer.Exit(1 if faults else 0)
+    if faults:
+        raise RunError("\n  ".join([f"{bundle}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", *faults]))
+    files = f"{len(metadata['files'])} files"
+    where = (
+        f"{metadata['base_model']}, which has the weights it was made of"
+        if base is not None
+        else (f"{metadata['base_model']}, which is not at hand and was not looked at")
+    )
+    print(f"{bundle}: sound, {files}; base model {where}")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,159 @@
+"""How a search's best is judged: on rows that a tiny model can learn, and on the order of what is read."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from nic_ray import judgement
+from nic_ray.activations import feed, frozen_inputs
+from nic_ray.candidates import Confirmation, best_of, load_probe
+from nic_ray.config import Config
+from nic_ray.encoder import upper_copy
+from nic_ray.evaluation import evaluate, evaluate_encoder
+from nic_ray.guard import Point
+from nic_ray.judgement import IN_DOMAIN, final, judge, read_once
+from nic_ray.loop import fit
+from nic_ray.pairs import Pair, index_pairs
+from nic_ray.preparation import prepare
+from tests.conftest import ACTIONS, FAULTS, PARTS
+
+
+def judged(searched, *, export_anyway=False, probe=None, **changes):
+    prepared, inputs, candidates = searched
+    if changes:
+        prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update=changes))
+    said = []
+    probed = probe and load_probe(prepared, probe, list(inputs))
+    found = judge(
+        prepared, inputs, candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7})], probed,
+        export_anyway=export_anyway, say=said.append,
+    )  # fmt: skip
+    return prepared, found, said
+
+
+def test_the_one_reading_holds_every_model_and_protocol(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    reading = read_once(prepared, inputs, {"tuned": candidate})
+    assert list(reading.results) == ["test", IN_DOMAIN, "unseen_queries"]
+    for own in reading.results.values():
+        assert list(own) == ["base", "BM25", "tuned"]
+    by_words = {part: reading.results[part]["BM25"] for part in ("test", IN_DOMAIN)}
+    assert all(by_words[IN_DOMAIN][name] >= value for name, value in by_words["test"].items())
+    rows = prepared.rows("test").tolist()
+    whole = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
+    assert reading.results["test"]["base"] == pytest.approx(whole, abs=1e-6)
+    # fewer rivals: no query finds less
+    inside = reading.results[IN_DOMAIN]
+    assert all(inside["tuned"][name] >= value for name, value in reading.results["test"]["tuned"].items())
+    interval = reading.intervals["tuned minus base"]["macro"]
+    gain = reading.results["test"]["tuned"]["recall_at_5/macro"] - whole["recall_at_5/macro"]
+    assert interval["difference"] == pytest.approx(gain, abs=1e-6)
+    assert list(reading.recall) == ["base", "tuned"]
+
+
+def test_what_the_validation_rows_refuse_leaves_the_test_rows_unread(searched, monkeypatch):
+    def read(*_):
+        raise AssertionError("the test rows were read")
+
+    monkeypatch.setattr(judgement, "read_once", read)
+    _, found, _ = judged(searched(1))
+    assert not found.may_be_exported
+    assert list(found.results) == ["validation"]
+    assert found.evidence["guard"]["objections"]
+    assert not found.evidence["guard"]["overridden"]
+    assert found.evidence["confirmed"] == [
+        {"trial": "trial-000", "by_seed": {42: 0.5, 43: 0.7}, "mean": pytest.approx(0.6), "spread": pytest.approx(0.2)}
+    ]
+
+
+def test_objections_can_be_overridden_and_that_is_kept(searched):
+    _, found, _ = judged(searched(1), export_anyway=True)
+    assert found.may_be_exported
+    assert found.evidence["guard"]["overridden"]
+    assert {objection.partition(":")[0] for objection in found.evidence["guard"]["objections"]} >= {"validation"}
+    assert set(found.results) == {"validation", "test", IN_DOMAIN, "unseen_queries"}
+
+
+def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch):
+    def front(prepared, inputs, winner, base, probe):
+        size = len(prepared.rows("validation"))
+        return [
+            Point(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
+                  {"recall_at_5": np.full(size, alpha), "mrr": np.full(size, alpha)},
+                  {"recall_at_5": -0.2 * alpha - 0.05 * (alpha > 0), "mrr": 0.0})
+            for alpha in (0.0, 0.5, 1.0)
+        ]  # fmt: skip
+
+    monkeypatch.setattr(judgement, "front", front)
+    _, found, _ = judged(searched(1))
+    assert found.evidence["guard"]["objections"][0] == (
+        "probe: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"
+    )
+    assert found.evidence["alpha"] == 1.0  # the best by the objective, for whoever overrides
+
+
+def test_the_exported_weights_are_those_that_were_chosen(searched):
+    prepared, found, said = judged(searched(1), export_anyway=True)
+    assert final(prepared, {}, found) is found.tuned
+    assert found.tuned.metrics["recall_at_5/macro"] == pytest.approx(
+        next(p for p in found.evidence["front"] if p["alpha"] == found.evidence["alpha"])["recall_at_5/macro"]
+    )
+    assert any("of the way from the base model to it" in line for line in said)
+
+
+def test_retention_is_told_of_the_first_trial_and_of_the_winner(searched, tiny_pairs):
+    _, found, _ = judged(searched(1), probe=index_pairs(tiny_pairs[:20]))
+    assert set(found.evidence["retention"]) == {"first trial", "tuned"}
+
+
+def manual(permuted_with=None):
+    """3 domains of 40 passages, 3 questions each; the questions exchanged at random if a seed is given."""
+    rows = [
+        Pair(words.format(part=part, fault=fault), f"{action} the {domain} {part} when it is {fault}.", domain)
+        for domain, parts in PARTS.items()
+        for part in parts.split()
+        for fault, action in list(zip(FAULTS.split(), ACTIONS.split(), strict=True))[:5]
+        for words in ("what to do about a {fault} {part}?", "my {part} is {fault}", "{part} {fault}")
+    ]
+    if permuted_with is None:
+        return rows
+    order = np.random.default_rng(permuted_with).permutation(len(rows))
+    return [dataclasses.replace(row, query=rows[other].query) for row, other in zip(rows, order, strict=True)]
+
+
+def tuned_on(pairs, tiny_model, folder):
+    """What a search of one trial would have at its end."""
+    path = folder / "pairs.jsonl"
+    rows = ({"query": pair.query, "positive": pair.positive, "domain": pair.domain} for pair in pairs)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"pairs": str(path), "validation_share": 0.25, "test_share": 0.25, "query_share": 0}
+    train = {"base_model": str(tiny_model()), "frozen_layers": 1, "learning_rate": 3e-3, "epochs": 6, "max_tokens": 64}
+    prepared = prepare(Config.model_validate({"data": data, "train": train}), on_gpu=False)
+    inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])
+    source, rows = feed(inputs[1], "cpu"), prepared.rows("validation").tolist()
+    upper = upper_copy(prepared.encoder, 1, from_ids=False)
+    for evaluation in fit(
+        prepared.config.train,
+        prepared.collection,
+        prepared.rows("train").tolist(),
+        upper,
+        source,
+        lambda model: evaluate(model, source, prepared.collection, rows),
+        objective="recall_at_5/macro",
+    ):
+        state = evaluation.state
+    return prepared, inputs, [best_of("trial-000", prepared.config.train, state)]
+
+
+def test_what_was_learned_is_exported(tiny_model, tmp_path):
+    _, found, _ = judged(tuned_on(manual(), tiny_model, tmp_path))
+    assert found.evidence["guard"]["objections"] == []
+    assert found.may_be_exported
+
+
+def test_noise_is_not_exported(tiny_model, tmp_path):
+    _, found, _ = judged(tuned_on(manual(permuted_with=1), tiny_model, tmp_path))
+    assert not found.may_be_exported
+    assert "may be chance" in found.evidence["guard"]["objections"][0]
