@@ -15,7 +15,7 @@ help:
 	@echo "make setup      install into .venv"
 	@echo "make setup-dev  install the tools for developers as well"
 	@echo "make tune       search for the best model (ARGS=...)"
-	@echo "make test       unit tests, then the tests that start Ray"
+	@echo "make test       unit tests, then those that start Ray or a browser"
 	@echo "make check      format, lint and types"
 	@echo "make format     put the code into the standard format"
 	@echo "make clean      remove .venv and caches; runs/ and models/ stay"
@@ -28,7 +28,7 @@ tune: setup
 
 test: setup-dev
 	$(PYTEST)
-	$(PYTEST) -m "ray or slow or fault"
+	$(PYTEST) -m "ray or slow or fault or browser"
 
 check: setup-dev
 	.venv/bin/python -m ruff format --check .

@@ -21,11 +21,12 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import __version__
 from nic_ray import encoder as encoders
 from nic_ray.errors import InputError, RunError
+from nic_ray.picture import domains_of, recall_png
 from nic_ray.tokens import PACKAGED_NAMES
 
 log = logging.getLogger("nic_ray.bundle")
 
-CARD, METADATA, LOG = "README.md", "metadata.json", "training.log"
+CARD, METADATA, LOG, PICTURE = "README.md", "metadata.json", "training.log", "recall.png"
 OWN_KEYS = {"name", "base_model", "files"}
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
 METRICS = {"recall_at_5": "Recall@5", "mrr": "MRR"}
@@ -115,6 +116,8 @@ def write_bundle(
         temporary.mkdir(parents=True)
         _save_model(model, temporary)
         (temporary / CARD).write_text(model_card(metadata), encoding="utf-8")
+        if tested := _pictured(metadata):
+            (temporary / PICTURE).write_bytes(recall_png(tested, metadata.get("recall_intervals", {})))
         (temporary / LOG).write_text(training_log, encoding="utf-8")
         _write_metadata(temporary, metadata)
         if check is not None:
@@ -366,7 +369,17 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
         counted = "" if asked is None else f" ({asked} queries)"
         name, note = HEADINGS[part]
         lines += [f"### {name}{counted}, {note}", _metrics_table(results[part])]
+        if part == "test" and _pictured(metadata):
+            lines.append(f"![Recall@5 of the test part in each domain, base model and winner]({PICTURE})")
     return "\n\n".join(lines)
+
+
+def _pictured(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Results that the card has a picture of; empty if it has none."""
+    tested: Mapping[str, Mapping[str, float]] = metadata.get("results", {}).get("test", {})
+    domains = domains_of(tested)
+    whole = all(f"recall_at_5/{domain}" in flat for flat in tested.values() for domain in domains)
+    return tested if domains and whole else {}
 
 
 def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:

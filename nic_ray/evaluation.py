@@ -85,6 +85,31 @@ def query_scores(
     return scores
 
 
+def nearest(
+    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int], *, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What each row's query retrieves first from the whole corpus.
+
+    Args:
+        embeddings: as for `query_scores`.
+        texts: likewise.
+        k: passages of a query; fewer where the corpus has fewer.
+
+    Returns:
+        (rows, k) numbers of passages, the nearest first, and their cosines.
+    """
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    corpus = unit[np.searchsorted(texts, collection.corpus)].T
+    found, cosines = [], []
+    for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
+        queries = unit[np.searchsorted(texts, collection.query[list(rows[start : start + 256])])]
+        scores = queries @ corpus
+        first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        found.append(collection.corpus[first])
+        cosines.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
+    return np.concatenate(found), np.concatenate(cosines)
+
+
 def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
     """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
     relevant = relevant_passages(collection)

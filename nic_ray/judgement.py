@@ -23,8 +23,9 @@ from nic_ray.candidates import (
     retention_of,
 )
 from nic_ray.config import GuardConfig
-from nic_ray.evaluation import lexical_metrics, query_scores, texts_to_score
+from nic_ray.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
 from nic_ray.guard import Point, Queries, choose, macro_bound, objections
+from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
 from nic_ray.retrieval import flat_metrics
 from nic_ray.statistics import MIN_PASSAGES, RESAMPLES, paired_intervals
@@ -46,6 +47,10 @@ class Reading:
     """"tuned minus base" and the like -> domain -> `statistics.Interval` of Recall@5 on the test rows."""
     recall: dict[str, NDArray[np.float64]]
     """Model -> (Q,) Recall@5 of each test query."""
+    recall_intervals: dict[str, dict[str, dict[str, Any]]]
+    """Model -> domain -> `statistics.Interval` of its own Recall@5 on the test rows."""
+    queries: dict[str, Any]
+    """What the tuned model retrieved for each test query; see `_retrieved`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Judgement:
     evidence: dict[str, Any]
     """What else vouches for the numbers, as it is stored."""
     may_be_exported: bool
+    queries: dict[str, Any] | None = None
+    """What the tuned model retrieved for each test query; None if the test rows were not read."""
 
 
 def judge(
@@ -129,10 +136,13 @@ def judge(
         "leaks": leaks(prepared),
         "refit": config.refit,
     }
+    queries = None
     if not found or export_anyway:  # what has failed already is not worth the one reading of the test rows
         reading = read_once(prepared, inputs, models)
         results |= reading.results
+        queries = reading.queries
         evidence["intervals"] = reading.intervals
+        evidence["recall_intervals"] = reading.recall_intervals
         evidence["bootstrap"] = {"confidence": CONFIDENCE, "resamples": RESAMPLES, "min_passages": MIN_PASSAGES}
         test = queries_of(prepared, "test")
         at_test = (reading.recall["tuned"], reading.recall["base"], test)
@@ -148,7 +158,7 @@ def judge(
     }
     if probe is not None and limits.probe is not None:
         evidence["probe"] = {"pairs": limits.probe.name, "sha256": file_sha256(limits.probe)}
-    return Judgement(winner, tuned, results, evidence, may_be_exported)
+    return Judgement(winner, tuned, results, evidence, may_be_exported, queries)
 
 
 def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement) -> Candidate:
@@ -178,11 +188,17 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     names = {part: [collection.domains[row] for row in own] for part, own in rows.items()}
     results: dict[str, dict[str, dict[str, float]]] = {"test": {}, IN_DOMAIN: {}}
     recall = {}
+    queries: dict[str, Any] = {}
     for label, (depth, weights) in cuts.items():
         embeddings = embedded(prepared, inputs[depth], depth, weights, texts)
         scores = query_scores(embeddings, texts, collection, rows["test"])
         recall[label] = scores["recall_at_5"]
         results["test"][label] = flat_metrics(scores, names["test"])
+        if label == "tuned":
+            ranks = np.rint(1 / scores["mrr"]).astype(int).tolist()
+            queries = _retrieved(
+                collection, rows["test"], ranks, *nearest(embeddings, texts, collection, rows["test"], k=5)
+            )
         inside = query_scores(embeddings, texts, collection, rows["test"], within_domain=True)
         results[IN_DOMAIN][label] = flat_metrics(inside, names["test"])
         if rows["unseen_queries"]:
@@ -194,22 +210,56 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
         by_words = lexical_metrics(collection, asked_rows, within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
     asked = queries_of(prepared, "test")
+
+    def intervals_of(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+        seed = prepared.config.guard.seed
+        found = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE, seed=seed)
+        return {domain: asdict(interval) for domain, interval in found.items()}
+
     intervals = {
-        f"tuned minus {label}": {
-            domain: asdict(interval)
-            for domain, interval in paired_intervals(
-                recall["tuned"],
-                recall[label],
-                asked.passages,
-                asked.domains,
-                confidence=CONFIDENCE,
-                seed=prepared.config.guard.seed,
-            ).items()
-        }
-        for label in recall
-        if label != "tuned"
+        f"tuned minus {label}": intervals_of(recall["tuned"], recall[label]) for label in recall if label != "tuned"
     }
-    return Reading(results, intervals, recall)
+    # a model's own interval is that of its difference to one that finds nothing
+    own_intervals = {label: intervals_of(values, np.zeros_like(values)) for label, values in recall.items()}
+    for place, query in enumerate(queries["queries"]):
+        query["recall"] = {label: float(values[place]) for label, values in recall.items()}
+    return Reading(results, intervals, recall, own_intervals, queries)
+
+
+def _retrieved(
+    collection: Collection,
+    rows: Sequence[int],
+    ranks: Sequence[int],
+    found: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Queries with the rank of their best answer and what came first, as it is stored.
+
+    Returns:
+        "queries": for each row its query, domain, passage, rank, and "retrieved", pairs of a passage and its cosine;
+        "passages": text and domains of each passage that is named, by its number.
+    """
+    shown = {int(collection.positive[row]) for row in rows} | set(found.ravel().tolist())
+    domains: dict[int, set[str]] = {number: set() for number in shown}
+    for number, domain in zip(collection.positive.tolist(), collection.domains, strict=True):
+        if number in shown:
+            domains[number].add(domain)
+    return {
+        "queries": [
+            {
+                "query": collection.texts[collection.query[row]],
+                "domain": collection.domains[row],
+                "passage": int(collection.positive[row]),
+                "rank": rank,
+                "retrieved": [list(pair) for pair in zip(first, own, strict=True)],
+            }
+            for row, rank, first, own in zip(rows, ranks, found.tolist(), cosines.round(4).tolist(), strict=True)
+        ],
+        "passages": {
+            str(number): {"text": collection.texts[number], "domains": sorted(domains[number])}
+            for number in sorted(shown)
+        },
+    }
 
 
 def _objections(

@@ -35,7 +35,7 @@ from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, pus
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
-from nic_ray.record import STUDY_FILE, checkpoints, last_state, read_ended, training_log
+from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE, checkpoints, last_state, read_ended, training_log
 from nic_ray.retrieval import flat_metrics
 
 RAY_SWITCHES = {
@@ -269,6 +269,7 @@ def _go_on(
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
     if outcome.folder is None:
+        _write_page(run, say)
         _copy_results(run)
         return outcome
     if config.refit == "all":
@@ -291,14 +292,26 @@ def _go_on(
         say(f"copying it to {run.bundle_mirror}")
         remove(run.bundle_mirror)
         push(run.bundle, run.bundle_mirror)
+    _write_page(run, say)
     _copy_results(run)
     return outcome
 
 
+def _write_page(run: Run, say: Callable[[str], None]) -> None:
+    """Draw what the run has found. A search is worth more than its pictures, so nothing that fails here ends it."""
+    from nic_ray.page import write_page  # plotly costs every start a second, and is needed at the end only
+
+    try:
+        say(f"report: {write_page(run.folder)}")
+    except Exception as error:
+        say(f"{run.folder / PAGE_FILE}: not written ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+
+
 def _copy_results(run: Run) -> None:
     if run.mirror:
-        for file in ("trials.csv", "result.json"):
-            push(run.folder / file, run.mirror / file)
+        for file in ("trials.csv", "result.json", QUERIES_FILE, PAGE_FILE):
+            if (run.folder / file).exists():
+                push(run.folder / file, run.mirror / file)
 
 
 @contextlib.contextmanager
@@ -628,6 +641,7 @@ def _run_trials(
 
     from nic_ray import tuning, worker
 
+    interruptible = tuning.Interruptible()
     trainable = tuning.named_trainable(tune.with_parameters(worker.run_trial, plan=plan))
     tuner = tune.Tuner(
         tune.with_resources(trainable, _trial_resources(placement)),
@@ -647,10 +661,12 @@ def _run_trials(
             stop=stop,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=worker.RETRIES),
-            callbacks=callbacks,
+            callbacks=[interruptible, *callbacks],
         ),
     )
-    tuner.fit()
+    with interruptible:
+        tuner.fit()
+    interruptible.end_if_asked()
 
 
 def _trial_resources(placement: Placement) -> dict[str, float]:
@@ -738,3 +754,7 @@ def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> 
     }
     path = outcome.run_folder / "result.json"
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    if judgement.queries is None:
+        (outcome.run_folder / QUERIES_FILE).unlink(missing_ok=True)  # of an earlier judgement of this run
+    else:
+        (outcome.run_folder / QUERIES_FILE).write_text(json.dumps(judgement.queries), encoding="utf-8")

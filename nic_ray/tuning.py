@@ -1,5 +1,7 @@
 """Ray Tune's searcher, scheduler and trial class, with what this project needs changed."""
 
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -215,6 +217,41 @@ class Lines(Callback):
     def _end(self, line: str) -> None:
         self._ended += 1
         self._say(f"{line} ({self._ended} of {self._trials} done)")
+
+
+class Interruptible(Callback):
+    """Ends a run of trials at Ctrl-C, between two of Tune's steps; a second Ctrl-C ends it wherever it is.
+
+    The exception may come to light anywhere in Ray's code, and where that discards exceptions the search would go on.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> "Interruptible":
+        self._before = signal.signal(signal.SIGINT, self._ask) if _is_main_thread() else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End it if that was asked for."""
+        self.end_if_asked()
+
+    def end_if_asked(self) -> None:
+        """Raise what Ctrl-C is expected to raise."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, signum: int, frame: object) -> None:
+        self.end_if_asked()
+        self._asked = True
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def back_up(run_folder: Path, mirror: Mirror) -> None:

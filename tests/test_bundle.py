@@ -147,7 +147,7 @@ def test_the_folder_holds_what_was_promised_and_no_pickle(exported):
         "tokenizer.json",
         "1_Pooling/config.json",
     } <= names
-    assert {name.rpartition(".")[2] for name in names} <= {"md", "json", "log", "safetensors", "txt"}
+    assert {name.rpartition(".")[2] for name in names} <= {"md", "json", "log", "png", "safetensors", "txt"}
     # a pickle starts with byte 0x80 and its protocol, a file of torch.save with the signature of a zip
     starts = [content[:2] for content in snapshot(exported).values()]
     assert not [start for start in starts if start[:1] == b"\x80" or start == b"PK"]
@@ -161,6 +161,14 @@ def test_metadata_is_stored_as_given_with_the_hash_of_every_other_file(exported)
     del contents["metadata.json"]
     assert stored == METADATA
     assert files == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_the_picture_of_the_card_is_in_the_manifest_and_verified(exported):
+    assert f"]({bundle.PICTURE})" in (exported / bundle.CARD).read_text(encoding="utf-8")
+    assert bundle.PICTURE in read_metadata(exported)["files"]
+    assert bundle.find_faults(exported) == []
+    (exported / bundle.PICTURE).write_bytes(b"another")
+    assert len(bundle.find_faults(exported)) == 1
 
 
 def test_every_file_can_be_read_by_whom_the_umask_lets(exported):

@@ -51,6 +51,25 @@ def test_the_one_reading_holds_every_model_and_protocol(searched):
     gain = reading.results["test"]["tuned"]["recall_at_5/macro"] - whole["recall_at_5/macro"]
     assert interval["difference"] == pytest.approx(gain, abs=1e-6)
     assert list(reading.recall) == ["base", "tuned"]
+    own = reading.recall_intervals["tuned"]["macro"]
+    assert own["difference"] == pytest.approx(reading.results["test"]["tuned"]["recall_at_5/macro"])
+
+
+def test_what_was_retrieved_agrees_with_the_figures(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    reading = read_once(prepared, inputs, {"tuned": candidate})
+    found, passages = reading.queries["queries"], reading.queries["passages"]
+    rows = prepared.rows("test").tolist()
+    assert [each["query"] for each in found] == [prepared.collection.texts[q] for q in prepared.collection.query[rows]]
+    assert [each["recall"]["tuned"] for each in found] == reading.recall["tuned"].tolist()
+    for each in found:
+        numbers, cosines = zip(*each["retrieved"], strict=True)
+        assert len(set(numbers)) == 5
+        assert list(cosines) == sorted(cosines, reverse=True)
+        assert {str(number) for number in (each["passage"], *numbers)} <= passages.keys()
+        # each query of these pairs has one answer
+        assert (each["passage"] in numbers[: each["rank"]]) == (each["rank"] <= 5)
+    assert json.loads(json.dumps(reading.queries)) == reading.queries
 
 
 def test_what_the_validation_rows_refuse_leaves_the_test_rows_unread(searched, monkeypatch):

@@ -16,11 +16,11 @@ FLOORS = {
         "batches config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
-    1: ["encoder", "guard", "lint"],
+    1: ["encoder", "guard", "lint", "picture"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation", "cache"],
     4: ["worker", "tuning", "candidates", "comparison"],
-    5: ["judgement", "outcome", "forecast"],
+    5: ["judgement", "outcome", "forecast", "page"],
     6: ["search", "single"],
     7: ["report"],
     8: "check train tune evaluate export verify plan mine compare retrieve convert".split(),

@@ -315,7 +315,9 @@ def test_training_from_frozen_activations_has_the_losses_of_training_from_token_
 @pytest.mark.slow
 def test_a_whole_trial_of_the_real_model_ends_where_it_does_without_the_cache():
     config = load_config(ROOT / "tune_configs" / "smoke.yaml")
-    config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e-3})})
+    # twice over the same rows, so that the losses can be compared
+    changes = {"learning_rate": 1e-3, "epochs": 2, "evaluations_per_epoch": 1}
+    config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
     collection, parts = divide(read_pairs(ROOT / config.data.pairs), config.data)
     rows = {part: np.flatnonzero(parts == part).tolist() for part in ("train", "validation")}
     found = []

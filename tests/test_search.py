@@ -2,6 +2,7 @@
 
 import pytest
 
+from nic_ray import search
 from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config
 from nic_ray.errors import InputError
@@ -108,3 +109,13 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
         ray_session(print),
     ):
         pass
+
+
+def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):
+    def fail(_):
+        raise ValueError("no\nfigure")
+
+    monkeypatch.setattr("nic_ray.page.write_page", fail)
+    said = []
+    search._write_page(search.Run(tmp_path, tmp_path / "m", False, False, None, None), said.append)
+    assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]

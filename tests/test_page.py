@@ -1,0 +1,238 @@
+"""report.html of a run folder: from a small run made by hand; in Chromium where that is installed."""
+
+import html
+import json
+import re
+import shutil
+
+import optuna
+import pytest
+import yaml
+
+from nic_ray.errors import InputError
+from nic_ray.page import write_page
+from nic_ray.picture import recall_png
+from nic_ray.preparation import PARTS
+from nic_ray.record import PAGE_FILE, QUERIES_FILE
+
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>"
+DOMAINS = ("pumps", f"<b>{HOSTILE}")
+FIGURES = ["recall", "retention", "history", "rungs", "curves", "parallel", "importance", "lost", "timing"]
+
+
+def flat(value):
+    names = (*DOMAINS, "macro", "worst")
+    return {f"recall_at_5/{name}": value for name in names} | {f"mrr/{name}": value for name in (*DOMAINS, "macro")}
+
+
+def own_interval(value):
+    return {"difference": value, "low": value - 0.1, "high": value + 0.1, "queries": 12, "passages": 9}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """`make_run(trials=..., failed=..., probe=..., tested=...)`: a run folder as a search leaves it."""
+
+    def make(*, trials=6, failed=0, probe=True, tested=True):
+        folder = tmp_path / "models-v1-20260101T000000Z"
+        folder.mkdir()
+        space = {"learning_rate": {"log_uniform": [1e-5, 1e-3]}, "batch_size": {"choice": [32, 64]}}
+        data = {"pairs": str(tmp_path / "none.jsonl")}
+        search = {"trials": trials + failed, "grace_period": 1, "reduction_factor": 3}
+        settings = {"data": data, "train": {"epochs": 3}, "space": space, "search": search}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        study = optuna.create_study(storage=storage, study_name="any", direction="maximize")
+        rows = []
+        for number in range(trials + failed):
+            rate, size = 1e-5 * 2**number, (32, 64)[number % 2]
+            ends = "failed" if number >= trials else "finished" if number % 3 == 0 else "stopped"
+            steps = {"failed": 0, "finished": 3, "stopped": 1}[ends]
+            states = {"failed": "FAIL", "finished": "COMPLETE", "stopped": "PRUNED"}
+            values = {step: 0.5 + 0.02 * number + 0.03 * step for step in range(1, steps + 1)}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[states[ends]],
+                    value=values.get(steps),
+                    params={"learning_rate": rate, "batch_size": size},
+                    distributions={
+                        "learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True),
+                        "batch_size": optuna.distributions.CategoricalDistribution([32, 64]),
+                    },
+                    intermediate_values=values,
+                    user_attrs={f"epoch at {step}": float(step) for step in values},
+                )
+            )
+            row = {"trial": f"trial-{number:03d}", "status": ends, "learning_rate": rate, "batch_size": size}
+            if values:
+                row |= {"recall_at_5/macro": values[steps], "seconds": 10.0 + number}
+            rows.append(row | {"error": HOSTILE if ends == "failed" else ""})
+        storage.engine.dispose()
+        models = {"base": 0.5, "first trial": 0.6, "tuned": 0.7}
+        results = {"validation": {model: flat(value) for model, value in models.items()}}
+        evidence = {
+            "guard": {"objections": [f"validation: {HOSTILE}"], "overridden": tested, "max_retention_loss": 0.05}
+        }
+        if tested:
+            results["test"] = results["validation"] | {"BM25": flat(0.4)}
+            names = (*DOMAINS, "macro")
+            own = {model: {name: own_interval(value) for name in names} for model, value in models.items()}
+            own["base"][DOMAINS[0]] |= {"low": None, "high": None}
+            evidence |= {"recall_intervals": own, "intervals": {"tuned minus base": own["tuned"]}}
+            (folder / QUERIES_FILE).write_text(json.dumps(asked()), encoding="utf-8")
+        shown = ("recall_at_5/macro", "mrr/macro", "recall_at_5/worst")
+        front = [
+            {"alpha": alpha, **dict.fromkeys(shown, 0.5 + alpha / 5),
+             "retention": {"recall_at_5": -alpha / 20, "mrr": 0.0} if probe else None}
+            for alpha in (0.0, 0.5, 1.0)
+        ]  # fmt: skip
+        result = {
+            "bundle": None,
+            "objective": "recall_at_5/macro",
+            "winner": {"trial": "trial-003", "averaged": [], "config": {}, "metrics": {}},
+            "results": results,
+            "alpha": 0.5,
+            "front": front,
+            "leaks": {"passage": {"validation": 0, "test": 0}, "near-duplicate query": {"validation": 2, "test": 17}},
+            "trials": rows,
+            "data": {
+                "pairs": "none.jsonl",
+                "sha256": "0",
+                "rows": 40,
+                "passages": 20,
+                "domains": dict.fromkeys(DOMAINS, 20),
+            },
+            "split": {"protocol": "unseen_passages", "seed": 42, "rows": dict.fromkeys(PARTS, 10)},
+            **evidence,
+        }
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        return folder
+
+    return make
+
+
+def asked():
+    queries = [
+        {"query": f"{HOSTILE} question {number}" if number else "what is rank-first?", "domain": domain, "passage": 1,
+         "rank": number + 1, "retrieved": [[2, 0.9], [3, 0.8], [1, 0.7]],
+         "recall": {"base": 0.0, "first trial": 0.0, "tuned": float(number < 5)}}
+        for domain in DOMAINS for number in range(13)
+    ]  # fmt: skip
+    passages = {str(number): {"text": f"passage {number} {HOSTILE}", "domains": [DOMAINS[0]]} for number in (1, 2, 3)}
+    return {"queries": queries, "passages": passages}
+
+
+def text_of(folder):
+    return write_page(folder).read_text(encoding="utf-8")
+
+
+def section(text, name):
+    return text.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
+def test_every_section_is_there_and_every_figure_drawn(make_run):
+    text = text_of(make_run())
+    assert re.findall(r'<div id="figure-(\w+)"', text) == FIGURES
+    assert "cannot be shown" not in text
+    assert text.count("<h2>") == 12
+    assert "near-duplicate query" in section(text, "split")
+    assert "17" in section(text, "split")
+
+
+def test_nothing_is_fetched_and_what_others_wrote_stays_text(make_run):
+    text = text_of(make_run())
+    own = text.partition("</head>")[2]
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", text.partition("<script>")[0] + own)
+    assert "<img" not in own
+    assert "document.title='taken'" not in own  # quotes are escaped too, in HTML and in the figures
+    assert html.escape(HOSTILE) in own
+
+
+def test_the_ten_lowest_answers_of_a_domain_are_shown_the_lowest_first(make_run):
+    worst = section(text_of(make_run()), "worst")
+    pumps = worst.partition("<summary>pumps</summary>")[2].partition("</details>")[0]
+    assert re.findall(r"at rank (\d+)", pumps) == [str(rank) for rank in range(13, 3, -1)]
+    assert "cosine 0.900" in pumps
+    assert "rank-first" not in worst
+
+
+def test_a_search_of_two_trials_says_what_it_is_too_short_for(make_run):
+    text = text_of(make_run(trials=2))
+    assert "at least four trials" in section(text, "importance")
+    assert "figure-parallel" in text
+
+
+def test_failed_trials_are_shown_as_failed(make_run):
+    text = text_of(make_run(trials=2, failed=2))
+    assert '"name":"failed"' in section(text, "rungs")
+    assert "cannot be shown" not in text
+
+
+def test_without_a_probe_or_a_test_reading_it_says_so(make_run):
+    text = text_of(make_run(probe=False, tested=False))
+    assert "was not measured" in section(text, "retention")
+    assert "Measured on the validation rows." in section(text, "recall")
+    assert all("no rankings of single test queries" in section(text, name) for name in ("lost", "worst"))
+    assert "Not exported" in text
+
+
+def test_a_lost_study_costs_only_what_was_drawn_from_it(make_run):
+    folder = make_run()
+    (folder / "study.db").unlink()
+    text = text_of(folder)
+    assert "cannot be shown" not in text
+    assert re.findall(r'<div id="figure-(\w+)"', text) == ["recall", "retention", "parallel", "lost", "timing"]
+
+
+def test_a_folder_without_a_result_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no result of a search"):
+        write_page(tmp_path)
+
+
+def test_the_picture_of_the_card_is_a_png_and_always_the_same():
+    results = {"base": flat(0.5), "BM25": flat(0.4), "tuned": flat(0.7)}
+    intervals = {"tuned": {"pumps": own_interval(0.7), "macro": own_interval(0.7) | {"low": None, "high": None}}}
+    first = recall_png(results, intervals)
+    assert first.startswith(b"\x89PNG")
+    assert first == recall_png(results, intervals)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and driver):
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        f"disable-component-update disable-sync disable-dev-shm-usage user-data-dir={tmp_path_factory.mktemp('user')}"
+    ).split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_draws_every_figure_without_an_error_and_within_its_width(make_run, chromium, width):
+    folder = make_run(failed=1)
+    write_page(folder)
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    chromium.get((folder / PAGE_FILE).as_uri())
+    errors = [entry for entry in chromium.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert errors == []
+    assert chromium.title == folder.name  # no text of the data was run
+    drawn = chromium.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('[id^=figure-]')].map(each => "
+        "[each.id.slice(7), each.querySelectorAll('svg .trace').length]))"
+    )
+    assert sorted(drawn) == sorted(FIGURES)  # the driver sorts keys
+    assert all(drawn.values()), drawn
+    outer, inner = chromium.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert outer <= inner == width
