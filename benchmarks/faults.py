@@ -6,7 +6,8 @@ A search of four short trials on a sample of the reference pairs is run once und
 killed at random moments and the search resumed; the process of a trial is killed; one of two simulated nodes is; the
 disk is full (a small tmpfs, needs root); a checkpoint, the stored activations, the study or the exported folder is
 damaged; and commands are given files that are none. Lost: finished trials that are gone or other than before. Left:
-processes of the search that are still there 15 seconds after it.
+processes of the search that are still there a minute after it: two of Ray's agents try to tell the dead cluster of its
+death before they go, for up to twenty seconds.
 """
 
 import argparse
@@ -36,6 +37,8 @@ SETTINGS: dict[str, Any] = {
     "search": {"trials": 4, "grace_period": 3},
     "confirm": {"seeds": 0},
 }
+PATIENCE = 60
+"""Seconds that what was killed is given to disappear."""
 MARK = "NIC_RAY_FAULTS"
 """A variable that every process of a search inherits, so that those left behind are found."""
 
@@ -403,8 +406,8 @@ def quiet() -> Iterator[None]:
 
 
 def left_behind() -> int:
-    """Processes that are still there after 15 seconds."""
-    deadline = time.monotonic() + 15
+    """Processes that are still there after `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
     while marked() and time.monotonic() < deadline:
         time.sleep(0.5)
     return len(marked())
