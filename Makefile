@@ -6,7 +6,8 @@
 PYTHON ?= python3
 ARGS ?=
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-PYTEST = .venv/bin/python -m pytest -q
+# two at a time: a test that starts Ray leaves a third of two cores idle
+PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev tune test check format clean

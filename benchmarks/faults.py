@@ -163,6 +163,7 @@ ON_TWO_NODES = """
 import os, sys
 from pathlib import Path
 from nic_ray.config import load_config
+from nic_ray.progress import Lines
 from nic_ray.search import RAY_SWITCHES, run_search
 for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
@@ -183,7 +184,7 @@ def main(config, place):
         nodes.extend(cluster.add_node(num_cpus=1) for _ in range(2))
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         run_search(load_config(Path(config)), out=Path(place) / "models", name="m", run_root=Path(place) / "runs",
-                   overwrite=False, export_anyway=True, say=say)
+                   overwrite=False, export_anyway=True, view=Lines(say))
         ray.shutdown()
     finally:
         cluster.shutdown()

@@ -18,6 +18,7 @@ import numpy as np
 
 from nic_ray.config import Config
 from nic_ray.pairs import Pair, read_pairs
+from nic_ray.progress import View
 from nic_ray.search import ray_session, run_search
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs = read_pairs(arguments.pairs)
     found = []
-    with ray_session(lambda _: None):
+    with ray_session(View()):
         for seed in range(arguments.seeds):
             found.append(searched(pairs if arguments.keep else permuted(pairs, seed), arguments, seed))
             if not arguments.json:
@@ -75,7 +76,7 @@ def searched(pairs: list[Pair], arguments: argparse.Namespace, seed: int) -> dic
             name="noise",
             run_root=Path(folder) / "runs",
             overwrite=False,
-            say=lambda _: None,
+            view=View(),
         )
         results = outcome.judgement.results["validation"]
         gain = results["tuned"]["recall_at_5/macro"] - results["base"]["recall_at_5/macro"]

@@ -19,6 +19,7 @@ from ray import tune
 
 from nic_ray import tuning
 from nic_ray.config import Config
+from nic_ray.progress import Lines, View
 from nic_ray.record import STUDY_FILE, read_ended
 from nic_ray.search import ray_session
 
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = Config.model_validate({"space": SPACE, "search": {"trials": arguments.trials}})
     lines: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, ray_session(lambda _: None):
+    with tempfile.TemporaryDirectory() as folder, ray_session(View()):
         run = Path(folder)
         before, started = used(), time.monotonic()
         tune.Tuner(
@@ -56,7 +57,7 @@ def main() -> None:
                 name="ray",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[tuning.Ledger(run), tuning.Lines(lines.append, arguments.trials)],
+                callbacks=[tuning.Ledger(run), tuning.Told(Lines(lines.append))],
             ),
         ).fit()
         wall, cpu = time.monotonic() - started, used()[0] - before[0]

@@ -73,6 +73,7 @@ def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, 
     from nic_ray.config import TrainConfig
     from nic_ray.evaluation import evaluate
     from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
+    from nic_ray.progress import View
     from nic_ray.split import split_rows
 
     hardware.keep_freed_memory()
@@ -90,7 +91,7 @@ def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, 
         inputs = opened(
             inputs_by_depth(
                 encoder, tokens, [depth], Budget(memory, disk, Path(folder)), bf16=bf16,
-                chain=run_here("cpu", bf16=bf16), say=lambda _: None,
+                chain=run_here("cpu", bf16=bf16), view=View(),
             )[depth]
         )  # fmt: skip
         prepared = time.perf_counter() - started

@@ -127,6 +127,7 @@ def first_depth(arguments: argparse.Namespace) -> int:
 def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`nic_ray.search.run_search`, export included."""
     from nic_ray.config import Config
+    from nic_ray.progress import Lines
     from nic_ray.search import run_search
 
     grouped = {"queries_per_passage": {"choice": [1, 2, 4]}} if arguments.grouped else {}
@@ -157,7 +158,7 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             run_root=Path(folder) / "runs",
             overwrite=False,
             export_anyway=True,  # a search of few trials may not convince the guard, and is timed all the same
-            say=print,
+            view=Lines(print),
         )
     results, key = outcome.judgement.results, "recall_at_5/macro"
     return {"validation": results["validation"]["tuned"][key], "test": results["test"]["tuned"][key]}

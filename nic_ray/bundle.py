@@ -110,15 +110,43 @@ def write_bundle(
         InputError: as `refuse_existing`.
         RunError: the files cannot be written.
     """
+
+    def fill(unfinished: Path) -> None:
+        _save_model(model, unfinished)
+        (unfinished / CARD).write_text(model_card(metadata), encoding="utf-8")
+        if tested := _pictured(metadata):
+            (unfinished / PICTURE).write_bytes(recall_png(tested, metadata.get("recall_intervals", {})))
+        (unfinished / LOG).write_text(training_log, encoding="utf-8")
+
+    write_files(folder, fill, metadata, overwrite=overwrite, check=check)
+
+
+def write_files(
+    folder: Path,
+    fill: Callable[[Path], None],
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a folder that `find_faults` can vouch for, as `write_bundle` does.
+
+    Args:
+        folder: what it becomes.
+        fill: writes the files into the folder that it is handed.
+        metadata: stored with the SHA-256 of all of them.
+        overwrite: replace an older one.
+        check: is handed the finished folder before it gets its name; what it raises stops it.
+
+    Raises:
+        InputError: as `refuse_existing`.
+        RunError: the files cannot be written.
+    """
     refuse_existing(folder, overwrite)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
-        _save_model(model, temporary)
-        (temporary / CARD).write_text(model_card(metadata), encoding="utf-8")
-        if tested := _pictured(metadata):
-            (temporary / PICTURE).write_bytes(recall_png(tested, metadata.get("recall_intervals", {})))
-        (temporary / LOG).write_text(training_log, encoding="utf-8")
+        fill(temporary)
         _write_metadata(temporary, metadata)
         if check is not None:
             check(temporary)

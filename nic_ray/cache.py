@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nic_ray.activations import Inputs, run_chain
 from nic_ray.config import ActivationsConfig
 from nic_ray.encoder import Encoder, Lower, lower
+from nic_ray.progress import View
 
 FOLDER = ".activations"
 FORMAT = 1
@@ -67,7 +68,7 @@ def inputs_by_depth(
     *,
     bf16: bool,
     chain: Chain,
-    say: Callable[[str], None],
+    view: View,
 ) -> dict[int, Inputs | StoredInputs]:
     """What the trained part is fed at each depth: activations, or token ids where there are none.
 
@@ -79,7 +80,7 @@ def inputs_by_depth(
         room: memory holds as many depths as fit; the rest is mapped from disk. Files of other data or models
             make room, the longest unused first.
         chain: runs the frozen blocks.
-        say: is handed what is computed and where it is kept, a line at a time.
+        view: is shown what is computed and where it is kept.
     """
     found: dict[int, Inputs | StoredInputs] = dict.fromkeys(depths, tokens)
     wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
@@ -96,8 +97,9 @@ def inputs_by_depth(
     found |= {depth: StoredInputs(path, tokens.offsets) for depth, path in here.items()}
     missing = sorted(set(cached) - here.keys())
     if missing:
-        say(f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}")
-        found |= _compute(encoder, tokens, missing, found, files, shape, dtype, chain)
+        what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
+        with view.work(what, len(tokens.offsets) - 1) as done:
+            found |= _compute(encoder, tokens, missing, found, files, shape, dtype, chain, done)
     for depth in cached[:in_memory]:
         found[depth] = _read(found[depth])
     gib = size / 2**30
@@ -107,7 +109,7 @@ def inputs_by_depth(
         (wanted[len(cached) :], "not kept: beyond the budget, so the frozen blocks run in every step"),
     ):
         if names:
-            say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
+            view.say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
     return found
 
 
@@ -130,6 +132,7 @@ def _compute(
     shape: tuple[int, int],
     dtype: np.dtype[Any],
     chain: Chain,
+    done: Callable[[int], None],
 ) -> dict[int, Inputs | StoredInputs]:
     below = max(
         (depth for depth, each in found.items() if isinstance(each, StoredInputs) and depth < missing[0]), default=0
@@ -148,10 +151,12 @@ def _compute(
     try:
         bounds = _shards(source)
         at = 0
-        for outputs in chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds]):
+        shards = chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds])
+        for (start, stop), outputs in zip(bounds, shards, strict=True):
             for depth, output in zip(missing, outputs, strict=True):
                 values[depth][at : at + len(output)] = output
             at += len(outputs[0])
+            done(stop - start)
         for depth in missing:
             if depth in drafts:
                 values[depth].flush()  # type: ignore[attr-defined]

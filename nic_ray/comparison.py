@@ -1,6 +1,7 @@
-"""An exported model beside the base model that it was made of."""
+"""Models beside each other on the same rows: an exported one and its base, or several."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,15 @@ from pydantic import ValidationError
 
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
+from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import load
 from nic_ray.errors import InputError
-from nic_ray.evaluation import evaluate_encoder
-from nic_ray.pairs import index_pairs, read_pairs
+from nic_ray.evaluation import encoder_scores, evaluate_encoder
+from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import divide
+from nic_ray.retrieval import flat_metrics
 from nic_ray.split import Part
+from nic_ray.statistics import Interval, paired_intervals
 from nic_ray.tokens import PACKAGED_NAMES
 
 
@@ -55,16 +59,13 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
     Raises:
         InputError: unusable pairs, model or metadata of a bundle.
     """
-    metadata = read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
-    rows = read_pairs(pairs)
-    has_split = "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
-    if split == "all":
-        collection, chosen, data = index_pairs(rows), list(range(len(rows))), None
-    else:
+    metadata = _metadata_of(model)
+    has_split = _was_trained_on(metadata, pairs)
+    data = None
+    if split != "all":
         data = _split_of(metadata["split"], Path(model)) if has_split else DataConfig()
-        collection, parts = divide(rows, data)
-        chosen = np.flatnonzero(parts == split).tolist()
-    max_tokens = metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens)
+    collection, chosen = _rows(pairs, split, data)
+    max_tokens = _max_tokens(metadata)
     base_model = metadata.get("base_model", PACKAGED_NAMES[0])
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
     names = {"model": model} if is_base else {"base": base_model, "model": model}
@@ -99,6 +100,150 @@ def describe_rows(comparison: Comparison) -> str:
     whose = "as the model was trained" if comparison.split_from == "bundle" else "by the default split"
     protocol = comparison.protocol.replace("_", " ")
     return f"{comparison.split} part of {comparison.pairs}, {whose} ({protocol}): {counts}"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Several models on the same rows, each held against the first."""
+
+    pairs: str
+    """The file."""
+    split: Part | Literal["all"]
+    split_from: str | None
+    """The model whose split it is; None for the default split, and for all rows."""
+    queries: int
+    passages: int
+    """In the corpus."""
+    results: dict[str, dict[str, float]]
+    """Model, as the user named it -> flat metrics."""
+    intervals: dict[str, dict[str, Interval]]
+    """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
+    warnings: list[str]
+    """Why a model may have an advantage."""
+
+
+def compare_models(
+    names: Sequence[str], pairs: Path, split: Part | Literal["all"], *, seed: int, say: Callable[[str], None]
+) -> Ranking:
+    """Evaluate models on the same rows, and say how sure the differences are.
+
+    Args:
+        names: two or more run folders, bundles, other model folders, packaged names or hub ids. A run stands for
+            what it has exported.
+        pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
+        split: part of the rows that asks; the corpus is that of all parts.
+        seed: of the resampling behind the intervals.
+        say: is told which model is read.
+
+    Raises:
+        InputError: a name stands there twice, or for no model; or the pairs cannot be used.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
+    folders = {name: _model_of(name) for name in names}
+    metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
+    owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
+    data = None if split == "all" else DataConfig()
+    if owner is not None:
+        data = _split_of(metadata[owner]["split"], Path(folders[owner]))
+    collection, rows = _rows(pairs, split, data)
+    domains = [collection.domains[row] for row in rows]
+    scores = {}
+    for name, folder in folders.items():
+        say(f"reading {name}")
+        scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]))
+    passages = near_duplicates(collection.texts)[collection.positive[rows]]
+    return Ranking(
+        pairs=str(pairs),
+        split=split,
+        split_from=owner,
+        queries=len(rows),
+        passages=len(collection.corpus),
+        results={name: flat_metrics(each, domains) for name, each in scores.items()},
+        intervals={
+            name: paired_intervals(
+                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], passages, domains, seed=seed
+            )
+            for name in names[1:]
+        },
+        warnings=[line for name in names for line in _advantages(name, metadata[name], pairs, split, data)],
+    )
+
+
+def verdict(macro: Interval) -> str:
+    """What the interval of the macro mean of B minus A says, in a sentence."""
+    if macro.low is None or macro.high is None:
+        return "How sure the difference is cannot be said of passages so few."
+    if macro.low > 0 or macro.high < 0:
+        return f"{'B' if macro.low > 0 else 'A'} is better: the interval of the macro mean leaves out zero."
+    return "The difference may be chance: the interval of the macro mean holds zero."
+
+
+def _model_of(name: str) -> str:
+    """The folder of a model; of a run's, what it has exported."""
+    result = Path(name) / "result.json"
+    if not (Path(name) / "config.yaml").is_file():
+        return name
+    try:
+        bundle = json.loads(result.read_text(encoding="utf-8"))["bundle"]
+    except (OSError, ValueError, KeyError, TypeError):
+        bundle = None
+    if bundle is None or not Path(bundle).is_dir():
+        raise InputError(
+            f"{name}: has exported no model that is still there; export it with python -m nic_ray.export {name}, "
+            "or name a model"
+        )
+    return str(bundle)
+
+
+def _advantages(
+    name: str, metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"], data: DataConfig | None
+) -> list[str]:
+    if "split" not in metadata:
+        return []
+    if not _was_trained_on(metadata, pairs):
+        return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
+    if metadata.get("refit") == "all":
+        return [f"{name}: was trained again on the rows of all parts (refit: all), these included"]
+    if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
+        return [f"{name}: was trained on some of these rows"]
+    return []
+
+
+def _metadata_of(model: str) -> dict[str, Any]:
+    return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
+
+
+def _was_trained_on(metadata: Mapping[str, Any], pairs: Path) -> bool:
+    return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
+
+
+def _max_tokens(metadata: Mapping[str, Any]) -> int:
+    return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
+
+
+def rows_of_model(
+    metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"]
+) -> tuple[Collection, list[int]]:
+    """The texts of some pairs, and the rows of a part: as the model was trained if it was on these, else by default.
+
+    Raises:
+        InputError: unusable pairs or metadata.
+    """
+    data = None
+    if split != "all":
+        own = _was_trained_on(metadata, pairs)
+        data = _split_of(metadata["split"], Path(metadata["name"])) if own else DataConfig()
+    return _rows(pairs, split, data)
+
+
+def _rows(pairs: Path, split: Part | Literal["all"], data: DataConfig | None) -> tuple[Collection, list[int]]:
+    """The texts, and the rows that ask; all of them without a split."""
+    read = read_pairs(pairs)
+    if data is None:
+        return index_pairs(read), list(range(len(read)))
+    collection, parts = divide(read, data)
+    return collection, np.flatnonzero(parts == split).tolist()
 
 
 def _split_of(stored: Mapping[str, Any], folder: Path) -> DataConfig:

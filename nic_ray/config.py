@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -143,9 +144,17 @@ class Dimension(Section):
 
     log_uniform: tuple[float, float] | None = Field(None, description="low, high: even on a log scale")
     uniform: tuple[float, float] | None = Field(None, description="low, high: even")
-    choice: tuple[Annotated[int | float | str | None, PlainValidator(_choice)], ...] | None = Field(
-        None, description="a list of values"
-    )
+    choice: (
+        tuple[
+            Annotated[
+                int | float | str | None,
+                PlainValidator(_choice),
+                WithJsonSchema({"type": ["number", "string", "null"]}),
+            ],
+            ...,
+        ]
+        | None
+    ) = Field(None, description="a list of values")
 
     @model_validator(mode="after")
     def _is_one_sound_range(self) -> Self:
@@ -173,6 +182,15 @@ class Dimension(Section):
         return self.choice or self.log_uniform or self.uniform or ()
 
 
+DURATION = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?[smhd]\s*$"},
+        {"type": "null"},
+    ]
+}
+
+
 def _seconds(value: Any) -> Any:
     """Seconds of a duration such as "30m"; numbers are seconds already."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
@@ -197,7 +215,7 @@ class SearchConfig(Section):
         description="weights of at most this many of the best trials are averaged, each one only if the validation "
         "objective rises; 1: the best trial's alone",
     )
-    time_budget: Annotated[float | None, BeforeValidator(_seconds)] = Field(
+    time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
         gt=0,
         description="seconds, or 30m, 2h, after which no trial goes on and none is trained again; null: no limit",
@@ -228,6 +246,18 @@ class ActivationsConfig(Section):
 
     memory_budget_gib: float = Field(4.0, ge=0, description="GiB of them in shared memory; the rest goes to disk")
     disk_budget_gib: float = Field(20.0, ge=0, description="GiB of them on disk; depths beyond are not cached")
+
+
+class TrackersConfig(Section):
+    """Where trials are recorded, beside the TensorBoard files that every run folder holds."""
+
+    mlflow: str | None = Field(
+        None,
+        min_length=1,
+        description="MLflow tracking URI, such as sqlite:///mlflow.db or http://host:5000, that receives settings and "
+        "metrics of each trial; null: none",
+    )
+    experiment: str = Field("nic_ray", min_length=1, description="MLflow experiment that they go to")
 
 
 class ConfirmConfig(Section):
@@ -270,13 +300,18 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     space: dict[Annotated[str, AfterValidator(_searchable)], Dimension] = Field(
-        {}, description="hyperparameters that are searched, by name"
+        {},
+        description="hyperparameters that are searched, by name",
+        json_schema_extra={
+            "propertyNames": {"enum": [name for name in TrainConfig.model_fields if name not in SAME_FOR_ALL_TRIALS]}
+        },
     )
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     activations: ActivationsConfig = ActivationsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     guard: GuardConfig = GuardConfig()
+    trackers: TrackersConfig = TrackersConfig()
     storage: str | None = Field(
         None,
         description="folder that all nodes share, or a URI such as s3://bucket/folder, that receives runs/ and "

@@ -19,7 +19,8 @@ OVER_ALL_DOMAINS = ("worst", "macro")
 def run(main: Callable[..., None]) -> None:
     """Run a typed function as a command of its own and exit.
 
-    Exit codes: 0 done; 1 `RunError`; 2 `InputError` or arguments that do not parse; 130 interrupted.
+    Exit codes: 0 done; 1 `RunError`; 2 `InputError` or arguments that do not parse; 130 interrupted
+    (with what the exception says of how to go on).
     Any other exception is a defect and keeps its traceback.
 
     Args:
@@ -28,6 +29,18 @@ def run(main: Callable[..., None]) -> None:
     # without markup, brackets in help texts and in what the user typed stay as they are
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_exit_codes(main))
+    app()
+
+
+def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) -> None:
+    """Run one of several functions, by its name, as `run` does, and exit.
+
+    The program also has `--install-completion` and `--show-completion`, for its user's shell.
+    """
+    app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, help=description, no_args_is_help=True)
+    app.callback()(lambda: None)
+    for name, main in commands.items():
+        app.command(name)(_with_exit_codes(main))
     app()
 
 
@@ -95,8 +108,8 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
         except (InputError, RunError) as error:
             _complain(str(error), label="error: ")
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
-        except KeyboardInterrupt:
-            _complain("interrupted")
+        except KeyboardInterrupt as error:
+            _complain(str(error) or "interrupted")
             raise typer.Exit(130) from None
 
     return command

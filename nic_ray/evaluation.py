@@ -1,6 +1,6 @@
 """From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,20 @@ from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
 
 
 @torch.inference_mode()
-def embed(upper: Upper, source: Feed, texts: NDArray[np.int64], *, bf16: bool = False) -> NDArray[np.float32]:
+def embed(
+    upper: Upper,
+    source: Feed,
+    texts: NDArray[np.int64],
+    *,
+    bf16: bool = False,
+    done: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
     """Embed texts in eval mode, each once.
 
     Args:
         source: inputs at the depth that `upper` is fed at, on its device.
         texts: (n,) numbers of texts.
+        done: is told how many more distinct texts are embedded.
 
     Returns:
         (n, D) in the order of `texts`.
@@ -34,6 +42,7 @@ def embed(upper: Upper, source: Feed, texts: NDArray[np.int64], *, bf16: bool = 
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.append(upper(values, mask))
         order.append(chunk)
+        done(len(chunk))
     upper.train(was_training)
     found = torch.cat(parts).cpu().numpy()
     return found[np.argsort(np.concatenate(order))][place]
@@ -143,9 +152,36 @@ def evaluate(
 
 
 def evaluate_encoder(
-    encoder: Encoder, collection: Collection, rows: Sequence[int], max_tokens: int, *, device: str = "cpu"
+    encoder: Encoder,
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
     """Per-domain Recall@5 and MRR of a whole model, from the texts on, in fp32.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    values = encoder_scores(encoder, collection, rows, max_tokens, device=device, done=done)
+    return flat_metrics(values, [collection.domains[row] for row in rows])
+
+
+def encoder_scores(
+    encoder: Encoder,
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """`query_scores` of a whole model, from the texts on, in fp32.
+
+    Args:
+        done: is told how many more of `texts_to_score` are embedded.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -153,7 +189,8 @@ def evaluate_encoder(
     tokens = token_inputs(encoder, collection.texts, max_tokens)
     # in eval mode, or `embed` would leave dropout on in the encoder that `upper` shares its modules with
     whole = upper(encoder, 0).to(device).eval()
-    return evaluate(whole, feed(tokens, device), collection, rows)
+    texts = texts_to_score(collection, rows)
+    return query_scores(embed(whole, feed(tokens, device), texts, done=done), texts, collection, rows)
 
 
 def _corpora(

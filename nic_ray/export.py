@@ -13,17 +13,21 @@ def main(
         bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Export the best model of a search so far, by the same rules: averaged, held against the base model, guarded.
 
     Nothing is trained. The test rows are read as at the end of a search: do this once.
     """
+    from nic_ray.progress import view
     from nic_ray.report import show_outcome
     from nic_ray.search import resume_search
 
-    show_outcome(
-        resume_search(run_folder, search_on=False, overwrite=overwrite, export_anyway=export_anyway, say=console.say)
-    )
+    with view(quiet=quiet) as shown:
+        outcome = resume_search(
+            run_folder, search_on=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
+        )
+    show_outcome(outcome)
 
 
 if __name__ == "__main__":

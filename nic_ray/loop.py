@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ def fit(
     stops = {round(part * per_epoch / config.evaluations_per_epoch) for part in range(1, config.evaluations_per_epoch)}
     stops = {stop for stop in stops if stop > 0} | {per_epoch}
     losses: list[float] = []
+    pairs, since = 0, time.monotonic()
     # numbers that are still on the device: reading one makes the host wait for all that was asked of it
     unread: list[tuple[Tensor, float]] = []
     started, first_step = time.monotonic(), step
@@ -116,6 +117,7 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
+            pairs += len(rows_of_batch)
             at_stop = (step - 1) % per_epoch + 1 in stops
             if at_stop or step % max(1, per_epoch // LOGS_PER_EPOCH) == 0:
                 losses += _read(unread, step)
@@ -127,6 +129,7 @@ def fit(
                 unread.clear()
             if not at_stop:
                 continue
+            pairs_per_second = pairs / (time.monotonic() - since)
             try:
                 metrics = evaluate(upper)
             except ValueError as error:
@@ -147,19 +150,13 @@ def fit(
                     (step - 1) // per_epoch * len(stops) + sorted(stops).index((step - 1) % per_epoch + 1) + 1
                 ),
                 "finished": float(finished),
+                "pairs_per_second": pairs_per_second,
             }
             log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
             yield Evaluation(metrics, is_best, _snapshot(upper, optimizer, step, stale, best, metrics))
             if finished:
                 return
-
-
-def headline(metrics: Mapping[str, float]) -> str:
-    """An evaluation in one line."""
-    return (
-        f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}  recall_at_5/macro "
-        f"{metrics['recall_at_5/macro']:.4f}  mrr/macro {metrics['mrr/macro']:.4f}"
-    )
+            pairs, since = 0, time.monotonic()
 
 
 def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, warmup_share: float) -> float:

@@ -13,8 +13,9 @@ from nic_ray import encoder as encoders
 from nic_ray.activations import Inputs
 from nic_ray.candidates import Candidate, queries_of, scores_of
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import evaluate_encoder
+from nic_ray.evaluation import evaluate_encoder, texts_to_score
 from nic_ray.preparation import Prepared, describe_data
+from nic_ray.progress import View
 from nic_ray.retrieval import flat_metrics
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
@@ -61,6 +62,7 @@ def export(
     overwrite: bool,
     evidence: Mapping[str, Any] | None = None,
     measured: bool = True,
+    view: View,
 ) -> dict[str, Any]:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
@@ -71,6 +73,7 @@ def export(
         folder: the bundle, whole or not there at all.
         evidence: what else vouches for the numbers, by its name in metadata.json.
         measured: whether these weights are those that the numbers are of; then they are found again.
+        view: is shown how that goes.
 
     Returns:
         its metadata.
@@ -99,12 +102,12 @@ def export(
     }
 
     def check(written: Path) -> None:
-        again = evaluate_encoder(
-            encoders.load(str(written)),
-            prepared.collection,
-            prepared.rows("validation").tolist(),
-            winner.config.max_tokens,
-        )
+        rows = prepared.rows("validation").tolist()
+        texts = len(texts_to_score(prepared.collection, rows))
+        with view.work("reading the exported model again, to find its numbers", texts) as done:
+            again = evaluate_encoder(
+                encoders.load(str(written)), prepared.collection, rows, winner.config.max_tokens, done=done
+            )
         refuse_other_numbers(winner.metrics, again, AGREEMENT[metadata["precision"]] + _one_query(prepared))
 
     bundle.write_bundle(

@@ -2,6 +2,7 @@
 
 import html
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from nic_ray.pairs import read_pairs
 from nic_ray.picture import COLOURS, NAMES, domains_of
 from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE
 from nic_ray.tokens import count_tokens
+
+log = logging.getLogger("nic_ray.page")
 
 WORST = 10
 """Queries of each domain that are shown."""
@@ -136,6 +139,7 @@ def _drawn(draw: Callable[[Found], Part], found: Found) -> str:
     try:
         return "\n".join(draw(found))
     except Exception as error:  # an older or a half-written run must not cost the other sections
+        log.warning("%s: %s", found.folder / PAGE_FILE, draw.__name__, exc_info=True)
         return _sentence(f"This cannot be shown ({type(error).__name__}: {error}).")
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,24 @@ def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Append what the training loop says to a file, a line at a time, so that it can be followed."""
-    log = logging.getLogger("nic_ray.training")
+def logging_to(path: Path, loggers: Sequence[str] = ("nic_ray.training",)) -> Iterator[None]:
+    """Append what loggers are told to a file, and nowhere else, a line at a time, so that it can be followed.
+
+    Args:
+        loggers: their names; those of the training loop by default.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    logs = [logging.getLogger(name) for name in loggers]
+    before = [(log.handlers, log.level, log.propagate) for log in logs]
+    for log in logs:
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        for log, (handlers, level, propagate) in zip(logs, before, strict=True):
+            log.handlers, log.propagate = handlers, propagate
+            log.setLevel(level)
         handler.close()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import itertools
 import json
+import logging
 import math
 import os
 import sys
@@ -35,7 +36,17 @@ from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, pus
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
-from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE, checkpoints, last_state, read_ended, training_log
+from nic_ray.progress import Round, View
+from nic_ray.record import (
+    PAGE_FILE,
+    QUERIES_FILE,
+    STUDY_FILE,
+    checkpoints,
+    last_state,
+    logging_to,
+    read_ended,
+    training_log,
+)
 from nic_ray.retrieval import flat_metrics
 
 RAY_SWITCHES = {
@@ -53,7 +64,9 @@ RAY_SWITCHES = {
 }
 
 
-RUN = "run.json"
+NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna", "mlflow", "alembic", "py.warnings")
+"""Loggers whose messages go to the run's log, and not to the terminal."""
+RUN, SEARCH_LOG = "run.json", "search.log"
 EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
 RUNS, MODELS = "runs", "models"  # folders in `storage`
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
@@ -107,7 +120,7 @@ def run_search(
     run_root: Path,
     overwrite: bool,
     export_anyway: bool = False,
-    say: Callable[[str], None],
+    view: View,
 ) -> Outcome:
     """Search, try the best again, average, draw back towards the base, judge, read the test rows once, export.
 
@@ -116,7 +129,7 @@ def run_search(
         run_root: folder that receives the run folder, `name`-<UTC time>; likewise runs/.
         overwrite: whether a bundle that is there already may be replaced, at the very end.
         export_anyway: export what the guard objects to, too; the model card then says so.
-        say: is handed what goes on, a line at a time.
+        view: is shown what goes on.
 
     Raises:
         InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
@@ -151,12 +164,10 @@ def run_search(
     if run.mirror:
         for name_of_file in ("config.yaml", RUN):
             push(run.folder / name_of_file, run.mirror / name_of_file)
-    return _go_on(prepared, run, probe, search_on=True, say=say)
+    return _go_on(prepared, run, probe, search_on=True, view=view)
 
 
-def resume_search(
-    where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, say: Callable[[str], None]
-) -> Outcome:
+def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> Outcome:
     """Go on with a search that was cut off, to the end that it was started for.
 
     What has ended stays as it is; trials that were cut off go on from their last checkpoints.
@@ -198,7 +209,7 @@ def resume_search(
             f"{config.data.pairs}: has changed since {run_folder} was started, and its split with it; put the old file "
             "back, or start anew"
         )
-    return _go_on(prepared, run, probe, search_on=search_on, say=say)
+    return _go_on(prepared, run, probe, search_on=search_on, view=view)
 
 
 def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:
@@ -230,19 +241,25 @@ def _read_probe(config: Config) -> Collection | None:
     return index_pairs(read_pairs(path))
 
 
-def _go_on(
-    prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, say: Callable[[str], None]
-) -> Outcome:
+def _go_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, view: View) -> Outcome:
     """Search as far as that has not been done, judge, export."""
+    with logging_to(run.folder / SEARCH_LOG, NOTED), _warnings_logged():
+        return _carry_on(prepared, run, probe, search_on=search_on, view=view)
+
+
+def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, view: View) -> Outcome:
     config = prepared.config
     for line in describe_run(prepared):
-        say(line)
+        view.say(line)
     if probe is None:
-        say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
-    say(f"run folder: {run.folder}; if it is cut off: python -m nic_ray.tune --resume {run.folder}")
+        view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
+    view.say(f"run folder: {run.folder}; if it is cut off: python -m nic_ray.tune --resume {run.folder}")
     hardware.keep_freed_memory()
     try:
-        with ray_session(say):
+        with ray_session(view):
+            from nic_ray import tracking  # knows Ray, whose switches are settled when it is imported
+
+            trackers = tracking.trackers(config.trackers, run.folder.name)
             inputs = inputs_by_depth(
                 prepared.encoder,
                 prepared.tokens,
@@ -250,31 +267,32 @@ def _go_on(
                 budget(config.activations, run.folder.parent),
                 bf16=prepared.bf16,
                 chain=_chain_on_cluster(prepared),
-                say=say,
+                view=view,
             )
             at = {depth: opened(each) for depth, each in inputs.items()}
             base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
             probed = None if probe is None else load_probe(prepared, probe, depths(config))
             objective = config.search.objective
-            say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
-            first, best, confirmations, trials = _find_best(prepared, inputs, probed, run, search_on=search_on, say=say)
+            view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
+            first, best, confirmations, trials = _find_best(
+                prepared, inputs, base, probed, run, trackers, search_on=search_on, view=view
+            )
     except KeyboardInterrupt:
-        say(
+        raise KeyboardInterrupt(
             f"interrupted; go on with: python -m nic_ray.tune --resume {run.folder}\n"
             f"or export the best so far: python -m nic_ray.export {run.folder}"
-        )
-        raise
+        ) from None
     _write_trials(run.folder / "trials.csv", trials)
-    judgement = judge(prepared, at, first, best, confirmations, probed, export_anyway=run.export_anyway, say=say)
+    judgement = judge(prepared, at, first, best, confirmations, probed, export_anyway=run.export_anyway, say=view.say)
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
     if outcome.folder is None:
-        _write_page(run, say)
+        _write_page(run, view.say)
         _copy_results(run)
         return outcome
     if config.refit == "all":
-        say(f"training {judgement.winner.name} again on all {len(prepared.parts)} rows")
-    say(f"exporting {judgement.winner.name} to {run.bundle}")
+        view.say(f"training {judgement.winner.name} again on all {len(prepared.parts)} rows")
+    view.say(f"exporting {judgement.winner.name} to {run.bundle}")
     members = judgement.winner.members or (judgement.winner,)
     export(
         prepared,
@@ -286,15 +304,25 @@ def _go_on(
         overwrite=run.overwrite,
         evidence=judgement.evidence,
         measured=config.refit == "none",
+        view=view,
     )
     _write_result(outcome, prepared, bundle=run.bundle)
     if run.bundle_mirror:
-        say(f"copying it to {run.bundle_mirror}")
+        view.say(f"copying it to {run.bundle_mirror}")
         remove(run.bundle_mirror)
         push(run.bundle, run.bundle_mirror)
-    _write_page(run, say)
+    _write_page(run, view.say)
     _copy_results(run)
     return outcome
+
+
+@contextlib.contextmanager
+def _warnings_logged() -> Iterator[None]:
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
 
 
 def _write_page(run: Run, say: Callable[[str], None]) -> None:
@@ -315,11 +343,11 @@ def _copy_results(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or stay in a session that runs.
 
     Args:
-        say: is handed the dashboard's address.
+        view: is told the dashboard's address.
         num_cpus: logical CPUs of a cluster that is started here; None takes the machine's.
     """
     joins = bool(os.environ.get("RAY_ADDRESS"))
@@ -328,7 +356,8 @@ def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iter
             os.environ.setdefault(switch, value)
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    # what Ray says is for the log; it would put a handler for stderr beside ours
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
     if started_here:
         # "local": Ray would otherwise join whatever cluster happens to run on this machine
@@ -349,7 +378,7 @@ def ray_session(say: Callable[[str], None], num_cpus: int | None = None) -> Iter
             ) from None
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
-            say(f"dashboard: http://{context.dashboard_url} (its token: {token})")
+            view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
     try:
         yield
     finally:
@@ -421,13 +450,19 @@ def _chain_on_cluster(prepared: Prepared) -> Chain:
 def _find_best(
     prepared: Prepared,
     inputs: Mapping[int, Any],
+    base: Mapping[str, float],
     probe: Probe | None,
     run: Run,
+    trackers: list[Any],
     *,
     search_on: bool,
-    say: Callable[[str], None],
+    view: View,
 ) -> tuple[Candidate | None, list[Candidate], list[Confirmation], list[dict[str, Any]]]:
     """Run the trials that are left, then the best of them again with other seeds.
+
+    Args:
+        base: flat validation metrics of the base model.
+        trackers: callbacks that record trials elsewhere.
 
     Returns:
         the first trial; the winner and those after it, the best first; the configurations that were tried again;
@@ -445,12 +480,13 @@ def _find_best(
         [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]],
     )
     if placement.note:
-        say(placement.note)
+        view.say(placement.note)
     _refuse_unshared_places(run, inputs)
     plan = _plan(prepared, inputs, placement, run)
     backup = [tuning.Backup(run_folder, run.mirror)] if run.mirror else []
+    recorded = [tuning.Ledger(run_folder), *backup, *trackers]
     study_file = run_folder / STUDY_FILE
-    study = _study_of(run_folder, config, say)
+    study = _study_of(run_folder, config, view.say)
     before = [] if study is None else study.trials
     cut_off = {
         each.number: _start(run_folder, tuning.numbered(each.number)) for each in before if each.state.name == "RUNNING"
@@ -459,24 +495,26 @@ def _find_best(
     deadline = time.monotonic() + (config.search.time_budget or math.inf)
     if search_on and left > 0:
         done = f"{config.search.trials - left} of {config.search.trials} trials are done; " if before else ""
-        say(
+        view.say(
             f"{done}{left} trials, {placement.concurrent} at a time, each with {placement.workers} worker(s) of "
             f"{placement.threads} thread(s)"
             f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
         )
+        view.begin(Round("search", left, config.train.epochs, objective, base))
         _run_trials(
             plan,
             placement,
-            [tuning.Ledger(run_folder), *backup, tuning.Lines(say, left)],
+            [*recorded, tuning.Told(view)],
             experiment=EXPERIMENT,
             search_alg=tuning.searcher(config, study_file, cut_off),
             scheduler=tuning.scheduler(config.search, config.train.epochs, study),
             num_samples=left,
             deadline=deadline,
         )
+        view.over()
         study = tuning.open_study(study_file)
         if study is not None and time.monotonic() >= deadline:
-            say("the time budget is used up")
+            view.say("the time budget is used up")
             tuning.end_unfinished(study, run_folder, "out of time")
             study = tuning.open_study(study_file)
     _fetch_checkpoints(run)
@@ -493,17 +531,19 @@ def _find_best(
     ended = read_ended(run_folder)
     missing = [sample | {tuning.START: _start(run_folder, name)} for name, sample in named.items() if name not in ended]
     if search_on and missing and time.monotonic() < deadline:
-        say(f"training the best again with other seeds: {', '.join(sample[tuning.NAME] for sample in missing)}")
+        view.say(f"training the best again with other seeds: {', '.join(sample[tuning.NAME] for sample in missing)}")
+        view.begin(Round("again", len(missing), config.train.epochs, objective, base))
         _run_trials(
             plan,
             placement,
-            [tuning.Ledger(run_folder), *backup, tuning.Lines(say, len(missing))],
+            [*recorded, tuning.Told(view)],
             experiment=CONFIRMING,
             search_alg=tuning.Listed(missing),
             num_samples=len(missing),
             deadline=deadline,
             stop=tuning.has_run_long_enough,
         )
+        view.over()
     _fetch_checkpoints(run)
     if run.mirror:
         tuning.back_up(run_folder, run.mirror)
@@ -516,7 +556,7 @@ def _find_best(
     winner, confirmations = confirm(tried, objective)
     for each in confirmations:
         values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in each.values.items())
-        say(f"{each.trial}: {objective} {each.mean:.4f} on average ({values})")
+        view.say(f"{each.trial}: {objective} {each.mean:.4f} on average ({values})")
     # whose numbers have been found twice; the others' may be luck
     others = [each for each in best_first([each for own in tried for each in own], objective) if each is not winner]
     return first, [winner, *others][: config.search.averaged_trials], confirmations, trials + more

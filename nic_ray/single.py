@@ -1,7 +1,6 @@
 """One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
+from nic_ray.progress import View, headline
 from nic_ray.record import LOG, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
@@ -34,12 +34,12 @@ class Trained:
     """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
 
 
-def train_one(config: Config, *, out: Path, say: Callable[[str], None]) -> Trained:
+def train_one(config: Config, *, out: Path, view: View) -> Trained:
     """Train the configuration under `train` in a new run folder.
 
     Args:
         out: receives the run folder, train-<UTC time>.
-        say: is handed what goes on, a line at a time.
+        view: is shown what goes on.
 
     Raises:
         InputError: unusable config, pairs, model or device.
@@ -49,10 +49,10 @@ def train_one(config: Config, *, out: Path, say: Callable[[str], None]) -> Train
     run_folder = new_run_folder(out, "train")
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     (run_folder / DATA).write_text(json.dumps(describe_data(prepared), indent=2), encoding="utf-8")
-    return _go_on(prepared, run_folder, None, say)
+    return _go_on(prepared, run_folder, None, view)
 
 
-def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None]) -> Trained:
+def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     """Go on with a training from the last checkpoint in its run folder, to the same end.
 
     Args:
@@ -73,22 +73,22 @@ def resume(run_folder: Path, config: Config | None, *, say: Callable[[str], None
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     checkpoints = sorted(path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt"))
     state = load_state(checkpoints[-1]) if checkpoints else None
-    say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
+    view.say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
     if json.loads((run_folder / DATA).read_text(encoding="utf-8")) != describe_data(prepared):
         raise InputError(
             f"{started_with.data.pairs}: has changed since {run_folder} was started, and its split with it; put the "
             "old file back, or start anew without --resume"
         )
-    return _go_on(prepared, run_folder, state, say)
+    return _go_on(prepared, run_folder, state, view)
 
 
-def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, say: Callable[[str], None]) -> Trained:
+def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, view: View) -> Trained:
     config = prepared.config
     depth, objective = config.train.frozen_layers, config.search.objective
     for line in describe_run(prepared):
-        say(line)
-    say(f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {run_folder}")
+        view.say(line)
+    view.say(f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {run_folder}")
     hardware.keep_freed_memory()
     found = inputs_by_depth(
         prepared.encoder,
@@ -97,11 +97,11 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
         budget(config.activations, run_folder.parent),
         bf16=prepared.bf16,
         chain=run_here(prepared.device, bf16=prepared.bf16),
-        say=say,
+        view=view,
     )
     inputs = opened(found[depth])
     before = score_part(prepared, inputs, depth, None, "validation")
-    say(f"base model: {objective} {before[objective]:.4f} on validation")
+    view.say(f"base model: {objective} {before[objective]:.4f} on validation")
     source = feed(inputs, prepared.device)
     # a copy is trained: the prepared encoder stays the base until the best weights are exported
     upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
@@ -125,7 +125,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
                 state=state,
             ):
                 state = evaluation.state
-                say(loop.headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
+                view.say(headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
                 if evaluation.metrics["epoch"].is_integer() or state["finished"]:
                     folder = run_folder / CHECKPOINTS / f"epoch-{round(evaluation.metrics['epoch']):03d}"
                     folder.mkdir(parents=True, exist_ok=True)
@@ -147,5 +147,6 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, s
         objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8"),
         overwrite=True,
+        view=view,
     )
     return Trained(run_folder, run_folder / MODEL, results)

@@ -18,10 +18,12 @@ def main(
         Path | None,
         typer.Option(help="run folder to go on with, from its last checkpoint, with its own settings"),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Train one configuration: a checkpoint an epoch, and the best model in the run's folder."""
     from nic_ray.config import load_config
     from nic_ray.errors import InputError
+    from nic_ray.progress import view
     from nic_ray.single import resume as go_on
     from nic_ray.single import train_one
 
@@ -30,11 +32,12 @@ def main(
     if resume is not None and config is None and data is not None:
         raise InputError("--data: a resumed run goes on with its own pairs; leave it away, or start anew")
     settings = None if config is None else load_config(config, {"data.pairs": data})
-    if resume is not None:
-        trained = go_on(resume, settings, say=console.say)
-    else:
-        assert settings is not None
-        trained = train_one(settings, out=out, say=console.say)
+    with view(quiet=quiet) as shown:
+        if resume is not None:
+            trained = go_on(resume, settings, view=shown)
+        else:
+            assert settings is not None
+            trained = train_one(settings, out=out, view=shown)
     for part, results in trained.results.items():
         console.say(f"\n{part}")
         console.show(console.metrics_table(results))

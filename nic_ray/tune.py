@@ -32,10 +32,12 @@ def main(
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, instead of RAY_ADDRESS")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config import load_config
     from nic_ray.errors import InputError
+    from nic_ray.progress import view
     from nic_ray.report import show_outcome
     from nic_ray.search import resume_search, run_search
 
@@ -47,23 +49,25 @@ def main(
                 "--resume: goes on with the settings of the run; leave CONFIG, --data, --trials, --time-budget and "
                 "--storage away"
             )
-        outcome = resume_search(
-            resume, search_on=True, overwrite=overwrite, export_anyway=export_anyway, say=console.say
-        )
+        with view(quiet=quiet) as shown:
+            outcome = resume_search(
+                resume, search_on=True, overwrite=overwrite, export_anyway=export_anyway, view=shown
+            )
     else:
         settings = load_config(
             config or Path("tune_configs/cpu.yaml"),
             {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget, "storage": storage},
         )
-        outcome = run_search(
-            settings,
-            out=out,
-            name=name,
-            run_root=run_dir,
-            overwrite=overwrite,
-            export_anyway=export_anyway,
-            say=console.say,
-        )
+        with view(quiet=quiet) as shown:
+            outcome = run_search(
+                settings,
+                out=out,
+                name=name,
+                run_root=run_dir,
+                overwrite=overwrite,
+                export_anyway=export_anyway,
+                view=shown,
+            )
     show_outcome(outcome)
 
 

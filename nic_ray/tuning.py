@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nic_ray.config import Config, Dimension, SearchConfig, TrainConfig
 from nic_ray.errors import InputError, RunError
-from nic_ray.loop import headline
 from nic_ray.mirror import Mirror, push, push_database
+from nic_ray.progress import View
 from nic_ray.record import ENDED, STUDY_FILE, add_ended
 
 OBJECTIVE = "objective"
@@ -185,38 +185,37 @@ class Backup(Callback):
             back_up(self._run_folder, self._mirror)
 
 
-class Lines(Callback):
-    """Says how trials go, a line at a time."""
+class Told(Callback):
+    """Tells a view how trials go."""
 
-    def __init__(self, say: Callable[[str], None], trials: int) -> None:
-        self._say, self._trials, self._ended = say, trials, 0
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __reduce__(self) -> tuple[type["Told"], tuple[View]]:
+        # Tune writes its callbacks to disk, where a terminal cannot go
+        return Told, (View(),)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show the configuration."""
-        self._say(f"{trial}: {shown_sample(trial.config)}")
+        """With its configuration."""
+        self._view.started(str(trial), shown_sample(trial.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show an evaluation."""
-        self._say(f"{trial}: {headline(result)}")
+        """With an evaluation."""
+        self._view.evaluated(str(trial), result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show that a trial has died and is started again."""
-        self._say(f"{trial}: {failure_of(trial)}; it goes on from its last checkpoint")
+        """It has died and is started again."""
+        self._view.restarted(str(trial), failure_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show how a trial ended."""
-        how = "finished" if (trial.last_result or {}).get("finished") else "stopped early"
-        self._end(f"{trial}: {how}")
+        """It was finished, or stopped."""
+        self._view.ended(str(trial), "finished" if (trial.last_result or {}).get("finished") else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show that a trial failed."""
-        self._end(f"{trial}: failed: {failure_of(trial)}")
-
-    def _end(self, line: str) -> None:
-        self._ended += 1
-        self._say(f"{line} ({self._ended} of {self._trials} done)")
+        """It failed."""
+        self._view.ended(str(trial), "failed", failure_of(trial))
 
 
 class Interruptible(Callback):

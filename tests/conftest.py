@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -60,6 +63,41 @@ def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """A folder in which the smoke search was run as a user would, and what the command said.
+
+    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, and manuals/ with a text.
+    """
+    folder, root = tmp_path_factory.mktemp("smoke"), Path(__file__).parent.parent
+    for name in ("data", "tune_configs"):
+        (folder / name).symlink_to(root / name)
+    # no variable that forbids the network, and none to be had; no limit on threads either
+    ours = ("HF_", "RAY_", "TOKENIZERS_", "OMP_")
+    user = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    user |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "nic_ray.tune", "tune_configs/smoke.yaml", "--export-anyway"]
+    done = subprocess.run(command, cwd=folder, env=user, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        shutil.copytree(folder / "models" / "nic-embeddings-v1.0", folder / "models" / "our-manuals-v1.0")
+        (run,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
+        (folder / "runs" / "RUN").symlink_to(run)
+        rows = (root / "data" / "reference" / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "pairs.jsonl").write_text("".join(rows[::20]), encoding="utf-8")
+        (folder / "manuals").mkdir()
+        texts = [json.loads(row)["positive"] for row in rows[:200:10]]
+        (folder / "manuals" / "all.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    return folder, done
+
+
+@pytest.fixture
+def smoke(smoke_search: tuple[Path, "subprocess.CompletedProcess[str]"]) -> Path:
+    """The folder of `smoke_search`."""
+    folder, done = smoke_search
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from nic_ray import cache
 from nic_ray.activations import Inputs, frozen_inputs, token_inputs
 from nic_ray.cache import Budget, StoredInputs, inputs_by_depth, opened, run_here
 from nic_ray.encoder import Encoder, load
+from nic_ray.progress import Lines, View
 
 PLENTY = 2.0**30
 TEXTS = ["my impeller is stuck", "what to do about a noisy rotor?", "replace the pumps gasket when it is leaking."] * 9
@@ -40,7 +41,7 @@ def compute(encoder, tokens, tmp_path):
     def run(depths: Sequence[int], *, memory: float = PLENTY, disk: float = PLENTY, of: Inputs = tokens) -> Any:
         ran.clear(), said.clear()
         room = Budget(memory, disk, tmp_path / "cache")
-        return inputs_by_depth(encoder, of, depths, room, bf16=False, chain=chain, say=said.append)
+        return inputs_by_depth(encoder, of, depths, room, bf16=False, chain=chain, view=Lines(said.append))
 
     run.ran, run.said, run.folder = ran, said, tmp_path / "cache"
     return run
@@ -158,7 +159,5 @@ def test_a_computation_that_breaks_off_leaves_no_file(encoder, tokens, tmp_path)
         yield
 
     with pytest.raises(RuntimeError, match="broken off"):
-        inputs_by_depth(
-            encoder, tokens, [1], Budget(PLENTY, PLENTY, tmp_path), bf16=False, chain=chain, say=lambda line: None
-        )
+        inputs_by_depth(encoder, tokens, [1], Budget(PLENTY, PLENTY, tmp_path), bf16=False, chain=chain, view=View())
     assert list(tmp_path.iterdir()) == []

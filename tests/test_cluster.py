@@ -103,6 +103,7 @@ ON_TWO_NODES = """
 import json, os, sys
 from pathlib import Path
 from nic_ray.config import Config
+from nic_ray.progress import Lines
 from nic_ray.search import RAY_SWITCHES, run_search
 for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
@@ -116,18 +117,22 @@ def say(line):
     if line.startswith("trial-001: epoch 2.00") and not lost:
         lost.append(line)
         cluster.remove_node(nodes[1], allow_graceful=False)
-def main(place):
+def main(place, port):
     global cluster
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes.extend(cluster.add_node(num_cpus=1) for _ in range(2))
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         run_search(Config.model_validate(json.loads((place / "config.json").read_text())), out=place / "models",
-                   name="tiny", run_root=place / "runs", overwrite=False, export_anyway=True, say=say)
+                   name="tiny", run_root=place / "runs", overwrite=False, export_anyway=True, view=Lines(say))
         ray.shutdown()
     finally:
         cluster.shutdown()
     assert lost
+if __name__ == "__main__":
+    import on_two_nodes
+    on_two_nodes.main(Path(sys.argv[1]), int(sys.argv[2]))
 """
 
 
@@ -136,13 +141,11 @@ def test_a_lost_node_loses_no_trial(tiny_model, tiny_pairs_file, tmp_path):
         tiny_model(layers=3), tiny_pairs_file, trials=3, train={"epochs": 20}, search={"grace_period": 20}
     )
     (tmp_path / "config.json").write_text(json.dumps(sections))
-    # a module, so that Ray pickles what it says by its name
     (tmp_path / "on_two_nodes.py").write_text(ON_TWO_NODES)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{tmp_path}"
     done = subprocess.run(
-        [sys.executable, "-c", "import pathlib, sys, on_two_nodes; on_two_nodes.main(pathlib.Path(sys.argv[1]))",
-         str(tmp_path)],
+        [sys.executable, "-m", "on_two_nodes", str(tmp_path), *map(str, free_ports(1))],
         capture_output=True, text=True, env=environment, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

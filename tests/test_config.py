@@ -98,7 +98,7 @@ def test_an_empty_file_means_every_default(accepted, text):
 
 def test_every_setting_says_what_it_is():
     sections = [field.annotation for field in Config.model_fields.values() if hasattr(field.annotation, "model_fields")]
-    assert len(sections) == 7
+    assert len(sections) == 8
     for section in [*sections, Dimension]:
         assert [name for name, field in section.model_fields.items() if not field.description] == []
 

@@ -7,6 +7,7 @@ import pytest
 from nic_ray.candidates import averaged
 from nic_ray.errors import InputError, RunError
 from nic_ray.outcome import export, new_run_folder, refuse_other_numbers
+from nic_ray.progress import View
 
 
 def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder(searched, tmp_path):
@@ -17,7 +18,14 @@ def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder(searched, 
     assert found.members
     found = dataclasses.replace(found, metrics=found.metrics | {"epoch": 1.0, "step": 3.0})
     written = export(
-        prepared, found, {}, tmp_path / "mean", objective="recall_at_5/macro", training_log="", overwrite=False
+        prepared,
+        found,
+        {},
+        tmp_path / "mean",
+        objective="recall_at_5/macro",
+        training_log="",
+        overwrite=False,
+        view=View(),
     )
     assert written["averaged"] == [member.name for member in found.members]
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -23,6 +24,7 @@ from nic_ray.activations import Inputs
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
 from nic_ray.search import Outcome, ray_session, resume_search, run_search
 
@@ -42,7 +44,7 @@ said: list[str] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with ray_session(say, num_cpus=2):
+    with ray_session(Lines(say), num_cpus=2):
         yield
     gc.collect()  # here, where what Ray leaves open is no error, and not when the session ends
 
@@ -92,7 +94,7 @@ def search(
         run_root=folder / "runs",
         overwrite=False,
         export_anyway=export_anyway,
-        say=say,
+        view=Lines(say),
     )
 
 
@@ -136,8 +138,12 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny
     embedded = SentenceTransformer(str(outcome.folder), device="cpu").encode(["my impeller is stuck"])
     assert np.isfinite(embedded).all()
     assert {path.name for path in outcome.run_folder.iterdir()} >= {
-        "config.yaml", "trials.csv", "result.json", "study.db", "ray"
+        "config.yaml", "trials.csv", "result.json", "study.db", "ray", "report.html", "queries.json", "search.log"
     }  # fmt: skip
+    (events,) = (outcome.run_folder / "ray" / "trial-000").glob("events.out.tfevents.*")
+    assert b"ray/tune/recall_at_5/macro" in events.read_bytes()
+    noted = (outcome.run_folder / "search.log").read_text()
+    assert all(line in noted for line in said if line.startswith("trial-00"))
     assert json.loads((outcome.run_folder / "result.json").read_text())["winner"]["trial"] == judgement.winner.name
     assert {f"trial-{number:03d}" for number in range(4)} <= actor_names()
 
@@ -150,6 +156,7 @@ def test_the_best_are_tried_again_with_other_seeds_as_long_as_they_were(tiny_mod
         trials=3,
         confirm={"trials": 2, "seeds": 2},
         export_anyway=False,
+        trackers={"mlflow": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "manuals"},
     )
     searched, again = outcome.trials[:3], outcome.trials[3:]
     confirmed = outcome.judgement.evidence["confirmed"]
@@ -174,6 +181,18 @@ def test_the_best_are_tried_again_with_other_seeds_as_long_as_they_were(tiny_mod
     assert stored["bundle"] is None
     assert stored["guard"]["objections"]
     assert len(searched) == 3
+    # every trial of both runs is in the tracker, as it ended
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("manuals")
+    recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert recorded.keys() == by_name.keys()
+    for name, run in recorded.items():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["run"] == outcome.run_folder.name
+        assert float(run.data.params["learning_rate"]) == by_name[name]["learning_rate"]
+        assert run.data.metrics["objective"] == pytest.approx(by_name[name]["recall_at_5/macro"])
 
 
 def test_optuna_hears_of_every_trial_how_it_ended(tiny_model, tiny_pairs_file, tmp_path):
@@ -192,7 +211,6 @@ def test_optuna_hears_of_every_trial_how_it_ended(tiny_model, tiny_pairs_file, t
 
 def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, tiny_pairs_file, tmp_path):
     # one trial fits at a time: if a stopped one kept its workers, the next would wait for ever
-    started = time.monotonic()
     outcome = search(
         tiny_model(layers=3),
         tiny_pairs_file,
@@ -206,7 +224,6 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
     )
     assert [row["error"] for row in outcome.trials] == ["", "", ""]
     assert any(row["status"] == "stopped" for row in outcome.trials)
-    assert time.monotonic() - started < 240
     assert {"trial-000", "trial-001", "trial-002"} <= actor_names()
     deadline = time.monotonic() + 20
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
@@ -266,23 +283,25 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_once(tiny_model, tiny_pairs_
         assert any(line.startswith("trial-001: failed: ") for line in said)
 
 
-def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(tiny_model, tiny_pairs_file, tmp_path):
+def test_a_trial_whose_gradient_overflows_fails_with_its_reason_and_the_search_goes_on(
+    tiny_model, tiny_pairs_file, tmp_path
+):
     model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
-    # so large that the variance in the normalisation behind it overflows once the weights before it have grown
-    model[0].auto_model.encoder.layer[2].output.dense.weight.data.mul_(5e18)
+    first, second, _ = model[0].auto_model.encoder.layer
+    # what the first block makes tiny, the second makes large again: the gradient that passes both, and only
+    # that one, is 1e25 times too large
+    first.output.LayerNorm.weight.data[:] = 1e-25
+    first.output.LayerNorm.bias.data.zero_()
+    second.attention.self.value.weight.data.mul_(1e25)
     model.save(str(tmp_path / "model"), create_model_card=False)
     outcome = search(
-        tmp_path / "model",
-        tiny_pairs_file,
-        tmp_path,
-        trials=3,
-        space={"learning_rate": {"choice": [1e-3, 1.0, 0.9, 0.8]}, "frozen_layers": {"choice": [1]}},
+        tmp_path / "model", tiny_pairs_file, tmp_path, trials=3, space={"frozen_layers": {"choice": [0, 1]}}
     )
-    assert outcome.trials[0]["status"] == "finished"
     failed = [row for row in outcome.trials if row["status"] == "failed"]
-    assert failed
+    assert {row["frozen_layers"] for row in failed} == {0}
+    assert {row["frozen_layers"] for row in outcome.trials if row["status"] == "finished"} == {1}
     for row in failed:
-        assert re.match(r"(loss or gradient|embeddings) not finite at step \d+ \(learning rate 0\.\d+\)", row["error"])
+        assert re.match(r"loss or gradient not finite at step 1 \(learning rate 0\.\d+\)", row["error"])
         assert row["error"].endswith("lower train.learning_rate or train.scale")
     winner = outcome.judgement.winner
     assert not {each.name for each in (winner, *winner.members)} & {row["trial"] for row in failed}
@@ -336,7 +355,7 @@ def test_an_existing_bundle_is_refused_before_the_search(tiny_model, tiny_pairs_
 
 def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, tiny_pairs_file, tmp_path):
     sections = settings(
-        tiny_model(layers=3), tiny_pairs_file, trials=5, train={"epochs": 30}, search={"grace_period": 30}
+        tiny_model(layers=3), tiny_pairs_file, trials=5, train={"epochs": 16}, search={"grace_period": 16}
     )
     (tmp_path / "config.yaml").write_text(json.dumps(sections))
     folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
@@ -358,13 +377,13 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     (run_folder,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
     before = read_ended(run_folder)
     said.clear()
-    outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, say=say)
+    outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     so_far = {row["trial"]: row for row in outcome.trials}
     assert {name for name, row in so_far.items() if row["status"] == "finished"} == set(before)
     assert any(row["status"] == "cut off" for row in outcome.trials)
 
-    outcome = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=False, say=say)
+    outcome = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=False, view=Lines(say))
     assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(5)]
     assert {row["status"] for row in outcome.trials} == {"finished"}
     for name in before:
@@ -376,18 +395,24 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     for name, row in so_far.items():
         if row["status"] == "cut off":
             evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(run_folder, name))
-            assert len(set(evaluated)) == 60
-            assert len(evaluated) <= 62
+            assert len(set(evaluated)) == 32
+            assert len(evaluated) <= 34
 
 
-def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_pairs_file, tmp_path):
+def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
+    def later() -> float:  # an hour is over once a trial has been evaluated, however slow the machine is
+        return 3600.0 if any(re.match(r"trial-\d+: epoch", line) for line in said) else 0.0
+
+    clock = SimpleNamespace(time=lambda: time.time() + later(), monotonic=lambda: time.monotonic() + later())
+    for module in ("nic_ray.search", "ray.tune.stopper.timeout"):
+        monkeypatch.setattr(f"{module}.time", clock)
     outcome = search(
         tiny_model(layers=3),
         tiny_pairs_file,
         tmp_path,
         trials=20,
-        train={"epochs": 200},
-        search={"grace_period": 200, "time_budget": "20s"},
+        train={"epochs": 1000},
+        search={"grace_period": 1000, "time_budget": "50m"},
         confirm={"seeds": 1},
     )
     assert "the time budget is used up" in said
@@ -402,7 +427,7 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
 
 
 def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(tiny_model, tiny_pairs_file, tmp_path):
-    changes = {"train": {"epochs": 30}, "search": {"grace_period": 30}, "resources": {"concurrent_trials": 1}}
+    changes = {"train": {"epochs": 8}, "search": {"grace_period": 8}, "resources": {"concurrent_trials": 1}}
     model = tiny_model(layers=3)
     (tmp_path / "config.yaml").write_text(json.dumps(settings(model, tiny_pairs_file, trials=2, **changes)))
     folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
@@ -412,19 +437,19 @@ def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(
             stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
         deadline = time.monotonic() + 240
-        while "trial-001: epoch 5.00" not in (text := (tmp_path / "log").read_text()):
+        while "trial-001: epoch 3.00" not in (text := (tmp_path / "log").read_text()):
             assert driver.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.05)
         driver.send_signal(signal.SIGINT)
-        assert driver.wait(60) == 130
+        assert driver.wait(120) == 130
     text = (tmp_path / "log").read_text()
     (run_folder,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
     assert f"interrupted; go on with: python -m nic_ray.tune --resume {run_folder}" in text
     assert f"export the best so far: python -m nic_ray.export {run_folder}" in text
     assert "Traceback" not in text
 
-    resumed = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, say=say)
+    resumed = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, view=Lines(say))
     whole = search(model, tiny_pairs_file, tmp_path / "whole", trials=2, **changes)
 
     def told(outcome: Outcome) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ from nic_ray import search
 from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.progress import View
 from nic_ray.search import place, ray_session
 
 
@@ -106,7 +107,7 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("ray.init", init)
     with (
         pytest.raises(InputError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray cluster can be joined there"),
-        ray_session(print),
+        ray_session(View()),
     ):
         pass
 

@@ -1,11 +1,14 @@
 """What is changed of Ray Tune, as far as it needs no cluster."""
 
 import os
+import pickle
 import signal
 
 import pytest
+from rich.console import Console
 
-from nic_ray.tuning import Interruptible
+from nic_ray.progress import Live
+from nic_ray.tuning import Interruptible, Told
 
 
 def interrupt() -> None:
@@ -30,3 +33,10 @@ def test_without_an_interrupt_nothing_is_ended():
     with Interruptible() as trials:
         trials.on_step_begin(1, [])
     trials.end_if_asked()
+
+
+def test_what_is_shown_in_a_terminal_stays_there_when_tune_writes_its_callbacks():
+    view = Live(Console())
+    with pytest.raises(TypeError):
+        pickle.dumps(view)
+    assert isinstance(pickle.loads(pickle.dumps(Told(view))), Told)

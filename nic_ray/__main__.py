@@ -1,0 +1,27 @@
+"""`python -m nic_ray` or `nic-ray`: all commands under one name, which a shell can complete."""
+
+from nic_ray import (
+    check,
+    compare,
+    console,
+    convert,
+    evaluate,
+    export,
+    mine,
+    plan,
+    retrieve,
+    train,
+    tune,
+    verify,
+)
+
+COMMANDS = (tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert)
+
+
+def main() -> None:
+    """Find, export and vouch for the embedding model that retrieves best in every domain."""
+    console.run_one_of({module.__name__.rpartition(".")[2]: module.main for module in COMMANDS}, main.__doc__ or "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Shows which of several models finds the right passage more often, domain by domain, and how sure that is."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL MODEL...", help="run folders, exported folders, other models")
+    ],
+    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="JSONL file of pairs")] = Path(
+        "data/reference/pairs.jsonl"
+    ),
+    split: Annotated[
+        Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="seed of the resampling behind the intervals")] = 42,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+) -> None:
+    """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
+
+    The differences are paired by query, with 95 % intervals over passages. Rows that a model was trained on favour
+    it; where that may be so, it is said.
+    """
+    import json
+    from dataclasses import asdict
+
+    from nic_ray.comparison import compare_models, verdict
+
+    ranking = compare_models(models, pairs, split, seed=seed, say=(lambda _: None) if as_json else console.say)
+    if as_json:
+        print(json.dumps(asdict(ranking)))
+        return
+    whose = f"as {ranking.split_from} was trained" if ranking.split_from else "by the default split"
+    rows = f"all rows of {pairs}" if split == "all" else f"{split} part of {pairs}, {whose}"
+    console.say(f"\n{rows}: {ranking.queries} queries, ranked over {ranking.passages} passages")
+    for line in ranking.warnings:
+        console.say(f"warning: {line}")
+    first = models[0]
+    for other, intervals in ranking.intervals.items():
+        console.say(f"\nRecall@5 of A = {first}\n            B = {other}")
+        lines = [
+            [
+                domain,
+                *(f"{ranking.results[model][f'recall_at_5/{domain}']:.3f}" for model in (first, other)),
+                f"{each.difference:+.3f}",
+                "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}",
+            ]
+            for domain, each in intervals.items()
+        ]
+        console.show(console.table(["domain", "A", "B", "B - A", "95 % interval"], lines))
+        console.say(verdict(intervals["macro"]))
+
+
+if __name__ == "__main__":
+    console.run(main)

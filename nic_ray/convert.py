@@ -1,0 +1,57 @@
+"""Writes an exported model in a format for services that have no PyTorch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
+    form: Annotated[
+        Literal["onnx", "int8"], typer.Option("--format", help="ONNX in fp32, or with matrices in 8 bits")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write [default: BUNDLE-FORMAT]", show_default=False)
+    ] = None,
+    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="JSONL file whose test rows it is held against")] = Path(
+        "data/reference/pairs.jsonl"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+) -> None:
+    """Convert an exported model to ONNX; needs `pip install '.[onnx]'`.
+
+    The graph is held against the model: cosine 0.9999 or more for every text in fp32, macro Recall@5 within 0.005. What
+    is not the same model is not kept. Latency is that of one query on one core, tokenization included.
+    """
+    import json
+    from dataclasses import asdict
+
+    from nic_ray.conversion import convert
+
+    folder = out or bundle.with_name(f"{bundle.name}-{form}")
+    say = (lambda _: None) if as_json else console.say
+    parity = convert(bundle, folder, form, pairs, overwrite=overwrite, say=say)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "format": form} | asdict(parity)))
+        return
+    rows = [
+        [
+            name,
+            f"{parity.recall[key]:.4f}",
+            f"{parity.milliseconds[key]['p50']:.1f} ms",
+            f"{parity.milliseconds[key]['p95']:.1f} ms",
+            f"{parity.bytes[key] / 1e6:.0f} MB",
+        ]
+        for name, key in (("Sentence Transformers", "model"), (f"ONNX ({form})", "graph"))
+    ]
+    console.show(console.table(["model", "macro Recall@5", "p50 a query", "p95 a query", "weights"], rows))
+    console.say(f"lowest cosine between the two embeddings of {parity.texts} texts: {parity.lowest_cosine:.6f}")
+    console.say(f"written to {folder}; its README.md shows how to run it")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,336 @@
+"""What is shown of long work: a live view in a terminal, lines elsewhere, nothing where that is asked for."""
+
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+log = logging.getLogger("nic_ray.progress")
+
+ENDS = ("finished", "stopped", "failed")
+BAR = 24
+"""Characters of a full bar of a domain."""
+SHOWN = 10
+"""Running trials that have a line; the best and the counts below must stay in sight."""
+REDRAWN = 2
+"""Times a second that the live view is drawn; each costs a few milliseconds of the trials' time."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Trials that are run together."""
+
+    name: str
+    trials: int
+    epochs: float
+    """That a trial trains, at most."""
+    objective: str
+    base: Mapping[str, float]
+    """Flat validation metrics of the base model."""
+
+
+class View:
+    """Shows nothing. Whatever happens goes to the logger "nic_ray.progress", a line each."""
+
+    def __init__(self) -> None:
+        self._trials, self._ended = 0, 0
+
+    def note(self, line: str) -> None:
+        """Write a line to the log."""
+        log.info(line)
+
+    def say(self, line: str) -> None:
+        """Something that is worth a line."""
+        self.note(line)
+
+    def dashboard(self, address: str) -> None:
+        """Where Ray's dashboard is to be found."""
+        self.note(f"dashboard: {address}")
+
+    def begin(self, trials: Round) -> None:
+        """Trials are about to be run."""
+        self._trials, self._ended = trials.trials, 0
+
+    def started(self, trial: str, sample: str) -> None:
+        """A trial has been handed its configuration."""
+        self.note(f"{trial}: {sample}")
+
+    def evaluated(self, trial: str, metrics: Mapping[str, float]) -> None:
+        """A trial has come to an evaluation; see `headline`."""
+        self.note(f"{trial}: {headline(metrics)}")
+
+    def restarted(self, trial: str, reason: str) -> None:
+        """A trial has died and goes on from its last checkpoint."""
+        self.say(f"{trial}: {reason}; it goes on from its last checkpoint")
+
+    def ended(self, trial: str, status: str, reason: str = "") -> None:
+        """A trial is over: "finished", "stopped" or "failed", which has a reason."""
+        self._ended += 1
+        how = {"stopped": "stopped early", "failed": f"failed: {reason}"}.get(status, status)
+        self.note(f"{trial}: {how} ({self._ended} of {self._trials} done)")
+
+    def over(self) -> None:
+        """All trials that were about to be run are over."""
+
+    @contextlib.contextmanager
+    def work(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Work on `total` texts; what is yielded is to be told how many more are done."""
+        self.note(what)
+        yield lambda _: None
+
+
+class Lines(View):
+    """A line for each thing that happens, for files, pipes and terminals that cannot do more."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def note(self, line: str) -> None:
+        """Write a line."""
+        super().note(line)
+        self._write(line)
+
+
+@dataclass
+class Running:
+    """A trial that runs."""
+
+    sample: str
+    epoch: float = 0.0
+    value: float | None = None
+    """The objective at its last evaluation."""
+    rate: float | None = None
+    """Training pairs per second."""
+
+
+@dataclass
+class Board:
+    """What the live view is drawn from."""
+
+    dashboard: str = ""
+    round: Round | None = None
+    begun: float = 0.0
+    """Seconds, of the clock that it is drawn by."""
+    running: dict[str, Running] = field(default_factory=dict)
+    ends: collections.Counter[str] = field(default_factory=collections.Counter)
+    best: tuple[str, Mapping[str, float]] | None = None
+    """A trial and its metrics."""
+    work: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Live(View):
+    """A table that is drawn again and again at the foot of a terminal; lines go above it."""
+
+    def __init__(self, console: "Console", clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.board = Board()
+        self._console, self._clock = console, clock
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw until the end of the block."""
+        from rich.live import Live as Drawing
+
+        def picture() -> "RenderableType":
+            return drawn(self.board, self._clock())
+
+        with Drawing(console=self._console, get_renderable=picture, refresh_per_second=REDRAWN, transient=True):
+            yield
+
+    def say(self, line: str) -> None:
+        """Write a line above the table."""
+        super().say(line)
+        self._print(line)
+
+    def dashboard(self, address: str) -> None:
+        """Keep it in sight."""
+        super().dashboard(address)
+        self.board.dashboard = address
+
+    def begin(self, trials: Round) -> None:
+        """Empty the table. The best so far stays: it is still that."""
+        super().begin(trials)
+        self.board.round, self.board.begun = trials, self._clock()
+        self.board.running, self.board.ends = {}, collections.Counter()
+
+    def started(self, trial: str, sample: str) -> None:
+        """Add a line; one that is started again keeps its own."""
+        super().started(trial, sample)
+        if trial not in self.board.running:
+            self.board.running = self.board.running | {trial: Running(sample)}
+
+    def evaluated(self, trial: str, metrics: Mapping[str, float]) -> None:
+        """Change its line, and perhaps what is the best so far."""
+        super().evaluated(trial, metrics)
+        assert self.board.round is not None
+        objective = self.board.round.objective
+        sample = self.board.running[trial].sample
+        now = Running(sample, metrics["epoch"], metrics[objective], metrics.get("pairs_per_second"))
+        self.board.running = self.board.running | {trial: now}
+        if self.board.best is None or metrics[objective] > self.board.best[1][objective]:
+            self.board.best = (trial, dict(metrics))
+
+    def ended(self, trial: str, status: str, reason: str = "") -> None:
+        """Take its line away, and leave one above for good."""
+        super().ended(trial, status, reason)
+        last = self.board.running[trial]
+        self.board.running = {name: each for name, each in self.board.running.items() if name != trial}
+        self.board.ends[status] += 1
+        value = "" if last.value is None else f" at {last.value:.4f} after {last.epoch:.2f} epochs"
+        self._print(f"{trial}: {status}{value}{f': {reason}' if reason else ''}  ({last.sample})")
+
+    def over(self) -> None:
+        """Draw no table of trials any more."""
+        self.board.round = None
+
+    @contextlib.contextmanager
+    def work(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar below the table."""
+        self.say(what)
+        self.board.work, self.board.done, self.board.total = what, 0, total
+
+        def more(count: int) -> None:
+            self.board.done += count
+
+        try:
+            yield more
+        finally:
+            self.board.work = ""
+
+    def _print(self, line: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(line), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def view(*, quiet: bool) -> Iterator[View]:
+    """What suits stdout: a live view in a terminal, else lines; nothing if `quiet`."""
+    import rich
+    import typer
+
+    console = rich.get_console()
+    if quiet:
+        yield View()
+    elif console.is_terminal and not console.is_dumb_terminal:
+        live = Live(console)
+        with live.drawing():
+            yield live
+    else:
+
+        def write(line: str) -> None:
+            typer.echo(line)
+            console.file.flush()
+
+        yield Lines(write)
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """An evaluation in one line.
+
+    Args:
+        metrics: flat; "epoch", "loss", the macro metrics and, if it was measured, "pairs_per_second".
+    """
+    rate = metrics.get("pairs_per_second")
+    return (
+        f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}  recall_at_5/macro "
+        f"{metrics['recall_at_5/macro']:.4f}  mrr/macro {metrics['mrr/macro']:.4f}"
+        f"{'' if rate is None else f'  {rate:.0f} pairs/s'}"
+    )
+
+
+def drawn(board: Board, now: float) -> "RenderableType":
+    """The picture of a board.
+
+    Args:
+        now: seconds, by the clock that `board.begun` was read from.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if board.round is not None:
+        parts += [Text(), _running(board, board.round)]
+        if board.best is not None:
+            parts += [Text(), *_best(board.best, board.round)]
+        parts += [Text(), Text(_counts(board, board.round, now))]
+    if board.work:
+        share = board.done / max(1, board.total)
+        parts.append(Text(f"{board.work}  {_filled(share)} {share:.0%}"))
+    if parts and board.dashboard:
+        parts.append(Text(f"dashboard: {board.dashboard}", style="dim"))
+    return Group(*parts)
+
+
+def _running(board: Board, trials: Round) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
+    for name in ("trial", "epoch", trials.objective, "pairs/s"):
+        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+    table.add_column("configuration", ratio=1, no_wrap=True, overflow="ellipsis")
+    for name, each in list(board.running.items())[:SHOWN]:
+        value = "" if each.value is None else f"{each.value:.4f}"
+        rate = "" if each.rate is None else f"{each.rate:.0f}"
+        row = (name, f"{each.epoch:.1f} of {trials.epochs:g}", value, rate, each.sample)
+        table.add_row(*(Text(cell) for cell in row))
+    if len(board.running) > SHOWN:
+        table.add_row(Text(f"and {len(board.running) - SHOWN} more"))
+    return table
+
+
+def _best(best: tuple[str, Mapping[str, float]], trials: Round) -> "list[RenderableType]":
+    from rich.text import Text
+
+    trial, metrics = best
+    metric = trials.objective.partition("/")[0]
+    names = sorted(key.partition("/")[2] for key in metrics if key.startswith(f"{metric}/"))
+    names = [
+        *(name for name in names if name not in ("macro", "worst")),
+        *(name for name in ("macro",) if name in names),
+    ]
+    lines = [Text(f"best so far: {trial}, {trials.objective} {metrics[trials.objective]:.4f} (base model beside it)")]
+    width = max(map(len, names), default=0)
+    for name in names:
+        value, base = metrics[f"{metric}/{name}"], trials.base.get(f"{metric}/{name}", 0.0)
+        style = "bold" if name == "macro" else ""
+        lines.append(
+            Text.assemble(
+                (f"{name:{width}}  ", style),
+                (_filled(value), "cyan"),
+                (f" {value:.3f}  {base:.3f} ({value - base:+.3f})", style),
+            )
+        )
+    return list(lines)
+
+
+def _counts(board: Board, trials: Round, now: float) -> str:
+    ended = sum(board.ends.values())
+    counts = ", ".join(f"{board.ends[status]} {status}" for status in ENDS)
+    elapsed = now - board.begun
+    share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials
+    # before that, the start of the first trials is most of what is known
+    left = f"about {_clock(elapsed * (1 - share) / share)} left" if share >= 0.05 else "time left unknown"
+    return f"{trials.name}: {ended} of {trials.trials} trials ended ({counts}), {_clock(elapsed)} gone, {left}"
+
+
+def _filled(share: float) -> str:
+    """A bar of `BAR` characters, filled to a share; exact to an eighth of a character."""
+    eighths = round(min(1.0, max(0.0, share)) * BAR * 8)
+    return ("█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")).ljust(BAR, "·")
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -1,0 +1,46 @@
+"""Shows what a model finds for a question, beside what its base model finds."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nic_ray import console
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
+    corpus: Annotated[
+        Path,
+        typer.Option(metavar="PAIRS|FOLDER", help="passages: of a JSONL file of pairs, or of a folder of .txt and .md"),
+    ],
+    queries: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY...", help="questions; without any, they are read from stdin")
+    ] = None,
+    count: Annotated[int, typer.Option("--top", min=1, help="passages to show for a question")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a question instead")] = False,
+) -> None:
+    """Ask a model: the passages nearest to a question, with their cosines and domains, the base model's beside them."""
+    import json
+    from dataclasses import asdict
+
+    from nic_ray.corpus import read_corpus
+    from nic_ray.retriever import describe, retriever
+
+    passages = read_corpus(corpus)
+    ask = retriever(bundle, passages, say=(lambda _: None) if as_json else console.say)
+    if not queries and sys.stdin.isatty():
+        console.say("ask, one question a line; an end of file (Ctrl-D) ends it")
+    for query in queries or filter(None, map(str.strip, sys.stdin)):
+        found = ask(query, count)
+        if as_json:
+            print(
+                json.dumps({"query": query} | {model: [asdict(each) for each in own] for model, own in found.items()})
+            )
+        else:
+            console.say(f"\n{query}\n" + "\n".join(describe(found)))
+
+
+if __name__ == "__main__":
+    console.run(main)

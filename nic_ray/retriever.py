@@ -1,0 +1,81 @@
+"""A small search engine over some passages: a tuned model beside its base model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentence_transformers.util import semantic_search
+
+from nic_ray import bundle as bundles
+from nic_ray import encoder as encoders
+from nic_ray.corpus import Passage
+
+SHOWN = 160
+"""Characters of a passage that are shown."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that a model has found."""
+
+    rank: int
+    cosine: float
+    domain: str
+    text: str
+    other_rank: int
+    """That the other model gives it."""
+
+
+def retriever(
+    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None]
+) -> Callable[[str, int], dict[str, list[Found]]]:
+    """Embed passages with a bundle's model and with its base model.
+
+    Args:
+        folder: the bundle; it is verified first.
+        passages: to search in.
+        say: is told what is embedded, a line at a time.
+
+    Returns:
+        a function of a question and a count, that gives for "tuned" and "base" so many passages, the nearest first.
+
+    Raises:
+        InputError: the bundle is damaged or none, or its base model is not to be had.
+    """
+    models = {"tuned": bundles.load(folder), "base": encoders.load(bundles.read_metadata(folder)["base_model"]).model}
+    models["base"].max_seq_length = models["tuned"].max_seq_length
+    say(f"embedding {len(passages)} passages with {folder} and with its base model")
+    texts = [passage.text for passage in passages]
+    corpora = {name: model.encode_document(texts, convert_to_tensor=True) for name, model in models.items()}
+
+    def ask(query: str, count: int) -> dict[str, list[Found]]:
+        hits = {
+            name: semantic_search(model.encode_query(query, convert_to_tensor=True), corpora[name], top_k=len(texts))[0]
+            for name, model in models.items()
+        }
+        ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(own, 1)} for name, own in hits.items()}
+        return {
+            name: [
+                Found(
+                    rank,
+                    float(hit["score"]),
+                    passages[hit["corpus_id"]].domain,
+                    passages[hit["corpus_id"]].text,
+                    ranks["base" if name == "tuned" else "tuned"][hit["corpus_id"]],
+                )
+                for rank, hit in enumerate(own[:count], 1)
+            ]
+            for name, own in hits.items()
+        }
+
+    return ask
+
+
+def describe(found: Mapping[str, Sequence[Found]]) -> Iterator[str]:
+    """What the two models found, a line each."""
+    for model, other in (("tuned", "base"), ("base", "tuned")):
+        yield f"{model} model:"
+        for each in found[model]:
+            text = " ".join(each.text.split())
+            yield f"  {each.rank}. {each.cosine:.3f}  {each.domain}  ({other} model: rank {each.other_rank})"
+            yield f"     {text if len(text) <= SHOWN else text[: SHOWN - 2] + ' …'}"

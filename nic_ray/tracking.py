@@ -1,0 +1,64 @@
+"""Trials in the trackers that people use: MLflow; TensorBoard's files are written by Ray itself."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune import Callback
+
+from nic_ray.config import TrackersConfig
+from nic_ray.errors import InputError
+
+log = logging.getLogger("nic_ray.tracking")
+
+
+class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
+    """Ray's callback for MLflow. A tracker that fails costs its record and no search."""
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Settings of a trial."""
+        _survived(super().log_trial_start, trial)
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        """An evaluation."""
+        _survived(super().log_trial_result, iteration, trial, result)
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """How it ended."""
+        _survived(super().log_trial_end, trial, failed)
+
+
+def _survived(record: Callable[..., None], *given: Any) -> None:
+    try:
+        record(*given)
+    except Exception as error:  # of a server, a network or a database that are none of ours
+        log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
+
+
+def trackers(config: TrackersConfig, run: str) -> list[Callback]:
+    """Callbacks that record trials where the user wants them, besides TensorBoard's, which Ray adds itself.
+
+    Args:
+        run: name of the run, which each trial is tagged with.
+
+    Raises:
+        InputError: MLflow is not installed, or cannot be reached.
+    """
+    if config.mlflow is None:
+        return []
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of waits that double: seven take minutes
+    try:
+        import mlflow
+    except ImportError:
+        raise InputError("trackers.mlflow: MLflow is not installed; pip install '.[mlflow]'") from None
+    try:
+        mlflow.MlflowClient(config.mlflow).search_experiments(max_results=1)
+    except Exception as error:  # each kind of store has its own
+        raise InputError(
+            f"trackers.mlflow: {config.mlflow} cannot be used ({' '.join(str(error).split())[:200]}); name a store "
+            "such as sqlite:///mlflow.db or the address of a server that runs, or leave it away"
+        ) from None
+    return [Tracked(config.mlflow, experiment_name=config.experiment, tags={"run": run})]

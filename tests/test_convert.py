@@ -1,0 +1,140 @@
+"""Exported models as ONNX graphs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import console, conversion, convert
+from nic_ray.bundle import file_sha256, find_faults, read_metadata, write_bundle
+from nic_ray.conversion import Parity, embedder
+from nic_ray.errors import InputError, RunError
+
+TEXTS = ["", "a", "How do I replace the leaking rotor of the pump?", "hot " * 100, "Ünknown Wörds, 12.5 %"]
+
+
+@pytest.fixture
+def bundle(tiny_model, tiny_pairs_file, tmp_path):
+    def make(model_type="bert"):
+        metadata = {
+            "name": "tuned",
+            "base_model": str(tiny_model(model_type)),
+            "data": {"sha256": file_sha256(tiny_pairs_file)},
+            "split": {"protocol": "unseen_passages", "seed": 3, "validation_share": 0.25, "test_share": 0.25},
+        }
+        model = SentenceTransformer(str(tiny_model(model_type, layers=3)), device="cpu")
+        write_bundle(tmp_path / "tuned", model, metadata, training_log="")
+        return tmp_path / "tuned"
+
+    return make
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tiny_pairs_file):
+    monkeypatch.setattr(conversion, "TIMED", 10)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments), "--pairs", str(tiny_pairs_file)])
+        with pytest.raises(SystemExit) as stopped:
+            console.run(convert.main)
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
+def test_the_graph_embeds_as_the_model_does(bundle, run, model_type):
+    folder = bundle(model_type)
+    code, out, err = run(folder)
+    assert (code, err) == (0, "")
+    assert "lowest cosine" in out
+    written = folder.with_name("tuned-onnx")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    assert embedder(written)(TEXTS) == pytest.approx(expected, abs=1e-5)
+    assert find_faults(written) == []
+    assert {path.name for path in written.iterdir()} == {"README.md", "metadata.json", "model.onnx", "tokenizer.json"}
+
+
+def test_eight_bits_are_measured_and_told(bundle, run):
+    folder = bundle()
+    code, out, err = run(folder, "--format", "int8", "--json")
+    if code == 1:  # weights that were drawn at random may not survive it, and then nothing is kept
+        assert "want them within 0.005; it was not kept; use --format onnx" in err
+        assert not folder.with_name("tuned-int8").exists()
+        return
+    found = json.loads(out)
+    assert b"DynamicQuantizeLinear" in (folder.with_name("tuned-int8") / "model.onnx").read_bytes()
+    assert abs(found["recall"]["model"] - found["recall"]["graph"]) <= 0.005
+    assert found["milliseconds"]["graph"]["p50"] <= found["milliseconds"]["graph"]["p95"]
+    metadata = read_metadata(folder.with_name("tuned-int8"))
+    assert metadata["format"] == "int8"
+    assert metadata["parity"]["recall"] == found["recall"]
+    assert metadata["converted_from"]["weights_sha256"] == file_sha256(folder / "model.safetensors")
+    texts = TEXTS[1:]
+    near = embedder(folder.with_name("tuned-int8"))(texts) * SentenceTransformer(str(folder), device="cpu").encode(
+        texts
+    )
+    assert near.sum(axis=1).min() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("form", "cosine", "recall", "said"),
+    [
+        ("onnx", 0.9998, 0.5, r"a text's two embeddings have a cosine of 0\.999800, want 0\.9999 at least"),
+        ("onnx", float("nan"), 0.5, "cosine of nan"),
+        ("onnx", 1.0, 0.494, r"macro Recall@5 0\.4940 instead of 0\.5000, want them within 0\.005; it was not kept$"),
+        ("int8", 0.98, 0.506, r"want them within 0\.005; it was not kept; use --format onnx$"),
+        ("int8", 0.98, 0.504, None),
+        ("onnx", 0.9999, 0.5, None),
+    ],
+)
+def test_a_graph_that_is_another_model_is_refused(form, cosine, recall, said):
+    parity = Parity(3, cosine, {"model": 0.5, "graph": recall}, {}, {})
+    if said is None:
+        conversion._refuse_other_model(form, parity)
+        return
+    with pytest.raises(RunError, match=said):
+        conversion._refuse_other_model(form, parity)
+
+
+def test_what_is_refused_is_not_kept(bundle, run, monkeypatch):
+    def other(*_):
+        return Parity(3, 0.5, {"model": 0.5, "graph": 0.5}, {}, {})
+
+    monkeypatch.setattr(conversion, "_measure", other)
+    folder = bundle()
+    code, _, err = run(folder)
+    assert code == 1
+    assert "the graph is not the model" in err
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith((".tuned", "tuned-"))] == []
+
+
+def test_a_place_that_is_taken_is_kept_and_replaced_when_asked(bundle, run):
+    folder = bundle()
+    assert run(folder)[0] == 0
+    code, _, err = run(folder)
+    assert code == 2
+    assert "exists already" in err
+    assert run(folder, "--overwrite")[0] == 0
+
+
+def test_packages_that_lack_are_named_with_the_way_to_get_them(bundle, tiny_pairs_file, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else True)
+    with pytest.raises(InputError, match=r"needs onnxscript; install them with: pip install '\.\[onnx\]'"):
+        conversion.convert(
+            tmp_path, tmp_path / "out", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None
+        )  # fmt: skip
+
+
+def test_the_lines_of_its_readme_run_with_onnxruntime_and_tokenizers_alone(bundle, run):
+    folder = bundle()
+    assert run(folder)[0] == 0
+    written = folder.with_name("tuned-onnx")
+    code = (written / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code += "print(embeddings.tolist())\nimport sys\nassert not {'torch', 'transformers'} & set(sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder.parent, capture_output=True, text=True, check=True)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(["How is the bearing replaced?"])
+    assert np.array(json.loads(done.stdout)) == pytest.approx(expected, abs=1e-5)

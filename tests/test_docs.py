@@ -1,0 +1,232 @@
+"""README and runbook: every command in them parses, and those that take less than a minute are run."""
+
+import importlib
+import io
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from nic_ray import console
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "runbook.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:\.venv/bin/)?python -m nic_ray[^`\[]*)`")
+OTHERS = {"source", "kubectl", "tensorboard", "optuna-dashboard"}
+"""Programs that are none of ours and none that the tests could start."""
+PLACEHOLDERS = ("FILE", "SAMPLE")
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Each command of a page, on one line: of the blocks without a language, and of the prose."""
+    text = page.read_text(encoding="utf-8")
+    for language, block in FENCE.findall(text):
+        if not language:
+            for line in block.replace("\\\n", " ").splitlines():
+                if command := line.partition("  #")[0].strip():
+                    yield command
+    for found in INLINE.findall(FENCE.sub("", text)):
+        yield " ".join(found.split())
+
+
+ALL = sorted({command for page in PAGES for command in commands(page)} - {"python -m nic_ray"})
+PICTURES = ("├", "──", "=", "/", "  ")
+
+
+def is_command(line: str) -> bool:
+    """Whether a line of a block without a language is for a shell, and no picture or list of files."""
+    program = line.split()[0].removeprefix(".venv/bin/")
+    return program in {"python", "make", "ray", "nic-ray", *OTHERS}
+
+
+NAMES = {"nic_ray.check", "nic_ray.compare"}
+"""Commands that prose names without the arguments that they need."""
+COMMANDS = [line for line in ALL if is_command(line)]
+
+
+def ours(command: str) -> list[str] | None:
+    """Module and arguments of a command of ours, also if it is handed to Ray; None for another."""
+    words = shlex.split(command)
+    if words[0] == "ray" and "--" in words:
+        words = words[words.index("--") + 1 :]
+    words[0] = words[0].removeprefix(".venv/bin/")
+    if words[:2] == ["python", "-m"] and words[2].startswith("nic_ray."):
+        return words[2:]
+    if words[0] == "nic-ray" and len(words) > 1 and not words[1].startswith("-"):
+        return [f"nic_ray.{words[1]}", *words[2:]]
+    return None
+
+
+def parse(module: str, arguments: list[str]) -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(module).main)
+    typer.main.get_command(app).make_context(module, list(arguments))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one_that_exists(command):
+    words = shlex.split(command)
+    found = ours(command)
+    if found is not None:
+        if len(found) > 1 or found[0] not in NAMES:
+            parse(found[0], found[1:])
+        for word in found[1:]:
+            if word.startswith(("tune_configs/", "data/")):
+                assert (ROOT / word).exists(), word
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+    elif words[0] == "ray":
+        assert words[1] in {"up", "job", "get-auth-token"}
+        assert all((ROOT / word).exists() for word in words if word.startswith("deploy/"))
+    else:
+        assert words[0] in OTHERS | {"nic-ray"}
+
+
+def test_the_commands_are_found():
+    modules = {found[0].removeprefix("nic_ray.") for command in COMMANDS if (found := ours(command))}
+    assert modules >= {"tune", "plan", "check", "export", "verify", "evaluate", "compare", "retrieve", "convert"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_files_and_headings_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).strip().lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings
+        elif not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) < 250
+
+
+def generated():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        return importlib.import_module("generate")
+    finally:
+        sys.path.pop(0)
+
+
+def test_schema_and_settings_are_those_of_the_code():
+    generate = generated()
+    assert (ROOT / generate.SCHEMA).read_text(encoding="utf-8") == generate.schema(), "run: python docs/generate.py"
+    text = (ROOT / generate.RUNBOOK).read_text(encoding="utf-8")
+    assert text == generate.runbook(text), "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tune_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_name_the_schema_and_follow_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    schema = json.loads((path.parent / "schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"search": {"trails": 3}},
+        {"search": {"trials": 0}},
+        {"search": {"time_budget": "soon"}},
+        {"space": {"seed": {"choice": [1, 2]}}},
+        {"train": {"schedule": "sometimes"}},
+    ],
+)
+def test_the_schema_refuses_what_the_code_refuses(wrong):
+    schema = json.loads((ROOT / "tune_configs" / "schema.json").read_text(encoding="utf-8"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema)
+
+
+def test_a_duration_and_choices_of_all_kinds_follow_the_schema():
+    schema = json.loads((ROOT / "tune_configs" / "schema.json").read_text(encoding="utf-8"))
+    space = {"schedule": {"choice": ["cosine", "linear"]}, "patience": {"choice": [None, 3]}}
+    jsonschema.validate({"search": {"time_budget": "2h"}, "space": space}, schema)
+
+
+STANDS_FOR = {"PAIRS": "pairs.jsonl", "RUN_DIR": "runs/RUN", "BUNDLE": "models/nic-embeddings-v1.0"}
+"""What of the smoke search is meant where prose names an argument."""
+QUICK = sorted(
+    {
+        shlex.join(["python", "-m", *(STANDS_FOR.get(word, word) for word in found)])
+        for command in COMMANDS
+        if (found := ours(command))
+        and len(found) > 1
+        and found[0].removeprefix("nic_ray.")
+        in {"check", "verify", "evaluate", "compare", "retrieve", "convert", "export"}
+    }
+)
+
+
+@pytest.mark.slow
+# Ray leaves its processes to the operating system when it is shut down
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("command", QUICK)
+def test_commands_run_as_they_stand(command, smoke, monkeypatch, capsys):
+    module, *arguments = ours(command) or []
+    monkeypatch.chdir(smoke)
+    # the smoke search convinces no guard, and what an earlier command has written may be replaced
+    more = {"export": ["--overwrite", "--export-anyway"], "convert": ["--overwrite"]}
+    arguments += more.get(module.removeprefix("nic_ray."), [])
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("How is the belt tightened?\n"))
+    with pytest.raises(SystemExit) as stopped:
+        console.run(importlib.import_module(module).main)
+    said = capsys.readouterr()
+    # findings, and a graph that is not the model, are answers as well
+    answers = (0, 1) if "--fail-on" in arguments or "the graph is not the model" in said.err else (0,)
+    assert stopped.value.code in answers, said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
+@pytest.mark.slow
+def test_optunas_dashboard_opens_the_study_of_a_run(smoke):
+    (command,) = (line for line in COMMANDS if line.startswith("optuna-dashboard"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).parent / "optuna-dashboard"
+    with subprocess.Popen(
+        [str(program), *shlex.split(command)[1:], "--port", str(port)],
+        cwd=smoke, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as dashboard:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=10) as answer:
+                        (study,) = json.load(answer)["study_summaries"]
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=10) as answer:
+                        page = answer.read().decode()
+                    break
+                except urllib.error.URLError:
+                    assert dashboard.poll() is None, dashboard.stdout and dashboard.stdout.read()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+        finally:
+            dashboard.terminate()
+            dashboard.wait(20)
+    assert study["study_name"] == "nic_ray"
+    assert study["directions"] == ["maximize"]
+    assert "<title>" in page

@@ -1,0 +1,70 @@
+"""What a model finds for a question, beside its base model."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import console, retrieve
+from nic_ray.bundle import write_bundle
+from nic_ray.corpus import read_corpus
+from nic_ray.errors import InputError
+from nic_ray.retriever import describe, retriever
+
+
+@pytest.fixture
+def bundle(tiny_model, tmp_path):
+    model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
+    metadata = {"name": "tuned", "base_model": str(tiny_model())}
+    write_bundle(tmp_path / "tuned", model, metadata, training_log="")
+    return tmp_path / "tuned"
+
+
+def test_both_models_rank_as_their_embeddings_say(bundle, tiny_model, tiny_pairs_file):
+    passages = read_corpus(tiny_pairs_file)
+    question = "How do I replace the leaking rotor?"
+    found = retriever(bundle, passages, say=lambda _: None)(question, 5)
+    order = {}
+    for name, folder in (("tuned", bundle), ("base", tiny_model())):
+        model = SentenceTransformer(str(folder), device="cpu")
+        query, texts = model.encode(question), model.encode([passage.text for passage in passages])
+        cosines = texts @ query / np.linalg.norm(texts, axis=1) / np.linalg.norm(query)
+        order[name] = np.argsort(-cosines).tolist()
+        assert [each.text for each in found[name]] == [passages[number].text for number in order[name][:5]]
+        assert [each.cosine for each in found[name]] == pytest.approx(sorted(cosines)[::-1][:5], abs=1e-5)
+        assert [each.rank for each in found[name]] == [1, 2, 3, 4, 5]
+    assert [each.other_rank for each in found["tuned"]] == [order["base"].index(n) + 1 for n in order["tuned"][:5]]
+    assert [each.other_rank for each in found["base"]] == [order["tuned"].index(n) + 1 for n in order["base"][:5]]
+    lines = list(describe(found))
+    first = found["tuned"][0]
+    assert lines[0] == "tuned model:"
+    assert lines[1] == f"  1. {first.cosine:.3f}  {first.domain}  (base model: rank {first.other_rank})"
+
+
+def test_a_damaged_bundle_answers_nothing(bundle, tiny_pairs_file):
+    (bundle / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match="not loaded"):
+        retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None)
+
+
+def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_file, monkeypatch, capsys):
+    def run(*arguments: object, stdin: str = "") -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["retrieve", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as stopped:
+            console.run(retrieve.main)
+        assert stopped.value.code == 0
+        return capsys.readouterr().out.splitlines()
+
+    given = (bundle, "--corpus", tiny_pairs_file)
+    (one,) = run(*given, "a hot rotor", "--top", "2", "--json")
+    assert json.loads(one)["query"] == "a hot rotor"
+    assert [len(json.loads(one)[model]) for model in ("tuned", "base")] == [2, 2]
+    asked = run(*given, "--json", stdin="a hot rotor\n\nno sound\n")
+    assert [json.loads(line)["query"] for line in asked] == ["a hot rotor", "no sound"]
+    text = run(*given, "a hot rotor")
+    assert "a hot rotor" in text
+    assert {"tuned model:", "base model:"} <= set(text)

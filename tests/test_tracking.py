@@ -1,0 +1,38 @@
+"""Trials in MLflow, as far as it needs no cluster; tests/test_ray.py has a search that is recorded."""
+
+import logging
+import sys
+
+import pytest
+
+from nic_ray.config import TrackersConfig
+from nic_ray.errors import InputError
+from nic_ray.tracking import trackers
+
+
+def test_nothing_is_recorded_where_nobody_asked():
+    assert trackers(TrackersConfig(), "run") == []
+
+
+def test_a_package_that_lacks_is_named_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(InputError, match=r"MLflow is not installed; pip install '\.\[mlflow\]'"):
+        trackers(TrackersConfig(mlflow="sqlite:///m.db"), "run")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_store_that_cannot_be_used_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"trackers\.mlflow: nonsense://there cannot be used .*; name a store such as"):
+        trackers(TrackersConfig(mlflow="nonsense://there"), "run")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_tracker_that_fails_costs_its_record_and_no_search(tmp_path, caplog):
+    (tracked,) = trackers(TrackersConfig(mlflow=f"sqlite:///{tmp_path}/m.db"), "run")
+    caplog.set_level(logging.WARNING, "nic_ray.tracking")
+    for record in (tracked.log_trial_start, tracked.log_trial_end):
+        record(object())  # no trial, and nothing is set up
+    tracked.log_trial_result(1, object(), {})
+    told = [record.getMessage() for record in caplog.records if record.name == "nic_ray.tracking"]
+    assert len(told) == 3
+    assert all(message.startswith("MLflow: not recorded (") for message in told)
