@@ -142,13 +142,11 @@ def _compute(
     drafts = {depth: path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp") for depth, path in files.items()}
     if files:
         next(iter(files.values())).parent.mkdir(parents=True, exist_ok=True)
-    values: dict[int, NDArray[Any]] = {
-        depth: np.lib.format.open_memmap(drafts[depth], mode="w+", dtype=dtype, shape=shape)
-        if depth in drafts
-        else np.empty(shape, dtype)
-        for depth in missing
-    }
     try:
+        values: dict[int, NDArray[Any]] = {
+            depth: _new_file(drafts[depth], dtype, shape) if depth in drafts else np.empty(shape, dtype)
+            for depth in missing
+        }
         bounds = _shards(source)
         at = 0
         shards = chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds])
@@ -168,6 +166,19 @@ def _compute(
         depth: StoredInputs(files[depth], tokens.offsets) if depth in files else Inputs(values[depth], tokens.offsets)
         for depth in missing
     }
+
+
+def _new_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """A mapped file that has its room: on a full disk, writing to one that has not kills the process.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return values
 
 
 def _shards(inputs: Inputs) -> list[tuple[int, int]]:

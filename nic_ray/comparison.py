@@ -15,8 +15,9 @@ from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import load
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder
-from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide
+from nic_ray.record import TRAINED
 from nic_ray.retrieval import flat_metrics
 from nic_ray.split import Part
 from nic_ray.statistics import Interval, paired_intervals
@@ -59,12 +60,13 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
     Raises:
         InputError: unusable pairs, model or metadata of a bundle.
     """
+    read = read_pairs(pairs)
     metadata = _metadata_of(model)
     has_split = _was_trained_on(metadata, pairs)
     data = None
     if split != "all":
         data = _split_of(metadata["split"], Path(model)) if has_split else DataConfig()
-    collection, chosen = _rows(pairs, split, data)
+    collection, chosen = _rows(read, split, data)
     max_tokens = _max_tokens(metadata)
     base_model = metadata.get("base_model", PACKAGED_NAMES[0])
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
@@ -129,7 +131,7 @@ def compare_models(
 
     Args:
         names: two or more run folders, bundles, other model folders, packaged names or hub ids. A run stands for
-            what it has exported.
+            what it has exported, that of a single training for its best model.
         pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
         split: part of the rows that asks; the corpus is that of all parts.
         seed: of the resampling behind the intervals.
@@ -140,13 +142,14 @@ def compare_models(
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
+    read = read_pairs(pairs)
     folders = {name: _model_of(name) for name in names}
     metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
     owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
     data = None if split == "all" else DataConfig()
     if owner is not None:
         data = _split_of(metadata[owner]["split"], Path(folders[owner]))
-    collection, rows = _rows(pairs, split, data)
+    collection, rows = _rows(read, split, data)
     domains = [collection.domains[row] for row in rows]
     scores = {}
     for name, folder in folders.items():
@@ -181,9 +184,11 @@ def verdict(macro: Interval) -> str:
 
 def _model_of(name: str) -> str:
     """The folder of a model; of a run's, what it has exported."""
-    result = Path(name) / "result.json"
+    result, trained = Path(name) / "result.json", Path(name) / TRAINED
     if not (Path(name) / "config.yaml").is_file():
         return name
+    if not result.exists() and trained.is_dir():
+        return str(trained)
     try:
         bundle = json.loads(result.read_text(encoding="utf-8"))["bundle"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -230,16 +235,16 @@ def rows_of_model(
     Raises:
         InputError: unusable pairs or metadata.
     """
+    read = read_pairs(pairs)
     data = None
     if split != "all":
         own = _was_trained_on(metadata, pairs)
         data = _split_of(metadata["split"], Path(metadata["name"])) if own else DataConfig()
-    return _rows(pairs, split, data)
+    return _rows(read, split, data)
 
 
-def _rows(pairs: Path, split: Part | Literal["all"], data: DataConfig | None) -> tuple[Collection, list[int]]:
+def _rows(read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None) -> tuple[Collection, list[int]]:
     """The texts, and the rows that ask; all of them without a split."""
-    read = read_pairs(pairs)
     if data is None:
         return index_pairs(read), list(range(len(read)))
     collection, parts = divide(read, data)

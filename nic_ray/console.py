@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from nic_ray.errors import InputError, RunError
+from nic_ray.errors import InputError, RunError, wants_room
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ OVER_ALL_DOMAINS = ("worst", "macro")
 def run(main: Callable[..., None]) -> None:
     """Run a typed function as a command of its own and exit.
 
-    Exit codes: 0 done; 1 `RunError`; 2 `InputError` or arguments that do not parse; 130 interrupted
+    Exit codes: 0 done; 1 `RunError`, or a full disk; 2 `InputError` or arguments that do not parse; 130 interrupted
     (with what the exception says of how to go on).
     Any other exception is a defect and keeps its traceback.
 
@@ -111,6 +111,12 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             _complain(str(error) or "interrupted")
             raise typer.Exit(130) from None
+        except Exception as error:
+            if not wants_room(error):
+                raise
+            place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            _complain(f"{place}no space left on the disk; make room, and run it again", label="error: ")
+            raise typer.Exit(1) from None
 
     return command
 

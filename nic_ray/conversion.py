@@ -21,6 +21,7 @@ from nic_ray import bundle as bundles
 from nic_ray.comparison import rows_of_model
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import query_scores, texts_to_score
+from nic_ray.pairs import Collection
 from nic_ray.retrieval import flat_metrics
 
 Format = Literal["onnx", "int8"]
@@ -70,10 +71,14 @@ def convert(
     """
     lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if lacking:
-        raise InputError(f"--format {form}: needs {', '.join(lacking)}; install them with: pip install '.[onnx]'")
-    bundles.refuse_existing(out, overwrite)
-    model = bundles.load(folder)
+        raise InputError(
+            f"--format {form}: needs {', '.join(lacking)}; install them with: "
+            "pip install -c constraints.txt -e '.[onnx]'"
+        )
+    _refuse_place(out, overwrite)
     metadata = bundles.read_metadata(folder)
+    collection, rows = rows_of_model(metadata, pairs, "test")
+    model = bundles.load(folder)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         say(f"writing {folder} as an ONNX graph")
@@ -83,7 +88,7 @@ def convert(
             say("storing its matrices in 8 bits")
             _quantize(work / GRAPH)
         say(f"holding it against the model, on texts of {pairs}")
-        parity = _measure(model, metadata, work, pairs, folder / "model.safetensors")
+        parity = _measure(model, collection, rows, work, folder / "model.safetensors")
         _refuse_other_model(form, parity)
         source = {"name": metadata["name"], "weights_sha256": metadata["files"].get("model.safetensors")}
         written = {
@@ -93,6 +98,7 @@ def convert(
             "format": form,
             "converted_from": source,
             "max_tokens": model.max_seq_length,
+            "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
             "parity": asdict(parity),
         }
         (work / "README.md").write_text(_readme(out.name, form, written, parity), encoding="utf-8")
@@ -202,10 +208,26 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def _refuse_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless by a graph that may be replaced.
+
+    Raises:
+        InputError: it is.
+    """
+    try:
+        bundles.refuse_existing(out, overwrite)
+    except InputError as error:
+        raise InputError(str(error).replace("another --name", "another place with --out")) from None
+    if overwrite and out.exists() and any(out.iterdir()) and "converted_from" not in bundles.read_metadata(out):
+        raise InputError(
+            f"{out}: --overwrite replaces only what was converted before, and this is an exported model; choose "
+            "another place with --out"
+        )
+
+
 def _measure(
-    model: SentenceTransformer, metadata: Mapping[str, Any], folder: Path, pairs: Path, weights: Path
+    model: SentenceTransformer, collection: Collection, rows: Sequence[int], folder: Path, weights: Path
 ) -> Parity:
-    collection, rows = rows_of_model(metadata, pairs, "test")
     numbers = texts_to_score(collection, rows)
     texts = [collection.texts[number] for number in numbers.tolist()]
     found = {"model": _by_model(model)(texts), "graph": embedder(folder)(texts)}
@@ -293,6 +315,7 @@ embeddings = session.run(None, {{
 |---|---:|---:|---:|---:|
 {rows}
 
-Measured when it was converted, on one core of that machine, from a query's text to its embedding. The lowest cosine
+Measured when it was converted, on the test rows of {metadata["pairs"]["name"]} (SHA-256
+{metadata["pairs"]["sha256"]}) and on one core of that machine, from a query's text to its embedding. The lowest cosine
 between the two embeddings of any of {parity.texts} texts is {parity.lowest_cosine:.6f}.
 """

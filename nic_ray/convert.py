@@ -22,7 +22,7 @@ def main(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
-    """Convert an exported model to ONNX; needs `pip install '.[onnx]'`.
+    """Convert an exported model to ONNX; needs `pip install -c constraints.txt -e '.[onnx]'`.
 
     The graph is held against the model: cosine 0.9999 or more for every text in fp32, macro Recall@5 within 0.005. What
     is not the same model is not kept. Latency is that of one query on one core, tokenization included.

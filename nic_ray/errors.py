@@ -1,4 +1,11 @@
-"""The two ways in which a command ends badly."""
+"""The two ways in which a command ends badly, and the one that any line can meet: a full disk."""
+
+import errno
+from collections.abc import Iterator
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""As libraries put it that wrap the error in one of their own."""
 
 
 class InputError(ValueError):
@@ -10,3 +17,20 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The input was fine and the run failed all the same: exit code 1."""
+
+
+def wants_room(error: BaseException) -> bool:
+    """Whether an exception, or one behind it, says that a disk is full."""
+    return any(
+        (isinstance(each, OSError) and each.errno in FULL) or any(words in str(each) for words in FULL_IN_WORDS)
+        for each in _behind(error)
+    )
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    left: BaseException | None = error
+    while left is not None and id(left) not in seen:
+        seen.add(id(left))
+        yield left
+        left = left.__cause__ or left.__context__

@@ -43,7 +43,7 @@ def mine_negatives(
     try:
         from datasets import Dataset
     except ImportError:
-        raise InputError("mining needs the package datasets: pip install 'nic_ray[mine]'") from None
+        raise InputError("mining needs the package datasets: pip install -c constraints.txt -e '.[mine]'") from None
     from sentence_transformers.util import mine_hard_negatives
 
     texts = collection.texts

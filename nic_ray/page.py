@@ -350,7 +350,10 @@ def _parallel(found: Found) -> Part:
         x=[None], y=[None], mode="markers", showlegend=False,
         marker={
             "color": [low], "cmin": low, "cmax": high, "colorscale": "Cividis_r", "showscale": True,
-            "colorbar": {"title": {"text": "objective"}, "thickness": 12, "tickformat": ".3f", "nticks": 5},
+            "colorbar": {
+                "title": {"text": _label(_named(objective)).replace(" ", "<br>")},
+                "thickness": 12, "tickformat": ".3f", "nticks": 5,
+            },
         },
     )  # fmt: skip
     figure.update_xaxes(
@@ -369,10 +372,12 @@ def _parallel(found: Found) -> Part:
 
 def _importance(found: Found) -> Part:
     names = [name for name in found.config.space if len({str(row.get(name)) for row in found.result["trials"]}) > 1]
-    if len(_values(found)) < 4 or not names or len(set(_values(found))) < 2:
-        yield _sentence("Needs at least four trials with different values; this search has fewer.")
+    if found.study is None or len(_values(found)) < 4 or not names or len(set(_values(found))) < 2:
+        yield _sentence(
+            f"Needs four trials with a value, that differ in it and in their settings; this search has "
+            f"{len(_values(found))} with a value."
+        )
         return
-    assert found.study is not None
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     figure = optuna.visualization.plot_param_importances(found.study, evaluator=evaluator, params=names)
     figure.update_traces(marker_color="#0072B2", showlegend=False)
@@ -520,12 +525,17 @@ def _read_study(path: Path, result: Mapping[str, Any]) -> tuple[optuna.Study | N
     if not path.exists():
         return None, ()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    storage = None
     try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
         summaries = optuna.get_all_study_names(storage)
         trials = optuna.load_study(study_name=summaries[0], storage=storage).trials if summaries else []
+    except Exception as error:  # damage has many faces, and costs the figures of the study only
+        log.warning("%s: cannot be read (%s)", path, " ".join(str(error).split())[:200])
+        return None, ()
     finally:
-        storage.engine.dispose()
+        if storage is not None:
+            storage.engine.dispose()
     status = {row["trial"]: row["status"] for row in result["trials"]}
     states = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
     courses = []

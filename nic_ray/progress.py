@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ class Round:
     objective: str
     base: Mapping[str, float]
     """Flat validation metrics of the base model."""
+    deadline: float = math.inf
+    """When no trial goes on, by the monotonic clock."""
+    best: tuple[str, Mapping[str, float]] | None = None
+    """The best trial of an earlier part of the search, and its metrics."""
 
 
 class View:
@@ -161,6 +166,7 @@ class Live(View):
         super().begin(trials)
         self.board.round, self.board.begun = trials, self._clock()
         self.board.running, self.board.ends = {}, collections.Counter()
+        self.board.best = self.board.best or trials.best
 
     def started(self, trial: str, sample: str) -> None:
         """Add a line; one that is started again keeps its own."""
@@ -173,7 +179,7 @@ class Live(View):
         super().evaluated(trial, metrics)
         assert self.board.round is not None
         objective = self.board.round.objective
-        sample = self.board.running[trial].sample
+        sample = self._known(trial).sample
         now = Running(sample, metrics["epoch"], metrics[objective], metrics.get("pairs_per_second"))
         self.board.running = self.board.running | {trial: now}
         if self.board.best is None or metrics[objective] > self.board.best[1][objective]:
@@ -182,11 +188,13 @@ class Live(View):
     def ended(self, trial: str, status: str, reason: str = "") -> None:
         """Take its line away, and leave one above for good."""
         super().ended(trial, status, reason)
-        last = self.board.running[trial]
+        last = self._known(trial)
         self.board.running = {name: each for name, each in self.board.running.items() if name != trial}
         self.board.ends[status] += 1
         value = "" if last.value is None else f" at {last.value:.4f} after {last.epoch:.2f} epochs"
-        self._print(f"{trial}: {status}{value}{f': {reason}' if reason else ''}  ({last.sample})")
+        self._print(
+            f"{trial}: {status}{value}{f': {reason}' if reason else ''}{f'  ({last.sample})' if last.sample else ''}"
+        )
 
     def over(self) -> None:
         """Draw no table of trials any more."""
@@ -205,6 +213,10 @@ class Live(View):
             yield more
         finally:
             self.board.work = ""
+
+    def _known(self, trial: str) -> Running:
+        # one that never came up has not been announced
+        return self.board.running.get(trial, Running(""))
 
     def _print(self, line: str) -> None:
         from rich.text import Text
@@ -321,7 +333,12 @@ def _counts(board: Board, trials: Round, now: float) -> str:
     elapsed = now - board.begun
     share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials
     # before that, the start of the first trials is most of what is known
-    left = f"about {_clock(elapsed * (1 - share) / share)} left" if share >= 0.05 else "time left unknown"
+    rest = elapsed * (1 - share) / share if share >= 0.05 else math.inf
+    until = max(0.0, trials.deadline - now)
+    if math.isinf(min(rest, until)):
+        left = "time left unknown"
+    else:
+        left = f"about {_clock(rest)} left" if rest <= until else f"at most {_clock(until)} left"
     return f"{trials.name}: {ended} of {trials.trials} trials ended ({counts}), {_clock(elapsed)} gone, {left}"
 
 

@@ -1,9 +1,11 @@
 """What a training leaves on disk while it runs: its checkpoint and its log."""
 
+import errno
 import json
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ PAGE_FILE, QUERIES_FILE = "report.html", "queries.json"
 """In a run folder: what people read; what the winner retrieved for each test query."""
 TRAIN_RUNS = "train"
 """In a run folder: a folder a trial, with its log and what Train keeps of trials in several processes."""
+TRAINED = "model"
+"""In the run folder of a single training: its best model."""
 FATE = "failed.txt"
 """In a trial's folder: why it cannot be trained, so that it is not tried again."""
 
@@ -30,10 +34,20 @@ def save_state(state: Mapping[str, Any], folder: Path) -> None:
 
     Args:
         state: tensors and plain values.
+
+    Raises:
+        OSError: there is no room for it, or another reason not to write it.
     """
     temporary = folder / f"{CHECKPOINT}.tmp"
-    torch.save(dict(state), temporary)
-    temporary.replace(folder / CHECKPOINT)
+    try:
+        torch.save(dict(state), temporary)
+        temporary.replace(folder / CHECKPOINT)
+    except RuntimeError as error:  # PyTorch does not say what has gone wrong
+        if shutil.disk_usage(folder).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -72,8 +86,12 @@ def training_log(run_folder: Path, trial: str) -> str:
 
 def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
     """Note for good how a trial ended."""
-    with (run_folder / ENDED).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"trial": trial, **row}) + "\n")
+    with (run_folder / ENDED).open("ab+") as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # a crash, or a full disk, has cut the last line off
+                file.write(b"\n")
+        file.write(json.dumps({"trial": trial, **row}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -89,6 +107,16 @@ def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+class _Log(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line: on a full disk the standard handler would print a traceback for each."""
+
+    def close(self) -> None:
+        """Close it, with what could be written."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logging_to(path: Path, loggers: Sequence[str] = ("nic_ray.training",)) -> Iterator[None]:
     """Append what loggers are told to a file, and nowhere else, a line at a time, so that it can be followed.
@@ -97,7 +125,7 @@ def logging_to(path: Path, loggers: Sequence[str] = ("nic_ray.training",)) -> It
         loggers: their names; those of the training loop by default.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _Log(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     logs = [logging.getLogger(name) for name in loggers]
     before = [(log.handlers, log.level, log.propagate) for log in logs]

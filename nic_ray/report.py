@@ -6,6 +6,7 @@ from typing import Any
 from nic_ray import console
 from nic_ray.errors import RunError
 from nic_ray.judgement import IN_DOMAIN
+from nic_ray.record import PAGE_FILE
 from nic_ray.search import Outcome
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -32,6 +33,8 @@ def show_outcome(outcome: Outcome) -> None:
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
     console.say(f"all trials: {outcome.run_folder}/trials.csv")
+    if (outcome.run_folder / PAGE_FILE).exists():
+        console.say(f"report, for any browser: {outcome.run_folder / PAGE_FILE}")
     if outcome.folder is None:
         listed = "\n  ".join(judgement.evidence["guard"]["objections"])
         raise RunError(

@@ -7,7 +7,9 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from nic_ray.candidates import (
     retention_of,
 )
 from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
-from nic_ray.errors import InputError, RunError
+from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
@@ -68,6 +70,8 @@ NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna"
 """Loggers whose messages go to the run's log, and not to the terminal."""
 RUN, SEARCH_LOG = "run.json", "search.log"
 EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
+FULL = 2**20
+"""Bytes; a disk with fewer of them left is full."""
 RUNS, MODELS = "runs", "models"  # folders in `storage`
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 
@@ -244,7 +248,29 @@ def _read_probe(config: Config) -> Collection | None:
 def _go_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, view: View) -> Outcome:
     """Search as far as that has not been done, judge, export."""
     with logging_to(run.folder / SEARCH_LOG, NOTED), _warnings_logged():
-        return _carry_on(prepared, run, probe, search_on=search_on, view=view)
+        try:
+            return _carry_on(prepared, run, probe, search_on=search_on, view=view)
+        except Exception as error:
+            # Ray may stumble over what it could not write before, and say something else
+            full = shutil.disk_usage(run.folder).free < FULL and not isinstance(error, InputError | RunError)
+            if not (full or wants_room(error)):
+                raise
+            logging.getLogger(NOTED[0]).error("no room", exc_info=True)
+            raise RunError(_describe_want_of_room(run)) from None
+
+
+def _describe_want_of_room(run: Run) -> str:
+    places = {"run": run.folder, "bundle": _existing(run.bundle), "temporary files": Path(tempfile.gettempdir())}
+    free = {what: shutil.disk_usage(place).free for what, place in places.items()}
+    listed = ", ".join(f"{places[what]} ({what}) has {free[what] / 2**20:,.0f} MiB left" for what in places)
+    return (
+        f"no space left on a disk: {listed}; what has ended is kept. Make room, then go on with: python -m "
+        f"nic_ray.tune --resume {run.folder} (python -m nic_ray.plan predicts what a search needs)"
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, view: View) -> Outcome:
@@ -354,6 +380,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     for switch, value in RAY_SWITCHES.items():
         if not (joins and switch == "RAY_AUTH_MODE"):  # another cluster has settled that for itself
             os.environ.setdefault(switch, value)
+    handlers = logging.getLogger("ray").handlers[:]
     import ray
 
     # what Ray says is for the log; it would put a handler for stderr beside ours
@@ -376,6 +403,9 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
                 f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: no Ray cluster can be joined there "
                 f"({' '.join(str(error).split())[:200]}); unset it to search on this machine"
             ) from None
+        # Ray takes ours away instead, and its errors would go to stderr, tracebacks included
+        logging.getLogger("ray").handlers = handlers
+        ray._private.worker.print_to_stdstream = _note_what_ray_says
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
             view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
@@ -384,6 +414,12 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """Instead of printing it: what Ray's own processes have to say of the death of a worker, say."""
+    for line in data["lines"]:
+        logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
 
 
 def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
@@ -487,6 +523,8 @@ def _find_best(
     recorded = [tuning.Ledger(run_folder), *backup, *trackers]
     study_file = run_folder / STUDY_FILE
     study = _study_of(run_folder, config, view.say)
+    if study is not None:
+        tuning.note_forgotten(study, run_folder, read_ended(run_folder))
     before = [] if study is None else study.trials
     cut_off = {
         each.number: _start(run_folder, tuning.numbered(each.number)) for each in before if each.state.name == "RUNNING"
@@ -500,7 +538,8 @@ def _find_best(
             f"{placement.threads} thread(s)"
             f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
         )
-        view.begin(Round("search", left, config.train.epochs, objective, base))
+        earlier = _best_before(run_folder, [tuning.numbered(each.number) for each in before], objective)
+        view.begin(Round("search", left, config.train.epochs, objective, base, deadline, earlier))
         _run_trials(
             plan,
             placement,
@@ -532,7 +571,8 @@ def _find_best(
     missing = [sample | {tuning.START: _start(run_folder, name)} for name, sample in named.items() if name not in ended]
     if search_on and missing and time.monotonic() < deadline:
         view.say(f"training the best again with other seeds: {', '.join(sample[tuning.NAME] for sample in missing)}")
-        view.begin(Round("again", len(missing), config.train.epochs, objective, base))
+        longest = max(sample[tuning.UNTIL] for sample in missing)
+        view.begin(Round("again", len(missing), longest, objective, base, deadline))
         _run_trials(
             plan,
             placement,
@@ -593,6 +633,13 @@ def _start(run_folder: Path, trial: str) -> str | None:
     """The newest checkpoint of a trial, in the run folder."""
     found = checkpoints(run_folder, trial)
     return str(found[0].relative_to(run_folder)) if found else None
+
+
+def _best_before(run_folder: Path, trials: Sequence[str], objective: str) -> tuple[str, Mapping[str, float]] | None:
+    """The best of some trials and its metrics, for the view; None if none has come to an evaluation."""
+    states = {name: state for name in trials if (state := last_state(run_folder, name))}
+    found = {name: state["best"]["metrics"] for name, state in states.items()}
+    return max(found.items(), key=lambda each: float(each[1][objective]), default=None)
 
 
 def _fetch_checkpoints(run: Run) -> None:

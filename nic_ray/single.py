@@ -16,11 +16,10 @@ from nic_ray.evaluation import evaluate
 from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
 from nic_ray.progress import View, headline
-from nic_ray.record import LOG, load_state, logging_to, save_state
+from nic_ray.record import LOG, TRAINED, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
-MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,10 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         prepared,
         best,
         results,
-        run_folder / MODEL,
+        run_folder / TRAINED,
         objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8"),
         overwrite=True,
         view=view,
     )
-    return Trained(run_folder, run_folder / MODEL, results)
+    return Trained(run_folder, run_folder / TRAINED, results)

@@ -17,6 +17,10 @@ log = logging.getLogger("nic_ray.tracking")
 class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
     """Ray's callback for MLflow. A tracker that fails costs its record and no search."""
 
+    def setup(self, *given: Any, **named: Any) -> None:
+        """Reach the store, and make the experiment."""
+        _survived(super().setup, *given, **named)
+
     def log_trial_start(self, trial: Any) -> None:
         """Settings of a trial."""
         _survived(super().log_trial_start, trial)
@@ -30,9 +34,9 @@ class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
         _survived(super().log_trial_end, trial, failed)
 
 
-def _survived(record: Callable[..., None], *given: Any) -> None:
+def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:
     try:
-        record(*given)
+        record(*given, **named)
     except Exception as error:  # of a server, a network or a database that are none of ours
         log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
 
@@ -53,7 +57,9 @@ def trackers(config: TrackersConfig, run: str) -> list[Callback]:
     try:
         import mlflow
     except ImportError:
-        raise InputError("trackers.mlflow: MLflow is not installed; pip install '.[mlflow]'") from None
+        raise InputError(
+            "trackers.mlflow: MLflow is not installed; pip install -c constraints.txt -e '.[mlflow]'"
+        ) from None
     try:
         mlflow.MlflowClient(config.mlflow).search_experiments(max_results=1)
     except Exception as error:  # each kind of store has its own

@@ -1,8 +1,9 @@
 """Ray Tune's searcher, scheduler and trial class, with what this project needs changed."""
 
+import math
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -96,6 +97,13 @@ class Listed(Searcher):
         """Learn nothing."""
 
 
+def end_of(trial: Any) -> str:
+    """How a trial ended that did not fail: "finished", or "stopped" early."""
+    last = trial.last_result or {}
+    whole = last.get("finished") or last.get("epoch", 0.0) >= trial.config.get(UNTIL, math.inf)
+    return "finished" if whole else "stopped"
+
+
 def has_run_long_enough(trial_id: str, result: dict[str, Any]) -> bool:
     """Whether a trial of `Listed` has come to its end; one that ends by itself is not to be killed."""
     return bool(result["epoch"] >= result["config"][UNTIL] and not result.get("finished"))
@@ -144,7 +152,7 @@ class Ledger(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It was finished, or stopped."""
-        self._add(trial, "finished" if (trial.last_result or {}).get("finished") else "stopped", "")
+        self._add(trial, end_of(trial), "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It failed."""
@@ -211,7 +219,7 @@ class Told(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It was finished, or stopped."""
-        self._view.ended(str(trial), "finished" if (trial.last_result or {}).get("finished") else "stopped")
+        self._view.ended(str(trial), end_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It failed."""
@@ -271,7 +279,7 @@ def open_study(study_file: Path) -> optuna.Study | None:
     Raises:
         InputError: there is a file, and it cannot be read.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _keep_optuna_quiet()
     if not study_file.exists():
         return None
     try:
@@ -289,19 +297,37 @@ def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
     for trial in study.trials:
         if trial.state.is_finished():
             continue
-        evaluations = _evaluations(trial)
-        seconds = 0.0 if trial.datetime_start is None else (datetime.now() - trial.datetime_start).total_seconds()
-        row: dict[str, Any] = {"sample": trial.params, "seconds": round(seconds, 1)}
-        if evaluations:
-            state = optuna.trial.TrialState.PRUNED  # with the last value
-            epoch, value = evaluations[-1]
-            row |= {"status": STATUS[state], "error": "", "epoch": epoch, OBJECTIVE: value}
-            row |= {"evaluation": max(trial.intermediate_values)}
-        else:
-            state = optuna.trial.TrialState.FAIL
-            row |= {"status": STATUS[state], "error": f"{reason} before its first evaluation"}
+        # with the last value
+        state = optuna.trial.TrialState.PRUNED if _evaluations(trial) else optuna.trial.TrialState.FAIL
         study.tell(trial.number, state=state)
-        add_ended(run_folder, numbered(trial.number), row)
+        seconds = 0.0 if trial.datetime_start is None else (datetime.now() - trial.datetime_start).total_seconds()
+        add_ended(
+            run_folder, numbered(trial.number), _row(trial, state, seconds, f"{reason} before its first evaluation")
+        )
+
+
+def note_forgotten(study: optuna.Study, run_folder: Path, known: Container[str]) -> None:
+    """Write into the ledger what the study alone knows to have ended: the run died between the two.
+
+    Args:
+        known: names of the trials in the ledger.
+    """
+    for trial in study.trials:
+        if trial.state.is_finished() and numbered(trial.number) not in known:
+            taken = trial.duration.total_seconds() if trial.duration else 0.0
+            add_ended(run_folder, numbered(trial.number), _row(trial, trial.state, taken, "failed; why was lost"))
+
+
+def _row(
+    trial: optuna.trial.FrozenTrial, state: optuna.trial.TrialState, seconds: float, failure: str
+) -> dict[str, Any]:
+    """What the ledger says of a trial, as far as the study knows it; `failure` is for one that failed."""
+    error = failure if state == optuna.trial.TrialState.FAIL else ""
+    row = {"status": STATUS[state], "error": error, "sample": trial.params, "seconds": round(seconds, 1)}
+    if not (evaluations := _evaluations(trial)):
+        return row
+    epoch, value = evaluations[-1]
+    return row | {"epoch": epoch, OBJECTIVE: value, "evaluation": max(trial.intermediate_values)}
 
 
 def rebuild_study(study_file: Path, config: Config, ended: Mapping[str, Mapping[str, Any]]) -> None:
@@ -339,7 +365,7 @@ def searcher(config: Config, study_file: Path, cut_off: Mapping[int, str | None]
         study_file: where the study is kept (sqlite), absolute.
         cut_off: numbers of trials that are in the study and not at their end, with the checkpoint of each.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _keep_optuna_quiet()
     search, study = config.search, open_study(study_file)
     known = 0 if study is None else len(study.trials)
     return StudySearch(
@@ -389,6 +415,11 @@ def _past(number: int | None) -> str:
     return f"past {number}"
 
 
+def _keep_optuna_quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.disable_default_handler()  # what it warns of is for the run's log
+
+
 def _storage(study_file: Path) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(f"sqlite:///{study_file}")
 
@@ -432,7 +463,8 @@ def failure_of(trial: Any) -> str:
 def reason_in(traceback: str) -> str:
     """The last line of a traceback; of an error of our own only its message."""
     lines = traceback.strip().splitlines() or ["unknown reason"]
-    return lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
+    reason = lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
+    return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each death
 
 
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:

@@ -138,7 +138,9 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
 
     def make(*depths: int) -> Any:
         given = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
+        # in fp32 on any processor: what is compared with has not been rounded either
         train = {"base_model": str(tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
+        train["precision"] = "fp32"
         prepared = prepare(Config.model_validate({"data": given, "train": train}), on_gpu=False)
         inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))
         candidates = []

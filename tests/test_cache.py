@@ -1,5 +1,6 @@
 """Frozen activations within a budget: what is kept where, for how long, and what is never used."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -161,3 +162,19 @@ def test_a_computation_that_breaks_off_leaves_no_file(encoder, tokens, tmp_path)
     with pytest.raises(RuntimeError, match="broken off"):
         inputs_by_depth(encoder, tokens, [1], Budget(PLENTY, PLENTY, tmp_path), bf16=False, chain=chain, view=View())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stored_file_has_its_room_before_it_is_written_to(tmp_path):
+    values = cache._new_file(tmp_path / "a.npy", np.dtype(np.float32), (1000, 384))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= values.nbytes
+    assert values.shape == np.load(tmp_path / "a.npy").shape == (1000, 384)
+
+
+def test_a_disk_without_room_for_activations_is_an_error_and_keeps_no_half_file(compute, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        compute([1, 2])
+    assert list(compute.folder.iterdir()) == []

@@ -75,6 +75,25 @@ def test_a_run_stands_for_what_it_has_exported(models, tiny_pairs_file, tmp_path
             ranked([str(run), base], tiny_pairs_file)
 
 
+def test_a_single_training_stands_for_its_best_model(models, tiny_pairs_file, tmp_path):
+    tuned, base = models
+    run = tmp_path / "train-1"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    (run / "model").symlink_to(tuned)
+    assert (
+        ranked([str(run), base], tiny_pairs_file).results[str(run)]
+        == (ranked([tuned, base], tiny_pairs_file).results[tuned])
+    )
+
+
+def test_pairs_that_are_not_there_are_a_users_mistake(models, tmp_path):
+    with pytest.raises(InputError, match=r"typo\.jsonl: no such file"):
+        ranked(models, tmp_path / "typo.jsonl")
+    with pytest.raises(InputError, match=r"typo\.jsonl: no such file"):
+        compare_with_base(models[0], tmp_path / "typo.jsonl", "test")
+
+
 def test_advantages_are_told(models, tiny_model, tiny_pairs_file, tmp_path):
     tuned, base = models
     assert ranked([tuned, base], tiny_pairs_file, "all").warnings == [f"{tuned}: was trained on some of these rows"]

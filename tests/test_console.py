@@ -1,5 +1,6 @@
 """Exit codes and tables."""
 
+import errno
 import io
 import re
 import subprocess
@@ -54,6 +55,16 @@ def test_a_command_that_returns_exits_with_0(monkeypatch, capsys):
         (InputError("a.yaml: 2 problems\n  x: y"), 2, "error: a.yaml: 2 problems\n  x: y\n"),
         (RunError("all trials failed"), 1, "error: all trials failed\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/a.npy"),
+            1,
+            "error: /data/a.npy: no space left on the disk; make room, and run it again\n",
+        ),
+        (
+            ValueError("(sqlite3.OperationalError) database or disk is full"),
+            1,
+            "error: no space left on the disk; make room, and run it again\n",
+        ),
     ],
 )
 def test_errors_are_one_message_on_stderr_and_an_exit_code(error, code, printed, monkeypatch, capsys):

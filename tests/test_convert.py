@@ -38,6 +38,7 @@ def run(monkeypatch, capsys, tiny_pairs_file):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments), "--pairs", str(tiny_pairs_file)])
+        capsys.readouterr()  # what making the models has printed
         with pytest.raises(SystemExit) as stopped:
             console.run(convert.main)
         return stopped.value.code, *capsys.readouterr()
@@ -121,9 +122,38 @@ def test_a_place_that_is_taken_is_kept_and_replaced_when_asked(bundle, run):
     assert run(folder, "--overwrite")[0] == 0
 
 
+def test_an_exported_model_is_not_overwritten_by_a_graph(bundle, run):
+    folder = bundle()
+    code, _, err = run(folder, "--out", folder, "--overwrite")
+    assert code == 2
+    assert "replaces only what was converted before, and this is an exported model; choose another place with" in err
+    assert find_faults(folder) == []
+    assert "another place with --out" in run(folder, "--out", folder)[2]
+
+
+def test_pairs_that_are_not_there_are_a_users_mistake(bundle, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["convert", str(bundle()), "--pairs", str(tmp_path / "typo.jsonl")])
+    with pytest.raises(SystemExit) as stopped:
+        console.run(convert.main)
+    assert stopped.value.code == 2
+    assert "typo.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_the_graph_names_the_pairs_it_was_held_against(bundle, run, tiny_pairs_file):
+    folder = bundle()
+    assert run(folder)[0] == 0
+    own = {"name": tiny_pairs_file.name, "sha256": file_sha256(tiny_pairs_file)}
+    assert read_metadata(folder.with_name("tuned-onnx"))["pairs"] == own
+    readme = (folder.with_name("tuned-onnx") / "README.md").read_text()
+    assert own["name"] in readme
+    assert own["sha256"] in readme
+
+
 def test_packages_that_lack_are_named_with_the_way_to_get_them(bundle, tiny_pairs_file, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else True)
-    with pytest.raises(InputError, match=r"needs onnxscript; install them with: pip install '\.\[onnx\]'"):
+    with pytest.raises(
+        InputError, match=r"needs onnxscript; install them with: pip install -c constraints\.txt -e '\.\[onnx\]'"
+    ):
         conversion.convert(
             tmp_path, tmp_path / "out", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None
         )  # fmt: skip

@@ -96,6 +96,16 @@ def test_every_command_is_one_that_exists(command):
         assert words[0] in OTHERS | {"nic-ray"}
 
 
+def test_the_options_of_the_readmes_table_are_those_of_the_commands():
+    rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 11
+    for module, arguments in rows:
+        app = typer.Typer()
+        app.command()(importlib.import_module(module).main)
+        known = {name for parameter in typer.main.get_command(app).params for name in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= known, module
+
+
 def test_the_commands_are_found():
     modules = {found[0].removeprefix("nic_ray.") for command in COMMANDS if (found := ours(command))}
     assert modules >= {"tune", "plan", "check", "export", "verify", "evaluate", "compare", "retrieve", "convert"}

@@ -157,9 +157,19 @@ def test_the_ten_lowest_answers_of_a_domain_are_shown_the_lowest_first(make_run)
     assert "rank-first" not in worst
 
 
+def test_a_damaged_study_costs_its_own_figures_only(make_run, caplog):
+    folder = make_run()
+    (folder / "study.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    text = write_page(folder).read_text(encoding="utf-8")
+    assert "figure-recall" in text
+    assert "figure-history" not in text
+    assert "No trial has a value to draw." in section(text, "history")
+    assert any("study.db: cannot be read" in record.getMessage() for record in caplog.records)
+
+
 def test_a_search_of_two_trials_says_what_it_is_too_short_for(make_run):
     text = text_of(make_run(trials=2))
-    assert "at least four trials" in section(text, "importance")
+    assert "Needs four trials with a value, that differ" in section(text, "importance")
     assert "figure-parallel" in text
 
 

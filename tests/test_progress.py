@@ -1,5 +1,6 @@
 """What is shown of long work, in a terminal and elsewhere."""
 
+import dataclasses
 import io
 import logging
 
@@ -111,6 +112,43 @@ def test_the_second_round_keeps_the_best_of_the_first():
     text = picture(live.board)
     assert "best so far: trial-000" in text
     assert "again: 0 of 1 trials ended (0 finished, 0 stopped, 0 failed)" in text
+
+
+def test_the_best_of_an_earlier_part_of_a_search_is_still_the_best():
+    live = Live(terminal(), clock=lambda: 0.0)
+    live.begin(dataclasses.replace(ROUND, best=("trial-007", metrics(2, 0.5))))
+    assert "best so far: trial-007, recall_at_5/macro 0.5000" in picture(live.board)
+    live.started("trial-008", "scale 20")
+    live.evaluated("trial-008", metrics(1, 0.4))
+    assert "best so far: trial-007" in picture(live.board)
+    live.evaluated("trial-008", metrics(2, 0.6))
+    assert "best so far: trial-008" in picture(live.board)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "left"),
+    [(600, "about 1:00 left"), (120, "about 1:00 left"), (90, "at most 0:30 left"), (30, "at most 0:00")],
+)
+def test_no_more_time_is_left_than_the_budget_gives(deadline, left):
+    # half done after a minute
+    running = {"trial-000": Running("scale 20", epoch=2.0), "trial-001": Running("scale 20", epoch=2.0)}
+    board = Board(round=dataclasses.replace(ROUND, deadline=deadline), running=running)
+    assert left in picture(board, now=60)
+
+
+def test_a_budget_is_shown_before_anything_else_is_known():
+    board = Board(round=dataclasses.replace(ROUND, deadline=90))
+    assert "at most 0:30 left" in picture(board, now=60)
+
+
+def test_a_trial_that_never_came_up_is_shown_to_have_failed():
+    console = terminal()
+    live = Live(console, clock=lambda: 0.0)
+    live.begin(ROUND)
+    live.restarted("trial-000", "no room")
+    live.ended("trial-000", "failed", "no room")
+    assert "trial-000: failed: no room\n" in console.file.getvalue()
+    assert "1 of 4 trials ended (0 finished, 0 stopped, 1 failed)" in picture(live.board)
 
 
 def test_work_has_a_bar_until_it_is_done():

@@ -1,5 +1,6 @@
 """Searches on a local cluster with a tiny model: trials in one process and in several, stops, failures."""
 
+import contextlib
 import gc
 import json
 import os
@@ -397,6 +398,53 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
             evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(run_folder, name))
             assert len(set(evaluated)) == 32
             assert len(evaluated) <= 34
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_search_whose_disk_is_full_says_so_and_goes_on_with_room(tiny_model, tiny_pairs_file, tmp_path, small_disk):
+    sections = settings(
+        tiny_model(layers=3), tiny_pairs_file, trials=3, train={"epochs": 16}, search={"grace_period": 16}
+    )
+    (tmp_path / "config.yaml").write_text(json.dumps(sections))
+    folders = ["--out", tmp_path / "models", "--run-dir", small_disk / "runs", "--name", "tiny", "--export-anyway"]
+    command = [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        deadline = time.monotonic() + 240
+        # one has ended, and another one has begun
+        while not re.search(r"finished \(1 of.*: epoch [1-9]", text := (tmp_path / "log").read_text(), re.DOTALL):
+            assert driver.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        (run_folder,) = (path for path in (small_disk / "runs").iterdir() if not path.name.startswith("."))
+        before = read_ended(run_folder)
+        with contextlib.suppress(OSError), (small_disk / "other").open("wb", buffering=0) as other:
+            while True:
+                other.write(bytes(4096))
+        assert driver.wait(120) == 1
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text
+    assert "error: no space left on a disk: " in text
+    assert f"{run_folder} (run) has 0 MiB left" in text
+    assert f"go on with: python -m nic_ray.tune --resume {run_folder}" in text
+    assert before.items() <= read_ended(run_folder).items()
+
+    (small_disk / "other").unlink()
+    outcome = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, view=Lines(say))
+    assert outcome.folder == tmp_path / "models" / "tiny"
+    ended = read_ended(run_folder)
+    assert before.items() <= ended.items()
+    assert set(ended) >= {"trial-000", "trial-001", "trial-002"}
 
 
 def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def test_nothing_is_recorded_where_nobody_asked():
 
 def test_a_package_that_lacks_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(InputError, match=r"MLflow is not installed; pip install '\.\[mlflow\]'"):
+    with pytest.raises(InputError, match=r"MLflow is not installed; pip install -c constraints\.txt -e '\.\[mlflow\]'"):
         trackers(TrackersConfig(mlflow="sqlite:///m.db"), "run")
 
 
@@ -27,12 +27,14 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_tracker_that_fails_costs_its_record_and_no_search(tmp_path, caplog):
+def test_a_tracker_that_fails_costs_its_record_and_no_search(tmp_path, caplog, monkeypatch):
     (tracked,) = trackers(TrackersConfig(mlflow=f"sqlite:///{tmp_path}/m.db"), "run")
     caplog.set_level(logging.WARNING, "nic_ray.tracking")
+    monkeypatch.setattr(tracked.mlflow_util, "setup_mlflow", lambda **_: 1 / 0)
+    tracked.setup()
     for record in (tracked.log_trial_start, tracked.log_trial_end):
         record(object())  # no trial, and nothing is set up
     tracked.log_trial_result(1, object(), {})
     told = [record.getMessage() for record in caplog.records if record.name == "nic_ray.tracking"]
-    assert len(told) == 3
+    assert len(told) == 4
     assert all(message.startswith("MLflow: not recorded (") for message in told)

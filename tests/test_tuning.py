@@ -3,12 +3,15 @@
 import os
 import pickle
 import signal
+from types import SimpleNamespace
 
+import optuna
 import pytest
 from rich.console import Console
 
 from nic_ray.progress import Live
-from nic_ray.tuning import Interruptible, Told
+from nic_ray.record import add_ended, read_ended
+from nic_ray.tuning import UNTIL, Interruptible, Told, end_of, note_forgotten, reason_in
 
 
 def interrupt() -> None:
@@ -33,6 +36,59 @@ def test_without_an_interrupt_nothing_is_ended():
     with Interruptible() as trials:
         trials.on_step_begin(1, [])
     trials.end_if_asked()
+
+
+@pytest.mark.parametrize(
+    ("last", "until", "end"),
+    [
+        ({"epoch": 3.0, "finished": 1}, None, "finished"),
+        ({"epoch": 1.0, "finished": 0}, None, "stopped"),
+        ({"epoch": 2.0, "finished": 0}, 2.0, "finished"),  # trained again as long as its forerunner
+        ({"epoch": 1.5, "finished": 0}, 2.0, "stopped"),
+        (None, None, "stopped"),
+    ],
+)
+def test_a_trial_that_was_trained_as_long_as_it_should_be_is_finished(last, until, end):
+    config = {} if until is None else {UNTIL: until}
+    assert end_of(SimpleNamespace(last_result=last, config=config)) == end
+
+
+def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
+    study = optuna.create_study(direction="maximize")
+    for number, state in enumerate(("COMPLETE", "PRUNED", "FAIL", "FAIL")):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=0.5 if state == "COMPLETE" else None,
+                params={"scale": 20.0},
+                distributions={"scale": optuna.distributions.FloatDistribution(10, 30)},
+                intermediate_values={} if number == 3 else {1: 0.4, 2: 0.5},
+                user_attrs={"epoch at 1": 0.5, "epoch at 2": 1.0},
+            )
+        )
+    study.ask()  # still running
+    add_ended(tmp_path, "trial-000", {"status": "finished", "seconds": 12.0})
+    note_forgotten(study, tmp_path, read_ended(tmp_path))
+    found = read_ended(tmp_path)
+    assert list(found) == ["trial-000", "trial-001", "trial-002", "trial-003"]
+    assert found["trial-000"] == {"trial": "trial-000", "status": "finished", "seconds": 12.0}
+    stopped = {"status": "stopped", "error": "", "epoch": 1.0, "objective": 0.5, "evaluation": 2}
+    assert found["trial-001"].items() >= ({"sample": {"scale": 20.0}} | stopped).items()
+    assert [found[name]["error"] for name in ("trial-002", "trial-003")] == ["failed; why was lost"] * 2
+    assert "epoch" not in found["trial-003"]
+
+
+@pytest.mark.parametrize(
+    ("traceback", "reason"),
+    [
+        ("Traceback ...\nnic_ray.errors.RunError: loss not finite", "loss not finite"),
+        ("Traceback ...\nOSError: [Errno 28] No space", "OSError: [Errno 28] No space"),
+        ("The actor is dead. Detail: x. Some common causes include: (1) ...", "The actor is dead. Detail: x."),
+        ("", "unknown reason"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_one_line(traceback, reason):
+    assert reason_in(traceback) == reason
 
 
 def test_what_is_shown_in_a_terminal_stays_there_when_tune_writes_its_callbacks():

@@ -1,0 +1,75 @@
+"""What a training leaves on disk, where the disk does not take it."""
+
+import errno
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nic_ray import record
+from nic_ray.errors import wants_room
+from nic_ray.record import ENDED, add_ended, load_state, logging_to, read_ended, save_state
+
+
+def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
+    for number in range(3):
+        add_ended(tmp_path, f"trial-00{number}", {"status": "finished"})
+    whole = (tmp_path / ENDED).read_bytes()
+    for missing in (1, 10):  # the end of the line alone, and a part of it
+        (tmp_path / ENDED).write_bytes(whole[:-missing])
+        add_ended(tmp_path, "trial-003", {"status": "failed", "error": "Überlauf"})
+        kept = {f"trial-00{number}": "finished" for number in range(3 if missing == 1 else 2)}
+        assert {name: row["status"] for name, row in read_ended(tmp_path).items()} == kept | {"trial-003": "failed"}
+        assert read_ended(tmp_path)["trial-003"]["error"] == "Überlauf"
+    (tmp_path / ENDED).unlink()
+    add_ended(tmp_path, "trial-000", {})
+    assert json.loads((tmp_path / ENDED).read_text()) == {"trial": "trial-000"}
+
+
+@pytest.mark.parametrize(("free", "is_full"), [(4096, True), (2**30, False)])
+def test_a_checkpoint_without_room_says_so_and_leaves_the_last_one(tmp_path, monkeypatch, free, is_full):
+    save_state({"step": 1, "weights": torch.ones(3)}, tmp_path)
+
+    def fail(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(record.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError if is_full else RuntimeError) as raised:
+        save_state({"step": 2}, tmp_path)
+    assert wants_room(raised.value) == is_full
+    assert load_state(tmp_path)["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_log_without_room_loses_its_lines_and_prints_nothing(capfd):
+    with logging_to(Path("/dev/full"), ["nic_ray.some"]):
+        logging.getLogger("nic_ray.some").info("a line")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_want_of_room_is_seen_through_other_errors():
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def behind(error: Exception) -> Exception:
+        try:
+            try:
+                raise full
+            except OSError as cause:
+                raise error from cause
+        except Exception as found:
+            return found
+
+    assert wants_room(full)
+    assert wants_room(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert wants_room(behind(RuntimeError("the trial failed")))
+    assert wants_room(ValueError("I/O error: No space left on device (os error 28)"))
+    assert not wants_room(OSError(errno.EACCES, "Permission denied"))
+    circle = ValueError("a")
+    circle.__cause__ = circle
+    assert not wants_room(circle)
