@@ -3,7 +3,8 @@
     python benchmarks/attention.py --lengths 16 64 128 256 [--rounds 15] [--json]
 
 The top blocks of the base model on random hidden states, as many texts of one length as a chunk holds. Both sides have
-the same weights; `plain` is Transformers' own formulation in separate steps (product, softmax, product).
+the same weights; `plain` is Transformers' own formulation in separate steps (product, softmax, product). Both compute
+in bfloat16 where the processor does, unless --precision says otherwise.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--frozen-layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -59,15 +61,25 @@ def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
     hidden = torch.randn(texts, length, int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
     mask = torch.ones(texts, length, dtype=torch.int64)
     mask[0, length // 2 :] = 0  # as in a batch of unlike texts, so that the mask is not left out
+    bf16 = hardware.computes_in_bf16(arguments.precision, "cpu")
+    hidden = hidden.to(torch.bfloat16 if bf16 else torch.float32)
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(arguments.rounds + 2):
         for side, upper in uppers.items():
             started = time.perf_counter()
-            upper(hidden, mask).square().sum().backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                embedded = upper(hidden, mask)
+            embedded.square().sum().backward()
             if number > 1:  # after two rounds to warm up
                 seconds[side].append(time.perf_counter() - started)
     ratios = [plain / fused for plain, fused in zip(seconds["plain"], seconds["fused"], strict=True)]
-    return {"length": length, "texts": texts, "seconds": seconds, "ratios": ratios}
+    return {
+        "precision": "bf16" if bf16 else "fp32",
+        "length": length,
+        "texts": texts,
+        "seconds": seconds,
+        "ratios": ratios,
+    }
 
 
 if __name__ == "__main__":

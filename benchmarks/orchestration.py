@@ -9,19 +9,23 @@ driver's own part of a resume is timed: opening the study, refilling the rungs, 
 
 import argparse
 import json
+import os
 import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-
-from nic_ray import tuning
 from nic_ray.config import Config
 from nic_ray.progress import Lines, View
 from nic_ray.record import STUDY_FILE, read_ended
-from nic_ray.search import ray_session
+from nic_ray.search import RAY_SWITCHES, ray_session
+
+os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
+
+from ray import tune
+
+from nic_ray import tuning
 
 SPACE = {
     "learning_rate": {"log_uniform": [1e-5, 1e-3]},

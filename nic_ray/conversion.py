@@ -191,7 +191,16 @@ def _quantize(path: Path) -> None:
     whole = path.with_suffix(".fp32")
     path.replace(whole)
     with _quiet():
-        quantize_dynamic(whole, path, weight_type=QuantType.QInt8)
+        # A scale for each column, and embeddings as they are: with one scale a matrix, and the embeddings in 8 bits,
+        # a model lost 0.024 of macro Recall@5. Seven bits of range: processors without VNNI overflow at eight.
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
     whole.unlink()
 
 

@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -422,7 +423,25 @@ def _shell(module: nn.Module) -> nn.Module:
 
 def _run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
     given = {"input_ids" if ids else "inputs_embeds": values}
-    return transformer(**given, attention_mask=mask)[0]  # type: ignore[no-any-return]
+    with _best_attention(transformer, values.device.type):
+        return transformer(**given, attention_mask=mask)[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _best_attention(transformer: nn.Module, device: str) -> Iterator[None]:
+    """On a CPU in bfloat16, attention in plain steps.
+
+    PyTorch's fused kernel takes twice as long there, most of it backward (`benchmarks/attention.py`). In fp32 and on
+    GPUs the model's own choice stays.
+    """
+    config: Any = transformer.config
+    own = config._attn_implementation
+    if device == "cpu" and own == "sdpa" and torch.is_autocast_enabled("cpu"):
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
 
 
 def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:

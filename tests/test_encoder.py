@@ -421,3 +421,25 @@ def test_what_trains_has_the_quick_dropout_and_the_loaded_model_computes_as_befo
     part = upper(encoder, 1)
     assert {type(module) for module in part.modules() if isinstance(module, nn.Dropout)} == {QuickDropout}
     np.testing.assert_array_equal(encoder.model.encode(TEXTS), before)
+
+
+@pytest.mark.parametrize(("bf16", "fused"), [(True, 0), (False, 3)])
+def test_in_bfloat16_on_a_cpu_attention_is_computed_in_plain_steps(tiny_model, monkeypatch, bf16, fused):
+    whole = load(str(tiny_model(layers=3)))
+    part = upper(whole, 1, from_ids=True).eval()
+    ids, mask = torch.tensor([[5, 6, 7, 8], [9, 5, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    calls = []
+    real = nn.functional.scaled_dot_product_attention
+
+    def noted(*given, **named):
+        calls.append(given)
+        return real(*given, **named)
+
+    with torch.no_grad():
+        expected = part(ids, mask)
+        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", noted)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = part(ids, mask)
+    assert len(calls) == fused
+    assert whole.transformer.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)

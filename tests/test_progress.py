@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -182,6 +183,17 @@ def test_of_many_running_trials_some_are_shown_and_the_others_counted():
 def test_an_objective_of_another_metric_draws_its_bars():
     board = Board(round=Round("search", 2, 1, "mrr/macro", {"mrr/macro": 0.25}), best=("trial-000", {"mrr/macro": 0.5}))
     assert "macro  ████████████············ 0.500  0.250 (+0.250)" in picture(board)
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_colours_are_left_away_where_that_is_asked_for(monkeypatch, no_color):
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    else:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(drawn(Board(round=ROUND, best=("trial-000", metrics(1, 0.6))), 60.0))
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", console.file.getvalue())) != no_color
 
 
 def test_the_headline_of_an_evaluation_has_its_figures():
