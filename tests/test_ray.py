@@ -236,7 +236,8 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
 
 
 def test_two_workers_find_what_one_finds(tiny_model, tiny_pairs_file, tmp_path):
-    still = {"attention_dropout": 0.0, "hidden_dropout": 0.0, "epochs": 1}
+    # in fp32 on any processor: in bf16 the two round differently, by what lies beside each other in a chunk
+    still = {"attention_dropout": 0.0, "hidden_dropout": 0.0, "epochs": 1, "precision": "fp32"}
     model = tiny_model(layers=3)
     one = search(model, tiny_pairs_file, tmp_path / "one", trials=1, train=still)
     two = search(model, tiny_pairs_file, tmp_path / "two", trials=1, train=still, resources={"workers": 2})
