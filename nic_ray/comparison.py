@@ -63,9 +63,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
     read = read_pairs(pairs)
     metadata = _metadata_of(model)
     has_split = _was_trained_on(metadata, pairs)
-    data = None
-    if split != "all":
-        data = _split_of(metadata["split"], Path(model)) if has_split else DataConfig()
+    data = _data_for(metadata, pairs, split, Path(model))
     collection, chosen = _rows(read, split, data)
     max_tokens = _max_tokens(metadata)
     base_model = metadata.get("base_model", PACKAGED_NAMES[0])
@@ -146,9 +144,8 @@ def compare_models(
     folders = {name: _model_of(name) for name in names}
     metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
     owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
-    data = None if split == "all" else DataConfig()
-    if owner is not None:
-        data = _split_of(metadata[owner]["split"], Path(folders[owner]))
+    whose = names[0] if owner is None else owner
+    data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data)
     domains = [collection.domains[row] for row in rows]
     scores = {}
@@ -236,11 +233,16 @@ def rows_of_model(
         InputError: unusable pairs or metadata.
     """
     read = read_pairs(pairs)
-    data = None
-    if split != "all":
-        own = _was_trained_on(metadata, pairs)
-        data = _split_of(metadata["split"], Path(metadata["name"])) if own else DataConfig()
-    return _rows(read, split, data)
+    return _rows(read, split, _data_for(metadata, pairs, split, Path(metadata["name"])))
+
+
+def _data_for(
+    metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"], folder: Path
+) -> DataConfig | None:
+    """The split of a model that was trained on the pairs, else the default one; None for all rows."""
+    if split == "all":
+        return None
+    return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
 
 
 def _rows(read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None) -> tuple[Collection, list[int]]:

@@ -35,6 +35,7 @@ MAX_RECALL_LOSS = 0.005
 TIMED = 200
 """Queries whose latency is measured, after as many tenths to warm up."""
 BATCH = 32
+OTHER_PLACE = "another place with --out"
 
 
 @dataclass(frozen=True)
@@ -223,14 +224,11 @@ def _refuse_place(out: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is.
     """
-    try:
-        bundles.refuse_existing(out, overwrite)
-    except InputError as error:
-        raise InputError(str(error).replace("another --name", "another place with --out")) from None
+    bundles.refuse_existing(out, overwrite, OTHER_PLACE)
     if overwrite and out.exists() and any(out.iterdir()) and "converted_from" not in bundles.read_metadata(out):
         raise InputError(
             f"{out}: --overwrite replaces only what was converted before, and this is an exported model; choose "
-            "another place with --out"
+            f"{OTHER_PLACE}"
         )
 
 

@@ -157,7 +157,6 @@ def evaluate_encoder(
     rows: Sequence[int],
     max_tokens: int,
     *,
-    device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
     """Per-domain Recall@5 and MRR of a whole model, from the texts on, in fp32.
@@ -165,7 +164,7 @@ def evaluate_encoder(
     Raises:
         ValueError: an embedding is not finite.
     """
-    values = encoder_scores(encoder, collection, rows, max_tokens, device=device, done=done)
+    values = encoder_scores(encoder, collection, rows, max_tokens, done=done)
     return flat_metrics(values, [collection.domains[row] for row in rows])
 
 
@@ -175,7 +174,6 @@ def encoder_scores(
     rows: Sequence[int],
     max_tokens: int,
     *,
-    device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
     """`query_scores` of a whole model, from the texts on, in fp32.
@@ -188,9 +186,9 @@ def encoder_scores(
     """
     tokens = token_inputs(encoder, collection.texts, max_tokens)
     # in eval mode, or `embed` would leave dropout on in the encoder that `upper` shares its modules with
-    whole = upper(encoder, 0).to(device).eval()
+    whole = upper(encoder, 0).eval()
     texts = texts_to_score(collection, rows)
-    return query_scores(embed(whole, feed(tokens, device), texts, done=done), texts, collection, rows)
+    return query_scores(embed(whole, feed(tokens, "cpu"), texts, done=done), texts, collection, rows)
 
 
 def _corpora(

@@ -43,11 +43,16 @@ def save_state(state: Mapping[str, Any], folder: Path) -> None:
         torch.save(dict(state), temporary)
         temporary.replace(folder / CHECKPOINT)
     except RuntimeError as error:  # PyTorch does not say what has gone wrong
-        if shutil.disk_usage(folder).free < 2**20:
+        if is_full(folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether next to nothing, less than 1 MiB, fits on the disk of a folder."""
+    return shutil.disk_usage(folder).free < 2**20
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from nic_ray.record import (
     QUERIES_FILE,
     STUDY_FILE,
     checkpoints,
+    is_full,
     last_state,
     logging_to,
     read_ended,
@@ -70,8 +71,6 @@ NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna"
 """Loggers whose messages go to the run's log, and not to the terminal."""
 RUN, SEARCH_LOG = "run.json", "search.log"
 EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
-FULL = 2**20
-"""Bytes; a disk with fewer of them left is full."""
 RUNS, MODELS = "runs", "models"  # folders in `storage`
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 
@@ -252,7 +251,7 @@ def _go_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on:
             return _carry_on(prepared, run, probe, search_on=search_on, view=view)
         except Exception as error:
             # Ray may stumble over what it could not write before, and say something else
-            full = shutil.disk_usage(run.folder).free < FULL and not isinstance(error, InputError | RunError)
+            full = is_full(run.folder) and not isinstance(error, InputError | RunError)
             if not (full or wants_room(error)):
                 raise
             logging.getLogger(NOTED[0]).error("no room", exc_info=True)
@@ -538,7 +537,7 @@ def _find_best(
             f"{placement.threads} thread(s)"
             f"{f' and {placement.gpus_per_worker:g} GPU' if placement.gpus_per_worker else ''}"
         )
-        earlier = _best_before(run_folder, [tuning.numbered(each.number) for each in before], objective)
+        earlier = _best_before(run_folder, before)
         view.begin(Round("search", left, config.train.epochs, objective, base, deadline, earlier))
         _run_trials(
             plan,
@@ -635,11 +634,19 @@ def _start(run_folder: Path, trial: str) -> str | None:
     return str(found[0].relative_to(run_folder)) if found else None
 
 
-def _best_before(run_folder: Path, trials: Sequence[str], objective: str) -> tuple[str, Mapping[str, float]] | None:
-    """The best of some trials and its metrics, for the view; None if none has come to an evaluation."""
-    states = {name: state for name in trials if (state := last_state(run_folder, name))}
-    found = {name: state["best"]["metrics"] for name, state in states.items()}
-    return max(found.items(), key=lambda each: float(each[1][objective]), default=None)
+def _best_before(run_folder: Path, trials: Sequence[Any]) -> tuple[str, Mapping[str, float]] | None:
+    """The best of a study's trials and its metrics, for the view; None if none is known."""
+    from nic_ray import tuning
+
+    values = {
+        tuning.numbered(each.number): max(each.intermediate_values.values())
+        for each in trials
+        if each.intermediate_values
+    }
+    # of that one only: a checkpoint is as large as what trains, several times over
+    best = max(values, key=values.__getitem__, default=None)
+    state = None if best is None else last_state(run_folder, best)
+    return None if best is None or state is None else (best, state["best"]["metrics"])
 
 
 def _fetch_checkpoints(run: Run) -> None:

@@ -99,6 +99,13 @@ def search(
     )
 
 
+def tune_command(folder: Path, sections: dict[str, dict[str, object]], runs: Path | None = None) -> list[str]:
+    """The command of a search, whose settings are written into a folder, as its runs are unless another is named."""
+    (folder / "config.yaml").write_text(json.dumps(sections))
+    places = ["--out", folder / "models", "--run-dir", runs or folder / "runs", "--name", "tiny", "--export-anyway"]
+    return [sys.executable, "-m", "nic_ray.tune", str(folder / "config.yaml"), *map(str, places)]
+
+
 def actor_names() -> set[str]:
     return {actor.repr_name for actor in actors() if actor.repr_name}
 
@@ -359,9 +366,7 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     sections = settings(
         tiny_model(layers=3), tiny_pairs_file, trials=5, train={"epochs": 16}, search={"grace_period": 16}
     )
-    (tmp_path / "config.yaml").write_text(json.dumps(sections))
-    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
-    command = [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders]
+    command = tune_command(tmp_path, sections)
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         # two have ended, and a third one has come to its second epoch
@@ -416,9 +421,7 @@ def test_a_search_whose_disk_is_full_says_so_and_goes_on_with_room(tiny_model, t
     sections = settings(
         tiny_model(layers=3), tiny_pairs_file, trials=3, train={"epochs": 16}, search={"grace_period": 16}
     )
-    (tmp_path / "config.yaml").write_text(json.dumps(sections))
-    folders = ["--out", tmp_path / "models", "--run-dir", small_disk / "runs", "--name", "tiny", "--export-anyway"]
-    command = [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders]
+    command = tune_command(tmp_path, sections, small_disk / "runs")
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         deadline = time.monotonic() + 240
@@ -478,13 +481,9 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
 def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(tiny_model, tiny_pairs_file, tmp_path):
     changes = {"train": {"epochs": 8}, "search": {"grace_period": 8}, "resources": {"concurrent_trials": 1}}
     model = tiny_model(layers=3)
-    (tmp_path / "config.yaml").write_text(json.dumps(settings(model, tiny_pairs_file, trials=2, **changes)))
-    folders = ["--out", tmp_path / "models", "--run-dir", tmp_path / "runs", "--name", "tiny", "--export-anyway"]
+    command = tune_command(tmp_path, settings(model, tiny_pairs_file, trials=2, **changes))
     with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "nic_ray.tune", tmp_path / "config.yaml", *folders],
-            stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
-        )  # fmt: skip
+        driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         deadline = time.monotonic() + 240
         while "trial-001: epoch 3.00" not in (text := (tmp_path / "log").read_text()):
             assert driver.poll() is None, text

@@ -1,5 +1,7 @@
 """How trials are laid out and judged; no cluster is started."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from nic_ray import search
@@ -7,7 +9,8 @@ from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.progress import View
-from nic_ray.search import place, ray_session
+from nic_ray.record import save_state
+from nic_ray.search import _best_before, place, ray_session
 
 
 def config(**sections: object) -> Config:
@@ -120,3 +123,17 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, mo
     said = []
     search._write_page(search.Run(tmp_path, tmp_path / "m", False, False, None, None), said.append)
     assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]
+
+
+def test_a_resumed_view_begins_with_the_best_of_what_the_study_knows(tmp_path):
+    trials = [
+        SimpleNamespace(number=number, intermediate_values=values)
+        for number, values in enumerate([{1: 0.4, 2: 0.6}, {1: 0.7}, {}])
+    ]
+    assert _best_before(tmp_path, trials) is None  # its checkpoint is gone
+    for number, value in enumerate((0.6, 0.7)):
+        folder = tmp_path / "ray" / f"trial-00{number}" / "checkpoint_000000"
+        folder.mkdir(parents=True)
+        save_state({"best": {"metrics": {"recall_at_5/macro": value}}}, folder)
+    assert _best_before(tmp_path, trials) == ("trial-001", {"recall_at_5/macro": 0.7})
+    assert _best_before(tmp_path, trials[2:]) is None
