@@ -37,12 +37,11 @@ def embed(
     upper.eval()
     distinct, place = np.unique(texts, return_inverse=True)
     order, parts = [], []
-    for chunk in chunks(source.lengths, distinct, CHUNK_TOKENS[device.type]):
-        values, mask = padded_batch(source, chunk)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(upper(values, mask))
-        order.append(chunk)
-        done(len(chunk))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # one for all: the weights are cast once
+        for chunk in chunks(source.lengths, distinct, CHUNK_TOKENS[device.type]):
+            parts.append(upper(*padded_batch(source, chunk)))
+            order.append(chunk)
+            done(len(chunk))
     upper.train(was_training)
     found = torch.cat(parts).cpu().numpy()
     return found[np.argsort(np.concatenate(order))][place]

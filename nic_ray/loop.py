@@ -228,11 +228,12 @@ def accumulate_gradients(
     at_once = padded <= config.micro_batch_tokens
 
     outputs, random_states = [], []
-    for part in parts:
-        if not at_once:
-            random_states.append(_random_state(device))
-        with torch.set_grad_enabled(at_once):
-            outputs.append(_embed(upper, source, part, bf16=bf16))
+    # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(at_once):
+        for part in parts:
+            if not at_once:
+                random_states.append(_random_state(device))
+            outputs.append(upper(*padded_batch(source, part)))
     order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
     own = torch.cat([output.detach() for output in outputs])
     embeddings = _gathered(own, order, shares, len(batch.texts)).requires_grad_()
@@ -251,7 +252,9 @@ def accumulate_gradients(
     else:
         for part, gradient, random_state in zip(parts, gradients, random_states, strict=True):
             _set_random_state(device, random_state)
-            _embed(upper, source, part, bf16=bf16).backward(gradient)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = upper(*padded_batch(source, part))
+            output.backward(gradient)
     if workers > 1:
         _sum_gradients(upper)
     return loss.detach()
@@ -302,12 +305,6 @@ def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
 def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDArray[np.int64]:
     """Places in `texts` that one worker embeds: dealt out by length, so that all have as much to do."""
     return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
-
-
-def _embed(upper: Upper, source: Feed, texts: NDArray[np.int64], *, bf16: bool) -> Tensor:
-    values, mask = padded_batch(source, texts)
-    with torch.autocast(values.device.type, torch.bfloat16, enabled=bf16):
-        return upper(values, mask)  # type: ignore[no-any-return]
 
 
 def _gathered(own: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
