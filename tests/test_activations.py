@@ -1,6 +1,7 @@
 """Frozen activations against the whole model's own hidden states, and how texts are laid side by side."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -130,7 +131,22 @@ def test_chunks_hold_every_text_once_longest_first_within_the_budget(lengths, da
     everything = np.concatenate([np.empty(0, np.int64), *found])
     assert sorted(everything) == sorted(texts)
     assert (np.diff(lengths[everything]) <= 0).all()
-    for chunk, following in itertools.zip_longest(found, found[1:]):
-        longest = lengths[chunk[0]]
-        assert len(chunk) == 1 or len(chunk) * longest <= tokens
-        assert following is None or (len(chunk) + 1) * longest > tokens
+    for chunk in found:
+        assert len(chunk) == 1 or len(chunk) * lengths[chunk[0]] <= tokens
+
+
+@given(lengths=arrays(np.int64, st.integers(1, 9), elements=st.integers(1, 30)), tokens=st.integers(1, 120))
+def test_chunks_are_the_partition_with_the_least_padding_and_fewest_chunks(lengths, tokens):
+    def cost(sizes: list[int]) -> float:  # in padded tokens
+        parts = np.split(-np.sort(-lengths), np.cumsum(sizes)[:-1])
+        if any(len(part) > 1 and len(part) * part[0] > tokens for part in parts):
+            return np.inf
+        return sum(len(part) * part[0] + tokens / 8 for part in parts)
+
+    def compositions(total: int) -> Iterator[list[int]]:
+        yield from ([first, *rest] for first in range(1, total + 1) for rest in compositions(total - first))
+        if total == 0:
+            yield []
+
+    found = [len(chunk) for chunk in chunks(lengths, np.arange(len(lengths)), tokens)]
+    assert cost(found) == pytest.approx(min(map(cost, compositions(len(lengths)))))

@@ -163,6 +163,18 @@ def test_gradients_of_a_cached_batch_are_those_of_one_that_is_not(prepared, monk
     assert torch.equal(after[0], after[1])
 
 
+def test_gradients_in_bfloat16_are_near_those_in_fp32_at_once_and_cached(prepared):
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
+    found = []
+    for bf16, tokens in ((False, 10**6), (True, 10**6), (True, 256)):
+        accumulate_gradients(part, source, batch, changed(micro_batch_tokens=tokens), bf16=bf16)
+        found.append(torch.cat([value.ravel() for value in gradients(part).values()]))
+    exact, *short = found
+    for each in short:
+        assert 0 < (each - exact).norm() < 0.1 * exact.norm()
+
+
 def test_gradients_do_not_depend_on_the_size_of_the_chunks(prepared, monkeypatch):
     _, collection, part, source = prepared()
     batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
