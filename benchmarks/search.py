@@ -1,6 +1,7 @@
 """A whole search: this project's against `SentenceTransformerTrainer.hyperparameter_search`, in turn, in one run.
 
-    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning] [--rounds 2] [--json]
+    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning]
+        [--queries-per-passage 4] [--rounds 2] [--json]
 
 Both sides get the same pairs, split, search space, trials, epochs, evaluations, sampler (Optuna's TPE, same seed) and
 metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
@@ -28,7 +29,7 @@ SPACE: dict[str, Any] = {
     "weight_decay": {"choice": [0, 0.01, 0.1]},
     "schedule": {"choice": ["cosine", "linear", "constant"]},
 }
-"""What both sides can search: ours without grouped batches, which only we have (`--grouped` adds them)."""
+"""What both sides search. Batches of several queries a passage are ours alone: see `--queries-per-passage`."""
 
 SIDES = ("ours", "sentence-transformers")
 
@@ -41,7 +42,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--frozen-layers", type=int, nargs="+", default=[4], help="one depth, or several to search")
     parser.add_argument("--pruning", action="store_true", help="stop weak trials early, on both sides")
-    parser.add_argument("--grouped", action="store_true", help="let our side also search queries_per_passage")
+    parser.add_argument(
+        "--queries-per-passage", type=int, nargs="+", default=[1], help="of our side; it searches several"
+    )
     parser.add_argument("--backend", choices=["optuna", "ray"], default="optuna", help="of hyperparameter_search")
     parser.add_argument("--rounds", type=int, default=1, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=42)
@@ -130,7 +133,8 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     from nic_ray.progress import Lines
     from nic_ray.search import run_search
 
-    grouped = {"queries_per_passage": {"choice": [1, 2, 4]}} if arguments.grouped else {}
+    kinds = arguments.queries_per_passage
+    grouped = {"queries_per_passage": {"choice": kinds}} if len(kinds) > 1 else {}
     config = Config.model_validate(
         {
             "data": {"pairs": str(arguments.pairs)},
@@ -139,6 +143,7 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
                 "evaluations_per_epoch": 2,
                 "schedule": "cosine",
                 "frozen_layers": first_depth(arguments),
+                "queries_per_passage": kinds[0],
                 "seed": arguments.seed,
             },
             "space": space_of(arguments) | grouped,
