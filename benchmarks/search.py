@@ -7,12 +7,13 @@ Both sides get the same pairs, split, search space, trials, epochs, evaluations,
 metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
 as its documentation advises for this loss (no duplicates in a batch). It judges a trial by its last evaluation, ours
 by its best; the test rows are read at the evaluation that each side picked. Memory is the largest sum of the
-proportional set sizes of all processes of a side, read every other second. Needs the extra `bench`.
+proportional set sizes of all processes of a side, read every other second, as is the processor time of each. Needs the
+extra `bench`.
 """
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,11 @@ def main() -> None:
                 f"{arguments.trials / one['wall_s'] * 3600:7.1f} trials/h  {one['peak_pss_gib']:5.2f} GiB  "
                 f"validation {one['validation']:.4f}  test {one['test']:.4f}"
             )
+            picked = (
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in one["picked"].items()
+            )
+            print(f"    picked: {'  '.join(picked)}")
     ratios = [sides[SIDES[1]]["wall_s"] / sides["ours"]["wall_s"] for sides in rounds]
     print(f"\ntrials per hour, ours / theirs: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
@@ -77,25 +83,28 @@ def run_side(side: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--result", str(result)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started = time.monotonic()
         with (Path(folder) / "log").open("w+") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            peak = 0
+            peak, cpu = 0, dict[int, float]()
             while process.poll() is None:
-                peak = max(peak, tree_pss(process.pid))
+                members = family(process.pid)
+                peak = max(peak, sum(pss(member) for member in members))
+                cpu |= {member: seconds for member in members if (seconds := cpu_seconds(member))}
                 time.sleep(2)
             wall = time.monotonic() - started
             if process.returncode:
                 log.seek(0)
                 raise SystemExit(f"{side} failed:\n{log.read()[-4000:]}")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return json.loads(result.read_text()) | {"wall_s": wall, "cpu_s": cpu, "peak_pss_gib": peak / 2**30}
+        return json.loads(result.read_text()) | {
+            "wall_s": wall,
+            "cpu_s": sum(cpu.values()),
+            "peak_pss_gib": peak / 2**30,
+        }
 
 
-def tree_pss(pid: int) -> int:
-    """Bytes of a process and all its descendants, shared pages in proportion."""
+def family(pid: int) -> set[int]:
+    """A process and all its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -103,17 +112,28 @@ def tree_pss(pid: int) -> int:
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-    family = {pid}
-    while grown := {child for child, parent in parents.items() if parent in family} - family:
-        family |= grown
-    total = 0
-    for member in family:
-        try:
-            lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
+    members = {pid}
+    while grown := {child for child, parent in parents.items() if parent in members} - members:
+        members |= grown
+    return members
+
+
+def pss(pid: int) -> int:
+    """Bytes of a process, shared pages in proportion; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, user and system; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def space_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +186,12 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             view=Lines(print),
         )
     results, key = outcome.judgement.results, "recall_at_5/macro"
-    return {"validation": results["validation"]["tuned"][key], "test": results["test"]["tuned"][key]}
+    winner = outcome.judgement.winner.config.model_dump()
+    return {
+        "validation": results["validation"]["tuned"][key],
+        "test": results["test"]["tuned"][key],
+        "picked": {name: winner[name] for name in config.space},
+    }
 
 
 def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -194,7 +219,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     )
     space = space_of(arguments)
-    best: dict[str, float] = {"validation": -1.0, "test": -1.0}
+    best: dict[str, Any] = {"validation": -1.0}
     own: dict[str, Any] = {}
 
     class MacroRecall(SentenceEvaluator):  # type: ignore[misc]
@@ -244,7 +269,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     def objective(metrics: dict[str, float]) -> float:
         found = metrics["eval_macro"]
         if found > best["validation"]:  # the test rows are read at what is picked, and cost little beside the rest
-            best.update(validation=found, test=macro_recall(trainer.model, "test"))
+            best.update(validation=found, test=macro_recall(trainer.model, "test"), picked=dict(own))
         return found
 
     with tempfile.TemporaryDirectory() as folder:
