@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from search import tree_pss
+from search import family, pss
 
 from nic_ray.config import load_config
 from nic_ray.record import TRAIN_RUNS
@@ -74,7 +74,7 @@ def searched(folder: Path, arguments: list[str]) -> dict[str, Any]:
     )
     started, peak = time.monotonic(), 0
     while process.poll() is None:
-        peak = max(peak, tree_pss(process.pid))
+        peak = max(peak, sum(map(pss, family(process.pid))))
         time.sleep(1)
     wall = time.monotonic() - started
     if process.returncode:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nic_ray.blocks import Blocks
 from nic_ray.errors import InputError
 from nic_ray.tokens import PACKAGED_NAMES
 
@@ -38,6 +39,8 @@ class Encoder:
     """Transformer blocks."""
     can_be_cut: bool
     """Whether the blocks can be run apart. If not, nothing is computed once: all of them run in every step."""
+    plain: bool
+    """Whether `blocks.Blocks` give what its own blocks give; what trains is then made of them."""
 
     @property
     def transformer(self) -> nn.Module:
@@ -195,12 +198,14 @@ def load(base_model: str) -> Encoder:
     blocks = _blocks_of(transformer) if transformer is not None else None
     if transformer is None or blocks is None:
         raise InputError(f"{base_model}: holds no transformer with a list of blocks; name an encoder such as BERT")
+    can_be_cut = _cuts_agree(transformer, len(blocks))
     return Encoder(
         name=base_model,
         model=model,
         weights_sha256=_hash_of(model),
         blocks=len(blocks),
-        can_be_cut=_cuts_agree(transformer, len(blocks)),
+        can_be_cut=can_be_cut,
+        plain=can_be_cut and _plain_blocks_agree(transformer),
     )
 
 
@@ -298,7 +303,7 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
         frozen = [module for module in whole.modules() if module not in trained]
         return Upper(whole, tail, starts_at_ids=True, frozen=frozen)
     return Upper(
-        _segment(whole, frozen_layers, encoder.blocks),
+        _plain_blocks(whole, frozen_layers) if encoder.plain else _segment(whole, frozen_layers, encoder.blocks),
         tail,
         starts_at_ids=False,
         lower=lower(encoder, 0, frozen_layers) if from_ids else None,
@@ -421,7 +426,14 @@ def _shell(module: nn.Module) -> nn.Module:
     return shell
 
 
+def _plain_blocks(transformer: nn.Module, start: int) -> Blocks:
+    config: Any = transformer.config
+    return Blocks(transformer.encoder.layer[start:], config.num_attention_heads)  # type: ignore[union-attr, index, arg-type]
+
+
 def _run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
+    if isinstance(transformer, Blocks):
+        return transformer(values, mask)  # type: ignore[no-any-return]
     given = {"input_ids" if ids else "inputs_embeds": values}
     with _best_attention(transformer, values.device.type):
         return transformer(**given, attention_mask=mask)[0]  # type: ignore[no-any-return]
@@ -450,9 +462,7 @@ def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
         return False
     if _blocks_of(transformer) is not getattr(transformer.encoder, "layer", None):
         return False
-    ids = torch.arange(24).reshape(2, 12) % 7 + 5
-    mask = torch.ones_like(ids)
-    mask[1, 7:] = 0
+    ids, mask = _two_texts()
     with torch.no_grad():
         whole = _run(transformer, ids, mask, ids=True)
         try:
@@ -461,3 +471,31 @@ def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
         except (TypeError, RuntimeError):  # its forward does more to the embeddings than hand them on
             return False
     return torch.allclose(whole[mask.bool()], parts[mask.bool()], atol=1e-5)
+
+
+def _plain_blocks_agree(transformer: nn.Module) -> bool:
+    """Whether `Blocks` give what the blocks of a model that can be cut give, on a padded batch."""
+    config: Any = transformer.config
+    if config.hidden_act != "gelu":
+        return False
+    own = _segment(transformer, 1, config.num_hidden_layers)
+    try:
+        plain = _plain_blocks(transformer, 1)
+    except AttributeError:  # parts of other names: another kind of block
+        return False
+    # a part that they leave out would not train, even if it changes nothing yet
+    if {name for name, _ in plain.named_parameters()} != {name for name, _ in own.named_parameters()}:
+        return False
+    ids, mask = _two_texts()
+    with torch.no_grad():
+        hidden = _run(_segment(transformer, 0, 1), ids, mask, ids=True)
+        expected, found = _run(own, hidden, mask, ids=False), _run(plain, hidden, mask, ids=False)
+    return torch.allclose(expected[mask.bool()], found[mask.bool()], atol=1e-5)
+
+
+def _two_texts() -> tuple[Tensor, Tensor]:
+    """Token ids of two texts and their mask; the second is padded."""
+    ids = torch.arange(24).reshape(2, 12) % 7 + 5
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids, mask

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,8 @@ def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.f
 
     Source: Lucene's BM25 with k1 1.5 and b 0.75, as in bm25s (Lù 2024, arXiv:2407.03618).
     """
+    import bm25s  # brings SciPy, and no trial searches by words: their processes start sooner without
+
     index = bm25s.BM25()
     index.index(_words(passages), show_progress=False)
     scores = np.zeros((len(queries), len(passages)), dtype=np.float32)
@@ -32,5 +33,7 @@ def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.f
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
+    import bm25s
+
     found: list[list[str]] = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
     return found

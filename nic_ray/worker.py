@@ -1,5 +1,11 @@
 """One trial under Ray: a TorchTrainer around the training loop, in one process or in several."""
 
+import gc
+
+# Each trial imports this in a process of its own. Python would spend a fifth of that looking for garbage among the
+# objects that imports make to stay.
+gc.disable()
+
 import contextlib
 import os
 import tempfile
@@ -29,6 +35,9 @@ from nic_ray.evaluation import embed, evaluate, score, texts_to_score
 from nic_ray.mirror import Mirror, exists, pull, push
 from nic_ray.pairs import Collection
 from nic_ray.record import FATE, LOG, TRAIN_RUNS, logging_to, readable_state, save_state
+
+gc.freeze()
+gc.enable()
 
 RETRIES = 1
 """Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""

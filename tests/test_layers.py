@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 FLOORS = {
     -1: ["errors"],
     0: (
-        "batches config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
+        "batches blocks config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
     1: ["encoder", "guard", "lint", "picture", "corpus"],

@@ -1,0 +1,90 @@
+"""Transformer blocks of BERT's kind in plain PyTorch: what a trial runs without importing Transformers.
+
+That import takes three seconds of processor time, and every trial is a process of its own. So a trial is handed these
+blocks wherever they give what the model's own give, which `encoder.load` tries out.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Blocks(nn.Module):
+    """Post-norm blocks (BERT, RoBERTa, XLM-R) in a row, with the weights and the names of those they are made from.
+
+    Args:
+        layers: blocks of a model of Transformers.
+        heads: of the attention of each.
+
+    Raises:
+        AttributeError: a block is not built like BERT's.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805.
+    """
+
+    def __init__(self, layers: nn.ModuleList, heads: int) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([_Block(layer, heads) for layer in layers])})
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run a padded batch: hidden states (B, L, W), mask (B, L) 1 for a token -> hidden states (B, L, W)."""
+        # on a GPU, looking would make the host wait
+        visible = None if mask.device.type == "cpu" and bool(mask.all()) else mask.bool()[:, None, None, :]
+        for block in self.encoder["layer"].children():
+            hidden = block(hidden, visible)
+        return hidden
+
+
+class _Block(nn.Module):
+    def __init__(self, layer: Any, heads: int) -> None:
+        super().__init__()
+        self.attention = _Attention(layer.attention, heads)
+        self.intermediate = nn.ModuleDict({"dense": layer.intermediate.dense})
+        self.output = _Closing(layer.output)
+
+    def forward(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+        hidden = self.attention.output(self.attention.self(hidden, visible), hidden)
+        return self.output(F.gelu(self.intermediate["dense"](hidden)), hidden)  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    def __init__(self, attention: Any, heads: int) -> None:
+        super().__init__()
+        self.self = _SelfAttention(attention.self, heads)
+        self.output = _Closing(attention.output)
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, like: Any, heads: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.dropout = like.query, like.key, like.value, like.dropout
+        self._heads = heads
+
+    def forward(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+        query, key, value = (
+            project(hidden).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            # PyTorch's fused kernel takes twice as long there, most of it backward (`benchmarks/attention.py`)
+            scores = (query * query.shape[-1] ** -0.5) @ key.mT
+            if visible is not None:
+                scores += scores.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+            found: Tensor = self.dropout(scores.softmax(-1)) @ value
+        else:
+            share = self.dropout.p if self.dropout.training else 0.0
+            found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=share)
+        return found.transpose(1, 2).flatten(2)
+
+
+class _Closing(nn.Module):
+    """What ends each half of a block: back to the width W, dropout, what went around the half, norm."""
+
+    def __init__(self, like: Any) -> None:
+        super().__init__()
+        self.dense, self.dropout, self.LayerNorm = like.dense, like.dropout, like.LayerNorm
+
+    def forward(self, inner: Tensor, around: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(inner)) + around)  # type: ignore[no-any-return]

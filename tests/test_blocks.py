@@ -1,0 +1,132 @@
+"""Blocks in plain PyTorch against those of Transformers: values, gradients, dropout, and what they are not made of."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from nic_ray import encoder as module
+from nic_ray.blocks import Blocks
+from nic_ray.encoder import load, set_dropout, upper
+
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 40,
+    "attn_implementation": "eager",
+}
+
+
+def model_of(kind: str, **settings: object) -> nn.Module:
+    """A model of Transformers with random weights and its own, plain attention."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(kind, **SIZES, initializer_range=0.3, pad_token_id=1, **settings)
+        return AutoModel.from_config(config, attn_implementation="eager").eval()
+
+
+def given(width: int = 32) -> Tensor:
+    return torch.randn(*MASK.shape, width, generator=torch.Generator().manual_seed(1))
+
+
+def run_own(model: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:
+    """The model's own blocks, one after the other, under the mask that its documentation describes."""
+    bias = hidden.new_zeros(mask.shape).masked_fill(mask == 0, -1e30)[:, None, None, :]
+    for layer in model.encoder.layer:
+        found = layer(hidden, bias)
+        hidden = found[0] if isinstance(found, tuple) else found
+    return hidden
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "roberta"])
+@pytest.mark.parametrize("mask", [MASK, torch.ones_like(MASK)], ids=["padded", "whole"])
+def test_values_and_gradients_are_those_of_transformers(kind, mask):
+    model = model_of(kind).double()
+    copied = copy.deepcopy(model)
+    blocks = Blocks(copied.encoder.layer, 4)
+    hidden = given().double()
+    weights = torch.randn(*MASK.shape, 32, generator=torch.Generator().manual_seed(2)) * mask[..., None]
+    expected, found = run_own(model, hidden, mask), blocks(hidden, mask)
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()])
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    own = dict(model.encoder.named_parameters())
+    mine = dict(blocks.encoder.named_parameters())
+    assert own.keys() == mine.keys()
+    for name, value in own.items():
+        torch.testing.assert_close(mine[name].grad, value.grad)
+
+
+def test_in_bfloat16_they_stay_as_near_to_fp32_as_those_of_transformers():
+    model = model_of("bert")
+    blocks = Blocks(model.encoder.layer, 4)
+    with torch.no_grad():
+        exact = run_own(model, given(), MASK)
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs, ours = run_own(model, given(), MASK), blocks(given(), MASK)
+    distance = [(found.float() - exact)[MASK.bool()].square().mean().sqrt().item() for found in (theirs, ours)]
+    assert 0 < distance[1] < 1.5 * distance[0]
+
+
+def test_what_stands_in_the_padding_changes_nothing():
+    blocks = Blocks(model_of("bert").encoder.layer, 4)
+    other = given().masked_fill(MASK[..., None] == 0, 7.0)
+    assert torch.equal(blocks(given(), MASK)[MASK.bool()], blocks(other, MASK)[MASK.bool()])
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("attention", "hidden"), [(0.5, 0.0), (0.0, 0.5)])
+def test_dropout_runs_where_it_is_set_and_in_training_alone(attention, hidden, bf16):
+    blocks = Blocks(model_of("bert").encoder.layer, 4)
+    set_dropout(blocks, attention=attention, hidden=hidden)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        assert torch.equal(blocks.eval()(given(), MASK), blocks(given(), MASK))
+        assert not torch.equal(blocks.train()(given(), MASK), blocks(given(), MASK))
+        set_dropout(blocks, attention=0.0, hidden=0.0)
+        assert torch.equal(blocks(given(), MASK), blocks.eval()(given(), MASK))
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("bert", True), ("xlm-roberta", True), ("mpnet", False)])
+def test_what_trains_is_made_of_them_where_they_agree(tiny_model, kind, plain):
+    encoder = load(str(tiny_model(kind, 3)))
+    assert encoder.plain is plain
+    own = {name for name, value in encoder.transformer.named_parameters() if name.startswith("encoder.layer.2.")}
+    for from_ids in (False, True):
+        part = upper(encoder, 2, from_ids=from_ids)
+        assert isinstance(part.transformer, Blocks) is plain
+        # what trains has the same names, whichever blocks it is made of
+        assert {name.replace(".layer.0.", ".layer.2.") for name in part.trained_state()} >= {
+            f"transformer.{name}" for name in own
+        }
+
+
+@pytest.mark.parametrize("fault", ["activation", "more in a block", "other numbers"])
+def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
+    model = model_of("bert", **({"hidden_act": "gelu_new"} if fault == "activation" else {}))
+    if fault == "more in a block":
+        model.encoder.layer[1].attention.self.distance = nn.Parameter(torch.zeros(3))
+    if fault == "other numbers":
+        monkeypatch.setattr("nic_ray.blocks.F.gelu", torch.relu)
+    assert not module._plain_blocks_agree(model)
+    monkeypatch.undo()
+    assert module._plain_blocks_agree(model_of("bert"))
+
+
+def test_a_process_that_is_handed_them_does_not_import_transformers(tiny_model_folder, tmp_path):
+    # torch.save of the whole module, as Ray's pickle does
+    torch.save(upper(load(str(tiny_model_folder)), 1), tmp_path / "upper.pt")
+    script = (
+        "import sys, torch, nic_ray.worker\n"
+        f"part = torch.load({str(tmp_path / 'upper.pt')!r}, weights_only=False)\n"
+        "part(torch.zeros(1, 3, 32), torch.ones(1, 3).long())\n"
+        "assert not {'transformers', 'sentence_transformers', 'scipy', 'optuna'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
