@@ -101,6 +101,7 @@ def fit(
     # numbers that are still on the device: reading one makes the host wait for all that was asked of it
     unread: list[tuple[Tensor, float]] = []
     started, first_step = time.monotonic(), step
+    log.info("training on %d pairs from step %d of %d", len(train_rows), step, total)
     upper.train()
     while step < total:
         epoch, done = divmod(step, per_epoch)

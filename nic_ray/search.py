@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import logging
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -280,35 +282,36 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
     view.say(f"run folder: {run.folder}; if it is cut off: python -m nic_ray.tune --resume {run.folder}")
     hardware.keep_freed_memory()
+    objective = config.search.objective
     try:
-        with ray_session(view):
-            from nic_ray import tracking  # knows Ray, whose switches are settled when it is imported
+        # not before the trials: none of them needs it
+        probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
+        cluster: Future[None] = Future()
+        with ThreadPoolExecutor(1) as beside:
+            # what needs no Ray is done while it starts, which takes as long
+            before = beside.submit(_before_trials, prepared, run, cluster, view)
+            try:
+                with ray_session(view):
+                    cluster.set_result(None)
+                    from nic_ray import tracking  # knows Ray, whose switches are settled when it is imported
 
-            trackers = tracking.trackers(config.trackers, run.folder.name)
-            inputs = inputs_by_depth(
-                prepared.encoder,
-                prepared.tokens,
-                depths(config),
-                budget(config.activations, run.folder.parent),
-                bf16=prepared.bf16,
-                chain=_chain_on_cluster(prepared),
-                view=view,
-            )
-            at = {depth: opened(each) for depth, each in inputs.items()}
-            base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
-            probed = None if probe is None else load_probe(prepared, probe, depths(config))
-            objective = config.search.objective
-            view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
-            first, best, confirmations, trials = _find_best(
-                prepared, inputs, base, probed, run, trackers, search_on=search_on, view=view
-            )
+                    trackers = tracking.trackers(config.trackers, run.folder.name)
+                    inputs, base = before.result()
+                    first, best, confirmations, trials = _find_best(
+                        prepared, inputs, base, probing, run, trackers, search_on=search_on, view=view
+                    )
+            finally:
+                cluster.cancel()  # if it never came up, nobody is to wait for it
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; go on with: python -m nic_ray.tune --resume {run.folder}\n"
             f"or export the best so far: python -m nic_ray.export {run.folder}"
         ) from None
     _write_trials(run.folder / "trials.csv", trials)
-    judgement = judge(prepared, at, first, best, confirmations, probed, export_anyway=run.export_anyway, say=view.say)
+    at = {depth: opened(each) for depth, each in inputs.items()}
+    judgement = judge(
+        prepared, at, first, best, confirmations, probing(), export_anyway=run.export_anyway, say=view.say
+    )
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
     if outcome.folder is None:
@@ -339,6 +342,31 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     _write_page(run, view.say)
     _copy_results(run)
     return outcome
+
+
+def _before_trials(
+    prepared: Prepared, run: Run, cluster: "Future[None]", view: View
+) -> tuple[dict[int, Any], dict[str, float]]:
+    """What the trials read at each depth, and the base model's metrics on the validation rows.
+
+    Args:
+        cluster: done when Ray runs; it is waited for only if activations are missing.
+    """
+    config = prepared.config
+    inputs = inputs_by_depth(
+        prepared.encoder,
+        prepared.tokens,
+        depths(config),
+        budget(config.activations, run.folder.parent),
+        bf16=prepared.bf16,
+        chain=_chain_on_cluster(prepared, cluster),
+        view=view,
+    )
+    at = {depth: opened(each) for depth, each in inputs.items()}
+    base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
+    objective = config.search.objective
+    view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
+    return inputs, base
 
 
 @contextlib.contextmanager
@@ -458,10 +486,15 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
 
 
-def _chain_on_cluster(prepared: Prepared) -> Chain:
-    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on."""
+def _chain_on_cluster(prepared: Prepared, cluster: "Future[None]") -> Chain:
+    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on.
+
+    Args:
+        cluster: done when Ray runs.
+    """
 
     def chain(blocks: Sequence[Any], shards: Sequence[Any]) -> Iterator[list[Any]]:
+        cluster.result()
         import ray
 
         from nic_ray.worker import run_shard
@@ -486,7 +519,7 @@ def _find_best(
     prepared: Prepared,
     inputs: Mapping[int, Any],
     base: Mapping[str, float],
-    probe: Probe | None,
+    probing: Callable[[], Probe | None],
     run: Run,
     trackers: list[Any],
     *,
@@ -497,6 +530,7 @@ def _find_best(
 
     Args:
         base: flat validation metrics of the base model.
+        probing: gives the probe, if there is one.
         trackers: callbacks that record trials elsewhere.
 
     Returns:
@@ -559,7 +593,7 @@ def _find_best(
     samples = {tuning.numbered(each.number): each.params for each in ([] if study is None else study.trials)}
     first_name = tuning.numbered(0)
     kept = max(config.search.averaged_trials, again.trials)
-    best, trials = _collect(run_folder, samples, prepared, probe, kept=kept, always=first_name)
+    best, trials = _collect(run_folder, samples, prepared, probing(), kept=kept, always=first_name)
     if not best:
         reasons = sorted({row["error"] for row in trials if row["error"]}) or ["none has come to its first evaluation"]
         raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
@@ -588,7 +622,7 @@ def _find_best(
         tuning.back_up(run_folder, run.mirror)
     # one that was cut off says nothing about its configuration
     named = {name: sample for name, sample in named.items() if name in read_ended(run_folder)}
-    confirming, more = _collect(run_folder, named, prepared, probe, kept=len(named))
+    confirming, more = _collect(run_folder, named, prepared, probing(), kept=len(named))
     if not confirming:
         return first, best[: config.search.averaged_trials], [], trials + more
     tried = [[each, *(other for other in confirming if other.name.startswith(f"{each.name}-"))] for each in chosen]
