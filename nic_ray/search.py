@@ -284,6 +284,9 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     hardware.keep_freed_memory()
     objective = config.search.objective
     try:
+        _import_ray()
+        from nic_ray import tracking
+
         # not before the trials: none of them needs it
         probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
         cluster: Future[None] = Future()
@@ -293,8 +296,6 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
             try:
                 with ray_session(view):
                     cluster.set_result(None)
-                    from nic_ray import tracking  # knows Ray, whose switches are settled when it is imported
-
                     trackers = tracking.trackers(config.trackers, run.folder.name)
                     inputs, base = before.result()
                     first, best, confirmations, trials = _find_best(
@@ -403,10 +404,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         view: is told the dashboard's address.
         num_cpus: logical CPUs of a cluster that is started here; None takes the machine's.
     """
-    joins = bool(os.environ.get("RAY_ADDRESS"))
-    for switch, value in RAY_SWITCHES.items():
-        if not (joins and switch == "RAY_AUTH_MODE"):  # another cluster has settled that for itself
-            os.environ.setdefault(switch, value)
+    joins = _settle_switches()
     handlers = logging.getLogger("ray").handlers[:]
     import ray
 
@@ -441,6 +439,24 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _import_ray() -> None:
+    """Import Ray and all rooms that know it, before a second thread starts: two of them would trip over each other."""
+    _settle_switches()
+    handlers = logging.getLogger("ray").handlers[:]
+    from nic_ray import tracking, tuning, worker  # noqa: F401
+
+    logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
+
+
+def _settle_switches() -> bool:
+    """Set Ray's switches, which it reads when it is imported; whether a cluster is to be joined."""
+    joins = bool(os.environ.get("RAY_ADDRESS"))
+    for switch, value in RAY_SWITCHES.items():
+        if not (joins and switch == "RAY_AUTH_MODE"):  # another cluster has settled that for itself
+            os.environ.setdefault(switch, value)
+    return joins
 
 
 def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:

@@ -109,6 +109,7 @@ for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.state import list_actors
 cluster = None
 nodes = []
 lost = []
@@ -116,7 +117,9 @@ def say(line):
     print(line, flush=True)
     if line.startswith("trial-001: epoch 2.00") and not lost:
         lost.append(line)
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        actors = list_actors(ray.get_runtime_context().gcs_address, detail=True)
+        its = next(each.node_id for each in actors if each.repr_name == "trial-001")
+        cluster.remove_node(next(node for node in nodes if node.node_id == its), allow_graceful=False)
 def main(place, port):
     global cluster
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port}
@@ -138,7 +141,11 @@ if __name__ == "__main__":
 
 def test_a_lost_node_loses_no_trial(tiny_model, tiny_pairs_file, tmp_path):
     sections = settings(
-        tiny_model(layers=3), tiny_pairs_file, trials=3, train={"epochs": 20}, search={"grace_period": 20}
+        tiny_model(layers=3),
+        tiny_pairs_file,
+        trials=3,
+        train={"epochs": 60},  # long enough to lose its node in the middle
+        search={"grace_period": 60},
     )
     (tmp_path / "config.json").write_text(json.dumps(sections))
     (tmp_path / "on_two_nodes.py").write_text(ON_TWO_NODES)
