@@ -83,15 +83,11 @@ def inputs_by_depth(
         view: is shown what is computed and where it is kept.
     """
     found: dict[int, Inputs | StoredInputs] = dict.fromkeys(depths, tokens)
-    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
-    if not wanted:
+    layout = _layout(encoder, tokens, depths, room, bf16=bf16)
+    cached, in_memory, files = layout.cached, layout.in_memory, layout.files
+    dtype, shape, size = layout.dtype, layout.shape, layout.size
+    if not layout.wanted:
         return found
-    dtype = np.dtype(np.uint16 if bf16 else np.float32)
-    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
-    size = float(np.prod(shape)) * dtype.itemsize
-    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
-    cached = wanted[: max(in_memory, on_disk)]
-    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
     here = {depth: path for depth, path in files.items() if _is_sound(path, shape, dtype)}
     _make_room(room, keep=set(files.values()), needed=size * (len(files) - len(here)))
     found |= {depth: StoredInputs(path, tokens.offsets) for depth, path in here.items()}
@@ -106,11 +102,17 @@ def inputs_by_depth(
     for names, where in (
         (cached[:in_memory], f"in memory ({gib:.2f} GiB each)"),
         (cached[in_memory:], f"mapped from {room.folder} ({gib:.2f} GiB each)"),
-        (wanted[len(cached) :], "not kept: beyond the budget, so the frozen blocks run in every step"),
+        (layout.wanted[len(cached) :], "not kept: beyond the budget, so the frozen blocks run in every step"),
     ):
         if names:
             view.say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
     return found
+
+
+def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
+    """Whether an earlier run has left every file that `inputs_by_depth` would write; it may still find one damaged."""
+    layout = _layout(encoder, tokens, depths, room, bf16=bf16)
+    return all(depth in layout.files and layout.files[depth].exists() for depth in layout.cached)
 
 
 def run_here(device: str, *, bf16: bool) -> Chain:
@@ -121,6 +123,37 @@ def run_here(device: str, *, bf16: bool) -> Chain:
             yield run_chain(blocks, shard, device=device, bf16=bf16)
 
     return chain
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where activations go.
+
+    wanted: depths that have any; cached: those of them for which there is room, the first `in_memory` in memory.
+    files: of the cached depths that are kept on disk.
+    dtype, shape, size: of the activations at one depth; size in bytes.
+    """
+
+    wanted: Sequence[int]
+    cached: Sequence[int]
+    in_memory: int
+    files: dict[int, Path]
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]
+    size: float
+
+
+def _layout(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> _Layout:
+    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
+    dtype = np.dtype(np.uint16 if bf16 else np.float32)
+    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size) if wanted else 0)  # type: ignore[union-attr, arg-type]
+    size = float(np.prod(shape)) * dtype.itemsize
+    if not wanted:
+        return _Layout([], [], 0, {}, dtype, shape, size)
+    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
+    cached = wanted[: max(in_memory, on_disk)]
+    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
+    return _Layout(wanted, cached, in_memory, files, dtype, shape, size)
 
 
 def _compute(

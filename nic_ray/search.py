@@ -11,16 +11,17 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
-from nic_ray.cache import Chain, StoredInputs, budget, inputs_by_depth, opened
+from nic_ray.cache import Budget, Chain, StoredInputs, budget, inputs_by_depth, is_kept, opened, run_here
 from nic_ray.candidates import (
     Candidate,
     Confirmation,
@@ -289,20 +290,21 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
 
         # not before the trials: none of them needs it
         probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
-        cluster: Future[None] = Future()
-        with ThreadPoolExecutor(1) as beside:
-            # what needs no Ray is done while it starts, which takes as long
-            before = beside.submit(_before_trials, prepared, run, cluster, view)
-            try:
-                with ray_session(view):
-                    cluster.set_result(None)
-                    trackers = tracking.trackers(config.trackers, run.folder.name)
-                    inputs, base = before.result()
-                    first, best, confirmations, trials = _find_best(
-                        prepared, inputs, base, probing, run, trackers, search_on=search_on, view=view
-                    )
-            finally:
-                cluster.cancel()  # if it never came up, nobody is to wait for it
+        room = budget(config.activations, run.folder.parent)
+        # Ray starts for as long as this takes, and is not needed for it
+        early = (
+            _in_a_thread(lambda: _before_trials(prepared, room, run_here(prepared.device, bf16=prepared.bf16), view))
+            if is_kept(prepared.encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16)
+            else None
+        )
+        with ray_session(view):
+            trackers = tracking.trackers(config.trackers, run.folder.name)
+            inputs, base = (
+                early.result() if early else _before_trials(prepared, room, _chain_on_cluster(prepared), view)
+            )
+            first, best, confirmations, trials = _find_best(
+                prepared, inputs, base, probing, run, trackers, search_on=search_on, view=view
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; go on with: python -m nic_ray.tune --resume {run.folder}\n"
@@ -346,28 +348,32 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
 
 
 def _before_trials(
-    prepared: Prepared, run: Run, cluster: "Future[None]", view: View
+    prepared: Prepared, room: Budget, chain: Chain, view: View
 ) -> tuple[dict[int, Any], dict[str, float]]:
-    """What the trials read at each depth, and the base model's metrics on the validation rows.
-
-    Args:
-        cluster: done when Ray runs; it is waited for only if activations are missing.
-    """
+    """What the trials read at each depth, and the base model's metrics on the validation rows."""
     config = prepared.config
     inputs = inputs_by_depth(
-        prepared.encoder,
-        prepared.tokens,
-        depths(config),
-        budget(config.activations, run.folder.parent),
-        bf16=prepared.bf16,
-        chain=_chain_on_cluster(prepared, cluster),
-        view=view,
+        prepared.encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16, chain=chain, view=view
     )
     at = {depth: opened(each) for depth, each in inputs.items()}
     base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
     objective = config.search.objective
     view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
     return inputs, base
+
+
+def _in_a_thread(function: Callable[[], Any]) -> "Future[Any]":
+    """Begin something that nobody has to wait for: whoever interrupts the search ends it at once."""
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(function())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found
 
 
 @contextlib.contextmanager
@@ -442,7 +448,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _import_ray() -> None:
-    """Import Ray and all rooms that know it, before a second thread starts: two of them would trip over each other."""
+    """Import Ray and all rooms that know it, before a second thread starts: two that import trip over each other."""
     _settle_switches()
     handlers = logging.getLogger("ray").handlers[:]
     from nic_ray import tracking, tuning, worker  # noqa: F401
@@ -502,15 +508,10 @@ def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placem
     return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
 
 
-def _chain_on_cluster(prepared: Prepared, cluster: "Future[None]") -> Chain:
-    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on.
-
-    Args:
-        cluster: done when Ray runs.
-    """
+def _chain_on_cluster(prepared: Prepared) -> Chain:
+    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on."""
 
     def chain(blocks: Sequence[Any], shards: Sequence[Any]) -> Iterator[list[Any]]:
-        cluster.result()
         import ray
 
         from nic_ray.worker import run_shard

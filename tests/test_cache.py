@@ -11,7 +11,7 @@ import pytest
 
 from nic_ray import cache
 from nic_ray.activations import Inputs, frozen_inputs, token_inputs
-from nic_ray.cache import Budget, StoredInputs, inputs_by_depth, opened, run_here
+from nic_ray.cache import Budget, StoredInputs, inputs_by_depth, is_kept, opened, run_here
 from nic_ray.encoder import Encoder, load
 from nic_ray.progress import Lines, View
 
@@ -72,6 +72,23 @@ def test_a_second_run_computes_nothing(compute, encoder, tokens):
     assert compute.ran == []
     assert_same(found, encoder, tokens)
     assert compute.said == ["activations at depth 1, 2: in memory (0.00 GiB each)"]
+
+
+def test_what_is_kept_is_known_before_it_is_read(encoder, tokens, compute, size):
+    def kept(depths=(1, 2), memory=10.0, disk=10.0, bf16=False) -> bool:
+        return is_kept(encoder, tokens, depths, Budget(memory * size, disk * size, compute.folder), bf16=bf16)
+
+    assert not kept()
+    assert kept(depths=(0,))  # token ids are never kept, nor computed
+    assert kept(memory=0, disk=0)  # nor is there anything to compute where nothing has room
+    compute([2, 1])
+    assert kept()
+    assert kept(depths=(0, 2))
+    assert not kept(disk=0)
+    assert not kept(bf16=True)
+    next(compute.folder.glob("*-depth1.npy")).unlink()
+    assert not kept()
+    assert kept(depths=(2,))
 
 
 def test_a_missing_depth_is_computed_from_the_one_below(compute, encoder, tokens):

@@ -11,7 +11,7 @@ from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.progress import View
 from nic_ray.record import save_state
-from nic_ray.search import _best_before, place, ray_session, run_search
+from nic_ray.search import _best_before, place, ray_session
 
 
 def config(**sections: object) -> Config:
@@ -116,36 +116,17 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
         pass
 
 
-@pytest.mark.timeout(120)
-def test_what_waits_for_a_cluster_that_does_not_come_up_is_let_go(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    waiting = threading.Event()
-    real = search._chain_on_cluster
+def test_an_error_of_the_thread_comes_to_who_asks_and_nobody_waits_for_it():
+    def fail():
+        raise InputError("no base model")
 
-    def chain_on_cluster(prepared, cluster):
-        chain = real(prepared, cluster)
-
-        def noted(*given):
-            waiting.set()
-            return chain(*given)
-
-        return noted
-
-    def init(**_: object) -> None:
-        assert waiting.wait(60)  # the frozen blocks' output is missing, and to be computed as Ray tasks
-        raise ConnectionError("no one answers")
-
-    monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr(search, "_chain_on_cluster", chain_on_cluster)
-    settings = config(
-        data={"pairs": tiny_pairs_file, "validation_share": 0.25, "test_share": 0.25},
-        train={"base_model": str(tiny_model()), "frozen_layers": 1, "batch_size": 8},
-        space={"learning_rate": {"log_uniform": [1e-5, 1e-3]}},
-        guard={"probe": None},
-    )
-    with pytest.raises(InputError, match="no Ray cluster can be joined there"):
-        run_search(settings, out=tmp_path / "models", name="m", run_root=tmp_path, overwrite=False, view=View())
+    with pytest.raises(InputError, match="no base model"):
+        search._in_a_thread(fail).result(timeout=60)
+    assert search._in_a_thread(lambda: 3).result(timeout=60) == 3
+    over, before = threading.Event(), set(threading.enumerate())
+    search._in_a_thread(over.wait)
+    assert [thread.daemon for thread in set(threading.enumerate()) - before] == [True]
+    over.set()
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):
