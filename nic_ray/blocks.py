@@ -30,7 +30,7 @@ class Blocks(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Run a padded batch: hidden states (B, L, W), mask (B, L) 1 for a token -> hidden states (B, L, W)."""
-        # on a GPU, looking would make the host wait
+        # without padding there is nothing to mask; on a GPU, finding that out would make the host wait
         visible = None if mask.device.type == "cpu" and bool(mask.all()) else mask.bool()[:, None, None, :]
         for block in self.encoder["layer"].children():
             hidden = block(hidden, visible)
@@ -67,16 +67,23 @@ class _SelfAttention(nn.Module):
             project(hidden).unflatten(-1, (self._heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            # PyTorch's fused kernel takes twice as long there, most of it backward (`benchmarks/attention.py`)
-            scores = (query * query.shape[-1] ** -0.5) @ key.mT
-            if visible is not None:
-                scores += scores.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
-            found: Tensor = self.dropout(scores.softmax(-1)) @ value
-        else:
-            share = self.dropout.p if self.dropout.training else 0.0
-            found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=share)
-        return found.transpose(1, 2).flatten(2)
+        # on a CPU in 16 bits, the fused kernel takes twice as long, most of it backward (`benchmarks/attention.py`)
+        attend = _in_steps if query.device.type == "cpu" and query.dtype == torch.bfloat16 else _fused
+        return attend(query, key, value, visible, self.dropout).transpose(1, 2).flatten(2)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, dropout: nn.Dropout) -> Tensor:
+    """Attention of each head, (B, H, L, D), over the visible tokens (B, 1, 1, L)."""
+    share = dropout.p if dropout.training else 0.0
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=share)
+
+
+def _in_steps(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, dropout: nn.Dropout) -> Tensor:
+    """The same as a product, a softmax and a product."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    if visible is not None:
+        scores += scores.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+    return dropout(scores.softmax(-1)) @ value  # type: ignore[no-any-return]
 
 
 class _Closing(nn.Module):

@@ -110,7 +110,7 @@ def inputs_by_depth(
 
 
 def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
-    """Whether an earlier run has left every file that `inputs_by_depth` would write; it may still find one damaged."""
+    """Whether every file that `inputs_by_depth` would write is there. It may still find one damaged."""
     layout = _layout(encoder, tokens, depths, room, bf16=bf16)
     return all(depth in layout.files and layout.files[depth].exists() for depth in layout.cached)
 

@@ -1,7 +1,7 @@
 """Which weights a search ends with: the best trials', tried again, averaged, and drawn back towards the base."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,14 +216,21 @@ def weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str
 
 
 def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> Probe:
-    """Run a probe's texts through the frozen blocks, for each depth that it will be scored at, and score the base."""
+    """Run a probe's texts through the frozen blocks, for each depth that it will be scored at, and score the base.
+
+    Raises:
+        InputError: the base model's embeddings of them are not finite.
+    """
     encoder, config = prepared.encoder, prepared.config.train
     tokens = token_inputs(encoder, collection.texts, config.max_tokens)
     wanted = sorted(set(depths)) if encoder.can_be_cut else []
     found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
     inputs = {depth: found.get(depth, tokens) for depth in depths}
     deepest = max(inputs)
-    return Probe(collection, inputs, _probe_metrics(prepared, collection, inputs[deepest], deepest, None))
+    try:
+        return Probe(collection, inputs, _probe_metrics(prepared, collection, inputs[deepest], deepest, None))
+    except ValueError:
+        raise _not_finite(prepared) from None
 
 
 def retention_of(prepared: Prepared, probe: Probe, candidate: Candidate) -> dict[str, float]:
@@ -262,14 +269,42 @@ def base_scores(prepared: Prepared, inputs: Mapping[int, Inputs], part: str) -> 
     Raises:
         InputError: its embeddings are not finite.
     """
-    depth = max(inputs)  # whatever lies above a cut is its own, so the deepest costs least
+    return scores_of_base(prepared, base_embeddings(prepared, inputs, part), part)
+
+
+def base_embeddings(
+    prepared: Prepared, inputs: Mapping[int, Inputs], part: str, *, done: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """(n, D) embeddings of the texts that scoring a part needs, by the base model.
+
+    Args:
+        inputs: by depth; whatever lies above a cut is the base model's own, so the deepest costs least.
+        done: is told how many more texts are embedded.
+    """
+    depth = max(inputs)
+    texts = texts_to_score(prepared.collection, prepared.rows(part).tolist())
+    return embedded(prepared, inputs[depth], depth, None, texts, done=done)
+
+
+def scores_of_base(prepared: Prepared, embeddings: NDArray[np.float32], part: str) -> dict[str, NDArray[np.float64]]:
+    """`base_scores`, from `base_embeddings`.
+
+    Raises:
+        InputError: the embeddings are not finite.
+    """
+    rows = prepared.rows(part).tolist()
+    texts = texts_to_score(prepared.collection, rows)
     try:
-        return scores_of(prepared, inputs[depth], depth, None, part)
+        return query_scores(embeddings, texts, prepared.collection, rows)
     except ValueError:
-        raise InputError(
-            f"{prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; name "
-            "another train.base_model"
-        ) from None
+        raise _not_finite(prepared) from None
+
+
+def _not_finite(prepared: Prepared) -> InputError:
+    return InputError(
+        f"{prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; name "
+        "another train.base_model"
+    )
 
 
 def embedded(
@@ -278,12 +313,14 @@ def embedded(
     frozen_layers: int,
     weights: Mapping[str, Tensor] | None,
     texts: NDArray[np.int64],
+    *,
+    done: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
     """(n, D) embeddings of texts (n,) by some weights above a cut; None for the base model's own."""
     upper = encoders.upper_copy(prepared.encoder, frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
     if weights is not None:
         upper.load_trained_state(dict(weights))
-    return embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16)
+    return embed(upper, feed(inputs, prepared.device), texts, bf16=prepared.bf16, done=done)
 
 
 def _probe_metrics(

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 OVER_ALL_DOMAINS = ("worst", "macro")
 
 NEW_OBJECTS = 100_000
-"""So many more objects than before, and Python looks for garbage. By default it looks every 700, which takes a fifth of
-the time that a command needs to import what it works with, and finds none."""
+"""So many more objects than before, and Python looks for garbage, as long as a command runs. By default it looks every
+700, which takes a fifth of the time that the imports need, and finds none; what a command computes with is made of few
+objects, and large ones."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -31,8 +32,8 @@ def run(main: Callable[..., None]) -> None:
     Args:
         main: its signature gives arguments and options, its docstring the help.
     """
-    # without markup, brackets in help texts and in what the user typed stay as they are
     gc.set_threshold(NEW_OBJECTS)
+    # without markup, brackets in help texts and in what the user typed stay as they are
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_exit_codes(main))
     app()

@@ -14,25 +14,29 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
-from nic_ray.cache import Budget, Chain, StoredInputs, budget, inputs_by_depth, is_kept, opened, run_here
+from nic_ray.cache import Budget, Chain, StoredInputs, budget, inputs_by_depth, is_kept, opened
 from nic_ray.candidates import (
     Candidate,
     Confirmation,
     Probe,
-    base_scores,
+    base_embeddings,
     best_first,
     best_of,
     confirm,
     load_probe,
     queries_of,
     retention_of,
+    scores_of_base,
 )
 from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
 from nic_ray.errors import InputError, RunError, wants_room
@@ -288,20 +292,16 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         _import_ray()
         from nic_ray import tracking
 
-        # not before the trials: none of them needs it
+        trackers = tracking.trackers(config.trackers, run.folder.name)
+        # behind the trials, none of which needs it
         probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
         room = budget(config.activations, run.folder.parent)
-        # Ray starts for as long as this takes, and is not needed for it
-        early = (
-            _in_a_thread(lambda: _before_trials(prepared, room, run_here(prepared.device, bf16=prepared.bf16), view))
-            if is_kept(prepared.encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16)
-            else None
-        )
-        with ray_session(view):
-            trackers = tracking.trackers(config.trackers, run.folder.name)
-            inputs, base = (
-                early.result() if early else _before_trials(prepared, room, _chain_on_cluster(prepared), view)
+        with _beside(lambda over: _read_early(prepared, room, over, view)) as early, ray_session(view):
+            inputs, embeddings = early.result() or _inputs_and_base(prepared, room, _chain_on_cluster(prepared), view)
+            base = flat_metrics(
+                scores_of_base(prepared, embeddings, "validation"), queries_of(prepared, "validation").domains
             )
+            view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
             first, best, confirmations, trials = _find_best(
                 prepared, inputs, base, probing, run, trackers, search_on=search_on, view=view
             )
@@ -347,33 +347,58 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     return outcome
 
 
-def _before_trials(
-    prepared: Prepared, room: Budget, chain: Chain, view: View
-) -> tuple[dict[int, Any], dict[str, float]]:
-    """What the trials read at each depth, and the base model's metrics on the validation rows."""
-    config = prepared.config
+class _NotKept(Exception):
+    """Activations have to be computed."""
+
+
+def _read_early(
+    prepared: Prepared, room: Budget, over: threading.Event, view: View
+) -> tuple[dict[int, Any], NDArray[np.float32]] | None:
+    """`_inputs_and_base` while Ray starts, which takes as long; None where it needs Ray.
+
+    Only torch computes here: a product of NumPy's in one thread, and a process that is started by another, can wait for
+    each other for ever.
+
+    Args:
+        over: set when nobody wants it any more.
+    """
+    if not is_kept(prepared.encoder, prepared.tokens, depths(prepared.config), room, bf16=prepared.bf16):
+        return None
+
+    def chain(*_: Any) -> Any:
+        raise _NotKept
+
+    def go_on(_: int) -> None:
+        if over.is_set():
+            raise CancelledError
+
+    try:
+        return _inputs_and_base(prepared, room, chain, view, done=go_on)
+    except _NotKept:  # a file is damaged
+        return None
+
+
+def _inputs_and_base(
+    prepared: Prepared, room: Budget, chain: Chain, view: View, *, done: Callable[[int], None] = lambda _: None
+) -> tuple[dict[int, Any], NDArray[np.float32]]:
+    """What the trials read at each depth, and the base model's embeddings of what scoring the validation rows needs."""
+    wanted = depths(prepared.config)
     inputs = inputs_by_depth(
-        prepared.encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16, chain=chain, view=view
+        prepared.encoder, prepared.tokens, wanted, room, bf16=prepared.bf16, chain=chain, view=view
     )
     at = {depth: opened(each) for depth, each in inputs.items()}
-    base = flat_metrics(base_scores(prepared, at, "validation"), queries_of(prepared, "validation").domains)
-    objective = config.search.objective
-    view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
-    return inputs, base
+    return inputs, base_embeddings(prepared, at, "validation", done=done)
 
 
-def _in_a_thread(function: Callable[[], Any]) -> "Future[Any]":
-    """Begin something that nobody has to wait for: whoever interrupts the search ends it at once."""
-    found: Future[Any] = Future()
-
-    def run() -> None:
+@contextlib.contextmanager
+def _beside(function: Callable[[threading.Event], Any]) -> Iterator["Future[Any]"]:
+    """Run a function in a thread of its own. It is handed an event, which is set at the end of the block."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
         try:
-            found.set_result(function())
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return found
+            yield thread.submit(function, over)
+        finally:
+            over.set()  # a thread that is still in torch when Python ends would abort the process
 
 
 @contextlib.contextmanager

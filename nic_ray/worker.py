@@ -2,8 +2,9 @@
 
 import gc
 
-# Each trial imports this in a process of its own. Python would spend a fifth of that looking for garbage among the
-# objects that imports make to stay.
+# Each trial's process imports this first. Python would spend a fifth of that looking for garbage among the objects that
+# imports make to stay. (In the searching process, which imports it too, the same holds.)
+_collected = gc.isenabled()
 gc.disable()
 
 import contextlib
@@ -37,7 +38,8 @@ from nic_ray.pairs import Collection
 from nic_ray.record import FATE, LOG, TRAIN_RUNS, logging_to, readable_state, save_state
 
 gc.freeze()
-gc.enable()
+if _collected:
+    gc.enable()
 
 RETRIES = 1
 """Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""

@@ -20,6 +20,7 @@ def defined(source: ast.Module) -> set[str]:
     """Names that a module has at its top."""
     names = {node.name for node in source.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     targets = [target for node in source.body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in source.body if isinstance(node, ast.AnnAssign)]
     return names | {target.id for target in targets if isinstance(target, ast.Name)}
 
 

@@ -81,6 +81,25 @@ def test_what_stands_in_the_padding_changes_nothing():
     assert torch.equal(blocks(given(), MASK)[MASK.bool()], blocks(other, MASK)[MASK.bool()])
 
 
+@pytest.mark.parametrize(
+    ("attention", "hidden", "bf16", "implementation"),
+    [(0.0, 0.3, False, "eager"), (0.0, 0.3, True, "eager"), (0.3, 0.2, True, "eager"), (0.3, 0.2, False, "sdpa")],
+)
+def test_the_same_draws_drop_what_they_drop_in_transformers(attention, hidden, bf16, implementation):
+    model = model_of("bert")
+    model.set_attn_implementation(implementation)
+    set_dropout(model, attention=attention, hidden=hidden)
+    model.train()
+    blocks = Blocks(copy.deepcopy(model).encoder.layer, 4)
+    found = []
+    for run in (lambda: run_own(model, given(), MASK), lambda: blocks(given(), MASK)):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found.append(run()[MASK.bool()])
+    # of values around 1; other draws, or the same at another place, are 0.5 apart and more
+    assert (found[1].float() - found[0].float()).square().mean().sqrt() < (0.05 if bf16 else 1e-5)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(("attention", "hidden"), [(0.5, 0.0), (0.0, 0.5)])
 def test_dropout_runs_where_it_is_set_and_in_training_alone(attention, hidden, bf16):
@@ -101,17 +120,23 @@ def test_what_trains_is_made_of_them_where_they_agree(tiny_model, kind, plain):
     for from_ids in (False, True):
         part = upper(encoder, 2, from_ids=from_ids)
         assert isinstance(part.transformer, Blocks) is plain
-        # what trains has the same names, whichever blocks it is made of
-        assert {name.replace(".layer.0.", ".layer.2.") for name in part.trained_state()} >= {
+        # what trains has the same names, whichever blocks it is made of, and whether or not others run below it
+        assert {name.replace(".layer.0.", ".layer.2.") for name in part.trained_state()} == {
             f"transformer.{name}" for name in own
         }
 
 
-@pytest.mark.parametrize("fault", ["activation", "more in a block", "other numbers"])
+@pytest.mark.parametrize("fault", ["activation", "more in a block", "one more dropout", "other numbers", "no heads"])
 def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
-    model = model_of("bert", **({"hidden_act": "gelu_new"} if fault == "activation" else {}))
+    model = model_of("bert")
+    if fault == "activation":
+        model.config.hidden_act = "gelu_new"  # whose values are so near that weights could hide them
     if fault == "more in a block":
         model.encoder.layer[1].attention.self.distance = nn.Parameter(torch.zeros(3))
+    if fault == "one more dropout":
+        model.encoder.layer[1].intermediate.dropout = nn.Dropout(0.1)
+    if fault == "no heads":
+        del model.config.num_attention_heads
     if fault == "other numbers":
         monkeypatch.setattr("nic_ray.blocks.F.gelu", torch.relu)
     assert not module._plain_blocks_agree(model)

@@ -1,14 +1,18 @@
 """How trials are laid out and judged; no cluster is started."""
 
 import threading
+from concurrent.futures import CancelledError
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nic_ray import search
-from nic_ray.candidates import Candidate, best_first
+from nic_ray.cache import Budget, opened, run_here
+from nic_ray.candidates import Candidate, best_first, scores_of_base
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.preparation import prepare
 from nic_ray.progress import View
 from nic_ray.record import save_state
 from nic_ray.search import _best_before, place, ray_session
@@ -116,17 +120,50 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
         pass
 
 
-def test_an_error_of_the_thread_comes_to_who_asks_and_nobody_waits_for_it():
-    def fail():
+def test_whoever_leaves_has_the_thread_beside_stop_and_waits_for_it():
+    ended = []
+
+    def work(over: threading.Event) -> None:
+        ended.append(over.wait(60))
+
+    with pytest.raises(KeyboardInterrupt), search._beside(work):
+        raise KeyboardInterrupt
+    assert ended == [True]
+
+
+def test_an_error_beside_comes_to_who_asks_for_the_result():
+    def fail(_: threading.Event) -> None:
         raise InputError("no base model")
 
-    with pytest.raises(InputError, match="no base model"):
-        search._in_a_thread(fail).result(timeout=60)
-    assert search._in_a_thread(lambda: 3).result(timeout=60) == 3
-    over, before = threading.Event(), set(threading.enumerate())
-    search._in_a_thread(over.wait)
-    assert [thread.daemon for thread in set(threading.enumerate()) - before] == [True]
+    with search._beside(fail) as early, pytest.raises(InputError, match="no base model"):
+        early.result(timeout=60)
+
+
+@pytest.fixture
+def prepared(tiny_model, tiny_pairs_file):
+    settings = config(
+        data={"pairs": tiny_pairs_file, "validation_share": 0.25, "test_share": 0.25},
+        train={"base_model": str(tiny_model()), "frozen_layers": 1, "batch_size": 8},
+        space={"learning_rate": {"log_uniform": [1e-5, 1e-3]}},
+    )
+    return prepare(settings, on_gpu=False)
+
+
+def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp_path):
+    room, over = Budget(1e9, 1e9, tmp_path), threading.Event()
+    assert search._read_early(prepared, room, over, View()) is None  # there is nothing to read yet
+    inputs, embeddings = search._inputs_and_base(prepared, room, run_here("cpu", bf16=prepared.bf16), View())
+    early_inputs, early_embeddings = search._read_early(prepared, room, over, View())
+    np.testing.assert_array_equal(early_embeddings, embeddings)
+    np.testing.assert_array_equal(early_inputs[1].values, opened(inputs[1]).values)
+    assert scores_of_base(prepared, embeddings, "validation")["mrr"].shape == (len(prepared.rows("validation")),)
     over.set()
+    with pytest.raises(CancelledError):
+        search._read_early(prepared, room, over, View())
+    over.clear()
+    (file,) = tmp_path.glob("*.npy")
+    file.write_bytes(b"damaged")
+    assert search._read_early(prepared, room, over, View()) is None
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):
