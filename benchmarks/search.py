@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument(
         "--queries-per-passage", type=int, nargs="+", default=[1], help="of our side; it searches several"
     )
-    parser.add_argument("--backend", choices=["optuna", "ray"], default="optuna", help="of hyperparameter_search")
     parser.add_argument("--rounds", type=int, default=1, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true")
@@ -296,14 +295,14 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             multivariate=True, constant_liar=True, n_startup_trials=4, seed=arguments.seed
         )
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if arguments.pruning else optuna.pruners.NopPruner()
-        given = {"sampler": sampler, "pruner": pruner} if arguments.backend == "optuna" else {}
         trainer.hyperparameter_search(
             hp_space=hp_space,
             compute_objective=objective,
             n_trials=arguments.trials,
             direction="maximize",
-            backend=arguments.backend,
-            **given,
+            backend="optuna",
+            sampler=sampler,
+            pruner=pruner,
         )
     return best
 
