@@ -1,12 +1,21 @@
 """What this machine computes on, and how."""
 
+import contextlib
 import ctypes
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from nic_ray.errors import InputError
+
+STALE_S = 60.0
+"""Age of a file that nobody holds, from which on its process must have ended: it is locked right after it is made."""
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
@@ -45,3 +54,36 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
         library.mallopt(m_mmap_max, 0)
         library.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
+    """Divide CPUs among the processes of this machine that are within this context at the same time.
+
+    Each holds a lock on a file of its own, which the system takes away when the process ends, however it ends.
+
+    Args:
+        cpus: that they have together.
+        folder: for the files, on a disk of this machine, the same one for all.
+
+    Yields:
+        a function that gives this process's share at the moment, in whole CPUs, 1 at least.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / f"{os.getpid()}-{time.monotonic_ns()}"
+    with FileLock(own):
+        try:
+            yield lambda: max(1, cpus // max(1, sum(map(_is_held, folder.iterdir()))))
+        finally:
+            own.unlink(missing_ok=True)
+
+
+def _is_held(file: Path) -> bool:
+    """Whether a process holds a lock on a file; one that was left behind is removed."""
+    try:
+        with FileLock(file, timeout=0):
+            if time.time() - file.stat().st_mtime > STALE_S:
+                file.unlink(missing_ok=True)
+        return False
+    except Timeout:
+        return True

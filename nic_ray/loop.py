@@ -69,6 +69,7 @@ def fit(
     objective: str,
     bf16: bool = False,
     state: dict[str, Any] | None = None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Evaluation]:
     """Train `upper` in place on some rows; yield at every evaluation.
 
@@ -81,6 +82,7 @@ def fit(
         evaluate: gives the validation metrics, among them `objective` and "mrr/macro".
         bf16: run the blocks in bfloat16.
         state: an `Evaluation.state` to go on from, of the same configuration and rows.
+        before_step: is called before every step.
 
     Raises:
         RunError: the loss, a gradient or an embedding is not finite; names step and learning rate.
@@ -106,6 +108,7 @@ def fit(
     while step < total:
         epoch, done = divmod(step, per_epoch)
         for rows_of_batch in batches_of_epoch(config, collection, train_rows, epoch)[done:]:
+            before_step()
             rate = config.learning_rate * rate_factor(
                 step, total, per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )

@@ -8,8 +8,10 @@ _collected = gc.isenabled()
 gc.disable()
 
 import contextlib
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,10 @@ if _collected:
 
 RETRIES = 1
 """Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
+
+SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{getattr(os, 'getuid', str)()}"  # Windows has a folder for each user
+"""Where the trainings of this node, of all searches, find out how many they are."""
+LOOK_S = 2.0
 
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
@@ -172,7 +178,6 @@ def _train(
     if (own / FATE).exists():  # it would end in the same way again
         raise RunError((own / FATE).read_text(encoding="utf-8"))
     config = TrainConfig.model_validate(given["train"])
-    torch.set_num_threads(plan.threads)
     hardware.keep_freed_memory()
     collection: Collection = ray.get(plan.collection)
     upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
@@ -186,30 +191,57 @@ def _train(
                 save_state(state, Path(folder))
             report(state["metrics"], Path(folder))
         return
-    evaluations = loop.fit(
-        config,
-        collection,
-        plan.train_rows.tolist(),
-        upper,
-        source,
-        lambda model: _evaluate_together(model, source, collection, plan.validation_rows, bf16=bf16),
-        objective=plan.objective,
-        bf16=bf16,
-        state=state,
-    )
     try:
-        for evaluation in evaluations:
-            with tempfile.TemporaryDirectory() as folder:
+        with _spare_threads(plan.threads) as take_spare_threads:
+            for evaluation in loop.fit(
+                config,
+                collection,
+                plan.train_rows.tolist(),
+                upper,
+                source,
+                lambda model: _evaluate_together(model, source, collection, plan.validation_rows, bf16=bf16),
+                objective=plan.objective,
+                bf16=bf16,
+                state=state,
+                before_step=take_spare_threads,
+            ):
+                with tempfile.TemporaryDirectory() as folder:
+                    if leads:
+                        save_state(evaluation.state, Path(folder))
+                    report(evaluation.metrics, Path(folder))
                 if leads:
-                    save_state(evaluation.state, Path(folder))
-                report(evaluation.metrics, Path(folder))
-            if leads:
-                _copy_to_mirror(plan, own, LOG)
+                    _copy_to_mirror(plan, own, LOG)
     except RunError as error:
         if leads:
             (own / FATE).write_text(str(error), encoding="utf-8")
             _copy_to_mirror(plan, own, FATE)
         raise
+
+
+@contextlib.contextmanager
+def _spare_threads(planned: int) -> Iterator[Callable[[], None]]:
+    """Begin with so many threads; what is yielded takes more when fewer trials than planned are on this node.
+
+    At the end of a search, or where ASHA has stopped many, the last ones would otherwise leave most cores idle. Where
+    trials run one at a time each has all cores from the start, and this changes nothing.
+    """
+    torch.set_num_threads(planned)
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here), 0)
+    looked = time.monotonic()
+    with hardware.shared_cpus(cpus, SHARING) as share:
+
+        def take() -> None:
+            nonlocal looked
+            if time.monotonic() - looked < LOOK_S:
+                return
+            looked = time.monotonic()
+            threads = max(planned, share())
+            if threads != torch.get_num_threads():
+                logging.getLogger("nic_ray.training").info("%d threads, as many as this node has to spare", threads)
+                torch.set_num_threads(threads)
+
+        yield take
 
 
 @contextlib.contextmanager

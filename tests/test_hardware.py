@@ -1,12 +1,16 @@
 """Which device and precision are picked on a machine that has, or lacks, what is asked for."""
 
+import contextlib
 import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from nic_ray.errors import InputError
-from nic_ray.hardware import computes_in_bf16, keep_freed_memory, pick_device
+from nic_ray.hardware import STALE_S, computes_in_bf16, keep_freed_memory, pick_device, shared_cpus
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,40 @@ def test_no_c_library_is_touched_elsewhere_than_on_linux(monkeypatch, platform):
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
+
+
+def test_cpus_are_divided_among_those_that_are_there(tmp_path):
+    with shared_cpus(5, tmp_path / "new") as share:
+        assert share() == 5
+        with contextlib.ExitStack() as others:
+            for count, each in enumerate([2, 1, 1, 1, 1], 2):
+                others.enter_context(shared_cpus(5, tmp_path / "new"))
+                assert share() == each, count
+        assert share() == 5
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_process_that_was_killed_leaves_its_cpus_to_the_others(tmp_path):
+    waits = f"""
+from pathlib import Path
+from nic_ray.hardware import shared_cpus
+with shared_cpus(2, Path({str(tmp_path)!r})):
+    print("in", flush=True)
+    input()
+"""
+    with (
+        shared_cpus(2, tmp_path) as share,
+        subprocess.Popen(
+            [sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other,
+    ):
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        assert share() == 1
+        other.kill()
+        other.wait()
+        assert share() == 2
+        (left,) = (file for file in tmp_path.iterdir() if file.name.startswith(f"{other.pid}-"))
+        os.utime(left, (0, left.stat().st_mtime - STALE_S - 1))
+        assert share() == 2
+        assert not left.exists()

@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import pytest
 import ray
+import torch
 from ray.util.state import list_actors, list_placement_groups
 from ray.util.state.common import ActorState
 from sentence_transformers import SentenceTransformer
@@ -240,6 +241,30 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
     groups = list_placement_groups(ray.get_runtime_context().gcs_address)
     assert {group.state for group in groups} <= {"REMOVED"}
     assert "grad_norm" in (outcome.folder / "training.log").read_text()
+
+
+def test_a_lone_training_takes_the_threads_that_others_left(monkeypatch, tmp_path):
+    from nic_ray import hardware, worker
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(worker, "SHARING", tmp_path)
+    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    try:
+        with worker._spare_threads(1) as take:
+            assert torch.get_num_threads() == 1  # as many as planned, until it has looked
+            with hardware.shared_cpus(2, tmp_path):
+                take()
+                assert torch.get_num_threads() == 1
+            take()
+            assert torch.get_num_threads() == 2
+            with hardware.shared_cpus(2, tmp_path):
+                take()
+                assert torch.get_num_threads() == 1
+        with worker._spare_threads(2) as take, hardware.shared_cpus(2, tmp_path):
+            take()
+            assert torch.get_num_threads() == 2  # what was planned is never taken away
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_two_workers_find_what_one_finds(tiny_model, tiny_pairs_file, tmp_path):
