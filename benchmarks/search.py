@@ -1,17 +1,19 @@
 """A whole search: this project's against `SentenceTransformerTrainer.hyperparameter_search`, in turn, in one run.
 
     python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning]
-        [--queries-per-passage 4] [--rounds 2] [--json]
+        [--queries-per-passage 4] [--backend ray] [--rounds 2] [--json]
 
 Both sides get the same pairs, split, search space, trials, epochs, evaluations, sampler (Optuna's TPE, same seed) and
 metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
-as its documentation advises for this loss (no duplicates in a batch). It judges a trial by its last evaluation, ours
-by its best; the test rows are read at the evaluation that each side picked. Memory is the largest sum of the
-proportional set sizes of all processes of a side, read every other second, as is the processor time of each. Needs the
-extra `bench`.
+as its documentation advises for this loss (no duplicates in a batch): with its Optuna backend one trial after the other
+on all cores, with its Ray backend as many at a time as there are cores, each on one, which is its default. Its sampler
+hears of a trial's last evaluation, ours of its best; the test rows are read at the best evaluation of all. Memory
+is the largest sum of the proportional set sizes of all processes of a side, read every other second, as is the
+processor time of each. Needs the extra `bench`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--queries-per-passage", type=int, nargs="+", default=[1], help="of our side; it searches several"
     )
+    parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="of `hyperparameter_search`")
     parser.add_argument("--rounds", type=int, default=1, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true")
@@ -198,14 +201,18 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import optuna
     from datasets import Dataset
+    from filelock import FileLock
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import BatchSamplers
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers import SchedulerType
 
     from nic_ray import encoder as encoders
     from nic_ray.evaluation import score, texts_to_score
     from nic_ray.pairs import index_pairs, read_pairs
+    from nic_ray.progress import Lines
+    from nic_ray.search import ray_session
     from nic_ray.split import split_rows
 
     collection = index_pairs(read_pairs(arguments.pairs))
@@ -218,8 +225,8 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     )
     space = space_of(arguments)
-    best: dict[str, Any] = {"validation": -1.0}
     own: dict[str, Any] = {}
+    """The sample of the trial that runs in this process."""
 
     class MacroRecall(SentenceEvaluator):  # type: ignore[misc]
         primary_metric = "macro"
@@ -239,25 +246,31 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         low, high = dimension.get("log_uniform") or dimension["uniform"]
         return trial.suggest_float(name, low, high, log="log_uniform" in dimension)
 
-    def sample(trial: Any) -> None:  # a trial that is asked again gives the same values
-        own.update({name: suggest(trial, name) for name in space})
-
-    def hp_space(trial: Any) -> dict[str, Any]:
-        sample(trial)
+    def settings() -> dict[str, Any]:
+        """Training arguments of the sample."""
         schedules = {"constant": "constant_with_warmup"}
         return {
             "learning_rate": own["learning_rate"],
             "per_device_train_batch_size": own["batch_size"],
             "warmup_steps": own["warmup_share"],  # below 1 it is a share
             "weight_decay": own["weight_decay"],
-            "lr_scheduler_type": schedules.get(own["schedule"], own["schedule"]),
+            "lr_scheduler_type": SchedulerType(schedules.get(own["schedule"], own["schedule"])),
             "eval_steps": max(1, -(-len(rows["train"]) // own["batch_size"]) // 2),
         }
 
+    def hp_space(trial: Any) -> dict[str, Any]:
+        if trial is None:  # Ray asks once, for the space
+            return tune_space(space)
+        own.update({name: suggest(trial, name) for name in space})
+        return settings()
+
     def model_init(trial: Any = None) -> Any:
-        if trial is not None:  # it is called before hp_space
-            sample(trial)
+        if trial is not None:  # it is called before hp_space; a trial that is asked again gives the same values
+            own.update(trial if isinstance(trial, dict) else {name: suggest(trial, name) for name in space})
             trainer.loss.scale = own["scale"]
+            # Ray's samples hold what is no training argument, or depends on another one
+            for name, value in settings().items():
+                setattr(trainer.args, name, value)
         encoder = encoders.load("all-MiniLM-L6-v2")
         depth = own.get("frozen_layers", first_depth(arguments))
         if depth:
@@ -267,11 +280,15 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def objective(metrics: dict[str, float]) -> float:
         found = metrics["eval_macro"]
-        if found > best["validation"]:  # the test rows are read at what is picked, and cost little beside the rest
-            best.update(validation=found, test=macro_recall(trainer.model, "test"), picked=dict(own))
+        with FileLock(f"{best_file}.lock"):  # Ray's trials are processes of their own
+            best = json.loads(best_file.read_text()) if best_file.exists() else {"validation": -1.0}
+            if found > best["validation"]:  # the test rows are read at what is picked, and cost little beside the rest
+                best = {"validation": found, "test": macro_recall(trainer.model, "test"), "picked": own}
+                best_file.write_text(json.dumps(best))
         return found
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as during:
+        best_file = Path(folder) / "best.json"
         trainer = SentenceTransformerTrainer(
             model_init=model_init,
             args=SentenceTransformerTrainingArguments(
@@ -294,17 +311,48 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         sampler = optuna.samplers.TPESampler(
             multivariate=True, constant_liar=True, n_startup_trials=4, seed=arguments.seed
         )
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if arguments.pruning else optuna.pruners.NopPruner()
+        if arguments.backend == "ray":
+            during.enter_context(ray_session(Lines(print)))
+            options = ray_options(sampler, Path(folder), pruning=arguments.pruning)
+        else:
+            pruner = (
+                optuna.pruners.MedianPruner(n_startup_trials=4) if arguments.pruning else optuna.pruners.NopPruner()
+            )
+            options = {"sampler": sampler, "pruner": pruner}
         trainer.hyperparameter_search(
             hp_space=hp_space,
             compute_objective=objective,
             n_trials=arguments.trials,
             direction="maximize",
-            backend="optuna",
-            sampler=sampler,
-            pruner=pruner,
+            backend=arguments.backend,
+            **options,
         )
-    return best
+        return dict(json.loads(best_file.read_text()))
+
+
+def tune_space(space: dict[str, Any]) -> dict[str, Any]:
+    """A search space in Ray Tune's terms."""
+    from ray import tune
+
+    kinds = {"choice": lambda given: tune.choice(given), "uniform": lambda given: tune.uniform(*given)}
+    kinds["log_uniform"] = lambda given: tune.loguniform(*given)
+    return {name: kinds[kind](given) for name, dimension in space.items() for kind, given in dimension.items()}
+
+
+def ray_options(sampler: Any, folder: Path, *, pruning: bool) -> dict[str, Any]:
+    """What `ray.tune.run` is given: the other backend's sampler and, to stop weak trials, the like of its pruner."""
+    from ray.tune.schedulers import MedianStoppingRule
+    from ray.tune.search.optuna import OptunaSearch
+
+    judged = {"metric": "objective", "mode": "max"}
+    stopping = {"scheduler": MedianStoppingRule(**judged, min_samples_required=4, grace_period=0)} if pruning else {}
+    return {
+        "search_alg": OptunaSearch(sampler=sampler, **judged),
+        "storage_path": str(folder),
+        "max_concurrent_trials": os.cpu_count(),
+        "verbose": 0,
+        **stopping,
+    }
 
 
 if __name__ == "__main__":

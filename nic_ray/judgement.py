@@ -125,9 +125,10 @@ def judge(
     models = ({"first trial": first} if first else {}) | {"tuned": tuned}
     results = {"validation": {"base": flat_metrics(base, asked.domains)}}
     results["validation"] |= {label: _figures(each.metrics) for label, each in models.items()}
+    kept = {"first trial": retention_of(prepared, probe, first)} if probe and first else {}
     evidence: dict[str, Any] = {
         "alpha": chosen.alpha,
-        "retention": probe and {label: retention_of(prepared, probe, each) for label, each in models.items()},
+        "retention": probe and kept | {"tuned": chosen.retention},
         "front": [_as_row(point) for point in points],
         "confirmed": [
             {"trial": each.trial, "by_seed": dict(each.values), "mean": each.mean, "spread": each.spread}

@@ -43,6 +43,8 @@ gc.freeze()
 if _collected:
     gc.enable()
 
+log = logging.getLogger("nic_ray.training")
+
 RETRIES = 1
 """Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
 
@@ -238,7 +240,7 @@ def _spare_threads(planned: int) -> Iterator[Callable[[], None]]:
             looked = time.monotonic()
             threads = max(planned, share())
             if threads != torch.get_num_threads():
-                logging.getLogger("nic_ray.training").info("%d threads, as many as this node has to spare", threads)
+                log.info("threads: %d, this training's share of the node's cores", threads)
                 torch.set_num_threads(threads)
 
         yield take
