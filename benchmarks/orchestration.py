@@ -127,6 +127,7 @@ def in_processes(trials: int) -> dict[str, float]:
             uppers={depth: ray.put(encoders.upper(encoder, depth))},
             workers=1,
             gpus_per_worker=0.0,
+            concurrent=2,
             threads=1,
             run_folder=Path(folder),
             mirror=None,

@@ -117,7 +117,7 @@ class Placement:
     concurrent: int
     """Trials that run at the same time."""
     threads: int
-    """Threads of each worker process."""
+    """Threads of each worker process, as long as so many trials run."""
     note: str | None
     """What was asked for and is not there, for the user."""
 
@@ -788,6 +788,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
         },
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
+        concurrent=placement.concurrent,
         threads=placement.threads,
         run_folder=run.folder,
         mirror=run.mirror,

@@ -62,6 +62,7 @@ class Plan:
 
     collection: of `Collection`.
     inputs, uppers: by frozen_layers, of `Inputs` (or `StoredInputs`) and `Upper` at that depth.
+    concurrent, threads: trials at a time, and threads of each of their workers to begin with.
     run_folder: on a disk that all nodes share; or, with a mirror, of the driver alone.
     mirror: of the run folder.
     """
@@ -75,6 +76,7 @@ class Plan:
     uppers: Mapping[int, "ray.ObjectRef[Any]"]
     workers: int
     gpus_per_worker: float
+    concurrent: int
     threads: int
     run_folder: Path
     mirror: Mirror | None
@@ -194,7 +196,7 @@ def _train(
             report(state["metrics"], Path(folder))
         return
     try:
-        with _spare_threads(plan.threads) as take_spare_threads:
+        with _shared_threads(plan) as take_share:
             for evaluation in loop.fit(
                 config,
                 collection,
@@ -205,7 +207,7 @@ def _train(
                 objective=plan.objective,
                 bf16=bf16,
                 state=state,
-                before_step=take_spare_threads,
+                before_step=take_share,
             ):
                 with tempfile.TemporaryDirectory() as folder:
                     if leads:
@@ -221,15 +223,18 @@ def _train(
 
 
 @contextlib.contextmanager
-def _spare_threads(planned: int) -> Iterator[Callable[[], None]]:
-    """Begin with so many threads; what is yielded takes more when fewer trials than planned are on this node.
+def _shared_threads(plan: Plan) -> Iterator[Callable[[], None]]:
+    """Begin with the planned threads; what is yielded takes an even share of this node's CPUs, whoever comes and goes.
 
-    At the end of a search, or where ASHA has stopped many, the last ones would otherwise leave most cores idle. Where
-    trials run one at a time each has all cores from the start, and this changes nothing.
+    At the end of a search, or where ASHA has stopped many, the last trials would otherwise leave most cores idle, and
+    on a node that Ray has packed they would have more threads than it has cores.
     """
-    torch.set_num_threads(planned)
     here = ray.get_runtime_context().get_node_id()
     cpus = next((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here), 0)
+    torch.set_num_threads(max(1, min(plan.threads, cpus)))
+    if plan.concurrent == 1:  # always the same threads, so that the same numbers are found again
+        yield lambda: None
+        return
     looked = time.monotonic()
     with hardware.shared_cpus(cpus, SHARING) as share:
 
@@ -238,8 +243,7 @@ def _spare_threads(planned: int) -> Iterator[Callable[[], None]]:
             if time.monotonic() - looked < LOOK_S:
                 return
             looked = time.monotonic()
-            threads = max(planned, share())
-            if threads != torch.get_num_threads():
+            if (threads := share()) != torch.get_num_threads():
                 log.info("threads: %d, this training's share of the node's cores", threads)
                 torch.set_num_threads(threads)
 

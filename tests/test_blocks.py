@@ -63,6 +63,16 @@ def test_values_and_gradients_are_those_of_transformers(kind, mask):
         torch.testing.assert_close(mine[name].grad, value.grad)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("mask", [MASK, torch.ones_like(MASK)], ids=["padded", "whole"])
+def test_on_a_gpu_they_give_what_they_give_on_a_cpu(mask):
+    blocks = Blocks(model_of("bert").encoder.layer, 4)
+    with torch.no_grad():
+        expected = blocks(given(), mask)
+        found = blocks.cuda()(given().cuda(), mask.cuda()).cpu()
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-4)
+
+
 def test_in_bfloat16_they_stay_as_near_to_fp32_as_those_of_transformers():
     model = model_of("bert")
     blocks = Blocks(model.encoder.layer, 4)

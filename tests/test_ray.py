@@ -243,14 +243,14 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
     assert "grad_norm" in (outcome.folder / "training.log").read_text()
 
 
-def test_a_lone_training_takes_the_threads_that_others_left(monkeypatch, tmp_path):
+def test_trainings_share_the_cores_of_their_node(monkeypatch, tmp_path):
     from nic_ray import hardware, worker
 
     before = torch.get_num_threads()
     monkeypatch.setattr(worker, "SHARING", tmp_path)
     monkeypatch.setattr(worker, "LOOK_S", 0.0)
     try:
-        with worker._spare_threads(1) as take:
+        with worker._shared_threads(SimpleNamespace(concurrent=2, threads=1)) as take:
             assert torch.get_num_threads() == 1  # as many as planned, until it has looked
             with hardware.shared_cpus(2, tmp_path):
                 take()
@@ -260,9 +260,11 @@ def test_a_lone_training_takes_the_threads_that_others_left(monkeypatch, tmp_pat
             with hardware.shared_cpus(2, tmp_path):
                 take()
                 assert torch.get_num_threads() == 1
-        with worker._spare_threads(2) as take, hardware.shared_cpus(2, tmp_path):
+        # one trial at a time always has the same threads, whatever else runs on the machine; this node has two cores
+        planned = SimpleNamespace(concurrent=1, threads=8)
+        with worker._shared_threads(planned) as take, hardware.shared_cpus(2, tmp_path):
             take()
-            assert torch.get_num_threads() == 2  # what was planned is never taken away
+            assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
@@ -387,7 +389,7 @@ def test_an_existing_bundle_is_refused_before_the_search(tiny_model, tiny_pairs_
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, tiny_pairs_file, tmp_path):
+def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
     sections = settings(
         tiny_model(layers=3), tiny_pairs_file, trials=5, train={"epochs": 16}, search={"grace_period": 16}
     )
@@ -409,6 +411,11 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     (run_folder,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
     before = read_ended(run_folder)
     said.clear()
+
+    def refuse(_: object) -> None:
+        raise AssertionError("the activations lie on disk, and are read while Ray starts")
+
+    monkeypatch.setattr("nic_ray.search._chain_on_cluster", refuse)
     outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     so_far = {row["trial"]: row for row in outcome.trials}
