@@ -7,7 +7,7 @@ Both sides get the same pairs, split, search space, trials, epochs, evaluations,
 metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
 as its documentation advises for this loss (no duplicates in a batch): with its Optuna backend one trial after the other
 on all cores, with its Ray backend as many at a time as there are cores, each on one, which is its default. Its sampler
-hears of a trial's last evaluation, ours of its best; the test rows are read at the best evaluation of all. Memory
+hears of a trial's last evaluation, ours of its best; the test rows are read once, at the best evaluation of all. Memory
 is the largest sum of the proportional set sizes of all processes of a side, read every other second, as is the
 processor time of each. Needs the extra `bench`.
 """
@@ -15,6 +15,7 @@ processor time of each. Needs the extra `bench`.
 import argparse
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -64,7 +65,10 @@ def main() -> None:
         print(json.dumps(rounds))
         return
     for number, sides in enumerate(rounds, 1):
-        print(f"\nround {number}: {arguments.trials} trials of {arguments.epochs} epochs")
+        print(
+            f"\nround {number}: {arguments.trials} trials of {arguments.epochs} epochs, theirs with the "
+            f"{arguments.backend} backend"
+        )
         for side, one in sides.items():
             print(
                 f"  {side:22} {one['wall_s']:8.0f} s  {one['cpu_s']:8.0f} CPU-s  "
@@ -200,6 +204,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`hyperparameter_search` over the same space; it cannot be told which configuration to try first."""
     import numpy as np
     import optuna
+    import torch
     from datasets import Dataset
     from filelock import FileLock
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -211,8 +216,6 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     from nic_ray import encoder as encoders
     from nic_ray.evaluation import score, texts_to_score
     from nic_ray.pairs import index_pairs, read_pairs
-    from nic_ray.progress import Lines
-    from nic_ray.search import ray_session
     from nic_ray.split import split_rows
 
     collection = index_pairs(read_pairs(arguments.pairs))
@@ -280,15 +283,14 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def objective(metrics: dict[str, float]) -> float:
         found = metrics["eval_macro"]
-        with FileLock(f"{best_file}.lock"):  # Ray's trials are processes of their own
-            best = json.loads(best_file.read_text()) if best_file.exists() else {"validation": -1.0}
-            if found > best["validation"]:  # the test rows are read at what is picked, and cost little beside the rest
-                best = {"validation": found, "test": macro_recall(trainer.model, "test"), "picked": own}
-                best_file.write_text(json.dumps(best))
+        with FileLock(Path(folder) / "lock"):  # Ray's trials are processes of their own
+            if not best_file.exists() or found > torch.load(best_file)["validation"]:
+                best = {"validation": found, "picked": own, "weights": trainer.model.state_dict()}
+                torch.save(best, best_file)
         return found
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as during:
-        best_file = Path(folder) / "best.json"
+        best_file = Path(folder) / "best.pt"
         trainer = SentenceTransformerTrainer(
             model_init=model_init,
             args=SentenceTransformerTrainingArguments(
@@ -312,7 +314,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             multivariate=True, constant_liar=True, n_startup_trials=4, seed=arguments.seed
         )
         if arguments.backend == "ray":
-            during.enter_context(ray_session(Lines(print)))
+            during.enter_context(local_ray())
             options = ray_options(sampler, Path(folder), pruning=arguments.pruning)
         else:
             pruner = (
@@ -327,15 +329,29 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             backend=arguments.backend,
             **options,
         )
-        return dict(json.loads(best_file.read_text()))
+        best = torch.load(best_file)
+        model = encoders.load("all-MiniLM-L6-v2").model
+        model.load_state_dict(best.pop("weights"))
+        return best | {"test": macro_recall(model, "test")}
+
+
+def local_ray() -> Any:
+    """A Ray session of this machine as its users start it, for `with`."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    return ray.init(address="local", include_dashboard=False)
 
 
 def tune_space(space: dict[str, Any]) -> dict[str, Any]:
     """A search space in Ray Tune's terms."""
     from ray import tune
 
-    kinds = {"choice": lambda given: tune.choice(given), "uniform": lambda given: tune.uniform(*given)}
-    kinds["log_uniform"] = lambda given: tune.loguniform(*given)
+    kinds = {
+        "choice": tune.choice,
+        "uniform": lambda bounds: tune.uniform(*bounds),
+        "log_uniform": lambda bounds: tune.loguniform(*bounds),
+    }
     return {name: kinds[kind](given) for name, dimension in space.items() for kind, given in dimension.items()}
 
 
@@ -345,13 +361,15 @@ def ray_options(sampler: Any, folder: Path, *, pruning: bool) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     judged = {"metric": "objective", "mode": "max"}
-    stopping = {"scheduler": MedianStoppingRule(**judged, min_samples_required=4, grace_period=0)} if pruning else {}
+    # its trials keep no checkpoint, so none must be paused: it would begin anew
+    rule = {"time_attr": "training_iteration", "min_time_slice": math.inf}
+    stopping = {"scheduler": MedianStoppingRule(**judged, **rule, min_samples_required=4, grace_period=0)}
     return {
         "search_alg": OptunaSearch(sampler=sampler, **judged),
         "storage_path": str(folder),
         "max_concurrent_trials": os.cpu_count(),
         "verbose": 0,
-        **stopping,
+        **(stopping if pruning else {}),
     }
 
 

@@ -2,20 +2,16 @@
 
 import contextlib
 import ctypes
-import os
+import itertools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from nic_ray.errors import InputError
-
-STALE_S = 60.0
-"""Age of a file that nobody holds, from which on its process must have ended: it is locked right after it is made."""
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
@@ -60,7 +56,8 @@ def keep_freed_memory() -> None:
 def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
     """Divide CPUs among the processes of this machine that are within this context at the same time.
 
-    Each holds a lock on a file of its own, which the system takes away when the process ends, however it ends.
+    Each holds the lock of one file, which the system takes away when the process ends, however it ends. Files stay, and
+    are taken again. Two that count at the same moment may take each other for one more, until they count again.
 
     Args:
         cpus: that they have together.
@@ -68,22 +65,31 @@ def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
 
     Yields:
         a function that gives this process's share at the moment, in whole CPUs, 1 at least.
+
+    Raises:
+        OSError: the folder, or a file in it, cannot be made or read; the function, too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    own = folder / f"{os.getpid()}-{time.monotonic_ns()}"
-    with FileLock(own):
-        try:
-            yield lambda: max(1, cpus // max(1, sum(map(_is_held, folder.iterdir()))))
-        finally:
-            own.unlink(missing_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = next(lock for number in itertools.count() if (lock := _taken(folder / f"{number}.lock")) is not None)
+    try:
+        yield lambda: max(1, cpus // max(1, sum(_is_held(file) for file in folder.iterdir() if file.suffix == ".lock")))
+    finally:
+        own.release()
+
+
+def _taken(file: Path) -> BaseFileLock | None:
+    """The lock of a file, held; None if another process holds it."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def _is_held(file: Path) -> bool:
-    """Whether a process holds a lock on a file; one that was left behind is removed."""
-    try:
-        with FileLock(file, timeout=0):
-            if time.time() - file.stat().st_mtime > STALE_S:
-                file.unlink(missing_ok=True)
-        return False
-    except Timeout:
+    lock = _taken(file)
+    if lock is None:
         return True
+    lock.release()
+    return False

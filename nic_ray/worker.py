@@ -48,9 +48,14 @@ log = logging.getLogger("nic_ray.training")
 RETRIES = 1
 """Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
 
-SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{getattr(os, 'getuid', str)()}"  # Windows has a folder for each user
-"""Where the trainings of this node, of all searches, find out how many they are."""
+SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
+"""Where a user's trainings on a machine find out how many they are."""
+
 LOOK_S = 2.0
+"""Least time between two looks at how many they are."""
+
+MOST_THREADS = 8
+"""Of a training beyond those that were planned: the chunks that run through the blocks are small."""
 
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
@@ -224,30 +229,45 @@ def _train(
 
 @contextlib.contextmanager
 def _shared_threads(plan: Plan) -> Iterator[Callable[[], None]]:
-    """Begin with the planned threads; what is yielded takes an even share of this node's CPUs, whoever comes and goes.
+    """Begin with the planned threads; what is yielded takes an even share of the machine's CPUs, whoever comes or goes.
 
     At the end of a search, or where ASHA has stopped many, the last trials would otherwise leave most cores idle, and
     on a node that Ray has packed they would have more threads than it has cores.
     """
-    here = ray.get_runtime_context().get_node_id()
-    cpus = next((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here), 0)
-    torch.set_num_threads(max(1, min(plan.threads, cpus)))
-    if plan.concurrent == 1:  # always the same threads, so that the same numbers are found again
-        yield lambda: None
-        return
-    looked = time.monotonic()
-    with hardware.shared_cpus(cpus, SHARING) as share:
+    host, cpus = _this_machine()
+    workers_here = ray.train.get_context().get_local_world_size() if dist.is_initialized() else 1
+    planned = max(1, min(plan.threads, cpus // workers_here))
+    torch.set_num_threads(planned)
+    with contextlib.ExitStack() as held:
+        try:
+            share = held.enter_context(hardware.shared_cpus(cpus, SHARING / host))
+        except OSError as error:
+            log.warning("threads: %d throughout, other trainings cannot be counted: %s", planned, error)
+            share = None
+        looked = time.monotonic()
 
         def take() -> None:
             nonlocal looked
-            if time.monotonic() - looked < LOOK_S:
+            # with one trial at a time always the same threads, so that the same numbers are found again
+            if share is None or plan.concurrent == 1 or time.monotonic() - looked < LOOK_S:
                 return
             looked = time.monotonic()
-            if (threads := share()) != torch.get_num_threads():
-                log.info("threads: %d, this training's share of the node's cores", threads)
-                torch.set_num_threads(threads)
+            with contextlib.suppress(OSError):  # whoever has removed the folder has not asked for an end of this
+                threads = min(share(), max(planned, MOST_THREADS))
+                if threads != torch.get_num_threads():
+                    log.info("threads: %d", threads)
+                    torch.set_num_threads(threads)
 
         yield take
+
+
+def _this_machine() -> tuple[str, int]:
+    """Its name, and the CPUs that Ray may use on it: of all of its nodes, where it plays several."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
+    booked = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeManagerHostname"] == host)
+    return host, max(1, min(int(booked), os.cpu_count() or 1))
 
 
 @contextlib.contextmanager

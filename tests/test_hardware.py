@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from nic_ray.errors import InputError
-from nic_ray.hardware import STALE_S, computes_in_bf16, keep_freed_memory, pick_device, shared_cpus
+from nic_ray.hardware import computes_in_bf16, keep_freed_memory, pick_device, shared_cpus
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,6 @@ def test_cpus_are_divided_among_those_that_are_there(tmp_path):
                 others.enter_context(shared_cpus(5, tmp_path / "new"))
                 assert share() == each, count
         assert share() == 5
-    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_process_that_was_killed_leaves_its_cpus_to_the_others(tmp_path):
@@ -107,7 +105,16 @@ with shared_cpus(2, Path({str(tmp_path)!r})):
         other.kill()
         other.wait()
         assert share() == 2
-        (left,) = (file for file in tmp_path.iterdir() if file.name.startswith(f"{other.pid}-"))
-        os.utime(left, (0, left.stat().st_mtime - STALE_S - 1))
+        with shared_cpus(2, tmp_path):  # takes the file that was left
+            assert share() == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_else_lies_beside_the_locks_is_left_alone(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with shared_cpus(2, tmp_path) as share:
         assert share() == 2
-        assert not left.exists()
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(OSError, match="file"), shared_cpus(2, tmp_path / "file"):
+        pass

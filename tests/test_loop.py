@@ -593,6 +593,16 @@ def test_the_learning_rate_is_above_0_and_never_above_its_peak(schedule, epochs,
         assert found[per_epoch - 1 :: per_epoch] == pytest.approx([0.05] * epochs)
 
 
+def test_what_is_called_before_a_step_is_called_before_every_step(prepared):
+    _, collection, part, source = prepared(CONFIG)
+    called = []
+    found = fit(
+        CONFIG, collection, range(48), part, source, steady, objective=OBJECTIVE, before_step=lambda: called.append(1)
+    )
+    for evaluation in found:
+        assert len(called) == evaluation.metrics["step"] > 0
+
+
 def test_the_optimizer_takes_the_rate_of_the_schedule(train, monkeypatch):
     taken = []
     step = torch.optim.AdamW.step

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,28 +244,44 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
     assert "grad_norm" in (outcome.folder / "training.log").read_text()
 
 
-def test_trainings_share_the_cores_of_their_node(monkeypatch, tmp_path):
+def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplog):
     from nic_ray import hardware, worker
 
+    host, cpus = worker._this_machine()
+    assert cpus == 2
     before = torch.get_num_threads()
     monkeypatch.setattr(worker, "SHARING", tmp_path)
     monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    beside = hardware.shared_cpus(2, tmp_path / host)
+    two = SimpleNamespace(concurrent=2, threads=1)
     try:
-        with worker._shared_threads(SimpleNamespace(concurrent=2, threads=1)) as take:
+        with worker._shared_threads(two) as take:
             assert torch.get_num_threads() == 1  # as many as planned, until it has looked
-            with hardware.shared_cpus(2, tmp_path):
-                take()
-                assert torch.get_num_threads() == 1
             take()
             assert torch.get_num_threads() == 2
-            with hardware.shared_cpus(2, tmp_path):
+            with beside as share:
+                assert share() == 1
                 take()
                 assert torch.get_num_threads() == 1
-        # one trial at a time always has the same threads, whatever else runs on the machine; this node has two cores
-        planned = SimpleNamespace(concurrent=1, threads=8)
-        with worker._shared_threads(planned) as take, hardware.shared_cpus(2, tmp_path):
+            monkeypatch.setattr(worker, "MOST_THREADS", 1)
             take()
-            assert torch.get_num_threads() == 2
+            assert torch.get_num_threads() == 1
+        # one trial at a time always has the same threads, whatever else runs here, and is counted all the same
+        with (
+            worker._shared_threads(SimpleNamespace(concurrent=1, threads=8)) as take,
+            hardware.shared_cpus(2, tmp_path / host) as share,
+        ):
+            take()
+            assert (torch.get_num_threads(), share()) == (2, 1)
+        # nothing that befalls the locks ends a training
+        with worker._shared_threads(two) as take:
+            shutil.rmtree(tmp_path)
+            take()
+        tmp_path.write_text("no folder")
+        with worker._shared_threads(two) as take:
+            take()
+            assert torch.get_num_threads() == 1
+        assert "threads: 1 throughout, other trainings cannot be counted: " in caplog.text
     finally:
         torch.set_num_threads(before)
 
@@ -436,6 +453,8 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
             evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(run_folder, name))
             assert len(set(evaluated)) == 32
             assert len(evaluated) <= 34
+    # while a trial started, or the last one ran, another one was alone
+    assert any("threads: 2" in training_log(run_folder, name) for name in so_far)
 
 
 @pytest.fixture
