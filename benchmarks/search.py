@@ -14,6 +14,7 @@ processor time of each. Needs the extra `bench`.
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -80,6 +81,8 @@ def main() -> None:
                 for name, value in one["picked"].items()
             )
             print(f"    picked: {'  '.join(picked)}")
+            if "phases_s" in one:
+                print(f"    of it: {', '.join(f'{name} {seconds:.0f} s' for name, seconds in one['phases_s'].items())}")
     ratios = [sides[SIDES[1]]["wall_s"] / sides["ours"]["wall_s"] for sides in rounds]
     print(f"\ntrials per hour, ours / theirs: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
@@ -156,8 +159,19 @@ def first_depth(arguments: argparse.Namespace) -> int:
 def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`nic_ray.search.run_search`, export included."""
     from nic_ray.config import Config
-    from nic_ray.progress import Lines
+    from nic_ray.progress import Lines, Round
     from nic_ray.search import run_search
+
+    marks = [(time.monotonic(), "until trials run")]
+
+    class Phases(Lines):
+        def begin(self, trials: Round) -> None:
+            super().begin(trials)
+            marks.append((time.monotonic(), "trials" if trials.name == "search" else "the best again"))
+
+        def over(self) -> None:
+            super().over()
+            marks.append((time.monotonic(), "what lies between and after"))
 
     kinds = arguments.queries_per_passage
     grouped = {"queries_per_passage": {"choice": kinds}} if len(kinds) > 1 else {}
@@ -189,14 +203,18 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             run_root=Path(folder) / "runs",
             overwrite=False,
             export_anyway=True,  # a search of few trials may not convince the guard, and is timed all the same
-            view=Lines(print),
+            view=Phases(print),
         )
+    phases: dict[str, float] = {}
+    for (began, phase), (ended, _) in itertools.pairwise([*marks, (time.monotonic(), "")]):
+        phases[phase] = phases.get(phase, 0.0) + ended - began
     results, key = outcome.judgement.results, "recall_at_5/macro"
     winner = outcome.judgement.winner.config.model_dump()
     return {
         "validation": results["validation"]["tuned"][key],
         "test": results["test"]["tuned"][key],
         "picked": {name: winner[name] for name in config.space},
+        "phases_s": phases,
     }
 
 
