@@ -280,13 +280,11 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         }
 
     def hp_space(trial: Any) -> dict[str, Any]:
-        if trial is None:  # Ray asks once, for the space
-            return tune_space(space)
-        own.update({name: suggest(trial, name) for name in space})
-        return settings()
+        # Ray asks once, for the space; Optuna's trial has been sampled by model_init, which is called before
+        return tune_space(space) if trial is None else settings()
 
     def model_init(trial: Any = None) -> Any:
-        if trial is not None:  # it is called before hp_space; a trial that is asked again gives the same values
+        if trial is not None:
             own.update(trial if isinstance(trial, dict) else {name: suggest(trial, name) for name in space})
             trainer.loss.scale = own["scale"]
             # Ray's samples hold what is no training argument, or depends on another one
@@ -379,16 +377,17 @@ def ray_options(sampler: Any, folder: Path, *, pruning: bool) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     judged = {"metric": "objective", "mode": "max"}
-    # its trials keep no checkpoint, so none must be paused: it would begin anew
-    rule = {"time_attr": "training_iteration", "min_time_slice": math.inf}
-    stopping = {"scheduler": MedianStoppingRule(**judged, **rule, min_samples_required=4, grace_period=0)}
-    return {
+    options: dict[str, Any] = {
         "search_alg": OptunaSearch(sampler=sampler, **judged),
         "storage_path": str(folder),
         "max_concurrent_trials": os.cpu_count(),
         "verbose": 0,
-        **(stopping if pruning else {}),
     }
+    if pruning:
+        # its trials keep no checkpoint, so none must be paused: it would begin anew
+        rule = {"time_attr": "training_iteration", "min_time_slice": math.inf}
+        options["scheduler"] = MedianStoppingRule(**judged, **rule, min_samples_required=4, grace_period=0)
+    return options
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which device and precision are picked on a machine that has, or lacks, what is asked for."""
+"""Which device and precision are picked on a machine that has, or lacks, what is asked for; how its CPUs are shared."""
 
 import contextlib
 import ctypes
