@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nic_ray.progress")
 
-ENDS = ("finished", "stopped", "failed")
+ENDS = ("finished", "stopped", "failed", "repeated")
 BAR = 24
 """Characters of a full bar of a domain."""
 SHOWN = 10
@@ -75,7 +75,7 @@ class View:
         self.say(f"{trial}: {reason}; it goes on from its last checkpoint")
 
     def ended(self, trial: str, status: str, reason: str = "") -> None:
-        """A trial is over: "finished", "stopped" or "failed", which has a reason."""
+        """A trial is over: "finished", "stopped", "repeated" for as long as another one, or "failed" for a reason."""
         self._ended += 1
         how = {"stopped": "stopped early", "failed": f"failed: {reason}"}.get(status, status)
         self.note(f"{trial}: {how} ({self._ended} of {self._trials} done)")
@@ -329,7 +329,9 @@ def _best(best: tuple[str, Mapping[str, float]], trials: Round) -> "list[Rendera
 
 def _counts(board: Board, trials: Round, now: float) -> str:
     ended = sum(board.ends.values())
-    counts = ", ".join(f"{board.ends[status]} {status}" for status in ENDS)
+    counts = ", ".join(
+        f"{board.ends[status]} {status}" for status in ENDS if board.ends[status] or status != "repeated"
+    )
     elapsed = now - board.begun
     share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials
     # before that, the start of the first trials is most of what is known

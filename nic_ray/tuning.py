@@ -30,6 +30,8 @@ STATUS = {
     optuna.trial.TrialState.PRUNED: "stopped",
     optuna.trial.TrialState.FAIL: "failed",
 }
+WHOLE = ("finished", "repeated")
+"""How a training ends that was trained for as long as it should be."""
 NUMBER = "number"
 START = "start"
 """Folder of the checkpoint that a trial goes on from, in the run folder."""
@@ -98,10 +100,11 @@ class Listed(Searcher):
 
 
 def end_of(trial: Any) -> str:
-    """How a trial ended that did not fail: "finished", or "stopped" early."""
+    """How a trial ended that did not fail: "finished", "stopped" early, or "repeated" one that was."""
     last = trial.last_result or {}
-    whole = last.get("finished") or last.get("epoch", 0.0) >= trial.config.get(UNTIL, math.inf)
-    return "finished" if whole else "stopped"
+    if last.get("finished"):
+        return "finished"
+    return "repeated" if last.get("epoch", 0.0) >= trial.config.get(UNTIL, math.inf) else "stopped"
 
 
 def has_run_long_enough(trial_id: str, result: dict[str, Any]) -> bool:
@@ -111,6 +114,9 @@ def has_run_long_enough(trial_id: str, result: dict[str, Any]) -> bool:
 
 class FinishingAsha(ASHAScheduler):
     """ASHA that remembers earlier runs of its study, and lets a trial end by itself after its last evaluation.
+
+    The first trial, the default configuration, is never stopped: what others are held against must not depend on which
+    of them came to a rung before it. Its values count at the rungs as others' do.
 
     Ray forgets the rungs when a search is resumed, so that the next trial to come would be the first again and go on
     whatever it is worth. And it kills a trial that it stops; one that has nothing left to do is not worth killing,
@@ -141,7 +147,8 @@ class FinishingAsha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide whether a trial goes on."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if result.get("finished") else decision
+        goes_on = result.get("finished") or trial.config.get(NUMBER) == 0
+        return TrialScheduler.CONTINUE if goes_on else decision
 
 
 class Ledger(Callback):
@@ -151,7 +158,7 @@ class Ledger(Callback):
         self._run_folder = run_folder
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It was finished, or stopped."""
+        """It was finished, stopped or repeated."""
         self._add(trial, end_of(trial), "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -218,7 +225,7 @@ class Told(Callback):
         self._view.restarted(str(trial), failure_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It was finished, or stopped."""
+        """It was finished, stopped or repeated."""
         self._view.ended(str(trial), end_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

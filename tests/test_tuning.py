@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
+from nic_ray.config import SearchConfig
 from nic_ray.progress import Live
 from nic_ray.record import add_ended, read_ended
-from nic_ray.tuning import UNTIL, Interruptible, Told, end_of, note_forgotten, reason_in
+from nic_ray.tuning import NUMBER, UNTIL, Interruptible, Told, end_of, note_forgotten, reason_in, scheduler
 
 
 def interrupt() -> None:
@@ -43,14 +45,47 @@ def test_without_an_interrupt_nothing_is_ended():
     [
         ({"epoch": 3.0, "finished": 1}, None, "finished"),
         ({"epoch": 1.0, "finished": 0}, None, "stopped"),
-        ({"epoch": 2.0, "finished": 0}, 2.0, "finished"),  # trained again as long as its forerunner
+        ({"epoch": 2.0, "finished": 0}, 2.0, "repeated"),  # as long as its forerunner, which was stopped
+        ({"epoch": 3.0, "finished": 1}, 3.0, "finished"),
         ({"epoch": 1.5, "finished": 0}, 2.0, "stopped"),
         (None, None, "stopped"),
     ],
 )
-def test_a_trial_that_was_trained_as_long_as_it_should_be_is_finished(last, until, end):
+def test_only_a_trial_that_was_trained_to_its_own_end_is_finished(last, until, end):
     config = {} if until is None else {UNTIL: until}
     assert end_of(SimpleNamespace(last_result=last, config=config)) == end
+
+
+def told(asha, number, *evaluations, config=None):
+    """What ASHA decides at each evaluation of a trial: (epoch, value)."""
+    trial = SimpleNamespace(trial_id=f"id {number}", config={NUMBER: number} if config is None else config)
+    asha.on_trial_add(None, trial)
+    return [asha.on_trial_result(None, trial, {"epoch": epoch, "objective": value}) for epoch, value in evaluations]
+
+
+GO_ON, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+def test_the_first_trial_is_never_stopped():
+    asha = scheduler(SearchConfig(grace_period=1, reduction_factor=3), 3, None)
+    assert told(asha, 1, (1.0, 0.7), (2.0, 0.7)) == [GO_ON, GO_ON]
+    assert told(asha, 2, (1.0, 0.5)) == [STOP]
+    assert told(asha, 0, (1.0, 0.4), (2.0, 0.4), (3.0, 0.4)) == [GO_ON] * 3
+    # its value counts: of 0.7, 0.5 and 0.4 the third quantile is 0.57
+    assert told(asha, 3, (1.0, 0.58)) == [GO_ON]
+    assert told(asha, 4, (1.0, 0.56)) == [STOP]
+
+
+def test_the_first_trial_is_not_stopped_after_a_resume_either():
+    study = optuna.create_study(direction="maximize")
+    for value in (0.2, 0.7, 0.6):
+        study.add_trial(
+            optuna.trial.create_trial(value=value, intermediate_values={1: value}, user_attrs={"epoch at 1": 1.0})
+        )
+    asha = scheduler(SearchConfig(grace_period=1, reduction_factor=3), 9, study)
+    assert told(asha, 3, (1.0, 0.3)) == [STOP]
+    assert told(asha, 4, (1.0, 0.8), (3.0, 0.8)) == [GO_ON] * 2
+    assert told(asha, 0, (2.0, 0.2), (3.0, 0.2), (4.0, 0.2)) == [GO_ON] * 3
 
 
 def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
