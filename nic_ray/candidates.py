@@ -1,7 +1,7 @@
 """Which weights a search ends with: the best trials', tried again, averaged, and drawn back towards the base."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,9 +32,13 @@ class Candidate:
     metrics: Mapping[str, float]
     """Of its best evaluation, on the validation rows."""
     weights: Mapping[str, Tensor]
-    """Of the blocks above its cut."""
+    """Of the blocks above its cut; none where candidates are only compared: all of them might not fit into memory."""
     members: tuple["Candidate", ...] = ()
-    """The candidates whose weights these are the mean of; none for a trial's own."""
+    """The candidates, without their weights, whose mean these are; none for a trial's own."""
+    epochs: float | None = None
+    """That it was trained, of those that its configuration asks for; None where that is not known."""
+    finished: bool = True
+    """Whether it came to its own end, and was not stopped or cut off before."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Confirmation:
 
     trial: str
     values: Mapping[int, float]
+    epochs: float | None = None
+    """That it was trained with each of them."""
 
     @property
     def mean(self) -> float:
@@ -68,7 +74,8 @@ class Probe:
 
 def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
     """The best evaluation in a training's last state."""
-    return Candidate(name, config, state["best"]["metrics"], state["best"]["upper"])
+    best, epochs = state["best"], state["metrics"]["epoch"]
+    return Candidate(name, config, best["metrics"], best["upper"], epochs=epochs, finished=bool(state["finished"]))
 
 
 def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
@@ -84,7 +91,10 @@ def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidat
 def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candidate, list[Confirmation]]:
     """The best of some configurations over their seeds, and what each was worth.
 
-    Those that were tried with fewer seeds, because a training failed, come behind the others.
+    Each is judged by the mean of what is known of it. One whose further trainings were cut off, or have failed, keeps
+    the value that it was chosen for: that flatters it beside a mean with fresh seeds, by about the spread over seeds.
+    To put it behind the others for that would let a training that happened to end decide, by any difference.
+    Where the means are equal, more seeds are better.
 
     Args:
         tried: for each configuration its candidates, one a seed; the first one is the search's own.
@@ -93,54 +103,60 @@ def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candi
         of the configuration with the best mean the best candidate; and the configurations, the best first.
     """
     found = [
-        (Confirmation(own[0].name, {each.config.seed: each.metrics[objective] for each in own}), own) for own in tried
+        (Confirmation(own[0].name, {each.config.seed: each.metrics[objective] for each in own}, own[0].epochs), own)
+        for own in tried
     ]
-    # one whose further seeds failed has only the value that it was chosen for; the sort keeps the order of equals
-    found.sort(key=lambda each: (-len(each[0].values), -each[0].mean))
+    # the sort keeps the order of equals
+    found.sort(key=lambda each: (-each[0].mean, -len(each[0].values)))
     return best_first(found[0][1], objective)[0], [confirmation for confirmation, _ in found]
 
 
 def averaged(
-    prepared: Prepared, inputs: Mapping[int, Inputs], candidates: Sequence[Candidate], objective: str
+    prepared: Prepared,
+    inputs: Mapping[int, Inputs],
+    candidates: Iterable[Candidate],
+    objective: str,
+    *,
+    most: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Candidate:
-    """The mean of the best trials' weights, as far as each of them makes it better on the validation rows.
+    """The mean of candidates' weights, as far as each of them makes it better on the validation rows.
 
     Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
     better one than either. The first candidate begins; each next one joins if the mean with it is better than
-    without: by objective, then mrr/macro.
+    without: by objective, then mrr/macro. Beside the mean, the weights of one candidate are held at a time.
 
     Args:
-        inputs: by depth, at least at the shallowest cut of the candidates.
-        candidates: the winner, then others, the best first.
+        inputs: by depth, at those of the candidates.
+        candidates: the winner, then others, the best first. They are asked for one by one.
+        most: candidates that the mean may have; None for any number.
+        say: is told of each that joins.
 
     Returns:
         the first candidate itself if no other one helps; else a candidate whose configuration is that one's
-        with the shallowest cut of the candidates, below which none of them was trained.
+        with the shallowest cut of the members, below which none of them was trained.
 
     Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
     """
-    first = candidates[0]
-    if len(candidates) == 1:
-        return first
-    depth = min(each.config.frozen_layers for each in candidates)
-    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs[depth].are_ids).to(prepared.device)
-    source, rows = feed(inputs[depth], prepared.device), prepared.rows("validation").tolist()
-    members, metrics = [first], dict(first.metrics)
-    mean = total = weights_at(prepared, first, depth)
-    for candidate in candidates[1:]:
+    left = iter(candidates)
+    first = next(left)
+    mean, members = first, [first]
+    while len(members) != most and (candidate := next(left, None)) is not None:
+        depth = min(mean.config.frozen_layers, candidate.config.frozen_layers)
         own = weights_at(prepared, candidate, depth)
-        grown = {name: value + own[name] for name, value in total.items()}
-        tried = {name: value / (len(members) + 1) for name, value in grown.items()}
-        upper.load_trained_state(tried)
-        found = evaluate(upper, source, prepared.collection, rows, bf16=prepared.bf16)
-        if (found[objective], found["mrr/macro"]) > (metrics[objective], metrics["mrr/macro"]):
-            members, total, mean = [*members, candidate], grown, tried
-            metrics |= found
+        weights = {
+            name: value.lerp(own[name], 1 / (len(members) + 1))
+            for name, value in weights_at(prepared, mean, depth).items()
+        }
+        found = _validated(prepared, inputs[depth], depth, weights)
+        if (found[objective], found["mrr/macro"]) > (mean.metrics[objective], mean.metrics["mrr/macro"]):
+            members.append(replace(candidate, weights={}))
+            config = first.config.model_copy(update={"frozen_layers": depth})
+            mean = Candidate(f"{mean.name} + {candidate.name}", config, {**mean.metrics, **found}, weights)
+            say(f"the mean with {candidate.name}: {objective} {found[objective]:.4f} on validation")
     if len(members) == 1:
         return first
-    name = " + ".join(each.name for each in members)
-    config = first.config.model_copy(update={"frozen_layers": depth})
-    return Candidate(name, config, metrics, mean, tuple(members))
+    return replace(mean, members=(replace(first, weights={}), *members[1:]))
 
 
 def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate) -> Candidate:
@@ -206,6 +222,16 @@ def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict
     """
     base = encoders.upper_copy(prepared.encoder, candidate.config.frozen_layers, from_ids=False).trained_state()
     return {name: value.lerp(candidate.weights[name].to(value), alpha) for name, value in base.items()}
+
+
+def _validated(
+    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Flat metrics of some weights above a cut, on the validation rows."""
+    upper = encoders.upper_copy(prepared.encoder, frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    upper.load_trained_state(dict(weights))
+    source, rows = feed(inputs, prepared.device), prepared.rows("validation").tolist()
+    return evaluate(upper, source, prepared.collection, rows, bf16=prepared.bf16)
 
 
 def weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:

@@ -209,11 +209,11 @@ class SearchConfig(Section):
     grace_period: int = Field(1, ge=1, description="epochs that every trial gets before it can be stopped")
     reduction_factor: int = Field(3, ge=2, description="of this many trials at a rung, ASHA lets one go on")
     startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
-    averaged_trials: int = Field(
-        3,
+    averaged_trials: int | None = Field(
+        None,
         ge=1,
-        description="weights of at most this many of the best trials are averaged, each one only if the validation "
-        "objective rises; 1: the best trial's alone",
+        description="trials, of all that were trained, whose best weights the mean may have; the best first, each one "
+        "only if the validation objective rises; null: as many as help; 1: the winner's weights alone",
     )
     time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
@@ -263,7 +263,7 @@ class TrackersConfig(Section):
 class ConfirmConfig(Section):
     """How the best configurations are tried again, since the best of many is partly luck."""
 
-    trials: int = Field(2, ge=2, description="best configurations trained again; the first trial is one of them")
+    trials: int = Field(2, ge=2, description="configurations trained again, the best of the search")
     seeds: int = Field(1, ge=0, description="further seeds that each of them is trained with; 0: none is")
 
 

@@ -123,20 +123,21 @@ def reckoned(prepared: Prepared, rates: Rates, concurrent: int, cpus: int, probe
     each = [trial_s(prepared, rates, sample) for sample in _samples(config)]
     mean = float(np.mean(each)) if each else first
     share = expected_share(search.trials, config.train.epochs, search.grace_period, search.reduction_factor)
-    # a start is paid by every trial, its epochs by those that ASHA lets go on; the last ones run alone
-    work = search.trials * rates.start + (first + (search.trials - 1) * mean) * share
+    # a start is paid by every trial, the epochs by the first and by those that ASHA lets go on; the last ones run alone
+    work = search.trials * rates.start + first + (search.trials * share - 1) * mean
     searched = work / concurrent + mean / 2 * (concurrent > 1)
     if search.time_budget is not None:
         searched = min(searched, search.time_budget)
-    again = config.confirm.trials * config.confirm.seeds
-    confirmed = math.ceil(again / concurrent) * (rates.start + mean) if search.trials > 1 else 0.0
+    again = min(config.confirm.trials, search.trials) * config.confirm.seeds if search.trials > 1 else 0
+    confirmed = math.ceil(again / concurrent) * (rates.start + mean)
 
     tokens, width = len(prepared.tokens.values), int(prepared.encoder.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
     deepest = max(depths(config)) if prepared.encoder.can_be_cut else 0
     frozen = tokens * deepest * rates.frozen / cpus
     upper = blocks - config.train.frozen_layers
     evaluated = _evaluation_tokens(prepared) * upper * rates.read
-    readings = len(ALPHAS) + search.averaged_trials + 4
+    tried = 0 if search.averaged_trials == 1 else search.trials + again
+    readings = len(ALPHAS) + tried + 4
     probed = probe_tokens * (upper * (len(ALPHAS) + 3) * rates.read + config.train.frozen_layers * rates.frozen)
     end = (readings * evaluated + probed + tokens * blocks * rates.frozen) / cpus + 10
     start = rates.start + RAY_START_S + TUNE_START_S
@@ -175,8 +176,8 @@ def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig) -> float:
 def expected_share(trials: int, epochs: int, grace_period: int, reduction_factor: int) -> float:
     """Share of all epochs that ASHA lets trials have where none is better than another but by chance.
 
-    The first trial at a rung always goes on; each later one if it belongs to the best 1 / reduction_factor of
-    those before it (as in Ray: at or above that percentile). Mean over `DRAWS` searches.
+    The search's first trial is never stopped; each later one goes on if it belongs to the best 1 / reduction_factor
+    of those that came to the rung before it (as in Ray: at or above that percentile). Mean over `DRAWS` searches.
     """
     generator = np.random.default_rng(0)
     rungs = [grace_period]
@@ -186,11 +187,11 @@ def expected_share(trials: int, epochs: int, grace_period: int, reduction_factor
     total = 0.0
     for _ in range(DRAWS):
         recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
-        for value in generator.random(trials):
+        for number, value in enumerate(generator.random(trials)):
             reached = epochs
             for rung in rungs:
                 before = recorded[rung]
-                goes_on = not before or value >= np.percentile(before, 100 * (1 - 1 / reduction_factor))
+                goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / reduction_factor))
                 before.append(float(value))
                 if not goes_on:
                     reached = rung

@@ -1,6 +1,6 @@
 """What a search has found, judged: how far from the base to go, whether it may be exported, the one test reading."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def judge(
     prepared: Prepared,
     inputs: Mapping[int, Inputs],
     first: Candidate | None,
-    best: Sequence[Candidate],
+    best: Iterable[Candidate],
     confirmations: Sequence[Confirmation],
     probe: Probe | None,
     *,
@@ -87,7 +87,7 @@ def judge(
     Args:
         inputs: by depth, at those of the candidates.
         first: the first trial, if it did not fail.
-        best: the winner, then others, the best first.
+        best: the winner, then others, the best first; asked for one by one, as all weights might not fit into memory.
         confirmations: what is known of configurations that were tried with several seeds.
         probe: with inputs at the depths of the candidates; None measures no retention.
         export_anyway: whether objections stand in the way.
@@ -96,11 +96,12 @@ def judge(
     config = prepared.config
     objective, limits = config.search.objective, config.guard
     base, asked = base_scores(prepared, inputs, "validation"), queries_of(prepared, "validation")
-    winner = averaged(prepared, inputs, best, objective)
+    winner = averaged(prepared, inputs, best, objective, most=config.search.averaged_trials, say=say)
     if winner.members:
+        alone = winner.members[0]
         say(
-            f"the mean of {winner.name}: {objective} {winner.metrics[objective]:.4f}, {best[0].name} alone: "
-            f"{best[0].metrics[objective]:.4f} on validation"
+            f"the mean of {winner.name}: {objective} {winner.metrics[objective]:.4f}, {alone.name} alone: "
+            f"{alone.metrics[objective]:.4f} on validation"
         )
     points = front(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
     chosen = choose(
@@ -131,9 +132,17 @@ def judge(
         "retention": probe and kept | {"tuned": chosen.retention},
         "front": [_as_row(point) for point in points],
         "confirmed": [
-            {"trial": each.trial, "by_seed": dict(each.values), "mean": each.mean, "spread": each.spread}
+            {
+                "trial": each.trial,
+                "epochs": each.epochs,
+                "by_seed": dict(each.values),
+                "seeds": len(each.values),
+                "mean": each.mean,
+                "spread": each.spread,
+            }
             for each in confirmations
         ],
+        "trained": {label: _trained(each) for label, each in models.items()},
         "leaks": leaks(prepared),
         "refit": config.refit,
     }
@@ -272,6 +281,20 @@ def _objections(
 def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
     """Those of the rows, not of the training."""
     return {name: value for name, value in metrics.items() if "/" in name}
+
+
+def _trained(candidate: Candidate) -> list[dict[str, Any]]:
+    """How long the trials of a model were trained: figures of unlike length say something about their length too."""
+    return [
+        {
+            "trial": each.name,
+            "epochs": each.epochs,
+            "of": each.config.epochs,
+            "best_epoch": each.metrics["epoch"],
+            "finished": each.finished,
+        }
+        for each in candidate.members or (candidate,)
+    ]
 
 
 def _as_row(point: Point) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +312,11 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         ) from None
     _write_trials(run.folder / "trials.csv", trials)
     at = {depth: opened(each) for depth, each in inputs.items()}
+    if len(best) > 1 and config.search.averaged_trials != 1:
+        view.say(f"averaging: trying whether the mean with any of {len(best) - 1} other trials is better than the best")
+    weighed = (_with_weights(run.folder, each) for each in best)
     judgement = judge(
-        prepared, at, first, best, confirmations, probing(), export_anyway=run.export_anyway, say=view.say
+        prepared, at, first, weighed, confirmations, probing(), export_anyway=run.export_anyway, say=view.say
     )
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
@@ -576,8 +579,8 @@ def _find_best(
         trackers: callbacks that record trials elsewhere.
 
     Returns:
-        the first trial; the winner and those after it, the best first; the configurations that were tried again;
-        and a row for each trial, of both runs.
+        the first trial, with its weights; every trial's best evaluation, without them: the winner's, then the others,
+        the best first; the configurations that were tried again; and a row for each trial, of both runs.
     """
     import ray
 
@@ -633,17 +636,19 @@ def _find_best(
             study = tuning.open_study(study_file)
     _fetch_checkpoints(run)
     samples = {tuning.numbered(each.number): each.params for each in ([] if study is None else study.trials)}
-    first_name = tuning.numbered(0)
-    kept = max(config.search.averaged_trials, again.trials)
-    best, trials = _collect(run_folder, samples, prepared, probing(), kept=kept, always=first_name)
+    best, trials = _collect(run_folder, samples, prepared, probing())
     if not best:
         reasons = sorted({row["error"] for row in trials if row["error"]}) or ["none has come to its first evaluation"]
         raise RunError("no trial produced a model:\n  " + "\n  ".join(reasons))
-    first = next((each for each in best if each.name == first_name), None)
-    chosen = _to_confirm(first, best, again.trials)
-    named = {} if len(chosen) < 2 else _samples_again(chosen, trials, prepared)
+    first = next((each for each in best if each.name == tuning.numbered(0)), None)
+    chosen = best[: again.trials]
+    named = {} if len(chosen) < 2 else _samples_again(chosen, prepared)
     ended = read_ended(run_folder)
-    missing = [sample | {tuning.START: _start(run_folder, name)} for name, sample in named.items() if name not in ended]
+    missing = [
+        sample | {tuning.START: _start(run_folder, name)}
+        for name, sample in named.items()
+        if ended.get(name, {}).get("status") not in (*tuning.WHOLE, "failed")
+    ]
     if search_on and missing and time.monotonic() < deadline:
         view.say(f"training the best again with other seeds: {', '.join(sample[tuning.NAME] for sample in missing)}")
         longest = max(sample[tuning.UNTIL] for sample in missing)
@@ -662,19 +667,25 @@ def _find_best(
     _fetch_checkpoints(run)
     if run.mirror:
         tuning.back_up(run_folder, run.mirror)
-    # one that was cut off says nothing about its configuration
-    named = {name: sample for name, sample in named.items() if name in read_ended(run_folder)}
-    confirming, more = _collect(run_folder, named, prepared, probing(), kept=len(named))
-    if not confirming:
-        return first, best[: config.search.averaged_trials], [], trials + more
-    tried = [[each, *(other for other in confirming if other.name.startswith(f"{each.name}-"))] for each in chosen]
+    repeated, more = _collect(run_folder, named, prepared, probing())
+    # one that was cut off, or has failed, says nothing about its configuration
+    whole = [name for name, end in read_ended(run_folder).items() if end["status"] in tuning.WHOLE]
+    known = [each for each in repeated if each.name in whole]
+    tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in chosen]
     winner, confirmations = confirm(tried, objective)
-    for each in confirmations:
+    for each in confirmations if known else []:
         values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in each.values.items())
-        view.say(f"{each.trial}: {objective} {each.mean:.4f} on average ({values})")
-    # whose numbers have been found twice; the others' may be luck
-    others = [each for each in best_first([each for own in tried for each in own], objective) if each is not winner]
-    return first, [winner, *others][: config.search.averaged_trials], confirmations, trials + more
+        view.say(f"{each.trial}: {objective} {each.mean:.4f} over {len(each.values)} seed(s) ({values})")
+    others = best_first([each for each in [*best, *repeated] if each is not winner], objective)
+    first = None if first is None else _with_weights(run_folder, first)
+    return first, [winner, *others], confirmations if known else [], trials + more
+
+
+def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
+    """A candidate of `_find_best` with what its trial has left."""
+    state = last_state(run_folder, candidate.name)
+    assert state is not None  # it has been read before
+    return replace(candidate, weights=state["best"]["upper"])
 
 
 def _refuse_unshared_places(run: Run, inputs: Mapping[int, Any]) -> None:
@@ -744,27 +755,18 @@ def _study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> A
         return tuning.open_study(run_folder / STUDY_FILE)
 
 
-def _to_confirm(first: Candidate | None, best: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best few, the first trial among them."""
-    leading = [first] if first else []
-    return [*leading, *(each for each in best if each.name not in {own.name for own in leading})][:count]
-
-
-def _samples_again(
-    candidates: Sequence[Candidate], trials: Sequence[Mapping[str, Any]], prepared: Prepared
-) -> dict[str, dict[str, Any]]:
+def _samples_again(candidates: Sequence[Candidate], prepared: Prepared) -> dict[str, dict[str, Any]]:
     """For each candidate and further seed a sample that trains it as long as it was, and not longer; by its name."""
     from nic_ray import tuning
 
     config = prepared.config
-    epochs = {row["trial"]: row["epochs"] for row in trials if "epochs" in row}
     found = {}
     for each in candidates:
         for further in range(1, config.confirm.seeds + 1):
             seed = each.config.seed + further
             name = f"{each.name}-seed-{seed}"
             sample = {setting: getattr(each.config, setting) for setting in config.space}
-            found[name] = sample | {"seed": seed, tuning.NAME: name, tuning.UNTIL: epochs[each.name]}
+            found[name] = sample | {"seed": seed, tuning.NAME: name, tuning.UNTIL: each.epochs}
     return found
 
 
@@ -858,20 +860,12 @@ def _free_name(plan: Any, name: str) -> str:
 
 
 def _collect(
-    run_folder: Path,
-    samples: Mapping[str, Mapping[str, Any]],
-    prepared: Prepared,
-    probe: Probe | None,
-    *,
-    kept: int,
-    always: str | None = None,
+    run_folder: Path, samples: Mapping[str, Mapping[str, Any]], prepared: Prepared, probe: Probe | None
 ) -> tuple[list[Candidate], list[dict[str, Any]]]:
-    """The best evaluations of some trials, the best first, and a row for each trial that was started.
+    """The best evaluations of some trials without their weights, the best first, and a row for each trial that began.
 
     Args:
         samples: hyperparameters of each trial, by name.
-        kept: trials whose weights are kept, at most; all of them might not fit into memory.
-        always: one more trial to keep.
     """
     config, objective = prepared.config, prepared.config.search.objective
     ended = read_ended(run_folder)
@@ -885,18 +879,18 @@ def _collect(
         row: dict[str, Any] = {"trial": name, "status": end.get("status", "cut off"), **sample}
         if state is not None:
             found = best_of(name, trial_config(config.train, sample), state)
-            ranked = best_first([*candidates, found], objective)
-            candidates = [each for place, each in enumerate(ranked) if place < kept or each.name == always]
+            epochs = end.get("epoch", found.epochs)
+            candidates.append(replace(found, weights={}, epochs=epochs))
             row |= {
                 objective: found.metrics[objective],
                 "mrr/macro": found.metrics["mrr/macro"],
                 **({} if probe is None else {"retention": retention_of(prepared, probe, found)["recall_at_5"]}),
                 "best_epoch": found.metrics["epoch"],
-                "epochs": end.get("epoch", state["metrics"]["epoch"]),
+                "epochs": epochs,
                 "seconds": end.get("seconds", 0.0),
             }
         rows.append(row | {"error": end.get("error", "")})
-    return candidates, rows
+    return best_first(candidates, objective), rows
 
 
 def _write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """Which weights a search ends with: confirmed, averaged, drawn back towards the base, trained again."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nic_ray.activations import feed
 from nic_ray.candidates import (
     averaged,
     base_scores,
+    best_of,
     confirm,
     front,
     interpolated,
@@ -75,6 +77,47 @@ def test_a_mean_over_unlike_depths_has_the_base_model_where_a_trial_was_frozen(s
         torch.testing.assert_close(value, (shallow[name] + other) / 2)
 
 
+def test_a_mean_is_as_shallow_as_its_members_and_not_as_what_was_tried(searched, monkeypatch):
+    prepared, inputs, candidates = searched(2, 0, 1)
+    best = candidates[0].metrics["recall_at_5/macro"]
+    asked = scripted(monkeypatch, (best - 0.1, 0.0), (best + 0.1, 0.0))
+    found = averaged(prepared, inputs, candidates, "recall_at_5/macro")
+    assert [member.name for member in found.members] == ["trial-000", "trial-002"]
+    assert found.config.frozen_layers == 1
+    assert len(asked[0]) > len(asked[1]) == len(found.weights)
+
+
+def test_the_mean_has_no_more_members_than_it_may_have(searched, monkeypatch):
+    prepared, inputs, candidates = searched(1, 1, 1, 1)
+    asked = scripted(monkeypatch, (0.97, 0.0), (0.98, 0.0), (0.99, 0.0))
+    found = averaged(prepared, inputs, candidates, "recall_at_5/macro", most=3)
+    assert len(found.members) == 3
+    assert len(asked) == 2
+    assert averaged(prepared, inputs, candidates, "recall_at_5/macro", most=1) is candidates[0]
+    assert len(asked) == 2
+
+
+def test_the_weights_of_what_was_tried_are_not_held(searched, monkeypatch):
+    prepared, inputs, candidates = searched(1, 1, 1, 1)
+    scripted(monkeypatch, (0.97, 0.0), (0.0, 0.0), (0.98, 0.0))
+    tensors, alive = [], []
+
+    def one_by_one():
+        yield candidates[0]
+        while len(candidates) > 1:
+            alive.append(sum(each() is not None for each in tensors))
+            candidate = candidates.pop(1)
+            tensors.append(weakref.ref(next(iter(candidate.weights.values()))))
+            yield candidate
+            del candidate
+
+    found = averaged(prepared, inputs, one_by_one(), "recall_at_5/macro")
+    # the last one is still the loop's own when the next is asked for; none before it is anyone's
+    assert max(alive) <= 1
+    assert [member.name for member in found.members] == ["trial-000", "trial-001", "trial-003"]
+    assert not any(member.weights for member in found.members)
+
+
 def seeded(candidate, seed, value, mrr=0.5):
     return dataclasses.replace(
         candidate,
@@ -96,6 +139,43 @@ def test_the_best_mean_over_seeds_wins_with_its_best_seed(searched):
     assert confirmations[0].values == {42: 0.74, 43: 0.76, 44: 0.72}
     assert confirmations[0].mean == pytest.approx(0.74)
     assert confirmations[0].spread == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("first", "best", "winner"),
+    [
+        # the retraining of the best was cut off
+        ([0.653, 0.653], [0.749], 1),
+        ([0.653, 0.653, 0.656], [0.749, 0.751], 1),
+        # a mean of what is known, whoever has more of it
+        ([0.75, 0.74], [0.744], 0),
+        ([0.80, 0.60], [0.71], 1),
+        # on equal means more seeds count more
+        ([0.75], [0.74, 0.76], 1),
+        ([0.74, 0.76], [0.75], 0),
+    ],
+)
+def test_missing_seeds_never_hand_the_win_to_a_worse_configuration(searched, first, best, winner):
+    _, _, both = searched(1, 1)
+    tried = [
+        [seeded(each, 42 + place, value) for place, value in enumerate(values)]
+        for each, values in zip(both, (first, best), strict=True)
+    ]
+    found, confirmations = confirm(tried, "recall_at_5/macro")
+    assert found.name == both[winner].name
+    assert [each.trial for each in confirmations] == [both[winner].name, both[1 - winner].name]
+    assert [len(each.values) for each in confirmations] == [len((first, best)[place]) for place in (winner, 1 - winner)]
+
+
+def test_a_candidate_knows_how_long_it_was_trained(searched):
+    _, _, (candidate,) = searched(1)
+    state = {
+        "best": {"metrics": {"epoch": 1.0}, "upper": {}},
+        "metrics": {"epoch": 1.5},
+        "finished": False,
+    }
+    found = best_of("trial-007", candidate.config, state)
+    assert (found.metrics["epoch"], found.epochs, found.finished) == (1.0, 1.5, False)
 
 
 def test_the_way_from_the_base_to_the_tuned_weights_is_straight(searched):

@@ -27,7 +27,7 @@ def judged(searched, *, export_anyway=False, probe=None, **changes):
     said = []
     probed = probe and load_probe(prepared, probe, list(inputs))
     found = judge(
-        prepared, inputs, candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7})], probed,
+        prepared, inputs, candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)], probed,
         export_anyway=export_anyway, say=said.append,
     )  # fmt: skip
     return prepared, found, said
@@ -83,8 +83,28 @@ def test_what_the_validation_rows_refuse_leaves_the_test_rows_unread(searched, m
     assert found.evidence["guard"]["objections"]
     assert not found.evidence["guard"]["overridden"]
     assert found.evidence["confirmed"] == [
-        {"trial": "trial-000", "by_seed": {42: 0.5, 43: 0.7}, "mean": pytest.approx(0.6), "spread": pytest.approx(0.2)}
+        {
+            "trial": "trial-000",
+            "epochs": 1.0,
+            "by_seed": {42: 0.5, 43: 0.7},
+            "seeds": 2,
+            "mean": pytest.approx(0.6),
+            "spread": pytest.approx(0.2),
+        }
     ]
+
+
+def test_epochs_stand_beside_each_model_that_is_compared(searched):
+    prepared, inputs, (first, other) = searched(1, 1)
+    first = dataclasses.replace(first, epochs=1.0, finished=False)
+    other = dataclasses.replace(other, epochs=3.0, metrics=other.metrics | {"epoch": 2.5})
+    found = judge(prepared, inputs, first, [other], [], None, export_anyway=False, say=lambda _: None)
+    assert found.evidence["trained"] == {
+        "first trial": [
+            {"trial": "trial-000", "epochs": 1.0, "of": 3, "best_epoch": 1.0, "finished": False},
+        ],
+        "tuned": [{"trial": "trial-001", "epochs": 3.0, "of": 3, "best_epoch": 2.5, "finished": True}],
+    }
 
 
 def test_objections_can_be_overridden_and_that_is_kept(searched):
