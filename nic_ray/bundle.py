@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import __version__
 from nic_ray import encoder as encoders
 from nic_ray.errors import InputError, RunError
-from nic_ray.picture import domains_of, recall_png
+from nic_ray.picture import cut_off, described_training, domains_of, recall_png, with_epochs
 from nic_ray.tokens import PACKAGED_NAMES
 
 log = logging.getLogger("nic_ray.bundle")
@@ -116,7 +116,8 @@ def write_bundle(
         _save_model(model, unfinished)
         (unfinished / CARD).write_text(model_card(metadata), encoding="utf-8")
         if tested := _pictured(metadata):
-            (unfinished / PICTURE).write_bytes(recall_png(tested, metadata.get("recall_intervals", {})))
+            picture = recall_png(tested, metadata.get("recall_intervals", {}), metadata.get("trained"))
+            (unfinished / PICTURE).write_bytes(picture)
         (unfinished / LOG).write_text(training_log, encoding="utf-8")
 
     write_files(folder, fill, metadata, overwrite=overwrite, check=check)
@@ -391,13 +392,19 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
         "first right passage. A tie counts against the model. `macro` is the mean over domains, each with "
         "the same weight, and `worst` the lowest domain.",
     ]
+    trained = metadata.get("trained", {})
+    if described := described_training(trained):
+        lines.append(f"How long they were trained: {described}.")
+    if warning := cut_off(trained):
+        lines.append(f"**{warning}**")
     if protocol := split.get("protocol"):
         lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
     for part in parts:
         asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
         counted = "" if asked is None else f" ({asked} queries)"
         name, note = HEADINGS[part]
-        lines += [f"### {name}{counted}, {note}", _metrics_table(results[part])]
+        shown = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
+        lines += [f"### {name}{counted}, {note}", _metrics_table(shown)]
         if part == "test" and _pictured(metadata):
             lines.append(f"![Recall@5 of the test part in each domain, base model and winner]({PICTURE})")
     return "\n\n".join(lines)
@@ -441,7 +448,7 @@ def _evidence_section(metadata: Mapping[str, Any]) -> str:
             for domain, own in domains.items()
         ]
         lines += [
-            f"### {difference.capitalize()}: Recall@5 on the test part",
+            f"### {_difference(difference, metadata)}: Recall@5 on the test part",
             _table(["domain", "difference", "interval", "queries", "passages"], rows),
         ]
     if "bootstrap" in metadata:
@@ -452,6 +459,12 @@ def _evidence_section(metadata: Mapping[str, Any]) -> str:
         )
     lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
     return "\n\n".join(lines)
+
+
+def _difference(name: str, metadata: Mapping[str, Any]) -> str:
+    """A heading for "tuned minus" a model."""
+    above, _, below = name.partition(" minus ")
+    return f"{above.capitalize()} minus {with_epochs(below, below, metadata.get('trained', {}))}"
 
 
 def _interval(interval: Mapping[str, Any]) -> str:
@@ -484,7 +497,10 @@ def _retention_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
     if metadata.get("retention"):
         yield _table(
             ["model", "retention Recall@5", "retention MRR"],
-            [[model, *_kept(kept)] for model, kept in metadata["retention"].items()],
+            [
+                [with_epochs(model, model, metadata.get("trained", {})), *_kept(kept)]
+                for model, kept in metadata["retention"].items()
+            ],
         )
 
 
@@ -495,19 +511,22 @@ def _kept(retention: Mapping[str, float] | None) -> list[str]:
 def _confirmation_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
     if confirmed := metadata.get("confirmed"):
         yield (
-            "### Tried with several seeds\n\nThe best configurations, and the first trial, were trained again; the "
-            f"best mean won. {metadata.get('objective', 'objective')} on the validation part:"
+            "### Tried with several seeds\n\nThe best configurations of the search were trained again, as long as they "
+            "had been; the best mean over the seeds that are known won. "
+            f"{metadata.get('objective', 'objective')} on the validation part:"
         )
         rows = [
             [
                 each["trial"],
                 ", ".join(f"{value:.3f} ({seed})" for seed, value in each["by_seed"].items()),
+                str(len(each["by_seed"])),
+                "–" if each.get("epochs") is None else f"{each['epochs']:.3g}",
                 f"{each['mean']:.3f}",
                 f"{each['spread']:.3f}",
             ]
             for each in confirmed
         ]
-        yield _table(["configuration", "value (seed)", "mean", "spread"], rows)
+        yield _table(["configuration", "value (seed)", "seeds", "epochs", "mean", "spread"], rows)
 
 
 def _leak_lines(metadata: Mapping[str, Any]) -> Iterator[str]:

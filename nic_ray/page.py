@@ -20,7 +20,7 @@ from nic_ray.config import Config, load_config
 from nic_ray.errors import InputError
 from nic_ray.lint import lint_pairs, texts_of
 from nic_ray.pairs import read_pairs
-from nic_ray.picture import COLOURS, NAMES, domains_of
+from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, domains_of, with_epochs
 from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE
 from nic_ray.tokens import count_tokens
 
@@ -30,7 +30,13 @@ WORST = 10
 """Queries of each domain that are shown."""
 SHOWN = 400
 """Characters of a passage that are shown."""
-STATUS_COLOURS = {"finished": "#009E73", "stopped": "#E69F00", "failed": "#D55E00", "cut off": "#999999"}
+STATUS_COLOURS = {
+    "finished": "#009E73",
+    "stopped": "#E69F00",
+    "failed": "#D55E00",
+    "cut off": "#999999",
+    "repeated": "#56B4E9",
+}
 MARKS = {"base": "circle", "first trial": "square", "tuned": "diamond"}
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 DASHES = ["solid", "dash", "dot", "dashdot"]
@@ -173,7 +179,7 @@ def _recall(found: Found) -> Part:
             x=values,
             y=[row + 0.22 * (number - 1) for row in range(len(domains))],
             mode="markers",
-            name=NAMES[model],
+            name=_label(_model(found, model)),
             marker={"color": COLOURS[model], "symbol": MARKS[model], "size": 10},
             error_x={
                 "type": "data",
@@ -203,7 +209,11 @@ def _recall(found: Found) -> Part:
         ]
         for domain in domains
     ]
-    yield _table(["domain", *(NAMES[m] for m in COLOURS if m in results), "gain over base (95 %)"], rows)
+    yield _table(["domain", *(_model(found, m) for m in COLOURS if m in results), "gain over base (95 %)"], rows)
+    if described := described_training(found.result.get("trained", {}), NAMES):
+        yield _sentence(f"How long they were trained: {described}.")
+    if warning := cut_off(found.result.get("trained", {})):
+        yield f'<p class="warning">{html.escape(warning)}</p>'
 
 
 def _retention(found: Found) -> Part:
@@ -250,16 +260,35 @@ def _retention(found: Found) -> Part:
 def _history(found: Found) -> Part:
     if not _values(found):
         yield _sentence("No trial has a value to draw.")
+        yield from _trials(found)
         return
     assert found.study is not None
-    figure = optuna.visualization.plot_optimization_history(found.study, target_name=found.result["objective"])
+    objective = found.result["objective"]
+    figure = optuna.visualization.plot_optimization_history(found.study, target_name=objective)
     figure.update_traces(marker={"color": "#0072B2", "size": 9}, selector={"mode": "markers"})
     figure.update_traces(name="one trial", selector={"mode": "markers"})
     figure.update_traces(line={"color": "#D55E00", "shape": "hv"}, name="best so far", selector={"mode": "lines"})
     figure.update_xaxes(title="trial (number)", dtick=max(1, len(found.study.trials) // 12))
-    figure.update_yaxes(title=_named(found.result["objective"]) + ", validation rows")
+    figure.update_yaxes(title=_named(objective) + ", validation rows")
     yield _figure("history", figure.update_layout(title=None))
     yield _sentence("A trial that was stopped early counts with its last value.")
+    yield from _trials(found)
+
+
+def _trials(found: Found) -> Part:
+    objective = found.result["objective"]
+    shown = {"epochs": ".3g", "best_epoch": ".3g", objective: ".3f"}
+    yield _table(
+        ["trial", "how it ended", "epochs", "best after epoch", f"{_named(objective)}, validation rows"],
+        [
+            [row["trial"], row["status"], *(_figures(row, name, form) for name, form in shown.items())]
+            for row in found.result["trials"]
+        ],
+    )
+    if any(row["status"] == "repeated" for row in found.result["trials"]):
+        yield _sentence(
+            "Repeated: trained again with another seed for as long as the trial in its name, which was stopped early."
+        )
 
 
 def _rungs(found: Found) -> Part:
@@ -336,7 +365,10 @@ def _parallel(found: Found) -> Part:
             marker={"size": 6},
             name=row["trial"],
             showlegend=False,
-            text=[f"{row['trial']}<br>{_label(name)} {_label(_short(row[name]))}" for name in columns],
+            text=[
+                f"{row['trial']}, {_figures(row, 'epochs', '.3g')} epochs<br>{_label(name)} {_label(_short(row[name]))}"
+                for name in columns
+            ],
             hovertemplate="%{text}<extra></extra>",
         )
     for place, name in enumerate(columns):
@@ -409,7 +441,7 @@ def _lost(found: Found) -> Part:
             x=means,
             y=[f"{name} ({len(own)})" for name, own in groups.items()],
             orientation="h",
-            name=NAMES[model],
+            name=_label(_model(found, model)),
             marker={"color": COLOURS[model]},
             hovertemplate="%{y}: %{x:.3f}",
         )
@@ -571,6 +603,14 @@ def _judged(result: Mapping[str, Any]) -> tuple[str, Mapping[str, Mapping[str, f
     """The part that the winner is to be quoted by."""
     part = "test" if result["results"].get("test") else "validation"
     return part, result["results"][part]
+
+
+def _model(found: Found, model: str) -> str:
+    return with_epochs(NAMES[model], model, found.result.get("trained", {}))
+
+
+def _figures(row: Mapping[str, Any], name: str, form: str) -> str:
+    return "–" if row.get(name) is None else format(row[name], form)
 
 
 def _named(objective: str) -> str:

@@ -1,7 +1,7 @@
-"""The one picture of a model card: Recall@5 of the test part by domain."""
+"""The one picture of a model card, Recall@5 of the test part by domain, and what models are called where shown."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
@@ -9,15 +9,72 @@ COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
 MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
 NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner"}
 
+Trained = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Model -> the trials that it is made of: "trial", "epochs", "of", "best_epoch", "finished"."""
+
+
+def with_epochs(name: str, model: str, trained: Trained) -> str:
+    """A model's name with the epochs that it was trained, as far as they are known, for tables and figures.
+
+    Args:
+        name: what it is called there.
+        model: what `trained` knows it by.
+    """
+    epochs = epochs_of(model, trained)
+    return f"{name} ({epochs})" if epochs else name
+
+
+def epochs_of(model: str, trained: Trained) -> str:
+    """Epochs that a model was trained, with their unit; empty where they are not known."""
+    counted = [each for each in trained.get(model, ()) if each["epochs"] is not None]
+    return _epochs(counted) if counted else ""
+
+
+def described_training(trained: Trained, names: Mapping[str, str] | None = None) -> str:
+    """How long each trial of some models was trained, in a line.
+
+    Args:
+        names: what models are called there, unless as `trained` does.
+    """
+    return "; ".join(
+        f"{(names or {}).get(model, model)}: "
+        + " + ".join(f"{each['trial']} {_epochs([each])}, best after {each['best_epoch']:g}" for each in trials)
+        for model, trials in trained.items()
+        if all(each["epochs"] is not None for each in trials)
+    )
+
+
+def cut_off(trained: Trained) -> str | None:
+    """What to say of a first trial that was not trained to its end; None of one that was."""
+    short = [each for each in trained.get("first trial", ()) if not each["finished"]]
+    if not short:
+        return None
+    return (
+        f"The first trial was cut off after {_epochs(short)}: what the winner gains over it is partly what it was not "
+        "trained."
+    )
+
+
+def _epochs(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Epochs of some trials, and of how many, unless all of them came to their end."""
+    low, high = min(each["epochs"] for each in trials), max(each["epochs"] for each in trials)
+    shown = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    whole = all(each["finished"] for each in trials)
+    planned = "" if whole else f" of {trials[0]['of']}"
+    return f"{shown}{planned} epoch{'' if shown == '1' and whole else 's'}"
+
 
 def recall_png(
-    results: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    results: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    trained: Trained | None = None,
 ) -> bytes:
     """Draw Recall@5 of each model in each domain, with its interval where it has one.
 
     Args:
         results: model -> flat metrics.
         intervals: model -> domain -> `statistics.Interval` as a mapping.
+        trained: how long the models were, for the legend.
     """
     # no pyplot: it keeps figures, and looks for a screen
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,7 +94,14 @@ def recall_png(
                 axes.plot([bounds["low"], bounds["high"]], [row + offset] * 2, color=COLOURS[model], linewidth=2)
         values = [results[model][f"recall_at_5/{domain}"] for domain in domains]
         places = [row + offset for row in range(len(domains))]
-        axes.plot(values, places, MARKS[model], color=COLOURS[model], label=NAMES[model], markersize=7)
+        axes.plot(
+            values,
+            places,
+            MARKS[model],
+            color=COLOURS[model],
+            label=with_epochs(NAMES[model], model, trained or {}),
+            markersize=7,
+        )
     # a $ would start a formula
     axes.set_yticks(range(len(domains)), [domain.replace("$", r"\$") for domain in domains])
     axes.invert_yaxis()

@@ -6,6 +6,7 @@ from typing import Any
 from nic_ray import console
 from nic_ray.errors import RunError
 from nic_ray.judgement import IN_DOMAIN
+from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.record import PAGE_FILE
 from nic_ray.search import Outcome
 
@@ -27,9 +28,12 @@ def show_outcome(outcome: Outcome) -> None:
         RunError: the guard did not let it be exported.
     """
     judgement = outcome.judgement
+    trained = judgement.evidence["trained"]
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
-        console.show(console.metrics_table({model: flat for model, flat in results.items() if model != "BM25"}))
+        # no brackets: the columns are six letters wide
+        shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
+        console.show(console.metrics_table(shown))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
     console.say(f"all trials: {outcome.run_folder}/trials.csv")
@@ -56,12 +60,38 @@ def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str
         evidence: of a `judgement.Judgement`.
         results: likewise.
     """
-    return [*_intervals(evidence), *_retention(evidence), *_front(evidence), *_words(results), *_leaks(evidence)]
+    return [
+        *_training(evidence),
+        *_confirmed(evidence),
+        *_intervals(evidence),
+        *_retention(evidence),
+        *_front(evidence),
+        *_words(results),
+        *_leaks(evidence),
+    ]
+
+
+def _training(evidence: Mapping[str, Any]) -> Iterator[str]:
+    if described := described_training(evidence["trained"]):
+        yield f"\ntrained: {described}"
+    if warning := cut_off(evidence["trained"]):
+        yield warning
+
+
+def _confirmed(evidence: Mapping[str, Any]) -> Iterator[str]:
+    if evidence["confirmed"]:
+        yield "\nthe best of the search, trained again with other seeds, on the validation rows:"
+    for each in evidence["confirmed"]:
+        values = ", ".join(f"{value:.3f} with {seed}" for seed, value in each["by_seed"].items())
+        epochs = "" if each["epochs"] is None else f", {each['epochs']:.3g} epochs"
+        yield f"  {each['trial']}: {each['mean']:.3f} over {each['seeds']} seed(s){epochs} ({values})"
 
 
 def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
     for difference, domains in evidence.get("intervals", {}).items():
-        yield f"\n{difference}, Recall@5 on the test rows, with 95 % intervals over passages:"
+        below = difference.partition(" minus ")[2]
+        shown = with_epochs(difference, below, evidence["trained"])
+        yield f"\n{shown}, Recall@5 on the test rows, with 95 % intervals over passages:"
         for domain, interval in domains.items():
             sure = "too few passages for an interval"
             if interval["low"] is not None:
@@ -75,7 +105,8 @@ def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
 def _retention(evidence: Mapping[str, Any]) -> Iterator[str]:
     if evidence["retention"]:
         found = "; ".join(
-            f"{model} {kept['recall_at_5']:+.3f} Recall@5, {kept['mrr']:+.3f} MRR"
+            f"{with_epochs(model, model, evidence['trained'])} {kept['recall_at_5']:+.3f} Recall@5, "
+            f"{kept['mrr']:+.3f} MRR"
             for model, kept in evidence["retention"].items()
         )
         yield f"\nretention on the probe, against the base model: {found}"

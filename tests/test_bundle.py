@@ -79,7 +79,16 @@ EVIDENCE = {
         {"alpha": 0.0, "recall_at_5/macro": 0.4567, "mrr/macro": 0.3579, "retention": {"recall_at_5": 0.0, "mrr": 0.0}},
         {"alpha": 0.7, "recall_at_5/macro": 0.5678, "mrr/macro": 0.4679, "retention": None},
     ],
-    "confirmed": [{"trial": "trial-003", "by_seed": {"42": 0.7123, "43": 0.6987}, "mean": 0.7055, "spread": 0.0136}],
+    "confirmed": [
+        {
+            "trial": "trial-003",
+            "epochs": 2.5,
+            "by_seed": {"42": 0.7123, "43": 0.6987},
+            "seeds": 2,
+            "mean": 0.7055,
+            "spread": 0.0136,
+        }
+    ],
     "leaks": {"passage": {"validation": 0, "test": 0}, "near-duplicate query": {"validation": 11, "test": 13}},
     "intervals": {"tuned minus base": INTERVALS},
     "bootstrap": {"confidence": 0.95, "resamples": 9999, "min_passages": 8},
@@ -416,10 +425,40 @@ def test_the_card_says_how_far_its_figures_can_be_trusted():
     assert table_row(card, "### Between", "0") == ["0", "0.457", "0.358", "+0.000", "+0.000"]
     assert table_row(card, "### Between", "0.7")[3:] == ["–", "–"]
     assert table_row(card, "### Between", "tuned") == ["tuned", "-0.032", "-0.023"]
-    assert table_row(card, "### Tried with", "trial-003")[1:] == ["0.712 (42), 0.699 (43)", "0.706", "0.014"]
+    assert table_row(card, "### Tried with", "trial-003")[1:] == [
+        "0.712 (42), 0.699 (43)",
+        "2",
+        "2.5",
+        "0.706",
+        "0.014",
+    ]
     assert table_row(card, "### Rows that share", "near-duplicate query") == ["near-duplicate query", "11", "13"]
     assert "over objections" not in card
     assert "trained again on the rows of all parts" not in card
+
+
+def trained(name, epochs, *, finished=True):
+    return {"trial": name, "epochs": epochs, "of": 3, "best_epoch": 0.5, "finished": finished}
+
+
+def test_the_card_sets_epochs_beside_what_it_compares():
+    models = {"first trial": [trained("trial-000", 3.0)], "tuned": [trained("trial-004", 1.5, finished=False)]}
+    card = model_card(METADATA | EVIDENCE | {"trained": models, "intervals": {"tuned minus first trial": INTERVALS}})
+    assert table_row(card, "### Test part", "domain")[1:4] == [
+        "Recall@5 base",
+        "Recall@5 first trial (3 epochs)",
+        "Recall@5 tuned (1.5 of 3 epochs)",
+    ]
+    assert "### Tuned minus first trial (3 epochs): Recall@5 on the test part" in card
+    assert "first trial: trial-000 3 epochs, best after 0.5; tuned: trial-004 1.5 of 3 epochs, best after 0.5" in card
+    assert "cut off" not in card
+
+
+def test_the_card_says_when_the_first_trial_was_cut_off():
+    models = {"first trial": [trained("trial-000", 1.0, finished=False)], "tuned": [trained("trial-004", 3.0)]}
+    card = model_card(METADATA | EVIDENCE | {"trained": models})
+    assert "**The first trial was cut off after 1 of 3 epochs: " in card
+    assert table_row(card, "### Test part", "domain")[2] == "Recall@5 first trial (1 of 3 epochs)"
 
 
 def test_the_card_says_when_the_guard_was_overridden_and_when_the_weights_are_others():

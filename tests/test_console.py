@@ -161,7 +161,8 @@ def test_names_in_tables_are_not_markup():
 
 def test_three_models_over_two_metrics_fit_80_columns_without_breaking_a_figure():
     flat = {f"{metric}/vehicle_civilian": 0.5 for metric in ("recall_at_5", "mrr")}
-    shown = rendered(console.metrics_table({"base": flat, "first trial": flat, "tuned": flat}), width=80)
+    models = ("base", "first trial 1.5 of 3 epochs", "tuned 2.5 to 3 epochs")
+    shown = rendered(console.metrics_table(dict.fromkeys(models, flat)), width=80)
     figures = ["0.500", "0.500", "0.500", "+0.000"]
     assert shown.splitlines()[-1].split() == ["vehicle_civilian", *figures, *figures]
 

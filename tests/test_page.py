@@ -67,6 +67,7 @@ def make_run(tmp_path):
             row = {"trial": f"trial-{number:03d}", "status": ends, "learning_rate": rate, "batch_size": size}
             if values:
                 row |= {"recall_at_5/macro": values[steps], "seconds": 10.0 + number}
+                row |= {"epochs": float(steps), "best_epoch": float(steps)}
             rows.append(row | {"error": HOSTILE if ends == "failed" else ""})
         storage.engine.dispose()
         models = {"base": 0.5, "first trial": 0.6, "tuned": 0.7}
@@ -138,6 +139,30 @@ def test_every_section_is_there_and_every_figure_drawn(make_run):
     assert text.count("<h2>") == 12
     assert "near-duplicate query" in section(text, "split")
     assert "17" in section(text, "split")
+
+
+def test_epochs_stand_beside_every_trial_and_model_that_is_compared(make_run):
+    folder = make_run(trials=4, failed=1)
+    result = json.loads((folder / "result.json").read_text())
+    again = {"trial": "trial-001-seed-43", "status": "repeated", "epochs": 1.0, "best_epoch": 0.5}
+    result["trials"].append(again | {"recall_at_5/macro": 0.6666})
+    own = {"of": 3, "best_epoch": 1.0}
+    result["trained"] = {
+        "first trial": [own | {"trial": "trial-000", "epochs": 1.0, "finished": False}],
+        "tuned": [own | {"trial": "trial-003", "epochs": 3.0, "finished": True}],
+    }
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    text = text_of(folder)
+    rows = re.findall(r"<tr>(.*?)</tr>", section(text, "history"))
+    cells = {row[0]: row[1:] for row in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows) if row}
+    assert cells["trial-000"][:3] == ["finished", "3", "3"]
+    assert cells["trial-001"][:3] == ["stopped", "1", "1"]
+    assert cells["trial-004"] == ["failed", "–", "–", "–"]
+    assert cells["trial-001-seed-43"] == ["repeated", "1", "0.5", "0.667"]
+    recall = section(text, "recall")
+    assert "<th>first trial (1 of 3 epochs)</th>" in recall
+    assert "<th>winner (3 epochs)</th>" in recall
+    assert "The first trial was cut off after 1 of 3 epochs" in recall
 
 
 def test_nothing_is_fetched_and_what_others_wrote_stays_text(make_run):
