@@ -38,7 +38,7 @@ from nic_ray.candidates import (
     retention_of,
     scores_of_base,
 )
-from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
+from nic_ray.config import DEFAULT_PROBE, Config, Dimension, TrainConfig, dump_config, load_config, trial_config
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
@@ -79,6 +79,8 @@ NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna"
 RUN, SEARCH_LOG = "run.json", "search.log"
 EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
 RUNS, MODELS = "runs", "models"  # folders in `storage`
+FREE = ("device", "precision", "micro_batch_tokens")
+"""Settings under `train` that decide how a trial is computed, not what it learns: a resumed run may have others."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 
 
@@ -169,8 +171,14 @@ def run_search(
     mirrors = (None, None) if store is None else (store / RUNS / run_folder.name, store / MODELS / name)
     run = Run(run_folder, folder.resolve(), overwrite, export_anyway, *mirrors)
     (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    asked = {"bundle": str(run.bundle), "overwrite": overwrite, "export_anyway": export_anyway}
-    (run.folder / RUN).write_text(json.dumps({**asked, **describe_data(prepared)}, indent=2), encoding="utf-8")
+    asked = {
+        "bundle": str(run.bundle),
+        "overwrite": overwrite,
+        "export_anyway": export_anyway,
+        "settings": config.model_dump(mode="json"),
+        **describe_data(prepared),
+    }
+    (run.folder / RUN).write_text(json.dumps(asked, indent=2), encoding="utf-8")
     if run.mirror:
         for name_of_file in ("config.yaml", RUN):
             push(run.folder / name_of_file, run.mirror / name_of_file)
@@ -189,7 +197,7 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         export_anyway: likewise.
 
     Raises:
-        InputError: no such run, or its pairs have changed, or its bundle is there already.
+        InputError: no such run, or its settings or its pairs have changed, or its bundle is there already.
         RunError: as `run_search`.
     """
     mirror = mirror_at(where) if is_uri(where) else None
@@ -203,6 +211,7 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{where}: no run of a search (holds no sound {RUN}); name a folder in runs/") from None
     config = load_config(run_folder / "config.yaml")
+    _refuse_other_settings(run_folder, config, asked.get("settings"))
     if mirror is None and config.storage and is_uri(config.storage):
         mirror = mirror_at(config.storage) / RUNS / run_folder.name
     bundle_mirror = None
@@ -211,7 +220,7 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         bundle_mirror = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{run_folder.name}")) / MODELS
         bundle_mirror /= bundle.name
     run = Run(run_folder, bundle, *granted, mirror, bundle_mirror)
-    refuse_existing(run.bundle, run.overwrite)
+    refuse_existing(run.bundle, run.overwrite, "to move it away")
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
     if any(asked.get(name) != value for name, value in json.loads(json.dumps(describe_data(prepared))).items()):
@@ -220,6 +229,60 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
             "back, or start anew"
         )
     return _go_on(prepared, run, probe, search_on=search_on, view=view)
+
+
+def _refuse_other_settings(run_folder: Path, config: Config, started: Mapping[str, Any] | None) -> None:
+    """Look whether the trials that are there are those of these settings: others cannot stand beside them.
+
+    Args:
+        config: as the run folder says it now.
+        started: the settings that the search was started with; None if they were not noted: then the study knows its
+            space at least.
+
+    Raises:
+        InputError: another space, objective or training; names each difference.
+    """
+    now, own = _decisive(config.model_dump(mode="json")), _described(config.space)
+    if started is None:
+        then: dict[str, str] = {}
+        drawn = _space_in_study(run_folder) or own
+    else:
+        then = _decisive(started)
+        drawn = _described({name: Dimension.model_validate(each) for name, each in started["space"].items()})
+    found = [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
+    found += [
+        f"space.{name} is {own.get(name, 'left out')}, was {drawn.get(name, 'left out')}"
+        for name in {**drawn, **own}
+        if own.get(name) != drawn.get(name)
+    ]
+    if found:
+        file = run_folder / "config.yaml"
+        raise InputError(
+            f"{file}: not those of the start ({'; '.join(found)}), and trials of both cannot be compared. "
+            f"Put the old values back to go on, or start a new search with the new ones: python -m nic_ray.tune {file}"
+        )
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Those settings beside the space that a trial's figures depend on, by dotted name, as text."""
+    train = {f"train.{name}": str(value) for name, value in settings["train"].items() if name not in FREE}
+    return {"search.objective": str(settings["search"]["objective"]), **train}
+
+
+def _described(space: Mapping[str, Dimension]) -> dict[str, str]:
+    given = {name: each.model_dump(mode="json", exclude_none=True).items() for name, each in space.items()}
+    return {name: " ".join(f"{kind} {values}" for kind, values in each) for name, each in given.items()}
+
+
+def _space_in_study(run_folder: Path) -> dict[str, str]:
+    """What the trials of a study were drawn from; empty if it cannot be read, or has none."""
+    _import_ray()
+    from nic_ray import tuning
+
+    with contextlib.suppress(InputError):
+        if study := tuning.open_study(run_folder / STUDY_FILE):
+            return _described(tuning.space_of(study))
+    return {}
 
 
 def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:

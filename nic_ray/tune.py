@@ -1,6 +1,8 @@
 """`python -m nic_ray.tune`: search, pick the winner, export it."""
 
+import itertools
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,7 @@ def main(
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config import load_config
     from nic_ray.errors import InputError
+    from nic_ray.mirror import is_uri
     from nic_ray.progress import view
     from nic_ray.report import show_outcome
     from nic_ray.search import resume_search, run_search
@@ -44,10 +47,16 @@ def main(
     if address is not None:
         os.environ["RAY_ADDRESS"] = address
     if resume is not None:
-        if any(given is not None for given in (config, data, trials, time_budget, storage)):
+        given = {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage}
+        others = {name: str(value) for name, value in given.items() if value is not None}
+        if config is not None or others:
+            file = config or ("CONFIG" if is_uri(resume) else Path(resume) / "config.yaml")
+            anew = shlex.join([str(file), *itertools.chain(*others.items())])
             raise InputError(
-                "--resume: goes on with the settings of the run; leave CONFIG, --data, --trials, --time-budget and "
-                "--storage away"
+                f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
+                "run, to the end that it was started for; leave that away. For other settings, or more trials (all of "
+                "them are counted), start a new search, which finds the output of the frozen blocks: "
+                f"python -m nic_ray.tune {anew} --name NAME"
             )
         with view(quiet=quiet) as shown:
             outcome = resume_search(

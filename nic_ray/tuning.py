@@ -299,6 +299,12 @@ def open_study(study_file: Path) -> optuna.Study | None:
     return study
 
 
+def space_of(study: optuna.Study) -> dict[str, Dimension]:
+    """The search space that the trials of a study were drawn from; empty if there is none yet."""
+    drawn = {name: each for trial in study.trials for name, each in trial.distributions.items()}
+    return {name: _dimension(each) for name, each in drawn.items()}
+
+
 def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
     """Tell study and ledger of trials that were ended from outside: stopped with what they had, else failed."""
     for trial in study.trials:
@@ -472,6 +478,13 @@ def reason_in(traceback: str) -> str:
     lines = traceback.strip().splitlines() or ["unknown reason"]
     reason = lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
     return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each death
+
+
+def _dimension(distribution: Any) -> Dimension:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return Dimension(choice=distribution.choices)
+    bounds = (distribution.low, distribution.high)
+    return Dimension(log_uniform=bounds) if distribution.log else Dimension(uniform=bounds)
 
 
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:

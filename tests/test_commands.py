@@ -97,6 +97,18 @@ def test_more_frozen_blocks_than_the_model_has_are_refused(run, tmp_path, tiny_p
     assert f"{section}.frozen_layers: must be 0 to 5 for all-MiniLM-L6-v2, which has 6 blocks, got 10" in complaint
 
 
+def test_a_resumed_search_takes_no_other_settings_and_says_how_to_search_on(run, tmp_path):
+    code, complaint = run(tune.main, "--resume", "runs/my run", "--trials", 3)
+    assert code == 2
+    assert "Traceback" not in complaint
+    assert complaint.startswith("error: --trials: --resume goes on with the settings of the run")
+    assert "python -m nic_ray.tune 'runs/my run/config.yaml' --trials 3 --name NAME" in complaint
+    code, complaint = run(tune.main, "mine.yaml", "--resume", "runs/a", "--data", "pairs.jsonl")
+    assert code == 2
+    assert complaint.startswith("error: CONFIG, --data: ")
+    assert "python -m nic_ray.tune mine.yaml --data pairs.jsonl --name NAME" in complaint
+
+
 def test_a_resumed_training_takes_no_other_pairs_and_no_search(run, tmp_path):
     code, complaint = run(train.main, "--resume", tmp_path, "--data", "pairs.jsonl")
     assert (code, "a resumed run goes on with its own pairs" in complaint) == (2, True)

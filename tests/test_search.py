@@ -1,16 +1,18 @@
 """How trials are laid out and judged; no cluster is started."""
 
+import json
 import threading
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 
-from nic_ray import search
+from nic_ray import search, tuning
 from nic_ray.cache import Budget, opened, run_here
 from nic_ray.candidates import Candidate, best_first, scores_of_base
-from nic_ray.config import Config
+from nic_ray.config import Config, dump_config
 from nic_ray.errors import InputError
 from nic_ray.preparation import prepare
 from nic_ray.progress import View
@@ -147,6 +149,116 @@ def prepared(tiny_model, tiny_pairs_file):
         space={"learning_rate": {"log_uniform": [1e-5, 1e-3]}},
     )
     return prepare(settings, on_gpu=False)
+
+
+def run_folder_of(tmp_path, settings, *, noted=True, study=False):
+    """What a search that was started with some settings leaves, as far as a resume looks at it at first."""
+    folder = tmp_path / "runs" / "tiny-20260101T000000Z"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(settings))
+    asked = {"bundle": str(tmp_path / "models" / "tiny"), "overwrite": False, "export_anyway": False}
+    (folder / "run.json").write_text(
+        json.dumps(asked | ({"settings": settings.model_dump(mode="json")} if noted else {}))
+    )
+    if study:
+        storage = tuning._storage(folder / "study.db")
+        drawn = {name: tuning._distribution(each) for name, each in settings.space.items()}
+        params = {name: getattr(settings.train, name) for name in drawn}
+        made = optuna.create_study(study_name="nic_ray", storage=storage, direction="maximize")
+        made.add_trial(optuna.trial.create_trial(value=0.5, params=params, distributions=drawn))
+        storage.engine.dispose()
+    return folder
+
+
+SEARCHED = {
+    "space": {"batch_size": {"choice": [32, 64, 128]}, "learning_rate": {"log_uniform": [1e-5, 1e-3]}},
+    "search": {"trials": 2},
+}
+
+
+def changed(**sections):
+    return config(**{name: {**SEARCHED.get(name, {}), **values} for name, values in ({**SEARCHED, **sections}).items()})
+
+
+OTHER_SPACES = [
+    ({"batch_size": {"choice": [32, 64]}}, "space.batch_size is choice [32, 64], was choice [32, 64, 128]"),
+    ({"batch_size": {"choice": [64, 32, 128]}}, "space.batch_size is choice [64, 32, 128], was choice [32, 64, 128]"),
+    (
+        {"learning_rate": {"log_uniform": [1e-5, 1e-2]}},
+        "space.learning_rate is log_uniform [1e-05, 0.01], was log_uniform [1e-05, 0.001]",
+    ),
+    (
+        {"learning_rate": {"uniform": [1e-5, 1e-3]}},
+        "space.learning_rate is uniform [1e-05, 0.001], was log_uniform [1e-05, 0.001]",
+    ),
+    ({"scale": {"choice": [20, 30]}}, "space.scale is choice [20, 30], was left out"),
+]
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the pairs were read")
+
+    monkeypatch.setattr(search, "prepare", refuse)
+
+
+def resumed(folder):
+    return search.resume_search(str(folder), search_on=True, overwrite=False, export_anyway=False, view=View())
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize(("space", "message"), OTHER_SPACES)
+def test_another_space_than_that_of_the_trials_is_refused_before_anything_is_read(
+    tmp_path, nothing_is_read, noted, space, message
+):
+    folder = run_folder_of(tmp_path, config(**SEARCHED), noted=noted, study=True)
+    (folder / "config.yaml").write_text(dump_config(changed(space=space)))
+    with pytest.raises(InputError) as refused:
+        resumed(folder)
+    assert f"({message})" in str(refused.value)
+    assert f"start a new search with the new ones: python -m nic_ray.tune {folder / 'config.yaml'}" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_dimension_that_is_gone_is_named(tmp_path, nothing_is_read, noted):
+    folder = run_folder_of(tmp_path, config(**SEARCHED), noted=noted, study=True)
+    left = {"learning_rate": SEARCHED["space"]["learning_rate"]}
+    (folder / "config.yaml").write_text(dump_config(config(**SEARCHED | {"space": left})))
+    with pytest.raises(InputError, match=r"\(space.batch_size is left out, was choice \[32, 64, 128\]\)"):
+        resumed(folder)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"search": {"objective": "mrr/macro"}}, "search.objective is mrr/macro, was recall_at_5/macro"),
+        ({"train": {"epochs": 5}}, "train.epochs is 5, was 3"),
+        (
+            {"train": {"hidden_dropout": 0.2, "seed": 1}},
+            "train.hidden_dropout is 0.2, was 0.1; train.seed is 1, was 42",
+        ),
+    ],
+)
+def test_trials_of_another_objective_or_training_are_not_put_beside_each_other(
+    tmp_path, nothing_is_read, sections, message
+):
+    folder = run_folder_of(tmp_path, config(**SEARCHED))
+    (folder / "config.yaml").write_text(dump_config(changed(**sections)))
+    with pytest.raises(InputError) as refused:
+        resumed(folder)
+    assert f"({message})" in str(refused.value)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_does_not_change_a_trial_may_be_changed(tmp_path, nothing_is_read, noted):
+    folder = run_folder_of(tmp_path, config(**SEARCHED), noted=noted, study=True)
+    sections = {"train": {"micro_batch_tokens": 1024}, "search": {"trials": 5}, "resources": {"concurrent_trials": 1}}
+    (folder / "config.yaml").write_text(dump_config(changed(**sections)))
+    with pytest.raises(AssertionError, match="the pairs were read"):
+        resumed(folder)
 
 
 def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp_path):
