@@ -230,10 +230,10 @@ def test_a_confirmation_that_was_cut_off_exports_the_best_and_goes_on_when_resum
     for lines in (rest, [*rest, json.dumps(ended_early)]):
         (run_folder / "ended.jsonl").write_text("\n".join(lines) + "\n")
         found = resume_search(str(run_folder), search_on=False, overwrite=True, export_anyway=True, view=Lines(say))
+        assert read_metadata(found.folder)["trial"].startswith("trial-001")
         best, default = found.judgement.evidence["confirmed"]
         assert (best["trial"], best["seeds"], best["mean"]) == ("trial-001", 1, value["trial-001"])
         assert (default["trial"], default["seeds"]) == ("trial-000", 2)
-        assert read_metadata(found.folder)["trial"].startswith("trial-001")
         assert cut_off in {row["trial"] for row in found.trials}
     again = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=True, view=Lines(say))
     assert [each["seeds"] for each in again.judgement.evidence["confirmed"]] == [2, 2]
