@@ -3,7 +3,6 @@
 import itertools
 import math
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def forecast(config: Config) -> Forecast:
         InputError: unusable pairs, probe, base model or frozen_layers.
     """
     prepared = prepare(config, on_gpu=False)
-    cpus = os.cpu_count() or 1
+    cpus = hardware.usable_cpus()
     most = config.resources.concurrent_trials or config.search.trials
     concurrent = max(1, min(cpus // config.resources.workers, config.search.trials, most))
     rates = measured(config, concurrent, max(1, cpus // (concurrent * config.resources.workers)))
