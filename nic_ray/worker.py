@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from ray import tune
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal import constants as train_constants
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -107,6 +107,7 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
     TorchTrainer(
         _train_with_others,
         train_loop_config=given,
+        torch_config=TorchConfig(backend=backend(plan.gpus_per_worker)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=plan.workers,
             use_gpu=plan.gpus_per_worker > 0,
@@ -142,9 +143,61 @@ def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -
     return run_chain(blocks, shard, device=device, bf16=bf16)
 
 
+def run_shard_on_gpu(blocks: "ray.ObjectRef[Sequence[Lower]]", bf16: bool, shard: Inputs) -> list[NDArray[Any]]:
+    """`run_shard` on the GPU of this process."""
+    return run_shard(ray.get(blocks), shard, "cuda", bf16)
+
+
+class Hand:
+    """A Ray actor: a process that works on one shard after the other."""
+
+    def work(self, function: Callable[[Any], Any], shard: Any) -> Any:
+        """What a function gives for a shard."""
+        return function(shard)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What PyTorch finds on a node."""
+
+    missing: str
+    """Why it sees no GPU; empty if it sees one."""
+    bf16: bool
+    """Whether the GPU is to compute in 16 bits."""
+
+
+def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> Seen:
+    """A Ray task: what PyTorch finds on this node."""
+    missing = hardware.why_no_gpu()
+    return Seen(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
+
+
+def _device(plan: Plan) -> str:
+    """Where this process trains.
+
+    Raises:
+        RunError: it has been given a GPU, and PyTorch sees none.
+    """
+    if not plan.gpus_per_worker:
+        return "cpu"
+    if missing := hardware.why_no_gpu():
+        raise RunError(f"Ray has given this trial a GPU, and {missing}")
+    return "cuda"
+
+
+def backend(gpus_per_worker: float) -> str:
+    """How several workers of a trial talk to each other.
+
+    NCCL refuses two ranks on one device, as Ray packs them where each is given a fraction of a GPU. Gloo moves CUDA
+    tensors through the host itself, in all three operations that the training needs (all_gather, all_reduce,
+    broadcast: ProcessGroupGloo.cpp).
+    """
+    return "nccl" if gpus_per_worker >= 1 else "gloo"
+
+
 def _train_here(given: dict[str, Any]) -> None:
     checkpoint = tune.get_checkpoint()
-    device = "cuda" if given["plan"].gpus_per_worker and torch.cuda.is_available() else "cpu"
+    device = _device(given["plan"])
     # not to Tune's own folder, which lags behind by seconds that a crash would lose
     with _own_folder(given["plan"], tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
         _train(given, device, checkpoint, own, lambda metrics, folder: tune.report(
@@ -153,7 +206,7 @@ def _train_here(given: dict[str, Any]) -> None:
 
 
 def _train_with_others(given: dict[str, Any]) -> None:
-    device = ray.train.torch.get_device().type
+    device = _device(given["plan"])
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
     first = context.get_world_rank() == 0
@@ -267,7 +320,7 @@ def _this_machine() -> tuple[str, int]:
     here = ray.get_runtime_context().get_node_id()
     host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
     booked = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeManagerHostname"] == host)
-    return host, max(1, min(int(booked), os.cpu_count() or 1))
+    return host, max(1, min(int(booked), hardware.usable_cpus()))
 
 
 @contextlib.contextmanager

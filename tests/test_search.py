@@ -10,12 +10,14 @@ import pytest
 from nic_ray import search
 from nic_ray.cache import Budget, opened, run_here
 from nic_ray.candidates import Candidate, best_first, scores_of_base
+from nic_ray.cluster import ray_session
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.placement import place
 from nic_ray.preparation import prepare
 from nic_ray.progress import View
 from nic_ray.record import save_state
-from nic_ray.search import _best_before, place, ray_session
+from nic_ray.search import _best_before
 
 
 def config(**sections: object) -> Config:
