@@ -291,7 +291,7 @@ def _blocks(prepared: Prepared) -> int:
 
 def _trained_parameters(prepared: Prepared) -> int:
     depth = min(depths(prepared.config))
-    upper = encoders.upper(prepared.encoder, depth)
+    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=False)
     return sum(value.numel() for value in upper.trained_state().values())
 
 

@@ -742,7 +742,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
     import ray
 
     from nic_ray import worker
-    from nic_ray.encoder import upper
+    from nic_ray.encoder import upper_copy
 
     config = prepared.config
     return worker.Plan(
@@ -753,7 +753,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(each) for depth, each in inputs.items()},
         uppers={
-            depth: ray.put(upper(prepared.encoder, depth, from_ids=opened(each).are_ids))
+            depth: ray.put(upper_copy(prepared.encoder, depth, from_ids=opened(each).are_ids))
             for depth, each in inputs.items()
         },
         workers=placement.workers,
@@ -862,6 +862,7 @@ def _collect(
                 "mrr/macro": found.metrics["mrr/macro"],
                 **({} if probe is None else {"retention": retention_of(prepared, probe, found)["recall_at_5"]}),
                 "best_epoch": found.metrics["epoch"],
+                "micro_batch_tokens": state.get("micro_batch_tokens", found.config.micro_batch_tokens),
                 "epochs": end.get("epoch", state["metrics"]["epoch"]),
                 "seconds": end.get("seconds", 0.0),
             }

@@ -243,7 +243,9 @@ def _train(
     hardware.keep_freed_memory()
     collection: Collection = ray.get(plan.collection)
     upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
-    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device)
+    # a fraction of a GPU is shared with other workers
+    share = min(1.0, plan.gpus_per_worker)
+    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = _state_to_go_on_from(plan, checkpoint, given["start"])
@@ -273,10 +275,9 @@ def _train(
                     report(evaluation.metrics, Path(folder))
                 if leads:
                     _copy_to_mirror(plan, own, LOG)
-    except RunError as error:
-        if leads:
-            (own / FATE).write_text(str(error), encoding="utf-8")
-            _copy_to_mirror(plan, own, FATE)
+    except RunError as error:  # perhaps of this worker alone, as where its memory is too small
+        (own / FATE).write_text(str(error), encoding="utf-8")
+        _copy_to_mirror(plan, own, FATE)
         raise
 
 
@@ -376,7 +377,7 @@ def _evaluate_together(
     own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
     embeddings = np.empty((len(texts), own.shape[1]), np.float32)
-    for part, received in enumerate(loop.gather_rows(own.to(source.values.device), counts)):
+    for part, received in enumerate(loop.gather_rows(own.to(source.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
     # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
     # that goes on would wait for ever for those that have stopped
