@@ -22,6 +22,20 @@ class Placement:
     """What was asked for and is not there, for the user."""
 
 
+def trains_on_gpus(config: Config) -> bool:
+    """Whether trials are to train on GPUs, if there are any.
+
+    Raises:
+        InputError: they have to, and are given none.
+    """
+    if config.train.device == "cuda" and not config.resources.gpus_per_worker:
+        raise InputError(
+            "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
+            "fraction of one, as tune_configs/gpu.yaml does"
+        )
+    return config.train.device != "cpu" and config.resources.gpus_per_worker > 0
+
+
 def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
     """Lay out trials so that nothing waits for a resource that is not there.
 

@@ -27,7 +27,7 @@ class Found:
 
 
 def retriever(
-    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None]
+    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None], device: str = "cpu"
 ) -> Callable[[str, int], dict[str, list[Found]]]:
     """Embed passages with a bundle's model and with its base model.
 
@@ -35,6 +35,7 @@ def retriever(
         folder: the bundle; it is verified first.
         passages: to search in.
         say: is told what is embedded, a line at a time.
+        device: where to embed.
 
     Returns:
         a function of a question and a count, that gives for "tuned" and "base" so many passages, the nearest first.
@@ -43,6 +44,8 @@ def retriever(
         InputError: the bundle is damaged or none, or its base model is not to be had.
     """
     models = {"tuned": bundles.load(folder), "base": encoders.load(bundles.read_metadata(folder)["base_model"]).model}
+    for model in models.values():
+        model.to(device)
     models["base"].max_seq_length = models["tuned"].max_seq_length
     say(f"embedding {len(passages)} passages with {folder} and with its base model")
     texts = [passage.text for passage in passages]

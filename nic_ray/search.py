@@ -38,14 +38,13 @@ from nic_ray.candidates import (
     retention_of,
     scores_of_base,
 )
-from nic_ray.cluster import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
-from nic_ray.placement import Placement, place
+from nic_ray.placement import Placement, place, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.progress import Round, View
 from nic_ray.record import (
@@ -60,6 +59,7 @@ from nic_ray.record import (
     training_log,
 )
 from nic_ray.retrieval import flat_metrics
+from nic_ray.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 
 NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna", "mlflow", "alembic", "py.warnings")
 """Loggers whose messages go to the run's log, and not to the terminal."""
@@ -132,11 +132,7 @@ def run_search(
             "space: names nothing to search; add a hyperparameter, or train one configuration with "
             "python -m nic_ray.train"
         )
-    if config.train.device == "cuda" and not config.resources.gpus_per_worker:
-        raise InputError(
-            "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
-            "fraction of one, as tune_configs/gpu.yaml does"
-        )
+    trains_on_gpus(config)  # or says why it cannot
     refuse_what_ray_cannot_use()
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
@@ -235,7 +231,7 @@ def _refuse_unwritable(*folders: Path) -> None:
 
 def _may_use_a_gpu_here(config: Config) -> bool:
     """Whether what this process computes may run on a GPU; of a cluster, only the nodes may have any."""
-    return config.resources.gpus_per_worker > 0 and (not joins_a_cluster() or torch.cuda.is_available())
+    return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
 
 
 def _read_probe(config: Config) -> Collection | None:
@@ -451,8 +447,7 @@ def _settled(prepared: Prepared, placement: Placement) -> Prepared:
 
     config = prepared.config
     if not placement.gpus_per_worker:
-        wanted = config.resources.gpus_per_worker > 0 and config.train.device != "cpu"
-        if wanted and torch.cuda.is_available() and not joins_a_cluster():
+        if trains_on_gpus(config) and torch.cuda.is_available() and not joins_a_cluster():
             raise InputError(
                 f"resources.gpus_per_worker: PyTorch sees {torch.cuda.device_count()} GPU(s) on this machine, and Ray "
                 "sees none that it could give to trials; look at nvidia-smi, or train on CPUs with train.device: cpu"
