@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,6 +147,18 @@ def test_cuda_is_left_to_the_cluster_where_one_is_joined(monkeypatch):
     assert not search._may_use_a_gpu_here(asked)
     with pytest.raises(InputError, match="no node has the 1 GPUs"):
         place(asked, cpus=2, gpus_of_nodes=[0, 0])
+
+
+def test_places_that_cannot_be_written_are_refused_and_none_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    search._refuse_unwritable(tmp_path / "new" / "runs", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for folder, fault in (
+        (tmp_path / "file" / "runs", "file is no folder"),
+        (Path("/proc/1/runs"), "cannot be written"),
+    ):
+        with pytest.raises(InputError, match=rf"^{folder}: nothing can be kept there \(.*{fault}\); name others"):
+            search._refuse_unwritable(tmp_path, folder)
 
 
 def test_whoever_leaves_has_the_thread_beside_stop_and_waits_for_it():

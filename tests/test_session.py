@@ -196,12 +196,12 @@ def test_the_address_for_jobs_is_told_from_that_of_a_cluster(monkeypatch, addres
         refuse_what_ray_cannot_use()
 
 
-def tune(short: Path, *before: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def tune(short: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """The command of a search whose pairs do not exist, so that whatever else it says, it has said before it read."""
     own = {name: value for name, value in os.environ.items() if name not in NAMES}
     places = ["--data", "missing.jsonl", "--out", str(short / "models"), "--run-dir", str(short / "runs")]
     return subprocess.run(
-        [*before, sys.executable, "-m", "nic_ray.tune", str(ROOT / "tune_configs" / "smoke.yaml"), *places],
+        [sys.executable, "-m", "nic_ray.tune", str(ROOT / "tune_configs" / "smoke.yaml"), *places],
         capture_output=True, text=True, cwd=short, env=own | {"PYTHONPATH": str(ROOT)} | environment, check=False,
         timeout=100,
     )  # fmt: skip
@@ -222,20 +222,31 @@ def test_a_search_says_before_it_reads_that_a_cluster_is_gone(short):
     assert is_one_line_with(said, f"error: RAY_ADDRESS={address}: no Ray cluster", "unset it"), said.stderr
 
 
-def test_a_search_says_before_it_reads_that_nothing_can_be_kept(short):
-    (short / "runs").write_text("a file")
-    said = tune(short, HOME=str(short))
-    assert is_one_line_with(said, "runs is no folder", "--run-dir"), said.stderr
+TRIES = """
+from nic_ray.errors import InputError
+from nic_ray.session import refuse_what_ray_cannot_use
+try:
+    refuse_what_ray_cannot_use()
+except InputError as error:
+    print(error)
+"""
 
 
 @pytest.mark.skipif(bool(os.getuid()) or not shutil.which("setpriv"), reason="needs root, to become somebody else")
-@pytest.mark.parametrize("home", [{}, {"HOME": "/"}, {"HOME": "/nonexistent"}])
-def test_a_user_without_a_home_is_told_so_before_anything_is_read(short, home):
+@pytest.mark.parametrize(
+    ("home", "fault"),
+    [({}, "HOME is not set"), ({"HOME": "/"}, "/.ray/auth_token"), ({"HOME": "/nonexistent"}, "/nonexistent/.ray")],
+)
+def test_a_user_without_an_entry_and_without_a_home_is_told_to_set_one(short, home, fault):
     # who may read the interpreter wherever it lies, and write no more than anybody else
     rights = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     stranger = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", *rights, "--"]
-    said = tune(short, *stranger, RAY_TMPDIR=str(short), **home)
-    assert is_one_line_with(said, "set HOME to a folder"), said.stderr
+    own = {name: value for name, value in os.environ.items() if name not in NAMES}
+    environment = own | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(short)} | home
+    command = [*stranger, sys.executable, "-c", TRIES]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=short, check=True)
+    assert said.stdout.startswith(fault)
+    assert "set HOME to a folder that can be written" in said.stdout
 
 
 def test_whatever_else_keeps_ray_from_starting_takes_one_line_and_is_logged(monkeypatch, caplog):
