@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nic_ray.activations import Feed, feed, in_chunks, padded_batch, token_inputs
 from nic_ray.encoder import Encoder, Upper, whole
+from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages
 from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
@@ -193,6 +194,7 @@ def encoder_scores(
     Raises:
         ValueError: an embedding is not finite.
     """
+    keep_to_usable_cpus()
     tokens = token_inputs(encoder, collection.texts, max_tokens)
     texts = texts_to_score(collection, rows)
     embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nic_ray.encoder import Encoder, token_limit
 from nic_ray.errors import InputError
+from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.pairs import Collection, Pair, relevant_passages
 
 
@@ -57,6 +58,7 @@ def mine_negatives(
         "query": [texts[text] for text in collection.query[list(rows)]],
         "positive": [texts[text] for text in collection.positive[list(rows)]],
     }
+    keep_to_usable_cpus()
     model = copy.deepcopy(encoder.model).to(device)
     model.max_seq_length = token_limit(encoder, max_tokens)
     # it prints as it works, and shows a progress bar for each of its steps

@@ -8,6 +8,7 @@ from sentence_transformers.util import semantic_search
 
 from nic_ray import bundle as bundles
 from nic_ray import encoder as encoders
+from nic_ray import hardware
 from nic_ray.corpus import Passage
 
 SHOWN = 160
@@ -43,6 +44,7 @@ def retriever(
     Raises:
         InputError: the bundle is damaged or none, or its base model is not to be had.
     """
+    hardware.keep_to_usable_cpus()
     models = {"tuned": bundles.load(folder), "base": encoders.load(bundles.read_metadata(folder)["base_model"]).model}
     for model in models.values():
         model.to(device)
