@@ -19,10 +19,10 @@ def main(
         Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
     ] = "test",
     seed: Annotated[int, typer.Option(help="seed of the resampling behind the intervals")] = 42,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
 

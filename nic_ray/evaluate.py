@@ -18,10 +18,10 @@ def main(
     split: Annotated[
         Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
     ] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
 
