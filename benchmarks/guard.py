@@ -19,7 +19,8 @@ import numpy as np
 from nic_ray.config import Config
 from nic_ray.pairs import Pair, read_pairs
 from nic_ray.progress import View
-from nic_ray.search import ray_session, run_search
+from nic_ray.search import run_search
+from nic_ray.session import ray_session
 
 
 def main() -> None:

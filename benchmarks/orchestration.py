@@ -29,7 +29,7 @@ from search import cpu_seconds, family
 from nic_ray.config import Config
 from nic_ray.progress import Lines, View
 from nic_ray.record import STUDY_FILE, read_ended
-from nic_ray.search import RAY_SWITCHES, ray_session
+from nic_ray.session import RAY_SWITCHES, ray_session
 
 os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
 

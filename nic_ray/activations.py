@@ -1,7 +1,7 @@
 """What the trained part reads: each distinct text's token ids, or its output of the frozen blocks."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.encoder import Encoder, Lower, lower, tokenize
+from nic_ray.encoder import Encoder, Lower, lower, placed, tokenize
+from nic_ray.errors import RunError
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
-layer's activations stay in its caches, on a GPU many enough to fill it."""
+layer's activations stay in its caches, on a GPU many enough to fill it. Where a gradient is wanted,
+`TrainConfig.micro_batch_tokens` is a bound too."""
+
+LEAST_TOKENS = 256
+"""Chunks are not made smaller than this where memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,15 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Feed:
-    """`Inputs` as tensors, where they are used."""
+    """`Inputs` as tensors, to be used on a device.
+
+    values, offsets: on the device, or on the host if they take too much of it: each batch is then sent by itself.
+    """
 
     values: Tensor
     offsets: Tensor
     lengths: NDArray[np.int64]
+    device: torch.device
 
 
 def token_inputs(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> Inputs:
@@ -83,34 +92,58 @@ def run_chain(
     return outputs
 
 
-@torch.inference_mode()
 def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool = False) -> Inputs:
-    """Run frozen blocks over every text once."""
-    blocks = blocks.to(device)
-    values: Tensor | None = None
+    """Run frozen blocks over every text once; `blocks` stay where they are.
+
+    Raises:
+        RunError: the device has too little memory for even a small chunk.
+    """
+    blocks = placed(blocks, device)  # before inference mode, whose tensors can never train again
     source = feed(inputs, device)
-    for texts in chunks(inputs.lengths, np.arange(len(inputs.lengths)), CHUNK_TOKENS[torch.device(device).type]):
+    kept = torch.bfloat16 if bf16 else torch.float32
+
+    def run(texts: NDArray[np.int64]) -> Tensor:
         padded, mask = padded_batch(source, texts)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            hidden = blocks(padded, mask)
-        if values is None:
-            kept = torch.bfloat16 if bf16 else torch.float32
-            values = torch.empty(len(inputs.values), hidden.shape[-1], dtype=kept)
-        rows = np.concatenate([np.arange(*inputs.offsets[text : text + 2]) for text in texts])
-        values[torch.from_numpy(rows)] = hidden[mask.bool()].to("cpu", values.dtype)
-    assert values is not None
-    bits = values.view(torch.uint16) if bf16 else values
-    return Inputs(bits.numpy(), inputs.offsets)
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
+            return blocks(padded, mask)[mask.bool()].to("cpu", kept)  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        values: Tensor | None = None
+        for texts, hidden in in_chunks(run, source, np.arange(len(inputs.lengths))):
+            if values is None:
+                values = torch.empty(len(inputs.values), hidden.shape[-1], dtype=kept)
+            rows = np.concatenate([np.arange(*inputs.offsets[text : text + 2]) for text in texts])
+            values[torch.from_numpy(rows)] = hidden
+        assert values is not None
+        bits = values.view(torch.uint16) if bf16 else values
+        return Inputs(bits.numpy(), inputs.offsets)
 
 
-def feed(inputs: Inputs, device: str) -> Feed:
-    """Put inputs where they are used; on the CPU without a copy, so they may be read-only."""
+def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
+    """Put inputs where they are used; on the CPU without a copy, so they may be read-only.
+
+    On a GPU they may take half of what is free there, and half of this process's share of it. Larger ones stay where
+    they are, and `padded_batch` sends what it is asked for: the same numbers, some time later.
+
+    Args:
+        share: of the GPU that this process is given, as trials are that share one.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         values, offsets = torch.from_numpy(inputs.values), torch.from_numpy(inputs.offsets)
     if values.dtype == torch.uint16:
         values = values.view(torch.bfloat16)
-    return Feed(values.to(device), offsets.to(device), inputs.lengths)
+    where = torch.device(device)
+    if where.type == "cuda" and values.nbytes > _room(where, share):
+        return Feed(values, offsets, inputs.lengths, where)
+    return Feed(values.to(where), offsets.to(where), inputs.lengths, where)
+
+
+def _room(device: torch.device, share: float) -> float:
+    """Bytes that the inputs may take of a GPU."""
+    torch.cuda.empty_cache()  # what this process has freed counts as free
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, share * total) / 2
 
 
 def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -121,14 +154,56 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
     Returns:
         values (B, L) ids or (B, L, W), and mask (B, L) int64, 1 for a token. L is the longest's length.
     """
-    device = source.values.device
-    index = torch.from_numpy(texts).to(device, non_blocking=True)
+    here = source.values.device
+    index = torch.from_numpy(texts).to(here, non_blocking=True)
     starts, ends = source.offsets[index], source.offsets[index + 1]
-    places = starts[:, None] + torch.arange(int(source.lengths[texts].max()), device=device)
+    places = starts[:, None] + torch.arange(int(source.lengths[texts].max()), device=here)
     values = source.values[torch.minimum(places, ends[:, None] - 1)]
     if values.dtype == torch.int32:
         values = values.long()
-    return values, (places < ends[:, None]).long()
+    return _sent(values, source.device), _sent((places < ends[:, None]).long(), source.device)
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; from pinned memory, so that the host does not wait for it to arrive."""
+    if batch.device.type == device.type:
+        return batch
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
+def in_chunks(
+    run: Callable[[NDArray[np.int64]], Tensor], source: Feed, texts: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Run something without a gradient over some texts, a chunk at a time; yield each chunk and what it gave.
+
+    Where the device's memory runs out, what is left is run in chunks of half the size.
+
+    Raises:
+        RunError: it runs out with the smallest chunks.
+    """
+    tokens = CHUNK_TOKENS[source.device.type]
+    left = list(chunks(source.lengths, texts, tokens))
+    while left:
+        found = _unless_out_of_memory(run, left[0])
+        if found is not None:
+            yield left.pop(0), found
+            continue
+        if tokens <= LEAST_TOKENS:
+            raise RunError(
+                f"out of memory on the {source.device.type} device with {tokens} tokens at a time, the fewest there "
+                "are; raise resources.gpus_per_worker, so that fewer trials share it, or lower train.max_tokens"
+            )
+        tokens = max(LEAST_TOKENS, tokens // 2)
+        left = list(chunks(source.lengths, np.concatenate(left), tokens))
+        torch.cuda.empty_cache()
+
+
+def _unless_out_of_memory(run: Callable[[NDArray[np.int64]], Tensor], chunk: NDArray[np.int64]) -> Tensor | None:
+    # a function of its own: as long as the error is held, so is what its frames hold
+    try:
+        return run(chunk)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:

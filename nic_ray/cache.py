@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nic_ray.activations import Inputs, run_chain
 from nic_ray.config import ActivationsConfig
-from nic_ray.encoder import Encoder, Lower, lower
+from nic_ray.encoder import Encoder, Lower, lower, placed
 from nic_ray.progress import View
 
 FOLDER = ".activations"
@@ -119,6 +119,7 @@ def run_here(device: str, *, bf16: bool) -> Chain:
     """A `Chain` in this process."""
 
     def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
+        blocks = [placed(each, device) for each in blocks]  # once for all shards
         for shard in shards:
             yield run_chain(blocks, shard, device=device, bf16=bf16)
 

@@ -20,6 +20,9 @@ def main(
     ] = "test",
     seed: Annotated[int, typer.Option(help="seed of the resampling behind the intervals")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
+    ] = "auto",
 ) -> None:
     """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
 
@@ -30,8 +33,10 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.comparison import compare_models, verdict
+    from nic_ray.hardware import pick_device
 
-    ranking = compare_models(models, pairs, split, seed=seed, say=(lambda _: None) if as_json else console.say)
+    say = (lambda _: None) if as_json else console.say
+    ranking = compare_models(models, pairs, split, seed=seed, say=say, device=pick_device(device, "--device"))
     if as_json:
         print(json.dumps(asdict(ranking)))
         return

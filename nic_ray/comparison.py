@@ -47,7 +47,7 @@ class Comparison:
     """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
 
 
-def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> Comparison:
+def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, device: str = "cpu") -> Comparison:
     """Evaluate a model and its base model on one part of some pairs.
 
     Args:
@@ -56,6 +56,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
             their split. Others are compared with the packaged model on the default split.
         pairs: JSONL file.
         split: part of the rows that asks; the corpus is that of all parts.
+        device: where the texts are embedded.
 
     Raises:
         InputError: unusable pairs, model or metadata of a bundle.
@@ -81,7 +82,8 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
         queries=len(chosen),
         passages=len(collection.corpus),
         results={
-            label: evaluate_encoder(encoder, collection, chosen, max_tokens) for label, encoder in encoders.items()
+            label: evaluate_encoder(encoder, collection, chosen, max_tokens, device=device)
+            for label, encoder in encoders.items()
         },
     )
 
@@ -123,7 +125,13 @@ class Ranking:
 
 
 def compare_models(
-    names: Sequence[str], pairs: Path, split: Part | Literal["all"], *, seed: int, say: Callable[[str], None]
+    names: Sequence[str],
+    pairs: Path,
+    split: Part | Literal["all"],
+    *,
+    seed: int,
+    say: Callable[[str], None],
+    device: str = "cpu",
 ) -> Ranking:
     """Evaluate models on the same rows, and say how sure the differences are.
 
@@ -134,6 +142,7 @@ def compare_models(
         split: part of the rows that asks; the corpus is that of all parts.
         seed: of the resampling behind the intervals.
         say: is told which model is read.
+        device: where the texts are embedded.
 
     Raises:
         InputError: a name stands there twice, or for no model; or the pairs cannot be used.
@@ -151,7 +160,7 @@ def compare_models(
     scores = {}
     for name, folder in folders.items():
         say(f"reading {name}")
-        scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]))
+        scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]), device=device)
     passages = near_duplicates(collection.texts)[collection.positive[rows]]
     return Ranking(
         pairs=str(pairs),

@@ -21,6 +21,7 @@ from nic_ray import bundle as bundles
 from nic_ray.comparison import rows_of_model
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import query_scores, texts_to_score
+from nic_ray.hardware import usable_cpus
 from nic_ray.pairs import Collection
 from nic_ray.retrieval import flat_metrics
 
@@ -115,13 +116,13 @@ def embedder(folder: Path, *, threads: int = 0) -> Embedder:
     """A function from texts to (n, D) embeddings that runs a converted folder.
 
     Args:
-        threads: of onnxruntime; 0 takes as many as there are cores.
+        threads: of onnxruntime; 0 takes as many as there are CPUs for this process.
     """
     import onnxruntime
     from tokenizers import Tokenizer
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usable_cpus()
     session = onnxruntime.InferenceSession(
         str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
     )  # fmt: skip

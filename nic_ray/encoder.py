@@ -2,11 +2,12 @@
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from nic_ray.tokens import PACKAGED_NAMES
 # runs in a process of its own, and starts two seconds of processor time sooner without them.
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -193,11 +196,12 @@ def load(base_model: str) -> Encoder:
 
     disable_progress_bar()  # of reading 90 MB: gone before it can be read
     model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
-    model.eval()
     transformer = getattr(model[0], "auto_model", None)
     blocks = _blocks_of(transformer) if transformer is not None else None
     if transformer is None or blocks is None:
         raise InputError(f"{base_model}: holds no transformer with a list of blocks; name an encoder such as BERT")
+    _use_quick_dropout(transformer)
+    model.eval()
     can_be_cut = _cuts_agree(transformer, len(blocks))
     return Encoder(
         name=base_model,
@@ -285,34 +289,28 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
         from_ids: feed it token ids, and run the frozen blocks each time; otherwise it is fed their
             output. An encoder that cannot be cut is always fed token ids.
     """
-    whole = encoder.transformer
-    whole.requires_grad_(False)
-    _use_quick_dropout(whole)
-    blocks = _blocks_of(whole)
-    assert blocks is not None
-    tail = [_light(module) for module in list(encoder.model)[1:]]
-    if frozen_layers == 0:
-        top = _segment(whole, 0, encoder.blocks) if encoder.can_be_cut else whole
-        top.requires_grad_(True)
-        if not encoder.can_be_cut and getattr(whole, "pooler", None) is not None:
-            whole.pooler.requires_grad_(False)
-        return Upper(top, tail, starts_at_ids=True)
-    blocks[frozen_layers:].requires_grad_(True)
-    if not encoder.can_be_cut:
-        trained = set(blocks[frozen_layers:].modules())
-        frozen = [module for module in whole.modules() if module not in trained]
-        return Upper(whole, tail, starts_at_ids=True, frozen=frozen)
-    return Upper(
-        _plain_blocks(whole, frozen_layers) if encoder.plain else _segment(whole, frozen_layers, encoder.blocks),
-        tail,
-        starts_at_ids=False,
-        lower=lower(encoder, 0, frozen_layers) if from_ids else None,
-    )
+    encoder.transformer.requires_grad_(False)
+    return _made_to_train(*_cut(encoder, frozen_layers, from_ids=from_ids))
 
 
 def upper_copy(encoder: Encoder, frozen_layers: int, *, from_ids: bool) -> Upper:
-    """`upper` with weights of its own: training it leaves the encoder as it is."""
-    return copy.deepcopy(upper(encoder, frozen_layers, from_ids=from_ids))
+    """`upper` with weights of its own: the encoder stays as it is, whatever is done to it."""
+    return _made_to_train(*copy.deepcopy(_cut(encoder, frozen_layers, from_ids=from_ids)))
+
+
+def whole(encoder: Encoder, device: str = "cpu") -> Upper:
+    """All of an encoder, fed token ids, to embed with in eval mode: its own weights on the CPU, copies elsewhere."""
+    part, _ = _cut(encoder, 0, from_ids=True)
+    # in eval mode, or `evaluation.embed` would leave dropout on in modules that are the encoder's
+    return placed(part, device).eval()
+
+
+def placed(module: Module, device: str) -> Module:
+    """A module on a device: itself if it is there, else a copy, since others may hold what it is made of."""
+    wanted = torch.device(device).type
+    if all(value.device.type == wanted for value in itertools.chain(module.parameters(), module.buffers())):
+        return module
+    return copy.deepcopy(module).to(device)
 
 
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
@@ -332,6 +330,39 @@ def _light(module: nn.Module) -> nn.Module:
     if type(module) is Pooling and module.pooling_mode == "mean" and module.include_prompt:
         return MeanPooling()
     return UnitLength() if type(module) is Normalize else module
+
+
+def _cut(encoder: Encoder, frozen_layers: int, *, from_ids: bool) -> tuple[Upper, list[nn.Module]]:
+    """The part above a cut, and the modules of it that train. Nothing of the encoder is changed."""
+    transformer = encoder.transformer
+    blocks = _blocks_of(transformer)
+    assert blocks is not None
+    tail = [_light(module) for module in list(encoder.model)[1:]]
+    if frozen_layers == 0:
+        top = _segment(transformer, 0, encoder.blocks) if encoder.can_be_cut else transformer
+        return Upper(top, tail, starts_at_ids=True), [top]
+    trained = list(blocks[frozen_layers:])
+    if not encoder.can_be_cut:
+        above = {module for block in trained for module in block.modules()}
+        frozen = [module for module in transformer.modules() if module not in above]
+        return Upper(transformer, tail, starts_at_ids=True, frozen=frozen), trained
+    below = lower(encoder, 0, frozen_layers) if from_ids else None
+    if encoder.plain:
+        plain = _plain_blocks(transformer, frozen_layers)
+        return Upper(plain, tail, starts_at_ids=False, lower=below), [plain]
+    segment = _segment(transformer, frozen_layers, encoder.blocks)
+    return Upper(segment, tail, starts_at_ids=False, lower=below), trained
+
+
+def _made_to_train(part: Upper, trained: Sequence[nn.Module]) -> Upper:
+    for frozen in filter(None, (part.transformer, part.lower)):
+        frozen.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    pooler = getattr(part.transformer, "pooler", None)
+    if pooler is not None:  # nothing uses its output
+        pooler.requires_grad_(False)
+    return part
 
 
 def _use_quick_dropout(module: nn.Module) -> None:

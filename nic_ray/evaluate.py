@@ -19,6 +19,9 @@ def main(
         Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
     ] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
+    ] = "auto",
 ) -> None:
     """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
 
@@ -29,8 +32,9 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.comparison import compare_with_base, describe_rows
+    from nic_ray.hardware import pick_device
 
-    comparison = compare_with_base(model, pairs, split)
+    comparison = compare_with_base(model, pairs, split, device=pick_device(device, "--device"))
     if as_json:
         print(json.dumps(asdict(comparison)))
         return

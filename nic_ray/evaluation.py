@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray.activations import CHUNK_TOKENS, Feed, chunks, feed, padded_batch, token_inputs
-from nic_ray.encoder import Encoder, Upper, upper
+from nic_ray.activations import Feed, feed, in_chunks, padded_batch, token_inputs
+from nic_ray.encoder import Encoder, Upper, whole
+from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages
 from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
@@ -31,20 +32,23 @@ def embed(
 
     Returns:
         (n, D) in the order of `texts`.
+
+    Raises:
+        RunError: the device has too little memory for even a small chunk.
     """
-    device = source.values.device
     was_training = upper.training
     upper.eval()
     distinct, place = np.unique(texts, return_inverse=True)
     order, parts = [], []
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # one for all: the weights are cast once
-        for chunk in chunks(source.lengths, distinct, CHUNK_TOKENS[device.type]):
-            parts.append(upper(*padded_batch(source, chunk)))
+    # one for all: the weights are cast once
+    with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
+        for chunk, found in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
+            parts.append(found)
             order.append(chunk)
             done(len(chunk))
     upper.train(was_training)
-    found = torch.cat(parts).cpu().numpy()
-    return found[np.argsort(np.concatenate(order))][place]
+    embeddings = torch.cat(parts).cpu().numpy()
+    return embeddings[np.argsort(np.concatenate(order))][place]
 
 
 def score(
@@ -156,14 +160,19 @@ def evaluate_encoder(
     rows: Sequence[int],
     max_tokens: int,
     *,
+    device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
     """Per-domain Recall@5 and MRR of a whole model, from the texts on, in fp32.
 
+    Args:
+        device: where to embed.
+        done: is told how many more of `texts_to_score` are embedded.
+
     Raises:
         ValueError: an embedding is not finite.
     """
-    values = encoder_scores(encoder, collection, rows, max_tokens, done=done)
+    values = encoder_scores(encoder, collection, rows, max_tokens, device=device, done=done)
     return flat_metrics(values, [collection.domains[row] for row in rows])
 
 
@@ -173,21 +182,23 @@ def encoder_scores(
     rows: Sequence[int],
     max_tokens: int,
     *,
+    device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
     """`query_scores` of a whole model, from the texts on, in fp32.
 
     Args:
+        device: where to embed; the encoder itself stays on the CPU.
         done: is told how many more of `texts_to_score` are embedded.
 
     Raises:
         ValueError: an embedding is not finite.
     """
+    keep_to_usable_cpus()
     tokens = token_inputs(encoder, collection.texts, max_tokens)
-    # in eval mode, or `embed` would leave dropout on in the encoder that `upper` shares its modules with
-    whole = upper(encoder, 0).eval()
     texts = texts_to_score(collection, rows)
-    return query_scores(embed(whole, feed(tokens, "cpu"), texts, done=done), texts, collection, rows)
+    embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
+    return query_scores(embeddings, texts, collection, rows)
 
 
 def _corpora(

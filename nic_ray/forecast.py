@@ -3,10 +3,9 @@
 import itertools
 import math
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from nic_ray.candidates import ALPHAS
 from nic_ray.config import Config, TrainConfig
 from nic_ray.evaluation import embed, texts_to_score
 from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
+from nic_ray.placement import place, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, prepare
 
 PROBE_BATCHES = (32, 128)
@@ -58,23 +58,23 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a search will take: seconds, bytes."""
+    """What a search will take: seconds, bytes. No time is known where trials train on GPUs, and none is here."""
 
     trials: int
     concurrent: int
     epochs: float
     """Of all trials together, as ASHA is expected to let them have."""
-    first_trial_s: float
+    first_trial_s: float | None
     """The configuration under `train`, to its last epoch."""
-    mean_trial_s: float
+    mean_trial_s: float | None
     """The mean over the search space, likewise."""
-    activations_s: float
+    activations_s: float | None
     """Once for these pairs; nothing if an earlier run has left them."""
-    search_s: float
-    confirm_s: float
-    end_s: float
+    search_s: float | None
+    confirm_s: float | None
+    end_s: float | None
     """Interpolation, guard, the test rows, export."""
-    total_s: float
+    total_s: float | None
     memory: float
     activations: float
     """Of all depths together, in memory and on disk."""
@@ -82,38 +82,48 @@ class Forecast:
     """Of checkpoints and activations."""
 
 
+TIMES = [field.name for field in fields(Forecast) if field.name.endswith("_s")]
+
+
 def forecast(config: Config) -> Forecast:
-    """Measure for about a minute, and reckon.
+    """Measure for about a minute, on the device that trials would train on, and reckon.
 
     Raises:
-        InputError: unusable pairs, probe, base model or frozen_layers.
+        InputError: unusable pairs, probe, base model, frozen_layers or device.
     """
-    prepared = prepare(config, on_gpu=False)
-    cpus = os.cpu_count() or 1
-    most = config.resources.concurrent_trials or config.search.trials
-    concurrent = max(1, min(cpus // config.resources.workers, config.search.trials, most))
-    rates = measured(config, concurrent, max(1, cpus // (concurrent * config.resources.workers)))
+    on_gpus = trains_on_gpus(config)
+    prepared = prepare(config, on_gpu=on_gpus)
+    cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
     path = config.guard.probe
     probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
-    return reckoned(prepared, rates, concurrent, cpus, probe)
+    if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
+        layout = place(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
+        rates = measured(config, 1, layout.threads, "cpu")
+        prepared = replace(prepared, bf16=config.train.precision == "bf16")
+        untold: dict[str, Any] = dict.fromkeys(TIMES)
+        return replace(reckoned(prepared, rates, layout.concurrent, cpus, probe), **untold)
+    layout = place(config, cpus, [gpus])
+    beside = math.ceil(layout.concurrent / max(1, gpus)) if gpus else layout.concurrent
+    rates = measured(config, beside, layout.threads, prepared.device)
+    return reckoned(prepared, rates, layout.concurrent, gpus or cpus, probe)
 
 
-def measured(config: Config, concurrent: int, threads: int) -> Rates:
-    """Rates by a short training in as many processes as trials will run at a time: they share the machine."""
+def measured(config: Config, concurrent: int, threads: int, device: str) -> Rates:
+    """Rates by a short training in as many processes as trials will run at a time: they share the machine, or a GPU."""
     started = time.time()
-    given = [(config, threads, started)] * concurrent
+    given = [(config, threads, started, device)] * concurrent
     with multiprocessing.get_context("spawn").Pool(concurrent) as pool:
         found = pool.starmap(_measure, given, chunksize=1)
     means = np.mean([[getattr(each, name) for name in Rates.__dataclass_fields__] for each in found], axis=0)
     return Rates(*map(float, means))
 
 
-def reckoned(prepared: Prepared, rates: Rates, concurrent: int, cpus: int, probe_tokens: int) -> Forecast:
+def reckoned(prepared: Prepared, rates: Rates, concurrent: int, processors: int, probe_tokens: int) -> Forecast:
     """What a search will take at some rates.
 
     Args:
         concurrent: trials that run at a time.
-        cpus: that the frozen blocks and the end of a search have.
+        processors: that the frozen blocks and the end of a search have, CPUs or GPUs.
         probe_tokens: of the guard's probe, 0 without one.
     """
     config = prepared.config
@@ -133,13 +143,13 @@ def reckoned(prepared: Prepared, rates: Rates, concurrent: int, cpus: int, probe
 
     tokens, width = len(prepared.tokens.values), int(prepared.encoder.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
     deepest = max(depths(config)) if prepared.encoder.can_be_cut else 0
-    frozen = tokens * deepest * rates.frozen / cpus
+    frozen = tokens * deepest * rates.frozen / processors
     upper = blocks - config.train.frozen_layers
     evaluated = _evaluation_tokens(prepared) * upper * rates.read
     tried = 0 if search.averaged_trials == 1 else search.trials + again
     readings = len(ALPHAS) + tried + 4
     probed = probe_tokens * (upper * (len(ALPHAS) + 3) * rates.read + config.train.frozen_layers * rates.frozen)
-    end = (readings * evaluated + probed + tokens * blocks * rates.frozen) / cpus + 10
+    end = (readings * evaluated + probed + tokens * blocks * rates.frozen) / processors + 10
     start = rates.start + RAY_START_S + TUNE_START_S
 
     kept = [depth for depth in depths(config) if depth > 0 and prepared.encoder.can_be_cut]
@@ -200,7 +210,7 @@ def expected_share(trials: int, epochs: int, grace_period: int, reduction_factor
     return total / (DRAWS * trials * epochs)
 
 
-def _measure(config: Config, threads: int, started: float) -> Rates:
+def _measure(config: Config, threads: int, started: float, device: str) -> Rates:
     torch.set_num_threads(threads)
     hardware.keep_freed_memory()
     pairs = read_pairs(config.data.pairs)
@@ -211,13 +221,15 @@ def _measure(config: Config, threads: int, started: float) -> Rates:
     collection = index_pairs([pairs[row] for row in rows])
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens)
     depth = config.train.frozen_layers if encoder.can_be_cut else 0
-    bf16 = hardware.computes_in_bf16(config.train.precision, "cpu")
-    frozen_inputs(encoder, Inputs(tokens.values[: tokens.offsets[8]], tokens.offsets[:9]), [max(1, depth)])
+    bf16 = hardware.computes_in_bf16(config.train.precision, device)
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    few = Inputs(tokens.values[: tokens.offsets[8]], tokens.offsets[:9])
+    frozen_inputs(encoder, few, [max(1, depth)], device=device)
     begin = time.perf_counter()
-    inputs: Inputs = frozen_inputs(encoder, tokens, [max(1, depth)], bf16=bf16)[max(1, depth)]
+    inputs: Inputs = frozen_inputs(encoder, tokens, [max(1, depth)], device=device, bf16=bf16)[max(1, depth)]
     frozen = (time.perf_counter() - begin) / (len(tokens.values) * max(1, depth))
-    depth, source = max(1, depth), feed(inputs, "cpu")
-    upper = encoders.upper_copy(encoder, depth, from_ids=False).train()
+    depth, source = max(1, depth), feed(inputs, device)
+    upper = encoders.upper_copy(encoder, depth, from_ids=False).to(device).train()
     trained = encoder.blocks - depth
     seconds, sizes = [], []
     for batch_size in PROBE_BATCHES:
@@ -228,18 +240,20 @@ def _measure(config: Config, threads: int, started: float) -> Rates:
         batch = loop.make_batch(collection, relevant, np.arange(len(rows))[:batch_size], settings.hard_negatives)
         for number in range(PROBE_STEPS + 1):
             if number == 1:  # the first one also allocates
+                wait()
                 begin = time.perf_counter()
             loop.accumulate_gradients(upper, source, batch, settings, bf16=bf16)
             torch.nn.utils.clip_grad_norm_(upper.parameters(), loop.MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        wait()
         seconds.append((time.perf_counter() - begin) / PROBE_STEPS)
-        sizes.append(_padded(inputs.lengths, batch.texts))
+        sizes.append(_padded(inputs.lengths, batch.texts, device))
     per_token = max(0.0, (seconds[1] - seconds[0]) / (sizes[1] - sizes[0]))
     begin = time.perf_counter()
     everything = np.arange(len(collection.texts))
     embed(upper, source, everything, bf16=bf16)
-    read = (time.perf_counter() - begin) / (_padded(inputs.lengths, everything) * trained)
+    read = (time.perf_counter() - begin) / (_padded(inputs.lengths, everything, device) * trained)
     return Rates(
         start=ready,
         frozen=frozen,
@@ -267,6 +281,7 @@ def _epoch(prepared: Prepared, config: TrainConfig, sampled: int = 6) -> tuple[i
         _padded(
             prepared.tokens.lengths,
             loop.make_batch(prepared.collection, dict(relevant), batch, config.hard_negatives).texts,
+            prepared.device,
         )
         for batch in taken
     ]
@@ -275,7 +290,7 @@ def _epoch(prepared: Prepared, config: TrainConfig, sampled: int = 6) -> tuple[i
 
 def _evaluation_tokens(prepared: Prepared) -> int:
     texts = texts_to_score(prepared.collection, prepared.rows("validation").tolist())
-    return _padded(prepared.tokens.lengths, texts)
+    return _padded(prepared.tokens.lengths, texts, prepared.device)
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:
@@ -283,8 +298,14 @@ def _tokens_of(prepared: Prepared, pairs: Path) -> int:
     return len(token_inputs(prepared.encoder, texts, prepared.config.train.max_tokens).values)
 
 
-def _padded(lengths: np.ndarray[Any, np.dtype[np.int64]], texts: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-    return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS["cpu"]))
+def _padded(
+    lengths: np.ndarray[Any, np.dtype[np.int64]], texts: np.ndarray[Any, np.dtype[np.int64]], device: str
+) -> int:
+    return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS[device]))
+
+
+def _nothing() -> None:
+    """On a CPU nothing is to be waited for."""
 
 
 def _blocks(prepared: Prepared) -> int:
@@ -293,7 +314,7 @@ def _blocks(prepared: Prepared) -> int:
 
 def _trained_parameters(prepared: Prepared) -> int:
     depth = min(depths(prepared.config))
-    upper = encoders.upper(prepared.encoder, depth)
+    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=False)
     return sum(value.numel() for value in upper.trained_state().values())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,18 +15,29 @@ from filelock import BaseFileLock, FileLock, Timeout
 from nic_ray.errors import InputError
 
 
-def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+def pick_device(wanted: Literal["auto", "cpu", "cuda"], asked_by: str = "train.device") -> str:
     """The device to compute on: "cpu" or "cuda".
+
+    Args:
+        asked_by: the setting or option, for the user.
 
     Raises:
         InputError: a CUDA device is asked for and there is none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "train.device: cuda is asked for, and PyTorch sees no CUDA device here; use auto, which falls back "
-            "to the CPU, or look at `python -c 'import torch; print(torch.cuda.is_available())'`"
-        )
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    missing = "" if wanted == "cpu" else why_no_gpu()
+    if wanted == "cuda" and missing:
+        raise InputError(f"{asked_by}: cuda is asked for, and {missing}; or use auto, which falls back to the CPU")
+    return "cuda" if wanted != "cpu" and not missing else "cpu"
+
+
+def why_no_gpu() -> str:
+    """Why PyTorch sees no CUDA device here, and what to do about it; empty if it sees one."""
+    if torch.cuda.is_available():
+        return ""
+    seen = f"PyTorch {torch.__version__} sees no CUDA device"
+    if torch.version.cuda is None:
+        return f"{seen}: it is built without CUDA; install a build with it"
+    return f"{seen}; see with nvidia-smi whether there is one, and a driver for CUDA {torch.version.cuda}"
 
 
 def computes_in_bf16(precision: Literal["auto", "bf16", "fp32"], device: str) -> bool:
@@ -35,6 +47,54 @@ def computes_in_bf16(precision: Literal["auto", "bf16", "fp32"], device: str) ->
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def usable_cpus(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that this process may keep busy: those it may run on, within the quotas of its control groups; 1 at least.
+
+    A part of a CPU does not count: a thread that has to wait for it holds up the others.
+
+    Args:
+        cgroups: where the control groups are mounted, of version 1 or 2.
+        own: file that names those of this process.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([float(cpus), *_quotas(cgroups, own)])))
+
+
+def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+    """CPUs that each control group above this process grants, where it sets a limit.
+
+    Within a container the path that the kernel names may be the host's, of which only the mounted root is to be seen.
+    """
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            mounts = [cgroups] if not controllers else [cgroups / controllers, cgroups / "cpu"]
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            for mount in mounts:
+                group = mount / path.lstrip("/")
+                for folder in (group, *group.parents):
+                    if folder.is_relative_to(mount):
+                        yield from _quota_of(folder)
+
+
+def _quota_of(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError):  # version 2: "max 100000" where there is no limit
+        granted, per = (folder / "cpu.max").read_text().split()
+        yield int(granted) / int(per)
+    with contextlib.suppress(OSError, ValueError):
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        if quota > 0:  # -1: no limit
+            yield quota / period
+
+
+def keep_to_usable_cpus() -> None:
+    """Have PyTorch compute in no more threads than `usable_cpus`: by itself it does not know of quotas."""
+    if torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())
 
 
 def keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
+from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, Feed, chunks, padded_batch
 from nic_ray.batches import epoch_batches
 from nic_ray.config import Schedule, TrainConfig
 from nic_ray.encoder import Upper, set_dropout
@@ -40,7 +40,8 @@ class Evaluation:
     """Whether it is the best so far: by objective, then mrr/macro, then the earlier one."""
     state: dict[str, Any]
     """What `fit` goes on from, and under "best" the weights of the best evaluation: tensors and plain
-    values. The tensors are live: save them before asking for the next evaluation."""
+    values. The tensors are live: save them before asking for the next evaluation. "micro_batch_tokens" is the
+    configuration's, or what memory has left of it."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ def fit(
 
     Args:
         rows: training rows of the collection.
-        source: inputs at the depth that `upper` is fed at, on the device it is on.
+        source: inputs at the depth that `upper` is fed at, for the device it is on.
         evaluate: gives the validation metrics, among them `objective` and "mrr/macro".
         bf16: run the blocks in bfloat16.
-        state: an `Evaluation.state` to go on from, of the same configuration and rows.
+        state: an `Evaluation.state` to go on from, of the same configuration and rows; on whatever device it was.
         before_step: is called before every step.
 
     Raises:
-        RunError: the loss, a gradient or an embedding is not finite; names step and learning rate.
+        RunError: the loss, a gradient or an embedding is not finite; names step and learning rate. Or the device's
+            memory is too small even with the smallest `micro_batch_tokens`, or with any where there are several
+            workers: one of them cannot repeat a step alone.
     """
     train_rows = np.asarray(rows, np.int64)
     relevant = relevant_passages(collection)
@@ -93,6 +96,8 @@ def fit(
     optimizer = make_optimizer(upper, config)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
     step, stale, best = _restore(upper, optimizer, state)
+    if state is not None:
+        config = _with_tokens(config, state.get("micro_batch_tokens", config.micro_batch_tokens))
 
     per_epoch = len(batches_of_epoch(config, collection, train_rows, 0))
     total = per_epoch * config.epochs
@@ -104,6 +109,8 @@ def fit(
     unread: list[tuple[Tensor, float]] = []
     started, first_step = time.monotonic(), step
     log.info("training on %d pairs from step %d of %d", len(train_rows), step, total)
+    if source.values.device.type != source.device.type:
+        log.info("inputs: too large for the %s device, each batch is sent by itself", source.device.type)
     upper.train()
     while step < total:
         epoch, done = divmod(step, per_epoch)
@@ -115,10 +122,13 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = make_batch(collection, relevant, rows_of_batch, config.hard_negatives)
-            loss = accumulate_gradients(upper, source, batch, config, bf16=bf16)
-            norm = torch.nn.utils.clip_grad_norm_(_trained(upper), MAX_GRADIENT_NORM)
-            unread.append((torch.stack([loss, norm]), rate))
-            optimizer.step()
+            try:
+                loss, config = _within_memory(upper, source, batch, config, step + 1, bf16=bf16)
+                norm = torch.nn.utils.clip_grad_norm_(_trained(upper), MAX_GRADIENT_NORM)
+                unread.append((torch.stack([loss, norm]), rate))
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                raise _out_of_memory(step + 1, config) from None
             optimizer.zero_grad(set_to_none=True)
             step += 1
             pairs += len(rows_of_batch)
@@ -157,7 +167,8 @@ def fit(
                 "pairs_per_second": pairs_per_second,
             }
             log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-            yield Evaluation(metrics, is_best, _snapshot(upper, optimizer, step, stale, best, metrics))
+            snapshot = _snapshot(upper, optimizer, step, stale, best, metrics, config.micro_batch_tokens)
+            yield Evaluation(metrics, is_best, snapshot)
             if finished:
                 return
             pairs, since = 0, time.monotonic()
@@ -210,24 +221,68 @@ def make_batch(
     return Batch(texts, np.searchsorted(texts, queries), np.searchsorted(texts, passages), positive, masked)
 
 
+def _within_memory(
+    upper: Upper, source: Feed, batch: Batch, config: TrainConfig, step: int, *, bf16: bool
+) -> tuple[Tensor, TrainConfig]:
+    """`accumulate_gradients` into `upper`, which has none, with `micro_batch_tokens` halved until memory suffices.
+
+    Returns:
+        the loss, and the configuration to go on with.
+
+    Raises:
+        RunError: it does not suffice; names the step.
+    """
+    random_state = _random_state(source.device)
+    while True:
+        loss = _unless_out_of_memory(upper, source, batch, config, step, bf16=bf16)
+        if loss is not None:
+            return loss, config
+        upper.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        _set_random_state(source.device, random_state)
+        config = _with_tokens(config, max(LEAST_TOKENS, config.micro_batch_tokens // 2))
+        log.info(
+            "out of memory at step %d: it is repeated, from here on with micro_batch_tokens %d",
+            step, config.micro_batch_tokens,
+        )  # fmt: skip
+
+
+def _unless_out_of_memory(
+    upper: Upper, source: Feed, batch: Batch, config: TrainConfig, step: int, *, bf16: bool
+) -> Tensor | None:
+    # a function of its own: as long as the error is held, so is what its frames hold
+    try:
+        return accumulate_gradients(upper, source, batch, config, bf16=bf16)
+    except torch.OutOfMemoryError:
+        # other workers are in the middle of this step, and would wait for ever for the parts of another one
+        if dist.is_initialized() or config.micro_batch_tokens <= LEAST_TOKENS:
+            raise _out_of_memory(step, config) from None
+        return None
+
+
+def _with_tokens(config: TrainConfig, micro_batch_tokens: int) -> TrainConfig:
+    return config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
+
+
 def accumulate_gradients(
     upper: Upper, source: Feed, batch: Batch, config: TrainConfig, *, bf16: bool = False
 ) -> Tensor:
     """Add the gradients of the global batch's loss to `upper`; returns that loss, () detached.
 
     The loss is taken on embeddings that are cut off from the blocks, and its gradient with respect to
-    them is then sent through the blocks, chunk by chunk of similar length. Where the chunks' graphs
-    would hold more than `micro_batch_tokens`, they are built again one at a time, with the same
+    them is then sent through the blocks, chunk by chunk of similar length, of at most `micro_batch_tokens`
+    each. Where the chunks' graphs would hold more than that together, they are built again one at a time, with the same
     dropout (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
 
     With several workers each embeds its share of the texts; all compute the loss of the whole batch,
     so that the sum of their gradients is that of one worker with the whole batch.
     """
-    device = source.values.device
+    device = source.device
     workers = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     shares = [_share(source, batch.texts, part, workers) for part in range(workers)]
-    parts = list(chunks(source.lengths, batch.texts[shares[rank]], CHUNK_TOKENS[device.type]))
+    at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
+    parts = list(chunks(source.lengths, batch.texts[shares[rank]], at_most))
     padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
     at_once = padded <= config.micro_batch_tokens
 
@@ -352,12 +407,15 @@ def _snapshot(
     stale: int,
     best: dict[str, Any],
     metrics: dict[str, float],
+    micro_batch_tokens: int,
 ) -> dict[str, Any]:
     device = next(upper.parameters()).device
     return {
         "upper": upper.trained_state(),
         "optimizer": optimizer.state_dict(),
         "random": _random_state(device),
+        "random_of": device.type,
+        "micro_batch_tokens": micro_batch_tokens,
         "step": step,
         "stale": stale,
         "best": best,
@@ -387,12 +445,26 @@ def _restore(
         return 0, 0, None
     upper.load_trained_state(state["upper"])
     optimizer.load_state_dict(state["optimizer"])
-    if dist.is_initialized() and dist.get_rank() > 0:
-        # the state is the first worker's, and the others' dropout must not repeat it
+    device = next(upper.parameters()).device
+    # a GPU's state is a few bytes, a CPU's some thousand
+    foreign = state.get("random_of") not in (None, device.type) or len(state["random"]) != len(_random_state(device))
+    if foreign:
+        log.info("dropout is seeded anew: the checkpoint was written on another kind of device than %s", device.type)
+    if foreign or (dist.is_initialized() and dist.get_rank() > 0):
+        # of several workers, the state is the first one's, and the others' dropout must not repeat it
         torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
     else:
-        _set_random_state(next(upper.parameters()).device, state["random"])
+        _set_random_state(device, state["random"])
     return state["step"], state["stale"], state["best"]
+
+
+def _out_of_memory(step: int, config: TrainConfig) -> RunError:
+    tokens = config.micro_batch_tokens
+    way = ", the least there is: " if tokens <= LEAST_TOKENS else ": lower it, "
+    return RunError(
+        f"out of memory at step {step} with train.micro_batch_tokens {tokens}{way}raise resources.gpus_per_worker, so "
+        "that fewer trials share a GPU, or lower train.batch_size or train.max_tokens"
+    )
 
 
 def _not_finite(what: str, step: int, rate: float, found: str) -> RunError:

@@ -1,7 +1,7 @@
 """`python -m nic_ray.mine`: adds hard negatives to a file of pairs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ def main(
     margin: Annotated[
         float, typer.Option(min=0, max=0.99, help="how far below the positive's similarity they lie, as a share of it")
     ] = 0.05,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
+    ] = "auto",
     config: Annotated[
         Path | None, typer.Option(help="YAML file whose section data says how the rows are split")
     ] = None,
@@ -29,19 +32,27 @@ def main(
     from nic_ray.config import Config, load_config
     from nic_ray.encoder import load
     from nic_ray.errors import InputError
+    from nic_ray.hardware import pick_device
     from nic_ray.mining import mine_negatives, write_negatives
     from nic_ray.pairs import read_pairs
     from nic_ray.preparation import divide
 
     if out.exists():
         raise InputError(f"{out}: exists already; name another file with --out")
+    place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
     rows = read_pairs(pairs)
     # of the whole file: a sample would leave most training rows without negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
     found = mine_negatives(
-        load(model), collection, train, count=negatives, relative_margin=margin, max_tokens=settings.train.max_tokens
+        load(model),
+        collection,
+        train,
+        count=negatives,
+        relative_margin=margin,
+        max_tokens=settings.train.max_tokens,
+        device=place,
     )
     write_negatives(pairs, rows, found, out)
     shown = []

@@ -1,6 +1,7 @@
 """Hard negatives: passages that look like a query's answer to a model, and are known not to be one."""
 
 import contextlib
+import copy
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from nic_ray.encoder import Encoder, token_limit
 from nic_ray.errors import InputError
+from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.pairs import Collection, Pair, relevant_passages
 
 
@@ -19,6 +21,7 @@ def mine_negatives(
     count: int,
     relative_margin: float,
     max_tokens: int,
+    device: str = "cpu",
 ) -> dict[int, tuple[str, ...]]:
     """For each row the passages of the other rows that come nearest to its query, nearest first.
 
@@ -31,6 +34,7 @@ def mine_negatives(
         count: at most this many for a row, at least 1.
         relative_margin: share of the positive's similarity, in [0, 1).
         max_tokens: tokens a text is cut off at.
+        device: where to embed; the encoder itself stays where it is.
 
     Returns:
         row -> its negatives; rows without any are left out.
@@ -54,12 +58,14 @@ def mine_negatives(
         "query": [texts[text] for text in collection.query[list(rows)]],
         "positive": [texts[text] for text in collection.positive[list(rows)]],
     }
-    encoder.model.max_seq_length = token_limit(encoder, max_tokens)
+    keep_to_usable_cpus()
+    model = copy.deepcopy(encoder.model).to(device)
+    model.max_seq_length = token_limit(encoder, max_tokens)
     # it prints as it works, and shows a progress bar for each of its steps
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         mined = mine_hard_negatives(
             Dataset.from_dict(data),
-            encoder.model,
+            model,
             relative_margin=relative_margin,
             num_negatives=count,
             range_max=min(passages, 10 * count + 10),

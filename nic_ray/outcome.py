@@ -1,6 +1,7 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
 import collections
+import copy
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,8 +67,6 @@ def export(
 ) -> dict[str, Any]:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
-    This puts the winner's weights into `prepared.encoder`.
-
     Args:
         results: part of the rows -> model -> flat metrics, for the card.
         folder: the bundle, whole or not there at all.
@@ -81,9 +80,10 @@ def export(
     Raises:
         RunError: the folder, loaded afresh, gives other validation metrics than the training did.
     """
-    encoders.upper(prepared.encoder, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
+    tuned = copy.deepcopy(prepared.encoder)
+    encoders.upper(tuned, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
     # whoever loads the folder then reads as much of a text as the training did
-    prepared.encoder.model.max_seq_length = encoders.token_limit(prepared.encoder, winner.config.max_tokens)
+    tuned.model.max_seq_length = encoders.token_limit(tuned, winner.config.max_tokens)
     metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,7 +112,7 @@ def export(
 
     bundle.write_bundle(
         folder,
-        prepared.encoder.model,
+        tuned.model,
         metadata,
         training_log=training_log,
         overwrite=overwrite,

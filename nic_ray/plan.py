@@ -1,7 +1,7 @@
 """`python -m nic_ray.plan`: what a search will take, before it is started."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,16 +13,23 @@ def main(
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
     time_budget: Annotated[str | None, typer.Option(metavar="30m", help="as for nic_ray.tune")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="train.device, instead of the config's; auto leaves it")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, seconds and bytes")] = False,
 ) -> None:
-    """Train for about a minute on this machine's CPUs and predict time, memory and disk of the whole search."""
+    """Train for about a minute on what the trials would train on, and predict time, memory and disk of the search.
+
+    Where they would train on GPUs and this machine has none, memory and disk alone are predicted.
+    """
     import dataclasses
     import json
 
     from nic_ray.config import load_config
     from nic_ray.forecast import forecast
 
-    settings = load_config(config, {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget})
+    given = {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget}
+    settings = load_config(config, given | {"train.device": None if device == "auto" else device})
     found = forecast(settings)
     if as_json:
         console.say(json.dumps(dataclasses.asdict(found)))
@@ -36,13 +43,18 @@ def main(
         "interpolation, guard, test, export": found.end_s,
         "in all": found.total_s,
     }
-    rows = [[name, f"{seconds / 60:.1f} min"] for name, seconds in minutes.items()]
+    rows = [[name, f"{seconds / 60:.1f} min"] for name, seconds in minutes.items() if seconds is not None]
+    if not rows:
+        console.say(
+            "trials are to train on GPUs, and PyTorch sees none here: the time on one cannot be predicted on this "
+            "machine; --device cpu predicts the search on its CPUs"
+        )
     room = {
         "memory": found.memory,
         "of it or on disk: activations": found.activations,
         "disk: activations and checkpoints": found.disk,
     }
-    rows += [[], *([name, f"{size / 2**30:.2f} GiB"] for name, size in room.items())]
+    rows += [*([[]] if rows else []), *([name, f"{size / 2**30:.2f} GiB"] for name, size in room.items())]
     console.show(console.table(["", "predicted"], rows))
 
 

@@ -46,13 +46,13 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     """Read, check, split and tokenise; nothing is trained or written.
 
     Args:
-        on_gpu: whether the training may use a GPU, if `train.device` leaves the choice.
+        on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
 
     Raises:
         InputError: unusable pairs, base model, frozen_layers or device.
     """
-    wanted = config.train.device
-    device = hardware.pick_device("cpu" if wanted == "auto" and not on_gpu else wanted)
+    hardware.keep_to_usable_cpus()
+    device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     pairs = read_pairs(config.data.pairs)
     encoder = encoders.load(config.train.base_model)
     encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")

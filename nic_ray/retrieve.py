@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ def main(
         list[str] | None, typer.Argument(metavar="QUERY...", help="questions; without any, they are read from stdin")
     ] = None,
     count: Annotated[int, typer.Option("--top", min=1, help="passages to show for a question")] = 5,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a question instead")] = False,
 ) -> None:
     """Ask a model: the passages nearest to a question, with their cosines and domains, the base model's beside them."""
@@ -26,10 +29,11 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.corpus import read_corpus
+    from nic_ray.hardware import pick_device
     from nic_ray.retriever import describe, retriever
 
-    passages = read_corpus(corpus)
-    ask = retriever(bundle, passages, say=(lambda _: None) if as_json else console.say)
+    place, passages = pick_device(device, "--device"), read_corpus(corpus)
+    ask = retriever(bundle, passages, say=(lambda _: None) if as_json else console.say, device=place)
     if not queries and sys.stdin.isatty():
         console.say("ask, one question a line; an end of file (Ctrl-D) ends it")
     for query in queries or filter(None, map(str.strip, sys.stdin)):

@@ -8,6 +8,7 @@ from sentence_transformers.util import semantic_search
 
 from nic_ray import bundle as bundles
 from nic_ray import encoder as encoders
+from nic_ray import hardware
 from nic_ray.corpus import Passage
 
 SHOWN = 160
@@ -27,7 +28,7 @@ class Found:
 
 
 def retriever(
-    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None]
+    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None], device: str = "cpu"
 ) -> Callable[[str, int], dict[str, list[Found]]]:
     """Embed passages with a bundle's model and with its base model.
 
@@ -35,6 +36,7 @@ def retriever(
         folder: the bundle; it is verified first.
         passages: to search in.
         say: is told what is embedded, a line at a time.
+        device: where to embed.
 
     Returns:
         a function of a question and a count, that gives for "tuned" and "base" so many passages, the nearest first.
@@ -42,7 +44,10 @@ def retriever(
     Raises:
         InputError: the bundle is damaged or none, or its base model is not to be had.
     """
+    hardware.keep_to_usable_cpus()
     models = {"tuned": bundles.load(folder), "base": encoders.load(bundles.read_metadata(folder)["base_model"]).model}
+    for model in models.values():
+        model.to(device)
     models["base"].max_seq_length = models["tuned"].max_seq_length
     say(f"embedding {len(passages)} passages with {folder} and with its base model")
     texts = [passage.text for passage in passages]

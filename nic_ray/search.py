@@ -9,17 +9,17 @@ import logging
 import math
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nic_ray import hardware
@@ -44,6 +44,7 @@ from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.placement import Placement, place, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.progress import Round, View
 from nic_ray.record import (
@@ -58,21 +59,7 @@ from nic_ray.record import (
     training_log,
 )
 from nic_ray.retrieval import flat_metrics
-
-RAY_SWITCHES = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune then prints nothing of its own
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll; the default is 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a trial, of use on spot nodes only
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C would end fit() as if the search were done
-}
-
+from nic_ray.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 
 NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna", "mlflow", "alembic", "py.warnings")
 """Loggers whose messages go to the run's log, and not to the terminal."""
@@ -110,20 +97,6 @@ class Outcome:
     trials: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How trials are laid out on the cluster."""
-
-    workers: int
-    gpus_per_worker: float
-    concurrent: int
-    """Trials that run at the same time."""
-    threads: int
-    """Threads of each worker process, as long as so many trials run."""
-    note: str | None
-    """What was asked for and is not there, for the user."""
-
-
 def run_search(
     config: Config,
     *,
@@ -150,6 +123,7 @@ def run_search(
     out, run_root = _places(config.storage, out, run_root)
     folder = out / name
     refuse_existing(folder, overwrite)
+    _refuse_unwritable(out, run_root)
     store = mirror_at(config.storage) if config.storage and is_uri(config.storage) else None
     if store and exists(store / MODELS / name) and not overwrite:
         raise InputError(
@@ -160,13 +134,10 @@ def run_search(
             "space: names nothing to search; add a hyperparameter, or train one configuration with "
             "python -m nic_ray.train"
         )
-    if config.train.device == "cuda" and not config.resources.gpus_per_worker:
-        raise InputError(
-            "train.device: cuda is asked for, and resources.gpus_per_worker is 0; give each worker a GPU, or a "
-            "fraction of one, as tune_configs/gpu.yaml does"
-        )
+    trains_on_gpus(config)  # or says why it cannot
+    refuse_what_ray_cannot_use()
     probe = _read_probe(config)
-    prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
+    prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
     run_folder = new_run_folder(run_root, name)
     mirrors = (None, None) if store is None else (store / RUNS / run_folder.name, store / MODELS / name)
     run = Run(run_folder, folder.resolve(), overwrite, export_anyway, *mirrors)
@@ -221,8 +192,10 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         bundle_mirror /= bundle.name
     run = Run(run_folder, bundle, *granted, mirror, bundle_mirror)
     refuse_existing(run.bundle, run.overwrite, "to move it away")
+    _refuse_unwritable(run.bundle.parent, run_folder)
+    refuse_what_ray_cannot_use()
     probe = _read_probe(config)
-    prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
+    prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
     if any(asked.get(name) != value for name, value in json.loads(json.dumps(describe_data(prepared))).items()):
         raise InputError(
             f"{config.data.pairs}: has changed since {run_folder} was started, and its split with it; put the old file "
@@ -306,6 +279,24 @@ def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]
     return out, run_root
 
 
+def _refuse_unwritable(*folders: Path) -> None:
+    """Look whether folders can be written, or made, without making them.
+
+    Raises:
+        InputError: one cannot.
+    """
+    for folder in folders:
+        place = _existing(folder.absolute())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            fault = f"{place} cannot be written" if place.is_dir() else f"{place} is no folder"
+            raise InputError(f"{folder}: nothing can be kept there ({fault}); name others with --out and --run-dir")
+
+
+def _may_use_a_gpu_here(config: Config) -> bool:
+    """Whether what this process computes may run on a GPU; of a cluster, only the nodes may have any."""
+    return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
+
+
 def _read_probe(config: Config) -> Collection | None:
     path = config.guard.probe
     # whoever works in another folder, and names none, has not asked for it
@@ -352,21 +343,26 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     hardware.keep_freed_memory()
     objective = config.search.objective
     try:
-        _import_ray()
+        import_ray()
         from nic_ray import tracking
 
         trackers = tracking.trackers(config.trackers, run.folder.name)
         # behind the trials, none of which needs it
         probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
         room = budget(config.activations, run.folder.parent)
-        with _beside(lambda over: _read_early(prepared, room, over, view)) as early, ray_session(view):
-            inputs, embeddings = early.result() or _inputs_and_base(prepared, room, _chain_on_cluster(prepared), view)
+        before = prepared
+        with _beside(lambda over: _read_early(before, room, over, view)) as early, ray_session(view):
+            placement = _placed(config)
+            prepared = _settled(before, placement)
+            # what was read while Ray started is of no use where the trials compute in another format
+            found = early.result() if prepared.bf16 == before.bf16 else None
+            inputs, embeddings = found or _inputs_and_base(prepared, room, _chain_on_cluster(prepared, placement), view)
             base = flat_metrics(
                 scores_of_base(prepared, embeddings, "validation"), queries_of(prepared, "validation").domains
             )
             view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
             first, best, confirmations, trials = _find_best(
-                prepared, inputs, base, probing, run, trackers, search_on=search_on, view=view
+                prepared, placement, inputs, base, probing, run, trackers, search_on=search_on, view=view
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -493,128 +489,74 @@ def _copy_results(run: Run) -> None:
                 push(run.folder / file, run.mirror / file)
 
 
-@contextlib.contextmanager
-def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or stay in a session that runs.
-
-    Args:
-        view: is told the dashboard's address.
-        num_cpus: logical CPUs of a cluster that is started here; None takes the machine's.
-    """
-    joins = _settle_switches()
-    handlers = logging.getLogger("ray").handlers[:]
+def _placed(config: Config) -> Placement:
+    """The layout of the trials on the cluster that Ray has."""
     import ray
 
-    # what Ray says is for the log; it would put a handler for stderr beside ours
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    started_here = not ray.is_initialized()
-    if started_here:
-        # "local": Ray would otherwise join whatever cluster happens to run on this machine
-        local = (
-            {}
-            if joins
-            else {"address": "local", "num_cpus": num_cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
-        )
-        # a cluster of our own inherits the switches; workers of another one are handed them
-        given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
-        handed = {"runtime_env": {"env_vars": given}} if joins else {}
-        try:
-            context = ray.init(**local, **quiet, **handed)
-        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            raise InputError(
-                f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: no Ray cluster can be joined there "
-                f"({' '.join(str(error).split())[:200]}); unset it to search on this machine"
-            ) from None
-        # Ray takes ours away instead, and its errors would go to stderr, tracebacks included
-        logging.getLogger("ray").handlers = handlers
-        ray._private.worker.print_to_stdstream = _note_what_ray_says
-        if context.dashboard_url:
-            token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
-            view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
-    try:
-        yield
-    finally:
-        if started_here:
-            ray.shutdown()
+    return place(
+        config,
+        ray.cluster_resources().get("CPU", 1),
+        [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]],
+    )
 
 
-def _import_ray() -> None:
-    """Import Ray and all rooms that know it, before a second thread starts: two that import trip over each other."""
-    _settle_switches()
-    handlers = logging.getLogger("ray").handlers[:]
-    from nic_ray import tracking, tuning, worker  # noqa: F401
+def _settled(prepared: Prepared, placement: Placement) -> Prepared:
+    """`prepared` with the number format of the place where the trials compute, which need not be this machine.
 
-    logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
-
-
-def _settle_switches() -> bool:
-    """Set Ray's switches, which it reads when it is imported; whether a cluster is to be joined."""
-    joins = bool(os.environ.get("RAY_ADDRESS"))
-    for switch, value in RAY_SWITCHES.items():
-        if not (joins and switch == "RAY_AUTH_MODE"):  # another cluster has settled that for itself
-            os.environ.setdefault(switch, value)
-    return joins
-
-
-def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """Instead of printing it: what Ray's own processes have to say of the death of a worker, say."""
-    for line in data["lines"]:
-        logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
-
-
-def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
-    """Lay out trials so that nothing waits for a resource that is not there.
-
-    The batch is global, so a trial of fewer workers, or on CPUs, still means the same.
-
-    Args:
-        cpus: logical CPUs of the cluster.
-        gpus_of_nodes: GPUs of each node.
+    Raises:
+        InputError: Ray and PyTorch do not see the same GPUs.
     """
-    wanted, gpus = config.resources.workers, config.resources.gpus_per_worker
-    if config.train.device == "cpu":
-        gpus = 0.0
-    notes = []
-    # a fraction is of one device: two of 0.4 fit on each, and the rest of it stays free
-    sharers = math.floor(1 / gpus + 1e-9) if 0 < gpus <= 1 else 1
-    slots = sum(math.floor(node / max(1.0, gpus)) * sharers for node in gpus_of_nodes) if gpus else 0
-    if slots < 1 and config.train.device == "cuda":
-        raise InputError(
-            f"train.device: cuda is asked for, and no node has the {gpus:g} GPUs of resources.gpus_per_worker "
-            f"(found {max(gpus_of_nodes, default=0):g}); use auto, which falls back to CPUs"
-        )
-    if gpus and slots < 1:
-        notes.append(
-            f"gpus_per_worker {gpus:g}: no node has as many (found {max(gpus_of_nodes, default=0):g}), "
-            "so trials train on CPUs"
-        )
-        gpus = 0.0
-    room = min(slots, max(1, math.floor(cpus))) if gpus else max(1, math.floor(cpus))
-    workers = min(wanted, room)
-    if workers < wanted:
-        notes.append(f"workers {wanted}: the cluster has room for {room}, so trials have {workers}")
-    most = config.resources.concurrent_trials or config.search.trials
-    concurrent = min(max(1, room // workers), config.search.trials, most)
-    threads = max(1, math.floor(cpus / (concurrent * workers)))
-    return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from nic_ray import worker
+
+    config = prepared.config
+    if not placement.gpus_per_worker:
+        if trains_on_gpus(config) and torch.cuda.is_available() and not joins_a_cluster():
+            raise InputError(
+                f"resources.gpus_per_worker: PyTorch sees {torch.cuda.device_count()} GPU(s) on this machine, and Ray "
+                "sees none that it could give to trials; look at nvidia-smi, or train on CPUs with train.device: cpu"
+            )
+        return replace(prepared, bf16=hardware.computes_in_bf16(config.train.precision, "cpu"))
+    here, native = ray.get_runtime_context().get_node_id(), []
+    for node in ray.nodes():
+        if not node["Alive"] or not node["Resources"].get("GPU"):
+            continue
+        if node["NodeID"] == here:
+            seen = worker.look_for_gpus(config.train.precision)
+        else:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            look = ray.remote(num_cpus=0)(worker.look_for_gpus).options(scheduling_strategy=there)
+            seen = ray.get(look.remote(config.train.precision))
+        if seen.missing:
+            raise InputError(
+                f"node {node['NodeManagerAddress']}: Ray gives trials {node['Resources']['GPU']:g} GPU(s) there, and "
+                f"{seen.missing}; or train on CPUs with train.device: cpu"
+            )
+        native.append(seen.bf16)
+    return replace(prepared, bf16=all(native))
 
 
-def _chain_on_cluster(prepared: Prepared) -> Chain:
-    """Frozen blocks as Ray tasks, a shard each, on whatever the trials will train on."""
+def _chain_on_cluster(prepared: Prepared, placement: Placement) -> Chain:
+    """Frozen blocks on whatever the trials will train on: as Ray tasks, a shard each; or a process a GPU for all."""
 
     def chain(blocks: Sequence[Any], shards: Sequence[Any]) -> Iterator[list[Any]]:
         import ray
 
-        from nic_ray.worker import run_shard
+        from nic_ray.worker import run_shard, run_shard_on_gpu
 
-        gpus = float(prepared.device == "cuda" and ray.cluster_resources().get("GPU", 0) >= 1)
-        task = ray.remote(num_cpus=1, num_gpus=gpus)(run_shard)
         given = ray.put(list(blocks))
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if placement.gpus_per_worker else 0
+        if gpus:
+            yield from _on_gpus(functools.partial(run_shard_on_gpu, given, prepared.bf16), shards, gpus)
+            return
+        task = ray.remote(num_cpus=1)(run_shard)
         # no more in flight than are worked on and waiting: their outputs would fill the object store
         most = 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
         pending: list[Any] = []
         for shard in shards:
-            pending.append(task.remote(given, shard, prepared.device if gpus else "cpu", prepared.bf16))
+            pending.append(task.remote(given, shard, "cpu", prepared.bf16))
             if len(pending) == most:
                 yield ray.get(pending.pop(0))
         while pending:
@@ -623,8 +565,38 @@ def _chain_on_cluster(prepared: Prepared) -> Chain:
     return chain
 
 
+def _on_gpus(work: Callable[[Any], Any], shards: Iterable[Any], gpus: int) -> Iterator[Any]:
+    """What a function gives for each shard, in order, computed by one process a GPU.
+
+    Ray would start a process for each task on a GPU, which costs seconds, for work of milliseconds. These stay to the
+    end, and take their memory on the device with them.
+    """
+    import ray
+
+    from nic_ray.worker import Hand
+
+    hands = [ray.remote(num_cpus=0, num_gpus=1)(Hand).remote() for _ in range(gpus)]
+    try:
+        # only those that have been given their GPU are handed shards: others may be in use
+        busy = {hand.__ray_ready__.remote(): hand for hand in hands}
+        pending: list[Any] = []
+        for shard in shards:
+            done, _ = ray.wait(list(busy), num_returns=1)
+            hand = busy.pop(done[0])
+            pending.append(hand.work.remote(work, shard))
+            busy[pending[-1]] = hand
+            if len(pending) > gpus:
+                yield ray.get(pending.pop(0))
+        while pending:
+            yield ray.get(pending.pop(0))
+    finally:
+        for hand in hands:
+            ray.kill(hand)
+
+
 def _find_best(
     prepared: Prepared,
+    placement: Placement,
     inputs: Mapping[int, Any],
     base: Mapping[str, float],
     probing: Callable[[], Probe | None],
@@ -645,17 +617,10 @@ def _find_best(
         the first trial, with its weights; every trial's best evaluation, without them: the winner's, then the others,
         the best first; the configurations that were tried again; and a row for each trial, of both runs.
     """
-    import ray
-
     from nic_ray import tuning
 
     config, run_folder = prepared.config, run.folder
     objective, again = config.search.objective, config.confirm
-    placement = place(
-        config,
-        ray.cluster_resources().get("CPU", 1),
-        [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]],
-    )
     if placement.note:
         view.say(placement.note)
     _refuse_unshared_places(run, inputs)
@@ -837,7 +802,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
     import ray
 
     from nic_ray import worker
-    from nic_ray.encoder import upper
+    from nic_ray.encoder import upper_copy
 
     config = prepared.config
     return worker.Plan(
@@ -848,7 +813,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(each) for depth, each in inputs.items()},
         uppers={
-            depth: ray.put(upper(prepared.encoder, depth, from_ids=opened(each).are_ids))
+            depth: ray.put(upper_copy(prepared.encoder, depth, from_ids=opened(each).are_ids))
             for depth, each in inputs.items()
         },
         workers=placement.workers,
@@ -949,6 +914,7 @@ def _collect(
                 "mrr/macro": found.metrics["mrr/macro"],
                 **({} if probe is None else {"retention": retention_of(prepared, probe, found)["recall_at_5"]}),
                 "best_epoch": found.metrics["epoch"],
+                "micro_batch_tokens": state.get("micro_batch_tokens", found.config.micro_batch_tokens),
                 "epochs": epochs,
                 "seconds": end.get("seconds", 0.0),
             }

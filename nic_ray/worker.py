@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from ray import tune
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal import constants as train_constants
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -107,6 +107,7 @@ def run_trial(config: dict[str, Any], plan: Plan) -> None:
     TorchTrainer(
         _train_with_others,
         train_loop_config=given,
+        torch_config=TorchConfig(backend=backend(plan.gpus_per_worker)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=plan.workers,
             use_gpu=plan.gpus_per_worker > 0,
@@ -142,9 +143,61 @@ def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -
     return run_chain(blocks, shard, device=device, bf16=bf16)
 
 
+def run_shard_on_gpu(blocks: "ray.ObjectRef[Sequence[Lower]]", bf16: bool, shard: Inputs) -> list[NDArray[Any]]:
+    """`run_shard` on the GPU of this process."""
+    return run_shard(ray.get(blocks), shard, "cuda", bf16)
+
+
+class Hand:
+    """A Ray actor: a process that works on one shard after the other."""
+
+    def work(self, function: Callable[[Any], Any], shard: Any) -> Any:
+        """What a function gives for a shard."""
+        return function(shard)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What PyTorch finds on a node."""
+
+    missing: str
+    """Why it sees no GPU; empty if it sees one."""
+    bf16: bool
+    """Whether the GPU is to compute in 16 bits."""
+
+
+def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> Seen:
+    """A Ray task: what PyTorch finds on this node."""
+    missing = hardware.why_no_gpu()
+    return Seen(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
+
+
+def _device(plan: Plan) -> str:
+    """Where this process trains.
+
+    Raises:
+        RunError: it has been given a GPU, and PyTorch sees none.
+    """
+    if not plan.gpus_per_worker:
+        return "cpu"
+    if missing := hardware.why_no_gpu():
+        raise RunError(f"Ray has given this trial a GPU, and {missing}")
+    return "cuda"
+
+
+def backend(gpus_per_worker: float) -> str:
+    """How several workers of a trial talk to each other.
+
+    NCCL refuses two ranks on one device, as Ray packs them where each is given a fraction of a GPU. Gloo moves CUDA
+    tensors through the host itself, in all three operations that the training needs (all_gather, all_reduce,
+    broadcast: ProcessGroupGloo.cpp).
+    """
+    return "nccl" if gpus_per_worker >= 1 else "gloo"
+
+
 def _train_here(given: dict[str, Any]) -> None:
     checkpoint = tune.get_checkpoint()
-    device = "cuda" if given["plan"].gpus_per_worker and torch.cuda.is_available() else "cpu"
+    device = _device(given["plan"])
     # not to Tune's own folder, which lags behind by seconds that a crash would lose
     with _own_folder(given["plan"], tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
         _train(given, device, checkpoint, own, lambda metrics, folder: tune.report(
@@ -153,7 +206,7 @@ def _train_here(given: dict[str, Any]) -> None:
 
 
 def _train_with_others(given: dict[str, Any]) -> None:
-    device = ray.train.torch.get_device().type
+    device = _device(given["plan"])
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
     first = context.get_world_rank() == 0
@@ -190,7 +243,9 @@ def _train(
     hardware.keep_freed_memory()
     collection: Collection = ray.get(plan.collection)
     upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
-    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device)
+    # a fraction of a GPU is shared with other workers
+    share = min(1.0, plan.gpus_per_worker)
+    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = _state_to_go_on_from(plan, checkpoint, given["start"])
@@ -220,10 +275,9 @@ def _train(
                     report(evaluation.metrics, Path(folder))
                 if leads:
                     _copy_to_mirror(plan, own, LOG)
-    except RunError as error:
-        if leads:
-            (own / FATE).write_text(str(error), encoding="utf-8")
-            _copy_to_mirror(plan, own, FATE)
+    except RunError as error:  # perhaps of this worker alone, as where its memory is too small
+        (own / FATE).write_text(str(error), encoding="utf-8")
+        _copy_to_mirror(plan, own, FATE)
         raise
 
 
@@ -267,7 +321,7 @@ def _this_machine() -> tuple[str, int]:
     here = ray.get_runtime_context().get_node_id()
     host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
     booked = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeManagerHostname"] == host)
-    return host, max(1, min(int(booked), os.cpu_count() or 1))
+    return host, max(1, min(int(booked), hardware.usable_cpus()))
 
 
 @contextlib.contextmanager
@@ -323,7 +377,7 @@ def _evaluate_together(
     own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
     embeddings = np.empty((len(texts), own.shape[1]), np.float32)
-    for part, received in enumerate(loop.gather_rows(own.to(source.values.device), counts)):
+    for part, received in enumerate(loop.gather_rows(own.to(source.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
     # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
     # that goes on would wait for ever for those that have stopped

@@ -104,7 +104,8 @@ import json, os, sys
 from pathlib import Path
 from nic_ray.config import Config
 from nic_ray.progress import Lines
-from nic_ray.search import RAY_SWITCHES, run_search
+from nic_ray.session import RAY_SWITCHES
+from nic_ray.search import run_search
 for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
 import ray

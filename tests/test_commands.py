@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nic_ray import console, train, tune, verify
+from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
+from nic_ray.errors import InputError
 
 Run = Callable[..., tuple[int, str]]
 
@@ -131,7 +132,7 @@ def test_a_cuda_device_that_is_not_there_is_refused(run, tmp_path, tiny_pairs_fi
     config = config_file(tmp_path, train={"device": "cuda"})
     code, complaint = run(train.main, config, "--data", tiny_pairs_file)
     assert code == 2
-    assert "train.device: cuda is asked for, and PyTorch sees no CUDA device here" in complaint
+    assert re.search(r"train.device: cuda is asked for, and PyTorch \S+ sees no CUDA device: ", complaint)
 
 
 def test_a_search_on_cuda_without_gpus_for_its_workers_is_refused(run, tmp_path, tiny_pairs_file):
@@ -258,3 +259,47 @@ def test_the_smoke_search_runs_as_a_command(smoke_search):
     assert again.returncode == 2
     assert "exists already" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+GPU_CONFIG = Path(__file__).parent.parent / "tune_configs" / "gpu.yaml"
+ON_A_DEVICE = {
+    evaluate.main: ["model", "pairs.jsonl"],
+    compare.main: ["model", "other", "--pairs", "pairs.jsonl"],
+    mine.main: ["pairs.jsonl", "--out", "mined.jsonl"],
+    retrieve.main: ["model", "why?", "--corpus", str(Path(__file__).parent.parent / "data" / "probe" / "pairs.jsonl")],
+    plan.main: [str(GPU_CONFIG)],
+}
+
+
+@pytest.mark.parametrize("main", ON_A_DEVICE, ids=lambda main: main.__module__)
+def test_cuda_where_there_is_none_is_refused(run, monkeypatch, main):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, said = run(main, *ON_A_DEVICE[main], "--device", "cuda")
+    assert code == 2
+    assert re.search(r"device: cuda is asked for, and PyTorch \S+ sees no CUDA device", said)
+
+
+@pytest.mark.parametrize(
+    ("main", "function"),
+    [
+        (evaluate.main, "nic_ray.comparison.compare_with_base"),
+        (compare.main, "nic_ray.comparison.compare_models"),
+        (mine.main, "nic_ray.mining.mine_negatives"),
+        (retrieve.main, "nic_ray.retriever.retriever"),
+    ],
+)
+@pytest.mark.parametrize(("options", "expected"), [([], "cuda"), (["--device", "cpu"], "cpu")])
+def test_a_gpu_is_used_where_there_is_one(run, monkeypatch, tmp_path, main, function, options, expected):
+    devices = []
+
+    def stop(*_: object, device: str, **others: object) -> None:
+        devices.append(device)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(function, stop)
+    monkeypatch.setattr("nic_ray.encoder.load", lambda _: None)
+    domains = [{**GOOD, "positive": f"{name} {each}", "domain": name} for name in "abc" for each in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in domains))
+    assert run(main, *ON_A_DEVICE[main], *options) == (2, "error: far enough\n")
+    assert devices == [expected]

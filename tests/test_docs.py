@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -20,9 +20,11 @@ import typer
 import yaml
 
 from nic_ray import console
+from nic_ray.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "runbook.md"]
+TELLING = [*PAGES, ROOT / "docs" / "decisions.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:\.venv/bin/)?python -m nic_ray[^`\[]*)`")
 OTHERS = {"source", "kubectl", "tensorboard", "optuna-dashboard"}
@@ -151,6 +153,94 @@ def test_shipped_configs_name_the_schema_and_follow_it(path):
     assert text.startswith("# yaml-language-server: $schema=schema.json\n")
     schema = json.loads((path.parent / "schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(yaml.safe_load(text), schema)
+
+
+WORDS = "one two three four five six seven eight".split()
+COUNT = r"\b(\d[\d,.]*\d|\d|" + "|".join(WORDS) + r")"
+SHIPPED = {path.name: load_config(path) for path in (ROOT / "tune_configs").glob("*.yaml")}
+REPEATED: dict[str, Callable[[Config], list[float]]] = {
+    rf"{COUNT} trials of (?:up to )?{COUNT} epochs?\b": lambda each: [each.search.trials, each.train.epochs],
+    rf"\({COUNT} trials\b": lambda each: [each.search.trials],
+    rf"trials of {COUNT} workers\b": lambda each: [each.resources.workers],
+    rf"{COUNT} trials share (?:the|a) GPU": lambda each: [1 / each.resources.gpus_per_worker],
+    rf"not lose more than {COUNT} Recall@5": lambda each: [each.guard.max_retention_loss],
+    r"(?:all|every) depths?\b": lambda each: [float(6 - len(each.space["frozen_layers"].choice or ()))],
+}
+"""Sentences that repeat values of a shipped file, and these in the order of their numbers. (All depths of the packaged
+model, of six blocks, leave no depth out.)"""
+
+
+def claims(text: str, about: str) -> Iterator[tuple[str, str, str]]:
+    """Each value that a text repeats: of which file, by which pattern or setting, and the words.
+
+    A sentence is about the file that its paragraph has named last.
+
+    Args:
+        about: the file that a paragraph is about until it names one.
+    """
+    for paragraph in re.split(r"\n\s*\n|\n(?=[|#-])", text):
+        words = " ".join(paragraph.split())
+        named = [(0, about), *((each.start(), each[1]) for each in re.finditer(r"(\w+\.yaml)\b", words))]
+        for pattern in (*REPEATED, r"`([\w.]+): ([^`{}]+)`"):
+            for each in re.finditer(pattern, words, re.IGNORECASE):
+                yield next(name for place, name in reversed(named) if place <= each.start()), pattern, each[0]
+
+
+def heading_of(path: Path) -> str:
+    """What stands above the settings of a shipped file, as one paragraph."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("# ") for line in lines if line.startswith("# "))
+
+
+CLAIMS = [
+    *(claim for page in TELLING for claim in claims(FENCE.sub("", page.read_text(encoding="utf-8")), "cpu.yaml")),
+    *(claim for name in SHIPPED for claim in claims(heading_of(ROOT / "tune_configs" / name), name)),
+]
+
+
+@pytest.mark.parametrize(("file", "pattern", "words"), [claim for claim in CLAIMS if claim[1] in REPEATED])
+def test_a_sentence_that_repeats_a_value_of_a_shipped_file_is_true(file, pattern, words):
+    found = re.search(pattern, words, re.IGNORECASE)
+    assert found is not None
+    told = [
+        WORDS.index(each.lower()) + 1 if each.lower() in WORDS else float(each.replace(",", ""))
+        for each in found.groups()
+    ]
+    assert (told or [0.0]) == REPEATED[pattern](SHIPPED[file]), f"{file}: {words}"
+
+
+SETTINGS = {
+    f"{section}.{key}": section
+    for section, field in Config.model_fields.items()
+    if hasattr(field.annotation, "model_fields")
+    for key in field.annotation.model_fields
+}
+
+
+@pytest.mark.parametrize(("file", "pattern", "words"), [claim for claim in CLAIMS if claim[1] not in REPEATED])
+def test_a_setting_that_a_page_names_with_a_value_exists_and_takes_it(file, pattern, words):
+    name, value = re.match(pattern, words).groups()
+    found = [each for each in [*SETTINGS, *Config.model_fields] if each == name or each.endswith(f".{name}")]
+    assert len(found) == 1, f"{name}: is {found}"
+    section, _, key = found[0].rpartition(".")
+    given = yaml.safe_load(value)
+    Config.model_validate({section: {key: given}} if section else {key: given})
+
+
+def test_a_value_that_a_page_gives_for_a_shipped_file_is_that_files():
+    # apart from advice: of the sentence that describes the file, in "Set-ups"
+    text = PAGES[1].read_text(encoding="utf-8").split("## Set-ups")[1].split("\n## ")[0]
+    given = [claim for claim in claims(FENCE.sub("", text), "cpu.yaml") if claim[1] not in REPEATED]
+    assert given
+    for file, pattern, words in given:
+        name, value = re.match(pattern, words).groups()
+        (section,) = (section for setting, section in SETTINGS.items() if setting.endswith(f".{name}"))
+        assert getattr(getattr(SHIPPED[file], section), name) == yaml.safe_load(value), f"{file}: {words}"
+
+
+def test_sentences_that_repeat_values_are_found():
+    assert {pattern for _, pattern, _ in CLAIMS} >= REPEATED.keys()
+    assert {file for file, _, _ in CLAIMS} == SHIPPED.keys()
 
 
 @pytest.mark.parametrize(

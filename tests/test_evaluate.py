@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import console, evaluate
@@ -102,3 +103,14 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "MODEL" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def test_a_model_is_evaluated_in_no_more_threads_than_the_quota_grants(tiny_model_folder, tiny_pairs_file, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        compare_with_base(str(tiny_model_folder), tiny_pairs_file, "all")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

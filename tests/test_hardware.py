@@ -2,14 +2,23 @@
 
 import contextlib
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from nic_ray.errors import InputError
-from nic_ray.hardware import computes_in_bf16, keep_freed_memory, pick_device, shared_cpus
+from nic_ray.hardware import (
+    computes_in_bf16,
+    keep_freed_memory,
+    keep_to_usable_cpus,
+    pick_device,
+    shared_cpus,
+    usable_cpus,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,10 +36,17 @@ def test_a_gpu_is_picked_when_it_is_there_and_wanted(monkeypatch, wanted, there,
     assert pick_device(wanted) == picked
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("built_for", "way_out"),
+    [(None, "it is built without CUDA; install a build"), ("12.8", "nvidia-smi .* a driver for CUDA 12.8")],
+)
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, built_for, way_out):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"train\.device: cuda is asked for, and PyTorch sees no .*; use auto"):
-        pick_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(
+        InputError, match=rf"--device: cuda is asked for, and PyTorch \S+ sees no .*{way_out}.* use auto"
+    ):
+        pick_device("cuda", "--device")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -118,3 +134,70 @@ def test_what_else_lies_beside_the_locks_is_left_alone(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(OSError, match="file"), shared_cpus(2, tmp_path / "file"):
         pass
+
+
+def groups(folder: Path, own: str, files: dict[str, str]) -> dict[str, Path]:
+    """A tree of control groups: what /proc says of this process, and files by their path in the mount."""
+    (folder / "own").write_text(own)
+    for name, content in files.items():
+        (folder / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mount" / name).write_text(content)
+    return {"cgroups": folder / "mount", "own": folder / "own"}
+
+
+V1 = "5:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n1:cpuset:/other\n"
+V1_GROUP = "cpu,cpuacct/docker/abc"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "250000 100000\n"}, 2),  # of a group above it
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "700000 100000\n"}, 4),
+        ("0::/kubepods/pod/x\n", {"cpu.max": "500000 100000\n"}, 5),  # the path is the host's, the mount the pod's
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),  # half a CPU
+        ("0::/\n", {"cpu.max": "9900000 100000\n"}, 16),  # more than there are
+        (V1, {f"{V1_GROUP}/cpu.cfs_quota_us": "150000", f"{V1_GROUP}/cpu.cfs_period_us": "50000"}, 3),
+        (V1, {"cpu/cpu.cfs_quota_us": "700000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 7),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        (V1, {"memory/cpu.max": "100000 100000"}, 16),
+        ("0::/\n", {"cpu.max": "nonsense"}, 16),
+        ("", {}, 16),
+    ],
+)  # fmt: skip
+def test_the_lowest_quota_of_its_control_groups_limits_a_process(monkeypatch, tmp_path, own, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert usable_cpus(**groups(tmp_path, own, files)) == expected
+
+
+def test_a_process_counts_no_cpus_that_it_may_not_run_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert usable_cpus(**groups(tmp_path, "0::/\n", {"cpu.max": "300000 100000"})) == 2
+    assert usable_cpus(own=tmp_path / "none") == 2
+
+
+def test_where_a_system_knows_no_affinity_all_cpus_count(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cpus(own=tmp_path / "none") == 6
+
+
+def test_under_taskset_one_cpu_is_counted():
+    code = "from nic_ray.hardware import usable_cpus; print(usable_cpus())"
+    command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_pytorch_keeps_to_the_quota(monkeypatch):
+    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: 3)
+    before = torch.get_num_threads()
+    try:
+        for threads, kept in ((8, 3), (2, 2)):
+            torch.set_num_threads(threads)
+            keep_to_usable_cpus()
+            assert torch.get_num_threads() == kept
+    finally:
+        torch.set_num_threads(before)

@@ -16,18 +16,18 @@ FLOORS = {
         "batches blocks config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
-    1: ["encoder", "guard", "lint", "picture", "corpus"],
+    1: ["encoder", "guard", "lint", "picture", "corpus", "placement"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
     4: ["worker", "tuning", "tracking", "candidates", "comparison"],
-    5: ["judgement", "outcome", "forecast", "page", "conversion"],
+    5: ["judgement", "outcome", "forecast", "page", "conversion", "session"],
     6: ["search", "single"],
     7: ["report"],
     8: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
     9: ["__main__"],
 }
 COMMANDS = FLOORS[8]
-RAY_ROOMS = ["worker", "tuning", "tracking", "search"]
+RAY_ROOMS = ["worker", "tuning", "tracking", "session", "search"]
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 SOURCES = {
@@ -144,12 +144,12 @@ def test_importing_the_commands_loads_neither_torch_nor_ray():
         ),
         ("loss", "import nic_ray.loss_helpers", "which is no module with a floor"),
         ("helpers", "", "helpers has no floor: give it one"),
-        ("loop", "from ray import train", "only worker, tuning, tracking, search know Ray"),
-        ("tune", "def main():\n    import ray.tune", "only worker, tuning, tracking, search know Ray"),
+        ("loop", "from ray import train", "only worker, tuning, tracking, session, search know Ray"),
+        ("tune", "def main():\n    import ray.tune", "only worker, tuning, tracking, session, search know Ray"),
         (
             "loss",
             "if TYPE_CHECKING:\n    import os\nelse:\n    import ray",
-            "only worker, tuning, tracking, search know Ray",
+            "only worker, tuning, tracking, session, search know Ray",
         ),
     ],
 )

@@ -123,3 +123,19 @@ def test_an_existing_file_is_not_overwritten(run, tiny_pairs_file):
     code, _, complaint = run(tiny_pairs_file, "-o", tiny_pairs_file)
     assert code == 2
     assert "exists already; name another file with --out" in complaint
+
+
+def test_a_copy_of_the_model_mines_on_the_device(tiny_model_folder, tiny_pairs, monkeypatch):
+    moved = []
+
+    def to(model, device):
+        moved.append((model, str(device)))
+        return model
+
+    encoder = load(str(tiny_model_folder))
+    monkeypatch.setattr(type(encoder.model), "to", to)
+    options = {"count": 2, "relative_margin": 0.05, "max_tokens": 8, "device": "cuda"}
+    mine_negatives(encoder, index_pairs(tiny_pairs), range(len(tiny_pairs)), **options)
+    assert "cuda" in {device for _, device in moved}
+    assert all(model is not encoder.model for model, _ in moved)
+    assert encoder.model.max_seq_length == 64

@@ -29,7 +29,8 @@ from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
-from nic_ray.search import Outcome, ray_session, resume_search, run_search
+from nic_ray.search import Outcome, resume_search, run_search
+from nic_ray.session import ray_session
 
 pytestmark = [
     pytest.mark.ray,

@@ -68,3 +68,10 @@ def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_f
     text = run(*given, "a hot rotor")
     assert "a hot rotor" in text
     assert {"tuned model:", "base model:"} <= set(text)
+
+
+def test_both_models_are_moved_to_the_device(bundle, tiny_pairs_file, monkeypatch):
+    moved = []
+    monkeypatch.setattr(SentenceTransformer, "to", lambda model, device: moved.append(device))
+    retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
+    assert moved.count("cuda") == 2

@@ -3,6 +3,8 @@
 import json
 import threading
 from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +15,12 @@ from nic_ray import search, tuning
 from nic_ray.cache import Budget, opened, run_here
 from nic_ray.candidates import Candidate, best_first, scores_of_base
 from nic_ray.config import Config, dump_config
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, RunError
+from nic_ray.placement import place
 from nic_ray.preparation import prepare
 from nic_ray.progress import View
 from nic_ray.record import save_state
-from nic_ray.search import _best_before, place, ray_session
+from nic_ray.search import _best_before
 
 
 def config(**sections: object) -> Config:
@@ -106,20 +109,58 @@ def test_cuda_without_a_node_that_has_it_is_refused():
         place(asked, cpus=2, gpus_of_nodes=[1, 1])
 
 
-def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (0.25, "gloo"), (0.5, "gloo"), (1, "nccl"), (2, "nccl")])
+def test_workers_that_may_share_a_gpu_talk_by_gloo(gpus, backend):
+    worker = pytest.importorskip("nic_ray.worker")
+    placement = place(config(resources={"workers": 2, "gpus_per_worker": gpus}), cpus=8, gpus_of_nodes=[4])
+    assert worker.backend(placement.gpus_per_worker) == backend
+
+
+def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
+    worker = pytest.importorskip("nic_ray.worker")
+    with_gpu, without = SimpleNamespace(gpus_per_worker=0.5), SimpleNamespace(gpus_per_worker=0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (worker._device(with_gpu), worker._device(without)) == ("cuda", "cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert worker._device(without) == "cpu"
+    with pytest.raises(RunError, match=r"Ray has given this trial a GPU, and PyTorch .* sees no CUDA device"):
+        worker._device(with_gpu)
+
+
+def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
+    without = place(asked, cpus=2, gpus_of_nodes=[0])
+    with pytest.raises(InputError, match=r"PyTorch sees 2 GPU\(s\) on this machine, and Ray sees none"):
+        search._settled(replace(prepared, config=asked), without)
+    on_cpus = asked.model_copy(update={"train": asked.train.model_copy(update={"device": "cpu"})})
+    assert search._settled(replace(prepared, config=on_cpus), without).device == "cpu"
+
+
+def test_cuda_is_left_to_the_cluster_where_one_is_joined(monkeypatch):
+    asked = config(train={"device": "cuda"}, resources={"gpus_per_worker": 1})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert search._may_use_a_gpu_here(asked)  # and is refused when it is picked
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not search._may_use_a_gpu_here(asked)
+    with pytest.raises(InputError, match="no node has the 1 GPUs"):
+        place(asked, cpus=2, gpus_of_nodes=[0, 0])
 
-    def init(**_: object) -> None:
-        raise ConnectionError("no one answers")
 
-    monkeypatch.setattr("ray.init", init)
-    with (
-        pytest.raises(InputError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray cluster can be joined there"),
-        ray_session(View()),
+def test_places_that_cannot_be_written_are_refused_and_none_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    search._refuse_unwritable(tmp_path / "new" / "runs", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for folder, fault in (
+        (tmp_path / "file" / "runs", "file is no folder"),
+        (Path("/proc/1/runs"), "cannot be written"),
     ):
-        pass
+        with pytest.raises(InputError, match=rf"^{folder}: nothing can be kept there \(.*{fault}\); name others"):
+            search._refuse_unwritable(tmp_path, folder)
 
 
 def test_whoever_leaves_has_the_thread_beside_stop_and_waits_for_it():
