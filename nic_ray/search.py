@@ -249,7 +249,7 @@ def _described(space: Mapping[str, Dimension]) -> dict[str, str]:
 
 def _space_in_study(run_folder: Path) -> dict[str, str]:
     """What the trials of a study were drawn from; empty if it cannot be read, or has none."""
-    _import_ray()
+    import_ray()
     from nic_ray import tuning
 
     with contextlib.suppress(InputError):
