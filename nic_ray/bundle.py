@@ -444,11 +444,11 @@ def _evidence_section(metadata: Mapping[str, Any]) -> str:
             f"### {difference.capitalize()}: Recall@5 on the test part",
             _table(["domain", "difference", "interval", "queries", "passages"], rows),
         ]
-    if "bootstrap" in metadata:
-        how = metadata["bootstrap"]
+    if "interval_rule" in metadata:
+        how = metadata["interval_rule"]
         lines.append(
-            f"Intervals hold {how['confidence']:.0%}: percentiles of {how['resamples']} resamples, which draw passages "
-            f"with all of their queries. Under {how['min_passages']} passages there is none."
+            f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
+            f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
     lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
     return "\n\n".join(lines)

@@ -18,7 +18,6 @@ def main(
     split: Annotated[
         Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
     ] = "test",
-    seed: Annotated[int, typer.Option(help="seed of the resampling behind the intervals")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
@@ -31,7 +30,7 @@ def main(
 
     from nic_ray.comparison import compare_models, verdict
 
-    ranking = compare_models(models, pairs, split, seed=seed, say=(lambda _: None) if as_json else console.say)
+    ranking = compare_models(models, pairs, split, say=(lambda _: None) if as_json else console.say)
     if as_json:
         print(json.dumps(asdict(ranking)))
         return

@@ -123,7 +123,7 @@ class Ranking:
 
 
 def compare_models(
-    names: Sequence[str], pairs: Path, split: Part | Literal["all"], *, seed: int, say: Callable[[str], None]
+    names: Sequence[str], pairs: Path, split: Part | Literal["all"], *, say: Callable[[str], None]
 ) -> Ranking:
     """Evaluate models on the same rows, and say how sure the differences are.
 
@@ -132,7 +132,6 @@ def compare_models(
             what it has exported, that of a single training for its best model.
         pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
         split: part of the rows that asks; the corpus is that of all parts.
-        seed: of the resampling behind the intervals.
         say: is told which model is read.
 
     Raises:
@@ -161,9 +160,7 @@ def compare_models(
         passages=len(collection.corpus),
         results={name: flat_metrics(each, domains) for name, each in scores.items()},
         intervals={
-            name: paired_intervals(
-                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], passages, domains, seed=seed
-            )
+            name: paired_intervals(scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], passages, domains)
             for name in names[1:]
         },
         warnings=[line for name in names for line in _advantages(name, metadata[name], pairs, split, data)],
