@@ -31,6 +31,14 @@ class Queries:
     domains: Sequence[str]
 
 
+def count_passages(queries: Queries) -> dict[str, int]:
+    """Passages that the queries of each domain ask about, and under "macro" their sum."""
+    names, member = np.unique(np.asarray(queries.domains, np.str_), return_inverse=True)
+    asked = np.unique(np.stack([member, queries.passages]), axis=1)[0]
+    counts = np.bincount(asked, minlength=len(names)).tolist()
+    return dict(zip(names.tolist(), counts, strict=True)) | {"macro": sum(counts)}
+
+
 @dataclass(frozen=True)
 class Point:
     """Weights on the way from the base model's to the tuned ones, and what they are worth."""
@@ -188,10 +196,7 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
 
 
 def _with_few_passages(queries: Queries) -> list[str]:
-    names = np.asarray(queries.domains, np.str_)
-    return [
-        name for name in np.unique(names).tolist() if len(np.unique(queries.passages[names == name])) < MIN_PASSAGES
-    ]
+    return [name for name, count in count_passages(queries).items() if name != "macro" and count < MIN_PASSAGES]
 
 
 def _chances(differences: NDArray[np.float64], queries: Queries) -> dict[str, float]:

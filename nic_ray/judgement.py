@@ -24,7 +24,7 @@ from nic_ray.candidates import (
 )
 from nic_ray.config import GuardConfig
 from nic_ray.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
-from nic_ray.guard import Point, Queries, choose, macro_bound, objections
+from nic_ray.guard import Point, Queries, choose, count_passages, macro_bound, objections
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
 from nic_ray.retrieval import flat_metrics
@@ -133,6 +133,11 @@ def judge(
             for each in confirmations
         ],
         "leaks": leaks(prepared),
+        "passages": {
+            part: count_passages(queries_of(prepared, part))
+            for part in ("validation", "test", "unseen_queries")
+            if len(prepared.rows(part))
+        },
         "refit": config.refit,
     }
     queries = None
