@@ -59,7 +59,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    narrow = len(columns) > 9  # three models, two metrics and the passages have 80 columns
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0))
     for number, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if number else "left"
         # narrow headers, so that eight figures and a name fit into 80 columns
