@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
 from nic_ray import encoder as encoders
+from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.picture import cut_off, described_training, domains_of, recall_png, with_epochs
 from nic_ray.tokens import PACKAGED_NAMES
@@ -336,9 +337,11 @@ def _hub_id(base_model: str) -> str | None:
 def _eval_results(metadata: Mapping[str, Any]) -> Iterator[EvalResult]:
     data = metadata.get("data", {})
     pairs = data.get("pairs", "pairs")
-    for key, value in metadata.get("results", {}).get("test", {}).get("tuned", {}).items():
+    tested = metadata.get("results", {}).get("test", {}).get("tuned", {})
+    many = len(changes_of({"tuned": tested})) > MANY
+    for key, value in tested.items():
         metric, _, domain = key.partition("/")
-        if metric in METRICS and domain != "worst":
+        if metric in METRICS and domain != "worst" and (domain == "macro" or not many):
             yield EvalResult(
                 task_type="information-retrieval",
                 dataset_type=Path(pairs).stem,
@@ -354,7 +357,7 @@ def _eval_results(metadata: Mapping[str, Any]) -> Iterator[EvalResult]:
 
 def _introduction(metadata: Mapping[str, Any]) -> str:
     domains = metadata.get("data", {}).get("domains", {})
-    about = f" about {', '.join(domains)}" if domains else ""
+    about = f" about {names_of(domains)}" if domains else ""
     return (
         f"# {metadata['name']}\n\n"
         "A sentence-embedding model that finds the passage of a technical manual which answers a question"
@@ -404,7 +407,8 @@ def _results_section(metadata: Mapping[str, Any]) -> str:
         counted = "" if asked is None else f" ({asked} queries)"
         name, note = HEADINGS[part]
         shown = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
-        lines += [f"### {name}{counted}, {note}", _metrics_table(shown)]
+        passages = metadata.get("passages", {}).get("test" if part == "test in domain" else part, {})
+        lines += [f"### {name}{counted}, {note}", _metrics_table(shown, passages)]
         if part == "test" and _pictured(metadata):
             lines.append(f"![Recall@5 of the test part in each domain, base model and winner]({PICTURE})")
     return "\n\n".join(lines)
@@ -418,15 +422,26 @@ def _pictured(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     return tested if domains and whole else {}
 
 
-def _metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
+def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping[str, int]) -> str:
     names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
     last = [name for name in ("worst", "macro") if name in names]
-    header = ["domain", *(f"{label} {model}" for label in METRICS.values() for model in results)]
+    counted = ["passages"] if passages else []
+    header = ["domain", *counted, *(f"{label} {model}" for label in METRICS.values() for model in results)]
+    changes = changes_of(results)
+    changes = {name: changes.get(name, 0.0) for name in names if name not in last}
     rows = []
-    for name in [*(name for name in names if name not in last), *last]:
+    for name in (*shown_domains(changes), *last):
+        if name is None:
+            rows.append(_gap(changes, header))
+            continue
         values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
-        rows.append([name, *("–" if value is None else f"{value:.3f}" for value in values)])
+        asked = [str(passages.get(name, ""))] if counted else []
+        rows.append([name, *asked, *("–" if value is None else f"{value:.3f}" for value in values)])
     return _table(header, rows)
+
+
+def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
+    return [f"{between(changes)}, in {METADATA}", *[""] * (len(header) - 1)]
 
 
 def _evidence_section(metadata: Mapping[str, Any]) -> str:
@@ -443,19 +458,23 @@ def _evidence_section(metadata: Mapping[str, Any]) -> str:
             "trained again on the rows of all parts, once the figures stood; nothing is left to measure them on."
         )
     for difference, domains in metadata.get("intervals", {}).items():
-        rows = [
-            [domain, f"{own['difference']:+.3f}", _interval(own), str(own["queries"]), str(own["passages"])]
-            for domain, own in domains.items()
-        ]
-        lines += [
-            f"### {_difference(difference, metadata)}: Recall@5 on the test part",
-            _table(["domain", "difference", "interval", "queries", "passages"], rows),
-        ]
-    if "bootstrap" in metadata:
-        how = metadata["bootstrap"]
+        header = ["domain", "difference", "interval", "queries", "passages"]
+        changes = {domain: own["difference"] for domain, own in domains.items() if domain != "macro"}
+        rows = []
+        for domain in (*shown_domains(changes), *(["macro"] if "macro" in domains else [])):
+            if domain is None:
+                rows.append(_gap(changes, header))
+                continue
+            own = domains[domain]
+            rows.append(
+                [domain, f"{own['difference']:+.3f}", _interval(own), str(own["queries"]), str(own["passages"])]
+            )
+        lines += [f"### {_difference(difference, metadata)}: Recall@5 on the test part", _table(header, rows)]
+    if "interval_rule" in metadata:
+        how = metadata["interval_rule"]
         lines.append(
-            f"Intervals hold {how['confidence']:.0%}: percentiles of {how['resamples']} resamples, which draw passages "
-            f"with all of their queries. Under {how['min_passages']} passages there is none."
+            f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
+            f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
     lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
     return "\n\n".join(lines)
@@ -560,7 +579,7 @@ def _data_section(metadata: Mapping[str, Any]) -> str:
         "SHA-256": data.get("sha256"),
         "rows": data.get("rows"),
         "passages": data.get("passages"),
-        **{f"rows of {domain}": count for domain, count in data.get("domains", {}).items()},
+        **_rows_of_domains(data.get("domains", {})),
         **{f"{part} rows": count for part, count in split.get("rows", {}).items()},
         **{f"split, {key.replace('_', ' ')}": value for key, value in split.items() if key != "rows"},
     }
@@ -568,9 +587,15 @@ def _data_section(metadata: Mapping[str, Any]) -> str:
     return "## Data\n\n" + _table(["what", "value"], rows) if rows else ""
 
 
+def _rows_of_domains(domains: Mapping[str, int]) -> dict[str, int]:
+    if len(domains) > MANY:
+        return {"domains": len(domains)}
+    return {f"rows of {domain}": count for domain, count in domains.items()}
+
+
 def _limits_section(metadata: Mapping[str, Any]) -> str:
     domains = metadata.get("data", {}).get("domains", {})
-    judged = f"in these domains: {', '.join(domains)}" if domains else "on the data above"
+    judged = f"in these domains: {names_of(domains)}" if domains else "on the data above"
     limits = [
         f"It was judged {judged}. Tuning forgets: elsewhere it may find less than the base model does"
         + (", by about as much as the retention above." if metadata.get("retention") else "."),

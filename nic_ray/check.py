@@ -40,6 +40,7 @@ def main(
     import json
     from dataclasses import asdict
 
+    from nic_ray.domains import between, shown_domains
     from nic_ray.errors import InputError, RunError
     from nic_ray.pairs import count_by_domain, count_pairs, describe_problems, find_problems
 
@@ -78,7 +79,11 @@ def main(
         print(json.dumps(report | {"findings": found, "written": written}))
     else:
         print(f"{pairs}: usable")
-        lines = [[name, *map(str, counts.values())] for name, counts in domains.items()]
+        sizes = {name: float(counts["positives"]) for name, counts in domains.items()}
+        lines = [
+            [between(sizes)] if name is None else [name, *map(str, domains[name].values())]
+            for name in shown_domains(sizes)
+        ]
         columns = ["domain", *(name.replace("_", " ") for name in total)]
         console.show(console.table(columns, [*lines, [], ["all", *map(str, total.values())]]))
         shown = console.table(

@@ -18,7 +18,6 @@ def main(
     split: Annotated[
         Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
     ] = "test",
-    seed: Annotated[int, typer.Option(help="seed of the resampling behind the intervals")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
@@ -33,10 +32,11 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.comparison import compare_models, verdict
+    from nic_ray.domains import MANY, between, shown_domains
     from nic_ray.hardware import pick_device
 
     say = (lambda _: None) if as_json else console.say
-    ranking = compare_models(models, pairs, split, seed=seed, say=say, device=pick_device(device, "--device"))
+    ranking = compare_models(models, pairs, split, say=say, device=pick_device(device, "--device"))
     if as_json:
         print(json.dumps(asdict(ranking)))
         return
@@ -48,16 +48,19 @@ def main(
     first = models[0]
     for other, intervals in ranking.intervals.items():
         console.say(f"\nRecall@5 of A = {first}\n            B = {other}")
-        lines = [
-            [
-                domain,
-                *(f"{ranking.results[model][f'recall_at_5/{domain}']:.3f}" for model in (first, other)),
-                f"{each.difference:+.3f}",
-                "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}",
-            ]
-            for domain, each in intervals.items()
-        ]
-        console.show(console.table(["domain", "A", "B", "B - A", "95 % interval"], lines))
+        changes = {domain: each.difference for domain, each in intervals.items() if domain != "macro"}
+        lines = []
+        for domain in (*shown_domains(changes), "macro"):
+            if domain is None:
+                lines.append([between(changes)])
+                continue
+            each = intervals[domain]
+            found = (f"{ranking.results[model][f'recall_at_5/{domain}']:.3f}" for model in (first, other))
+            sure = "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
+            lines.append([domain, str(each.passages), *found, f"{each.difference:+.3f}", sure])
+        console.show(console.table(["domain", "passages", "A", "B", "B - A", "95 % interval"], lines))
+        if len(changes) > MANY:
+            console.say("every domain: --json")
         console.say(verdict(intervals["macro"]))
 
 

@@ -15,6 +15,7 @@ from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import load
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder
+from nic_ray.guard import Queries, count_passages
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide
 from nic_ray.record import TRAINED
@@ -45,6 +46,8 @@ class Comparison:
     """In the corpus."""
     results: dict[str, dict[str, float]]
     """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
+    asked: dict[str, int]
+    """Domain -> passages that its queries ask about; "macro" -> their sum."""
 
 
 def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, device: str = "cpu") -> Comparison:
@@ -85,6 +88,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, 
             label: evaluate_encoder(encoder, collection, chosen, max_tokens, device=device)
             for label, encoder in encoders.items()
         },
+        asked=count_passages(_queries(collection, chosen)),
     )
 
 
@@ -129,7 +133,6 @@ def compare_models(
     pairs: Path,
     split: Part | Literal["all"],
     *,
-    seed: int,
     say: Callable[[str], None],
     device: str = "cpu",
 ) -> Ranking:
@@ -140,7 +143,6 @@ def compare_models(
             what it has exported, that of a single training for its best model.
         pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
         split: part of the rows that asks; the corpus is that of all parts.
-        seed: of the resampling behind the intervals.
         say: is told which model is read.
         device: where the texts are embedded.
 
@@ -156,22 +158,21 @@ def compare_models(
     whose = names[0] if owner is None else owner
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data)
-    domains = [collection.domains[row] for row in rows]
+    asked = _queries(collection, rows)
     scores = {}
     for name, folder in folders.items():
         say(f"reading {name}")
         scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]), device=device)
-    passages = near_duplicates(collection.texts)[collection.positive[rows]]
     return Ranking(
         pairs=str(pairs),
         split=split,
         split_from=owner,
         queries=len(rows),
         passages=len(collection.corpus),
-        results={name: flat_metrics(each, domains) for name, each in scores.items()},
+        results={name: flat_metrics(each, asked.domains) for name, each in scores.items()},
         intervals={
             name: paired_intervals(
-                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], passages, domains, seed=seed
+                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], asked.passages, asked.domains
             )
             for name in names[1:]
         },
@@ -260,6 +261,13 @@ def _rows(read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig |
         return index_pairs(read), list(range(len(read)))
     collection, parts = divide(read, data)
     return collection, np.flatnonzero(parts == split).tolist()
+
+
+def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
+    """Passages that are nearly the same count as one."""
+    return Queries(
+        near_duplicates(collection.texts)[collection.positive[list(rows)]], [collection.domains[row] for row in rows]
+    )
 
 
 def _split_of(stored: Mapping[str, Any], folder: Path) -> DataConfig:

@@ -281,9 +281,12 @@ class GuardConfig(Section):
         0.05, ge=0, le=1, description="Recall@5 that may be lost on the probe against the base model"
     )
     max_domain_drop: float = Field(
-        0.02, ge=0, le=1, description="Recall@5 that a domain may lose where its interval lies below zero"
+        0.02,
+        ge=0,
+        le=1,
+        description="Recall@5 that a domain may lose where chance does not explain it: by its interval, by the mean of "
+        "all domains with fewer than 8 passages, or by more of its passages than others lose by chance",
     )
-    seed: int = Field(42, ge=0, description="seed of the resampling behind the intervals")
 
 
 def _searchable(name: str) -> str:

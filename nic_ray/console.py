@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from nic_ray.domains import between, changes_of, shown_domains
 from nic_ray.errors import InputError, RunError, wants_room
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    narrow = len(columns) > 9  # three models, two metrics and the passages have 80 columns
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0))
     for number, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if number else "left"
         # narrow headers, so that eight figures and a name fit into 80 columns
@@ -73,25 +75,36 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
 
 
 def metrics_table(
-    results: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = ("recall_at_5", "mrr")
+    results: Mapping[str, Mapping[str, float]],
+    metrics: Sequence[str] = ("recall_at_5", "mrr"),
+    *,
+    passages: Mapping[str, int] | None = None,
 ) -> "Table":
-    """Models side by side: a line for each domain, then the worst and the macro mean.
+    """Models side by side: a line for each domain, of many the worst and the best, then the worst and the macro mean.
 
     Args:
         results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
         metrics: what to show. With two models or more, each also gets its gain: the last model's value
             minus the first's. A value that a model lacks is shown as "-".
+        passages: domain -> passages that are asked about, for a column of them.
     """
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
     domains = [name for name in names if name not in OVER_ALL_DOMAINS]
     overall = [name for name in OVER_ALL_DOMAINS if name in names]
-    columns = ["domain"]
+    columns = ["domain", *(["pas-sages"] if passages else [])]
     for metric in metrics:
         models = [*results, "gain"] if len(results) > 1 else results
         columns += [f"{metric.replace('_', ' ')} {model}" for model in models]
-    rows = [_metrics_row(name, results, metrics) for name in [*domains, *overall]]
-    return table(columns, [*rows[: len(domains)], [], *rows[len(domains) :]])
+    changes = changes_of(results, metrics[0])
+    changes = {name: changes.get(name, 0.0) for name in domains}
+
+    def row(name: str) -> list[str]:
+        counted = [str(passages.get(name, ""))] if passages else []
+        return [name, *counted, *_metrics_values(name, results, metrics)]
+
+    rows = [[between(changes)] if name is None else row(name) for name in shown_domains(changes)]
+    return table(columns, [*rows, [], *map(row, overall)])
 
 
 def show(shown: "Table") -> None:
@@ -136,8 +149,8 @@ def _complain(message: str, *, label: str = "") -> None:
     Console(stderr=True).print(Text.assemble((label, "bold red"), message), soft_wrap=True)
 
 
-def _metrics_row(name: str, results: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> list[str]:
-    cells = [name]
+def _metrics_values(name: str, results: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> list[str]:
+    cells = []
     for metric in metrics:
         values = [flat.get(f"{metric}/{name}") for flat in results.values()]
         cells += ["-" if value is None else f"{value:.3f}" for value in values]

@@ -32,6 +32,7 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.comparison import compare_with_base, describe_rows
+    from nic_ray.domains import MANY
     from nic_ray.hardware import pick_device
 
     comparison = compare_with_base(model, pairs, split, device=pick_device(device, "--device"))
@@ -39,7 +40,9 @@ def main(
         print(json.dumps(asdict(comparison)))
         return
     print(f"{model}: {describe_rows(comparison)}")
-    console.show(console.metrics_table(comparison.results))
+    console.show(console.metrics_table(comparison.results, passages=comparison.asked))
+    if len(comparison.asked) - 1 > MANY:
+        print("every domain: --json")
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from nic_ray.candidates import (
 )
 from nic_ray.config import GuardConfig
 from nic_ray.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
-from nic_ray.guard import Point, Queries, choose, macro_bound, objections
+from nic_ray.guard import Point, Queries, choose, count_passages, macro_bound, objections
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
 from nic_ray.retrieval import flat_metrics
-from nic_ray.statistics import MIN_PASSAGES, RESAMPLES, paired_intervals
+from nic_ray.statistics import MIN_PASSAGES, paired_intervals
 
 CONFIDENCE = 0.95
 """Of the intervals that are shown; the guard's bounds are stricter."""
@@ -104,9 +104,7 @@ def judge(
             f"{alone.metrics[objective]:.4f} on validation"
         )
     points = front(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
-    chosen = choose(
-        points[1:], asked, objective=objective, max_retention_loss=limits.max_retention_loss, seed=limits.seed
-    )
+    chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limits.max_retention_loss)
     found: list[str] = []
     if chosen is None:
         found.append(
@@ -122,7 +120,7 @@ def judge(
     say(_described(chosen, objective))
     given = (chosen.scores["recall_at_5"], base["recall_at_5"], asked)
     found += _objections("validation", *given, limits)
-    bounds = {"validation": macro_bound("validation", *given, seed=limits.seed)}
+    bounds = {"validation": macro_bound("validation", *given)}
     models = ({"first trial": first} if first else {}) | {"tuned": tuned}
     results = {"validation": {"base": flat_metrics(base, asked.domains)}}
     results["validation"] |= {label: _figures(each.metrics) for label, each in models.items()}
@@ -144,6 +142,11 @@ def judge(
         ],
         "trained": {label: _trained(each) for label, each in models.items()},
         "leaks": leaks(prepared),
+        "passages": {
+            part: count_passages(queries_of(prepared, part))
+            for part in ("validation", "test", "unseen_queries")
+            if len(prepared.rows(part))
+        },
         "refit": config.refit,
     }
     queries = None
@@ -153,11 +156,11 @@ def judge(
         queries = reading.queries
         evidence["intervals"] = reading.intervals
         evidence["recall_intervals"] = reading.recall_intervals
-        evidence["bootstrap"] = {"confidence": CONFIDENCE, "resamples": RESAMPLES, "min_passages": MIN_PASSAGES}
+        evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
         test = queries_of(prepared, "test")
         at_test = (reading.recall["tuned"], reading.recall["base"], test)
         found += _objections("test", *at_test, limits)
-        bounds["test"] = macro_bound("test", *at_test, seed=limits.seed)
+        bounds["test"] = macro_bound("test", *at_test)
     may_be_exported = not found or export_anyway
     evidence["guard"] = {
         "objections": found,
@@ -222,18 +225,27 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     asked = queries_of(prepared, "test")
 
     def intervals_of(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
-        seed = prepared.config.guard.seed
-        found = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE, seed=seed)
+        found = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE)
         return {domain: asdict(interval) for domain, interval in found.items()}
 
     intervals = {
         f"tuned minus {label}": intervals_of(recall["tuned"], recall[label]) for label in recall if label != "tuned"
     }
     # a model's own interval is that of its difference to one that finds nothing
-    own_intervals = {label: intervals_of(values, np.zeros_like(values)) for label, values in recall.items()}
+    own_intervals = {
+        label: {domain: _within_one(own) for domain, own in intervals_of(values, np.zeros_like(values)).items()}
+        for label, values in recall.items()
+    }
     for place, query in enumerate(queries["queries"]):
         query["recall"] = {label: float(values[place]) for label, values in recall.items()}
     return Reading(results, intervals, recall, own_intervals, queries)
+
+
+def _within_one(interval: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a Recall@5, which is no less than 0 and no more than 1."""
+    if interval["low"] is None:
+        return dict(interval)
+    return {**interval, "low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
 
 
 def _retrieved(
@@ -275,7 +287,7 @@ def _retrieved(
 def _objections(
     part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], asked: Queries, limits: GuardConfig
 ) -> list[str]:
-    return objections(part, tuned, base, asked, max_domain_drop=limits.max_domain_drop, seed=limits.seed)
+    return objections(part, tuned, base, asked, max_domain_drop=limits.max_domain_drop)
 
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from ftfy.badness import BADNESS_RE
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from nic_ray.domains import ENDS
 from nic_ray.duplicates import near_duplicates
 from nic_ray.errors import InputError
 from nic_ray.pairs import Pair, count_by_domain
@@ -462,10 +463,12 @@ def _small_domains(pairs: Sequence[Pair]) -> _Found:
     passages = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
     small = {name: count for name, count in passages.items() if PART_SHARE * count < MIN_PASSAGES}
     shown = {name: f"{name} has {count:,} passages" for name, count in small.items()}
+    named = [*shown.values()][:ENDS]
+    more = f"; {len(shown) - len(named):,} domains more have too few" if len(shown) > len(named) else ""
     want = int(np.ceil(MIN_PASSAGES / PART_SHARE))
     return _Found(
         {pair.line: shown[pair.domain] for pair in pairs if pair.domain in small},
-        f"{'; '.join(shown.values())}; want {want}, of which a share of {PART_SHARE} comes to {MIN_PASSAGES}",
+        f"{'; '.join(named)}{more}; want {want}, of which a share of {PART_SHARE} comes to {MIN_PASSAGES}",
     )
 
 

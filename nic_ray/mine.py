@@ -30,6 +30,7 @@ def main(
     Validation and test rows are written as they stand. A row's own negatives stay in front of those that are found.
     """
     from nic_ray.config import Config, load_config
+    from nic_ray.domains import between, shown_domains
     from nic_ray.encoder import load
     from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device
@@ -55,12 +56,18 @@ def main(
         device=place,
     )
     write_negatives(pairs, rows, found, out)
-    shown = []
-    for name in [*sorted(set(collection.domains)), None]:
-        own = [row for row in train if name is None or collection.domains[row] == name]
+    by_domain: dict[str, list[int]] = {name: [] for name in sorted(set(collection.domains))}
+    for row in train:
+        by_domain[collection.domains[row]].append(row)
+    sizes = {name: float(len(own)) for name, own in by_domain.items()}
+
+    def line(name: str, own: list[int]) -> list[str]:
         mined = [len(found[row]) for row in own if row in found]
-        shown.append([name or "all", str(len(own)), str(len(mined)), f"{sum(mined) / max(1, len(own)):.2f}"])
-    console.show(console.table(["domain", "training rows", "with negatives", "negatives a row"], shown))
+        return [name, str(len(own)), str(len(mined)), f"{sum(mined) / max(1, len(own)):.2f}"]
+
+    shown = [[between(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
+    columns = ["domain", "training rows", "with negatives", "negatives a row"]
+    console.show(console.table(columns, [*shown, line("all", train)]))
     console.say(f"written: {out}")
 
 

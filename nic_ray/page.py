@@ -17,11 +17,12 @@ from plotly.offline import get_plotlyjs
 
 from nic_ray.bundle import file_sha256
 from nic_ray.config import Config, load_config
+from nic_ray.domains import ENDS, MANY, between, changes_of, shown_domains
 from nic_ray.errors import InputError
 from nic_ray.lint import lint_pairs, texts_of
 from nic_ray.pairs import read_pairs
-from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, domains_of, with_epochs
-from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE
+from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains, with_epochs
+from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, STUDY_FILE
 from nic_ray.tokens import count_tokens
 
 log = logging.getLogger("nic_ray.page")
@@ -169,7 +170,7 @@ def _summary(found: Found) -> Part:
 def _recall(found: Found) -> Part:
     part, results = _judged(found.result)
     intervals = found.result.get("recall_intervals", {}) if part == "test" else {}
-    domains = domains_of(results)
+    domains = pictured_domains(results)
     figure = go.Figure()
     for number, model in enumerate(each for each in COLOURS if each in results):
         values = [results[model][f"recall_at_5/{domain}"] for domain in domains]
@@ -201,15 +202,23 @@ def _recall(found: Found) -> Part:
         else f"Measured on the {part} rows."
     )
     changes = found.result.get("intervals", {}).get("tuned minus base", {})
+    passages = found.result.get("passages", {}).get(part, {})
     rows = [
         [
             domain,
+            str(passages.get(domain, "–")),
             *(f"{results[m][f'recall_at_5/{domain}']:.3f}" for m in COLOURS if m in results),
             _interval(changes, domain),
         ]
         for domain in domains
     ]
-    yield _table(["domain", *(_model(found, m) for m in COLOURS if m in results), "gain over base (95 %)"], rows)
+    if left_out := len(changes_of(results)) + 1 - len(domains):
+        yield _sentence(
+            f"Shown are the {ENDS} domains that gain least and the {ENDS} that gain most; {left_out:,} more lie "
+            f"between, see {DOMAINS_FILE} in the run folder."
+        )
+    header = ["domain", "passages", *(_model(found, m) for m in COLOURS if m in results), "gain over base (95 %)"]
+    yield _table(header, rows)
     if described := described_training(found.result.get("trained", {}), NAMES):
         yield _sentence(f"How long they were trained: {described}.")
     if warning := cut_off(found.result.get("trained", {})):
@@ -465,8 +474,16 @@ def _worst(found: Found) -> Part:
         "passages, and what came first instead. Read them to understand the model, not to change it: whatever is tuned "
         "by them can no longer be measured on the test rows."
     )
-    for domain in sorted({each["domain"] for each in found.queries["queries"]}):
-        own = [each for each in found.queries["queries"] if each["domain"] == domain and each["rank"] > 1]
+    by_domain: dict[str, list[Mapping[str, Any]]] = {}
+    for each in found.queries["queries"]:
+        by_domain.setdefault(each["domain"], []).append(each)
+    names = sorted(by_domain)
+    if len(names) > MANY:
+        found_of = {name: sum(each["recall"]["tuned"] for each in own) / len(own) for name, own in by_domain.items()}
+        names = sorted(names, key=lambda name: (found_of[name], name))[: 2 * ENDS]
+        yield _sentence(f"Of {len(by_domain):,} domains, the {len(names)} in which the winner finds least:")
+    for domain in names:
+        own = [each for each in by_domain[domain] if each["rank"] > 1]
         own = sorted(own, key=lambda each: (-each["rank"], each["query"]))[:WORST]
         items = "".join(_miss(each, passages) for each in own) or "<li>Every query finds its passage first.</li>"
         yield f"<details><summary>{html.escape(domain)}</summary><ol>{items}</ol></details>"
@@ -493,7 +510,14 @@ def _miss(query: Mapping[str, Any], passages: Mapping[str, Mapping[str, Any]]) -
 def _data(found: Found) -> Part:
     data, file = found.result["data"], found.config.data.pairs
     yield _sentence(f"{data['pairs']}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
-    yield _table(["domain", "rows"], [[name, f"{rows:,}"] for name, rows in data["domains"].items()])
+    sizes = {name: float(rows) for name, rows in data["domains"].items()}
+    yield _table(
+        ["domain", "rows"],
+        [
+            [between(sizes), ""] if name is None else [name, f"{data['domains'][name]:,}"]
+            for name in shown_domains(sizes)
+        ],
+    )
     if not file.exists() or file_sha256(file) != data["sha256"]:
         yield _sentence("The file is no longer there as it was, so it cannot be checked here.")
         return

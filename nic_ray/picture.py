@@ -4,6 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nic_ray.domains import ENDS, changes_of, shown_domains
+
 COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
 """Okabe and Ito's, told apart with any colour vision."""
 MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
@@ -69,7 +71,7 @@ def recall_png(
     intervals: Mapping[str, Mapping[str, Mapping[str, Any]]],
     trained: Trained | None = None,
 ) -> bytes:
-    """Draw Recall@5 of each model in each domain, with its interval where it has one.
+    """Draw Recall@5 of each model in each domain, of many in the worst and the best, with its interval if it has one.
 
     Args:
         results: model -> flat metrics.
@@ -81,7 +83,7 @@ def recall_png(
     from matplotlib.figure import Figure
 
     models = [model for model in COLOURS if model in results]
-    domains = domains_of(results)
+    domains = pictured_domains(results)
     figure = Figure(figsize=(8, 1.6 + 0.55 * len(domains)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -107,7 +109,8 @@ def recall_png(
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("Recall@5 (share of right passages among the first five)")
-    axes.set_title("Recall@5 on the test part, with 95 % intervals", loc="left", fontsize=11)
+    ends = f", the {ENDS} domains that gain least and most" if len(domains) < len(domains_of(results)) else ""
+    axes.set_title(f"Recall@5 on the test part, with 95 % intervals{ends}", loc="left", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -115,6 +118,12 @@ def recall_png(
     written = io.BytesIO()
     figure.savefig(written, format="png", metadata={"Software": None})
     return written.getvalue()
+
+
+def pictured_domains(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Those of `domains_of` that are drawn: of many, those that gain least and most, and "macro"."""
+    names = domains_of(results)
+    return [*filter(None, shown_domains(changes_of(results))), *(["macro"] if "macro" in names else [])]
 
 
 def domains_of(results: Mapping[str, Mapping[str, float]]) -> list[str]:

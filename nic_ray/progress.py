@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nic_ray.domains import between, changes_of, shown_domains
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -17,6 +19,8 @@ log = logging.getLogger("nic_ray.progress")
 ENDS = ("finished", "stopped", "failed", "repeated")
 BAR = 24
 """Characters of a full bar of a domain."""
+DOMAINS = 12
+"""Domains that have a line; of more the worst and the best."""
 SHOWN = 10
 """Running trials that have a line; the best and the counts below must stay in sight."""
 REDRAWN = 2
@@ -307,14 +311,15 @@ def _best(best: tuple[str, Mapping[str, float]], trials: Round) -> "list[Rendera
 
     trial, metrics = best
     metric = trials.objective.partition("/")[0]
-    names = sorted(key.partition("/")[2] for key in metrics if key.startswith(f"{metric}/"))
-    names = [
-        *(name for name in names if name not in ("macro", "worst")),
-        *(name for name in ("macro",) if name in names),
-    ]
+    changes = changes_of({"base": trials.base, "best": metrics}, metric)
+    macro = ["macro"] if f"{metric}/macro" in metrics else []
+    names = [*shown_domains(changes, many=DOMAINS, ends=DOMAINS // 2), *macro]
     lines = [Text(f"best so far: {trial}, {trials.objective} {metrics[trials.objective]:.4f} (base model beside it)")]
-    width = max(map(len, names), default=0)
+    width = max((len(name) for name in names if name), default=0)
     for name in names:
+        if name is None:
+            lines.append(Text(between(changes, many=DOMAINS, ends=DOMAINS // 2)))
+            continue
         value, base = metrics[f"{metric}/{name}"], trials.base.get(f"{metric}/{name}", 0.0)
         style = "bold" if name == "macro" else ""
         lines.append(

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nic_ray import console
+from nic_ray.domains import between, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.judgement import IN_DOMAIN
 from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
-from nic_ray.record import PAGE_FILE
+from nic_ray.record import DOMAINS_FILE, PAGE_FILE
 from nic_ray.search import Outcome
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -33,10 +34,10 @@ def show_outcome(outcome: Outcome) -> None:
         console.say(f"\n{describe_part(part)}")
         # no brackets: the columns are six letters wide
         shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
-        console.show(console.metrics_table(shown))
+        console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
-    console.say(f"all trials: {outcome.run_folder}/trials.csv")
+    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {outcome.run_folder / DOMAINS_FILE}")
     if (outcome.run_folder / PAGE_FILE).exists():
         console.say(f"report, for any browser: {outcome.run_folder / PAGE_FILE}")
     if outcome.folder is None:
@@ -51,6 +52,12 @@ def show_outcome(outcome: Outcome) -> None:
 def describe_part(part: str) -> str:
     """The heading of a table of metrics."""
     return PARTS[part]
+
+
+def passages_of(evidence: Mapping[str, Any], part: str) -> Mapping[str, int]:
+    """Passages that the rows of a part ask about, by domain."""
+    counted: Mapping[str, int] = evidence["passages"].get("test" if part == IN_DOMAIN else part, {})
+    return counted
 
 
 def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str]:
@@ -92,7 +99,12 @@ def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
         below = difference.partition(" minus ")[2]
         shown = with_epochs(difference, below, evidence["trained"])
         yield f"\n{shown}, Recall@5 on the test rows, with 95 % intervals over passages:"
-        for domain, interval in domains.items():
+        changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
+        for domain in (*shown_domains(changes), "macro"):
+            if domain is None:
+                yield f"  {between(changes)}"
+                continue
+            interval = domains[domain]
             sure = "too few passages for an interval"
             if interval["low"] is not None:
                 sure = f"{interval['low']:+.3f} to {interval['high']:+.3f}"

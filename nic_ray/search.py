@@ -39,6 +39,7 @@ from nic_ray.candidates import (
     scores_of_base,
 )
 from nic_ray.config import DEFAULT_PROBE, Config, Dimension, TrainConfig, dump_config, load_config, trial_config
+from nic_ray.domains import as_csv
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
@@ -48,6 +49,7 @@ from nic_ray.placement import Placement, place, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.progress import Round, View
 from nic_ray.record import (
+    DOMAINS_FILE,
     PAGE_FILE,
     QUERIES_FILE,
     STUDY_FILE,
@@ -484,7 +486,7 @@ def _write_page(run: Run, say: Callable[[str], None]) -> None:
 
 def _copy_results(run: Run) -> None:
     if run.mirror:
-        for file in ("trials.csv", "result.json", QUERIES_FILE, PAGE_FILE):
+        for file in ("trials.csv", "result.json", DOMAINS_FILE, QUERIES_FILE, PAGE_FILE):
             if (run.folder / file).exists():
                 push(run.folder / file, run.mirror / file)
 
@@ -948,6 +950,9 @@ def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> 
     }
     path = outcome.run_folder / "result.json"
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})
+    every = as_csv(judgement.results, counted, intervals)
+    (outcome.run_folder / DOMAINS_FILE).write_text(every, encoding="utf-8")
     if judgement.queries is None:
         (outcome.run_folder / QUERIES_FILE).unlink(missing_ok=True)  # of an earlier judgement of this run
     else:

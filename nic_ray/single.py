@@ -9,10 +9,11 @@ from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
 from nic_ray.activations import feed
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
-from nic_ray.candidates import best_of
+from nic_ray.candidates import best_of, queries_of
 from nic_ray.config import Config, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
+from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
 from nic_ray.progress import View, headline
@@ -31,6 +32,8 @@ class Trained:
     """The bundle with the weights of the best evaluation."""
     results: dict[str, dict[str, dict[str, float]]]
     """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
+    passages: dict[str, dict[str, int]]
+    """part -> domain -> passages that its rows ask about."""
 
 
 def train_one(config: Config, *, out: Path, view: View) -> Trained:
@@ -138,6 +141,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         }
         for part in ("validation", "test")
     }
+    passages = {part: count_passages(queries_of(prepared, part)) for part in results}
     export(
         prepared,
         best,
@@ -146,6 +150,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8"),
         overwrite=True,
+        evidence={"passages": passages},
         view=view,
     )
-    return Trained(run_folder, run_folder / TRAINED, results)
+    return Trained(run_folder, run_folder / TRAINED, results, passages)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.domains import ENDS
 from nic_ray.errors import InputError
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
@@ -188,6 +189,8 @@ def _refuse_small_domains(members: dict[str, NDArray[np.int64]], *, noun: str) -
         for domain, own in members.items()
         if len(own) < GROUPS_PER_DOMAIN
     ]
+    if len(small) > ENDS:
+        small = [*small[:ENDS], f"and {len(small) - ENDS} more domains"]
     if small:
         way_out = "Add rows, or leave these domains out."
         raise InputError("\n  ".join(["the rows cannot be split", *small, way_out]))

@@ -40,7 +40,7 @@ def main(
             trained = train_one(settings, out=out, view=shown)
     for part, results in trained.results.items():
         console.say(f"\n{part}")
-        console.show(console.metrics_table(results))
+        console.show(console.metrics_table(results, passages=trained.passages[part]))
     console.say(f'load it with: SentenceTransformer("{trained.folder}")')
 
 

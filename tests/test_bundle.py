@@ -91,7 +91,7 @@ EVIDENCE = {
     ],
     "leaks": {"passage": {"validation": 0, "test": 0}, "near-duplicate query": {"validation": 11, "test": 13}},
     "intervals": {"tuned minus base": INTERVALS},
-    "bootstrap": {"confidence": 0.95, "resamples": 9999, "min_passages": 8},
+    "interval_rule": {"confidence": 0.95, "min_passages": 8},
     "guard": {
         "objections": [],
         "overridden": False,
@@ -420,7 +420,7 @@ def test_the_card_says_how_far_its_figures_can_be_trusted():
     card = model_card(METADATA | EVIDENCE)
     assert table_row(card, "### Tuned minus base", "pumps") == ["pumps", "+0.123", "+0.043 to +0.247", "400", "31"]
     assert table_row(card, "### Tuned minus base", "radios")[2] == "–"
-    assert "Intervals hold 95%: percentiles of 9999 resamples" in card
+    assert "Intervals hold 95%, by Student's t over passages" in card
     assert "base + 0.7 * (tuned - base)" in card
     assert table_row(card, "### Between", "0") == ["0", "0.457", "0.358", "+0.000", "+0.000"]
     assert table_row(card, "### Between", "0.7")[3:] == ["–", "–"]

@@ -54,17 +54,20 @@ def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_mod
         "queries": expected.queries,
         "passages": 24,
         "results": expected.results,
+        "asked": {"pumps": 3, "radios": 3, "trucks": 3, "macro": 9},
     }
 
 
 def test_the_table_has_a_line_for_each_domain_and_a_column_for_each_model(bundle, tiny_pairs_file, run):
     code, out, _ = run(bundle, tiny_pairs_file)
-    results = compare_with_base(str(bundle), tiny_pairs_file, "test").results
+    found = compare_with_base(str(bundle), tiny_pairs_file, "test")
+    results = found.results
     lines = {cells[0]: cells[1:] for cells in (line.split() for line in out.splitlines()) if cells}
     assert code == 0
     assert [name for name in lines if name in (*DOMAINS, "worst", "macro")] == [*DOMAINS, "worst", "macro"]
     for domain in (*DOMAINS, "macro"):
-        shown = lines[domain][:2] + lines[domain][3:5]
+        shown = lines[domain][1:3] + lines[domain][4:6]
+        assert lines[domain][0] == str(found.asked[domain])
         keys = [f"{metric}/{domain}" for metric in ("recall_at_5", "mrr")]
         assert shown == [f"{results[label][key]:.3f}" for key in keys for label in ("base", "model")]
 
