@@ -21,7 +21,7 @@ from nic_ray.errors import InputError
 from nic_ray.lint import lint_pairs, texts_of
 from nic_ray.pairs import read_pairs
 from nic_ray.picture import COLOURS, NAMES, domains_of
-from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE
+from nic_ray.record import PAGE_FILE, QUERIES_FILE, STUDY_FILE, study_url
 from nic_ray.tokens import count_tokens
 
 log = logging.getLogger("nic_ray.page")
@@ -527,7 +527,7 @@ def _read_study(path: Path, result: Mapping[str, Any]) -> tuple[optuna.Study | N
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+        storage = optuna.storages.RDBStorage(study_url(path))
         summaries = optuna.get_all_study_names(storage)
         trials = optuna.load_study(study_name=summaries[0], storage=storage).trials if summaries else []
     except Exception as error:  # damage has many faces, and costs the figures of the study only

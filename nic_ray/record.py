@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.engine import URL
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
@@ -87,6 +88,11 @@ def training_log(run_folder: Path, trial: str) -> str:
     """All that a trial has logged, under its name; empty if nothing was."""
     found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
     return "".join([f"{trial}\n", *(path.read_text(encoding="utf-8") for path in found)]) if found else ""
+
+
+def study_url(study_file: Path) -> str:
+    """The address of a study, for Optuna. A path has characters that mean something else in it: %, ?, #, {."""
+    return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
 
 
 def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:

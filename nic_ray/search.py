@@ -41,7 +41,7 @@ from nic_ray.candidates import (
 from nic_ray.config import DEFAULT_PROBE, Config, TrainConfig, dump_config, load_config, trial_config
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
-from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
+from nic_ray.mirror import Mirror, exists, folders, is_uri, local_folder, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
@@ -145,6 +145,8 @@ def run_search(
         InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
         RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
     """
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise InputError(f"--name {name!r}: must be the name of one folder, without a slash and printable")
     out, run_root = _places(config.storage, out, run_root)
     folder = out / name
     refuse_existing(folder, overwrite)
@@ -229,7 +231,7 @@ def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]
         InputError: `storage` is no absolute folder, or the folder of a job would take both with it when it ends.
     """
     if storage is not None and not is_uri(storage):
-        folder = Path(storage.removeprefix("file://"))
+        folder = local_folder(storage)
         if not folder.is_absolute():
             raise InputError(
                 f"storage: want an absolute folder or a URI, got {storage}; each node has its own working folder"

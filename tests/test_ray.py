@@ -122,8 +122,13 @@ def running(trial: str) -> int:
     return next(actor.pid for actor in actors() if actor.repr_name == trial and actor.state == "ALIVE")
 
 
-def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny_pairs_file, tmp_path):
-    outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=4)
+def test_a_search_exports_a_winner_that_gives_its_numbers_again_from_a_folder_of_any_name(
+    tiny_model, tiny_pairs_file, tmp_path
+):
+    folder = tmp_path / "a b%25#?é'[1]{x}$$"
+    model = shutil.copytree(tiny_model(layers=3), folder / "model")
+    outcome = search(model, shutil.copy(tiny_pairs_file, folder), folder, trials=4)
+    assert outcome.folder == folder / "models" / "tiny"
     assert len(outcome.trials) == 4
     # the first trial is the configuration under `train`
     assert outcome.trials[0]["learning_rate"] == 1e-3
