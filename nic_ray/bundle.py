@@ -22,6 +22,7 @@ from nic_ray import __version__
 from nic_ray import encoder as encoders
 from nic_ray.errors import InputError, RunError
 from nic_ray.picture import domains_of, recall_png
+from nic_ray.readings import describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
 
 log = logging.getLogger("nic_ray.bundle")
@@ -258,6 +259,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         _use_section(metadata),
         _results_section(metadata),
         _evidence_section(metadata),
+        _readings_section(metadata),
         _training_section(metadata),
         _data_section(metadata),
         _limits_section(metadata),
@@ -452,6 +454,19 @@ def _evidence_section(metadata: Mapping[str, Any]) -> str:
         )
     lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
     return "\n\n".join(lines)
+
+
+def _readings_section(metadata: Mapping[str, Any]) -> str:
+    readings = metadata.get("readings")
+    if not readings:
+        return ""
+    columns = ["when", "command", "part", "rows", "model", "run"]
+    told = describe_readings(readings) or (
+        "The test rows were read once, after everything was chosen. So say the run that made the model and those "
+        "beside it; what is read after the export stands in the run folder alone"
+    )
+    rows = [[_shown(row[name]) for name in columns] for row in readings]
+    return f"## Readings of the test part\n\n{told[0].upper()}{told[1:]}.\n\n{_table(columns, rows)}"
 
 
 def _interval(interval: Mapping[str, Any]) -> str:

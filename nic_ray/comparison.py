@@ -1,7 +1,7 @@
 """Models beside each other on the same rows: an exported one and its base, or several."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide
+from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.record import TRAINED
 from nic_ray.retrieval import flat_metrics
 from nic_ray.split import Part
@@ -45,6 +46,8 @@ class Comparison:
     """In the corpus."""
     results: dict[str, dict[str, float]]
     """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
+    warnings: list[str]
+    """What is to be known of the test rows that were read."""
 
 
 def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> Comparison:
@@ -70,6 +73,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
     names = {"model": model} if is_base else {"base": base_model, "model": model}
     encoders = {label: load(name) for label, name in names.items()}
+    warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
     return Comparison(
         model=model,
         base_model=base_model,
@@ -83,6 +87,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"]) -> 
         results={
             label: evaluate_encoder(encoder, collection, chosen, max_tokens) for label, encoder in encoders.items()
         },
+        warnings=warnings,
     )
 
 
@@ -119,7 +124,7 @@ class Ranking:
     intervals: dict[str, dict[str, Interval]]
     """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
     warnings: list[str]
-    """Why a model may have an advantage."""
+    """Why a model may have an advantage, and what is to be known of the test rows that were read."""
 
 
 def compare_models(
@@ -148,6 +153,10 @@ def compare_models(
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data)
     domains = [collection.domains[row] for row in rows]
+    warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
+    for name, folder in folders.items():
+        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+            warnings += _note_reading(name, metadata[name], split, "compare")
     scores = {}
     for name, folder in folders.items():
         say(f"reading {name}")
@@ -166,7 +175,7 @@ def compare_models(
             )
             for name in names[1:]
         },
-        warnings=[line for name in names for line in _advantages(name, metadata[name], pairs, split, data)],
+        warnings=warnings,
     )
 
 
@@ -210,6 +219,37 @@ def _advantages(
     if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
+
+
+def _note_reading(model: str, metadata: Mapping[str, Any], split: Part | Literal["all"], command: str) -> Iterator[str]:
+    """Write down, in the folder of the run that made a model, that its test rows are about to be read.
+
+    Yields:
+        what is to be said of that.
+    """
+    if split not in ("test", "all"):
+        return
+    run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
+    try:
+        if not (run / "config.yaml").is_file():
+            raise FileNotFoundError
+        found = note_reading(
+            run,
+            command=command,
+            part=split,
+            rows=metadata["split"].get("rows", {}).get("test", 0),
+            model=model,
+            split=metadata["split"].get("sha256"),
+        )
+    except OSError:
+        before = f" (readings that it brings along: {len(known)})" if known else ""
+        yield (
+            f"{model}: this reading of its test rows{before} is not recorded, the folder of its run "
+            f"({metadata.get('run', 'unknown')}) is not there or cannot be written"
+        )
+        return
+    if told := describe_readings(merged(known, found)):
+        yield f"{model}: {told}"
 
 
 def _metadata_of(model: str) -> dict[str, Any]:

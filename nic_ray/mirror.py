@@ -56,8 +56,8 @@ def mirror_at(uri: str) -> Mirror:
     except (OSError, ValueError) as error:
         raise InputError(
             f"storage: {uri.partition('?')[0]} cannot be reached ({' '.join(str(error).split())[:200]}); want a URI "
-            "that pyarrow reads, such as s3://bucket/folder (with %20 for a space, %25 for a %), with its credentials in "
-            "the environment"
+            "that pyarrow reads, such as s3://bucket/folder (%20 for a space, %25 for a %), its credentials in the "
+            "environment"
         ) from None
     return place
 

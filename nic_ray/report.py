@@ -6,6 +6,7 @@ from typing import Any
 from nic_ray import console
 from nic_ray.errors import RunError
 from nic_ray.judgement import IN_DOMAIN
+from nic_ray.readings import describe_readings
 from nic_ray.record import PAGE_FILE
 from nic_ray.search import Outcome
 
@@ -14,7 +15,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 PARTS = {
     "validation": "validation: the rows that picked the model",
-    "test": "test: read once, each question ranked against all passages",
+    "test": "test: each question ranked against all passages",
     IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
     "unseen_queries": "new questions about passages that were trained on: the easier protocol",
 }
@@ -56,7 +57,14 @@ def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str
         evidence: of a `judgement.Judgement`.
         results: likewise.
     """
-    return [*_intervals(evidence), *_retention(evidence), *_front(evidence), *_words(results), *_leaks(evidence)]
+    return [
+        *_intervals(evidence),
+        *_retention(evidence),
+        *_front(evidence),
+        *_words(results),
+        *_leaks(evidence),
+        *_readings(evidence),
+    ]
 
 
 def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -105,3 +113,8 @@ def _leaks(evidence: Mapping[str, Any]) -> Iterator[str]:
         if count and not (part == "unseen_queries" and "passage" in name)
     ]
     yield f"shared with the training rows: {', '.join(found) or 'nothing'}"
+
+
+def _readings(evidence: Mapping[str, Any]) -> Iterator[str]:
+    if told := describe_readings(evidence.get("readings", [])):
+        yield f"warning: {told}"

@@ -46,6 +46,7 @@ from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.progress import Round, View
+from nic_ray.readings import READINGS, note_reading
 from nic_ray.record import (
     PAGE_FILE,
     QUERIES_FILE,
@@ -93,6 +94,8 @@ class Run:
     mirror: Mirror | None
     """Of the run folder, where `storage` is a URI."""
     bundle_mirror: Mirror | None
+    command: str
+    """That works on it, as it stands in the ledger of readings."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ def run_search(
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
     run_folder = new_run_folder(run_root, name)
-    mirrors = (None, None) if store is None else (store / RUNS / run_folder.name, store / MODELS / name)
-    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, *mirrors)
+    mirror, bundle_mirror = (store / RUNS / run_folder.name, store / MODELS / name) if store else (None, None)
+    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, mirror, bundle_mirror, "tune")
     (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     asked = {"bundle": str(run.bundle), "overwrite": overwrite, "export_anyway": export_anyway}
     (run.folder / RUN).write_text(json.dumps({**asked, **describe_data(prepared)}, indent=2), encoding="utf-8")
@@ -212,7 +215,8 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         bundle = Path(MODELS, bundle.name).resolve()
         bundle_mirror = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{run_folder.name}")) / MODELS
         bundle_mirror /= bundle.name
-    run = Run(run_folder, bundle, *granted, mirror, bundle_mirror)
+    command = "tune --resume" if search_on else "export"
+    run = Run(run_folder, bundle, *granted, mirror, bundle_mirror, command)
     refuse_existing(run.bundle, run.overwrite)
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=config.resources.gpus_per_worker > 0)
@@ -315,8 +319,9 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     _write_trials(run.folder / "trials.csv", trials)
     at = {depth: opened(each) for depth, each in inputs.items()}
     judgement = judge(
-        prepared, at, first, best, confirmations, probing(), export_anyway=run.export_anyway, say=view.say
-    )
+        prepared, at, first, best, confirmations, probing(), export_anyway=run.export_anyway, say=view.say,
+        note_reading=functools.partial(_note_reading, run, prepared),
+    )  # fmt: skip
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
     if outcome.folder is None:
@@ -335,7 +340,7 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         objective=objective,
         training_log="".join(training_log(run.folder, each.name) for each in members),
         overwrite=run.overwrite,
-        evidence=judgement.evidence,
+        evidence=judgement.evidence | {"run": str(run.folder)},
         measured=config.refit == "none",
         view=view,
     )
@@ -347,6 +352,21 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     _write_page(run, view.say)
     _copy_results(run)
     return outcome
+
+
+def _note_reading(run: Run, prepared: Prepared, model: str) -> list[dict[str, Any]]:
+    """Write down that the test rows are about to be read; gives all their readings."""
+    found = note_reading(
+        run.folder,
+        command=run.command,
+        part="test",
+        rows=len(prepared.rows("test")),
+        model=model,
+        split=describe_data(prepared)["split"]["sha256"],
+    )
+    if run.mirror:
+        push(run.folder / READINGS, run.mirror / READINGS)
+    return found
 
 
 class _NotKept(Exception):

@@ -149,5 +149,5 @@ def test_a_base_model_is_loaded_from_any_folder_and_a_bundle_written_to_it(fresh
 
 
 def test_an_address_that_is_not_quoted_is_refused_with_the_way_out():
-    with pytest.raises(InputError, match=r"s3://bucket/a b cannot be reached .* \(with %20 for a space"):
+    with pytest.raises(InputError, match=r"s3://bucket/a b cannot be reached .* \(%20 for a space"):
         mirror_at("s3://bucket/a b")
