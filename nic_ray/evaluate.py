@@ -1,7 +1,8 @@
 """Shows how well a model finds the right passage in each domain, beside its base model."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,13 +13,17 @@ def main(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="exported folder, other model folder, or all-MiniLM-L6-v2")
     ],
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL file of pairs")] = Path(
-        "data/reference/pairs.jsonl"
-    ),
+    pairs: Annotated[
+        Path, typer.Argument(metavar="PAIRS|FOLDER", help="JSONL file of pairs, or a folder in BEIR form")
+    ] = Path("data/reference/pairs.jsonl"),
     split: Annotated[
-        Literal["test", "validation", "train", "all"],
-        typer.Option(help="rows that ask; all: every row. A reading of test rows is noted in the run's folder"),
-    ] = "validation",
+        str | None,
+        typer.Option(
+            metavar="test|validation|train|all",
+            help="rows of PAIRS that ask (validation; all: every row; a reading of test rows is noted in the run's "
+            "folder), or whose qrels of FOLDER (test)",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
@@ -26,13 +31,21 @@ def main(
     Every query is ranked over the passages of all parts. An exported model is read on the split that it was
     trained with, if PAIRS is the file that it was trained on; otherwise the default split applies. The test rows are
     for the end: once you choose by them, nothing is left that tells what the choice is worth.
+
+    A FOLDER holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them, and is one domain: what a
+    model finds in it that has nothing to do with its training tells what it has forgotten.
     """
     import json
     from dataclasses import asdict
 
-    from nic_ray.comparison import compare_with_base, describe_rows
+    from nic_ray.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
+    from nic_ray.progress import view
 
-    comparison = compare_with_base(model, pairs, split)
+    with view(quiet=as_json or not sys.stdout.isatty()) as shown:
+        if pairs.is_dir():
+            comparison = compare_on_folder(model, pairs, split or "test", view=shown)
+        else:
+            comparison = compare_with_base(model, pairs, part_named(split), view=shown)
     if as_json:
         print(json.dumps(asdict(comparison)))
         return

@@ -16,7 +16,7 @@ FLOORS = {
         "batches blocks config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
-    1: ["encoder", "guard", "lint", "picture", "corpus", "readings"],
+    1: ["encoder", "guard", "lint", "picture", "corpus", "readings", "beir"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
     4: ["worker", "tuning", "tracking", "candidates", "comparison"],
