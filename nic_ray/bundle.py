@@ -23,6 +23,7 @@ from nic_ray import encoder as encoders
 from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.picture import cut_off, described_training, domains_of, recall_png, with_epochs
+from nic_ray.readings import describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
 
 log = logging.getLogger("nic_ray.bundle")
@@ -260,6 +261,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         _use_section(metadata),
         _results_section(metadata),
         _evidence_section(metadata),
+        _readings_section(metadata),
         _training_section(metadata),
         _data_section(metadata),
         _limits_section(metadata),
@@ -484,6 +486,19 @@ def _difference(name: str, metadata: Mapping[str, Any]) -> str:
     """A heading for "tuned minus" a model."""
     above, _, below = name.partition(" minus ")
     return f"{above.capitalize()} minus {with_epochs(below, below, metadata.get('trained', {}))}"
+
+
+def _readings_section(metadata: Mapping[str, Any]) -> str:
+    readings = metadata.get("readings")
+    if not readings:
+        return ""
+    columns = ["when", "command", "part", "rows", "model", "run"]
+    told = describe_readings(readings) or (
+        "The test rows were read once, after everything was chosen. So say the run that made the model and those "
+        "beside it; what is read after the export stands in the run folder alone"
+    )
+    rows = [[_shown(row[name]) for name in columns] for row in readings]
+    return f"## Readings of the test part\n\n{told[0].upper()}{told[1:]}.\n\n{_table(columns, rows)}"
 
 
 def _interval(interval: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ def main(
         "data/reference/pairs.jsonl"
     ),
     split: Annotated[
-        Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
-    ] = "test",
+        Literal["test", "validation", "train", "all"],
+        typer.Option(help="rows that ask; all: every row. A reading of test rows is noted in the run's folder"),
+    ] = "validation",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
@@ -26,7 +27,8 @@ def main(
     """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
 
     The differences are paired by query, with 95 % intervals over passages. Rows that a model was trained on favour
-    it; where that may be so, it is said.
+    it; where that may be so, it is said. The test rows are for the end: once you choose by them, nothing is left that
+    tells what the choice is worth.
     """
     import json
     from dataclasses import asdict

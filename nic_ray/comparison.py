@@ -1,7 +1,7 @@
 """Models beside each other on the same rows: an exported one and its base, or several."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,15 +9,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from nic_ray.beir import read_beir
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
 from nic_ray.duplicates import near_duplicates
-from nic_ray.encoder import load
+from nic_ray.encoder import Encoder, load
 from nic_ray.errors import InputError
-from nic_ray.evaluation import encoder_scores, evaluate_encoder
+from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.guard import Queries, count_passages
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide
+from nic_ray.progress import View
+from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.record import TRAINED
 from nic_ray.retrieval import flat_metrics
 from nic_ray.split import Part
@@ -33,14 +36,15 @@ class Comparison:
     """As the user named it."""
     base_model: str
     pairs: str
-    """The file."""
-    split: Part | Literal["all"]
+    """The file, or the folder in BEIR form."""
+    split: str
+    """Part of the rows, "all", or whose qrels of a folder."""
     protocol: Protocol | None
-    """What was held back from training; None for all rows, where nothing was."""
+    """What was held back from training; None for all rows, where nothing was, and for a folder."""
     refit: bool
     """Whether the exported weights were trained again on the rows of all parts."""
-    split_from: Literal["bundle", "defaults"] | None
-    """Whether the split is the one that the model was trained with; None for all rows."""
+    split_from: Literal["bundle", "defaults", "qrels"] | None
+    """Whether the split is the one that the model was trained with, or that of a folder; None for all rows."""
     queries: int
     passages: int
     """In the corpus."""
@@ -48,9 +52,13 @@ class Comparison:
     """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
     asked: dict[str, int]
     """Domain -> passages that its queries ask about; "macro" -> their sum."""
+    warnings: list[str]
+    """What is to be known of the test rows that were read."""
 
 
-def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, device: str = "cpu") -> Comparison:
+def compare_with_base(
+    model: str, pairs: Path, split: Part | Literal["all"], *, view: View | None = None, device: str = "cpu"
+) -> Comparison:
     """Evaluate a model and its base model on one part of some pairs.
 
     Args:
@@ -59,6 +67,7 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, 
             their split. Others are compared with the packaged model on the default split.
         pairs: JSONL file.
         split: part of the rows that asks; the corpus is that of all parts.
+        view: is shown how it goes.
         device: where the texts are embedded.
 
     Raises:
@@ -69,14 +78,11 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, 
     has_split = _was_trained_on(metadata, pairs)
     data = _data_for(metadata, pairs, split, Path(model))
     collection, chosen = _rows(read, split, data)
-    max_tokens = _max_tokens(metadata)
-    base_model = metadata.get("base_model", PACKAGED_NAMES[0])
-    is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
-    names = {"model": model} if is_base else {"base": base_model, "model": model}
-    encoders = {label: load(name) for label, name in names.items()}
+    encoders = _with_base(model, metadata)
+    warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
     return Comparison(
         model=model,
-        base_model=base_model,
+        base_model=_base_of(metadata),
         pairs=str(pairs),
         split=split,
         protocol=data.protocol if data else None,
@@ -84,17 +90,91 @@ def compare_with_base(model: str, pairs: Path, split: Part | Literal["all"], *, 
         split_from=("bundle" if has_split else "defaults") if data else None,
         queries=len(chosen),
         passages=len(collection.corpus),
-        results={
-            label: evaluate_encoder(encoder, collection, chosen, max_tokens, device=device)
-            for label, encoder in encoders.items()
-        },
+        results=_evaluated(encoders, collection, chosen, _max_tokens(metadata), view, device),
         asked=count_passages(_queries(collection, chosen)),
+        warnings=warnings,
     )
+
+
+def compare_on_folder(
+    model: str, folder: Path, split: str, *, view: View | None = None, device: str = "cpu"
+) -> Comparison:
+    """Evaluate a model and its base model on a folder in BEIR form, as one domain.
+
+    Args:
+        model: as for `compare_with_base`.
+        folder: see `beir.read_beir`.
+        split: qrels/`split`.tsv says what is asked.
+        view: is shown how it goes.
+        device: where the texts are embedded.
+
+    Raises:
+        InputError: unusable folder, model or metadata of a bundle.
+    """
+    collection, chosen = read_beir(folder, split)
+    metadata = _metadata_of(model)
+    return Comparison(
+        model=model,
+        base_model=_base_of(metadata),
+        pairs=str(folder),
+        split=split,
+        protocol=None,
+        refit=metadata.get("refit") == "all",
+        split_from="qrels",
+        queries=len(chosen),
+        passages=len(collection.corpus),
+        results=_evaluated(_with_base(model, metadata), collection, chosen, _max_tokens(metadata), view, device),
+        asked=count_passages(_queries(collection, chosen)),
+        warnings=[],
+    )
+
+
+def part_named(split: str | None) -> Part | Literal["all"]:
+    """The part of some pairs that a user names; the validation rows if none is named.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    parts: tuple[Part | Literal["all"], ...] = ("test", "validation", "train", "all")
+    found = next((part for part in parts if part == (split or "validation")), None)
+    if found is None:
+        raise InputError(f"--split: {split!r} is not one of {', '.join(parts)}")
+    return found
+
+
+def _base_of(metadata: Mapping[str, Any]) -> str:
+    return str(metadata.get("base_model", PACKAGED_NAMES[0]))
+
+
+def _with_base(model: str, metadata: Mapping[str, Any]) -> dict[str, Encoder]:
+    """Models by "base" and "model", loaded; "model" alone if it is the base model itself."""
+    base_model = _base_of(metadata)
+    is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
+    names = {"model": model} if is_base else {"base": base_model, "model": model}
+    return {label: load(name) for label, name in names.items()}
+
+
+def _evaluated(
+    encoders: Mapping[str, Encoder],
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    view: View | None,
+    device: str,
+) -> dict[str, dict[str, float]]:
+    texts = len(texts_to_score(collection, rows))
+    results = {}
+    for label, encoder in encoders.items():
+        with (view or View()).work(f"embedding {texts:,} texts with {encoder.name}", texts) as done:
+            results[label] = evaluate_encoder(encoder, collection, rows, max_tokens, done=done, device=device)
+    return results
 
 
 def describe_rows(comparison: Comparison) -> str:
     """One line: which rows of which file, by which protocol, against how many passages."""
     counts = f"{comparison.queries} queries, ranked over {comparison.passages} passages"
+    if comparison.split_from == "qrels":
+        return f"{comparison.split} questions of {comparison.pairs}: {counts}"
     if comparison.protocol is None:
         return f"all rows of {comparison.pairs}, those that a model was trained on included: {counts}"
     if comparison.refit and comparison.split_from == "bundle":
@@ -125,7 +205,7 @@ class Ranking:
     intervals: dict[str, dict[str, Interval]]
     """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
     warnings: list[str]
-    """Why a model may have an advantage."""
+    """Why a model may have an advantage, and what is to be known of the test rows that were read."""
 
 
 def compare_models(
@@ -159,6 +239,10 @@ def compare_models(
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data)
     asked = _queries(collection, rows)
+    warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
+    for name, folder in folders.items():
+        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+            warnings += _note_reading(name, metadata[name], split, "compare")
     scores = {}
     for name, folder in folders.items():
         say(f"reading {name}")
@@ -176,7 +260,7 @@ def compare_models(
             )
             for name in names[1:]
         },
-        warnings=[line for name in names for line in _advantages(name, metadata[name], pairs, split, data)],
+        warnings=warnings,
     )
 
 
@@ -220,6 +304,37 @@ def _advantages(
     if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
+
+
+def _note_reading(model: str, metadata: Mapping[str, Any], split: Part | Literal["all"], command: str) -> Iterator[str]:
+    """Write down, in the folder of the run that made a model, that its test rows are about to be read.
+
+    Yields:
+        what is to be said of that.
+    """
+    if split not in ("test", "all"):
+        return
+    run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
+    try:
+        if not (run / "config.yaml").is_file():
+            raise FileNotFoundError
+        found = note_reading(
+            run,
+            command=command,
+            part=split,
+            rows=metadata["split"].get("rows", {}).get("test", 0),
+            model=model,
+            split=metadata["split"].get("sha256"),
+        )
+    except OSError:
+        before = f" (readings that it brings along: {len(known)})" if known else ""
+        yield (
+            f"{model}: this reading of its test rows{before} is not recorded, the folder of its run "
+            f"({metadata.get('run', 'unknown')}) is not there or cannot be written"
+        )
+        return
+    if told := describe_readings(merged(known, found)):
+        yield f"{model}: {told}"
 
 
 def _metadata_of(model: str) -> dict[str, Any]:

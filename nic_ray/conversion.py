@@ -63,7 +63,7 @@ def convert(
         out: becomes a folder of model.onnx, tokenizer.json (which cuts and pads as the model does), README.md and
             metadata.json, that `bundle.find_faults` can vouch for.
         form: "onnx" keeps fp32; "int8" stores matrices in 8 bits, with scales that are found while it runs.
-        pairs: JSONL file whose test rows are asked.
+        pairs: JSONL file whose validation rows are asked; those of the test part are not spent on this.
         overwrite: replace an older folder.
         say: is told what is done, a line at a time.
 
@@ -79,7 +79,7 @@ def convert(
         )
     _refuse_place(out, overwrite)
     metadata = bundles.read_metadata(folder)
-    collection, rows = rows_of_model(metadata, pairs, "test")
+    collection, rows = rows_of_model(metadata, pairs, "validation")
     model = bundles.load(folder)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -323,7 +323,7 @@ embeddings = session.run(None, {{
 |---|---:|---:|---:|---:|
 {rows}
 
-Measured when it was converted, on the test rows of {metadata["pairs"]["name"]} (SHA-256
+Measured when it was converted, on the validation rows of {metadata["pairs"]["name"]} (SHA-256
 {metadata["pairs"]["sha256"]}) and on one core of that machine, from a query's text to its embedding. The lowest cosine
 between the two embeddings of any of {parity.texts} texts is {parity.lowest_cosine:.6f}.
 """

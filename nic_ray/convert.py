@@ -16,9 +16,9 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="folder to write [default: BUNDLE-FORMAT]", show_default=False)
     ] = None,
-    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="JSONL file whose test rows it is held against")] = Path(
-        "data/reference/pairs.jsonl"
-    ),
+    pairs: Annotated[
+        Path, typer.Option(metavar="PAIRS", help="JSONL file whose validation rows it is held against")
+    ] = Path("data/reference/pairs.jsonl"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:

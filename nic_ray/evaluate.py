@@ -1,5 +1,6 @@
 """Shows how well a model finds the right passage in each domain, beside its base model."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,12 +13,17 @@ def main(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="exported folder, other model folder, or all-MiniLM-L6-v2")
     ],
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL file of pairs")] = Path(
-        "data/reference/pairs.jsonl"
-    ),
+    pairs: Annotated[
+        Path, typer.Argument(metavar="PAIRS|FOLDER", help="JSONL file of pairs, or a folder in BEIR form")
+    ] = Path("data/reference/pairs.jsonl"),
     split: Annotated[
-        Literal["test", "validation", "train", "all"], typer.Option(help="rows that ask; all: every row")
-    ] = "test",
+        str | None,
+        typer.Option(
+            metavar="test|validation|train|all",
+            help="rows of PAIRS that ask (validation; all: every row; a reading of test rows is noted in the run's "
+            "folder), or whose qrels of FOLDER (test)",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
@@ -26,20 +32,32 @@ def main(
     """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
 
     Every query is ranked over the passages of all parts. An exported model is read on the split that it was
-    trained with, if PAIRS is the file that it was trained on; otherwise the default split applies.
+    trained with, if PAIRS is the file that it was trained on; otherwise the default split applies. The test rows are
+    for the end: once you choose by them, nothing is left that tells what the choice is worth.
+
+    A FOLDER holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them, and is one domain: what a
+    model finds in it that has nothing to do with its training tells what it has forgotten.
     """
     import json
     from dataclasses import asdict
 
-    from nic_ray.comparison import compare_with_base, describe_rows
+    from nic_ray.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
     from nic_ray.domains import MANY
     from nic_ray.hardware import pick_device
+    from nic_ray.progress import view
 
-    comparison = compare_with_base(model, pairs, split, device=pick_device(device, "--device"))
+    place = pick_device(device, "--device")
+    with view(quiet=as_json or not sys.stdout.isatty()) as shown:
+        if pairs.is_dir():
+            comparison = compare_on_folder(model, pairs, split or "test", view=shown, device=place)
+        else:
+            comparison = compare_with_base(model, pairs, part_named(split), view=shown, device=place)
     if as_json:
         print(json.dumps(asdict(comparison)))
         return
     print(f"{model}: {describe_rows(comparison)}")
+    for line in comparison.warnings:
+        console.say(f"warning: {line}")
     console.show(console.metrics_table(comparison.results, passages=comparison.asked))
     if len(comparison.asked) - 1 > MANY:
         print("every domain: --json")

@@ -81,6 +81,7 @@ def judge(
     *,
     export_anyway: bool,
     say: Callable[[str], None],
+    note_reading: Callable[[str], list[dict[str, Any]]] = lambda _: [],
 ) -> Judgement:
     """Average the best, draw them back towards the base model, hold them against it, read the test rows once.
 
@@ -92,6 +93,7 @@ def judge(
         probe: with inputs at the depths of the candidates; None measures no retention.
         export_anyway: whether objections stand in the way.
         say: is handed what is found, a line at a time.
+        note_reading: is told of which model the test rows are about to be read, and gives all their readings.
     """
     config = prepared.config
     objective, limits = config.search.objective, config.guard
@@ -151,6 +153,7 @@ def judge(
     }
     queries = None
     if not found or export_anyway:  # what has failed already is not worth the one reading of the test rows
+        evidence["readings"] = note_reading(tuned.name)
         reading = read_once(prepared, inputs, models)
         results |= reading.results
         queries = reading.queries

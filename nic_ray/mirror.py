@@ -1,15 +1,19 @@
 """A copy of a run in a place that outlives this machine: S3, GCS, HDFS, whatever pyarrow reads by its URI."""
 
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.fs
 
 from nic_ray.errors import InputError, RunError
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,12 @@ class Mirror:
 
 def is_uri(place: str) -> bool:
     """Whether a place is one that this room is for, rather than a folder of this machine."""
-    return "://" in place and not place.startswith("file://")
+    return SCHEME.match(place) is not None and not place.startswith("file://")
+
+
+def local_folder(place: str) -> Path:
+    """The folder of this machine that a place names which is no `is_uri`: a path, or one that is quoted in file://."""
+    return Path(unquote(place.removeprefix("file://"))) if place.startswith("file://") else Path(place)
 
 
 def mirror_at(uri: str) -> Mirror:
@@ -47,7 +56,8 @@ def mirror_at(uri: str) -> Mirror:
     except (OSError, ValueError) as error:
         raise InputError(
             f"storage: {uri.partition('?')[0]} cannot be reached ({' '.join(str(error).split())[:200]}); want a URI "
-            "that pyarrow reads, such as s3://bucket/folder, with its credentials in the environment"
+            "that pyarrow reads, such as s3://bucket/folder (%20 for a space, %25 for a %), its credentials in the "
+            "environment"
         ) from None
     return place
 

@@ -22,7 +22,8 @@ from nic_ray.errors import InputError
 from nic_ray.lint import lint_pairs, texts_of
 from nic_ray.pairs import read_pairs
 from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains, with_epochs
-from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, STUDY_FILE
+from nic_ray.readings import describe_readings
+from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, STUDY_FILE, study_url
 from nic_ray.tokens import count_tokens
 
 log = logging.getLogger("nic_ray.page")
@@ -158,6 +159,8 @@ def _summary(found: Found) -> Part:
         f"The winner is {result['winner']['trial']}. On the {part} rows its {_named(objective)} is "
         f"{results['tuned'][objective]:.3f}, {gain:+.3f} against the base model."
     )
+    if told := describe_readings(result.get("readings", [])):
+        yield f'<div class="warning"><p>{html.escape(told[0].upper() + told[1:])}.</p></div>'
     guard = result.get("guard", {})
     if guard.get("objections"):
         verdict = "Exported over these objections" if guard["overridden"] else "Not exported"
@@ -537,6 +540,12 @@ def _split(found: Found) -> Part:
     split = found.result["split"]
     yield _sentence(f"Protocol {split['protocol'].replace('_', ' ')}, seed {split['seed']}.")
     yield _table(["part", "rows"], [[part.replace("_", " "), f"{rows:,}"] for part, rows in split["rows"].items()])
+    if readings := found.result.get("readings"):
+        yield _sentence(
+            "Readings of the test rows, those of other runs beside this one that hold back the same included:"
+        )
+        shown = ["when", "command", "part", "rows", "model", "run"]
+        yield _table(shown, [[str(row[name]) for name in shown] for row in readings])
     leaks = found.result.get("leaks")
     if not leaks:
         yield _sentence("This run holds no leak report.")
@@ -583,7 +592,7 @@ def _read_study(path: Path, result: Mapping[str, Any]) -> tuple[optuna.Study | N
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+        storage = optuna.storages.RDBStorage(study_url(path))
         summaries = optuna.get_all_study_names(storage)
         trials = optuna.load_study(study_name=summaries[0], storage=storage).trials if summaries else []
     except Exception as error:  # damage has many faces, and costs the figures of the study only

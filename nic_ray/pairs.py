@@ -1,5 +1,8 @@
 """Rows of (query, positive passage, domain): read from JSONL, refused all at once, numbered by text."""
 
+import itertools
+import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +13,11 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from nic_ray.errors import InputError
+from nic_ray.layout import HEAD, WANT, form_of_bytes, form_of_folder, form_of_text
 
 LISTED = 20  # findings that an error message spells out
+LISTED_BY_CHECK = 100
+RUNS_LISTED = 10  # of the lines that have the same fault
 PASSAGES_PER_DOMAIN = 3  # one each to train, validate and test on
 
 
@@ -68,40 +74,50 @@ def read_pairs(path: Path) -> list[Pair]:
 def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
     """The usable rows of a JSONL file, and everything that makes it unusable, by line.
 
-    Never raises for what the file holds, or because there is none. Blank lines are no rows.
+    Never raises for what the file holds, or because there is none. Blank lines are no rows. A file of another form
+    altogether has one problem, which says so, and no rows.
     """
     pairs: list[Pair] = []
     problems: list[Problem] = []
     try:
         with path.open("rb") as lines:
+            if told := form_of_bytes(path, lines.peek(HEAD)[:HEAD]):
+                return [], [Problem(0, told)]
             for number, line in enumerate(lines, start=1):
                 content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
                 if content:
                     try:
                         pairs.append(_pair(content, number))
                     except ValueError as error:
-                        problems.extend(Problem(number, message) for message in _sentences(error))
+                        problems.extend(Problem(number, message) for message in _sentences(error, content))
+            if problems and len(pairs) <= 1 and lines.seekable():
+                lines.seek(0)
+                text = lines.read().decode("utf-8", errors="replace")
+                # the last row of a list may be a usable line
+                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (told := form_of_text(path, text)):
+                    return [], [Problem(0, told)]
     except FileNotFoundError:
         return [], [Problem(0, "no such file; one that comes along is data/reference/pairs.jsonl")]
     except IsADirectoryError:
-        return [], [Problem(0, "is a folder; name a JSONL file in it")]
+        return [], [Problem(0, form_of_folder(path))]
     except OSError as error:
         return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
     if not pairs and not problems:
-        problems.append(Problem(0, "holds no rows; want a JSON object a line with query, positive and domain"))
+        problems.append(Problem(0, f"holds no rows; {WANT}"))
     return pairs, problems + list(_small_domains(pairs))
 
 
 def describe_problems(
     path: Path, pairs: Sequence[Pair], problems: Sequence[Problem], *, listed: int | None = None
 ) -> str:
-    """What is wrong with a file, as an error message.
+    """What is wrong with a file, as an error message. What is wrong with several lines is said once, with all of them.
 
     Args:
         path: the file.
         pairs: its usable rows.
         problems: at least one finding.
-        listed: spell out this many findings and count the others; None spells out all of them.
+        listed: spell out this many findings and count the others; None is for `nic_ray.check` itself, which spells
+            out five times as many.
     """
     if len(problems) == 1 and problems[0].line == 0:
         return f"{path}: {problems[0].message}"
@@ -111,13 +127,30 @@ def describe_problems(
         heading = f"{unusable} of {total} lines {'is' if unusable == 1 else 'are'} unusable"
     else:
         heading = f"{len(problems)} problems"
-    findings = [f"line {each.line}: " * bool(each.line) + each.message for each in problems[:listed]]
-    if len(findings) < len(problems):
-        findings.append(f"... and {len(problems) - len(findings)} more")
+    lines: dict[str, list[int]] = {}
+    for each in problems:
+        lines.setdefault(each.message, []).append(each.line)
+    most = listed or LISTED_BY_CHECK
+    findings = [_at_lines(own) + message for message, own in list(lines.items())[:most]]
+    if len(findings) < len(lines):
+        findings.append(f"... and {len(lines) - len(findings)} more")
     way_out = "Correct them."
-    if listed is not None:
-        way_out = f"Correct them, or see all findings with: python -m nic_ray.check {path}"
+    if listed is not None or len(lines) > most:
+        option = "" if len(lines) <= LISTED_BY_CHECK else " --json"
+        way_out = f"Correct them, or see all findings with: python -m nic_ray.check {shlex.quote(str(path))}{option}"
     return "\n  ".join([f"{path}: {heading}", *findings, way_out])
+
+
+def _at_lines(numbers: Sequence[int]) -> str:
+    """Which lines a finding is of, ascending; nothing for the file as a whole."""
+    if numbers[0] == 0:
+        return ""
+    starts = [at for at, number in enumerate(numbers) if at == 0 or number > numbers[at - 1] + 1]
+    runs = [numbers[start:end] for start, end in itertools.pairwise([*starts, len(numbers)])]
+    shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
+    if left := sum(map(len, runs[RUNS_LISTED:])):
+        shown.append(f"and {left:,} more")
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(shown)}: "
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
@@ -218,19 +251,23 @@ def _pair(content: bytes, line: int) -> Pair:
     return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
 
 
-def _sentences(error: ValueError) -> Iterator[str]:
+def _sentences(error: ValueError, content: bytes) -> Iterator[str]:
     if isinstance(error, UnicodeDecodeError):
         byte = f"0x{error.object[error.start]:02x}"
         yield f"not UTF-8 (byte {byte} at position {error.start + 1}); save the file as UTF-8"
     elif isinstance(error, ValidationError):
-        yield from (_sentence(each) for each in error.errors())
+        yield from (_sentence(each, content) for each in error.errors())
     else:
         raise error
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, content: bytes) -> str:
     """One pydantic error as field, rule and value found."""
     kind, found, place = error["type"], error["input"], error["loc"]
+    if kind == "json_invalid" and content.endswith(b","):
+        return "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does"
+    if kind == "json_invalid" and content.startswith(b"{'"):
+        return "not JSON, but an object as Python prints it; write it with json.dumps"
     if kind == "json_invalid":
         return f"not JSON: {error['ctx']['error'].replace('at line 1 column', 'at column')}"
     if not place:
@@ -242,12 +279,19 @@ def _sentence(error: Any) -> str:
         return f"{field} {error['ctx']['error']}"
     rules = {"negative": "text or a list of texts", "source_section": "text or null"}
     rule = "text" if len(place) > 1 else rules.get(place[0], "text")
-    return f"{field} must be {rule}, got {_kind(found)}"
+    way_out = ""
+    if isinstance(found, float) and math.isnan(found):
+        way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
+    elif isinstance(found, list) and place == ("positive",):
+        way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
+    return f"{field} must be {rule}, got {_kind(found)}{way_out}"
 
 
 def _kind(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN, which is no JSON and stands for a missing value"
     kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")
 

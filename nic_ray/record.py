@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.engine import URL
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
@@ -91,27 +92,41 @@ def training_log(run_folder: Path, trial: str) -> str:
     return "".join([f"{trial}\n", *(path.read_text(encoding="utf-8") for path in found)]) if found else ""
 
 
+def study_url(study_file: Path) -> str:
+    """The address of a study, for Optuna. A path has characters that mean something else in it: %, ?, #, {."""
+    return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
+
+
 def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
     """Note for good how a trial ended."""
-    with (run_folder / ENDED).open("ab+") as file:
-        if size := file.seek(0, os.SEEK_END):
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # a crash, or a full disk, has cut the last line off
-                file.write(b"\n")
-        file.write(json.dumps({"trial": trial, **row}).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    add_line(run_folder / ENDED, {"trial": trial, **row})
 
 
 def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
     """How trials ended, by name. A last line that was cut off is no trial."""
-    found: dict[str, dict[str, Any]] = {}
-    if (run_folder / ENDED).exists():
-        for line in (run_folder / ENDED).read_text(encoding="utf-8").splitlines():
+    return {row["trial"]: row for row in read_lines(run_folder / ENDED)}
+
+
+def add_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Add an object to a file of JSON lines, for good."""
+    with path.open("ab+") as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # a crash, or a full disk, has cut the last line off
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none if there is no file. A line that was cut off is none."""
+    found = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
             with suppress(json.JSONDecodeError):
-                row = json.loads(line)
-                found[row["trial"]] = row
-    return found
+                found.append(json.loads(line))
+    return [row for row in found if isinstance(row, dict)]
 
 
 class _Log(logging.FileHandler):

@@ -8,6 +8,7 @@ from nic_ray.domains import between, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.judgement import IN_DOMAIN
 from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
+from nic_ray.readings import describe_readings
 from nic_ray.record import DOMAINS_FILE, PAGE_FILE
 from nic_ray.search import Outcome
 
@@ -16,7 +17,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 PARTS = {
     "validation": "validation: the rows that picked the model",
-    "test": "test: read once, each question ranked against all passages",
+    "test": "test: each question ranked against all passages",
     IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
     "unseen_queries": "new questions about passages that were trained on: the easier protocol",
 }
@@ -75,6 +76,7 @@ def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str
         *_front(evidence),
         *_words(results),
         *_leaks(evidence),
+        *_readings(evidence),
     ]
 
 
@@ -148,3 +150,8 @@ def _leaks(evidence: Mapping[str, Any]) -> Iterator[str]:
         if count and not (part == "unseen_queries" and "passage" in name)
     ]
     yield f"shared with the training rows: {', '.join(found) or 'nothing'}"
+
+
+def _readings(evidence: Mapping[str, Any]) -> Iterator[str]:
+    if told := describe_readings(evidence.get("readings", [])):
+        yield f"warning: {told}"

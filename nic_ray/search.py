@@ -42,12 +42,13 @@ from nic_ray.config import DEFAULT_PROBE, Config, Dimension, TrainConfig, dump_c
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
-from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, remove
+from nic_ray.mirror import Mirror, exists, folders, is_uri, local_folder, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.placement import Placement, place, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
 from nic_ray.progress import Round, View
+from nic_ray.readings import READINGS, note_reading
 from nic_ray.record import (
     DOMAINS_FILE,
     PAGE_FILE,
@@ -84,6 +85,8 @@ class Run:
     mirror: Mirror | None
     """Of the run folder, where `storage` is a URI."""
     bundle_mirror: Mirror | None
+    command: str
+    """That works on it, as it stands in the ledger of readings."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def run_search(
         InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
         RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
     """
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise InputError(f"--name {name!r}: must be the name of one folder, without a slash and printable")
     out, run_root = _places(config.storage, out, run_root)
     folder = out / name
     refuse_existing(folder, overwrite)
@@ -141,8 +146,8 @@ def run_search(
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
     run_folder = new_run_folder(run_root, name)
-    mirrors = (None, None) if store is None else (store / RUNS / run_folder.name, store / MODELS / name)
-    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, *mirrors)
+    mirror, bundle_mirror = (store / RUNS / run_folder.name, store / MODELS / name) if store else (None, None)
+    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, mirror, bundle_mirror, "tune")
     (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     asked = {
         "bundle": str(run.bundle),
@@ -192,7 +197,8 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         bundle = Path(MODELS, bundle.name).resolve()
         bundle_mirror = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{run_folder.name}")) / MODELS
         bundle_mirror /= bundle.name
-    run = Run(run_folder, bundle, *granted, mirror, bundle_mirror)
+    command = "tune --resume" if search_on else "export"
+    run = Run(run_folder, bundle, *granted, mirror, bundle_mirror, command)
     refuse_existing(run.bundle, run.overwrite, "to move it away")
     _refuse_unwritable(run.bundle.parent, run_folder)
     refuse_what_ray_cannot_use()
@@ -267,7 +273,7 @@ def _places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]
         InputError: `storage` is no absolute folder, or the folder of a job would take both with it when it ends.
     """
     if storage is not None and not is_uri(storage):
-        folder = Path(storage.removeprefix("file://"))
+        folder = local_folder(storage)
         if not folder.is_absolute():
             raise InputError(
                 f"storage: want an absolute folder or a URI, got {storage}; each node has its own working folder"
@@ -377,7 +383,15 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         view.say(f"averaging: trying whether the mean with any of {len(best) - 1} other trials is better than the best")
     weighed = (_with_weights(run.folder, each) for each in best)
     judgement = judge(
-        prepared, at, first, weighed, confirmations, probing(), export_anyway=run.export_anyway, say=view.say
+        prepared,
+        at,
+        first,
+        weighed,
+        confirmations,
+        probing(),
+        export_anyway=run.export_anyway,
+        say=view.say,
+        note_reading=functools.partial(_note_reading, run, prepared),
     )
     outcome = Outcome(run.bundle if judgement.may_be_exported else None, run.folder, judgement, first, trials)
     _write_result(outcome, prepared, bundle=None)
@@ -397,7 +411,7 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         objective=objective,
         training_log="".join(training_log(run.folder, each.name) for each in members),
         overwrite=run.overwrite,
-        evidence=judgement.evidence,
+        evidence=judgement.evidence | {"run": str(run.folder)},
         measured=config.refit == "none",
         view=view,
     )
@@ -409,6 +423,21 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     _write_page(run, view.say)
     _copy_results(run)
     return outcome
+
+
+def _note_reading(run: Run, prepared: Prepared, model: str) -> list[dict[str, Any]]:
+    """Write down that the test rows are about to be read; gives all their readings."""
+    found = note_reading(
+        run.folder,
+        command=run.command,
+        part="test",
+        rows=len(prepared.rows("test")),
+        model=model,
+        split=describe_data(prepared)["split"]["sha256"],
+    )
+    if run.mirror:
+        push(run.folder / READINGS, run.mirror / READINGS)
+    return found
 
 
 class _NotKept(Exception):

@@ -17,6 +17,7 @@ from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
 from nic_ray.progress import View, headline
+from nic_ray.readings import describe_readings, note_reading
 from nic_ray.record import LOG, TRAINED, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
@@ -134,6 +135,17 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
                     save_state(state, folder)
     assert state is not None
     best = best_of("train", config.train, state)
+    data = describe_data(prepared)
+    readings = note_reading(
+        run_folder,
+        command="train",
+        part="test",
+        rows=data["split"]["rows"]["test"],
+        model="its best evaluation",
+        split=data["split"]["sha256"],
+    )
+    if told := describe_readings(readings):
+        view.say(told)
     results = {
         part: {
             model: score_part(prepared, inputs, depth, weights, part)
@@ -150,7 +162,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8"),
         overwrite=True,
-        evidence={"passages": passages},
+        evidence={"passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         view=view,
     )
     return Trained(run_folder, run_folder / TRAINED, results, passages)

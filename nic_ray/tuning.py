@@ -21,7 +21,7 @@ from nic_ray.config import Config, Dimension, SearchConfig, TrainConfig
 from nic_ray.errors import InputError, RunError
 from nic_ray.mirror import Mirror, push, push_database
 from nic_ray.progress import View
-from nic_ray.record import ENDED, STUDY_FILE, add_ended
+from nic_ray.record import ENDED, STUDY_FILE, add_ended, study_url
 
 OBJECTIVE = "objective"
 STUDY = "nic_ray"
@@ -375,7 +375,7 @@ def searcher(config: Config, study_file: Path, cut_off: Mapping[int, str | None]
     """Optuna's TPE over the search space, first the configuration under `train`.
 
     Args:
-        study_file: where the study is kept (sqlite), absolute.
+        study_file: where the study is kept (sqlite).
         cut_off: numbers of trials that are in the study and not at their end, with the checkpoint of each.
     """
     _keep_optuna_quiet()
@@ -434,7 +434,7 @@ def _keep_optuna_quiet() -> None:
 
 
 def _storage(study_file: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(f"sqlite:///{study_file}")
+    return optuna.storages.RDBStorage(study_url(study_file))
 
 
 def named_trainable(function: Callable[[dict[str, Any]], None]) -> type[Any]:

@@ -50,11 +50,11 @@ def test_a_usable_file_is_summarised_by_domain(pairs, run):
 
 
 def test_an_unusable_file_is_refused_with_every_line(pairs, run):
-    path = pairs(*SOUND, *[{"query": "q"}] * 30)
+    path = pairs(*SOUND, *[{"query": "q", str(n): 0} for n in range(4, 34)])
     code, out, err = run(path)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {path}: 30 of 33 lines are unusable\n")
-    assert [f'  line {n}: "domain" is missing (found: query)' in err for n in range(4, 34)] == [True] * 30
+    assert [f'  line {n}: "domain" is missing (found: {n}, query)' in err for n in range(4, 34)] == [True] * 30
     assert err.endswith("\n  Correct them.\n")
 
 

@@ -11,6 +11,7 @@ from nic_ray import compare, console
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import compare_models, compare_with_base, verdict
 from nic_ray.errors import InputError
+from nic_ray.readings import readings_of
 from nic_ray.statistics import Interval
 
 
@@ -28,14 +29,14 @@ def models(tiny_model, tiny_pairs_file, tmp_path):
     return str(tmp_path / "tuned"), str(tiny_model())
 
 
-def ranked(names, pairs, split="test"):
+def ranked(names, pairs, split="validation"):
     return compare_models(names, pairs, split, say=lambda _: None)
 
 
 def test_the_numbers_are_those_of_evaluate_and_the_differences_theirs(models, tiny_pairs_file):
     tuned, base = models
     found = ranked([base, tuned], tiny_pairs_file)
-    expected = compare_with_base(tuned, tiny_pairs_file, "test")
+    expected = compare_with_base(tuned, tiny_pairs_file, "validation")
     assert found.results == {base: expected.results["base"], tuned: expected.results["model"]}
     assert (found.queries, found.passages) == (expected.queries, expected.passages)
     assert found.split_from == tuned
@@ -96,7 +97,7 @@ def test_pairs_that_are_not_there_are_a_users_mistake(models, tmp_path):
 
 def test_advantages_are_told(models, tiny_model, tiny_pairs_file, tmp_path):
     tuned, base = models
-    assert ranked([tuned, base], tiny_pairs_file, "all").warnings == [f"{tuned}: was trained on some of these rows"]
+    assert ranked([tuned, base], tiny_pairs_file, "all").warnings[0] == f"{tuned}: was trained on some of these rows"
     other = tmp_path / "other.jsonl"
     other.write_text(tiny_pairs_file.read_text() + '{"query": "q", "positive": "p", "domain": "pumps"}\n')
     assert ranked([tuned, base], other).warnings == [f"{tuned}: was trained on other pairs (pairs.jsonl)"]
@@ -114,6 +115,29 @@ def test_advantages_are_told(models, tiny_model, tiny_pairs_file, tmp_path):
     ]
     seed = made("seed", split={"protocol": "unseen_passages", "seed": 4, "validation_share": 0.25, "test_share": 0.25})
     assert ranked([tuned, seed], tiny_pairs_file).warnings == [f"{seed}: was trained on some of these rows"]
+
+
+def test_a_reading_of_test_rows_is_noted_in_the_run_of_each_model_that_holds_them_back(
+    models, tiny_model, tiny_pairs_file, tmp_path
+):
+    tuned, base = models
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.yaml").touch()
+    metadata = json.loads((tmp_path / "tuned" / "metadata.json").read_text())
+    metadata.pop("files")
+    metadata |= {"name": "again", "run": str(tmp_path / "runs" / "a")}
+    metadata["split"] |= {"sha256": "s", "rows": {"test": 9}}
+    write_bundle(tmp_path / "again", SentenceTransformer(tuned, device="cpu"), metadata, training_log="")
+    again = str(tmp_path / "again")
+    assert ranked([again, base], tiny_pairs_file).warnings == []
+    assert ranked([again, base], tiny_pairs_file, "test").warnings == []
+    (second,) = ranked([base, again], tiny_pairs_file, "test").warnings
+    assert f"{again}: the 9 test rows had been read once before: " in second
+    assert [row["command"] for row in readings_of(tmp_path / "runs" / "a", "s")] == ["compare", "compare"]
+    seed = metadata | {"name": "seed", "split": metadata["split"] | {"seed": 4}}
+    write_bundle(tmp_path / "seed", SentenceTransformer(tuned, device="cpu"), seed, training_log="")
+    ranked([again, str(tmp_path / "seed")], tiny_pairs_file, "test")
+    assert len(readings_of(tmp_path / "runs" / "a", "s")) == 3
 
 
 def test_one_model_or_the_same_twice_is_refused(models, tiny_pairs_file):

@@ -1,6 +1,7 @@
 """The command that shows a model's numbers beside its base model's."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import console, evaluate
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import compare_with_base
+from nic_ray.readings import note_reading, readings_of
 
 DOMAINS = ["pumps", "radios", "trucks"]
 
@@ -55,12 +57,13 @@ def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_mod
         "passages": 24,
         "results": expected.results,
         "asked": {"pumps": 3, "radios": 3, "trucks": 3, "macro": 9},
+        "warnings": [],
     }
 
 
 def test_the_table_has_a_line_for_each_domain_and_a_column_for_each_model(bundle, tiny_pairs_file, run):
     code, out, _ = run(bundle, tiny_pairs_file)
-    found = compare_with_base(str(bundle), tiny_pairs_file, "test")
+    found = compare_with_base(str(bundle), tiny_pairs_file, "validation")
     results = found.results
     lines = {cells[0]: cells[1:] for cells in (line.split() for line in out.splitlines()) if cells}
     assert code == 0
@@ -74,8 +77,58 @@ def test_the_table_has_a_line_for_each_domain_and_a_column_for_each_model(bundle
 
 def test_the_first_line_says_which_rows_were_read(bundle, tiny_pairs_file, run):
     first = run(bundle, tiny_pairs_file)[1].splitlines()[0]
-    assert first.startswith(f"{bundle}: test part of {tiny_pairs_file}, as the model was trained (unseen queries): ")
+    assert first.startswith(
+        f"{bundle}: validation part of {tiny_pairs_file}, as the model was trained (unseen queries): "
+    )
     assert first.endswith(" queries, ranked over 24 passages")
+
+
+def exported(bundle, run_folder):
+    """The bundle again, as a run that held the test rows back would have exported it."""
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    metadata.pop("files")
+    metadata["split"] |= {"sha256": "s", "rows": {"test": 9}}
+    first = note_reading(run_folder, command="tune", part="test", rows=9, model="trial-000", split="s")
+    metadata |= {"run": str(run_folder), "readings": first}
+    model = SentenceTransformer(str(bundle), device="cpu")
+    write_bundle(bundle, model, metadata, training_log="", overwrite=True)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "runs" / "tuned-1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    return folder
+
+
+def test_test_rows_are_read_only_if_they_are_asked_for_and_then_it_is_noted(bundle, run_folder, tiny_pairs_file, run):
+    exported(bundle, run_folder)
+    out = run(bundle, tiny_pairs_file)[1]
+    assert (f"{bundle}: validation part of" in out, "test rows" in out) == (True, False)
+    assert len(readings_of(run_folder, "s")) == 1
+    for split, count in (("test", 1), ("all", 2)):
+        out = " ".join(run(bundle, tiny_pairs_file, "--split", split)[1].split())
+        times = {1: "once", 2: "2 times"}[count]
+        assert f"warning: {bundle}: the 9 test rows had been read {times} before: " in out
+        last = readings_of(run_folder, "s")[-1]
+        assert (last["command"], last["part"], last["model"], last["rows"]) == ("evaluate", split, str(bundle), 9)
+        assert len(readings_of(run_folder, "s")) == count + 1
+
+
+def test_a_reading_that_cannot_be_noted_is_said_to_be_none(bundle, run_folder, tiny_pairs_file, run):
+    exported(bundle, run_folder)
+    shutil.rmtree(run_folder)
+    found = json.loads(run(bundle, tiny_pairs_file, "--split", "test", "--json")[1])["warnings"]
+    assert found == [
+        f"{bundle}: this reading of its test rows (readings that it brings along: 1) is not recorded, the "
+        f"folder of its run ({run_folder}) is not there or cannot be written"
+    ]
+    assert not run_folder.exists()
+
+
+def test_rows_that_no_model_held_back_have_no_ledger(tiny_model_folder, tiny_pairs_file, run):
+    assert json.loads(run(tiny_model_folder, tiny_pairs_file, "--split", "test", "--json")[1])["warnings"] == []
 
 
 def test_an_unknown_model_is_refused(tmp_path, tiny_pairs_file, run):

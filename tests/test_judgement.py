@@ -55,6 +55,31 @@ def test_the_one_reading_holds_every_model_and_protocol(searched):
     assert own["difference"] == pytest.approx(reading.results["test"]["tuned"]["recall_at_5/macro"])
 
 
+def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched, monkeypatch):
+    happened = []
+
+    def note(model):
+        happened.append(model)
+        return [{"model": model}]
+
+    def read(*given):
+        happened.append("read")
+        return read_once(*given)
+
+    monkeypatch.setattr(judgement, "read_once", read)
+    prepared, inputs, candidates = searched(1)
+    given = (prepared, inputs, candidates[0], candidates, [], None)
+    found = judge(*given, export_anyway=True, say=lambda _: None, note_reading=note)
+    assert happened == [found.tuned.name, "read"]
+    assert found.evidence["readings"] == [{"model": found.tuned.name}]
+    happened.clear()
+    strict = prepared.config.guard.model_copy(update={"max_retention_loss": 0.0, "max_domain_drop": 0.0})
+    prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"guard": strict}))
+    monkeypatch.setattr(judgement, "_objections", lambda *_: ["one"])
+    found = judge(prepared, *given[1:], export_anyway=False, say=lambda _: None, note_reading=note)
+    assert (happened, found.may_be_exported, "readings" in found.evidence) == ([], False, False)
+
+
 def test_what_was_retrieved_agrees_with_the_figures(searched):
     prepared, inputs, (candidate,) = searched(1)
     reading = read_once(prepared, inputs, {"tuned": candidate})

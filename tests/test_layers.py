@@ -11,12 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
-    -1: ["errors", "domains"],
+    -1: ["errors", "domains", "layout"],
     0: (
         "batches blocks config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
-    1: ["encoder", "guard", "lint", "picture", "corpus", "placement"],
+    1: ["encoder", "guard", "lint", "picture", "corpus", "placement", "readings", "beir"],
     2: ["activations", "bundle"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
     4: ["worker", "tuning", "tracking", "candidates", "comparison"],

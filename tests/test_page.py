@@ -182,6 +182,20 @@ def test_the_ten_lowest_answers_of_a_domain_are_shown_the_lowest_first(make_run)
     assert "rank-first" not in worst
 
 
+def test_a_second_reading_of_the_test_rows_is_said_at_the_top_and_listed(make_run):
+    folder = make_run()
+    assert "had been read" not in text_of(folder)
+    result = json.loads((folder / "result.json").read_text())
+    row = {"when": "2026-01-02T03:04:05+00:00", "command": "tune", "part": "test", "rows": 10, "model": "m", "run": "r"}
+    result["readings"] = [row, row | {"command": "export", "model": HOSTILE}]
+    (folder / "result.json").write_text(json.dumps(result))
+    text = text_of(folder)
+    warned = "The 10 test rows had been read once before: 2026-01-02T03:04:05+00:00 by tune, of m (r). What was"
+    assert warned in text.partition("</header>")[0]
+    assert "<td>export</td>" in section(text, "split")
+    assert html.escape(HOSTILE) in section(text, "split")
+
+
 def test_a_damaged_study_costs_its_own_figures_only(make_run, caplog):
     folder = make_run()
     (folder / "study.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)

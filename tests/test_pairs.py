@@ -108,7 +108,7 @@ def test_line_separators_inside_a_text_do_not_end_the_line(tmp_path):
         ("null", "must be a JSON object, got null"),
         ('"text"', "must be a JSON object, got text"),
         ('{"query":', "not JSON: EOF while parsing a value at column 9"),
-        ("{'query': 'q'}", "not JSON: key must be a string at column 2"),
+        ("{query: 'q'}", "not JSON: key must be a string at column 2"),
         (r'{"query": "\ud800"}', "not JSON: "),
         ("[" * 100_000, "not JSON: recursion limit exceeded"),
         ('{"query": "9' + "9" * 10_000, "not JSON: EOF while parsing a string"),
@@ -128,18 +128,18 @@ def test_every_fault_of_every_line_is_found(tmp_path):
 
 
 def test_the_error_lists_the_lines_and_the_way_out(tmp_path):
-    path = write(tmp_path, without("domain"), SOUND, SOUND | {"query": "", "positive": ["p"]})
+    path = write(tmp_path, without("domain"), SOUND, SOUND | {"query": "", "positive": None})
     expected = f"""{path}: 2 of 6 lines are unusable
   line 4: "domain" is missing (found: positive, query)
   line 6: "query" is empty
-  line 6: "positive" must be text, got a list
+  line 6: "positive" must be text, got null
   Correct them, or see all findings with: python -m nic_ray.check {path}"""
     with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
         read_pairs(path)
 
 
 def test_the_error_stops_after_twenty_findings_and_the_full_list_does_not(tmp_path):
-    path = write(tmp_path, *["{"] * 23)
+    path = write(tmp_path, *('{"' + "q" * width for width in range(23)))
     with pytest.raises(
         InputError, match=r"23 of 26 lines are unusable(\n  line .*){20}\n  \.\.\. and 3 more\n  Correct"
     ) as error:

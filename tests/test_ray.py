@@ -123,8 +123,13 @@ def running(trial: str) -> int:
     return next(actor.pid for actor in actors() if actor.repr_name == trial and actor.state == "ALIVE")
 
 
-def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny_pairs_file, tmp_path):
-    outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=4)
+def test_a_search_exports_a_winner_that_gives_its_numbers_again_from_a_folder_of_any_name(
+    tiny_model, tiny_pairs_file, tmp_path
+):
+    folder = tmp_path / "a b%25#?é'[1]{x}$$"
+    model = shutil.copytree(tiny_model(layers=3), folder / "model")
+    outcome = search(model, shutil.copy(tiny_pairs_file, folder), folder, trials=4)
+    assert outcome.folder == folder / "models" / "tiny"
     assert len(outcome.trials) == 4
     # the first trial is the configuration under `train`
     assert outcome.trials[0]["learning_rate"] == 1e-3
@@ -503,6 +508,7 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     monkeypatch.setattr("nic_ray.search._chain_on_cluster", refuse)
     outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
+    assert [row["command"] for row in outcome.judgement.evidence["readings"]] == ["export"]
     so_far = {row["trial"]: row for row in outcome.trials}
     assert {name for name, row in so_far.items() if row["status"] == "finished"} == set(before)
     assert any(row["status"] == "cut off" for row in outcome.trials)
@@ -510,6 +516,12 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     outcome = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=False, view=Lines(say))
     assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(5)]
     assert {row["status"] for row in outcome.trials} == {"finished"}
+    # the test rows were read by the first export; so this was no untouched reading, and it is said wherever it counts
+    readings = read_metadata(outcome.folder)["readings"]
+    assert [row["command"] for row in readings] == ["export", "tune --resume"]
+    assert json.loads((run_folder / "result.json").read_text())["readings"] == readings
+    assert "test rows had been read once before" in (outcome.folder / "README.md").read_text()
+    assert "test rows had been read once before" in (run_folder / "report.html").read_text()
     for name in before:
         row = next(row for row in outcome.trials if row["trial"] == name)
         assert row == so_far[name]

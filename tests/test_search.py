@@ -341,3 +341,10 @@ def test_a_resumed_view_begins_with_the_best_of_what_the_study_knows(tmp_path):
         save_state({"best": {"metrics": {"recall_at_5/macro": value}}}, folder)
     assert _best_before(tmp_path, trials) == ("trial-001", {"recall_at_5/macro": 0.7})
     assert _best_before(tmp_path, trials[2:]) is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a/", "/a", "a\nb", "a\0"])
+def test_a_name_that_is_none_of_a_folder_is_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(InputError, match=r"--name .*: must be the name of one folder, without a slash and printable"):
+        search.run_search(config(), out=tmp_path, name=name, run_root=tmp_path, overwrite=False, view=View())
+    assert list(tmp_path.iterdir()) == []

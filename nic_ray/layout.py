@@ -1,0 +1,252 @@
+"""What a file is that is none of pairs: said once, with a way to one that is."""
+
+import contextlib
+import csv
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("query", "positive", "domain")
+WANT = "want a JSON object a line, with query, positive and domain"
+HEAD = 4096
+"""Bytes at the beginning of a file that tell whether it is text."""
+CONVERTED = "converted.jsonl"
+
+BINARY = (
+    (b"PAR1", "is a Parquet file", "pd.read_parquet(F)"),
+    (b"ARROW1", "is an Arrow file", "pd.read_feather(F)"),
+    (
+        b"\xff\xff\xff\xff",
+        "is an Arrow stream",
+        "load its folder with datasets.load_from_disk, and write it with to_json",
+    ),
+    (b"\x1f\x8b", "is compressed with gzip", "gzip -dc {path} > unpacked.jsonl"),
+    (b"BZh", "is compressed with bzip2", "bzip2 -dc {path} > unpacked.jsonl"),
+    (b"\xfd7zXZ", "is compressed with xz", "xz -dc {path} > unpacked.jsonl"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "zstd -dc {path} > unpacked.jsonl"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it, and name a file in it"),
+    (b"%PDF", "is a PDF", "write a row for each question, with the passage of it that answers it"),
+    (b"{\\rtf", "is a text document (RTF)", "write a row for each question, with the passage that answers it"),
+    (b"\xd0\xcf\x11\xe0", "is an old Office document", "save its table as CSV in UTF-8, and name that"),
+    (b"SQLite format 3\0", "is an SQLite database", "write a table of it as CSV in UTF-8, and name that"),
+)
+"""First bytes, what they tell, and the way out: an expression for pandas, a command, or words."""
+ZIPPED = (
+    (b"xl/", "is an Excel workbook", "save its table as CSV in UTF-8, and name that"),
+    (b"word/", "is a Word document", "write a row for each question, with the passage that answers it"),
+    (b"", "is a ZIP archive", "unpack it, and name a file in it"),
+)
+MARKED = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+OTHER_NAMES = {
+    "query": "anchor question queries questions query_text search_query sentence1 sentence_a text1 input q",
+    "positive": "pos positives positive_passages positive_ctxs positive_passage relevant passage answer answers "
+    "response context document doc chunk sentence2 sentence_b text2 output text",
+    "negative": "neg negatives hard_negative hard_negatives negative_passages hard_negative_ctxs",
+    "domain": "category topic subject product",
+}
+"""What others call our fields, the likeliest first."""
+
+
+def form_of_bytes(path: Path, head: bytes) -> str | None:
+    """What a file is that is no text in UTF-8, and what to do; None if it may be one.
+
+    Args:
+        head: its first bytes, `HEAD` of them if there are as many.
+    """
+    encoding = next((name for mark, name in MARKED.items() if head.startswith(mark)), None) or _unmarked(head)
+    if encoding:
+        read = f"Path(sys.argv[1]).read_text('{encoding}')"
+        code = f"import sys; from pathlib import Path; Path('{CONVERTED}').write_text({read}, 'utf-8')"
+        way = f'python -c "{code}" {shlex.quote(str(path))}'
+        return f"is in {encoding.upper()}; save it in UTF-8: {way}"
+    forms = ZIPPED if head.startswith(b"PK\3\4") else [each for each in BINARY if head.startswith(each[0])]
+    for mark, what, way in forms:
+        if mark in head:
+            way = way.format(path=shlex.quote(str(path)))
+            return f"{what}; {_by_pandas(path, way) if way.startswith('pd.') else way}"
+    return f"is binary, no text; {WANT}" if b"\0" in head else None
+
+
+def form_of_folder(path: Path) -> str:
+    """What a folder is, and what to do."""
+    names = {each.name for each in path.iterdir()}
+    if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
+        return "is a folder in BEIR form, which python -m nic_ray.evaluate takes; training wants a file of pairs"
+    if names & {"dataset_info.json", "dataset_dict.json"}:
+        return "is a folder of datasets; load it with datasets.load_from_disk, and write it with to_json"
+    return "is a folder; name a JSONL file in it"
+
+
+def form_of_text(path: Path, text: str) -> str | None:
+    """What a file is that holds unusable lines because it is of another form; None if it seems to be JSONL.
+
+    Args:
+        text: all of it.
+    """
+    text = text.removeprefix("\ufeff").strip()
+    first = text.partition("\n")[0].strip()
+    if first.startswith("version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file that it stands for; get that with: git lfs pull"
+    if first.startswith("<"):
+        return "is a web page or XML; download the file itself, as raw text"
+    whole = _parsed(text)
+    if isinstance(whole, list):
+        return _form_of_list(path, whole)
+    if isinstance(whole, dict) and (told := _form_of_object(path, whole)):
+        return told
+    rows = [_parsed(line) for line in text.split("\n") if line.strip()]
+    if rows and all(isinstance(row, dict) for row in rows):
+        return _form_of_rows(path, rows)
+    if isinstance(whole, dict):
+        what = "is one JSON object over several lines"
+        return f"{what}; {_a_line_each(path)}" if whole.keys() >= set(FIELDS) else f"{what} ({_found(whole)}); {WANT}"
+    if first.startswith("["):
+        return f"is a JSON list, and not a sound one ({whole}); {WANT}"
+    if first.startswith("{"):
+        return _form_of_stream(path, text)
+    return _form_of_table(path, text)
+
+
+def _parsed(text: str) -> Any:
+    """What JSON stands for; a `ValueError` where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return ValueError(str(error))
+
+
+def _unmarked(head: bytes) -> str | None:
+    """UTF-16 without its mark: of Latin text every second byte is zero."""
+    for encoding, own, others in (("utf-16-be", head[::2], head[1::2]), ("utf-16-le", head[1::2], head[::2])):
+        if own and own.count(0) > len(own) // 2 and not others.count(0):
+            return encoding
+    return None
+
+
+def _form_of_list(path: Path, found: Sequence[Any]) -> str:
+    rows = [each for each in found if isinstance(each, dict)]
+    if not rows:
+        return f"is a JSON list without objects; {WANT}"
+    return f"is one JSON list of {len(found):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
+
+
+def _form_of_object(path: Path, whole: Mapping[str, Any]) -> str | None:
+    if {"queries", "corpus", "relevant_docs"} <= whole.keys():
+        row = "{'query': d['queries'][q], 'positive': d['corpus'][p], 'domain': 'manuals'}"
+        code = (
+            "import json, sys; from pathlib import Path; d = json.loads(Path(sys.argv[1]).read_text('utf-8-sig')); "
+            f"[print(json.dumps({row})) for q in d['relevant_docs'] for p in d['relevant_docs'][q]]"
+        )
+        what = "is a dataset as LlamaIndex writes it (queries, corpus and relevant_docs in one JSON object)"
+        return f'{what}; make rows of it: python -c "{code}" {shlex.quote(str(path))} > {CONVERTED}'
+    columns = list(whole.values())
+    if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
+        what = "is one JSON object that holds a table by its columns"
+        return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
+    for name, value in whole.items():
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            what = f'is one JSON object, with a list of {len(value):,} objects under "{name}"'
+            return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}[{name!r}])', value)}"
+    return None
+
+
+def _form_of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Of objects a line each: what no row has."""
+    names = {name for row in rows for name in row}
+    lacking = [name for name in FIELDS if name not in names]
+    if not lacking:
+        return None
+    what = f"no row has {' or '.join(lacking)}"
+    return f"{what}; {_way(path, 'pd.read_json(F, lines=True, dtype=False)', rows)}"
+
+
+def _form_of_stream(path: Path, text: str) -> str | None:
+    """Of objects that do not keep to a line each; None if a line is meant to be one."""
+    try:
+        end = json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError) as error:
+        whole_lines = "\n" not in text or text.partition("\n")[0].rstrip().endswith(("}", "},"))
+        return None if whole_lines else f"is a JSON object over several lines, and not a sound one ({error}); {WANT}"
+    if "\n" in text[:end] or text[end:].lstrip(" \t").startswith("{"):
+        return f"holds JSON objects that do not keep to a line each; {_a_line_each(path)}"
+    return None
+
+
+def _form_of_table(path: Path, text: str) -> str:
+    lines = re.split(r"[\r\n]+", text[:HEAD])
+    delimiter = max("\t,;|", key=lines[0].count)
+    with contextlib.suppress(csv.Error):
+        columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
+        if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last may be cut off
+            kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
+            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str)"
+            return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
+    shown = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
+    return f"is text, not JSON (begins with {shown!r}); {WANT}"
+
+
+_LOADED = "json.loads(Path(F).read_text('utf-8-sig'))"
+
+
+def _way(path: Path, read: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """How rows of other names, or with several positives each, become a file of pairs.
+
+    Args:
+        read: an expression for pandas that makes a table of them.
+        rows: at least one; their values may be None where only the names are known.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    renamed = _renamed(names)
+    have = {renamed.get(name, name) for name in names}
+    if lacking := [name for name in FIELDS[:2] if name not in have]:
+        return f"no field is known to be the {' or the '.join(lacking)} ({_found(names)}); {WANT}"
+    steps, told = "", []
+    if renamed:
+        steps += f".rename(columns={renamed!r})"
+        told += [f"{other} for {own}" for other, own in renamed.items()]
+    if any(isinstance(row.get(name), list) for row in rows for name in names if renamed.get(name, name) == "positive"):
+        steps += ".explode('positive')"
+        told.append("a row for each positive")
+    if "domain" not in have:
+        steps += ".assign(domain='manuals')"
+        told.append("one domain for all, say manuals")
+    way = f"make rows of it: {_by_pandas(path, read + steps)}"
+    return f"{_found(names)}; take {', '.join(told)}, and {way}" if told else way
+
+
+def _a_line_each(path: Path) -> str:
+    return f"write each on one line: jq -c . {shlex.quote(str(path))} > {CONVERTED}"
+
+
+def _renamed(names: Sequence[str]) -> dict[str, str]:
+    """Fields that seem to be ours under another name: theirs -> ours."""
+    known = {name.casefold(): name for name in names}
+    found = {
+        own: next((known[other] for other in others.split() if other in known), None)
+        for own, others in OTHER_NAMES.items()
+        if own not in names
+    }
+    return {other: own for own, other in found.items() if other is not None}
+
+
+def _found(names: Sequence[str] | Mapping[str, Any]) -> str:
+    shown = [str(name)[:40] for name in list(names)[:12]]
+    return f"found: {', '.join(shown) or 'nothing'}{', ...' if len(names) > len(shown) else ''}"
+
+
+def _by_pandas(path: Path, expression: str) -> str:
+    """A command that reads a file with pandas and writes `CONVERTED`."""
+    imports = "import json, sys; from pathlib import Path" if "json." in expression else "import sys"
+    made = expression.replace("(F", "(sys.argv[1]")
+    written = f"to_json('{CONVERTED}', orient='records', lines=True, force_ascii=False)"
+    return f"python -c {_in_shell(f'{imports}; import pandas as pd; {made}.{written}')} {shlex.quote(str(path))}"
+
+
+def _in_shell(code: str) -> str:
+    """Code as a word for a shell, in double quotes: in single ones its own would be unreadable."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", code) + '"'

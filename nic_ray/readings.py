@@ -1,0 +1,83 @@
+"""The ledger of a run: who has read its test rows, when, and of which model.
+
+A figure of the test rows can be believed because nothing was chosen by them. From the second reading on, whoever
+chooses has seen the first.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nic_ray.record import add_line, read_lines
+
+READINGS = "readings.jsonl"
+"""In a run folder: a line for each reading of the test rows that the run has held back."""
+LISTED = 3  # earlier readings that a sentence names
+
+
+def note_reading(
+    run_folder: Path, *, command: str, part: str, rows: int, model: str, split: str | None
+) -> list[dict[str, Any]]:
+    """Write down that test rows are about to be read.
+
+    Args:
+        run_folder: of the run that has held them back.
+        command: that reads them.
+        part: what it reads: "test", or "all" where they are among others.
+        rows: how many test rows that are.
+        model: whose figures come of it.
+        split: SHA-256 of which row is in which part. Runs of the same one hold back the same rows.
+
+    Returns:
+        every reading of these rows that this run and those beside it know of, the new one last.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    row = {"when": now, "command": command, "part": part, "rows": rows, "model": model, "run": run_folder.name}
+    known = readings_of(run_folder, split)
+    add_line(run_folder / READINGS, row | {"split": split})
+    return [*known, row]
+
+
+def readings_of(run_folder: Path, split: str | None) -> list[dict[str, Any]]:
+    """What a run, and those beside it, know of readings of a split's test rows, the oldest first."""
+    found = [row for row in read_lines(run_folder / READINGS) if row.get("split") == split]
+    if split is not None:
+        for path in sorted(run_folder.resolve().parent.glob(f"*/{READINGS}")):
+            if path.parent != run_folder.resolve():
+                with suppress(OSError, UnicodeDecodeError):
+                    found += [row for row in read_lines(path) if row.get("split") == split]
+    told = [{name: value for name, value in row.items() if name != "split"} for row in found]
+    return sorted(told, key=lambda row: str(row.get("when")))
+
+
+def merged(*known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Readings that are known from several places, each once, the oldest first."""
+    found: list[dict[str, Any]] = []
+    for row in (dict(row) for own in known for row in own):
+        if row not in found:
+            found.append(row)
+    return sorted(found, key=lambda row: str(row.get("when")))
+
+
+def describe_readings(readings: Sequence[Mapping[str, Any]]) -> str | None:
+    """What has to be said of readings if the last of them was not the first; else None."""
+    if len(readings) < 2:
+        return None
+    *earlier, last = readings
+    listed = "; ".join(described(row) for row in earlier[-LISTED:])
+    more = f", of which the last {LISTED} were" if len(earlier) > LISTED else ""
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    return (
+        f"the {last['rows']} test rows had been read {times} before{more}: {listed}. What was chosen since may have "
+        "been chosen by them, and a figure of theirs is then too good"
+    )
+
+
+def described(reading: Mapping[str, Any]) -> str:
+    """A reading in a few words."""
+    return f"{reading['when']} by {reading['command']}, of {reading['model']} ({reading['run']})"
