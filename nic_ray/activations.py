@@ -57,9 +57,11 @@ class Feed:
     device: torch.device
 
 
-def token_inputs(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> Inputs:
-    """Depth 0: token ids of each text, cut off at `max_tokens`."""
-    return Inputs(*tokenize(encoder, texts, max_tokens))
+def token_inputs(
+    encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
+) -> Inputs:
+    """Depth 0: token ids of each text behind its prompt, as `encoder.tokenize` gives them."""
+    return Inputs(*tokenize(encoder, texts, max_tokens, is_query))
 
 
 def frozen_inputs(

@@ -377,9 +377,21 @@ def _use_section(metadata: Mapping[str, Any]) -> str:
         "from sentence_transformers import SentenceTransformer\n\n"
         f"model = SentenceTransformer({place})  # the path of this folder\n"
         "passages = [...]  # sections of the manuals\n"
-        'scores = model.similarity(model.encode(["Why does it not start?"]), model.encode(passages))\n'
+        'query = model.encode_query(["Why does it not start?"])\n'
+        "scores = model.similarity(query, model.encode_document(passages))\n"
         "best = passages[int(scores.argmax())]\n"
-        "```" + saved
+        "```" + _prompts_note(metadata) + saved
+    )
+
+
+def _prompts_note(metadata: Mapping[str, Any]) -> str:
+    prompts = {kind: prompt for kind, prompt in metadata.get("prompts", {}).items() if prompt}
+    if not prompts:
+        return ""
+    put = [f"{json.dumps(prompt, ensure_ascii=False)} in front of a {kind}" for kind, prompt in prompts.items()]
+    return (
+        f"\n\n`encode_query` and `encode_document` put {' and '.join(put)}, as the base model wants it. The figures "
+        "below are of texts with these prompts; plain `encode` does not know a query from a passage."
     )
 
 
@@ -580,6 +592,9 @@ def _training_section(metadata: Mapping[str, Any]) -> str:
         "best step": metadata.get("best", {}).get("step"),
         "precision": metadata.get("precision"),
         "weights of the base model, SHA-256": metadata.get("base_weights_sha256"),
+        "weights of the base model, stored in": metadata.get("base_stored_in"),
+        "weights, stored in": metadata.get("stored_in"),
+        "similarity of the base model, as it was scored": metadata.get("base_similarity"),
     }
     rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
     rows += [[f"`{key}`", _shown(value)] for key, value in metadata.get("config", {}).items()]
@@ -618,7 +633,8 @@ def _limits_section(metadata: Mapping[str, Any]) -> str:
     ]
     if "max_tokens" in metadata.get("config", {}):
         cut = metadata["config"]["max_tokens"]
-        limits.append(f"Of a text at most {cut} tokens are read, fewer if the base model takes fewer.")
+        included = ", its prompt included" if any(metadata.get("prompts", {}).values()) else ""
+        limits.append(f"Of a text at most {cut} tokens are read{included}, fewer if the base model takes fewer.")
     if metadata.get("split", {}).get("protocol") == "unseen_queries":
         limits.append("Its figures say nothing about passages that it was not trained on.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)

@@ -248,7 +248,7 @@ def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]
         InputError: the base model's embeddings of them are not finite.
     """
     encoder, config = prepared.encoder, prepared.config.train
-    tokens = token_inputs(encoder, collection.texts, config.max_tokens)
+    tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
     wanted = sorted(set(depths)) if encoder.can_be_cut else []
     found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
     inputs = {depth: found.get(depth, tokens) for depth in depths}
@@ -286,7 +286,9 @@ def scores_of(
     """
     collection, rows = prepared.collection, prepared.rows(part).tolist()
     texts = texts_to_score(collection, rows)
-    return query_scores(embedded(prepared, inputs, frozen_layers, weights, texts), texts, collection, rows)
+    similarity = "cosine" if weights is not None else prepared.encoder.similarity
+    embeddings = embedded(prepared, inputs, frozen_layers, weights, texts)
+    return query_scores(embeddings, texts, collection, rows, similarity=similarity)
 
 
 def base_scores(prepared: Prepared, inputs: Mapping[int, Inputs], part: str) -> dict[str, NDArray[np.float64]]:
@@ -321,7 +323,7 @@ def scores_of_base(prepared: Prepared, embeddings: NDArray[np.float32], part: st
     rows = prepared.rows(part).tolist()
     texts = texts_to_score(prepared.collection, rows)
     try:
-        return query_scores(embeddings, texts, prepared.collection, rows)
+        return query_scores(embeddings, texts, prepared.collection, rows, similarity=prepared.encoder.similarity)
     except ValueError:
         raise _not_finite(prepared) from None
 
@@ -359,5 +361,7 @@ def _probe_metrics(
     rows = list(range(len(collection.query)))
     texts = texts_to_score(collection, rows)
     embeddings = embedded(prepared, inputs, frozen_layers, weights, texts)
-    found = flat_metrics(query_scores(embeddings, texts, collection, rows), collection.domains)
+    similarity = "cosine" if weights is not None else prepared.encoder.similarity
+    scores = query_scores(embeddings, texts, collection, rows, similarity=similarity)
+    found = flat_metrics(scores, collection.domains)
     return {name: found[f"{name}/macro"] for name in ("recall_at_5", "mrr")}

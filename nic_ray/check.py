@@ -54,7 +54,7 @@ def main(
         raise InputError(describe_problems(pairs, rows, problems))
 
     from nic_ray import lint
-    from nic_ray.tokens import count_tokens
+    from nic_ray.tokens import count_tokens, stored_prompts
 
     fatal = lint.parse_codes(fail_on, "--fail-on")
     codes = [code for code, rule in lint.RULES.items() if rule.left_out]
@@ -62,8 +62,9 @@ def main(
         codes = lint.parse_codes(leave_out, "--leave-out")
         if write_clean is None:
             raise InputError("--leave-out: nothing is written without --write-clean FILE; name a file")
-    tokens, limit = count_tokens(base_model, lint.texts_of(rows), max_tokens)
-    findings = lint.lint_pairs(rows, tokens, limit)
+    prompts = stored_prompts(base_model)
+    tokens, limit = count_tokens(base_model, lint.texts_of(rows, prompts), max_tokens)
+    findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if write_clean is not None:
         left_out = lint.write_clean(pairs, findings, codes, write_clean)

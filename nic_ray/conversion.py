@@ -1,6 +1,7 @@
 """An exported model as an ONNX graph, in fp32 or with 8-bit weights, held against the model it comes from."""
 
 import importlib.util
+import json
 import logging
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from nic_ray.evaluation import query_scores, texts_to_score
 from nic_ray.hardware import usable_cpus
 from nic_ray.pairs import Collection
 from nic_ray.retrieval import flat_metrics
+from nic_ray.tokens import Prompts, prompts_of
 
 Format = Literal["onnx", "int8"]
 Embedder = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -100,6 +102,7 @@ def convert(
             "format": form,
             "converted_from": source,
             "max_tokens": model.max_seq_length,
+            "prompts": asdict(_prompts_of(model)),
             "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
             "parity": asdict(parity),
         }
@@ -113,7 +116,7 @@ def convert(
 
 
 def embedder(folder: Path, *, threads: int = 0) -> Embedder:
-    """A function from texts to (n, D) embeddings that runs a converted folder.
+    """A function from texts, behind their prompts, to (n, D) embeddings that runs a converted folder.
 
     Args:
         threads: of onnxruntime; 0 takes as many as there are CPUs for this process.
@@ -237,8 +240,11 @@ def _measure(
     model: SentenceTransformer, collection: Collection, rows: Sequence[int], folder: Path, weights: Path
 ) -> Parity:
     numbers = texts_to_score(collection, rows)
-    texts = [collection.texts[number] for number in numbers.tolist()]
-    found = {"model": _by_model(model)(texts), "graph": embedder(folder)(texts)}
+    texts, asks = [collection.texts[number] for number in numbers.tolist()], collection.is_query[numbers].tolist()
+    prompts = _prompts_of(model)
+    prompted = [prompts.before(is_query=asking) + text for text, asking in zip(texts, asks, strict=True)]
+    found = {"model": _by_model(model, texts, asks), "graph": embedder(folder)(prompted)}
+    graph = embedder(folder, threads=1)
     unit = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in found.items()}
     domains = [collection.domains[row] for row in rows]
     queries = [collection.texts[collection.query[row]] for row in rows]
@@ -246,16 +252,36 @@ def _measure(
         texts=len(texts),
         lowest_cosine=float((unit["model"] * unit["graph"]).sum(axis=1).min()),
         recall={
-            name: flat_metrics(query_scores(each, numbers, collection, rows), domains)["recall_at_5/macro"]
+            name: flat_metrics(
+                query_scores(each, numbers, collection, rows, similarity=model.similarity_fn_name), domains
+            )["recall_at_5/macro"]
             for name, each in found.items()
         },
-        milliseconds=_latencies({"model": _by_model(model), "graph": embedder(folder, threads=1)}, queries),
+        milliseconds=_latencies(
+            {
+                "model": lambda asked: model.encode_query(list(asked), show_progress_bar=False),
+                "graph": lambda asked: graph([prompts.query + query for query in asked]),
+            },
+            queries,
+        ),
         bytes={"model": weights.stat().st_size, "graph": (folder / GRAPH).stat().st_size},
     )
 
 
-def _by_model(model: SentenceTransformer) -> Embedder:
-    return lambda texts: np.asarray(model.encode(list(texts), batch_size=BATCH, show_progress_bar=False), np.float32)
+def _by_model(model: SentenceTransformer, texts: Sequence[str], asks: Sequence[bool]) -> NDArray[np.float32]:
+    """(n, D) embeddings of queries and passages, each as Sentence Transformers embeds it."""
+    places = np.asarray(asks)
+    kinds = ((places, model.encode_query), (~places, model.encode_document))
+    found = np.empty((len(texts), model.get_embedding_dimension() or 0), np.float32)
+    for own, encode in kinds:
+        chosen = [texts[place] for place in np.flatnonzero(own).tolist()]
+        if chosen:
+            found[own] = encode(chosen, batch_size=BATCH, show_progress_bar=False)
+    return found
+
+
+def _prompts_of(model: SentenceTransformer) -> Prompts:
+    return prompts_of(model.prompts, model.default_prompt_name)
 
 
 def _latencies(embedders: Mapping[str, Embedder], queries: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -300,6 +326,9 @@ def _readme(name: str, form: Format, metadata: Mapping[str, Any], parity: Parity
         f"{parity.milliseconds[key]['p95']:.1f} ms | {parity.bytes[key] / 1e6:.0f} MB |"
         for label, key in (("Sentence Transformers", "model"), ("this graph", "graph"))
     )
+    before = {f"{kind}_prompt": prompt for kind, prompt in metadata["prompts"].items() if prompt}
+    defined = "".join(f"{variable} = {json.dumps(prompt)}  # in front of each\n" for variable, prompt in before.items())
+    query = "query_prompt + " * ("query_prompt" in before) + '"How is the bearing replaced?"'
     return f"""# {name}
 
 {metadata["converted_from"]["name"]} as an ONNX graph ({weights}), from token ids to embeddings. It runs with
@@ -312,7 +341,7 @@ from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("{name}/{TOKENIZER}")  # cuts at {metadata["max_tokens"]} tokens and pads
 session = onnxruntime.InferenceSession("{name}/{GRAPH}")
-encoded = tokenizer.encode_batch(["How is the bearing replaced?"])
+{defined}encoded = tokenizer.encode_batch([{query}])
 embeddings = session.run(None, {{
     "input_ids": np.array([each.ids for each in encoded]),
     "attention_mask": np.array([each.attention_mask for each in encoded]),

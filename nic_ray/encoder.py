@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nic_ray.blocks import Blocks
 from nic_ray.errors import InputError
-from nic_ray.tokens import PACKAGED_NAMES
+from nic_ray.retrieval import Similarity
+from nic_ray.tokens import PACKAGED_NAMES, Prompts, prompts_of
 
 # Sentence Transformers and the tokenizers are imported where a model is loaded: a trial is handed its blocks,
 # runs in a process of its own, and starts two seconds of processor time sooner without them.
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# 16-bit weights take no steps as small as training's: at a learning rate of 2e-5, 6 % of bfloat16 ones ever move
+_IN_FP32 = {"dtype": torch.float32}
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -36,8 +40,15 @@ class Encoder:
     """As the user named it."""
     model: "SentenceTransformer"
     """On the CPU, in fp32 and eval mode. Parts that are cut from it share its weights."""
+    stored_in: str
+    """"fp32", or the 16-bit format that the weights were stored in."""
+    prompts: Prompts
+    """What its owner means to stand in front of a query and of a passage; `model` has them under "query" and
+    "document", the first names that Sentence Transformers looks for."""
+    similarity: Similarity
+    """What its owner means the embeddings for."""
     weights_sha256: str
-    """Of all weights, in the order of the state dict: the same for any file format."""
+    """Of all weights in fp32, in the order of the state dict: the same for any file format."""
     blocks: int
     """Transformer blocks."""
     can_be_cut: bool
@@ -190,22 +201,31 @@ def load(base_model: str) -> Encoder:
 
     Raises:
         InputError: the packaged weights are not the published ones, the folder holds no model that
-            Sentence Transformers can load, or the hub id cannot be had.
+            Sentence Transformers can load, the hub id cannot be had, or Sentence Transformers embeds texts with it in
+            a way that is not followed here.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of reading 90 MB: gone before it can be read
     model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
     transformer = getattr(model[0], "auto_model", None)
+    # under the first names that it looks for, so that its `encode_query` and `encode_document` find them
+    prompts = prompts_of(model.prompts, model.default_prompt_name)
+    model.prompts |= {"query": prompts.query, "document": prompts.passage}
     blocks = _blocks_of(transformer) if transformer is not None else None
     if transformer is None or blocks is None:
         raise InputError(f"{base_model}: holds no transformer with a list of blocks; name an encoder such as BERT")
+    if (reason := _not_followed(model, prompts)) is not None:
+        raise InputError(f"{base_model}: {reason}; or name a model of transformer and pooling such as BERT")
     _use_quick_dropout(transformer)
-    model.eval()
+    model.float().eval()
     can_be_cut = _cuts_agree(transformer, len(blocks))
     return Encoder(
         name=base_model,
         model=model,
+        stored_in=_stored_in(transformer),
+        prompts=prompts,
+        similarity=model.similarity_fn_name,
         weights_sha256=_hash_of(model),
         blocks=len(blocks),
         can_be_cut=can_be_cut,
@@ -249,17 +269,27 @@ def token_limit(encoder: Encoder, max_tokens: int) -> int:
     return min(max_tokens, encoder.model.max_seq_length or max_tokens)
 
 
-def tokenize(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Token ids of texts, one after the other without padding.
+def tokenize(
+    encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of texts, each behind the prompt of its kind, one after the other without padding.
 
     Args:
-        max_tokens: special tokens included, at most this many of a text.
+        max_tokens: special tokens and the prompt included, at most this many of a text.
+        is_query: (texts,) whether each is a query, else a passage; None will do for a model without prompts.
 
     Returns:
         ids (T,) and offsets (len(texts) + 1,): text i is ids[offsets[i]:offsets[i + 1]].
+
+    Raises:
+        ValueError: the model has prompts, and nobody says which text gets which.
     """
+    if encoder.prompts and is_query is None:
+        raise ValueError(f"{encoder.name} has prompts; say which of the texts are queries")
     if not texts:
         return np.zeros(0, np.int32), np.zeros(1, np.int64)
+    if encoder.prompts and is_query is not None:
+        texts = [encoder.prompts.before(is_query=bool(asks)) + text for text, asks in zip(texts, is_query, strict=True)]
     rows = encoder.model.tokenizer(
         list(texts), truncation=True, max_length=token_limit(encoder, max_tokens), return_attention_mask=False
     )["input_ids"]
@@ -311,6 +341,23 @@ def placed(module: Module, device: str) -> Module:
     if all(value.device.type == wanted for value in itertools.chain(module.parameters(), module.buffers())):
         return module
     return copy.deepcopy(module).to(device)
+
+
+def for_cosine(encoder: Encoder) -> "SentenceTransformer":
+    """The model as it is exported, sharing its weights: what was trained for cosine says so.
+
+    A model that its owner means for another similarity gets unit length at its end, so that dot product and Euclidean
+    distance, by which an index of the old one may rank, rank as cosine does.
+    """
+    if encoder.similarity == "cosine":
+        return encoder.model
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    model: Any = _shell(encoder.model)
+    if not isinstance(model[-1], Normalize):
+        model.append(Normalize())
+    model.similarity_fn_name = "cosine"
+    return model
 
 
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
@@ -401,7 +448,7 @@ def _load_folder(folder: Path) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=_IN_FP32)
     except Exception as error:  # a broken file can fail in any of four libraries
         raise InputError(
             f"{folder}: not a model that Sentence Transformers can load ({_one_line(error)}); name a folder that "
@@ -413,7 +460,7 @@ def _load_from_hub(name: str) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(name, device="cpu")
+        return SentenceTransformer(name, device="cpu", model_kwargs=_IN_FP32)
     except Exception as error:  # the hub client raises a dozen kinds, none of them ours
         raise InputError(
             f"{name}: no such folder, and the model hub does not give it ({_one_line(error)}); name a folder or "
@@ -423,6 +470,61 @@ def _load_from_hub(name: str) -> "SentenceTransformer":
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _stored_in(transformer: nn.Module) -> str:
+    """The narrowest format that holds all weights: the one that they were stored in, whatever a config says."""
+
+    def holds(dtype: torch.dtype) -> bool:
+        return all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in transformer.parameters())
+
+    return next((name for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)) if holds(dtype)), "fp32")
+
+
+def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
+    """Why what is computed here is not what Sentence Transformers gives for a text, and a way out; None if it is."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    config = "in config_sentence_transformers.json"
+    if model.truncate_dim is not None:
+        return (
+            f"only the first {model.truncate_dim} dimensions of its embeddings are used (truncate_dim), which is not "
+            f"supported; set truncate_dim to null {config}"
+        )
+    if prompts and any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        return (
+            "has prompts that its pooling leaves out (include_prompt: false), which is not supported; set "
+            f"include_prompt to true, or empty its prompts {config}"
+        )
+    try:
+        followed = _embeds_alike(model, "query", prompts.query) and _embeds_alike(model, "document", prompts.passage)
+    except Exception:  # whatever a module raises that is not called as Sentence Transformers does
+        followed = False
+    if followed:
+        return None
+    return (
+        "Sentence Transformers embeds texts with it in a way that is not supported (such as a chat template, a length "
+        "of its own for queries, a Router, a module that needs more than token embeddings); take it out of the model"
+    )
+
+
+def _embeds_alike(model: "SentenceTransformer", task: str, prompt: str) -> bool:
+    """Whether token ids behind a prompt, run through the modules one by one, give a text's embedding."""
+    short, long = "how is it replaced", " ".join(map(str, range(600)))
+    for text in (long, short):
+        features = model.preprocess([text], prompt=prompt, task=task)
+        ids = model.tokenizer(prompt + text, truncation=True, max_length=model.max_seq_length)["input_ids"]
+        if features["input_ids"][features["attention_mask"].bool()].tolist() != ids:
+            return False
+    whole = Upper(model[0].auto_model, [_light(module) for module in list(model)[1:]], starts_at_ids=True).eval()
+    with torch.no_grad():
+        found = whole(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    encode = model.encode_query if task == "query" else model.encode_document
+    expected = encode([short], convert_to_tensor=True, show_progress_bar=False)
+    if found.shape != expected.shape:
+        return False
+    found, expected = nn.functional.normalize(found, dim=1), nn.functional.normalize(expected, dim=1)
+    return torch.allclose(found, expected, atol=1e-4, equal_nan=True)
 
 
 def _hash_of(model: nn.Module) -> str:

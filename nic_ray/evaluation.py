@@ -1,6 +1,7 @@
 """From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from nic_ray.encoder import Encoder, Upper, whole
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages
-from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
+from nic_ray.retrieval import Similarity, flat_metrics, query_metrics, score_metrics
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PLAIN_BATCH = 16
+"""Texts that plain Sentence Transformers embeds at once: of 100 tokens each, what `CHUNK_TOKENS` are on a CPU."""
 
 
 @torch.inference_mode()
@@ -70,6 +77,7 @@ def query_scores(
     rows: Sequence[int],
     *,
     within_domain: bool = False,
+    similarity: Similarity = "cosine",
 ) -> dict[str, NDArray[np.float64]]:
     """Recall@5 and reciprocal rank of each row's query, ranked over the whole corpus.
 
@@ -79,6 +87,8 @@ def query_scores(
         rows: rows of the collection, each one query.
         within_domain: rank over the passages of the row's own domain alone, those that any row of it names; a
             passage of another domain then is no answer either.
+        similarity: what passages are ranked by. What is trained here is trained for cosine; a base model may be meant
+            for another.
 
     Returns:
         as `retrieval.query_metrics`, each (rows,).
@@ -91,6 +101,7 @@ def query_scores(
             embeddings[np.searchsorted(texts, queries)],
             embeddings[np.searchsorted(texts, corpus)],
             [_places(corpus, relevant[query]) for query in queries.tolist()],
+            similarity,
         )
         for name, values in found.items():
             scores[name][places] = values
@@ -185,7 +196,7 @@ def encoder_scores(
     device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
-    """`query_scores` of a whole model, from the texts on, in fp32.
+    """`query_scores` of a whole model, from the texts on, in fp32, by its own prompts and its own similarity.
 
     Args:
         device: where to embed; the encoder itself stays on the CPU.
@@ -195,10 +206,44 @@ def encoder_scores(
         ValueError: an embedding is not finite.
     """
     keep_to_usable_cpus()
-    tokens = token_inputs(encoder, collection.texts, max_tokens)
+    tokens = token_inputs(encoder, collection.texts, max_tokens, collection.is_query)
     texts = texts_to_score(collection, rows)
     embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
-    return query_scores(embeddings, texts, collection, rows)
+    return query_scores(embeddings, texts, collection, rows, similarity=encoder.similarity)
+
+
+def plain_scores(
+    model: "SentenceTransformer",
+    collection: Collection,
+    rows: Sequence[int],
+    *,
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """`query_scores` of a model as whoever is given its folder uses it: Sentence Transformers alone.
+
+    Queries go through its `encode_query`, passages through `encode_document`, pairs through `similarity`.
+
+    Args:
+        done: is told how many more of `texts_to_score` are embedded.
+
+    Raises:
+        ValueError: a similarity is not finite.
+    """
+    relevant = relevant_passages(collection)
+    corpus = [collection.texts[text] for text in collection.corpus.tolist()]
+    passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)
+    done(len(corpus))
+    asked, place = np.unique(collection.query[list(rows)], return_inverse=True)
+    texts = [collection.texts[query] for query in asked.tolist()]
+    queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
+    done(len(texts))
+    scores = {"recall_at_5": np.empty(len(asked)), "mrr": np.empty(len(asked))}
+    for start in range(0, len(asked), 256):  # a block at a time, so that memory does not grow with the rows
+        block = slice(start, start + 256)
+        own = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]
+        for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), own).items():
+            scores[name][block] = values
+    return {name: values[place] for name, values in scores.items()}
 
 
 def _corpora(

@@ -219,7 +219,7 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     # passages with all of their rows, as many as the larger batch has rows
     rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(PROBE_BATCHES)]
     collection = index_pairs([pairs[row] for row in rows])
-    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens)
+    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     depth = config.train.frozen_layers if encoder.can_be_cut else 0
     bf16 = hardware.computes_in_bf16(config.train.precision, device)
     wait = torch.cuda.synchronize if device == "cuda" else _nothing
@@ -294,8 +294,8 @@ def _evaluation_tokens(prepared: Prepared) -> int:
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:
-    texts = index_pairs(read_pairs(pairs)).texts
-    return len(token_inputs(prepared.encoder, texts, prepared.config.train.max_tokens).values)
+    asked, limit = index_pairs(read_pairs(pairs)), prepared.config.train.max_tokens
+    return len(token_inputs(prepared.encoder, asked.texts, limit, asked.is_query).values)
 
 
 def _padded(

@@ -27,7 +27,7 @@ from nic_ray.evaluation import lexical_metrics, nearest, query_scores, texts_to_
 from nic_ray.guard import Point, Queries, choose, count_passages, macro_bound, objections
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
-from nic_ray.retrieval import flat_metrics
+from nic_ray.retrieval import Similarity, flat_metrics
 from nic_ray.statistics import MIN_PASSAGES, paired_intervals
 
 CONFIDENCE = 0.95
@@ -207,7 +207,8 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     queries: dict[str, Any] = {}
     for label, (depth, weights) in cuts.items():
         embeddings = embedded(prepared, inputs[depth], depth, weights, texts)
-        scores = query_scores(embeddings, texts, collection, rows["test"])
+        how: Similarity = "cosine" if weights is not None else prepared.encoder.similarity
+        scores = query_scores(embeddings, texts, collection, rows["test"], similarity=how)
         recall[label] = scores["recall_at_5"]
         results["test"][label] = flat_metrics(scores, names["test"])
         if label == "tuned":
@@ -215,10 +216,10 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
             queries = _retrieved(
                 collection, rows["test"], ranks, *nearest(embeddings, texts, collection, rows["test"], k=5)
             )
-        inside = query_scores(embeddings, texts, collection, rows["test"], within_domain=True)
+        inside = query_scores(embeddings, texts, collection, rows["test"], within_domain=True, similarity=how)
         results[IN_DOMAIN][label] = flat_metrics(inside, names["test"])
         if rows["unseen_queries"]:
-            new = query_scores(embeddings, texts, collection, rows["unseen_queries"])
+            new = query_scores(embeddings, texts, collection, rows["unseen_queries"], similarity=how)
             results.setdefault("unseen_queries", {})[label] = flat_metrics(new, names["unseen_queries"])
     for part, own in results.items():
         base, *others = own.items()

@@ -16,6 +16,7 @@ from nic_ray.duplicates import near_duplicates
 from nic_ray.errors import InputError
 from nic_ray.pairs import Pair, count_by_domain
 from nic_ray.statistics import MIN_PASSAGES
+from nic_ray.tokens import NO_PROMPTS, Prompts
 
 PART_SHARE = 0.2
 """Of a domain's passages, what the default split holds back for validation, and as much for the test."""
@@ -138,15 +139,18 @@ class _Found:
     detail: str = ""
 
 
-def lint_pairs(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int) -> list[Finding]:
+def lint_pairs(
+    pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts = NO_PROMPTS
+) -> list[Finding]:
     """What is found in rows of a file, in the order of `RULES`; codes that are not found are left out.
 
     Texts are equal if they are so to the letter, and nearly equal by `near_duplicates`.
 
     Args:
         pairs: rows as they were read; their lines tell them apart.
-        tokens: length of every text, in tokens of the base model with its special ones.
+        tokens: length of every text of `texts_of`, in tokens of the base model with its special ones.
         max_tokens: how many of them the model reads.
+        prompts: what the model reads in front of a text.
     """
     groups = _near_groups(pairs)
     answers: dict[str, set[str]] = defaultdict(set)
@@ -160,7 +164,7 @@ def lint_pairs(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int
         "near-duplicate-passage": _near_duplicate_passages(pairs, groups),
         "domain-conflict": _domain_conflicts(pairs),
         "several-passages": _several_passages(pairs, answers),
-        "cut-off": _cut_off(pairs, tokens, max_tokens),
+        "cut-off": _cut_off(pairs, tokens, max_tokens, prompts),
         "mojibake": _rows_with(pairs, BADNESS_RE),
         "control-characters": _rows_with(pairs, _CONTROL),
         "small-domain": _small_domains(pairs),
@@ -187,9 +191,11 @@ def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
     return tuple(Example(line, text) for text, line in list(first.items())[:EXAMPLES])
 
 
-def texts_of(pairs: Sequence[Pair]) -> list[str]:
-    """Every distinct text of rows, in the order in which they first appear."""
-    return list(dict.fromkeys(text for pair in pairs for _, text in _texts(pair)))
+def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
+    """Every distinct text of rows behind its prompt, in the order in which they first appear."""
+    return list(
+        dict.fromkeys(prompts.before(is_query=name == "query") + text for pair in pairs for name, text in _texts(pair))
+    )
 
 
 def describe_finding(finding: Finding) -> str:
@@ -425,14 +431,15 @@ def _several_passages(pairs: Sequence[Pair], answers: Mapping[str, set[str]]) ->
     )
 
 
-def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int) -> _Found:
+def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts) -> _Found:
     by_line = {}
     for pair in pairs:
-        long = [f"{name} of {tokens[text]:,} tokens" for name, text in _texts(pair) if tokens[text] > max_tokens]
-        if tokens[pair.query] > max_tokens or tokens[pair.positive] > max_tokens:
+        lengths = [(name, tokens[prompts.before(is_query=name == "query") + text]) for name, text in _texts(pair)]
+        if any(length > max_tokens for name, length in lengths if name != "negative"):
+            long = [f"{name} of {length:,} tokens" for name, length in lengths if length > max_tokens]
             by_line[pair.line] = ", ".join(long)
-    queries = {pair.query for pair in pairs}
-    passages = {text for pair in pairs for text in (pair.positive, *pair.negatives)}
+    queries = {prompts.query + pair.query for pair in pairs}
+    passages = {prompts.passage + text for pair in pairs for text in (pair.positive, *pair.negatives)}
     beyond = np.array([max(0, tokens[text] - max_tokens) for text in passages])
     long_queries = sum(tokens[text] > max_tokens for text in queries)
     detail = (

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nic_ray.encoder import Encoder, token_limit
+from nic_ray.encoder import Encoder, for_cosine, token_limit
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.pairs import Collection, Pair, relevant_passages
@@ -23,7 +23,7 @@ def mine_negatives(
     max_tokens: int,
     device: str = "cpu",
 ) -> dict[int, tuple[str, ...]]:
-    """For each row the passages of the other rows that come nearest to its query, nearest first.
+    """For each row the passages of the other rows that come nearest to its query by cosine, nearest first.
 
     No passage that any row of the whole collection names as an answer to the query is taken, and none whose
     similarity lies less than `relative_margin` below the positive's: it may well be an answer that nobody wrote
@@ -59,7 +59,7 @@ def mine_negatives(
         "positive": [texts[text] for text in collection.positive[list(rows)]],
     }
     keep_to_usable_cpus()
-    model = copy.deepcopy(encoder.model).to(device)
+    model = copy.deepcopy(for_cosine(encoder)).to(device)
     model.max_seq_length = token_limit(encoder, max_tokens)
     # it prints as it works, and shows a progress bar for each of its steps
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

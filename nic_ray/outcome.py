@@ -3,18 +3,21 @@
 import collections
 import copy
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from nic_ray import bundle
 from nic_ray import encoder as encoders
-from nic_ray.activations import Inputs
+from nic_ray.activations import Inputs, feed
 from nic_ray.candidates import Candidate, queries_of, scores_of
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import evaluate_encoder, texts_to_score
+from nic_ray.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.preparation import Prepared, describe_data
 from nic_ray.progress import View
 from nic_ray.retrieval import flat_metrics
@@ -22,6 +25,11 @@ from nic_ray.retrieval import flat_metrics
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
 """How far a macro metric of the exported folder may lie from the training's, beyond one near tie, by the
 precision of the training (the folder is read in fp32)."""
+
+MIN_COSINE = 0.999
+"""Between a text's embedding by the exported folder and by what was written to it, both in fp32."""
+SAMPLED = 16
+"""Texts of each kind whose embeddings are held against each other."""
 
 
 def new_run_folder(root: Path, name: str) -> Path:
@@ -71,14 +79,16 @@ def export(
         results: part of the rows -> model -> flat metrics, for the card.
         folder: the bundle, whole or not there at all.
         evidence: what else vouches for the numbers, by its name in metadata.json.
-        measured: whether these weights are those that the numbers are of; then they are found again.
+        measured: whether these weights are those that the numbers are of; then they are found again. Embeddings of
+            some texts are held against the folder's in any case.
         view: is shown how that goes.
 
     Returns:
         its metadata.
 
     Raises:
-        RunError: the folder, loaded afresh, gives other validation metrics than the training did.
+        RunError: the folder, loaded afresh by Sentence Transformers alone, embeds texts otherwise, or gives other
+            validation metrics than the training did.
     """
     tuned = copy.deepcopy(prepared.encoder)
     encoders.upper(tuned, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
@@ -89,6 +99,10 @@ def export(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_model": prepared.encoder.name,
         "base_weights_sha256": prepared.encoder.weights_sha256,
+        "base_stored_in": prepared.encoder.stored_in,
+        "base_similarity": prepared.encoder.similarity,
+        "stored_in": "fp32",
+        "prompts": asdict(prepared.encoder.prompts),
         "trial": winner.name,
         "averaged": [member.name for member in winner.members],
         "objective": objective,
@@ -104,21 +118,52 @@ def export(
     def check(written: Path) -> None:
         rows = prepared.rows("validation").tolist()
         texts = len(texts_to_score(prepared.collection, rows))
+        model = _as_anyone_loads(written)
+        _refuse_other_embeddings(prepared, tuned, model)
+        if not measured:
+            return
         with view.work("reading the exported model again, to find its numbers", texts) as done:
-            again = evaluate_encoder(
-                encoders.load(str(written)), prepared.collection, rows, winner.config.max_tokens, done=done
-            )
+            scores = plain_scores(model, prepared.collection, rows, done=done)
+        again = flat_metrics(scores, [prepared.collection.domains[row] for row in rows])
         refuse_other_numbers(winner.metrics, again, AGREEMENT[metadata["precision"]] + _one_query(prepared))
 
     bundle.write_bundle(
         folder,
-        tuned.model,
+        encoders.for_cosine(tuned),
         metadata,
         training_log=training_log,
         overwrite=overwrite,
-        check=check if measured else None,
+        check=check,
     )
     return metadata
+
+
+def _as_anyone_loads(folder: Path) -> SentenceTransformer:
+    """A folder's model by Sentence Transformers alone, as the runbook tells people to load it."""
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model: SentenceTransformer) -> None:
+    """Hold some texts' embeddings by the exported folder against those by the weights that were written to it.
+
+    Raises:
+        RunError: they are others, as where prompts, modules or limits were lost on the way.
+    """
+    collection = prepared.collection
+    whole = encoders.whole(tuned)
+    for numbers, encode in (
+        (np.unique(collection.query)[:SAMPLED], model.encode_query),
+        (collection.corpus[:SAMPLED], model.encode_document),
+    ):
+        own = embed(whole, feed(prepared.tokens, "cpu"), numbers)
+        plain = encode([collection.texts[number] for number in numbers.tolist()], show_progress_bar=False)
+        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(plain, axis=1)
+        lowest = float(((own * plain).sum(axis=1) / norms).min())
+        if not lowest >= MIN_COSINE:
+            raise RunError(
+                f"the exported folder does not embed as the winner does: a text's two embeddings have a cosine of "
+                f"{lowest:.4f}, want {MIN_COSINE} at least; it was not kept"
+            )
 
 
 def _one_query(prepared: Prepared) -> float:

@@ -45,6 +45,8 @@ class Problem:
 class Collection:
     """Rows by number: every distinct text stands once in `texts`, and rows point to it.
 
+    A text that is a query and a passage too stands there twice: a model may read the two differently.
+
     query, positive: (N,) index into `texts`.
     negatives: (N, H) index into `texts`, -1 where a row has fewer than H; H may be 0.
     domains: (N,) names.
@@ -57,6 +59,13 @@ class Collection:
     negatives: NDArray[np.int64]
     domains: tuple[str, ...]
     corpus: NDArray[np.int64]
+
+    @property
+    def is_query(self) -> NDArray[np.bool_]:
+        """(texts,) whether a text is a query; the others are passages."""
+        asks = np.zeros(len(self.texts), dtype=np.bool_)
+        asks[self.query] = True
+        return asks
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -175,21 +184,21 @@ def count_by_domain(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
 
 def index_pairs(pairs: Sequence[Pair]) -> Collection:
     """Number the texts of N rows in the order in which they first appear: query, positive, negatives."""
-    numbers: dict[str, int] = {}
+    numbers: dict[tuple[str, bool], int] = {}
 
-    def number(text: str) -> int:
-        return numbers.setdefault(text, len(numbers))
+    def number(text: str, *, is_query: bool = False) -> int:
+        return numbers.setdefault((text, is_query), len(numbers))
 
     width = max((len(pair.negatives) for pair in pairs), default=0)
     query = np.empty(len(pairs), dtype=np.int64)
     positive = np.empty(len(pairs), dtype=np.int64)
     negatives = np.full((len(pairs), width), -1, dtype=np.int64)
     for row, pair in enumerate(pairs):
-        query[row] = number(pair.query)
+        query[row] = number(pair.query, is_query=True)
         positive[row] = number(pair.positive)
         negatives[row, : len(pair.negatives)] = [number(text) for text in pair.negatives]
     return Collection(
-        texts=tuple(numbers),
+        texts=tuple(text for text, _ in numbers),
         query=query,
         positive=positive,
         negatives=negatives,

@@ -66,7 +66,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
-        tokens=token_inputs(encoder, collection.texts, config.train.max_tokens),
+        tokens=token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query),
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
     )
@@ -153,8 +153,21 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({prepared.config.data.protocol})"
     )
-    if not prepared.encoder.can_be_cut:
-        yield f"{prepared.encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
+    encoder = prepared.encoder
+    if encoder.prompts:
+        yield (
+            f"{encoder.name} has prompts of its own, which are used: {encoder.prompts.query!r} before a query, "
+            f"{encoder.prompts.passage!r} before a passage"
+        )
+    if encoder.similarity != "cosine":
+        yield (
+            f"{encoder.name} is meant for similarity {encoder.similarity} and scored by it; what is tuned is trained, "
+            "scored and exported for cosine, with embeddings of length 1, which rank alike by dot product and distance"
+        )
+    if encoder.stored_in != "fp32":
+        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained and exported in fp32"
+    if not encoder.can_be_cut:
+        yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """How well queries find their passages in the whole corpus, domain by domain."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+"""What makes a passage near to a query, by Sentence Transformers' names; of a distance, its negative."""
 
 # A matrix product rounds the same pair of vectors differently at different places of the
 # matrix, by some 1e-7 for float32 cosines: an exact comparison would break true ties by luck.
@@ -87,9 +91,12 @@ def by_domain(values: NDArray[np.float64], domains: Sequence[str]) -> dict[str, 
 
 
 def query_metrics(
-    queries: NDArray[np.floating], corpus: NDArray[np.floating], relevant: Sequence[NDArray[np.integer]]
+    queries: NDArray[np.floating],
+    corpus: NDArray[np.floating],
+    relevant: Sequence[NDArray[np.integer]],
+    similarity: Similarity = "cosine",
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall@5 and reciprocal rank of every single query, by cosine over the whole corpus.
+    """Recall@5 and reciprocal rank of every single query, over the whole corpus.
 
     Queries are scored a block at a time, so memory does not grow with their number.
 
@@ -97,6 +104,7 @@ def query_metrics(
         queries: (Q, D) embeddings, of any length; a zero row has cosine 0 to everything.
         corpus: (C, D) embeddings of all passages, of any length.
         relevant: Q arrays, each naming the rows of `corpus` that answer the query.
+        similarity: what passages are ranked by.
 
     Returns:
         "recall_at_5" and "mrr", each (Q,) in [0, 1].
@@ -106,8 +114,17 @@ def query_metrics(
             outside the corpus, or the lengths do not fit.
     """
     _check_relevant(relevant, len(queries), len(corpus))
-    queries, corpus = _unit_rows(queries, "query"), _unit_rows(corpus, "passage")
-    return _in_blocks(lambda block: queries[block] @ corpus.T, relevant, len(corpus))
+    if similarity in ("cosine", "dot"):
+        # a query's length changes none of its ranks, nor does a factor that all passages share
+        unit = _unit_rows(queries, "query")
+        passages = _unit_rows(corpus, "passage") if similarity == "cosine" else _scaled(corpus, _longest(corpus))
+        return _in_blocks(lambda block: unit[block] @ passages.T, relevant, len(corpus))
+    from scipy.spatial.distance import cdist
+
+    longest = max(_longest(queries), _longest(corpus))
+    asked, passages = _scaled(queries, longest), _scaled(corpus, longest)
+    metric = "cityblock" if similarity == "manhattan" else "euclidean"
+    return _in_blocks(lambda block: -cdist(asked[block], passages, metric), relevant, len(corpus))
 
 
 def score_metrics(
@@ -201,6 +218,17 @@ def _unit_rows(rows: NDArray[np.floating], what: str) -> NDArray[np.float32]:
     unit = np.empty(rows.shape, dtype=np.float32)
     np.divide(rows, lengths[:, np.newaxis], out=unit, casting="same_kind")
     return unit
+
+
+def _longest(rows: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64)).max())
+
+
+def _scaled(rows: NDArray[np.floating], longest: float) -> NDArray[np.float32]:
+    """Rows of length 1 at most: what counts as rounding then does not depend on a model's scale."""
+    if not np.isfinite(longest):
+        raise ValueError("embeddings must be finite, and some are not")
+    return (rows / (longest or 1.0)).astype(np.float32)
 
 
 def _as_matrix(relevant: Sequence[NDArray[np.integer]], passages: int) -> NDArray[np.bool_]:

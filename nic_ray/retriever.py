@@ -21,6 +21,7 @@ class Found:
 
     rank: int
     cosine: float
+    """Or what else the model's own similarity is, where its owner means it for another."""
     domain: str
     text: str
     other_rank: int
@@ -55,7 +56,12 @@ def retriever(
 
     def ask(query: str, count: int) -> dict[str, list[Found]]:
         hits = {
-            name: semantic_search(model.encode_query(query, convert_to_tensor=True), corpora[name], top_k=len(texts))[0]
+            name: semantic_search(
+                model.encode_query(query, convert_to_tensor=True),
+                corpora[name],
+                top_k=len(texts),
+                score_function=model.similarity,
+            )[0]
             for name, model in models.items()
         }
         ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(own, 1)} for name, own in hits.items()}

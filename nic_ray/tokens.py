@@ -1,7 +1,8 @@
 """How long texts are for a base model, told from its tokenizer alone: no weights, no torch."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,6 +17,61 @@ _LIMITS = {
     "tokenizer_config.json": "model_max_length",
     "config.json": "max_position_embeddings",
 }
+
+
+# where Sentence Transformers writes prompts
+_PROMPTS = "config_sentence_transformers.json"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a model reads in front of a text, by what the text is; empty for nothing."""
+
+    query: str = ""
+    passage: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.query or self.passage)
+
+    def before(self, *, is_query: bool) -> str:
+        """What stands in front of a text."""
+        return self.query if is_query else self.passage
+
+
+NO_PROMPTS = Prompts()
+
+
+def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts:
+    """The prompts that a model's owner means for queries and for passages.
+
+    Those under the names that Sentence Transformers' `encode_query` and `encode_document` look for, the first that is
+    not empty; if neither has one, the default for both. (Sentence Transformers 6.2 gives a model without a prompt
+    "document" an empty one, and so comes by no "passage", no "corpus" and no default.)
+
+    Args:
+        stored: prompts by name; None and "" are none.
+        default: name of the one for any text.
+    """
+    passage = next((prompt for name in ("document", "passage", "corpus") if (prompt := stored.get(name))), "")
+    own = Prompts(stored.get("query") or "", passage)
+    for_any = "" if default is None else stored.get(default) or ""
+    return own or Prompts(for_any, for_any)
+
+
+def stored_prompts(base_model: str) -> Prompts:
+    """The prompts in a base model's files.
+
+    Args:
+        base_model: the packaged name, a folder or a hub id.
+
+    Raises:
+        InputError: it is not to be had.
+    """
+    file = _folder(base_model) / _PROMPTS
+    if not file.is_file():
+        return NO_PROMPTS
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return prompts_of(content.get("prompts") or {}, content.get("default_prompt_name"))
 
 
 def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tuple[dict[str, int], int]:
@@ -60,7 +116,8 @@ def _folder(base_model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base_model, allow_patterns=[f"*{name}" for name in ("tokenizer.json", *_LIMITS)]))
+        names = ("tokenizer.json", _PROMPTS, *_LIMITS)
+        return Path(snapshot_download(base_model, allow_patterns=[f"*{name}" for name in names]))
     except Exception as error:  # the hub client raises a dozen kinds, none of them ours
         raise InputError(
             f"{base_model}: no such folder, and the model hub does not give it ({' '.join(str(error).split())[:200]}); "

@@ -125,8 +125,49 @@ def tiny_model_folder(tiny_model: TinyModel) -> Path:
 
 
 @pytest.fixture
+def changed_model(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Path]:
+    """`changed_model(...)`: a copy of a `tiny_model` whose owner has stored something else with it, in a new folder.
+
+    Args:
+        prompts, default: as they stand in its config, by name; and the name of the default one.
+        similarity: name of its similarity.
+        behind: modules behind the transformer, of width 32, instead of mean pooling and normalisation.
+        dtype: the format that all weights are stored in.
+        layers: of it.
+    """
+
+    def make(
+        *,
+        prompts: dict[str, str] | None = None,
+        default: str | None = None,
+        similarity: Any = None,
+        behind: list[Any] | None = None,
+        dtype: Any = None,
+        layers: int = 2,
+    ) -> Path:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(tiny_model(layers=layers)), device="cpu")
+        if behind is not None:
+            model = SentenceTransformer(modules=[model[0], *behind], device="cpu")
+        if similarity is not None:
+            model.similarity_fn_name = similarity
+        folder = tmp_path / f"base-{len(list(tmp_path.glob('base-*')))}"
+        (model if dtype is None else model.to(dtype)).save(str(folder), create_model_card=False)
+        config = folder / "config_sentence_transformers.json"
+        stored = json.loads(config.read_text()) | {"prompts": prompts or {}, "default_prompt_name": default}
+        config.write_text(json.dumps(stored))
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]:
-    """`searched(*depths)`: what a search has at its end, and a candidate with noise on its blocks for each depth."""
+    """`searched(*depths)`: what a search has at its end, and a candidate with noise on its blocks for each depth.
+
+    `base` names another base model of three blocks.
+    """
     import torch
 
     from nic_ray.activations import feed, frozen_inputs
@@ -136,10 +177,10 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
     from nic_ray.evaluation import evaluate
     from nic_ray.preparation import prepare
 
-    def make(*depths: int) -> Any:
+    def make(*depths: int, base: Path | None = None) -> Any:
         given = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
         # in fp32 on any processor: what is compared with has not been rounded either
-        train = {"base_model": str(tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
+        train = {"base_model": str(base or tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
         train["precision"] = "fp32"
         prepared = prepare(Config.model_validate({"data": given, "train": train}), on_gpu=False)
         inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))

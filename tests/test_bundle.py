@@ -625,3 +625,28 @@ def test_a_folder_that_is_no_bundle_falls_back_too(tmp_path, tiny_model_folder):
     assert bundle.load(tmp_path / "none", fallback=str(tiny_model_folder)).encode(TEXTS).shape == (2, 32)
     with pytest.raises(InputError, match=r"none: not loaded: .*no such folder"):
         bundle.load(tmp_path / "none")
+
+
+def test_the_card_tells_the_prompts_and_asks_by_them():
+    card = model_card(METADATA | {"prompts": {"query": "ask: ", "passage": ""}})
+    assert 'put "ask: " in front of a query, as the base model wants it' in card
+    assert "its prompt included" in card
+    assert "encode_query" in card.partition("```python")[2].partition("```")[0]
+    assert "its prompt included" not in model_card(METADATA | {"prompts": {"query": "", "passage": ""}})
+
+
+def test_the_snippet_of_the_card_ranks_as_the_model_was_scored(changed_model, tiny_pairs, tmp_path, monkeypatch):
+    prompts = {"query": "pumps radios trucks ", "document": "replace clean tighten "}
+    model = SentenceTransformer(str(changed_model(prompts=prompts)), device="cpu")
+    write_bundle(tmp_path / METADATA["name"], model, METADATA, training_log="")
+    passages = sorted({pair.positive for pair in tiny_pairs})
+    code = (tmp_path / METADATA["name"] / bundle.CARD).read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("[...]", repr(passages)), names)
+    expected = (
+        model.encode(prompts["query"] + "Why does it not start?")
+        @ model.encode([prompts["document"] + passage for passage in passages]).T
+    )
+    assert names["scores"].tolist()[0] == pytest.approx(expected, abs=1e-5)  # type: ignore[attr-defined]
+    assert names["best"] == passages[int(expected.argmax())]

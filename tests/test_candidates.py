@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import candidates as candidates_room
 from nic_ray.activations import feed
@@ -20,8 +21,9 @@ from nic_ray.candidates import (
     queries_of,
     refitted,
     retention_of,
+    scores_of,
 )
-from nic_ray.encoder import upper_copy
+from nic_ray.encoder import load, upper_copy
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.pairs import Pair, index_pairs
@@ -254,3 +256,19 @@ def test_trained_again_the_winner_learns_from_every_row_as_long_as_it_did(search
         steps = 2.0 if "layer.1." in name else 1.0
         torch.testing.assert_close(value, base[name] + steps)
     assert np.isfinite(found.metrics["mrr/macro"])
+
+
+def test_base_and_probe_are_scored_as_the_owner_means_the_base(searched, changed_model):
+    folder = changed_model(prompts={"query": "valve oven kite "}, similarity="dot", behind=[Pooling(32)], layers=3)
+    prepared, inputs, (candidate,) = searched(1, base=folder)
+    rows, domains = prepared.rows("validation").tolist(), queries_of(prepared, "validation").domains
+    expected = evaluate_encoder(load(str(folder)), prepared.collection, rows, 64)
+    assert flat_metrics(base_scores(prepared, inputs, "validation"), domains) == pytest.approx(expected, abs=1e-6)
+    untrained = scores_of(prepared, inputs[1], 1, None, "validation")
+    assert flat_metrics(untrained, domains) == pytest.approx(expected, abs=1e-6)
+    probe = load_probe(prepared, PROBE, [1])
+    found = evaluate_encoder(load(str(folder)), PROBE, range(9), 64)
+    assert probe.base == pytest.approx({name: found[f"{name}/macro"] for name in ("recall_at_5", "mrr")}, abs=1e-6)
+    # what is trained is trained for cosine
+    tuned = flat_metrics(scores_of(prepared, inputs[1], 1, candidate.weights, "validation"), domains)
+    assert tuned == pytest.approx({name: candidate.metrics[name] for name in tuned}, abs=1e-6)

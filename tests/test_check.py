@@ -217,3 +217,16 @@ def test_help_loads_nothing_heavy_and_answers_at_once():
     assert time.monotonic() - started < 5  # 0.2 s on an idle machine; a busy one is no defect
     assert "PAIRS" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def test_prompts_of_the_base_model_count_towards_its_limit(changed_model, pairs, run):
+    rows = [{"query": f"hot rotor {n}", "positive": f"hot rotor {n}", "domain": "pumps"} for n in range(3)]
+    given = (pairs(*rows), "--json", "--max-tokens", 8, "--base-model")
+    bare, prompted = changed_model(), changed_model(prompts={"query": "a hot gasket: "})
+    code, out, _ = run(*given, bare)
+    assert "cut-off" not in {finding["code"] for finding in json.loads(out)["findings"]}
+    code, out, _ = run(*given, prompted)
+    (cut,) = (finding for finding in json.loads(out)["findings"] if finding["code"] == "cut-off")
+    assert code == 0
+    assert [example["text"] for example in cut["examples"]] == ["query of 9 tokens"]
+    assert cut["detail"] == ("0 of 3 passages (positives and negatives) and 3 of 3 queries have more than 8 tokens")

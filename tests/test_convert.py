@@ -12,6 +12,7 @@ from nic_ray import console, conversion, convert
 from nic_ray.bundle import file_sha256, find_faults, read_metadata, write_bundle
 from nic_ray.conversion import Parity, embedder
 from nic_ray.errors import InputError, RunError
+from nic_ray.pairs import index_pairs
 
 TEXTS = ["", "a", "How do I replace the leaking rotor of the pump?", "hot " * 100, "Ünknown Wörds, 12.5 %"]
 
@@ -168,3 +169,35 @@ def test_the_lines_of_its_readme_run_with_onnxruntime_and_tokenizers_alone(bundl
     done = subprocess.run([sys.executable, "-c", code], cwd=folder.parent, capture_output=True, text=True, check=True)
     expected = SentenceTransformer(str(folder), device="cpu").encode(["How is the bearing replaced?"])
     assert np.array(json.loads(done.stdout)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_graph_is_held_against_the_model_behind_its_prompts_and_its_readme_puts_them_there(
+    bundle, changed_model, run, tmp_path, monkeypatch
+):
+    metadata = read_metadata(bundle()) | {"name": "prompted"}
+    prompts = {"query": 'what is "asked": ', "document": "a passage: "}
+    folder, model = tmp_path / "prompted", SentenceTransformer(str(changed_model(prompts=prompts)), device="cpu")
+    write_bundle(folder, model, metadata, training_log="")
+    code, out, err = run(folder, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["lowest_cosine"] > 0.9999
+    written = folder.with_name("prompted-onnx")
+    assert read_metadata(written)["prompts"] == {"query": prompts["query"], "passage": prompts["document"]}
+    lines = (written / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(lines, names)
+    assert names["embeddings"] == pytest.approx(model.encode_query(["How is the bearing replaced?"]), abs=1e-5)
+    assert names["passage_prompt"] == prompts["document"]
+
+
+def test_the_model_reads_a_text_of_the_parity_by_its_kind(changed_model, tiny_pairs):
+    model = SentenceTransformer(
+        str(changed_model(prompts={"query": "pumps radios trucks ", "document": "clean "})), device="cpu"
+    )
+    collection = index_pairs(tiny_pairs)
+    asks = collection.is_query.tolist()
+    found = conversion._by_model(model, collection.texts, asks)
+    for text, asking, embedding in zip(collection.texts, asks, found, strict=True):
+        expected = (model.encode_query if asking else model.encode_document)(text)
+        assert embedding == pytest.approx(expected, abs=1e-6)

@@ -1,7 +1,9 @@
 """The encoder against Sentence Transformers, whole and cut, and what freezing and dropout reach."""
 
+import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
+    Dense,
     Normalize,
     Pooling,
+    Router,
     StaticEmbedding,
     Transformer,
 )
@@ -24,6 +28,7 @@ from nic_ray.encoder import (
     QuickDropout,
     UnitLength,
     check_frozen_layers,
+    for_cosine,
     load,
     lower,
     set_dropout,
@@ -428,3 +433,141 @@ def test_in_bfloat16_on_a_cpu_attention_is_computed_in_plain_steps(tiny_model, m
     assert len(calls) == fused
     assert whole.transformer.config._attn_implementation == "sdpa"
     torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
+
+
+PROMPTS = {"query": "what is asked: ", "document": "a passage: "}
+
+
+def by_role(encoder, texts, is_query, max_tokens=64):
+    """(n, D) embeddings of texts, each by itself, from their token ids on."""
+    ids, offsets = tokenize(encoder, texts, max_tokens, is_query)
+    whole = upper(encoder, 0).eval()
+    rows = [torch.tensor(ids[start:stop].astype(np.int64))[None] for start, stop in pairwise(offsets)]
+    with torch.no_grad():
+        return torch.cat([whole(row, torch.ones_like(row)) for row in rows]).numpy()
+
+
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS, {"query": "what is asked: ", "document": ""}, {"document": "a passage: "}]
+)
+def test_a_text_is_embedded_behind_the_prompt_of_its_kind(changed_model, prompts):
+    folder = changed_model(prompts=prompts)
+    plain = SentenceTransformer(str(folder), device="cpu")
+    expected = np.concatenate([plain.encode_query(TEXTS), plain.encode_document(TEXTS)])
+    is_query = [True] * len(TEXTS) + [False] * len(TEXTS)
+    found = by_role(load(str(folder)), [*TEXTS, *TEXTS], is_query)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found[: len(TEXTS)] - found[len(TEXTS) :]).max() > 1e-3
+
+
+def test_a_prompt_counts_towards_the_limit(changed_model):
+    folder = changed_model(prompts=PROMPTS)
+    plain = SentenceTransformer(str(folder), device="cpu")
+    plain.max_seq_length = 12
+    expected = plain.preprocess(["hot " * 50], prompt=PROMPTS["query"])["input_ids"]
+    found, _ = tokenize(load(str(folder)), ["hot " * 50], 12, [True])
+    assert found.tolist() == expected[0].tolist()
+    assert len(found) == 12
+
+
+def test_no_prompt_is_dropped_for_want_of_knowing_what_a_text_is(changed_model):
+    with pytest.raises(ValueError, match="has prompts; say which of the texts are queries"):
+        tokenize(load(str(changed_model(prompts={"document": "a passage: "}))), TEXTS, 64)
+
+
+def edited(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, r"only the first 8 dimensions .* are used"),
+        ("1_Pooling/config.json", {"include_prompt": False}, r"pooling leaves out .*; set include_prompt to true, or"),
+        ("sentence_bert_config.json", {"query_length": 16}, "in a way that is not supported"),
+        (
+            "sentence_bert_config.json",
+            {"processing_kwargs": {"text": {"max_length": 16}}},
+            "in a way that is not supported",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_a_way_out(changed_model, name, changes, said):
+    folder = edited(changed_model(prompts=PROMPTS), name, **changes)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(folder))}: .*{said}.*; or name a model of"):
+        load(str(folder))
+
+
+def test_different_ways_for_queries_and_passages_are_refused(changed_model):
+    ways = Router.for_query_document([Dense(32, 16)], [Dense(32, 16)])
+    with pytest.raises(InputError, match="in a way that is not supported"):
+        load(str(changed_model(behind=[Pooling(32), ways])))
+
+
+def test_pooling_that_leaves_prompts_out_is_no_objection_to_a_model_that_has_none(changed_model):
+    folder = changed_model(behind=[Pooling(32, include_prompt=False)], prompts={"query": "", "document": ""})
+    assert not load(str(folder)).prompts
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "fp16"), (torch.bfloat16, "bf16"), (None, "fp32")])
+def test_weights_are_fp32_however_they_are_stored(changed_model, dtype, name):
+    behind = [Pooling(32), Dense(32, 16, activation_function=nn.Identity()), Normalize()]
+    encoder = load(str(changed_model(dtype=dtype, behind=behind)))
+    assert {value.dtype for value in encoder.model.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    assert encoder.stored_in == name
+    part = upper(encoder, 1, from_ids=True)
+    ids, _ = tokenize(encoder, TEXTS[:1], 64)
+    assert (
+        part(torch.tensor(ids.astype(np.int64))[None], torch.ones(1, len(ids), dtype=torch.long)).dtype == torch.float32
+    )
+
+
+def test_the_hash_of_weights_is_that_of_their_values(changed_model):
+    stored = changed_model(dtype=torch.bfloat16)
+    rounded = load(str(stored))
+    rounded.model.save(str(stored.with_name("wide")), create_model_card=False)
+    assert load(str(stored.with_name("wide"))).weights_sha256 == rounded.weights_sha256
+
+
+def test_every_trained_weight_of_a_16_bit_base_takes_a_small_step(changed_model):
+    encoder = load(str(changed_model(dtype=torch.bfloat16)))
+    part = upper(encoder, 1, from_ids=True)
+    before = {name: value.clone() for name, value in part.trained_state().items()}
+    optimizer = torch.optim.AdamW(part.parameters(), lr=2e-5)
+    for value in part.parameters():
+        value.grad = torch.ones_like(value) if value.requires_grad else None
+    optimizer.step()
+    moved = {name: (value != before[name]).float().mean().item() for name, value in part.trained_state().items()}
+    assert moved
+    assert set(moved.values()) == {1.0}
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("behind", [[], [Normalize()]])
+def test_what_is_exported_ranks_alike_by_cosine_and_by_the_similarity_of_its_base(changed_model, similarity, behind):
+    encoder = load(str(changed_model(similarity=similarity, behind=[Pooling(32), *behind])))
+    assert encoder.similarity == similarity
+    exported = for_cosine(encoder)
+    assert [type(module) for module in exported] == [Transformer, Pooling, Normalize]
+    assert exported.similarity_fn_name == "cosine"
+    found = exported.encode(TEXTS, convert_to_tensor=True)
+    assert exported.similarity(found, found) == pytest.approx((found @ found.T).numpy(), abs=1e-6)
+    # the base itself is still scored as it was meant
+    assert encoder.model.similarity_fn_name == similarity
+    assert len(encoder.model) == 2 + len(behind)
+
+
+def test_a_chat_template_around_texts_is_refused(changed_model):
+    reads = {"method": "forward", "method_output_name": "last_hidden_state"}
+    folder = edited(
+        changed_model(),
+        "sentence_bert_config.json",
+        modality_config={"text": reads, "message": reads | {"format": "flat"}},
+    )
+    edited(folder, "tokenizer_config.json", chat_template="{% for each in messages %}{{ each.content }} !{% endfor %}")
+    with pytest.raises(InputError, match="a chat template"):
+        load(str(folder))

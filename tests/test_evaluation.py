@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import comparison
 from nic_ray.activations import feed, token_inputs
@@ -18,12 +19,13 @@ from nic_ray.evaluation import (
     embed,
     evaluate,
     evaluate_encoder,
+    plain_scores,
     query_scores,
     texts_to_score,
 )
-from nic_ray.pairs import index_pairs
+from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import divide
-from nic_ray.retrieval import retrieval_metrics
+from nic_ray.retrieval import flat_metrics, retrieval_metrics, score_metrics
 from nic_ray.split import sample_rows, split_rows
 
 SPLIT = {
@@ -284,3 +286,51 @@ def test_sentence_transformers_evaluator_finds_the_same_where_there_are_no_ties(
     first = [next(row for row, pair in enumerate(tiny_pairs) if pair.query == query) for query in relevant]
     assert theirs["cosine_recall@5"] == pytest.approx(scores["recall_at_5"][first].mean())
     assert theirs[f"cosine_mrr@{len(collection.corpus)}"] == pytest.approx(scores["mrr"][first].mean())
+
+
+PROMPTS = {"query": "what is asked: ", "document": "a passage: "}
+
+
+def as_used(folder, pairs, rows):
+    """The definition: by `encode_query`, `encode_document` and `similarity` of Sentence Transformers alone."""
+    model, corpus = SentenceTransformer(str(folder), device="cpu"), sorted(passages(pairs))
+    queries, texts = model.encode_query([pairs[row].query for row in rows]), model.encode_document(corpus)
+    right = {}
+    for pair in pairs:
+        right.setdefault(pair.query, set()).add(pair.positive)
+    answers = [np.array([corpus.index(text) for text in sorted(right[pairs[row].query])]) for row in rows]
+    found = score_metrics(model.similarity(queries, texts).numpy(), answers)
+    return flat_metrics(found, [pairs[row].domain for row in rows])
+
+
+@pytest.mark.parametrize("prompts", [{}, PROMPTS, {"query": "pumps radios trucks "}])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+def test_a_model_is_scored_as_its_owner_means_it(changed_model, tiny_pairs, prompts, similarity):
+    folder, rows = changed_model(prompts=prompts, similarity=similarity, behind=[Pooling(32)]), range(0, 48, 3)
+    expected = as_used(folder, tiny_pairs, rows)
+    encoder, collection = load(str(folder)), index_pairs(tiny_pairs)
+    assert evaluate_encoder(encoder, collection, rows, 64) == pytest.approx(expected, abs=1e-9)
+    plain = plain_scores(SentenceTransformer(str(folder), device="cpu"), collection, rows)
+    domains = [tiny_pairs[row].domain for row in rows]
+    assert flat_metrics(plain, domains) == pytest.approx(expected, abs=1e-9)
+
+
+def test_prompts_and_similarity_change_the_score(changed_model, tiny_pairs):
+    given = ({}, {"prompts": {"query": "pumps radios trucks "}}, {"similarity": "dot"})
+    folders = [changed_model(behind=[Pooling(32)], **each) for each in given]
+    found = [evaluate_encoder(load(str(folder)), index_pairs(tiny_pairs), range(48), 64) for folder in folders]
+    assert found[0] != found[1]
+    assert found[0] != found[2]
+
+
+def test_a_text_in_both_roles_is_read_as_each(changed_model, tiny_pairs):
+    pairs = [*tiny_pairs, Pair(tiny_pairs[2].positive, tiny_pairs[0].positive, "pumps", (tiny_pairs[4].query,))]
+    folder, rows = changed_model(prompts=PROMPTS), range(len(pairs))
+    found = evaluate_encoder(load(str(folder)), index_pairs(pairs), rows, 64)
+    assert found == pytest.approx(as_used(folder, pairs, rows), abs=1e-9)
+
+
+def test_all_that_is_to_embed_is_told(tiny_model_folder, tiny_pairs):
+    collection, told = index_pairs(tiny_pairs), []
+    plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), collection, [0, 0, 5], done=told.append)
+    assert sum(told) == len(texts_to_score(collection, [0, 0, 5]))

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import judgement
 from nic_ray.activations import feed, frozen_inputs
@@ -221,3 +222,12 @@ def test_noise_is_not_exported(tiny_model, tmp_path):
     _, found, _ = judged(tuned_on(manual(permuted_with=1), tiny_model, tmp_path))
     assert not found.may_be_exported
     assert "may be chance" in found.evidence["guard"]["objections"][0]
+
+
+def test_the_one_reading_scores_the_base_by_its_own_similarity(searched, changed_model):
+    folder = changed_model(prompts={"query": "pumps radios "}, similarity="dot", behind=[Pooling(32)], layers=3)
+    prepared, inputs, (candidate,) = searched(1, base=folder)
+    reading = read_once(prepared, inputs, {"tuned": candidate})
+    rows = prepared.rows("test").tolist()
+    expected = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
+    assert reading.results["test"]["base"] == pytest.approx(expected, abs=1e-6)

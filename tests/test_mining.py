@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, mine
 from nic_ray.config import DataConfig
@@ -139,3 +140,21 @@ def test_a_copy_of_the_model_mines_on_the_device(tiny_model_folder, tiny_pairs, 
     assert "cuda" in {device for _, device in moved}
     assert all(model is not encoder.model for model, _ in moved)
     assert encoder.model.max_seq_length == 64
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_negatives_are_near_by_the_models_prompts_and_by_cosine_as_in_training(changed_model, tiny_pairs, similarity):
+    prompts = {"query": "pumps radios trucks ", "passage": "replace clean tighten "}
+    folder = changed_model(prompts=prompts, similarity=similarity, behind=[Pooling(32)])
+    encoder, collection, found = mined(folder, tiny_pairs, count=1, relative_margin=0.01)
+    asked, read = (
+        encoder.model.encode([prompt + text for text in collection.texts], normalize_embeddings=True)
+        for prompt in prompts.values()
+    )
+    scores, passages = asked @ read.T, np.unique(collection.positive)
+    assert len(found) > 4
+    for row, (negative,) in found.items():
+        query, positive = collection.query[row], collection.positive[row]
+        limit = scores[query, positive] * 0.99
+        allowed = [p for p in passages if p != positive and scores[query, p] <= limit + 1e-6]
+        assert negative == collection.texts[max(allowed, key=lambda passage: scores[query, passage])]

@@ -1,13 +1,21 @@
 """The exported folder's numbers must be found again."""
 
 import dataclasses
+import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
+from nic_ray import bundle, outcome
 from nic_ray.candidates import averaged
 from nic_ray.errors import InputError, RunError
+from nic_ray.evaluation import plain_scores
 from nic_ray.outcome import export, new_run_folder, refuse_other_numbers
 from nic_ray.progress import View
+from nic_ray.retrieval import flat_metrics
 
 
 def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder(searched, tmp_path):
@@ -43,3 +51,72 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be made .*; name another place for runs"):
         new_run_folder(tmp_path / "file", "name")
+
+
+PROMPTS = {"query": "pumps radios trucks ", "document": "replace clean tighten "}
+
+
+def exported(searched, folder, base):
+    """The first candidate of a search from a base model, exported; its data, itself and the metadata."""
+    prepared, _, (candidate,) = searched(1, base=base)
+    candidate = dataclasses.replace(candidate, metrics=candidate.metrics | {"step": 3.0})
+    given = {"objective": "recall_at_5/macro", "training_log": "", "overwrite": False, "view": View()}
+    return prepared, candidate, export(prepared, candidate, {}, folder, **given)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, {"query": PROMPTS["query"], "passage": PROMPTS["document"]}])
+def test_the_exported_folder_has_the_prompts_and_gives_the_numbers_by_them(searched, changed_model, tmp_path, prompts):
+    prepared, candidate, metadata = exported(searched, tmp_path / "out", changed_model(prompts=prompts, layers=3))
+    assert metadata["prompts"] == {"query": PROMPTS["query"], "passage": PROMPTS["document"]}
+    rows = prepared.rows("validation").tolist()
+    used = plain_scores(SentenceTransformer(str(tmp_path / "out"), device="cpu"), prepared.collection, rows)
+    found = flat_metrics(used, [prepared.collection.domains[row] for row in rows])
+    assert found == pytest.approx({name: candidate.metrics[name] for name in found}, abs=1e-6)
+
+
+def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp_path, monkeypatch):
+    save = bundle._save_model
+
+    def lose(model, folder):
+        save(model, folder)
+        path = folder / "config_sentence_transformers.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {}}))
+
+    monkeypatch.setattr(bundle, "_save_model", lose)
+    with pytest.raises(RunError, match=r"a text's two embeddings have a cosine of .*; it was not kept"):
+        exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
+    monkeypatch.setattr(outcome, "_refuse_other_embeddings", lambda *_: None)
+    monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
+    with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
+        exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_ranks_by_another_similarity_is_refused(searched, changed_model, tmp_path, monkeypatch):
+    base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
+    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder: encoder.model)
+    monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
+    with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
+        exported(searched, tmp_path / "out", base)
+
+
+def test_a_model_from_a_base_for_dot_products_gives_its_numbers_by_its_own_similarity(
+    searched, changed_model, tmp_path
+):
+    base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
+    prepared, candidate, metadata = exported(searched, tmp_path / "out", base)
+    assert metadata["base_similarity"] == "dot"
+    model, rows = SentenceTransformer(str(tmp_path / "out"), device="cpu"), prepared.rows("validation").tolist()
+    for similarity in ("cosine", "dot"):
+        model.similarity_fn_name = similarity
+        scores = plain_scores(model, prepared.collection, rows)
+        found = flat_metrics(scores, [prepared.collection.domains[row] for row in rows])
+        assert found == pytest.approx({name: candidate.metrics[name] for name in found}, abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "fp16"), (torch.bfloat16, "bf16"), (None, "fp32")])
+def test_a_base_in_16_bits_is_exported_in_fp32(searched, changed_model, tmp_path, dtype, name):
+    _, _, metadata = exported(searched, tmp_path / "out", changed_model(dtype=dtype, layers=3))
+    assert (metadata["base_stored_in"], metadata["stored_in"]) == (name, "fp32")
+    assert {value.dtype for value in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
+    assert SentenceTransformer(str(tmp_path / "out"), device="cpu").dtype == torch.float32

@@ -204,13 +204,22 @@ def test_counts_are_those_counted_by_hand():
 
 
 def test_texts_are_numbered_by_first_appearance():
-    collection = index_pairs([Pair("q", "p", "a", ("n", "m")), Pair("r", "n", "b"), Pair("q", "q", "b", ("p",))])
-    assert collection.texts == ("q", "p", "n", "m", "r")
+    collection = index_pairs([Pair("q", "p", "a", ("n", "m")), Pair("r", "n", "b"), Pair("q", "o", "b", ("p",))])
+    assert collection.texts == ("q", "p", "n", "m", "r", "o")
     assert collection.query.tolist() == [0, 4, 0]
-    assert collection.positive.tolist() == [1, 2, 0]
+    assert collection.positive.tolist() == [1, 2, 5]
     assert collection.negatives.tolist() == [[2, 3], [-1, -1], [1, -1]]
     assert collection.domains == ("a", "b", "b")
-    assert collection.corpus.tolist() == [0, 1, 2, 3]
+    assert collection.corpus.tolist() == [1, 2, 3, 5]
+
+
+def test_a_text_that_is_a_query_and_a_passage_has_a_number_as_each():
+    collection = index_pairs([Pair("q", "p", "a", ("r",)), Pair("r", "q", "a")])
+    assert [collection.texts[number] for number in collection.query] == ["q", "r"]
+    assert [collection.texts[number] for number in collection.positive] == ["p", "q"]
+    assert collection.texts[collection.negatives[0, 0]] == "r"
+    assert collection.is_query.tolist() == [text in collection.query for text in range(len(collection.texts))]
+    assert not collection.is_query[collection.corpus].any()
 
 
 def test_rows_without_negatives_have_none():
@@ -228,7 +237,7 @@ some_pairs = st.lists(
 @given(some_pairs)
 def test_the_numbers_lead_back_to_the_texts(pairs):
     collection = index_pairs(pairs)
-    assert len(set(collection.texts)) == len(collection.texts)
+    assert len(set(zip(collection.texts, collection.is_query.tolist(), strict=True))) == len(collection.texts)
     for row, pair in enumerate(pairs):
         assert collection.texts[collection.query[row]] == pair.query
         assert collection.texts[collection.positive[row]] == pair.positive
@@ -248,7 +257,8 @@ def test_relevant_is_every_passage_named_for_the_query_text(pairs):
     }
     for query in {pair.query for pair in pairs}:
         named = {pair.positive for pair in pairs if pair.query == query}
-        assert found.pop(query) == sorted(named, key=collection.texts.index)
+        first = {collection.texts[number]: number for number in collection.corpus.tolist()}
+        assert found.pop(query) == sorted(named, key=first.__getitem__)
     assert not found
 
 

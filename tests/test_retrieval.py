@@ -8,6 +8,7 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from sentence_transformers import SimilarityFunction
 
 from nic_ray import retrieval
 from nic_ray.retrieval import (
@@ -207,3 +208,35 @@ def test_any_scores_are_ranked_as_cosines_are():
     found = score_metrics(unit[0] @ unit[1].T, relevant)
     for name, values in query_metrics(queries, corpus, relevant).items():
         np.testing.assert_allclose(found[name], values)
+
+
+def ranks_of(scores, relevant):
+    """Rank of each query's only answer, from sorting its scores."""
+    return [sorted(row, reverse=True).index(row[answer]) + 1 for row, answer in zip(scores, relevant, strict=True)]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+def test_passages_are_ranked_by_the_similarity_that_is_asked_for(similarity, scale):
+    generator = np.random.default_rng(0)
+    queries = scale * generator.normal(size=(30, 8)).astype(np.float32)
+    corpus = scale * (generator.normal(size=(40, 8)) * generator.uniform(0.1, 3, (40, 1))).astype(np.float32)
+    relevant = generator.integers(0, 40, 30)
+    by_library = SimilarityFunction.to_similarity_fn(similarity)(queries, corpus).tolist()
+    found = query_metrics(queries, corpus, [np.array([own]) for own in relevant], similarity)
+    assert (1 / found["mrr"]).round().astype(int).tolist() == ranks_of(by_library, relevant)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_ties_go_against_the_model_by_any_similarity(similarity):
+    one_point = np.full((4, 3), 700.0, np.float32)
+    found = query_metrics(one_point, one_point, [np.array([own]) for own in range(4)], similarity)
+    assert found["mrr"].tolist() == [1 / 4] * 4
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_embeddings_must_be_finite_for_any_similarity(similarity):
+    broken = np.array([[np.inf, 0.0]], np.float32)
+    for queries, corpus in ((broken, np.ones((1, 2))), (np.ones((1, 2)), broken)):
+        with pytest.raises(ValueError, match="embeddings must be finite"):
+            query_metrics(queries, corpus, [np.array([0])], similarity)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, retrieve
 from nic_ray.bundle import write_bundle
@@ -75,3 +76,18 @@ def test_both_models_are_moved_to_the_device(bundle, tiny_pairs_file, monkeypatc
     monkeypatch.setattr(SentenceTransformer, "to", lambda model, device: moved.append(device))
     retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
     assert moved.count("cuda") == 2
+
+
+def test_each_model_ranks_by_its_own_prompts_and_similarity(changed_model, tiny_pairs_file, tmp_path):
+    prompts = {"query": "pumps radios trucks ", "passage": "replace clean tighten "}
+    base = changed_model(prompts=prompts, similarity="dot", behind=[Pooling(32)])
+    tuned = SentenceTransformer(str(changed_model(prompts={"query": "trucks "}, layers=3)), device="cpu")
+    write_bundle(tmp_path / "tuned", tuned, {"name": "tuned", "base_model": str(base)}, training_log="")
+    passages, question = read_corpus(tiny_pairs_file), "How do I replace the leaking rotor?"
+    found = retriever(tmp_path / "tuned", passages, say=lambda _: None)(question, 5)
+    plain, texts = SentenceTransformer(str(base), device="cpu"), [passage.text for passage in passages]
+    scores = plain.encode([prompts["passage"] + text for text in texts]) @ plain.encode(prompts["query"] + question)
+    assert [each.text for each in found["base"]] == [texts[number] for number in np.argsort(-scores)[:5]]
+    assert [each.cosine for each in found["base"]] == pytest.approx(sorted(scores)[::-1][:5], rel=1e-5)
+    cosines = tuned.encode(texts) @ tuned.encode("trucks " + question)
+    assert [each.text for each in found["tuned"]] == [texts[number] for number in np.argsort(-cosines)[:5]]

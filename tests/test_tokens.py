@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from nic_ray import encoder
 from nic_ray.errors import InputError
-from nic_ray.tokens import PACKAGED_NAMES, count_tokens
+from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, prompts_of, stored_prompts
 
 
 def test_the_counts_and_the_limit_are_those_of_the_model(tiny_model_folder, tiny_pairs):
@@ -19,6 +20,61 @@ def test_the_counts_and_the_limit_are_those_of_the_model(tiny_model_folder, tiny
     assert [counts[text] for text in texts] == np.diff(offsets).tolist()
     assert limit == encoder.token_limit(model, 256) == 64
     assert count_tokens(str(tiny_model_folder), texts, 10)[1] == encoder.token_limit(model, 10) == 10
+
+
+def given_by_sentence_transformers(folder):
+    """What its `encode_query` and `encode_document` put in front of a text."""
+    model, seen = SentenceTransformer(str(folder), device="cpu"), []
+    preprocess = model.preprocess
+
+    def spy(texts, prompt=None, **given):
+        seen.append(prompt or "")
+        return preprocess(texts, prompt=prompt, **given)
+
+    model.preprocess = spy
+    model.encode_query(["hot"])
+    model.encode_document(["hot"])
+    return Prompts(*seen)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({}, None),
+        ({"query": "", "document": ""}, None),
+        ({"query": "ask: "}, None),
+        ({"document": "text: "}, None),
+        ({"query": "ask: ", "document": "text: ", "passage": "other: "}, None),
+        ({"query": "ask: ", "document": ""}, "query"),
+        ({"query": "ask: ", "s2s": "any: "}, "s2s"),
+        ({"clustering": "group: "}, None),
+    ],
+)
+def test_stored_prompts_are_those_that_sentence_transformers_puts_in_front(changed_model, prompts, default):
+    folder = changed_model(prompts=prompts, default=default)
+    expected = given_by_sentence_transformers(folder)
+    assert prompts_of(prompts, default) == stored_prompts(str(folder)) == expected
+    assert encoder.load(str(folder)).prompts == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "expected"),
+    [
+        ({"query": "ask: ", "passage": "text: "}, None, Prompts("ask: ", "text: ")),
+        ({"query": "ask: ", "document": "", "passage": "text: "}, None, Prompts("ask: ", "text: ")),
+        ({"corpus": "text: "}, None, Prompts("", "text: ")),
+        ({"passage": "text: ", "corpus": "other: "}, None, Prompts("", "text: ")),
+        ({"any": "any: "}, "any", Prompts("any: ", "any: ")),
+    ],
+)
+def test_prompts_that_sentence_transformers_passes_over_are_used_and_exported_where_it_looks(
+    changed_model, prompts, default, expected
+):
+    folder = changed_model(prompts=prompts, default=default)
+    loaded = encoder.load(str(folder))
+    assert loaded.prompts == stored_prompts(str(folder)) == expected
+    loaded.model.save(str(folder.with_name("saved")), create_model_card=False)
+    assert given_by_sentence_transformers(folder.with_name("saved")) == expected
 
 
 def test_the_packaged_model_is_read_without_a_limit_on_the_count():
