@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
-from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import load
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder
@@ -152,7 +151,7 @@ def compare_models(
     for name, folder in folders.items():
         say(f"reading {name}")
         scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]))
-    passages = near_duplicates(collection.texts)[collection.positive[rows]]
+    passages = collection.near[collection.positive[rows]]
     return Ranking(
         pairs=str(pairs),
         split=split,

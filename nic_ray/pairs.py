@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,13 @@ class Collection:
     negatives: NDArray[np.int64]
     domains: tuple[str, ...]
     corpus: NDArray[np.int64]
+
+    @cached_property
+    def near(self) -> NDArray[np.int64]:
+        """(T,) the same number for texts that are nearly the same; found when first asked for, and kept."""
+        from nic_ray.duplicates import near_duplicates  # brings SciPy, without which a trial's process starts sooner
+
+        return near_duplicates(self.texts)
 
 
 def read_pairs(path: Path) -> list[Pair]:
