@@ -1,5 +1,8 @@
 """Which rows make up each batch of an epoch."""
 
+import heapq
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,65 +10,65 @@ from numpy.typing import NDArray
 def epoch_batches(
     positive: NDArray[np.int64], *, batch_size: int, queries_per_passage: int, seed: int, epoch: int
 ) -> list[NDArray[np.int64]]:
-    """Draw the batches of one epoch: every row in exactly one of them.
+    """Draw the batches of one epoch: every row in exactly one of them, all of about the same size.
 
-    With `queries_per_passage` q > 1, up to q rows of one passage come together and a batch holds
-    batch_size / q different passages: each of these long texts is encoded once for q queries, and no
-    second copy of it is met. With q = 1 rows are drawn at random.
+    With `queries_per_passage` q > 1 the rows of a passage form as few groups of at most q as they can, equal but for
+    one row, and a group stays together: each of these long texts is encoded once for q queries. A passage's groups go
+    to different batches, or are spread evenly where it has more groups than there are batches, so that no batch holds
+    more copies of one passage, or fewer different ones, than it must. With q = 1 rows are drawn at random.
 
     Args:
         positive: (N,) number of each row's passage.
-        batch_size: rows in a batch at most, a multiple of `queries_per_passage`.
+        batch_size: rows in a batch at most, 2 q or more.
+        queries_per_passage: q, at least 1.
         seed, epoch: the same two give the same batches.
 
     Returns:
-        arrays of row numbers. The number of batches is the same for every epoch and seed; their sizes
-        in groups differ by one at most, so that no batch is left with a handful of negatives.
+        arrays of row numbers. How many there are depends on neither seed nor epoch: at most N / (batch_size - q),
+        rounded up. Their sizes differ by no more than the largest group.
     """
     generator = np.random.default_rng((seed, epoch))
+    fewest = -(-len(positive) // batch_size)
     if queries_per_passage == 1:
-        groups = [np.array([row]) for row in generator.permutation(len(positive))]
-    else:
-        groups = _passage_groups(positive, queries_per_passage, generator)
-    per_batch = batch_size // queries_per_passage
-    parts = np.array_split(np.arange(len(groups)), -(-len(groups) // per_batch))
-    if queries_per_passage > 1:
-        groups = _apart(groups, positive, [len(part) for part in parts])
-    return [np.concatenate([groups[group] for group in part]) for part in parts]
+        return np.array_split(generator.permutation(len(positive)), fewest)
+    passages = _passage_groups(positive, queries_per_passage, generator)
+    count = fewest
+    while max(map(len, batches := _dealt(passages, count, generator))) > batch_size:
+        count += 1
+    return [batches[place] for place in generator.permutation(count)]
 
 
-def _passage_groups(positive: NDArray[np.int64], size: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Groups of up to `size` rows of one passage, in rounds: a passage's second group after all first ones."""
+def _passage_groups(
+    positive: NDArray[np.int64], most: int, generator: np.random.Generator
+) -> list[list[NDArray[np.int64]]]:
+    """Each passage's groups of rows, the larger ones first; passages with the largest groups first, else at random."""
     rows = generator.permutation(len(positive))
     rows = rows[np.argsort(positive[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(positive[rows], prepend=-1))
-    rounds: dict[int, list[NDArray[np.int64]]] = {}
-    for own in np.split(rows, starts[1:]):
-        for number, start in enumerate(range(0, len(own), size)):
-            rounds.setdefault(number, []).append(own[start : start + size])
-    return [members[place] for _, members in sorted(rounds.items()) for place in generator.permutation(len(members))]
+    passages = [np.array_split(own, -(-len(own) // most)) for own in np.split(rows, starts[1:])]
+    # passages of equally many rows are alike, so what is drawn here does not move the sizes of the batches
+    return sorted(
+        (passages[place] for place in generator.permutation(len(passages))),
+        key=lambda groups: (len(groups[0]), sum(map(len, groups))),
+        reverse=True,
+    )
 
 
-def _apart(groups: list[NDArray[np.int64]], positive: NDArray[np.int64], sizes: list[int]) -> list[NDArray[np.int64]]:
-    """Reorder groups so that those of one batch are of different passages, as far as there are enough.
+def _dealt(
+    passages: Sequence[Sequence[NDArray[np.int64]]], count: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Deal groups to `count` batches: those of a passage to the batches with the fewest rows, each to another.
 
-    Two groups of a passage can only meet where one round ends and the next begins; the later one then
-    waits for the next batch.
+    Two batches then never differ by more than the largest group: the k fullest were among the emptiest before.
     """
-    waiting = list(groups)
-    ordered: list[NDArray[np.int64]] = []
-    for size in sizes:
-        seen: set[int] = set()
-        chosen: list[NDArray[np.int64]] = []
-        deferred: list[NDArray[np.int64]] = []
-        for place, group in enumerate(waiting):
-            if len(chosen) == size:
-                deferred.extend(waiting[place:])
-                break
-            passage = int(positive[group[0]])
-            (deferred if passage in seen else chosen).append(group)
-            seen.add(passage)
-        missing = size - len(chosen)
-        ordered.extend(chosen + deferred[:missing])
-        waiting = deferred[missing:]
-    return ordered
+    batches: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
+    luck = iter(generator.random(count + sum(map(len, passages))).tolist())  # decides between batches of equal size
+    emptiest = [(0, next(luck), batch) for batch in range(count)]
+    heapq.heapify(emptiest)
+    for groups in passages:
+        for start in range(0, len(groups), count):
+            some = groups[start : start + count]
+            for group, (rows, _, batch) in [(group, heapq.heappop(emptiest)) for group in some]:
+                batches[batch].append(group)
+                heapq.heappush(emptiest, (rows + len(group), next(luck), batch))
+    return [np.concatenate(groups) for groups in batches]

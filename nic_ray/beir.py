@@ -44,6 +44,7 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
         negatives=np.empty((len(answers), 0), dtype=np.int64),
         domains=(folder.resolve().name,) * len(answers),
         corpus=np.arange(len(asked), len(asked) + len(passages), dtype=np.int64),
+        fully_judged=True,
     )
     return collection, np.unique(query, return_index=True)[1].tolist()
 

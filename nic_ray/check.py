@@ -20,7 +20,7 @@ def main(
         typer.Option(
             metavar="CODE,...",
             help="the findings whose rows --write-clean leaves out; without it broken-query, query-is-positive, "
-            "duplicate-row, near-duplicate-row and negative-near-positive",
+            "duplicate-row and near-duplicate-row",
         ),
     ] = None,
     base_model: Annotated[

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from nic_ray.beir import read_beir
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
-from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import Encoder, load
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
@@ -380,9 +379,7 @@ def _rows(read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig |
 
 def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
     """Passages that are nearly the same count as one."""
-    return Queries(
-        near_duplicates(collection.texts)[collection.positive[list(rows)]], [collection.domains[row] for row in rows]
-    )
+    return Queries(collection.near[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
 
 
 def _split_of(stored: Mapping[str, Any], folder: Path) -> DataConfig:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from nic_ray.errors import InputError
 from nic_ray.pairs import index_pairs, read_pairs
+from nic_ray.words import count_words
 
 SUFFIXES = (".txt", ".md")
 SHORT = 12
-"""Words up to which a paragraph is taken for a heading, which belongs to what follows it."""
+"""Words, by `count_words`, up to which a paragraph is taken for a heading, which belongs to what follows it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _passages(text: str) -> list[str]:
     for paragraph in (" ".join(part.split()) for part in text.replace("\r\n", "\n").split("\n\n")):
         if not paragraph:
             continue
-        if len(paragraph.split()) <= SHORT:
+        if count_words(paragraph) <= SHORT:
             headings.append(paragraph)
             continue
         found.append("\n".join([*headings, paragraph]))

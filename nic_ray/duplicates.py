@@ -1,6 +1,5 @@
-"""Texts that say nearly the same: found exactly, by the word sequences that they share."""
+"""Texts that say nearly the same: found exactly, by the pairs of successive words that they share."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -8,57 +7,52 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-_WORD = re.compile(r"\w+")
+from nic_ray.words import words
+
 _BLOCK_ENTRIES = 2**21  # entries of sparse matrices that are held at once: about 100 MiB with what SciPy adds
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8, words: int = 5) -> NDArray[np.int64]:
+def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[np.int64]:
     """Number groups of nearly equal texts, so that they can be counted, or kept on one side of a split.
 
-    Two texts are nearly equal if they share at least `threshold` of all the sequences of `words` successive words
-    that either of them holds (Jaccard). Case, punctuation and repeats do not count. A text of fewer words is a
-    single sequence, which only the same words equal; one without a word equals only itself. What is nearly equal
-    to a third text is in one group, whatever the first two share.
+    Two texts are nearly equal if they share at least `threshold` of all the pairs of successive words that either of
+    them holds (Jaccard), the start and the end of a text counting as words. A changed word costs two pairs on either
+    side, so by default one in 17 words may be another, two in 35, five in 89; in texts of up to 11 words nothing may
+    differ. Order counts, but a sentence may stand elsewhere. Case, punctuation and repeats do not count. A text without
+    a word equals only itself. What is nearly equal to a third text is in one group, whatever the first two share.
 
     Args:
-        texts: T of them.
+        texts: T of them, in any script.
         threshold: in (0, 1].
-        words: at least 1.
 
     Returns:
         (T,) number of each text's group: 0, 1, ... in the order in which the groups first appear.
 
     Raises:
-        ValueError: threshold or words is out of range.
+        ValueError: threshold is out of range.
 
     Source: Broder 1997, "On the resemblance and containment of documents", for the measure; Chaudhuri, Ganti and
     Kaushik 2006, "A primitive operator for similarity joins in data cleaning", for comparing few pairs and missing
-    none.
+    none. benchmarks/near_duplicates.py has the measures it was chosen from.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be > 0 and <= 1, got {threshold}")
-    if words < 1:
-        raise ValueError(f"words must be at least 1, got {words}")
     if not texts:
         return np.zeros(0, dtype=np.int64)
-    held, same = _distinct_rows(_rarest_first(_incidence(_sequences(text, words) for text in texts)))
-    left, right = _nearly_equal_rows(held, threshold)
-    links = sparse.coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(held.shape[0],) * 2)
-    return _by_first_appearance(connected_components(links, directed=False)[1][same])
+    held, same = _distinct_rows(_rarest_first(_incidence(map(_pairs, texts))))
+    return _by_first_appearance(_connected_rows(held, threshold)[same])
 
 
-def _sequences(text: str, words: int) -> list[str]:
-    found = _WORD.findall(text.casefold())
-    if not found:
-        return [text.strip()]
-    return [" ".join(found[start : start + words]) for start in range(max(1, len(found) - words + 1))]
+def _pairs(text: str) -> list[tuple[str, str]]:
+    found = words(text)
+    return list(zip(["", *found], [*found, ""], strict=True)) if found else [("", text.strip())]
 
 
-def _incidence(texts: Iterable[Sequence[str]]) -> sparse.csr_array:
-    """(T, S) a row for each text, with 1 in the column of each sequence that it holds."""
+def _incidence(texts: Iterable[Sequence[tuple[str, str]]]) -> sparse.csr_array:
+    """(T, S) a row for each text, with 1 in the column of each pair that it holds."""
     # not scikit-learn's CountVectorizer, which takes three times as long: it also sorts what it has found
-    numbers: dict[str, int] = {}
-    rows = [np.unique([numbers.setdefault(sequence, len(numbers)) for sequence in text]) for text in texts]
+    numbers: dict[tuple[str, str], int] = {}
+    rows = [np.unique([numbers.setdefault(pair, len(numbers)) for pair in text]) for text in texts]
     ends = np.cumsum([0, *map(len, rows)])
     return sparse.csr_array((np.ones(ends[-1], np.int32), np.concatenate(rows), ends), shape=(len(rows), len(numbers)))
 
@@ -80,41 +74,62 @@ def _distinct_rows(held: sparse.csr_array) -> tuple[sparse.csr_array, NDArray[np
     return held[np.unique(same, return_index=True)[1]], same
 
 
-def _nearly_equal_rows(held: sparse.csr_array, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers, left < right, of every pair whose columns have a Jaccard index of at least `threshold`."""
+def _connected_rows(held: sparse.csr_array, threshold: float) -> NDArray[np.int64]:
+    """(rows,) numbers, the same for rows that are connected by pairs with a Jaccard index of at least `threshold`."""
     sizes = np.diff(held.indptr)
-    found: list[NDArray[np.int64]] = [np.zeros((2, 0), dtype=np.int64)]
+    groups = np.arange(held.shape[0])
     for left, right in _candidates(held, threshold):
         smaller, larger = np.sort([sizes[left], sizes[right]], axis=0)
         possible = smaller / larger >= threshold
         left, right = left[possible], right[possible]
         for part in _blocks(sizes[left] + sizes[right]):
-            shared = held[left[part]].multiply(held[right[part]]).sum(axis=1)
-            near = shared / (sizes[left[part]] + sizes[right[part]] - shared) >= threshold
-            found.append(np.stack([left[part][near], right[part][near]]))
-    left, right = np.concatenate(found, axis=1)
-    return left, right
+            # a pair that is connected already needs no look: of n copies of a text, n of their n^2 / 2 pairs do
+            apart = groups[left[part]] != groups[right[part]]
+            one, other = left[part][apart], right[part][apart]
+            if len(one) == 0:
+                continue
+            shared = held[one].multiply(held[other]).sum(axis=1)
+            near = shared / (sizes[one] + sizes[other] - shared) >= threshold
+            if near.any():
+                groups = _joined(groups, one[near], other[near])
+    return groups
+
+
+def _joined(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups after those of each left row and its right row have become one."""
+    links = sparse.coo_array((np.ones(len(left), np.int8), (groups[left], groups[right])), shape=(len(groups),) * 2)
+    joined: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)[groups]
+    return joined
 
 
 def _candidates(held: sparse.csr_array, threshold: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of rows, left < right, that share one of their rarest columns: all that can be near are among them.
+    """Pairs of rows that share one of their rarest columns, each pair once: all that can be near are among them.
 
-    Two rows that are near share at least `threshold` of either's columns. Of n columns in a common order, so many
-    cannot all lie behind the first n - threshold n + 1 in both. Rare ones first, few other rows share these; headers
-    and footers that stand in every passage come last.
+    Of two rows that are near, of m >= n columns, the larger one shares at least t m with the smaller one, and the
+    smaller at least 2 t / (1 + t) n with the larger, since what both share is at least t / (1 + t) (m + n). In a common
+    order of the columns, so many cannot all lie behind the first m - t m + 1 of the one and the first
+    n - 2 t / (1 + t) n + 1 of the other. Rare ones first, few other rows share these; headers and footers that stand
+    in every passage come last.
     """
     sizes = np.diff(held.indptr)
-    looked_at = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
+    larger = _first_columns(held, threshold)
+    smaller = _first_columns(held, 2 * threshold / (1 + threshold)).T.tocsr()
+    for part in _blocks(larger @ np.diff(smaller.indptr)):
+        matches = (larger[part] @ smaller).tocoo()
+        left, right = matches.row.astype(np.int64) + part.start, matches.col.astype(np.int64)
+        once = (sizes[left] > sizes[right]) | ((sizes[left] == sizes[right]) & (left < right))
+        yield left[once], right[once]
+
+
+def _first_columns(held: sparse.csr_array, shared: float) -> sparse.csr_array:
+    """Of each row the columns that it must look at to meet one of those that it shares, `shared` of them at least."""
+    sizes = np.diff(held.indptr)
+    looked_at = sizes - np.ceil(shared * sizes - 1e-9).astype(np.int64) + 1
     place = np.arange(held.nnz) - np.repeat(held.indptr[:-1], sizes)
     kept = place < np.repeat(looked_at, sizes)
-    rare = sparse.csr_array(
+    return sparse.csr_array(
         (held.data[kept], held.indices[kept], np.concatenate([[0], np.cumsum(looked_at)])), shape=held.shape
     )
-    columns = rare.T.tocsr()
-    for part in _blocks(rare @ np.diff(columns.indptr)):
-        matches = (rare[part] @ columns).tocoo()
-        left, right = matches.row.astype(np.int64) + part.start, matches.col.astype(np.int64)
-        yield left[left < right], right[left < right]
 
 
 def _blocks(entries: NDArray[np.integer]) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,9 @@ def query_scores(
 ) -> dict[str, NDArray[np.float64]]:
     """Recall@5 and reciprocal rank of each row's query, ranked over the whole corpus.
 
+    Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: neither a
+    hit nor in the way.
+
     Args:
         embeddings: (n, D), of the distinct queries of the rows and of the whole corpus, at least.
         texts: (n,) ascending: which text each embedding is of.
@@ -101,7 +104,8 @@ def query_scores(
             embeddings[np.searchsorted(texts, queries)],
             embeddings[np.searchsorted(texts, corpus)],
             [_places(corpus, relevant[query]) for query in queries.tolist()],
-            similarity,
+            similarity=similarity,
+            ignored=_left_out(collection, corpus, relevant, queries.tolist()),
         )
         for name, values in found.items():
             scores[name][places] = values
@@ -111,22 +115,27 @@ def query_scores(
 def nearest(
     embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int], *, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What each row's query retrieves first from the whole corpus.
+    """What each row's query retrieves first from the whole corpus, without what is nearly the same as its answer.
 
     Args:
         embeddings: as for `query_scores`.
         texts: likewise.
-        k: passages of a query; fewer where the corpus has fewer.
+        k: passages of a query; fewer where the corpus has fewer for one of them.
 
     Returns:
         (rows, k) numbers of passages, the nearest first, and their cosines.
     """
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     corpus = unit[np.searchsorted(texts, collection.corpus)].T
+    relevant = relevant_passages(collection)
+    asked = collection.query[list(rows)].tolist()
+    left_out = _left_out(collection, collection.corpus, relevant, asked) or [np.zeros(0, dtype=np.int64)] * len(rows)
+    k = min(k, len(collection.corpus) - max(map(len, left_out), default=0))
     found, cosines = [], []
     for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
-        queries = unit[np.searchsorted(texts, collection.query[list(rows[start : start + 256])])]
-        scores = queries @ corpus
+        scores = unit[np.searchsorted(texts, asked[start : start + 256])] @ corpus
+        for row, places in enumerate(left_out[start : start + 256]):
+            scores[row, places] = -np.inf
         first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         found.append(collection.corpus[first])
         cosines.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
@@ -142,7 +151,8 @@ def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domai
         by_words = bm25_scores(
             [collection.texts[query] for query in queries], [collection.texts[text] for text in corpus.tolist()]
         )
-        found = score_metrics(by_words, [_places(corpus, relevant[query]) for query in queries])
+        right = [_places(corpus, relevant[query]) for query in queries]
+        found = score_metrics(by_words, right, _left_out(collection, corpus, relevant, queries))
         for name, values in found.items():
             scores[name][places] = values
     return flat_metrics(scores, [collection.domains[row] for row in rows])
@@ -240,8 +250,9 @@ def plain_scores(
     scores = {"recall_at_5": np.empty(len(asked)), "mrr": np.empty(len(asked))}
     for start in range(0, len(asked), 256):  # a block at a time, so that memory does not grow with the rows
         block = slice(start, start + 256)
-        own = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]
-        for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), own).items():
+        right = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]
+        left_out = _left_out(collection, collection.corpus, relevant, asked[block].tolist())
+        for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), right, left_out).items():
             scores[name][block] = values
     return {name: values[place] for name, values in scores.items()}
 
@@ -259,6 +270,30 @@ def _corpora(
         own = names == domain
         passages = np.union1d(collection.positive[own], collection.negatives[own].ravel())
         yield np.flatnonzero(asked == domain).tolist(), passages[passages >= 0]
+
+
+def _left_out(
+    collection: Collection,
+    corpus: NDArray[np.int64],
+    relevant: Mapping[int, NDArray[np.int64]],
+    queries: Sequence[int],
+) -> list[NDArray[np.int64]] | None:
+    """For each query the places in the corpus of what is nearly the same as an answer; None if there are none at all.
+
+    Args:
+        corpus: passages that are ranked, ascending.
+        relevant: from `relevant_passages`.
+        queries: numbers of texts.
+    """
+    groups = collection.near[corpus]
+    several = np.bincount(groups, minlength=len(collection.texts)) > 1
+    nothing = np.zeros(0, dtype=np.int64)
+    found = []
+    for query in queries:
+        own = collection.near[relevant[query]]
+        own = own[several[own]]
+        found.append(np.flatnonzero(np.isin(groups, own) & ~np.isin(corpus, relevant[query])) if len(own) else nothing)
+    return found if any(map(len, found)) else None
 
 
 def _places(corpus: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

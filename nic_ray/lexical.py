@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.words import search_terms
+
 
 def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.float32]:
     """How well each passage matches each query by the words that they share, as a search engine without a model does.
 
-    Words are lower-cased runs of two or more letters or digits, without English stop words; none is stemmed.
+    Words are those of `words.search_terms` in any script, without English stop words; none is stemmed.
 
     Args:
         queries: Q texts.
@@ -33,7 +35,7 @@ def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.f
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    import bm25s
+    from bm25s.stopwords import STOPWORDS_EN
 
-    found: list[list[str]] = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
-    return found
+    left_out = frozenset(STOPWORDS_EN)
+    return [[term for term in search_terms(text) if term not in left_out] for text in texts]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import regex
 from ftfy.badness import BADNESS_RE
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -78,8 +79,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "negative-near-positive": Rule(
         "a negative is nearly the same text as an answer to the query",
-        "an answer is pushed away as if it were wrong",
-        left_out=True,
+        "the loss masks it, so the row trains without this negative",
+        left_out=False,
     ),
     "negative-is-positive": Rule(
         "a negative is the row's own passage",
@@ -93,8 +94,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "near-duplicate-passage": Rule(
         "the passage is nearly the same text as an earlier one",
-        "the split may part the two, and then scores a passage that was trained on; in a batch each is pushed away "
-        "from the other's query",
+        "the two stay on one side of the split; for the other's query each counts neither as right nor as wrong, in "
+        "training and in the score",
         left_out=False,
     ),
     "domain-conflict": Rule(
@@ -297,7 +298,8 @@ _REFERENCE = re.compile(
 _APPENDIX_NUMBER = re.compile(r"(?<![\w-])[a-z][-.]\d+(?:[-.]\d+)*\.(?!\w)")  # "a-2.", but not "r-22"
 # single letters that name a thing: "r-22", "a/c", "b+"
 _SHORT_NAME = re.compile(r"(?<![\w/-])(?:[a-z]-\d+|[a-z]/[a-z]|[a-z]\+)(?![\w/-])")
-_TOKEN = re.compile(r"[^\W_]+")
+_TOKEN = regex.compile(r"[^\W_]+")  # here, other than in `re`, a vowel sign is part of its word
+_WORD_OF_ONE = regex.compile(r"[\p{Han}\p{Hangul}]")  # 泵 is a pump
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 
 
@@ -324,8 +326,9 @@ def why_broken(query: str) -> str | None:
 
 def _names_something(token: str) -> bool:
     if token.isalpha():
-        return len(token) > 1 and token not in _MANUAL_WORDS and token not in _WORDS_OF_ANY_MACHINE
-    # letters and digits are a code, such as "e5", "12v" or "p0420"
+        long_enough = len(token) > 1 or _WORD_OF_ONE.match(token) is not None
+        return long_enough and token not in _MANUAL_WORDS and token not in _WORDS_OF_ANY_MACHINE
+    # letters and digits are a code, such as "e5", "12v" or "p0420"; letters with signs are a word
     return any(map(str.isalpha, token)) and not _ORDINAL.fullmatch(token)
 
 

@@ -49,7 +49,7 @@ class Batch:
     """The texts of a global batch, each once.
 
     texts: (n,) ascending; queries, positive, passages: places in `texts`, (B,), (B,) in passages, (P,).
-    masked: (B, P) bool, passages that answer the query besides its own.
+    masked: (B, P) bool, passages that answer the query besides its own, or nearly do.
     """
 
     texts: NDArray[np.int64]
@@ -207,14 +207,15 @@ def make_batch(
 
     Args:
         relevant: from `pairs.relevant_passages`: a query's known answers are masked, in the whole
-            collection's sense, not only the batch's.
+            collection's sense, not only the batch's, and with them what is nearly the same text.
         hard_negatives: of a row's own negatives, the first so many join.
     """
     queries = collection.query[rows]
     negatives = collection.negatives[rows, :hard_negatives].ravel()
     passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
     texts = np.union1d(queries, passages)
-    answers = {query: np.isin(passages, relevant[query]) for query in set(queries.tolist())}
+    near = collection.near[passages]
+    answers = {query: np.isin(near, collection.near[relevant[query]]) for query in set(queries.tolist())}
     masked = np.stack([answers[query] for query in queries.tolist()])
     positive = np.searchsorted(passages, collection.positive[rows])
     masked[np.arange(len(rows)), positive] = False

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nic_ray.encoder import Encoder, for_cosine, token_limit
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
@@ -25,9 +27,9 @@ def mine_negatives(
 ) -> dict[int, tuple[str, ...]]:
     """For each row the passages of the other rows that come nearest to its query by cosine, nearest first.
 
-    No passage that any row of the whole collection names as an answer to the query is taken, and none whose
-    similarity lies less than `relative_margin` below the positive's: it may well be an answer that nobody wrote
-    down.
+    No passage is taken that any row of the whole collection names as an answer to the query, or that is nearly the same
+    text as one, and none whose similarity lies less than `relative_margin` below the positive's: it may well be an
+    answer that nobody wrote down.
 
     Args:
         rows: rows of the collection whose passages are looked at, the training rows.
@@ -51,13 +53,21 @@ def mine_negatives(
     from sentence_transformers.util import mine_hard_negatives
 
     texts = collection.texts
-    passages = len({int(passage) for passage in collection.positive[list(rows)]})
+    trained = np.unique(collection.positive[list(rows)])
+    passages = len(trained)
     if passages <= count:
         raise InputError(f"mining {count} negatives a row needs more than {count} passages to train on, got {passages}")
     data = {
         "query": [texts[text] for text in collection.query[list(rows)]],
         "positive": [texts[text] for text in collection.positive[list(rows)]],
     }
+    known, near = relevant_passages(collection), collection.near
+    answers = {
+        query: {texts[text] for text in trained[np.isin(near[trained], near[known[query]])].tolist()}
+        for query in set(collection.query[list(rows)].tolist())
+    }
+    spare = max(map(len, answers.values())) - 1  # a row's own passage is never mined
+    furthest = min(passages, 10 * count + 10 + spare)
     keep_to_usable_cpus()
     model = copy.deepcopy(for_cosine(encoder)).to(device)
     model.max_seq_length = token_limit(encoder, max_tokens)
@@ -67,8 +77,8 @@ def mine_negatives(
             Dataset.from_dict(data),
             model,
             relative_margin=relative_margin,
-            num_negatives=count,
-            range_max=min(passages, 10 * count + 10),
+            num_negatives=min(count + spare, furthest),
+            range_max=furthest,
             sampling_strategy="top",
             output_format="triplet",
             verbose=False,
@@ -76,12 +86,11 @@ def mine_negatives(
     found: dict[str, list[str]] = {}
     for query, negative in zip(mined["query"], mined["negative"], strict=True):
         found.setdefault(query, []).append(negative)
-    known = relevant_passages(collection)
     negatives = {}
     for row in rows:
         query = int(collection.query[row])
-        answers = {texts[text] for text in known[query].tolist()}
-        own = tuple(text for text in dict.fromkeys(found.get(texts[query], ())) if text not in answers)[:count]
+        mined_texts = dict.fromkeys(found.get(texts[query], ()))
+        own = tuple(text for text in mined_texts if text not in answers[query])[:count]
         if own:
             negatives[int(row)] = own
     return negatives

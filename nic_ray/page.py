@@ -25,6 +25,7 @@ from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, picture
 from nic_ray.readings import describe_readings
 from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, STUDY_FILE, study_url
 from nic_ray.tokens import count_tokens
+from nic_ray.words import count_words
 
 log = logging.getLogger("nic_ray.page")
 
@@ -43,6 +44,11 @@ MARKS = {"base": "circle", "first trial": "square", "tuned": "diamond"}
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 DASHES = ["solid", "dash", "dot", "dashdot"]
 QUESTION = re.compile(r"^(what|how|why|when|where|which|who|is|are|do|does|can|should|my|i)\b", re.IGNORECASE)
+# The marks of all scripts; Greek has one that looks like a semicolon. Japanese, Chinese and Thai ask without one, too.
+QUESTION_MARK = re.compile(
+    r"[?\uff1f]\W*$|[\u00bf\u061f\u055e\u1367\u037e]|(?<=[α-ωά-ώ]);\W*$"
+    r"|か[。\s]*$|[吗呢][。\s]*$|อย่างไร|ยังไง|อะไร|ทำไม|ไหม|ไหน|เมื่อไ|เท่าไ|ใคร|กี่"
+)
 LENGTHS = ((6, "up to 6 words"), (9, "7 to 9 words"), (12, "10 to 12 words"), (10**9, "13 words or more"))
 
 
@@ -682,11 +688,11 @@ def _short(value: Any) -> str:
 
 
 def _length(query: str) -> str:
-    return next(name for most, name in LENGTHS if len(query.split()) <= most)
+    return next(name for most, name in LENGTHS if count_words(query) <= most)
 
 
 def _asks(query: str) -> bool:
-    return query.rstrip().endswith("?") or QUESTION.match(query.strip()) is not None
+    return bool(QUESTION_MARK.search(query) or QUESTION.match(query.strip()))
 
 
 def _interval(changes: Mapping[str, Mapping[str, Any]], domain: str) -> str:

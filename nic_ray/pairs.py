@@ -5,6 +5,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,8 @@ class Collection:
     negatives: (N, H) index into `texts`, -1 where a row has fewer than H; H may be 0.
     domains: (N,) names.
     corpus: (C,) ascending, the texts that are a positive or a negative of any row.
+    fully_judged: whether people have judged the whole corpus: then what is nearly the same as an answer, and is not
+        named as one, is none.
     """
 
     texts: tuple[str, ...]
@@ -59,6 +62,7 @@ class Collection:
     negatives: NDArray[np.int64]
     domains: tuple[str, ...]
     corpus: NDArray[np.int64]
+    fully_judged: bool = False
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -66,6 +70,15 @@ class Collection:
         asks = np.zeros(len(self.texts), dtype=np.bool_)
         asks[self.query] = True
         return asks
+
+    @cached_property
+    def near(self) -> NDArray[np.int64]:
+        """(T,) the same number for texts that are nearly the same; found when first asked for, and kept."""
+        if self.fully_judged:
+            return np.arange(len(self.texts))
+        from nic_ray.duplicates import near_duplicates  # brings SciPy, without which a trial's process starts sooner
+
+        return near_duplicates(self.texts)
 
 
 def read_pairs(path: Path) -> list[Pair]:

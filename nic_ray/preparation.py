@@ -13,7 +13,6 @@ from nic_ray import encoder as encoders
 from nic_ray import hardware
 from nic_ray.activations import Inputs, token_inputs
 from nic_ray.config import Config, DataConfig
-from nic_ray.duplicates import near_duplicates
 from nic_ray.encoder import Encoder
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
@@ -62,7 +61,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     return Prepared(
         config=config,
         collection=collection,
-        passages=near_duplicates(collection.texts)[collection.positive],
+        passages=collection.near[collection.positive],
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
@@ -85,12 +84,14 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
     Raises:
         InputError: a domain has too few groups to split.
     """
-    whole = index_pairs(pairs)
-    kept = sample_rows(whole.positive, whole.domains, share=data.sample_share, seed=data.seed)
-    collection = index_pairs([pairs[row] for row in kept])
+    collection = index_pairs(pairs)
+    if data.sample_share < 1:
+        groups = collection.near[collection.positive]
+        kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
+        collection = index_pairs([pairs[row] for row in kept])
     parts = split_rows(
         collection.query,
-        near_duplicates(collection.texts)[collection.positive],
+        collection.near[collection.positive],
         collection.domains,
         validation_share=data.validation_share,
         test_share=data.test_share,
@@ -118,7 +119,7 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
     row.
     """
     collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
-    near = near_duplicates(collection.texts)
+    near = collection.near
     negatives = collection.negatives[trained].ravel()
     return {
         name: shared_with_training(labels, parts, met)

@@ -17,7 +17,9 @@ _ROUNDING = 1e-6
 _BLOCK_SCORES = 2**20
 
 
-def relevance_by_rank(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def relevance_by_rank(
+    scores: NDArray[np.floating], relevant: NDArray[np.bool_], ignored: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Lay out each query's relevant passages by rank, best score first.
 
     Ties go against the model: a relevant passage stands behind every irrelevant one
@@ -27,6 +29,8 @@ def relevance_by_rank(scores: NDArray[np.floating], relevant: NDArray[np.bool_])
     Args:
         scores: (Q, C) similarity of each query to each passage, finite.
         relevant: (Q, C) bool, True where the passage answers the query.
+        ignored: (Q, C) bool, True where the passage is left out of the query's ranking, whatever its score; none of
+            them relevant.
 
     Returns:
         (Q, C) bool: column r tells whether the passage at rank r + 1 is relevant.
@@ -44,7 +48,7 @@ def relevance_by_rank(scores: NDArray[np.floating], relevant: NDArray[np.bool_])
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # 0 for a query's best relevant passage
 
     # Only the relevant passages need a rank, so rivals are counted and nothing is sorted.
-    irrelevant = np.where(relevant, -np.inf, scores)
+    irrelevant = np.where(relevant if ignored is None else relevant | ignored, -np.inf, scores)
     ranked = np.zeros_like(relevant)
     for number in range(place.max(initial=-1) + 1):
         here = place == number
@@ -95,6 +99,7 @@ def query_metrics(
     corpus: NDArray[np.floating],
     relevant: Sequence[NDArray[np.integer]],
     similarity: Similarity = "cosine",
+    ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Recall@5 and reciprocal rank of every single query, over the whole corpus.
 
@@ -105,6 +110,7 @@ def query_metrics(
         corpus: (C, D) embeddings of all passages, of any length.
         relevant: Q arrays, each naming the rows of `corpus` that answer the query.
         similarity: what passages are ranked by.
+        ignored: Q arrays, each naming rows of `corpus` that are left out of the query's ranking; none is relevant.
 
     Returns:
         "recall_at_5" and "mrr", each (Q,) in [0, 1].
@@ -118,29 +124,31 @@ def query_metrics(
         # a query's length changes none of its ranks, nor does a factor that all passages share
         unit = _unit_rows(queries, "query")
         passages = _unit_rows(corpus, "passage") if similarity == "cosine" else _scaled(corpus, _longest(corpus))
-        return _in_blocks(lambda block: unit[block] @ passages.T, relevant, len(corpus))
+        return _in_blocks(lambda block: unit[block] @ passages.T, relevant, ignored, len(corpus))
     from scipy.spatial.distance import cdist
 
     longest = max(_longest(queries), _longest(corpus))
     asked, passages = _scaled(queries, longest), _scaled(corpus, longest)
     metric = "cityblock" if similarity == "manhattan" else "euclidean"
-    return _in_blocks(lambda block: -cdist(asked[block], passages, metric), relevant, len(corpus))
+    return _in_blocks(lambda block: -cdist(asked[block], passages, metric), relevant, ignored, len(corpus))
 
 
 def score_metrics(
-    scores: NDArray[np.floating], relevant: Sequence[NDArray[np.integer]]
+    scores: NDArray[np.floating],
+    relevant: Sequence[NDArray[np.integer]],
+    ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """`query_metrics` of anything that scores passages, not only of embeddings.
 
     Args:
         scores: (Q, C) of each passage for each query, finite; higher is better.
-        relevant: as in `query_metrics`.
+        relevant, ignored: as in `query_metrics`.
 
     Raises:
         ValueError: as `query_metrics`.
     """
     _check_relevant(relevant, *scores.shape)
-    return _in_blocks(lambda block: scores[block], relevant, scores.shape[1])
+    return _in_blocks(lambda block: scores[block], relevant, ignored, scores.shape[1])
 
 
 def retrieval_metrics(
@@ -185,13 +193,17 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
 
 
 def _in_blocks(
-    scores: Callable[[slice], NDArray[np.floating]], relevant: Sequence[NDArray[np.integer]], passages: int
+    scores: Callable[[slice], NDArray[np.floating]],
+    relevant: Sequence[NDArray[np.integer]],
+    ignored: Sequence[NDArray[np.integer]] | None,
+    passages: int,
 ) -> dict[str, NDArray[np.float64]]:
     recall, reciprocal = np.empty(len(relevant)), np.empty(len(relevant))
     step = max(1, _BLOCK_SCORES // passages)
     for start in range(0, len(relevant), step):
         block = slice(start, start + step)
-        ranked = relevance_by_rank(scores(block), _as_matrix(relevant[block], passages))
+        left_out = None if ignored is None else _as_matrix(ignored[block], passages)
+        ranked = relevance_by_rank(scores(block), _as_matrix(relevant[block], passages), left_out)
         recall[block], reciprocal[block] = recall_at(5, ranked), reciprocal_rank(ranked)
     return {"recall_at_5": recall, "mrr": reciprocal}
 

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.domains import ENDS
 from nic_ray.errors import InputError
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
 Protocol = Literal["unseen_passages", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
+LISTED = 20  # domains that an error message spells out
 
 
 def split_rows(
@@ -35,7 +35,9 @@ def split_rows(
     Args:
         queries: (N,) number of each row's query text.
         positives: (N,) number of each row's passage, or of its group of passages that are nearly the same.
-        domains: (N,) names. A group belongs to the domain of most of its rows.
+        domains: (N,) names. A group belongs to the domain of most of its rows. Where that leaves a domain with fewer
+            than 3 groups, 3 or more that stand in the same domains, this one among them, are split by themselves: so
+            is a catalogue whose passages are nearly the same for every product, each product its own domain.
         validation_share: share of each domain's rows, in (0, 1); met as closely as whole groups allow.
         test_share: likewise.
         seed: >= 0.
@@ -60,10 +62,10 @@ def split_rows(
     groups = _numbered(positives if protocol == "unseen_passages" else queries)
     sizes = np.bincount(groups)
     part_of_group = np.full(len(sizes), "train", dtype="<U10")
-    members = _groups_by_domain(groups, domains)
+    members = _split_together(groups, domains)
     _refuse_small_domains(members, noun="passages" if protocol == "unseen_passages" else "queries")
-    for domain, own in members.items():
-        left = _generator(seed, domain).permutation(own)
+    for names, own in members.items():
+        left = _generator(seed, names).permutation(own)
         total = sizes[own].sum()
         test = _fill(sizes[left], test_share * total, spare=2)
         part_of_group[left[test]] = "test"
@@ -143,8 +145,9 @@ def sample_rows(
     A smaller share with the same seed gives a subset, so that results over growing samples compare.
 
     Args:
-        positives: (N,) number of each row's passage. A passage comes with all of its rows.
-        domains: (N,) names. A passage belongs to the domain of most of its rows.
+        positives: (N,) number of each row's passage, or of its group of passages that are nearly the same. A passage
+            comes with all of its rows.
+        domains: (N,) names. A passage belongs to a domain as in `split_rows`.
         share: in (0, 1]. A domain keeps at least 3 passages, so that it can still be split.
         seed: >= 0.
 
@@ -158,9 +161,9 @@ def sample_rows(
         raise InputError(f"sample_share must be > 0 and <= 1, got {share}")
     groups = _numbered(positives)
     kept = np.zeros(groups.max(initial=-1) + 1, dtype=bool)
-    for domain, own in _groups_by_domain(groups, domains).items():
+    for names, own in _split_together(groups, domains).items():
         count = max(GROUPS_PER_DOMAIN, round(share * len(own)))
-        kept[_generator(seed, domain).permutation(own)[:count]] = True
+        kept[_generator(seed, names).permutation(own)[:count]] = True
     return np.flatnonzero(kept[groups]).astype(np.int64)
 
 
@@ -172,32 +175,53 @@ def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
     return rank[inverse]
 
 
-def _groups_by_domain(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Each domain's groups, ascending; one of equally many rows in two domains goes to the first by name."""
+def _split_together(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[tuple[str, ...], NDArray[np.int64]]:
+    """Groups, ascending, that are split as one set: each domain's own, and those that several domains share.
+
+    A group of equally many rows in two domains belongs to the first by name. Sets of shared groups are made only where
+    a domain would have too few groups of its own.
+    """
     names, codes = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
     cells, rows = np.unique(np.stack([groups, codes]), axis=1, return_counts=True)
     order = np.lexsort((cells[1], -rows, cells[0]))
     _, first = np.unique(cells[0, order], return_index=True)
     owner = cells[1, order][first]
-    return {str(name): np.flatnonzero(owner == code) for code, name in enumerate(names)}
+    small = np.flatnonzero(np.bincount(owner, minlength=len(names)) < GROUPS_PER_DOMAIN)
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for group, own in enumerate(np.split(cells[1], np.flatnonzero(np.diff(cells[0])) + 1)):
+        if len(own) > 1 and np.isin(own, small).any():
+            shared.setdefault(tuple(own.tolist()), []).append(group)
+    several: dict[tuple[str, ...], NDArray[np.int64]] = {}
+    for key, members in shared.items():
+        if len(members) >= GROUPS_PER_DOMAIN:
+            several[tuple(str(names[code]) for code in key)] = np.array(members)
+            owner[members] = -1
+    return {(str(name),): np.flatnonzero(owner == code) for code, name in enumerate(names)} | several
 
 
-def _refuse_small_domains(members: dict[str, NDArray[np.int64]], *, noun: str) -> None:
+def _refuse_small_domains(members: dict[tuple[str, ...], NDArray[np.int64]], *, noun: str) -> None:
+    shared = {name for names in members if len(names) > 1 for name in names}
     small = [
-        f'domain "{domain}" has too few distinct {noun}, {len(own)}; want {GROUPS_PER_DOMAIN}: '
+        f'domain "{names[0]}" has too few distinct {noun}, {len(own)}; want {GROUPS_PER_DOMAIN}: '
         "one each to train, validate and test on"
-        for domain, own in members.items()
-        if len(own) < GROUPS_PER_DOMAIN
+        for names, own in members.items()
+        if len(names) == 1 and len(own) < GROUPS_PER_DOMAIN and names[0] not in shared
     ]
+    if not small:
+        return
     if len(small) > ENDS:
         small = [*small[:ENDS], f"and {len(small) - ENDS} more domains"]
-    if small:
-        way_out = "Add rows, or leave these domains out."
-        raise InputError("\n  ".join(["the rows cannot be split", *small, way_out]))
+    counted = {
+        "passages": "Passages that are nearly the same count as one, in the domain of most of their rows; "
+        "python -m nic_ray.check names them. Add rows, give such domains one name, or leave them out.",
+        "queries": "A query that several domains ask counts in that of most of its rows. Add rows, or leave these "
+        "domains out.",
+    }
+    raise InputError("\n  ".join(["the rows cannot be split", *small, counted[noun]]))
 
 
-def _generator(seed: int, domain: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(domain.encode())])
+def _generator(seed: int, names: tuple[str, ...]) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32("\n".join(names).encode())])
 
 
 def _fill(sizes: NDArray[np.int64], target: float, *, spare: int) -> NDArray[np.bool_]:

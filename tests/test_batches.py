@@ -72,20 +72,80 @@ def test_passages_of_equal_rows_never_meet_a_second_copy(passages, rows, togethe
         assert len(met) == len(set(met))
 
 
-@given(positives, st.integers(2, 4), st.integers(2, 6), seeds)
-def test_a_passage_meets_its_copy_only_when_no_other_is_left(positive, together, passages, seed):
+def runs(batches: list[NDArray[np.int64]], positive: NDArray[np.int64]) -> dict[int, list[int]]:
+    """Passage -> for each batch that holds it, how many of its rows; groups that meet in a batch are one run."""
+    found: dict[int, list[int]] = {}
+    for batch in batches:
+        for passage, rows in zip(*np.unique(positive[batch], return_counts=True), strict=True):
+            found.setdefault(int(passage), []).append(int(rows))
+    return found
+
+
+# One passage, or a few, have most of the rows; many have a single one.
+skewed = st.lists(st.one_of(st.just(1), st.integers(1, 12), st.integers(50, 300)), min_size=1, max_size=40)
+
+
+def shuffled(counts: list[int], seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+@given(skewed, shapes, seeds)
+def test_batches_differ_in_rows_by_no_more_than_the_largest_group(counts, shape, seed):
+    positive, together = shuffled(counts, seed), shape[0]
+    lengths = [len(batch) for batch in draw(positive, shape, seed)]
+    largest = max(-(-rows // -(-rows // together)) for rows in counts)
+    assert max(lengths) - min(lengths) <= largest
+
+
+@given(skewed, st.integers(2, 4), st.integers(2, 40), seeds)
+def test_there_are_as_many_batches_as_rows_fill_but_for_room_for_one_group_in_each(counts, together, passages, seed):
+    positive, size = shuffled(counts, seed), together * passages
+    batches = draw(positive, (together, size), seed)
+    assert -(-len(positive) // size) <= len(batches) <= -(-len(positive) // (size - together))
+
+
+@given(skewed, st.integers(2, 4), st.integers(2, 6), seeds)
+def test_batches_hold_as_many_different_passages_as_they_can(counts, together, passages, seed):
+    # no way of dealing whole groups lets a passage stand in more batches than it has groups, or than there are
+    positive = shuffled(counts, seed)
     batches = draw(positive, (together, together * passages), seed)
-    for place, batch in enumerate(batches):
-        if np.unique(positive[batch], return_counts=True)[1].max() > together:
-            later = positive[np.concatenate([np.empty(0, np.int64), *batches[place + 1 :]])]
-            assert set(later.tolist()) <= set(positive[batch].tolist())
+    found = runs(batches, positive)
+    for passage, rows in enumerate(counts):
+        assert len(found[passage]) == min(-(-rows // together), len(batches))
 
 
-def test_rows_of_a_passage_come_together_in_groups_as_large_as_allowed():
-    positive = np.repeat(np.arange(6), [4, 4, 4, 4, 4, 5])
-    found = [groups(batch, positive) for batch in draw(positive, (4, 8))]
-    assert sorted(map(len, found)) == [1, 2, 2, 2]  # seven groups: the fifth row of passage 5 is one
-    assert sorted(passage for batch in found for passage in batch) == [0, 1, 2, 3, 4, 5, 5]
+@given(skewed, st.integers(2, 4), st.integers(2, 6), seeds)
+def test_the_groups_of_a_passage_are_even_and_spread_evenly(counts, together, passages, seed):
+    positive = shuffled(counts, seed)
+    batches = draw(positive, (together, together * passages), seed)
+    for passage, own in runs(batches, positive).items():
+        number = -(-counts[passage] // together)
+        if number <= len(batches):  # each run is one group
+            assert max(own) - min(own) <= 1
+        else:
+            assert max(own) - min(own) <= together
+
+
+def test_nine_questions_come_in_threes_and_not_as_four_four_and_one():
+    positive = np.repeat(np.arange(40), 9)
+    batches = draw(positive, (4, 32))
+    assert {rows for own in runs(batches, positive).values() for rows in own} == {3}
+    assert len(batches) == 12  # 360 rows; ten groups of three fill 30 of 32 places
+    assert {len(batch) for batch in batches} == {30}
+
+
+def test_a_passage_of_hundreds_of_questions_is_spread_over_the_epoch():
+    positive = np.repeat(np.arange(41), [300, *[5] * 40])
+    batches = draw(positive, (4, 32))
+    assert min(len(set(positive[batch].tolist())) for batch in batches) >= 4
+    assert max(np.count_nonzero(positive[batch] == 0) for batch in batches) <= 20
+
+
+def test_small_batches_do_not_gather_at_an_end_of_the_epoch():
+    # 12 groups of 4 and 5 of 3 in 8 batches: one batch of 9 or fewer rows must be somewhere
+    positive = np.repeat(np.arange(17), [4] * 12 + [3] * 5)
+    places = [int(np.argmin([len(batch) for batch in draw(positive, (4, 9), seed)])) for seed in range(60)]
+    assert {0, 1, 2, 3, 4, 5, 6, 7} <= set(places)
 
 
 def test_more_queries_a_passage_make_fewer_passages_a_batch_of_equal_size():

@@ -25,6 +25,19 @@ def test_a_folder_is_cut_at_empty_lines_and_a_heading_stays_with_what_follows(tm
     ]
 
 
+def test_a_paragraph_without_spaces_is_no_heading(tmp_path):
+    chinese = "每天早晨第一次启动之前，必须从油位镜检查液压油的油位，低于下限时补充同一牌号的液压油。"
+    thai = "ทุกเช้าก่อนสตาร์ทรถครั้งแรกให้ตรวจระดับน้ำมันไฮดรอลิกที่ช่องมองระดับถ้าต่ำกว่าขีดล่างให้เติมน้ำมันเกรดเดียวกัน"
+    (tmp_path / "a.txt").write_text(
+        f"液压油\n\n{chinese}\n\n{chinese}再运转三分钟。\n\nน้ำมัน\n\n{thai}", encoding="utf-8"
+    )
+    assert [passage.text for passage in read_corpus(tmp_path)] == [
+        f"液压油\n{chinese}",
+        f"{chinese}再运转三分钟。",
+        f"น้ำมัน\n{thai}",
+    ]
+
+
 def test_a_passage_that_stands_twice_is_searched_once(tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(LONG)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,15 +22,19 @@ from nic_ray.evaluation import (
     embed,
     evaluate,
     evaluate_encoder,
+    lexical_metrics,
+    nearest,
     plain_scores,
     query_scores,
     texts_to_score,
 )
+from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import divide
 from nic_ray.retrieval import flat_metrics, retrieval_metrics, score_metrics
 from nic_ray.split import sample_rows, split_rows
 
+CATALOGUE = Path(__file__).parents[2] / "shared/faults/many_domains.py"
 SPLIT = {
     "protocol": "unseen_queries",
     "seed": 3,
@@ -86,6 +93,89 @@ def test_a_model_gets_the_numbers_of_plain_encoding(model_type, tiny_model, tiny
     rows = [0, 1, 5, 17, 20, 40, 47]
     found = evaluate_encoder(load(str(folder)), index_pairs(tiny_pairs), rows, max_tokens=64)
     assert found == pytest.approx(reference_metrics(folder, tiny_pairs, rows, passages(tiny_pairs)), abs=1e-9)
+
+
+def with_variants(pairs):
+    """Pairs whose passages are long, with a variant of each in another number, named by a row of its own."""
+    first = [
+        dataclasses.replace(pair, positive=" ".join(f"{word}{n}" for n in range(6) for word in pair.positive.split()))
+        for pair in pairs
+    ]
+    first = [dataclasses.replace(pair, positive=f"{pair.positive} to 40 Nm", negatives=()) for pair in first]
+    return [
+        *first,
+        *(
+            dataclasses.replace(pair, query=f"{pair.query} of 60", positive=pair.positive.replace(" 40 ", " 60 "))
+            for pair in first
+        ),
+    ]
+
+
+@pytest.mark.parametrize("within_domain", [False, True])
+def test_what_is_nearly_an_answer_is_neither_a_hit_nor_in_the_way(tiny_pairs, within_domain):
+    pairs = with_variants(tiny_pairs)
+    both, alone = index_pairs(pairs), index_pairs(pairs[: len(tiny_pairs)])
+    rows = list(range(len(tiny_pairs)))
+    luck = np.random.default_rng(0)
+    of_text = {text: luck.normal(size=8) for text in both.texts}
+    for pair in pairs[len(tiny_pairs) :]:  # a variant is as near to every query as its model is, and a little nearer
+        of_text[pair.positive] = 1.0001 * of_text[pair.positive.replace(" 60 ", " 40 ")]
+
+    def scores(collection):
+        asked = texts_to_score(collection, rows)
+        embeddings = np.stack([of_text[collection.texts[text]] for text in asked])
+        return query_scores(embeddings, asked, collection, rows, within_domain=within_domain)
+
+    # the variants of other passages are in the way as these are: the ranks of the answers, without their own variant
+    expected = []
+    for row in rows:
+        query, domain = of_text[pairs[row].query], pairs[row].domain
+        answer = pairs[row].positive
+        others = {
+            pair.positive
+            for pair in pairs
+            if pair.positive not in (answer, answer.replace(" 40 ", " 60 "))
+            and (not within_domain or pair.domain == domain)
+        }
+
+        def cosine(text, query=query):
+            return of_text[text] @ query / np.linalg.norm(of_text[text])
+
+        expected.append(1 / (1 + sum(cosine(other) >= cosine(answer) - 1e-6 for other in others)))
+    assert scores(both)["mrr"] == pytest.approx(expected)
+    assert len(both.corpus) == 2 * len(alone.corpus)
+
+
+def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs):
+    rows = list(range(len(tiny_pairs)))
+    both = index_pairs(with_variants(tiny_pairs))
+    names = [both.domains[row] for row in rows]
+    found = lexical_metrics(both, rows)
+    scores = bm25_scores([both.texts[both.query[row]] for row in rows], [both.texts[text] for text in both.corpus])
+    ranks = []
+    for place, row in enumerate(rows):
+        answer = both.texts[both.positive[row]]
+        variant = both.corpus.tolist().index(both.texts.index(answer.replace(" 40 ", " 60 ")))
+        own = both.corpus.tolist().index(both.positive[row])
+        kept = np.delete(np.arange(len(both.corpus)), variant)
+        ranks.append(1 / np.count_nonzero(scores[place, kept] >= scores[place, own] - 1e-6))
+    assert found["mrr/macro"] == pytest.approx(
+        np.mean([np.mean(np.array(ranks)[np.array(names) == n]) for n in set(names)])
+    )
+
+
+def test_what_was_retrieved_instead_is_no_variant_of_the_answer(tiny_pairs):
+    both = index_pairs(with_variants(tiny_pairs))
+    rows = list(range(len(tiny_pairs)))
+    asked = texts_to_score(both, rows)
+    embeddings = np.random.default_rng(0).normal(size=(len(asked), 8))
+    found, cosines = nearest(embeddings, asked, both, rows, k=1000)
+    assert found.shape == (len(rows), len(both.corpus) - 1)
+    assert np.isfinite(cosines).all()
+    for row, own in zip(rows, found.tolist(), strict=True):
+        answer = both.texts[both.positive[row]]
+        assert answer.replace(" 40 ", " 60 ") not in {both.texts[text] for text in own}
+        assert both.positive[row] in own
 
 
 def test_a_model_that_cannot_be_cut_gets_the_same_numbers(tiny_model_folder, tiny_pairs):
@@ -152,6 +242,29 @@ def test_dividing_is_sampling_and_then_splitting_what_is_left(tiny_pairs):
     assert [collection.texts[text] for text in collection.query] == [tiny_pairs[row].query for row in kept]
     assert parts.tolist() == expected.tolist()
     assert {collection.texts[text] for text in collection.corpus} == passages([tiny_pairs[row] for row in kept])
+
+
+def test_a_sample_takes_variants_of_a_passage_together_and_can_be_split(tiny_pairs):
+    rows = with_variants(tiny_pairs)
+    for seed in range(3):
+        collection, parts = divide(rows, DataConfig(sample_share=0.4, seed=seed))
+        assert len(np.unique(collection.near[collection.positive])) == 9  # of 24: three of eight in each domain
+        assert len(collection.corpus) == 18
+        for group in np.unique(collection.near[collection.positive]):
+            sides = set(parts[collection.near[collection.positive] == group].tolist()) - {"unseen_queries"}
+            assert len(sides) == 1
+
+
+@pytest.mark.skipif(not CATALOGUE.is_file(), reason="the catalogue is not beside the repository")
+def test_a_catalogue_of_four_hundred_products_is_split_each_product_by_itself():
+    made = subprocess.run([sys.executable, CATALOGUE, "400"], capture_output=True, text=True, check=True).stdout
+    rows = [Pair(**json.loads(line)) for line in made.splitlines()]
+    collection, parts = divide(rows, DataConfig())
+    sides: dict[str, set[str]] = {}
+    for domain, part in zip(collection.domains, parts.tolist(), strict=True):
+        sides.setdefault(domain, set()).add(part)
+    assert len(sides) == 401
+    assert all({"train", "validation", "test"} <= own for own in sides.values())
 
 
 def test_a_bundle_is_read_on_its_own_split_beside_its_own_base(bundle_of, tiny_model, tiny_pairs, tiny_pairs_file):

@@ -11,9 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
-    -1: ["errors", "domains", "layout"],
+    -2: ["words"],
+    -1: ["duplicates", "errors", "domains", "layout"],
     0: (
-        "batches blocks config console duplicates hardware lexical loss mirror pairs progress record retrieval split "
+        "batches blocks config console hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
     1: ["encoder", "guard", "lint", "picture", "corpus", "placement", "readings", "beir"],

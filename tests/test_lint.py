@@ -229,6 +229,51 @@ NAMES_SOMETHING = [
 ]
 
 
+# "Which oil?", "Change the pump", "lamp" and their like; the words of Hindi, Thai and Tamil hold vowel signs
+IN_OTHER_SCRIPTS = {
+    "Cyrillic": ["Какое масло?", "Замена насоса", "лампа"],
+    "Greek": ["Ποιο λάδι;", "Αλλαγή αντλίας", "λυχνία"],
+    "Arabic": ["أي زيت؟", "تغيير المضخة", "مِصْباح"],
+    "Hebrew": ["איזה שמן?", "החלפת משאבה", "מְנוֹרָה"],
+    "Devanagari": ["कौन सा तेल?", "पंप बदलें", "तेल", "बत्ती कैसे जले?", "टंकी"],
+    "Tamil": ["எந்த எண்ணெய்?", "விளக்கு"],
+    "Thai": ["น้ำมันอะไร", "เปลี่ยนปั๊ม", "ไฟ"],
+    "Chinese": ["什么油？", "换泵", "灯"],
+    "Japanese": ["どのオイルですか", "ポンプ交換", "灯"],
+    "Korean": ["어떤 오일?", "펌프 교환", "등"],
+}
+
+
+@pytest.mark.parametrize("script", IN_OTHER_SCRIPTS)
+def test_a_question_in_any_script_is_not_broken(script):
+    assert [why_broken(query) for query in IN_OTHER_SCRIPTS[script]] == [None] * len(IN_OTHER_SCRIPTS[script])
+
+
+@pytest.mark.parametrize("query", ["Ц?", "प?", "७ ८?", "٣", "？", "ा"])
+def test_a_number_a_single_letter_or_a_sign_in_any_script_is_no_subject(query):
+    assert why_broken(query) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "每天早晨第一次启动型号{}之前，必须从油位镜检查液压油的油位，如果低于下限，应当补充同一牌号的液压油。",
+        "毎朝型式{}を最初に始動する前に、油面計で作動油の量を点検し、少ないときは同じ種類の作動油を補充してください。",
+        "ทุกเช้าก่อนสตาร์ทรถรุ่น {} ครั้งแรก ให้ตรวจระดับน้ำมันไฮดรอลิก ถ้าต่ำกว่าขีดล่างให้เติมน้ำมันเกรดเดียวกัน",
+        "हर सुबह मॉडल {} को पहली बार चालू करने से पहले शीशे में तेल का स्तर जाँच लें और कम होने पर उसी किस्म का तेल डालें।",
+        "افحص كل صباح قبل أول تشغيل للطراز {} مستوى الزيت في الزجاجة وأضف زيتا من النوع نفسه إذا كان تحت العلامة.",
+        "Утром перед первым пуском модели {} проверьте уровень масла по стеклу и, если он ниже метки, долейте масло.",
+        "Κάθε πρωί πριν ξεκινήσει το μοντέλο {} ελέγξτε τη στάθμη του λαδιού και συμπληρώστε ό,τι λείπει ως το σημάδι.",
+    ],
+)
+def test_passages_that_differ_in_one_number_are_near_duplicates_in_every_script(text):
+    pairs = [
+        Pair(f"Why does lever l3 {verb}?", text.format(number), "pumps", line=line)
+        for line, verb, number in [(211, "turn", 40), (212, "jam", 60)]
+    ]
+    assert found([*sound_pairs(), *pairs]) == {"near-duplicate-passage": (212,)}
+
+
 @pytest.mark.parametrize(("query", "reason"), BROKEN)
 def test_a_query_without_a_subject_is_broken(query, reason):
     assert why_broken(query) == reason

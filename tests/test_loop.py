@@ -306,6 +306,25 @@ def test_a_batch_masks_every_known_answer_of_the_whole_collection():
     assert masked == [{"b"}, {"d"}, {"c"}]  # q's other answer came along as a hard negative of another row
 
 
+def section(torque: int) -> str:
+    return f"Put the gasket on, fit the cover and tighten its six bolts crosswise with a torque wrench to {torque} Nm."
+
+
+def test_what_is_nearly_an_answer_is_no_negative_even_if_it_is_named_as_one():
+    near, far = [section(torque) for torque in (40, 60, 80)], "Drain the tank."
+    pairs = [
+        Pair("of 40", near[0], "d", (near[2], far)),
+        Pair("of 60", near[1], "d"),
+        Pair("of the tank", far, "d", (near[0],)),
+    ]
+    collection = index_pairs(pairs)
+    batch = make_batch(collection, relevant_passages(collection), np.array([0, 1, 2]), 2)
+    passages = [collection.texts[batch.texts[place]] for place in batch.passages]
+    masked = [{passages[place] for place in np.flatnonzero(row)} for row in batch.masked]
+    assert set(passages) == {*near, far}
+    assert masked == [{near[1], near[2]}, {near[0], near[2]}, set()]
+
+
 @pytest.mark.parametrize(("hard_negatives", "passages"), [(0, 2), (1, 3), (2, 4), (9, 4)])
 def test_a_batch_takes_as_many_hard_negatives_of_a_row_as_asked_for(hard_negatives, passages):
     collection = index_pairs([Pair("q", "a", "d", ("x", "y")), Pair("r", "b", "d", ("x",))])

@@ -60,6 +60,21 @@ def test_no_known_answer_is_a_negative(tiny_model_folder, tiny_pairs):
         assert not answers & set(negatives)
 
 
+def test_nothing_that_is_nearly_an_answer_is_a_negative_and_as_many_are_found(tiny_model_folder, tiny_pairs):
+    long = " When it is cold let the engine run for a while, look for leaks and tighten what is loose to {} Nm."
+    pairs = [
+        dataclasses.replace(pair, query=f"{pair.query} {torque}", positive=pair.positive + long.format(torque))
+        for pair in tiny_pairs
+        for torque in (40, 50, 60, 70)
+    ]
+    _, collection, found = mined(tiny_model_folder, pairs, count=3, relative_margin=0.0)
+    number = {text: i for i, text in enumerate(collection.texts)}
+    assert np.mean([len(negatives) for negatives in found.values()]) > 2.5
+    for row, negatives in found.items():
+        own = collection.near[collection.positive[row]]
+        assert own not in [collection.near[number[text]] for text in negatives]
+
+
 def test_passages_of_other_rows_are_not_looked_at(tiny_model_folder, tiny_pairs):
     _, _, found = mined(tiny_model_folder, tiny_pairs, rows=range(32), relative_margin=0.0)
     seen = {tiny_pairs[row].positive for row in range(32)}

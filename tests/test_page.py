@@ -9,6 +9,7 @@ import optuna
 import pytest
 import yaml
 
+from nic_ray import page
 from nic_ray.errors import InputError
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png
@@ -285,3 +286,37 @@ def test_a_browser_draws_every_figure_without_an_error_and_within_its_width(make
     assert all(drawn.values()), drawn
     outer, inner = chromium.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert outer <= inner == width
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "How do I open it",
+        "valve stuck?",
+        "Почему горит лампа?",
+        "Ποιο λάδι;",
+        "Ποιο λάδι\u037e",
+        "أي زيت؟",
+        "कौन सा तेल?",
+        "用什么油？",
+        "什么时候换油吗",
+        "どのオイルですか。",
+        "ใช้น้ำมันอะไร",
+        "어떤 오일?",
+        "¿Qué aceite?",
+    ],
+)
+def test_a_question_is_told_from_keywords_in_every_script(query):
+    assert page._asks(query)
+
+
+@pytest.mark.parametrize(
+    "query", ["oil; filter", "масло фильтр", "机油滤清器", "オイル交換", "น้ำมันเครื่อง", "फ़िल्टर", "λάδι"]
+)
+def test_keywords_are_no_question_in_any_script(query):
+    assert not page._asks(query)
+
+
+def test_a_query_without_spaces_is_counted_in_words():
+    assert page._length("如何更换液压泵的机油滤清器和密封圈") == "7 to 9 words"
+    assert page._length("机油滤清器") == page._length("oil filter") == "up to 6 words"

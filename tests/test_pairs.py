@@ -1,7 +1,10 @@
 """Reading, refusing, counting and numbering pairs."""
 
 import json
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +299,16 @@ def test_the_probe_is_of_twelve_other_topics_each_with_as_much_to_confuse():
         own = [row for row in rows if row.domain == topic]
         assert len({row.positive for row in own}) == 15
         assert len({row.query for row in own}) == len(own) == 45
+
+
+def test_texts_that_are_nearly_the_same_have_one_number_which_travels_with_the_collection():
+    text = "Put the gasket on, fit the cover and tighten its six bolts crosswise with a torque wrench to {} Nm."
+    collection = index_pairs([Pair("a", text.format(40), "d"), Pair("b", text.format(60), "d", ("c",))])
+    assert collection.near.tolist() == [0, 1, 2, 1, 3]
+    sent = pickle.loads(pickle.dumps(collection))
+    assert vars(sent)["near"].tolist() == [0, 1, 2, 1, 3]  # nobody looks for them again
+
+
+def test_reading_pairs_does_not_load_scipy():
+    code = "import sys, nic_ray.pairs; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,6 +86,18 @@ def test_metrics_of_embeddings_are_those_of_their_cosines():
     assert values["mrr"].tolist() == reciprocal_rank(ranked).tolist()
 
 
+def test_ignored_passages_are_ranked_as_if_they_were_not_there():
+    queries, corpus, relevant = random_case()
+    luck = np.random.default_rng(5)
+    ignored = [np.setdiff1d(luck.choice(len(corpus), size=luck.integers(6), replace=False), own) for own in relevant]
+    values = query_metrics(queries, corpus, relevant, ignored)
+    for place, (own, left_out) in enumerate(zip(relevant, ignored, strict=True)):
+        kept = np.setdiff1d(np.arange(len(corpus)), left_out)
+        alone = query_metrics(queries[[place]], corpus[kept], [np.searchsorted(kept, own)])
+        assert [values[name][place] for name in alone] == [own_value[0] for own_value in alone.values()]
+    assert values["mrr"].tolist() != query_metrics(queries, corpus, relevant)["mrr"].tolist()
+
+
 @pytest.mark.parametrize("block_scores", [1, 41 * 7, 41 * 59, 41 * 60, 10**6])
 def test_the_size_of_a_block_changes_nothing(monkeypatch, block_scores):
     whole = query_metrics(*random_case())

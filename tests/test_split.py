@@ -152,7 +152,9 @@ def test_domains_too_small_to_split_are_named_together():
     with pytest.raises(
         InputError,
         match=r'the rows cannot be split\n  domain "b" has too few distinct passages, 1; want 3: [^\n]*\n'
-        r'  domain "c" has too few distinct passages, 2; [^\n]*\n  Add rows, or leave these domains out\.$',
+        r'  domain "c" has too few distinct passages, 2; [^\n]*\n  Passages that are nearly the same count as one, in '
+        r"the domain of most of their rows; python -m nic_ray\.check names them\. "
+        r"Add rows, give such domains one name, or leave them out\.$",
     ):
         split_rows(positives, positives, domains, seed=0)
 
@@ -163,8 +165,52 @@ def test_a_domain_that_is_everywhere_in_the_minority_is_too_small():
         split_rows(positives, positives, ["a", "a", "b", "a", "a"], seed=0)
 
 
+def test_a_hundred_domains_too_small_to_split_are_counted_after_the_first_twenty():
+    positives = np.arange(100)
+    with pytest.raises(InputError) as refused:
+        split_rows(positives, positives, [f"d{n:02d}" for n in positives], seed=0)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 23
+    assert lines[20].startswith('  domain "d19" has too few distinct passages, 1;')
+    assert lines[21] == "  ... and 80 more domains"
+
+
+@given(st.integers(2, 5), st.integers(3, 9), seeds)
+def test_domains_whose_passages_are_all_variants_of_each_other_are_split_by_section(products, sections, seed):
+    groups = np.repeat(np.tile(np.arange(sections), products), 2)
+    domains = [f"product {n // (2 * sections)}" for n in range(len(groups))]
+    parts = split_rows(np.arange(len(groups)), groups, domains, seed=seed)
+    assert all(len(sides) == 1 for sides in parts_by(groups, parts))
+    assert all(sides == set(PARTS) for sides in parts_by(np.array(domains), parts))
+
+
+def test_a_domain_with_passages_enough_of_its_own_is_split_as_if_the_shared_ones_were_its_own():
+    # a has ten passages of its own, b too; three stand in both, mostly in a
+    groups = np.array([*range(10), *range(10, 20), 20, 21, 22, 20, 21, 22, 20, 21, 22])
+    domains = [*"a" * 10, *"b" * 10, *"aaaaaa", *"bbb"]
+    parts = split_rows(groups, groups, domains, seed=4)
+    own = [*domains[:23], *"aaaaaa"]
+    assert parts.tolist() == split_rows(groups, groups, own, seed=4).tolist()
+
+
+def test_shared_passages_too_few_for_three_parts_do_not_save_a_domain():
+    groups, domains = np.array([0, 0, 1, 1, 2, 3, 4]), [*"abab", *"aaa"]
+    with pytest.raises(InputError, match='domain "b" has too few distinct passages, 0'):
+        split_rows(groups, groups, domains, seed=0)
+
+
+def test_a_sample_of_domains_that_share_their_passages_can_still_be_split():
+    groups = np.tile(np.arange(20), 6)
+    domains = [f"product {n // 20}" for n in range(120)]
+    kept = sample_rows(groups, domains, share=0.1, seed=0)
+    assert len(set(groups[kept].tolist())) == 3
+    names = [domains[row] for row in kept]
+    parts = split_rows(groups[kept], groups[kept], names, seed=0)
+    assert all(sides == set(PARTS) for sides in parts_by(np.array(names), parts))
+
+
 def test_too_few_queries_are_called_queries():
-    with pytest.raises(InputError, match='domain "a" has too few distinct queries, 1'):
+    with pytest.raises(InputError, match=r'domain "a" has too few distinct queries, 1;[^\n]*\n  A query that several'):
         split_rows(np.zeros(9, int), np.arange(9), ["a"] * 9, seed=0, protocol="unseen_queries")
 
 
