@@ -209,8 +209,8 @@ def _refuse_small_domains(members: dict[tuple[str, ...], NDArray[np.int64]], *, 
     ]
     if not small:
         return
-    if len(small) > ENDS:
-        small = [*small[:ENDS], f"and {len(small) - ENDS} more domains"]
+    if len(small) > LISTED:
+        small[LISTED:] = [f"... and {len(small) - LISTED} more domains"]
     counted = {
         "passages": "Passages that are nearly the same count as one, in the domain of most of their rows; "
         "python -m nic_ray.check names them. Add rows, give such domains one name, or leave them out.",
