@@ -54,8 +54,8 @@ def main(
             anew = shlex.join([str(file), *itertools.chain(*others.items())])
             raise InputError(
                 f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
-                "run, to the end that it was started for; leave that away. For other settings, or more trials (all of "
-                "them are counted), start a new search, which finds the output of the frozen blocks: "
+                "run, to the end that it was started for; leave it away. For other settings, or more trials than the "
+                "run has in all, start a new search; the output of the frozen blocks is kept for it: "
                 f"python -m nic_ray.tune {anew} --name NAME"
             )
         with view(quiet=quiet) as shown:
