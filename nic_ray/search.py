@@ -358,12 +358,12 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         # behind the trials, none of which needs it
         probing = functools.cache(lambda: None if probe is None else load_probe(prepared, probe, depths(config)))
         room = budget(config.activations, run.folder.parent)
-        before = prepared
+        before, joined = prepared, joins_a_cluster()
         with _beside(lambda over: _read_early(before, room, over, view)) as early, ray_session(view):
             placement = _placed(config)
-            prepared = _settled(before, placement)
-            # what was read while Ray started is of no use where the trials compute in another format
-            found = early.result() if prepared.bf16 == before.bf16 else None
+            prepared, found = _settled(before, placement, joined=joined), early.result()
+            if prepared.bf16 != before.bf16:  # of no use to trials that compute in another format
+                found = None
             inputs, embeddings = found or _inputs_and_base(prepared, room, _chain_on_cluster(prepared, placement), view)
             base = flat_metrics(
                 scores_of_base(prepared, embeddings, "validation"), queries_of(prepared, "validation").domains
@@ -531,8 +531,11 @@ def _placed(config: Config) -> Placement:
     )
 
 
-def _settled(prepared: Prepared, placement: Placement) -> Prepared:
+def _settled(prepared: Prepared, placement: Placement, *, joined: bool) -> Prepared:
     """`prepared` with the number format of the place where the trials compute, which need not be this machine.
+
+    Args:
+        joined: whether Ray was there before the search, perhaps on other machines.
 
     Raises:
         InputError: Ray and PyTorch do not see the same GPUs.
@@ -544,7 +547,7 @@ def _settled(prepared: Prepared, placement: Placement) -> Prepared:
 
     config = prepared.config
     if not placement.gpus_per_worker:
-        if trains_on_gpus(config) and torch.cuda.is_available() and not joins_a_cluster():
+        if trains_on_gpus(config) and torch.cuda.is_available() and not joined:
             raise InputError(
                 f"resources.gpus_per_worker: PyTorch sees {torch.cuda.device_count()} GPU(s) on this machine, and Ray "
                 "sees none that it could give to trials; look at nvidia-smi, or train on CPUs with train.device: cpu"
@@ -580,7 +583,8 @@ def _chain_on_cluster(prepared: Prepared, placement: Placement) -> Chain:
         given = ray.put(list(blocks))
         gpus = int(ray.cluster_resources().get("GPU", 0)) if placement.gpus_per_worker else 0
         if gpus:
-            yield from _on_gpus(functools.partial(run_shard_on_gpu, given, prepared.bf16), shards, gpus)
+            work = functools.partial(run_shard_on_gpu, given, prepared.bf16)
+            yield from _on_gpus(work, shards, min(gpus, len(shards)))
             return
         task = ray.remote(num_cpus=1)(run_shard)
         # no more in flight than are worked on and waiting: their outputs would fill the object store

@@ -60,7 +60,7 @@ def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(config, tmp_pa
 
 
 def test_a_trial_with_a_gpu_that_pytorch_does_not_see_fails_and_says_so(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "_settled", lambda prepared, _: prepared)
+    monkeypatch.setattr(search, "_settled", lambda prepared, _, joined: prepared)
     monkeypatch.setattr(search, "_on_gpus", lambda work, shards, _: map(on_cpu(work), shards))
     with pytest.raises(RunError, match=r"no trial produced a model:\n.*Ray has given this trial a GPU, and PyTorch"):
         run(config, tmp_path)
@@ -78,7 +78,7 @@ def test_activations_have_the_format_of_the_gpus_and_not_of_this_processor(confi
     prepared = dataclasses.replace(prepare(config, on_gpu=False), bf16=not native)
     placement = search._placed(config)
     assert (placement.gpus_per_worker, placement.concurrent) == (0.5, 2)
-    assert search._settled(prepared, placement).bf16 == native
+    assert search._settled(prepared, placement, joined=True).bf16 == native
 
 
 def test_cuda_may_be_asked_for_where_only_the_cluster_has_a_gpu(config):

@@ -134,9 +134,11 @@ def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monk
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
     without = place(asked, cpus=2, gpus_of_nodes=[0])
     with pytest.raises(InputError, match=r"PyTorch sees 2 GPU\(s\) on this machine, and Ray sees none"):
-        search._settled(replace(prepared, config=asked), without)
+        search._settled(replace(prepared, config=asked), without, joined=False)
+    # the GPU of a machine that only starts a search on others is of no use to trials
+    assert search._settled(replace(prepared, config=asked), without, joined=True).device == "cpu"
     on_cpus = asked.model_copy(update={"train": asked.train.model_copy(update={"device": "cpu"})})
-    assert search._settled(replace(prepared, config=on_cpus), without).device == "cpu"
+    assert search._settled(replace(prepared, config=on_cpus), without, joined=False).device == "cpu"
 
 
 def test_cuda_is_left_to_the_cluster_where_one_is_joined(monkeypatch):
