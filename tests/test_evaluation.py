@@ -5,15 +5,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import comparison
-from nic_ray.activations import feed, token_inputs
+from nic_ray.activations import CHUNK_TOKENS, feed, token_inputs
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import Comparison, compare_with_base, describe_rows
 from nic_ray.config import DataConfig
 from nic_ray.encoder import load, upper
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import (
     embed,
     evaluate,
@@ -284,3 +285,40 @@ def test_sentence_transformers_evaluator_finds_the_same_where_there_are_no_ties(
     first = [next(row for row, pair in enumerate(tiny_pairs) if pair.query == query) for query in relevant]
     assert theirs["cosine_recall@5"] == pytest.approx(scores["recall_at_5"][first].mean())
     assert theirs[f"cosine_mrr@{len(collection.corpus)}"] == pytest.approx(scores["mrr"][first].mean())
+
+
+def test_embeddings_are_the_same_where_memory_holds_smaller_chunks_only(tiny_model_folder, tiny_pairs, monkeypatch):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 2**16)
+    encoder, collection = load(str(tiny_model_folder)), index_pairs(tiny_pairs)
+    source, model = feed(token_inputs(encoder, collection.texts, 64), "cpu"), upper(encoder, 0)
+    texts = np.arange(len(collection.texts))
+    expected = embed(model, source, texts)
+    met, told = [], []
+
+    def look(module, given) -> None:
+        met.append(given[1].numel())
+        if met[-1] > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(look)
+    memory = 300
+    found = embed(model, source, texts, done=told.append)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert sum(told) == len(texts)
+    assert max(met) > 300
+    assert met == sorted(met, reverse=True)  # what is done is not done again
+    memory = 10
+    with pytest.raises(
+        RunError, match=r"^out of memory on the cpu device with 256 tokens at a time, .*gpus_per_worker"
+    ):
+        embed(model, source, texts)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_evaluating_a_model_changes_nothing_of_it(tiny_model, tiny_pairs, kind):
+    encoder, collection = load(str(tiny_model(kind))), index_pairs(tiny_pairs)
+    parts = {name: (id(part), part.training) for name, part in encoder.transformer.named_modules()}
+    values = {name: (id(value), value.requires_grad) for name, value in encoder.transformer.named_parameters()}
+    evaluate_encoder(encoder, collection, range(8), 64)
+    assert parts == {name: (id(part), part.training) for name, part in encoder.transformer.named_modules()}
+    assert values == {name: (id(value), value.requires_grad) for name, value in encoder.transformer.named_parameters()}
