@@ -603,8 +603,8 @@ def test_a_training_goes_on_with_the_tokens_that_its_memory_held(train_with_memo
 
 def test_memory_that_is_too_small_for_the_smallest_chunk_ends_the_training_with_the_way_out(train_with_memory):
     message = (
-        r"^out of memory at step 1 with train\.micro_batch_tokens 256, the least there is: raise "
-        r"resources\.gpus_per_worker, so that fewer trials share a GPU, or lower train\.batch_size or train\.max_tokens$"
+        r"^out of memory at step 1 with train\.micro_batch_tokens 256, the least there is: raise resources\.gpus_per_"
+        r"worker, so that fewer trials share a GPU, or lower train\.batch_size or train\.max_tokens$"
     )
     with pytest.raises(RunError, match=message):
         train_with_memory(changed(**MEMORY, micro_batch_tokens=1000), 10)
