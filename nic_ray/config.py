@@ -231,7 +231,7 @@ class ResourcesConfig(Section):
     concurrent_trials: int | None = Field(
         None,
         ge=1,
-        description="trials at a time, at most; null: as many as fit. With 1 a search can be repeated exactly",
+        description="trials at a time, at most; null: as many as fit. With 1 a search on a CPU can be repeated exactly",
     )
 
     @model_validator(mode="after")

@@ -150,3 +150,21 @@ def test_chunks_are_the_partition_with_the_least_padding_and_fewest_chunks(lengt
 
     found = [len(chunk) for chunk in chunks(lengths, np.arange(len(lengths)), tokens)]
     assert cost(found) == pytest.approx(min(map(cost, compositions(len(lengths)))))
+
+
+def test_activations_are_the_same_where_memory_holds_smaller_chunks_only(tiny_model, monkeypatch):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 2**16)
+    encoder = load(str(tiny_model()))
+    tokens, blocks = token_inputs(encoder, TEXTS * 20, 64), lower(encoder, 0, 1)
+    expected = run_blocks(blocks, tokens)
+    met = []
+
+    def look(module, given) -> None:
+        met.append(given[1].numel())
+        if met[-1] > 600:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    blocks.register_forward_pre_hook(look)
+    found = run_blocks(blocks, tokens)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+    assert max(met) > 600

@@ -35,6 +35,7 @@ from nic_ray.encoder import (
     token_limit,
     tokenize,
     upper,
+    upper_copy,
 )
 from nic_ray.errors import InputError
 
@@ -202,6 +203,36 @@ def test_training_a_part_trains_the_encoder(tiny_model):
     before = encoder.model.encode(TEXTS)
     step_with_decay(upper(encoder, 1, from_ids=True), encoder)
     assert np.abs(encoder.model.encode(TEXTS) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+def test_making_and_training_a_copy_changes_nothing_of_the_encoder(tiny_model, uncuttable, kind, depth):
+    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+
+    def state():
+        parts = {name: (id(part), part.training) for name, part in encoder.model.named_modules()}
+        values = {
+            name: (id(value), value.requires_grad, value._version) for name, value in encoder.model.named_parameters()
+        }
+        return parts, values
+
+    before = state()
+    upper_copy(encoder, depth, from_ids=False).train().requires_grad_(False)
+    step_with_decay(upper_copy(encoder, depth, from_ids=True), encoder)
+    assert state() == before
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_copy_trains_what_the_part_of_the_encoder_would(tiny_model, uncuttable, kind, depth):
+    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+    found, expected = upper_copy(encoder, depth, from_ids=True).train(), upper(encoder, depth, from_ids=True).train()
+    for names in (
+        lambda part: [(name, each.requires_grad) for name, each in part.named_parameters()],
+        lambda part: [(name, type(each), each.training) for name, each in part.named_modules()],
+    ):
+        assert names(found) == names(expected)
 
 
 def test_a_trained_state_is_put_back_bit_for_bit(tiny_model):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import comparison
-from nic_ray.activations import feed, token_inputs
+from nic_ray.activations import CHUNK_TOKENS, feed, token_inputs
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import Comparison, compare_with_base, describe_rows
 from nic_ray.config import DataConfig
 from nic_ray.encoder import load, upper
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import (
     embed,
     evaluate,
@@ -447,3 +448,40 @@ def test_all_that_is_to_embed_is_told(tiny_model_folder, tiny_pairs):
     collection, told = index_pairs(tiny_pairs), []
     plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), collection, [0, 0, 5], done=told.append)
     assert sum(told) == len(texts_to_score(collection, [0, 0, 5]))
+
+
+def test_embeddings_are_the_same_where_memory_holds_smaller_chunks_only(tiny_model_folder, tiny_pairs, monkeypatch):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 2**16)
+    encoder, collection = load(str(tiny_model_folder)), index_pairs(tiny_pairs)
+    source, model = feed(token_inputs(encoder, collection.texts, 64), "cpu"), upper(encoder, 0)
+    texts = np.arange(len(collection.texts))
+    expected = embed(model, source, texts)
+    met, told = [], []
+
+    def look(module, given) -> None:
+        met.append(given[1].numel())
+        if met[-1] > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(look)
+    memory = 300
+    found = embed(model, source, texts, done=told.append)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert sum(told) == len(texts)
+    assert max(met) > 300
+    assert met == sorted(met, reverse=True)  # what is done is not done again
+    memory = 10
+    with pytest.raises(
+        RunError, match=r"^out of memory on the cpu device with 256 tokens at a time, .*gpus_per_worker"
+    ):
+        embed(model, source, texts)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_evaluating_a_model_changes_nothing_of_it(tiny_model, tiny_pairs, kind):
+    encoder, collection = load(str(tiny_model(kind))), index_pairs(tiny_pairs)
+    parts = {name: (id(part), part.training) for name, part in encoder.transformer.named_modules()}
+    values = {name: (id(value), value.requires_grad) for name, value in encoder.transformer.named_parameters()}
+    evaluate_encoder(encoder, collection, range(8), 64)
+    assert parts == {name: (id(part), part.training) for name, part in encoder.transformer.named_modules()}
+    assert values == {name: (id(value), value.requires_grad) for name, value in encoder.transformer.named_parameters()}

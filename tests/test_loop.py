@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from nic_ray import loop
-from nic_ray.activations import CHUNK_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
 from nic_ray.config import TrainConfig, load_config
 from nic_ray.encoder import load, set_dropout, upper
 from nic_ray.errors import RunError
@@ -551,6 +551,122 @@ def test_an_embedding_that_is_not_finite_ends_the_training_with_step_and_learnin
     message = r"^embeddings not finite at step 2 \(learning rate 2e-05\): 3 of 9 scores are not finite; lower train"
     with pytest.raises(RunError, match=message):
         train(changed(schedule="constant", warmup_share=0.0, evaluations_per_epoch=3), refuse)
+
+
+def out_of_memory_above(part, tokens: int, *, in_backward: bool = False) -> list[int]:
+    """Let `part` run out of memory with larger chunks; returns the tokens of each, as they come."""
+    met = []
+
+    def refuse(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def look(module, given, output) -> None:
+        met.append(given[1].numel())
+        if met[-1] > tokens:
+            if not in_backward:
+                refuse()
+            elif output.requires_grad:
+                output.register_hook(refuse)
+
+    part.register_forward_hook(look)
+    return met
+
+
+MEMORY = {"batch_size": 24, "learning_rate": 1e-3, "evaluations_per_epoch": 1}
+
+
+@pytest.fixture
+def train_with_memory(prepared, monkeypatch):
+    """`train_with_memory(config, tokens)`: its evaluations where memory holds such chunks, and the tokens of each."""
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 2**16)
+
+    def run(config, tokens, *, state=None, first=None, in_backward=False):
+        _, collection, part, source = prepared(config)
+        met = out_of_memory_above(part, tokens, in_backward=in_backward)
+        training = fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE, state=state)
+        return list(itertools.islice(training, first)), met
+
+    return run
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_step_that_runs_out_of_memory_is_repeated_with_the_same_loss(train_with_memory, caplog, in_backward):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+    config = changed(**MEMORY, micro_batch_tokens=1024)
+    expected, _ = train_with_memory(config, 10**6)
+    assert "out of memory" not in caplog.text
+    found, met = train_with_memory(config, 300, in_backward=in_backward)
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-5)
+    said = "out of memory at step 1: it is repeated, from here on with micro_batch_tokens"
+    assert [line for line in caplog.messages if line.startswith("out")] == [f"{said} 512", f"{said} 256"]
+    too_large = [place for place, tokens in enumerate(met) if tokens > 300]
+    assert 0 < len(too_large) < 6
+    assert max(too_large) < 6  # at the first step; the others begin with what it has come to
+
+
+def test_a_step_that_is_repeated_drops_what_it_would_have_dropped(train_with_memory):
+    expected, _ = train_with_memory(changed(**MEMORY, hidden_dropout=0.3, micro_batch_tokens=256), 10**6)
+    found, _ = train_with_memory(changed(**MEMORY, hidden_dropout=0.3, micro_batch_tokens=1024), 300)
+    assert losses(found) == losses(expected)
+
+
+def test_a_training_goes_on_with_the_tokens_that_its_memory_held(train_with_memory):
+    config = changed(**MEMORY, micro_batch_tokens=1024)
+    whole, _ = train_with_memory(config, 300)
+    (start,), _ = train_with_memory(config, 300, first=1)
+    assert start.state["micro_batch_tokens"] == 256
+    rest, met = train_with_memory(config, 300, state=start.state)
+    assert losses(rest) == losses(whole)[1:]
+    assert max(met) <= 256
+
+
+def test_memory_that_is_too_small_for_the_smallest_chunk_ends_the_training_with_the_way_out(train_with_memory):
+    message = (
+        r"^out of memory at step 1 with train\.micro_batch_tokens 256, the least there is: raise resources\.gpus_per_"
+        r"worker, so that fewer trials share a GPU, or lower train\.batch_size or train\.max_tokens$"
+    )
+    with pytest.raises(RunError, match=message):
+        train_with_memory(changed(**MEMORY, micro_batch_tokens=1000), 10)
+
+
+def test_one_of_several_workers_that_runs_out_of_memory_says_so_instead_of_repeating_alone(
+    train_with_memory, monkeypatch
+):
+    group = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda: 0)
+    monkeypatch.setattr(loop, "dist", group)
+    message = r"^out of memory at step 1 with train\.micro_batch_tokens 1024: lower it, raise resources\.gpus_per_wo"
+    with pytest.raises(RunError, match=message):
+        train_with_memory(changed(**MEMORY, micro_batch_tokens=1024), 10)
+
+
+def test_an_optimizer_that_finds_no_memory_ends_the_training_with_the_way_out(train, monkeypatch):
+    def step(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    message = r"^out of memory at step 1 with train\.micro_batch_tokens 32768: lower it, raise"
+    with pytest.raises(RunError, match=message):
+        train()
+
+
+def test_chunks_are_never_asked_to_be_smaller_than_a_setting_may_be():
+    with pytest.raises(ValueError, match="micro_batch_tokens"):
+        TrainConfig(micro_batch_tokens=LEAST_TOKENS - 1)
+    assert TrainConfig(micro_batch_tokens=LEAST_TOKENS).micro_batch_tokens == LEAST_TOKENS
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_state_of_another_kind_of_device_goes_on_with_dropout_seeded_anew(train, caplog, old):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+    config = changed(hidden_dropout=0.3, epochs=1)
+    state = train(config, first=2)[-1].state
+    foreign = {"random": torch.zeros(16, dtype=torch.uint8), "random_of": "cuda"}
+    if old:  # it has not noted where it was written
+        del foreign["random_of"], state["random_of"]
+    train(config, state=state | foreign, first=1)
+    said = "dropout is seeded anew: the checkpoint was written on another kind of device than cpu"
+    assert caplog.messages.count(said) == 1
+    assert torch.initial_seed() == config.seed + 7919 * 2
 
 
 def test_progress_is_logged_and_so_is_every_evaluation(train, caplog):

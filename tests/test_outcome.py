@@ -18,13 +18,14 @@ from nic_ray.progress import View
 from nic_ray.retrieval import flat_metrics
 
 
-def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder(searched, tmp_path):
+def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder_and_the_base_stays_as_it_was(searched, tmp_path):
     prepared, inputs, candidates = searched(1, 2)
     weights = {name: value * 0 for name, value in candidates[0].weights.items()}
     useless = dataclasses.replace(candidates[0], weights=weights, metrics=dict.fromkeys(candidates[0].metrics, 0.0))
     found = averaged(prepared, inputs, [useless, candidates[1]], "recall_at_5/macro")
     assert found.members
     found = dataclasses.replace(found, metrics=found.metrics | {"epoch": 1.0, "step": 3.0})
+    before = {name: value.sum() for name, value in prepared.encoder.model.state_dict().items()}
     written = export(
         prepared,
         found,
@@ -35,6 +36,7 @@ def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder(searched, 
         overwrite=False,
         view=View(),
     )
+    assert {name: value.sum() for name, value in prepared.encoder.model.state_dict().items()} == before
     assert written["averaged"] == [member.name for member in found.members]
 
 

@@ -156,6 +156,7 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again_from_a_folder_of
     assert {path.name for path in outcome.run_folder.iterdir()} >= {
         "config.yaml", "trials.csv", "result.json", "study.db", "ray", "report.html", "queries.json", "search.log"
     }  # fmt: skip
+    assert [row["micro_batch_tokens"] for row in outcome.trials] == [32768] * len(outcome.trials)  # memory held out
     (events,) = (outcome.run_folder / "ray" / "trial-000").glob("events.out.tfevents.*")
     assert b"ray/tune/recall_at_5/macro" in events.read_bytes()
     noted = (outcome.run_folder / "search.log").read_text()
