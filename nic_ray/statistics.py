@@ -75,7 +75,7 @@ def paired_intervals(
     narrow. The macro mean has no interval if all domains together have fewer than `MIN_PASSAGES` passages.
 
     `benchmarks/coverage.py` shows how often they miss the truth: on differences of trained models and on made ones, a
-    95 % interval of a domain does so in 3 to 7 % of cases from 8 passages on, and a one-sided bound at 99 % of the
+    95 % interval of a domain does so in 3 to 8 % of cases from 8 passages on, and a one-sided bound at 99 % of the
     macro mean in 0.7 to 1.3 %. Where two thirds of the passages or more do not change at all, a few say less than they
     seem to, and an interval of 8 misses in up to 14 %.
 
