@@ -94,6 +94,9 @@ def form_of_text(path: Path, text: str) -> str | None:
         return "is a pointer of Git LFS, not the file that it stands for; get that with: git lfs pull"
     if first.startswith("<"):
         return "is a web page or XML; download the file itself, as raw text"
+    if "\r" in text and "\n" not in text:
+        way = f"tr '\\r' '\\n' < {shlex.quote(str(path))} > {CONVERTED}"
+        return f"has lines that end in a carriage return alone, as on old Macs; {way}"
     whole = _parsed(text)
     if isinstance(whole, list):
         return _form_of_list(path, whole)
@@ -105,6 +108,8 @@ def form_of_text(path: Path, text: str) -> str | None:
     if isinstance(whole, dict):
         what = "is one JSON object over several lines"
         return f"{what}; {_a_line_each(path)}" if whole.keys() >= set(FIELDS) else f"{what} ({_found(whole)}); {WANT}"
+    if not any(isinstance(row, ValueError | dict) for row in rows):
+        return f"holds JSON that is no object a line; {WANT}"
     if first.startswith("["):
         return f"is a JSON list, and not a sound one ({whole}); {WANT}"
     if first.startswith("{"):
@@ -144,14 +149,18 @@ def _form_of_object(path: Path, whole: Mapping[str, Any]) -> str | None:
         )
         what = "is a dataset as LlamaIndex writes it (queries, corpus and relevant_docs in one JSON object)"
         return f'{what}; make rows of it: python -c "{code}" {shlex.quote(str(path))} > {CONVERTED}'
+    if {"columns", "data"} <= whole.keys() and isinstance(whole["columns"], list):
+        rows = [dict.fromkeys(map(str, whole["columns"]))]
+        return f"is one JSON object that holds a table in parts; {_way(path, f'pd.DataFrame(**{_LOADED})', rows)}"
+    for name, value in whole.items():
+        of_a_row = _renamed([name]).get(name) in ("positive", "negative")
+        if not of_a_row and isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            what = f'is one JSON object, with a list of {len(value):,} objects under "{name}"'
+            return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}[{name!r}])', value)}"
     columns = list(whole.values())
     if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
-    for name, value in whole.items():
-        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            what = f'is one JSON object, with a list of {len(value):,} objects under "{name}"'
-            return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}[{name!r}])', value)}"
     return None
 
 
@@ -184,7 +193,9 @@ def _form_of_table(path: Path, text: str) -> str:
         columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
         if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last may be cut off
             kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
-            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str)"
+            # what is no UTF-8 comes from a spreadsheet, most likely
+            encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
+            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
             return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
     shown = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
     return f"is text, not JSON (begins with {shown!r}); {WANT}"
@@ -205,6 +216,10 @@ def _way(path: Path, read: str, rows: Sequence[Mapping[str, Any]]) -> str:
     have = {renamed.get(name, name) for name in names}
     if lacking := [name for name in FIELDS[:2] if name not in have]:
         return f"no field is known to be the {' or the '.join(lacking)} ({_found(names)}); {WANT}"
+    for name in names:
+        items = [each for row in rows if isinstance(row.get(name), list) for each in row[name]]
+        if renamed.get(name, name) in OTHER_NAMES and any(isinstance(each, dict) for each in items):
+            return f"{_found(names)}; {name} holds objects, of which their text alone is wanted; {WANT}"
     steps, told = "", []
     if renamed:
         steps += f".rename(columns={renamed!r})"
@@ -225,9 +240,9 @@ def _a_line_each(path: Path) -> str:
 
 def _renamed(names: Sequence[str]) -> dict[str, str]:
     """Fields that seem to be ours under another name: theirs -> ours."""
-    known = {name.casefold(): name for name in names}
+    known = {name.casefold().strip(): name for name in names}
     found = {
-        own: next((known[other] for other in others.split() if other in known), None)
+        own: next((known[other] for other in (own, *others.split()) if other in known), None)
         for own, others in OTHER_NAMES.items()
         if own not in names
     }

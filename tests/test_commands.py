@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
+from nic_ray.bundle import read_metadata
 from nic_ray.errors import InputError
 
 Run = Callable[..., tuple[int, str]]
@@ -173,6 +174,11 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     for folder in (whole, again):
         assert (folder / "model" / "model.safetensors").is_file()
         assert (folder / "checkpoints" / "epoch-002" / "state.pt").is_file()
+    # each end of a training reads the test rows, and the second one of the same rows says so
+    assert run(train.main, "--resume", whole)[0] == 0
+    readings = read_metadata(whole / "model")["readings"]
+    assert [(row["command"], row["rows"]) for row in readings] == [("train", 12)] * 2
+    assert "test rows had been read once before" in (whole / "model" / "README.md").read_text()
     lines = tiny_pairs_file.read_text().splitlines(keepends=True)
     tiny_pairs_file.write_text("".join(lines[:-1]))
     code, complaint = run(train.main, "--resume", again)
