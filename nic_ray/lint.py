@@ -168,7 +168,7 @@ def lint_pairs(
         "cut-off": _cut_off(pairs, tokens, max_tokens, prompts),
         "mojibake": _rows_with(pairs, BADNESS_RE),
         "control-characters": _rows_with(pairs, _CONTROL),
-        "small-domain": _small_domains(pairs),
+        "small-domain": _small_domains(pairs, groups),
     }
     return [
         Finding(
@@ -469,10 +469,17 @@ def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:
     return _Found(by_line)
 
 
-def _small_domains(pairs: Sequence[Pair]) -> _Found:
-    passages = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
-    small = {name: count for name, count in passages.items() if PART_SHARE * count < MIN_PASSAGES}
-    shown = {name: f"{name} has {count:,} passages" for name, count in small.items()}
+def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
+    """Passages that are nearly the same count as one, as they do in the split and in an interval."""
+    passages: dict[str, set[int]] = defaultdict(set)
+    for pair in pairs:
+        passages[pair.domain].add(groups[pair.positive])
+    small = {name: len(own) for name, own in sorted(passages.items()) if PART_SHARE * len(own) < MIN_PASSAGES}
+    texts = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
+    shown = {
+        name: f"{name} has {count:,} passages{' that are not nearly the same' * (count < texts[name])}"
+        for name, count in small.items()
+    }
     named = [*shown.values()][:ENDS]
     more = f"; {len(shown) - len(named):,} domains more have too few" if len(shown) > len(named) else ""
     want = int(np.ceil(MIN_PASSAGES / PART_SHARE))

@@ -174,6 +174,13 @@ def test_a_domain_too_small_for_an_interval_is_found():
     assert len(finding.examples) == 1  # the others would look the same
 
 
+def test_passages_that_are_nearly_the_same_do_not_make_a_domain_larger():
+    text = "Put the gasket on, fit the cover and tighten its six bolts crosswise with a torque wrench to {} Nm."
+    variants = [Pair(f"Which torque has model m{n}?", text.format(n), "covers", line=200 + n) for n in range(60)]
+    details = {each.code: each.detail for each in findings([*sound_pairs(), *variants])}
+    assert details["small-domain"].startswith("covers has 1 passages that are not nearly the same; want 40")
+
+
 def test_the_smallest_sound_domain_has_enough_passages_in_each_part():
     assert lint.PART_SHARE == DataConfig().validation_share == DataConfig().test_share
     collection = index_pairs(sound_pairs())
