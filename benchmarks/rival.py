@@ -47,7 +47,7 @@ class Form:
 
     def __str__(self) -> str:
         """What it is, for the reader of a table."""
-        dropout = "dropout as it comes (0.1 of both)"
+        dropout = "dropout as it comes"
         if self.dropout is not None:
             dropout = "attention dropout {:g}, hidden dropout {:g}".format(*self.dropout)
         return f"{'bf16' if self.bf16 else 'fp32'}, {dropout}, attention {self.attention}"
