@@ -1,15 +1,25 @@
 """A whole search: this project's against `SentenceTransformerTrainer.hyperparameter_search`, in turn, in one run.
 
-    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning]
-        [--queries-per-passage 4] [--backend ray] [--rounds 2] [--json]
+    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning] [--backend ray] [--rounds 2]
+        [--sides ours ours-alike theirs theirs-tuned] [--attention auto|sdpa|eager] [--json]
 
-Both sides get the same pairs, split, search space, trials, epochs, evaluations, sampler (Optuna's TPE, same seed) and
-metric (macro Recall@5 over the whole corpus), and all CPU cores; each side runs as a process of its own. Theirs trains
-as its documentation advises for this loss (no duplicates in a batch): with its Optuna backend one trial after the other
-on all cores, with its Ray backend as many at a time as there are cores, each on one, which is its default. Its sampler
-hears of a trial's last evaluation, ours of its best; the test rows are read once, at the best evaluation of all. Memory
-is the largest sum of the proportional set sizes of all processes of a side, read every other second, as is the
-processor time of each. Needs the extra `bench`.
+All sides get the same rows to train on, to choose by and to read once at the end, the same search space, trials,
+epochs, evaluations, sampler (Optuna's TPE, same seed) and metric (macro Recall@5 over the whole corpus), and all CPU
+cores; each side runs as a process of its own.
+
+- `ours`: this project as it comes, which also searches `queries_per_passage`, for which the other side has no
+  counterpart; batches with several questions of a passage are cheaper.
+- `ours-alike`: the same search without it, on batches of random rows as the other side has them.
+- `theirs`: as it comes, but that a batch holds no text twice, as its documentation advises for this loss.
+- `theirs-tuned`: in the precision and with the dropout of our side, its evaluation in that precision too, and with the
+  attention that is the faster one here (tried first, which is not in its time, unless it is named).
+
+Theirs trains with its Optuna backend one trial after the other on all cores, with its Ray backend as many at a time as
+there are cores, each on one, which is its default. Its sampler hears of a trial's last evaluation, ours of its best;
+the test rows are read once, at the best evaluation of all. Ours includes the start of Ray, the frozen blocks' output,
+the best trials trained again, their mean, the export and the reading of the exported folder. Memory is the largest sum
+of the proportional set sizes of all processes of a side, read every other second, as is the processor time of each.
+Needs the extra `bench`.
 """
 
 import argparse
@@ -34,9 +44,9 @@ SPACE: dict[str, Any] = {
     "weight_decay": {"choice": [0, 0.01, 0.1]},
     "schedule": {"choice": ["cosine", "linear", "constant"]},
 }
-"""What both sides search. Batches of several queries a passage are ours alone: see `--queries-per-passage`."""
+"""What all sides search. Batches of several queries a passage are those of `ours` alone."""
 
-SIDES = ("ours", "sentence-transformers")
+OURS, THEIRS = ("ours", "ours-alike"), ("theirs", "theirs-tuned")
 
 
 def main() -> None:
@@ -48,20 +58,26 @@ def main() -> None:
     parser.add_argument("--frozen-layers", type=int, nargs="+", default=[4], help="one depth, or several to search")
     parser.add_argument("--pruning", action="store_true", help="stop weak trials early, on both sides")
     parser.add_argument(
-        "--queries-per-passage", type=int, nargs="+", default=[1], help="of our side; it searches several"
+        "--queries-per-passage", type=int, nargs="+", default=[1, 2, 4], help="of `ours`; it searches several"
     )
+    parser.add_argument("--sides", nargs="+", choices=OURS + THEIRS, default=OURS + THEIRS)
+    parser.add_argument("--attention", choices=("auto", "sdpa", "eager"), default="auto", help="of `theirs-tuned`")
     parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="of `hyperparameter_search`")
     parser.add_argument("--rounds", type=int, default=1, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--sample-share", type=float, default=1.0, help="share of the passages, to try this out")
+    parser.add_argument("--side", choices=OURS + THEIRS, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        found = (our_search if arguments.side == "ours" else their_search)(arguments)
+        found = (our_search if arguments.side in OURS else their_search)(arguments)
         arguments.result.write_text(json.dumps(found), encoding="utf-8")
         return
-    rounds = [{side: run_side(side) for side in SIDES} for _ in range(arguments.rounds)]
+    given = []
+    if "theirs-tuned" in arguments.sides and arguments.attention == "auto":
+        given = ["--attention", faster_attention(arguments)]
+    rounds = [{side: run_side(side, given) for side in arguments.sides} for _ in range(arguments.rounds)]
     if arguments.json:
         print(json.dumps(rounds))
         return
@@ -72,10 +88,11 @@ def main() -> None:
         )
         for side, one in sides.items():
             print(
-                f"  {side:22} {one['wall_s']:8.0f} s  {one['cpu_s']:8.0f} CPU-s  "
+                f"  {side:13} {one['wall_s']:8.0f} s  {one['cpu_s']:8.0f} CPU-s  "
                 f"{arguments.trials / one['wall_s'] * 3600:7.1f} trials/h  {one['peak_pss_gib']:5.2f} GiB  "
                 f"validation {one['validation']:.4f}  test {one['test']:.4f}"
             )
+            print(f"    {one['what']}; {one['rows']} training rows")
             picked = (
                 f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in one["picked"].items()
@@ -83,15 +100,39 @@ def main() -> None:
             print(f"    picked: {'  '.join(picked)}")
             if "phases_s" in one:
                 print(f"    of it: {', '.join(f'{name} {seconds:.0f} s' for name, seconds in one['phases_s'].items())}")
-    ratios = [sides[SIDES[1]]["wall_s"] / sides["ours"]["wall_s"] for sides in rounds]
-    print(f"\ntrials per hour, ours / theirs: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print()
+    for ours, theirs in itertools.product(OURS, THEIRS):
+        if {ours, theirs} <= set(arguments.sides):
+            ratios = [sides[theirs]["wall_s"] / sides[ours]["wall_s"] for sides in rounds]
+            print(
+                f"trials per hour, {ours} / {theirs}: {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
 
 
-def run_side(side: str) -> dict[str, Any]:
+def faster_attention(arguments: argparse.Namespace) -> str:
+    """Try which attention `theirs-tuned` trains faster with."""
+    import rival
+
+    collection, parts = rows_of(arguments)
+    found, seconds = rival.faster_attention(collection, parts["train"], frozen_layers=first_depth(arguments))
+    shown = ", ".join(f"{attention} {rival.spread(own)} s" for attention, own in seconds.items())
+    print(f"two steps of 64 rows: {shown}; theirs-tuned has {found}", file=sys.stderr)
+    return found
+
+
+def rows_of(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The rows of each part: those of our search."""
+    import rival
+
+    return rival.rows_of(arguments.pairs, sample_share=arguments.sample_share)
+
+
+def run_side(side: str, given: list[str]) -> dict[str, Any]:
     """Start this program as one side; its result with wall time, CPU time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--result", str(result)]
+        command = [sys.executable, __file__, *sys.argv[1:], *given, "--side", side, "--result", str(result)]
         started = time.monotonic()
         with (Path(folder) / "log").open("w+") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -173,17 +214,18 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             super().over()
             marks.append((time.monotonic(), "what lies between and after"))
 
-    kinds = arguments.queries_per_passage
+    kinds = arguments.queries_per_passage if arguments.side == "ours" else [1]
     grouped = {"queries_per_passage": {"choice": kinds}} if len(kinds) > 1 else {}
     config = Config.model_validate(
         {
-            "data": {"pairs": str(arguments.pairs)},
+            "data": {"pairs": str(arguments.pairs), "sample_share": arguments.sample_share},
             "train": {
                 "epochs": arguments.epochs,
                 "evaluations_per_epoch": 2,
                 "schedule": "cosine",
                 "frozen_layers": first_depth(arguments),
                 "queries_per_passage": kinds[0],
+                "hard_negatives": 0,  # the other side trains on the pairs alone
                 "seed": arguments.seed,
             },
             "space": space_of(arguments) | grouped,
@@ -205,12 +247,16 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             export_anyway=True,  # a search of few trials may not convince the guard, and is timed all the same
             view=Phases(print),
         )
+        metadata = json.loads((Path(folder) / "winner" / "metadata.json").read_text(encoding="utf-8"))
     phases: dict[str, float] = {}
     for (began, phase), (ended, _) in itertools.pairwise([*marks, (time.monotonic(), "")]):
         phases[phase] = phases.get(phase, 0.0) + ended - began
     results, key = outcome.judgement.results, "recall_at_5/macro"
     winner = outcome.judgement.winner.config.model_dump()
     return {
+        "what": f"{metadata['precision']}, attention dropout {config.train.attention_dropout:g}, hidden dropout "
+        f"{config.train.hidden_dropout:g}, queries_per_passage {' '.join(map(str, kinds))}",
+        "rows": metadata["split"]["rows"]["train"],
         "validation": results["validation"]["tuned"][key],
         "test": results["test"]["tuned"][key],
         "picked": {name: winner[name] for name in config.space},
@@ -220,31 +266,23 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`hyperparameter_search` over the same space; it cannot be told which configuration to try first."""
-    import numpy as np
     import optuna
+    import rival
     import torch
-    from datasets import Dataset
     from filelock import FileLock
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import SentenceTransformerTrainer
     from sentence_transformers.base.sampler import BatchSamplers
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import SchedulerType
 
-    from nic_ray import encoder as encoders
+    from nic_ray.config import TrainConfig
     from nic_ray.evaluation import score, texts_to_score
-    from nic_ray.pairs import index_pairs, read_pairs
-    from nic_ray.split import split_rows
 
-    collection = index_pairs(read_pairs(arguments.pairs))
-    parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
-    rows = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test")}
-    data = Dataset.from_dict(
-        {
-            "query": [collection.texts[text] for text in collection.query[rows["train"]]],
-            "positive": [collection.texts[text] for text in collection.positive[rows["train"]]],
-        }
-    )
+    form = rival.AS_IT_COMES
+    if arguments.side == "theirs-tuned":
+        form = rival.tuned("cpu", "sdpa" if arguments.attention == "auto" else arguments.attention)
+    collection, rows = rows_of(arguments)
     space = space_of(arguments)
     own: dict[str, Any] = {}
     """The sample of the trial that runs in this process."""
@@ -257,7 +295,8 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def macro_recall(model: Any, part: str) -> float:
         texts = texts_to_score(collection, rows[part].tolist())
-        embeddings = model.encode([collection.texts[text] for text in texts], batch_size=32, show_progress_bar=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=form.bf16):
+            embeddings = model.encode([collection.texts[text] for text in texts], show_progress_bar=False)
         return score(embeddings, texts, collection, rows[part].tolist())["recall_at_5/macro"]
 
     def suggest(trial: Any, name: str) -> Any:
@@ -290,12 +329,8 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             # Ray's samples hold what is no training argument, or depends on another one
             for name, value in settings().items():
                 setattr(trainer.args, name, value)
-        encoder = encoders.load("all-MiniLM-L6-v2")
         depth = own.get("frozen_layers", first_depth(arguments))
-        if depth:
-            encoder.transformer.requires_grad_(False)
-            encoder.transformer.encoder.layer[depth:].requires_grad_(True)
-        return encoder.model
+        return rival.model_of(form, TrainConfig().base_model, depth).model
 
     def objective(metrics: dict[str, float]) -> float:
         found = metrics["eval_macro"]
@@ -309,20 +344,16 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         best_file = Path(folder) / "best.pt"
         trainer = SentenceTransformerTrainer(
             model_init=model_init,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=folder,
+            args=rival.settings(
+                form,
+                folder,
                 num_train_epochs=arguments.epochs,
                 eval_strategy="steps",
-                save_strategy="no",
-                logging_strategy="no",
                 batch_sampler=BatchSamplers.NO_DUPLICATES,
                 warmup_steps=0.1,  # a float, or the searched ones would be cut to whole numbers
-                use_cpu=True,
-                report_to=[],
-                disable_tqdm=True,
                 seed=arguments.seed,
             ),
-            train_dataset=data,
+            train_dataset=rival.data_of(collection, rows["train"]),
             evaluator=MacroRecall(),
             loss=lambda model: MultipleNegativesRankingLoss(model),
         )
@@ -346,9 +377,10 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
             **options,
         )
         best = torch.load(best_file)
-        model = encoders.load("all-MiniLM-L6-v2").model
+        model = rival.model_of(form, TrainConfig().base_model, 0).model
         model.load_state_dict(best.pop("weights"))
-        return best | {"test": macro_recall(model, "test")}
+        what = f"{form}, no duplicates in a batch"
+        return best | {"test": macro_recall(model, "test"), "what": what, "rows": len(rows["train"])}
 
 
 def local_ray() -> Any:

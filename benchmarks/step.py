@@ -1,32 +1,33 @@
 """Seconds per optimizer step: this project's loop against sentence-transformers' Trainer, in pairs, in one run.
 
-    python benchmarks/step.py --batch-sizes 32 64 --rounds 3 [--json]
+    python benchmarks/step.py --batch-sizes 32 64 --rounds 3 [--attention auto|sdpa|eager] [--json]
 
-Both sides get the same rows, frozen blocks and number of threads. The Trainer runs twice: as it comes, and tuned
-(no dropout, bf16 where the processor computes in it). The floor is the multiply-adds of the trained blocks' matrix
-products, forward and backward, on the real tokens of the step, at the rate measured for such a product in the same
-run. Needs the extra `bench`.
+Both sides get the same batches of the same rows, frozen blocks and number of threads. The Trainer runs twice: as it
+comes, and tuned: in the precision and with the dropout of our side, and with the attention that is the faster one here
+(tried first, unless it is named). A passage that several rows of a batch share is encoded once on our side, for each of
+them on the other. The clock of the other side leaves out that it tokenises the texts. The floor is the multiply-adds of
+the trained blocks' matrix products, forward and backward, on the real tokens of the step, at the rate measured for such
+a product in the same run. Needs the extra `bench`.
 """
 
 import argparse
 import json
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rival
 import torch
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
 from nic_ray.activations import Feed, feed, frozen_inputs, token_inputs
 from nic_ray.config import TrainConfig
-from nic_ray.pairs import Collection, index_pairs, read_pairs, relevant_passages
-from nic_ray.split import split_rows
+from nic_ray.pairs import Collection, relevant_passages
 
 Step = Callable[[np.ndarray], float]
 """Does an optimizer step on the rows of a batch; returns its seconds."""
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--frozen-layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5, help="steps of each side, in turn")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--attention", choices=("auto", *rival.ATTENTIONS), default="auto", help="of the tuned side")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -50,6 +52,8 @@ def main() -> None:
         return
     for result in results:
         print(f"\nbatch {result['batch_size']}, {result['tokens']:.0f} tokens a step, {result['gflops']:.0f} GFLOP/s")
+        for side, form in result["sides"].items():
+            print(f"  {side}: {form}")
         for side, seconds in result["seconds"].items():
             low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
             print(
@@ -63,19 +67,24 @@ def main() -> None:
 
 def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """All sides in turn on the same batches, after a warm-up step of each."""
-    collection = index_pairs(read_pairs(arguments.pairs))
-    parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
-    config = TrainConfig(batch_size=batch_size, frozen_layers=arguments.frozen_layers)
-    batches = loop.batches_of_epoch(config, collection, np.flatnonzero(parts == "train"), 0)
+    collection, parts = rival.rows_of(arguments.pairs)
+    config = TrainConfig(batch_size=batch_size, frozen_layers=arguments.frozen_layers, hard_negatives=0)
+    batches = loop.batches_of_epoch(config, collection, parts["train"], 0)
     bf16 = hardware.computes_in_bf16("auto", "cpu")
     encoder = encoders.load(config.base_model)
     tokens = token_inputs(encoder, collection.texts, config.max_tokens)
     source = feed(frozen_inputs(encoder, tokens, [config.frozen_layers], bf16=bf16)[config.frozen_layers], "cpu")
-    sides: dict[str, Step] = {
-        "ours": our_step(config, collection, source, bf16),
-        "sentence-transformers": their_step(config, collection, bf16=False, dropout=True),
-        "the same, tuned": their_step(config, collection, bf16=bf16, dropout=False),
-    }
+    attention, tried = rival.faster_attention(
+        collection,
+        parts["train"],
+        batch_size=batch_size,
+        frozen_layers=config.frozen_layers,
+        base_model=config.base_model,
+        given=arguments.attention,
+    )
+    forms = [rival.AS_IT_COMES, rival.tuned("cpu", attention)]
+    sides: dict[str, Step] = {"ours": our_step(config, collection, source, bf16)}
+    sides |= {form.name: their_step(form, config, collection) for form in forms}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
     counted = []
@@ -98,6 +107,8 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "batch_size": batch_size,
         "frozen_layers": config.frozen_layers,
         "precision": "bf16" if bf16 else "fp32",
+        "sides": {form.name: str(form) for form in forms},
+        "attention_tried_s": tried,
         "threads": arguments.threads,
         "tokens": statistics.median(counted),
         "seconds": seconds,
@@ -132,55 +143,22 @@ def our_step(config: TrainConfig, collection: Collection, source: Feed, bf16: bo
     return step
 
 
-def their_step(config: TrainConfig, collection: Collection, *, bf16: bool, dropout: bool) -> Step:
+def their_step(form: rival.Form, config: TrainConfig, collection: Collection) -> Step:
     """A training of one step by SentenceTransformerTrainer, timed from the step's begin to its end."""
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from transformers import TrainerCallback
-
-    encoder = encoders.load(config.base_model)
-    transformer = encoder.transformer
-    transformer.requires_grad_(False)
-    transformer.encoder.layer[config.frozen_layers :].requires_grad_(True)
-    if not dropout:
-        encoders.set_dropout(encoder.model, attention=0.0, hidden=0.0)
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds = time.perf_counter() - self.started
+    encoder = rival.model_of(form, config.base_model, config.frozen_layers)
 
     def step(rows: np.ndarray) -> float:
-        texts = collection.texts
-        data = Dataset.from_dict(
-            {
-                "query": [texts[number] for number in collection.query[rows]],
-                "positive": [texts[number] for number in collection.positive[rows]],
-            }
+        clock = rival.train(
+            encoder,
+            form,
+            collection,
+            rows,
+            batch_size=len(rows),
+            learning_rate=config.learning_rate,
+            duplicates=True,
         )
-        clock = Clock()
-        SentenceTransformerTrainer(
-            model=encoder.model,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=tempfile.mkdtemp(),
-                per_device_train_batch_size=len(rows),
-                max_steps=1,
-                learning_rate=config.learning_rate,
-                use_cpu=True,
-                bf16=bf16,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-            ),
-            train_dataset=data,
-            loss=MultipleNegativesRankingLoss(encoder.model),
-            callbacks=[clock],
-        ).train()
-        return clock.seconds
+        (took,) = clock.steps
+        return took
 
     return step
 

