@@ -148,7 +148,8 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again(tiny_model, tiny
     embedded = SentenceTransformer(str(outcome.folder), device="cpu").encode(["my impeller is stuck"])
     assert np.isfinite(embedded).all()
     assert {path.name for path in outcome.run_folder.iterdir()} >= {
-        "config.yaml", "trials.csv", "result.json", "study.db", "ray", "report.html", "queries.json", "search.log"
+        "config.yaml", "trials.csv", "domains.csv", "result.json", "study.db", "ray", "report.html", "queries.json",
+        "search.log",
     }  # fmt: skip
     (events,) = (outcome.run_folder / "ray" / "trial-000").glob("events.out.tfevents.*")
     assert b"ray/tune/recall_at_5/macro" in events.read_bytes()
