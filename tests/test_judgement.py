@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray import judgement
+from nic_ray import judgement, search
 from nic_ray.activations import feed, frozen_inputs
 from nic_ray.candidates import Confirmation, best_of, load_probe
 from nic_ray.config import Config
@@ -18,6 +18,7 @@ from nic_ray.judgement import IN_DOMAIN, final, judge, read_once
 from nic_ray.loop import fit
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import prepare
+from nic_ray.report import show_outcome
 from tests.conftest import ACTIONS, FAULTS, PARTS
 
 
@@ -166,6 +167,28 @@ def test_the_exported_weights_are_those_that_were_chosen(searched):
         next(p for p in found.evidence["front"] if p["alpha"] == found.evidence["alpha"])["recall_at_5/macro"]
     )
     assert any("of the way from the base model to it" in line for line in said)
+
+
+def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain(searched, tmp_path, capsys):
+    prepared, found, _ = judged(searched(1), export_anyway=True)
+    assert found.evidence["passages"]["test"] == {"pumps": 2, "radios": 2, "trucks": 2, "macro": 6}
+    search._write_result(search.Outcome(tmp_path, tmp_path, found, None, []), prepared, None)
+    lines = (tmp_path / "domains.csv").read_text().splitlines()
+    assert lines[0].startswith("part,domain,passages,recall_at_5 base,mrr base")
+    assert [line.split(",")[:3] for line in lines if line.startswith("test,")] == [
+        ["test", "pumps", "2"], ["test", "radios", "2"], ["test", "trucks", "2"], ["test", "macro", "6"]
+    ]  # fmt: skip
+    show_outcome(search.Outcome(tmp_path, tmp_path, found, None, []))
+    printed = capsys.readouterr().out
+    assert "sages" in printed
+    assert f"all domains: {tmp_path / 'domains.csv'}" in printed
+
+
+def test_own_intervals_stay_within_what_a_recall_can_be(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    for own in read_once(prepared, inputs, {"tuned": candidate}).recall_intervals.values():
+        for each in own.values():
+            assert each["low"] is None or 0 <= each["low"] <= each["difference"] <= each["high"] <= 1
 
 
 def test_retention_is_told_of_the_first_trial_and_of_the_winner(searched, tiny_pairs):

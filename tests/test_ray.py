@@ -154,7 +154,8 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again_from_a_folder_of
     embedded = SentenceTransformer(str(outcome.folder), device="cpu").encode(["my impeller is stuck"])
     assert np.isfinite(embedded).all()
     assert {path.name for path in outcome.run_folder.iterdir()} >= {
-        "config.yaml", "trials.csv", "result.json", "study.db", "ray", "report.html", "queries.json", "search.log"
+        "config.yaml", "trials.csv", "domains.csv", "result.json", "study.db", "ray", "report.html", "queries.json",
+        "search.log",
     }  # fmt: skip
     assert [row["micro_batch_tokens"] for row in outcome.trials] == [32768] * len(outcome.trials)  # memory held out
     (events,) = (outcome.run_folder / "ray" / "trial-000").glob("events.out.tfevents.*")
