@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def config(tiny_model, tiny_pairs_file) -> Config:
-    return Config.model_validate(settings(tiny_model(), tiny_pairs_file, resources={"gpus_per_worker": 0.5}))
+    return Config.model_validate(settings(tiny_model(layers=3), tiny_pairs_file, resources={"gpus_per_worker": 0.5}))
 
 
 def run(config: Config, folder) -> None:
@@ -40,10 +40,10 @@ def run(config: Config, folder) -> None:
     )
 
 
-def test_one_process_a_gpu_works_on_all_shards_in_their_order():
+def test_no_more_processes_than_gpus_work_on_all_shards_in_their_order():
     done = list(search._on_gpus(lambda shard: (shard, os.getpid()), range(12), 2))
     assert [shard for shard, _ in done] == list(range(12))
-    assert len({process for _, process in done}) == 2
+    assert len({process for _, process in done}) <= 2  # the second may come too late for so little
 
 
 def test_who_stops_early_gives_the_gpus_back():
