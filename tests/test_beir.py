@@ -127,7 +127,7 @@ def test_the_command_takes_a_folder_and_names_it_as_the_domain(tmp_path, tiny_mo
     code, out, _ = run("--split", "dev")
     assert out.startswith(f"{model}: dev questions of {folder}: 2 queries, ranked over 5 passages\n")
     assert describe_rows(expected) in out
-    assert re.search(r"^shop( +\d\.\d{3}){2} ", out, re.MULTILINE)
+    assert re.search(r"^shop +2( +\d\.\d{3}){2} ", out, re.MULTILINE)
     code, out, err = run()
     assert (code, out, "no such file; name one of these with --split: dev" in err) == (2, "", True)
 

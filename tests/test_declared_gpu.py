@@ -125,7 +125,7 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     pairs, model = prepared.config.data.pairs, str(folder / "model")
     yield "evaluate", comparison.compare_with_base(model, pairs, "test", device=device).results
     names = [model, encoder.name]
-    ranking = comparison.compare_models(names, pairs, "all", seed=1, say=say, device=device)
+    ranking = comparison.compare_models(names, pairs, "all", say=say, device=device)
     yield "compare", [ranking.results[name] for name in names]
 
 

@@ -362,12 +362,12 @@ def test_a_damaged_bundle_is_refused_rather_than_split_by_default(bundle_of, tin
     ],
 )
 def test_a_line_says_which_rows_were_read(split, protocol, split_from, line):
-    comparison = Comparison("m", "b", "a.jsonl", split, protocol, False, split_from, 7, 9, {}, [])
+    comparison = Comparison("m", "b", "a.jsonl", split, protocol, False, split_from, 7, 9, {}, {}, [])
     assert describe_rows(comparison) == line
 
 
 def test_rows_that_a_refitted_model_was_trained_on_are_called_so():
-    line = describe_rows(Comparison("m", "b", "a.jsonl", "test", "unseen_passages", True, "bundle", 7, 9, {}, []))
+    line = describe_rows(Comparison("m", "b", "a.jsonl", "test", "unseen_passages", True, "bundle", 7, 9, {}, {}, []))
     assert "were trained again on the rows of all parts (refit: all), these included" in line
     assert "as the model was trained" not in line
 

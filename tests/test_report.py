@@ -19,6 +19,7 @@ def evidence(first):
             {"trial": "trial-004", "epochs": 3.0, "by_seed": {42: 0.75, 43: 0.76}, "seeds": 2, "mean": 0.755},
             {"trial": "trial-007", "epochs": 1.5, "by_seed": {42: 0.74}, "seeds": 1, "mean": 0.74},
         ],
+        "passages": {"validation": {"pumps": 9, "macro": 9}},
         "retention": None,
         "front": [],
         "leaks": {},

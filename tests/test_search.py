@@ -327,7 +327,7 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, mo
 
     monkeypatch.setattr("nic_ray.page.write_page", fail)
     said = []
-    search._write_page(search.Run(tmp_path, tmp_path / "m", False, False, None, None), said.append)
+    search._write_page(search.Run(tmp_path, tmp_path / "m", False, False, None, None, "tune"), said.append)
     assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]
 
 
