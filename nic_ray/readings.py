@@ -36,7 +36,8 @@ def note_reading(
     Raises:
         OSError: it cannot be written.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    # to the millisecond: `merged` takes two rows that are equal for one reading
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     row = {"when": now, "command": command, "part": part, "rows": rows, "model": model, "run": run_folder.name}
     known = readings_of(run_folder, split)
     add_line(run_folder / READINGS, row | {"split": split})
