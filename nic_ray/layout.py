@@ -158,6 +158,10 @@ def _form_of_object(path: Path, whole: Mapping[str, Any]) -> str | None:
             what = f'is one JSON object, with a list of {len(value):,} objects under "{name}"'
             return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}[{name!r}])', value)}"
     columns = list(whole.values())
+    rows = [each for each in columns if isinstance(each, dict) and (each.keys() & {*FIELDS} or _renamed(list(each)))]
+    if rows and len(rows) == len(columns):
+        what = f"is one JSON object, with {len(rows):,} objects under names of their own"
+        return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}.values())', rows)}"
     if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"

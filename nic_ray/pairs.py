@@ -242,7 +242,8 @@ def _not_empty(text: str) -> str:
 def _domain_name(name: str) -> str:
     """A domain becomes the end of metric keys and a line of tables."""
     if "/" in name or not name.isprintable() or name != name.strip():
-        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {name!r}')
+        shown = name if len(name) <= 40 else name[:39] + "…"
+        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {shown!r}')
     if name in ("macro", "worst"):
         raise ValueError(f'must not be "{name}", which names a figure over all domains')
     return name

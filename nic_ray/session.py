@@ -216,6 +216,8 @@ def _refuse_address(address: str) -> None:
         )
     if found and scheme != "ray":
         return  # of another program's, that Ray asks for the cluster
+    if place.startswith(":"):  # of which Ray would print a traceback
+        raise _cannot_be_joined(address, "it names no host")
     import grpc
     import ray
     from ray._private import gcs_utils, services

@@ -66,6 +66,7 @@ WITH_A_WAY = {
     "a list under a name": (json.dumps({"version": 1, "data": ROWS}, indent=1), 'a list of 6 objects under "data"'),
     "columns by row": (pd.DataFrame(ROWS).to_json(), "holds a table by its columns"),
     "columns as lists": (json.dumps(pd.DataFrame(ROWS).to_dict("list")), "holds a table by its columns"),
+    "rows by number": (pd.DataFrame(ROWS).T.to_json(), "is one JSON object, with 6 objects under names of their own"),
     "LlamaIndex": (json.dumps(LLAMA, indent=4), "is a dataset as LlamaIndex writes it (queries, corpus and relevant_d"),
     "LlamaIndex on one line": (json.dumps(LLAMA), "is a dataset as LlamaIndex writes it"),
     "CSV": (table(","), "is a table with commas between its columns"),

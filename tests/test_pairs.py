@@ -101,6 +101,7 @@ def test_line_separators_inside_a_text_do_not_end_the_line(tmp_path):
         (SOUND | {"source_section": 3}, '"source_section" must be text or null, got a number'),
         (SOUND | {"domain": "a/b"}, '"domain" must be printable, without "/"'),
         (SOUND | {"domain": "a\tb"}, r"got 'a\tb'"),
+        (SOUND | {"domain": "/" * 10_000}, f"got '{'/' * 39}…'"),
         (
             SOUND | {"domain": "radar "},
             "without \"/\" and spaces at its ends: metric keys end in it; got 'radar '",

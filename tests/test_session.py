@@ -181,6 +181,14 @@ def test_where_no_ray_answers_no_cluster_is_joined_and_nobody_waits(monkeypatch,
         assert time.monotonic() - since < 10
 
 
+@pytest.mark.parametrize("address", [":6379", "ray://:10001"])
+def test_an_address_without_a_host_is_refused_and_ray_logs_nothing(monkeypatch, caplog, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with caplog.at_level(logging.ERROR), pytest.raises(InputError, match="it names no host"):
+        refuse_what_ray_cannot_use()
+    assert not caplog.records
+
+
 def test_another_service_than_ray_is_refused(monkeypatch):
     with other_service() as address:
         monkeypatch.setenv("RAY_AUTH_TOKEN", "a secret")
