@@ -122,7 +122,7 @@ def our_sides(
     encoder = encoders.load(TrainConfig().base_model)
     depth, bf16 = arguments.frozen_layers, hardware.computes_in_bf16("auto", "cpu")
     started = time.perf_counter()
-    tokens = token_inputs(encoder, collection.texts, TrainConfig().max_tokens)
+    tokens = token_inputs(encoder, collection.texts, TrainConfig().max_tokens, collection.is_query)
     inputs = frozen_inputs(encoder, tokens, [depth], bf16=bf16)[depth]
     prepared_s = time.perf_counter() - started
     kinds = {

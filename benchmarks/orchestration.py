@@ -114,7 +114,7 @@ def in_processes(trials: int) -> dict[str, float]:
     config = Config()
     encoder, depth = encoders.load(config.train.base_model), config.train.frozen_layers
     collection = index_pairs(read_pairs(config.data.pairs))
-    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens)
+    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     rows = np.arange(len(collection.query))
     with tempfile.TemporaryDirectory() as folder, ray_session(View()):
         plan = worker.Plan(

@@ -87,7 +87,7 @@ def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         memory, disk = ROOM[mode]
         started = time.perf_counter()
-        tokens = token_inputs(encoder, collection.texts, config.max_tokens)
+        tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
         inputs = opened(
             inputs_by_depth(
                 encoder, tokens, [depth], Budget(memory, disk, Path(folder)), bf16=bf16,

@@ -408,11 +408,13 @@ def ray_options(sampler: Any, folder: Path, *, pruning: bool) -> dict[str, Any]:
     from ray.tune.schedulers import MedianStoppingRule
     from ray.tune.search.optuna import OptunaSearch
 
+    from nic_ray.hardware import usable_cpus
+
     judged = {"metric": "objective", "mode": "max"}
     options: dict[str, Any] = {
         "search_alg": OptunaSearch(sampler=sampler, **judged),
         "storage_path": str(folder),
-        "max_concurrent_trials": os.cpu_count(),
+        "max_concurrent_trials": usable_cpus(),
         "verbose": 0,
     }
     if pruning:

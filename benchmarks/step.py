@@ -72,7 +72,7 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     batches = loop.batches_of_epoch(config, collection, parts["train"], 0)
     bf16 = hardware.computes_in_bf16("auto", "cpu")
     encoder = encoders.load(config.base_model)
-    tokens = token_inputs(encoder, collection.texts, config.max_tokens)
+    tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
     source = feed(frozen_inputs(encoder, tokens, [config.frozen_layers], bf16=bf16)[config.frozen_layers], "cpu")
     attention, tried = rival.faster_attention(
         collection,

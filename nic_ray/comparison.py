@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.guard import Queries, count_passages
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
-from nic_ray.preparation import divide
+from nic_ray.preparation import divide, split_sha256
 from nic_ray.progress import View
 from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.record import TRAINED
@@ -76,7 +77,7 @@ def compare_with_base(
     metadata = _metadata_of(model)
     has_split = _was_trained_on(metadata, pairs)
     data = _data_for(metadata, pairs, split, Path(model))
-    collection, chosen = _rows(read, split, data)
+    collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
     encoders = _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
     return Comparison(
@@ -236,16 +237,16 @@ def compare_models(
     owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
     whose = names[0] if owner is None else owner
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
-    collection, rows = _rows(read, split, data)
+    collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
     asked = _queries(collection, rows)
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
-    for name, folder in folders.items():
-        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
-            warnings += _note_reading(name, metadata[name], split, "compare")
-    scores = {}
+    scores, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
         say(f"reading {name}")
-        scores[name] = encoder_scores(load(folder), collection, rows, _max_tokens(metadata[name]), device=device)
+        encoder = load(folder)
+        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+            warnings += _note_reading(name, metadata[name], split, "compare", now)
+        scores[name] = encoder_scores(encoder, collection, rows, _max_tokens(metadata[name]), device=device)
     return Ranking(
         pairs=str(pairs),
         split=split,
@@ -305,7 +306,9 @@ def _advantages(
     return []
 
 
-def _note_reading(model: str, metadata: Mapping[str, Any], split: Part | Literal["all"], command: str) -> Iterator[str]:
+def _note_reading(
+    model: str, metadata: Mapping[str, Any], split: Part | Literal["all"], command: str, when: datetime | None = None
+) -> Iterator[str]:
     """Write down, in the folder of the run that made a model, that its test rows are about to be read.
 
     Yields:
@@ -324,6 +327,7 @@ def _note_reading(model: str, metadata: Mapping[str, Any], split: Part | Literal
             rows=metadata["split"].get("rows", {}).get("test", 0),
             model=model,
             split=metadata["split"].get("sha256"),
+            when=when,
         )
     except OSError:
         before = f" (readings that it brings along: {len(known)})" if known else ""
@@ -344,6 +348,10 @@ def _was_trained_on(metadata: Mapping[str, Any], pairs: Path) -> bool:
     return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
 
 
+def _split_sha256(metadata: Mapping[str, Any], pairs: Path) -> str | None:
+    return metadata["split"].get("sha256") if _was_trained_on(metadata, pairs) else None
+
+
 def _max_tokens(metadata: Mapping[str, Any]) -> int:
     return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
 
@@ -357,7 +365,8 @@ def rows_of_model(
         InputError: unusable pairs or metadata.
     """
     read = read_pairs(pairs)
-    return _rows(read, split, _data_for(metadata, pairs, split, Path(metadata["name"])))
+    data = _data_for(metadata, pairs, split, Path(metadata["name"]))
+    return _rows(read, split, data, _split_sha256(metadata, pairs))
 
 
 def _data_for(
@@ -369,11 +378,25 @@ def _data_for(
     return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
 
 
-def _rows(read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None) -> tuple[Collection, list[int]]:
-    """The texts, and the rows that ask; all of them without a split."""
+def _rows(
+    read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None, sha256: str | None
+) -> tuple[Collection, list[int]]:
+    """The texts, and the rows that ask; all of them without a split.
+
+    Args:
+        sha256: of the split that a model was trained with; None where none is known.
+
+    Raises:
+        InputError: the rows are split otherwise today.
+    """
     if data is None:
         return index_pairs(read), list(range(len(read)))
     collection, parts = divide(read, data)
+    if sha256 not in (None, split_sha256(collection, parts)):
+        raise InputError(
+            "the pairs are split otherwise than when the model was trained, by another version of nic_ray: rows that "
+            "it was trained on may be among those held back now; train and export it again, or read --split all"
+        )
     return collection, np.flatnonzero(parts == split).tolist()
 
 

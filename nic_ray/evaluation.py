@@ -286,13 +286,18 @@ def _left_out(
         queries: numbers of texts.
     """
     groups = collection.near[corpus]
-    several = np.bincount(groups, minlength=len(collection.texts)) > 1
-    nothing = np.zeros(0, dtype=np.int64)
+    counts = np.bincount(groups, minlength=len(collection.texts))
+    if counts.max() < 2:
+        return None
+    # the places of each group, one after the other
+    places, ends = np.argsort(groups, kind="stable"), np.cumsum(counts)
     found = []
     for query in queries:
-        own = collection.near[relevant[query]]
-        own = own[several[own]]
-        found.append(np.flatnonzero(np.isin(groups, own) & ~np.isin(corpus, relevant[query])) if len(own) else nothing)
+        answers = relevant[query]
+        own = np.unique(collection.near[answers])
+        same = [places[ends[group] - counts[group] : ends[group]] for group in own[counts[own] > 1].tolist()]
+        near = np.sort(np.concatenate(same)) if same else places[:0]
+        found.append(near[~np.isin(corpus[near], answers)])
     return found if any(map(len, found)) else None
 
 

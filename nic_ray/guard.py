@@ -165,7 +165,7 @@ def falls(
         if each.high is not None and each.high < 0:
             found.append(f"{said} (its {confidence:.1%} upper bound is {each.high:+.3f})")
         elif chances.get(name, 1.0) < FALSE_ALARMS / len(chances):
-            found.append(f"{said} and than so few passages fall by chance")
+            found.append(f"{said}, and by more of its passages than chance explains")
     more = [f"{len(found) - NAMED} further domains fall"] if len(found) > NAMED else []
     return found[:NAMED] + more
 

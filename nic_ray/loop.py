@@ -97,7 +97,8 @@ def fit(
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
     step, stale, best = _restore(upper, optimizer, state)
     if state is not None:
-        config = _with_tokens(config, state.get("micro_batch_tokens", config.micro_batch_tokens))
+        held = state.get("micro_batch_tokens", config.micro_batch_tokens)
+        config = _with_tokens(config, min(held, config.micro_batch_tokens))
 
     per_epoch = len(batches_of_epoch(config, collection, train_rows, 0))
     total = per_epoch * config.epochs

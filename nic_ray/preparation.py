@@ -175,11 +175,6 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
     """Data and split in numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))
-    assignment = json.dumps(
-        [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
-            collection.query.tolist(), collection.positive.tolist(), prepared.parts.tolist(), strict=True
-        )]
-    )  # fmt: skip
     return {
         "data": {
             "pairs": data.pairs.name,
@@ -196,6 +191,16 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
             "test_share": data.test_share,
             "query_share": data.query_share,
             "rows": {part: len(prepared.rows(part)) for part in PARTS},
-            "sha256": hashlib.sha256(assignment.encode()).hexdigest(),
+            "sha256": split_sha256(collection, prepared.parts),
         },
     }
+
+
+def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
+    """SHA-256 of which row is in which part; `parts` (N,) as `divide` gives them."""
+    assignment = json.dumps(
+        [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
+            collection.query.tolist(), collection.positive.tolist(), parts.tolist(), strict=True
+        )]
+    )  # fmt: skip
+    return hashlib.sha256(assignment.encode()).hexdigest()

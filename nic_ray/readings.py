@@ -18,7 +18,7 @@ LISTED = 3  # earlier readings that a sentence names
 
 
 def note_reading(
-    run_folder: Path, *, command: str, part: str, rows: int, model: str, split: str | None
+    run_folder: Path, *, command: str, part: str, rows: int, model: str, split: str | None, when: datetime | None = None
 ) -> list[dict[str, Any]]:
     """Write down that test rows are about to be read.
 
@@ -29,6 +29,7 @@ def note_reading(
         rows: how many test rows that are.
         model: whose figures come of it.
         split: SHA-256 of which row is in which part. Runs of the same one hold back the same rows.
+        when: now, if None. What a command reads of several models at once is one reading, and has one time.
 
     Returns:
         every reading of these rows that this run and those beside it know of, the new one last.
@@ -37,7 +38,7 @@ def note_reading(
         OSError: it cannot be written.
     """
     # to the millisecond: `merged` takes two rows that are equal for one reading
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    now = (when or datetime.now(UTC)).isoformat(timespec="milliseconds")
     row = {"when": now, "command": command, "part": part, "rows": rows, "model": model, "run": run_folder.name}
     known = readings_of(run_folder, split)
     add_line(run_folder / READINGS, row | {"split": split})
@@ -67,9 +68,13 @@ def merged(*known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def describe_readings(readings: Sequence[Mapping[str, Any]]) -> str | None:
     """What has to be said of readings if the last of them was not the first; else None."""
-    if len(readings) < 2:
+    if not readings:
         return None
-    *earlier, last = readings
+    last = readings[-1]
+    # one for all models that a command has read at once
+    earlier = [*{(row["when"], row["command"]): row for row in readings if row["when"] != last["when"]}.values()]
+    if not earlier:
+        return None
     listed = "; ".join(described(row) for row in earlier[-LISTED:])
     more = f", of which the last {LISTED} were" if len(earlier) > LISTED else ""
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"

@@ -204,7 +204,13 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
     refuse_what_ray_cannot_use()
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
-    if any(asked.get(name) != value for name, value in json.loads(json.dumps(describe_data(prepared))).items()):
+    found = json.loads(json.dumps(describe_data(prepared)))
+    if any(asked.get(name) != value for name, value in found.items()):
+        if asked.get("data") == found["data"]:
+            raise InputError(
+                f"{config.data.pairs}: is split otherwise than when {run_folder} was started, by other settings or "
+                "another version of nic_ray; go on with those, or start anew"
+            )
         raise InputError(
             f"{config.data.pairs}: has changed since {run_folder} was started, and its split with it; put the old file "
             "back, or start anew"
@@ -730,7 +736,9 @@ def _find_best(
     _fetch_checkpoints(run)
     if run.mirror:
         tuning.back_up(run_folder, run.mirror)
-    repeated, more = _collect(run_folder, named, prepared, probing())
+    # those of an earlier end of this search too, whose configurations are no longer the best
+    once = {name: end["sample"] for name, end in ended.items() if "-seed-" in name}
+    repeated, more = _collect(run_folder, once | named, prepared, probing())
     # one that was cut off, or has failed, says nothing about its configuration
     whole = [name for name, end in read_ended(run_folder).items() if end["status"] in tuning.WHOLE]
     known = [each for each in repeated if each.name in whole]

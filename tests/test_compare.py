@@ -10,7 +10,10 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import compare, console
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import compare_models, compare_with_base, verdict
+from nic_ray.config import DataConfig
 from nic_ray.errors import InputError
+from nic_ray.pairs import read_pairs
+from nic_ray.preparation import divide, split_sha256
 from nic_ray.readings import readings_of
 from nic_ray.statistics import Interval
 
@@ -126,18 +129,36 @@ def test_a_reading_of_test_rows_is_noted_in_the_run_of_each_model_that_holds_the
     metadata = json.loads((tmp_path / "tuned" / "metadata.json").read_text())
     metadata.pop("files")
     metadata |= {"name": "again", "run": str(tmp_path / "runs" / "a")}
-    metadata["split"] |= {"sha256": "s", "rows": {"test": 9}}
+    split = split_sha256(*divide(read_pairs(tiny_pairs_file), DataConfig.model_validate(metadata["split"])))
+    metadata["split"] |= {"sha256": split, "rows": {"test": 9}}
     write_bundle(tmp_path / "again", SentenceTransformer(tuned, device="cpu"), metadata, training_log="")
     again = str(tmp_path / "again")
     assert ranked([again, base], tiny_pairs_file).warnings == []
     assert ranked([again, base], tiny_pairs_file, "test").warnings == []
     (second,) = ranked([base, again], tiny_pairs_file, "test").warnings
     assert f"{again}: the 9 test rows had been read once before: " in second
-    assert [row["command"] for row in readings_of(tmp_path / "runs" / "a", "s")] == ["compare", "compare"]
+    assert [row["command"] for row in readings_of(tmp_path / "runs" / "a", split)] == ["compare", "compare"]
     seed = metadata | {"name": "seed", "split": metadata["split"] | {"seed": 4}}
     write_bundle(tmp_path / "seed", SentenceTransformer(tuned, device="cpu"), seed, training_log="")
     ranked([again, str(tmp_path / "seed")], tiny_pairs_file, "test")
-    assert len(readings_of(tmp_path / "runs" / "a", "s")) == 3
+    assert len(readings_of(tmp_path / "runs" / "a", split)) == 3
+
+
+def test_models_that_are_read_at_once_are_one_reading(models, tiny_pairs_file, tmp_path):
+    tuned, _ = models
+    metadata = json.loads((tmp_path / "tuned" / "metadata.json").read_text())
+    metadata.pop("files")
+    split = split_sha256(*divide(read_pairs(tiny_pairs_file), DataConfig.model_validate(metadata["split"])))
+    names = []
+    for name in ("a", "b"):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        own = metadata | {"name": name, "run": str(run), "split": metadata["split"] | {"sha256": split}}
+        write_bundle(tmp_path / name, SentenceTransformer(tuned, device="cpu"), own, training_log="")
+        names.append(str(tmp_path / name))
+    assert ranked(names, tiny_pairs_file, "test").warnings == []
+    assert all("had been read once before" in line for line in ranked(names, tiny_pairs_file, "test").warnings)
 
 
 def test_one_model_or_the_same_twice_is_refused(models, tiny_pairs_file):

@@ -12,6 +12,9 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import console, evaluate
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import compare_with_base
+from nic_ray.config import DataConfig
+from nic_ray.pairs import read_pairs
+from nic_ray.preparation import divide, split_sha256
 from nic_ray.readings import note_reading, readings_of
 
 DOMAINS = ["pumps", "radios", "trucks"]
@@ -83,15 +86,17 @@ def test_the_first_line_says_which_rows_were_read(bundle, tiny_pairs_file, run):
     assert first.endswith(" queries, ranked over 24 passages")
 
 
-def exported(bundle, run_folder):
-    """The bundle again, as a run that held the test rows back would have exported it."""
+def exported(bundle, run_folder, pairs):
+    """The bundle again, as a run that held the test rows back would have exported it; gives its split's SHA-256."""
     metadata = json.loads((bundle / "metadata.json").read_text())
     metadata.pop("files")
-    metadata["split"] |= {"sha256": "s", "rows": {"test": 9}}
-    first = note_reading(run_folder, command="tune", part="test", rows=9, model="trial-000", split="s")
+    split = split_sha256(*divide(read_pairs(pairs), DataConfig.model_validate(metadata["split"])))
+    metadata["split"] |= {"sha256": split, "rows": {"test": 9}}
+    first = note_reading(run_folder, command="tune", part="test", rows=9, model="trial-000", split=split)
     metadata |= {"run": str(run_folder), "readings": first}
     model = SentenceTransformer(str(bundle), device="cpu")
     write_bundle(bundle, model, metadata, training_log="", overwrite=True)
+    return split
 
 
 @pytest.fixture
@@ -103,21 +108,21 @@ def run_folder(tmp_path):
 
 
 def test_test_rows_are_read_only_if_they_are_asked_for_and_then_it_is_noted(bundle, run_folder, tiny_pairs_file, run):
-    exported(bundle, run_folder)
+    sha256 = exported(bundle, run_folder, tiny_pairs_file)
     out = run(bundle, tiny_pairs_file)[1]
     assert (f"{bundle}: validation part of" in out, "test rows" in out) == (True, False)
-    assert len(readings_of(run_folder, "s")) == 1
+    assert len(readings_of(run_folder, sha256)) == 1
     for split, count in (("test", 1), ("all", 2)):
         out = " ".join(run(bundle, tiny_pairs_file, "--split", split)[1].split())
         times = {1: "once", 2: "2 times"}[count]
         assert f"warning: {bundle}: the 9 test rows had been read {times} before: " in out
-        last = readings_of(run_folder, "s")[-1]
+        last = readings_of(run_folder, sha256)[-1]
         assert (last["command"], last["part"], last["model"], last["rows"]) == ("evaluate", split, str(bundle), 9)
-        assert len(readings_of(run_folder, "s")) == count + 1
+        assert len(readings_of(run_folder, sha256)) == count + 1
 
 
 def test_a_reading_that_cannot_be_noted_is_said_to_be_none(bundle, run_folder, tiny_pairs_file, run):
-    exported(bundle, run_folder)
+    exported(bundle, run_folder, tiny_pairs_file)
     shutil.rmtree(run_folder)
     found = json.loads(run(bundle, tiny_pairs_file, "--split", "test", "--json")[1])["warnings"]
     assert found == [

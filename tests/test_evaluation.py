@@ -43,7 +43,6 @@ SPLIT = {
     "test_share": 0.4,
     "sample_share": 0.75,
     "rows": {"train": 1, "validation": 1, "test": 1},
-    "sha256": "5b17" * 16,
 }
 
 
@@ -266,6 +265,13 @@ def test_a_catalogue_of_four_hundred_products_is_split_each_product_by_itself():
         sides.setdefault(domain, set()).add(part)
     assert len(sides) == 401
     assert all({"train", "validation", "test"} <= own for own in sides.values())
+
+
+def test_a_bundle_whose_rows_are_split_otherwise_today_is_refused(bundle_of, tiny_pairs_file):
+    folder = bundle_of(split=SPLIT | {"sha256": "5b17" * 16})
+    with pytest.raises(InputError, match="rows that it was trained on may be among those held back now"):
+        compare_with_base(str(folder), tiny_pairs_file, "test")
+    assert compare_with_base(str(folder), tiny_pairs_file, "all").queries == 48
 
 
 def test_a_bundle_is_read_on_its_own_split_beside_its_own_base(bundle_of, tiny_model, tiny_pairs, tiny_pairs_file):

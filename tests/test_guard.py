@@ -127,8 +127,8 @@ def test_a_small_domain_that_wobbles_does_not_fall(domain):
 def test_what_small_domains_lose_is_said_with_their_passages():
     (found,) = fallen(*[USUAL] * 5, [LOST] * 4 + [(0, 0)] * 3)
     assert found == (
-        "domain 5 falls by 0.571 Recall@5 on 7 passages, more than guard.max_domain_drop 0.02 and than so few passages "
-        "fall by chance"
+        "domain 5 falls by 0.571 Recall@5 on 7 passages, more than guard.max_domain_drop 0.02, and by more of its "
+        "passages than chance explains"
     )
 
 

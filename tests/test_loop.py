@@ -620,6 +620,14 @@ def test_a_training_goes_on_with_the_tokens_that_its_memory_held(train_with_memo
     assert max(met) <= 256
 
 
+def test_a_training_goes_on_with_fewer_tokens_where_the_user_asks_for_fewer(train_with_memory):
+    config = changed(**MEMORY, micro_batch_tokens=1024)
+    (start,), _ = train_with_memory(config, 10**6, first=1)
+    assert start.state["micro_batch_tokens"] == 1024
+    _, met = train_with_memory(changed(**MEMORY, micro_batch_tokens=300), 10**6, state=start.state)
+    assert max(met) <= 300
+
+
 def test_memory_that_is_too_small_for_the_smallest_chunk_ends_the_training_with_the_way_out(train_with_memory):
     message = (
         r"^out of memory at step 1 with train\.micro_batch_tokens 256, the least there is: raise resources\.gpus_per_"
