@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy.engine import URL
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
@@ -94,6 +93,8 @@ def training_log(run_folder: Path, trial: str) -> str:
 
 def study_url(study_file: Path) -> str:
     """The address of a study, for Optuna. A path has characters that mean something else in it: %, ?, #, {."""
+    from sqlalchemy.engine import URL  # a search needs it, a training does not
+
     return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
 
 

@@ -69,7 +69,7 @@ def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
 def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
     """A folder in which the smoke search was run as a user would, and what the command said.
 
-    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, and manuals/ with a text.
+    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, manuals/ with a text, and beir/.
     """
     folder, root = tmp_path_factory.mktemp("smoke"), Path(__file__).parent.parent
     for name in ("data", "tune_configs"):
@@ -89,6 +89,14 @@ def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subpr
         (folder / "manuals").mkdir()
         texts = [json.loads(row)["positive"] for row in rows[:200:10]]
         (folder / "manuals" / "all.txt").write_text("\n\n".join(texts), encoding="utf-8")
+        (folder / "beir" / "qrels").mkdir(parents=True)
+        for file, field in (("corpus.jsonl", "positive"), ("queries.jsonl", "query")):
+            lines = [
+                json.dumps({"_id": str(place), "text": json.loads(rows[place])[field]}) for place in range(0, 200, 10)
+            ]
+            (folder / "beir" / file).write_text("\n".join(lines), encoding="utf-8")
+        answers = "".join(f"{place}\t{place}\t1\n" for place in range(0, 200, 10))
+        (folder / "beir" / "qrels" / "test.tsv").write_text(answers, encoding="utf-8")
     return folder, done
 
 

@@ -265,7 +265,9 @@ def test_a_duration_and_choices_of_all_kinds_follow_the_schema():
     jsonschema.validate({"search": {"time_budget": "2h"}, "space": space}, schema)
 
 
-STANDS_FOR = {"PAIRS": "pairs.jsonl", "RUN_DIR": "runs/RUN", "BUNDLE": "models/nic-embeddings-v1.0"}
+STANDS_FOR = {"PAIRS": "pairs.jsonl", "RUN_DIR": "runs/RUN", "FOLDER": "beir"} | dict.fromkeys(
+    ("BUNDLE", "MODEL"), "models/nic-embeddings-v1.0"
+)
 """What of the smoke search is meant where prose names an argument."""
 QUICK = sorted(
     {
