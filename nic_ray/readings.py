@@ -37,8 +37,8 @@ def note_reading(
     Raises:
         OSError: it cannot be written.
     """
-    # to the millisecond: `merged` takes two rows that are equal for one reading
-    now = (when or datetime.now(UTC)).isoformat(timespec="milliseconds")
+    # to the microsecond: `merged` takes two rows that are equal for one reading
+    now = (when or datetime.now(UTC)).isoformat(timespec="microseconds")
     row = {"when": now, "command": command, "part": part, "rows": rows, "model": model, "run": run_folder.name}
     known = readings_of(run_folder, split)
     add_line(run_folder / READINGS, row | {"split": split})
@@ -70,9 +70,8 @@ def describe_readings(readings: Sequence[Mapping[str, Any]]) -> str | None:
     """What has to be said of readings if the last of them was not the first; else None."""
     if not readings:
         return None
-    last = readings[-1]
     # one for all models that a command has read at once
-    earlier = [*{(row["when"], row["command"]): row for row in readings if row["when"] != last["when"]}.values()]
+    *earlier, last = {(row["when"], row["command"]): row for row in readings}.values()
     if not earlier:
         return None
     listed = "; ".join(described(row) for row in earlier[-LISTED:])
