@@ -233,7 +233,8 @@ def test_a_confirmation_that_was_cut_off_exports_the_best_and_goes_on_when_resum
     assert value["trial-001"] > value["trial-000"]
     run_folder, cut_off = outcome.run_folder, "trial-001-seed-43"
     rest = without(run_folder / "ended.jsonl", cut_off)
-    ended_early = {"trial": cut_off, "status": "stopped", "epoch": 0.5, "evaluation": 1, "objective": 0.0}
+    whole = read_ended(run_folder)[cut_off]
+    ended_early = whole | {"trial": cut_off, "status": "stopped", "epoch": 0.5, "evaluation": 1, "objective": 0.0}
     # as an interrupt leaves it, and as the end of a time budget does
     for lines in (rest, [*rest, json.dumps(ended_early)]):
         (run_folder / "ended.jsonl").write_text("\n".join(lines) + "\n")
