@@ -39,10 +39,22 @@ SAME_FOR_ALL_TRIALS = (
 )
 
 
+FREE = ("device", "precision", "micro_batch_tokens")
+"""Settings under `train` that decide how a model is trained, not what it learns: a resumed run may have others."""
+
+
 class Section(BaseModel):
     """A frozen group of settings that knows no other keys than its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """YAML can name characters that no file name, address or UTF-8 text has."""
+        if isinstance(value, str) and ("\0" in value or _has_surrogates(value)):
+            raise ValueError(f"must be text without null characters and halves of characters, got {_shown(value)}")
+        return value
 
 
 class DataConfig(Section):
@@ -119,12 +131,16 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _passages_fill_the_batch(self) -> Self:
-        if self.batch_size % self.queries_per_passage or self.batch_size < 2 * self.queries_per_passage:
+        if self.batch_size < 2 * self.queries_per_passage:
             raise ValueError(
-                f"batch_size must be a multiple of queries_per_passage and hold 2 passages or more, got "
-                f"batch_size {self.batch_size} with queries_per_passage {self.queries_per_passage}"
+                f"batch_size must hold 2 passages or more, 2 x queries_per_passage, got batch_size {self.batch_size} "
+                f"with queries_per_passage {self.queries_per_passage}"
             )
         return self
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _choice(value: Any) -> Any:
@@ -388,6 +404,25 @@ def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
         return Config.model_validate({"train": {**base.model_dump(), **sample}}).train
     except ValidationError as error:
         raise InputError("; ".join(_problems(error))) from None
+
+
+def changed_settings(config: Config, started: Mapping[str, Any]) -> list[str]:
+    """What was changed, of the settings beside the space that the figures of a training depend on.
+
+    Args:
+        config: as it is now.
+        started: the whole of it at the start, as JSON.
+
+    Returns:
+        a sentence for each, such as "train.epochs is 3, was 2". Settings that the start did not know are none.
+    """
+    now, then = _decisive(config.model_dump(mode="json")), _decisive(started)
+    return [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
+    train = {f"train.{name}": str(value) for name, value in settings["train"].items() if name not in FREE}
+    return {"search.objective": str(settings["search"]["objective"]), **train}
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:

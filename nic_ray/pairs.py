@@ -303,7 +303,7 @@ def _sentence(error: Any, content: bytes) -> str:
     rules = {"negative": "text or a list of texts", "source_section": "text or null"}
     rule = "text" if len(place) > 1 else rules.get(place[0], "text")
     way_out = ""
-    if isinstance(found, float) and math.isnan(found):
+    if isinstance(found, float) and not math.isfinite(found):
         way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
     elif isinstance(found, list) and place == ("positive",):
         way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
@@ -315,6 +315,8 @@ def _kind(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and math.isnan(value):
         return "NaN, which is no JSON and stands for a missing value"
+    if isinstance(value, float) and math.isinf(value):
+        return f"{'-' if value < 0 else ''}Infinity, which is no JSON"
     kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")
 

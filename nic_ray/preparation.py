@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from nic_ray import hardware
 from nic_ray.activations import Inputs, token_inputs
 from nic_ray.config import Config, DataConfig
 from nic_ray.encoder import Encoder
+from nic_ray.errors import InputError
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 
@@ -169,6 +171,29 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained and exported in fp32"
     if not encoder.can_be_cut:
         yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
+
+
+def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder: Path) -> None:
+    """Look whether a run that is resumed has the data and the split that it was started with.
+
+    Args:
+        started: `describe_data` of the start, as JSON.
+
+    Raises:
+        InputError: it has others.
+    """
+    found, pairs = json.loads(json.dumps(describe_data(prepared))), prepared.config.data.pairs
+    if all(started.get(name) == value for name, value in found.items()):
+        return
+    if started.get("data") == found["data"]:
+        raise InputError(
+            f"{pairs}: is split otherwise than when {run_folder} was started, by other settings or another version of "
+            "nic_ray; go on with those, or start anew"
+        )
+    raise InputError(
+        f"{pairs}: has changed since {run_folder} was started, and its split with it; put the old file back, or start "
+        "anew"
+    )
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

@@ -38,7 +38,16 @@ from nic_ray.candidates import (
     retention_of,
     scores_of_base,
 )
-from nic_ray.config import DEFAULT_PROBE, Config, Dimension, TrainConfig, dump_config, load_config, trial_config
+from nic_ray.config import (
+    DEFAULT_PROBE,
+    Config,
+    Dimension,
+    TrainConfig,
+    changed_settings,
+    dump_config,
+    load_config,
+    trial_config,
+)
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.judgement import Judgement, final, judge
@@ -46,7 +55,7 @@ from nic_ray.mirror import Mirror, exists, folders, is_uri, local_folder, mirror
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.placement import Placement, place, trains_on_gpus
-from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare
+from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare, refuse_other_data
 from nic_ray.progress import Round, View
 from nic_ray.readings import READINGS, note_reading
 from nic_ray.record import (
@@ -69,8 +78,6 @@ NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna"
 RUN, SEARCH_LOG = "run.json", "search.log"
 EXPERIMENT, CONFIRMING = "ray", "confirm"  # Tune's folders in a run's
 RUNS, MODELS = "runs", "models"  # folders in `storage`
-FREE = ("device", "precision", "micro_batch_tokens")
-"""Settings under `train` that decide how a trial is computed, not what it learns: a resumed run may have others."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 
 
@@ -204,17 +211,7 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
     refuse_what_ray_cannot_use()
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
-    found = json.loads(json.dumps(describe_data(prepared)))
-    if any(asked.get(name) != value for name, value in found.items()):
-        if asked.get("data") == found["data"]:
-            raise InputError(
-                f"{config.data.pairs}: is split otherwise than when {run_folder} was started, by other settings or "
-                "another version of nic_ray; go on with those, or start anew"
-            )
-        raise InputError(
-            f"{config.data.pairs}: has changed since {run_folder} was started, and its split with it; put the old file "
-            "back, or start anew"
-        )
+    refuse_other_data(prepared, asked, run_folder)
     return _go_on(prepared, run, probe, search_on=search_on, view=view)
 
 
@@ -229,14 +226,12 @@ def _refuse_other_settings(run_folder: Path, config: Config, started: Mapping[st
     Raises:
         InputError: another space, objective or training; names each difference.
     """
-    now, own = _decisive(config.model_dump(mode="json")), _described(config.space)
+    own = _described(config.space)
     if started is None:
-        then: dict[str, str] = {}
-        drawn = _space_in_study(run_folder) or own
+        found, drawn = [], _space_in_study(run_folder) or own
     else:
-        then = _decisive(started)
+        found = changed_settings(config, started)
         drawn = _described({name: Dimension.model_validate(each) for name, each in started["space"].items()})
-    found = [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
     found += [
         f"space.{name} is {own.get(name, 'left out')}, was {drawn.get(name, 'left out')}"
         for name in {**drawn, **own}
@@ -248,12 +243,6 @@ def _refuse_other_settings(run_folder: Path, config: Config, started: Mapping[st
             f"{file}: not those of the start ({'; '.join(found)}), and trials of both cannot be compared. "
             f"Put the old values back to go on, or start a new search with the new ones: python -m nic_ray.tune {file}"
         )
-
-
-def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Those settings beside the space that a trial's figures depend on, by dotted name, as text."""
-    train = {f"train.{name}": str(value) for name, value in settings["train"].items() if name not in FREE}
-    return {"search.objective": str(settings["search"]["objective"]), **train}
 
 
 def _described(space: Mapping[str, Dimension]) -> dict[str, str]:

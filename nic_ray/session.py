@@ -140,6 +140,8 @@ def _refuse_temporary_folder() -> None:
     name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), None)
     place = os.environ[name] if name else "/tmp"
     said, way_out = (f"{name}={place}" if name else place), "set RAY_TMPDIR to a folder such as /tmp"
+    if not place:
+        raise InputError(f"{name} is set and empty: Ray's processes need a folder for files; unset it, or {way_out}")
     if not Path(place).is_absolute():
         raise InputError(f"{said}: Ray's processes need an absolute folder for their files; {way_out}")
     session = datetime.datetime.now().strftime(f"session_%Y-%m-%d_%H-%M-%S_%f_{os.getpid()}")

@@ -10,18 +10,18 @@ from nic_ray import hardware, loop
 from nic_ray.activations import feed
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.candidates import best_of, queries_of
-from nic_ray.config import Config, dump_config, load_config
+from nic_ray.config import Config, changed_settings, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder, score_part
-from nic_ray.preparation import Prepared, describe_data, describe_run, prepare
+from nic_ray.preparation import Prepared, describe_data, describe_run, prepare, refuse_other_data
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
 from nic_ray.record import LOG, TRAINED, load_state, logging_to, save_state
 
 CHECKPOINTS = "checkpoints"
-DATA = "data.json"
+STARTED = "data.json"  # the settings and the data of the start
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
     prepared = prepare(config, on_gpu=True)
     run_folder = new_run_folder(out, "train")
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    (run_folder / DATA).write_text(json.dumps(describe_data(prepared), indent=2), encoding="utf-8")
+    start = {"settings": config.model_dump(mode="json"), **describe_data(prepared)}
+    (run_folder / STARTED).write_text(json.dumps(start, indent=2), encoding="utf-8")
     return _go_on(prepared, run_folder, None, view)
 
 
@@ -74,15 +75,22 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     if (run_folder / "study.db").exists():
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
+    try:
+        asked = json.loads((run_folder / STARTED).read_text(encoding="utf-8"))
+        settings = asked.get("settings", started_with.model_dump(mode="json"))
+    except (OSError, ValueError, AttributeError):
+        raise InputError(f"{run_folder}: no run of nic_ray.train (no sound {STARTED}); name one in runs/") from None
+    if changed := changed_settings(started_with, settings):
+        raise InputError(
+            f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
+            "those. Put the old values back to go on, or start anew with the new ones: python -m nic_ray.train "
+            f"{run_folder / 'config.yaml'}"
+        )
     checkpoints = sorted(path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt"))
     state = load_state(checkpoints[-1]) if checkpoints else None
     view.say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
-    if json.loads((run_folder / DATA).read_text(encoding="utf-8")) != describe_data(prepared):
-        raise InputError(
-            f"{started_with.data.pairs}: has changed since {run_folder} was started, and its split with it; put the "
-            "old file back, or start anew without --resume"
-        )
+    refuse_other_data(prepared, asked, run_folder)
     return _go_on(prepared, run_folder, state, view)
 
 

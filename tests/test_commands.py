@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
 from nic_ray.bundle import read_metadata
@@ -183,6 +184,13 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     tiny_pairs_file.write_text("".join(lines[:-1]))
     code, complaint = run(train.main, "--resume", again)
     assert (code, "pairs.jsonl: has changed since" in complaint) == (2, True)
+    settings = again / "config.yaml"
+    edited = yaml.safe_load(settings.read_text())
+    edited["train"] |= {"frozen_layers": 0, "epochs": 9, "device": "cpu"}
+    settings.write_text(yaml.safe_dump(edited))
+    code, complaint = run(train.main, "--resume", again)
+    changed = ("train.frozen_layers is 0, was ", "train.epochs is 9, was ", "Put the old values back")
+    assert (code, [each in complaint for each in changed], "device" in complaint) == (2, [True] * 3, False)
 
 
 def test_resuming_with_other_settings_is_refused(run, tmp_path):
@@ -191,6 +199,8 @@ def test_resuming_with_other_settings_is_refused(run, tmp_path):
     code, complaint = run(train.main, "--resume", folder)
     assert (code, "no run of nic_ray.train" in complaint) == (2, True)
     (folder / "config.yaml").write_text("train: {epochs: 5}")
+    code, complaint = run(train.main, "--resume", folder)
+    assert (code, "(no sound data.json)" in complaint) == (2, True)
     code, complaint = run(train.main, config_file(tmp_path, train={"epochs": 6}), "--resume", folder)
     assert (code, "was started with other settings" in complaint) == (2, True)
     code, complaint = run(train.main)

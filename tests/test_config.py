@@ -170,14 +170,26 @@ def test_all_errors_are_listed_at_once(refusal):
         ("train: {base_model: ''}", "train.base_model: must be a name, got ''"),
         ("train: [a]", "train: must be settings by name, got ['a']"),
         (
-            "train: {batch_size: 32, queries_per_passage: 3}",
-            "train: batch_size must be a multiple of queries_per_passage and hold 2 passages or more, got batch_size "
-            "32 with queries_per_passage 3",
+            r'train: {base_model: "a\0b"}',
+            r"train.base_model: must be text without null characters and halves of characters, got 'a\x00b'",
+        ),
+        (
+            r'data: {pairs: "a\0b.jsonl"}',
+            r"data.pairs: must be text without null characters and halves of characters, got 'a\x00b.jsonl'",
+        ),
+        (
+            r'storage: "\ud800"',
+            r"storage: must be text without null characters and halves of characters, got '\ud800'",
+        ),
+        (
+            "train: {batch_size: 5, queries_per_passage: 3}",
+            "train: batch_size must hold 2 passages or more, 2 x queries_per_passage, got batch_size 5 with "
+            "queries_per_passage 3",
         ),
         (
             "train: {batch_size: 4, queries_per_passage: 4}",
-            "train: batch_size must be a multiple of queries_per_passage and hold 2 passages or more, got batch_size "
-            "4 with queries_per_passage 4",
+            "train: batch_size must hold 2 passages or more, 2 x queries_per_passage, got batch_size 4 with "
+            "queries_per_passage 4",
         ),
         ("space: {scale: {}}", "space.scale: want exactly one of log_uniform, uniform, choice; got none"),
         (
@@ -200,8 +212,8 @@ def test_all_errors_are_listed_at_once(refusal):
         ("space: {seed: {choice: [42]}}", "space.seed: is the same for every trial; set it under train"),
         (
             "space: {batch_size: {choice: [2, 32]}, queries_per_passage: {choice: [1, 2]}}",
-            "space: batch_size must be a multiple of queries_per_passage and hold 2 passages or more, got batch_size "
-            "2 with queries_per_passage 2",
+            "space: batch_size must hold 2 passages or more, 2 x queries_per_passage, got batch_size 2 with "
+            "queries_per_passage 2",
         ),
     ],
 )
@@ -266,7 +278,7 @@ def test_a_trial_is_the_base_with_the_sampled_values_in_place():
     ("sample", "message"),
     [
         ({"scale": 0, "seed": -1}, r"^train\.scale: must be > 0, got 0; train\.seed: must be >= 0, got -1$"),
-        ({"queries_per_passage": 5}, r"^train: batch_size must be a multiple of .* 32 with queries_per_passage 5$"),
+        ({"queries_per_passage": 17}, r"^train: batch_size must hold 2 passages .* 32 with queries_per_passage 17$"),
         ({"learning_rte": 1}, r"^train\.learning_rte: no such setting; did you mean learning_rate\?$"),
     ],
 )

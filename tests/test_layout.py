@@ -244,6 +244,10 @@ NAN = "NaN, which is no JSON and stands for a missing value"
             f'"negative" must be text or a list of texts, got {NAN}; write null, or leave it out',
         ),
         (
+            '{"query": -Infinity, "positive": "p", "domain": "d"}',
+            '"query" must be text, got -Infinity, which is no JSON; fill it in, or leave the row out',
+        ),
+        (
             '{"query": "q", "positive": ["p"], "domain": "d"}',
             '"positive" must be text, got a list; write a row for each of its texts, as jq -c '
             "'. + {positive: .positive[]}' does",

@@ -76,6 +76,13 @@ def test_a_temporary_folder_that_is_of_no_use_is_refused(monkeypatch, place, fau
         refuse_what_ray_cannot_use()
 
 
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_an_empty_name_of_the_temporary_folder_is_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "")
+    with pytest.raises(InputError, match=rf"^{name} is set and empty: .*unset it, or set RAY_TMPDIR to a folder"):
+        refuse_what_ray_cannot_use()
+
+
 def test_a_full_temporary_folder_is_refused(monkeypatch, short):
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(short)]
     if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
