@@ -187,6 +187,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
     if missing := sorted(OWN_KEYS - content.keys()):
         raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
+    for name, kind in (("config", dict), ("data", dict), ("split", dict), ("run", str)):
+        if not isinstance(content.get(name, kind()), kind):
+            raise InputError(f'{path}: damaged, "{name}" is {type(content[name]).__name__}; export the bundle again')
     return content
 
 

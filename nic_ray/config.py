@@ -74,7 +74,7 @@ class DataConfig(Section):
         description="share of the rows, of trained passages, held back to show unseen queries beside unseen passages",
     )
     sample_share: float = Field(1.0, gt=0, le=1, description="share of each domain's passages that is used at all")
-    seed: int = Field(42, ge=0, description="seed of the sample and of the split")
+    seed: int = Field(42, ge=0, lt=2**31, description="seed of the sample and of the split")
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Self:
@@ -127,7 +127,7 @@ class TrainConfig(Section):
         description="number format of the matrix products; auto: bf16 where the processor computes in it",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
-    seed: int = Field(42, ge=0, description="seed of batches and dropout")
+    seed: int = Field(42, ge=0, lt=2**31, description="seed of batches and dropout")
 
     @model_validator(mode="after")
     def _passages_fill_the_batch(self) -> Self:
@@ -236,7 +236,7 @@ class SearchConfig(Section):
         gt=0,
         description="seconds, or 30m, 2h, after which no trial goes on and none is trained again; null: no limit",
     )
-    seed: int = Field(42, ge=0, description="seed of the sampler")
+    seed: int = Field(42, ge=0, lt=2**31, description="seed of the sampler")
 
 
 class ResourcesConfig(Section):
@@ -497,17 +497,18 @@ def _sentence(error: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     rules = {
-        "greater_than": "> {gt:g}",
-        "greater_than_equal": ">= {ge:g}",
-        "less_than": "< {lt:g}",
-        "less_than_equal": "<= {le:g}",
+        "greater_than": "> {gt}",
+        "greater_than_equal": ">= {ge}",
+        "less_than": "< {lt}",
+        "less_than_equal": "<= {le}",
         "string_type": "text",
         "string_too_short": "a name",
         "model_type": "settings by name",
         "dict_type": "settings by name",
     }
     if kind in rules:
-        rule = rules[kind].format(**context)
+        bounds = {name: f"{bound:g}" if bound < 1e6 else f"{bound:.0f}" for name, bound in _numbers(context)}
+        rule = rules[kind].format(**bounds)
     elif kind == "literal_error":
         rule = f"one of {context['expected']}"
     elif kind.startswith(("int_", "float_", "finite_")):
@@ -519,6 +520,10 @@ def _sentence(error: Any) -> str:
     else:
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(found)}"
     return f"must be {rule}, got {_shown(found)}"
+
+
+def _numbers(context: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((name, each) for name, each in context.items() if isinstance(each, int | float))
 
 
 def _shown(value: Any) -> str:

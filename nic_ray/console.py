@@ -1,5 +1,6 @@
 """What a command does at the terminal: parse, turn errors into exit codes, print tables."""
 
+import errno
 import functools
 import gc
 import sys
@@ -21,6 +22,10 @@ NEW_OBJECTS = 100_000
 """So many more objects than before, and Python looks for garbage, as long as a command runs. By default it looks every
 700, which takes a fifth of the time that the imports need, and finds none; what a command computes with is made of few
 objects, and large ones."""
+
+
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
+"""What a system says of a path that no file of ours has."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -125,6 +130,9 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def command(*args: object, **options: object) -> None:
         try:
+            for argument in sys.argv[1:]:
+                if any("\ud800" <= character <= "\udfff" for character in argument):
+                    raise InputError(f"{argument!r}: must be UTF-8; rename what it names, or name it otherwise")
             main(*args, **options)
         except (InputError, RunError) as error:
             _complain(str(error), label="error: ")
@@ -133,6 +141,9 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
             _complain(str(error) or "interrupted")
             raise typer.Exit(130) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+                _complain(f"{error.filename}: cannot be used ({error.strerror}); name another place", label="error: ")
+                raise typer.Exit(2) from None
             if not wants_room(error):
                 raise
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

@@ -209,6 +209,8 @@ def load(base_model: str) -> Encoder:
     disable_progress_bar()  # of reading 90 MB: gone before it can be read
     model = _load_folder(_locate(base_model)) if _is_local(base_model) else _load_from_hub(base_model)
     transformer = getattr(model[0], "auto_model", None)
+    if transformer is not None:
+        _bound_length(model, transformer)
     # under the first names that it looks for, so that its `encode_query` and `encode_document` find them
     prompts = prompts_of(model.prompts, model.default_prompt_name)
     model.prompts |= {"query": prompts.query, "document": prompts.passage}
@@ -481,6 +483,14 @@ def _stored_in(transformer: nn.Module) -> str:
     return next((name for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)) if holds(dtype)), "fp32")
 
 
+def _bound_length(model: "SentenceTransformer", transformer: nn.Module) -> None:
+    """Cut texts off at the positions that there are: RoBERTa's kind counts them from behind the padding's number."""
+    for name, module in transformer.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            usable = module.num_embeddings - module.padding_idx - 1
+            model.max_seq_length = min(usable, model.max_seq_length or usable)
+
+
 def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
     """Why what is computed here is not what Sentence Transformers gives for a text, and a way out; None if it is."""
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -495,6 +505,11 @@ def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
         return (
             "has prompts that its pooling leaves out (include_prompt: false), which is not supported; set "
             f"include_prompt to true, or empty its prompts {config}"
+        )
+    if not prompts and (names := [name for name, prompt in model.prompts.items() if prompt]):
+        return (
+            f"has prompts under names that say neither query nor passage ({', '.join(names)}); copy those that belong "
+            f'in front of them to "query" and "document", or empty them {config}'
         )
     try:
         followed = _embeds_alike(model, "query", prompts.query) and _embeds_alike(model, "document", prompts.passage)

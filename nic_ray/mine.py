@@ -40,6 +40,8 @@ def main(
 
     if out.exists():
         raise InputError(f"{out}: exists already; name another file with --out")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; make it first, or name another file with --out")
     place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
     rows = read_pairs(pairs)

@@ -13,6 +13,10 @@ import pyarrow.fs
 
 from nic_ray.errors import InputError, RunError
 
+GOOGLE = ("gs://", "gcs://")
+RETRY_NAME = "retry_limit_seconds"
+RETRY = f"{RETRY_NAME}=10"
+"""Without it, a bucket of Google's that cannot be reached is tried for many minutes, deaf to Ctrl-C."""
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -50,10 +54,13 @@ def mirror_at(uri: str) -> Mirror:
         InputError: pyarrow knows no such place, or it cannot be reached.
     """
     try:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+        asked = f"{uri}{'&' if '?' in uri else '?'}{RETRY}" if uri.startswith(GOOGLE) and RETRY_NAME not in uri else uri
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(asked)
+        if not path.strip("/"):
+            raise ValueError("it names no bucket and no folder")
         place = Mirror(filesystem, path.rstrip("/"))
-        exists(place)
-    except (OSError, ValueError) as error:
+        filesystem.get_file_info(place.path)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(
             f"storage: {uri.partition('?')[0]} cannot be reached ({' '.join(str(error).split())[:200]}); want a URI "
             "that pyarrow reads, such as s3://bucket/folder (%20 for a space, %25 for a %), its credentials in the "
@@ -64,7 +71,8 @@ def mirror_at(uri: str) -> Mirror:
 
 def exists(place: Mirror) -> bool:
     """Whether a file or a folder is there."""
-    return bool(place.filesystem.get_file_info(place.path).type != pyarrow.fs.FileType.NotFound)
+    with _explained(place):
+        return bool(place.filesystem.get_file_info(place.path).type != pyarrow.fs.FileType.NotFound)
 
 
 def push(local: Path, place: Mirror) -> None:

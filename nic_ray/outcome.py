@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -39,7 +40,11 @@ def new_run_folder(root: Path, name: str) -> Path:
         InputError: it cannot be made.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = (root / f"{name}-{stamp}").resolve()
+    first = Path(os.path.realpath(root / f"{name}-{stamp}"))
+    # of searches that start within a second, such as those of an array of jobs
+    folder, further = first, 2
+    while folder.is_dir():
+        folder, further = first.with_name(f"{first.name}-{further}"), further + 1
     try:
         folder.mkdir(parents=True)
     except OSError as error:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import shlex
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,9 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
     pairs: list[Pair] = []
     problems: list[Problem] = []
     try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            return [], [Problem(0, "is a pipe or a device, which can be read only once; write its rows into a file")]
         with path.open("rb") as lines:
             if told := form_of_bytes(path, lines.peek(HEAD)[:HEAD]):
                 return [], [Problem(0, told)]

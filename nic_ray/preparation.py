@@ -20,6 +20,7 @@ from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 
 PARTS = get_args(Part)
+LEAST_TOKENS = 8  # of a text, behind a prompt
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
         encoders.check_frozen_layers(encoder, depths(config), "space.frozen_layers")
+    _refuse_long_prompts(encoder, encoders.token_limit(encoder, config.train.max_tokens))
     collection, parts = divide(pairs, config.data)
     return Prepared(
         config=config,
@@ -71,6 +73,16 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
     )
+
+
+def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:
+    for kind, prompt in (("query", encoder.prompts.query), ("passage", encoder.prompts.passage)):
+        taken = len(encoder.model.tokenizer(prompt)["input_ids"]) if prompt else 0
+        if taken and limit - taken < LEAST_TOKENS:
+            raise InputError(
+                f"{encoder.name}: its prompt for a {kind} takes {taken} of the {limit} tokens that are read of a text, "
+                f"which leaves fewer than {LEAST_TOKENS}; raise train.max_tokens, or shorten the prompt"
+            )
 
 
 def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
@@ -174,7 +186,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
 
 
 def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder: Path) -> None:
-    """Look whether a run that is resumed has the data and the split that it was started with.
+    """Look whether a run that is resumed has the data, the split and the base model that it was started with.
 
     Args:
         started: `describe_data` of the start, as JSON.
@@ -183,7 +195,12 @@ def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder
         InputError: it has others.
     """
     found, pairs = json.loads(json.dumps(describe_data(prepared))), prepared.config.data.pairs
-    if all(started.get(name) == value for name, value in found.items()):
+    if started.get("base", found["base"]) != found["base"]:
+        raise InputError(
+            f"{prepared.encoder.name}: holds other weights than when {run_folder} was started, and its trials go with "
+            "those; put the old ones back, or start anew"
+        )
+    if all(started.get(name) == found[name] for name in ("data", "split")):
         return
     if started.get("data") == found["data"]:
         raise InputError(
@@ -197,7 +214,7 @@ def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:
-    """Data and split in numbers and hashes, for the records of a run."""
+    """Data, split and base model in numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))
     return {
@@ -218,6 +235,7 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
             "rows": {part: len(prepared.rows(part)) for part in PARTS},
             "sha256": split_sha256(collection, prepared.parts),
         },
+        "base": {"model": prepared.encoder.name, "weights_sha256": prepared.encoder.weights_sha256},
     }
 
 

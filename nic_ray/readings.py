@@ -14,6 +14,7 @@ from nic_ray.record import add_line, read_lines
 
 READINGS = "readings.jsonl"
 """In a run folder: a line for each reading of the test rows that the run has held back."""
+KEYS = {"when", "command", "part", "rows", "model", "run"}
 LISTED = 3  # earlier readings that a sentence names
 
 
@@ -47,14 +48,18 @@ def note_reading(
 
 def readings_of(run_folder: Path, split: str | None) -> list[dict[str, Any]]:
     """What a run, and those beside it, know of readings of a split's test rows, the oldest first."""
-    found = [row for row in read_lines(run_folder / READINGS) if row.get("split") == split]
+    found = _rows_of(run_folder / READINGS, split)
     if split is not None:
         for path in sorted(run_folder.resolve().parent.glob(f"*/{READINGS}")):
             if path.parent != run_folder.resolve():
-                with suppress(OSError, UnicodeDecodeError):
-                    found += [row for row in read_lines(path) if row.get("split") == split]
+                with suppress(OSError):
+                    found += _rows_of(path, split)
     told = [{name: value for name, value in row.items() if name != "split"} for row in found]
     return sorted(told, key=lambda row: str(row.get("when")))
+
+
+def _rows_of(path: Path, split: str | None) -> list[dict[str, Any]]:
+    return [row for row in read_lines(path) if row.get("split") == split and row.keys() >= KEYS]
 
 
 def merged(*known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

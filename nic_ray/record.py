@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+
+from nic_ray.errors import InputError
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
@@ -25,10 +28,35 @@ DOMAINS_FILE = "domains.csv"
 """In a run folder: the figures of every domain, which tables and pictures show the ends of where they are many."""
 TRAIN_RUNS = "train"
 """In a run folder: a folder a trial, with its log and what Train keeps of trials in several processes."""
+LOCK = ".lock"
+"""In a run folder: held by the process that works on it."""
 TRAINED = "model"
 """In the run folder of a single training: its best model."""
 FATE = "failed.txt"
 """In a trial's folder: why it cannot be trained, so that it is not tried again."""
+
+
+@contextmanager
+def held(run_folder: Path) -> Iterator[None]:
+    """Keep a run folder for this process; two that go on with one run would train its trials twice.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    lock = FileLock(run_folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{run_folder}: another process is working on this run; wait until it has ended, or end it"
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_state(state: Mapping[str, Any], folder: Path) -> None:
@@ -75,7 +103,8 @@ def last_state(run_folder: Path, trial: str) -> dict[str, Any] | None:
 def readable_state(folder: Path) -> dict[str, Any] | None:
     """As `load_state`; None if it cannot be read."""
     with suppress(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        return load_state(folder)
+        state: Any = load_state(folder)
+        return state if isinstance(state, dict) else None
     return None
 
 
@@ -88,7 +117,11 @@ def checkpoints(run_folder: Path, trial: str) -> list[Path]:
 def training_log(run_folder: Path, trial: str) -> str:
     """All that a trial has logged, under its name; empty if nothing was."""
     found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
-    return "".join([f"{trial}\n", *(path.read_text(encoding="utf-8") for path in found)]) if found else ""
+    return (
+        "".join([f"{trial}\n", *(path.read_text(encoding="utf-8", errors="replace") for path in found)])
+        if found
+        else ""
+    )
 
 
 def study_url(study_file: Path) -> str:
@@ -105,7 +138,7 @@ def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
 
 def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
     """How trials ended, by name. A last line that was cut off is no trial."""
-    return {row["trial"]: row for row in read_lines(run_folder / ENDED)}
+    return {row["trial"]: row for row in read_lines(run_folder / ENDED) if "trial" in row and "status" in row}
 
 
 def add_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -121,12 +154,12 @@ def add_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none if there is no file. A line that was cut off is none."""
+    """The objects of a file of JSON lines; none if there is no file. A line that was cut off, or damaged, is none."""
     found = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):
+                found.append(json.loads(line.decode("utf-8")))
     return [row for row in found if isinstance(row, dict)]
 
 

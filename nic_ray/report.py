@@ -1,5 +1,6 @@
 """What people read when a search is over."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def show_outcome(outcome: Outcome) -> None:
             f"not exported:\n  {listed}\nthe run is kept; to export it all the same, with these objections in its "
             f"model card: python -m nic_ray.export {outcome.run_folder} --export-anyway"
         )
-    console.say(f'load it with: SentenceTransformer("{outcome.folder}")')
+    console.say(f"load it with: SentenceTransformer({json.dumps(str(outcome.folder), ensure_ascii=False)})")
 
 
 def describe_part(part: str) -> str:

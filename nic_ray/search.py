@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -64,6 +65,7 @@ from nic_ray.record import (
     QUERIES_FILE,
     STUDY_FILE,
     checkpoints,
+    held,
     is_full,
     last_state,
     logging_to,
@@ -150,11 +152,12 @@ def run_search(
         )
     trains_on_gpus(config)  # or says why it cannot
     refuse_what_ray_cannot_use()
+    _refuse_tracker_of_no_use(config)
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
     run_folder = new_run_folder(run_root, name)
     mirror, bundle_mirror = (store / RUNS / run_folder.name, store / MODELS / name) if store else (None, None)
-    run = Run(run_folder, folder.resolve(), overwrite, export_anyway, mirror, bundle_mirror, "tune")
+    run = Run(run_folder, Path(os.path.realpath(folder)), overwrite, export_anyway, mirror, bundle_mirror, "tune")
     (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     asked = {
         "bundle": str(run.bundle),
@@ -195,8 +198,17 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         granted = (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{where}: no run of a search (holds no sound {RUN}); name a folder in runs/") from None
+    if not (run_folder / "config.yaml").is_file():
+        raise InputError(f'{run_folder}: its config.yaml is gone; write it again, from "settings" in its {RUN}')
     config = load_config(run_folder / "config.yaml")
-    _refuse_other_settings(run_folder, config, asked.get("settings"))
+    try:
+        _refuse_other_settings(run_folder, config, asked.get("settings"))
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{run_folder / RUN}: its settings are damaged, so the search cannot go on; start anew"
+        ) from None
     if mirror is None and config.storage and is_uri(config.storage):
         mirror = mirror_at(config.storage) / RUNS / run_folder.name
     bundle_mirror = None
@@ -295,6 +307,15 @@ def _refuse_unwritable(*folders: Path) -> None:
             raise InputError(f"{folder}: nothing can be kept there ({fault}); name others with --out and --run-dir")
 
 
+def _refuse_tracker_of_no_use(config: Config) -> None:
+    """Reach the tracker, if one is named, before pairs and model are read."""
+    if config.trackers.mlflow is not None:
+        import_ray()
+        from nic_ray import tracking
+
+        tracking.trackers(config.trackers, "")
+
+
 def _may_use_a_gpu_here(config: Config) -> bool:
     """Whether what this process computes may run on a GPU; of a cluster, only the nodes may have any."""
     return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
@@ -310,7 +331,7 @@ def _read_probe(config: Config) -> Collection | None:
 
 def _go_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_on: bool, view: View) -> Outcome:
     """Search as far as that has not been done, judge, export."""
-    with logging_to(run.folder / SEARCH_LOG, NOTED), _warnings_logged():
+    with held(run.folder), logging_to(run.folder / SEARCH_LOG, NOTED), _warnings_logged():
         try:
             return _carry_on(prepared, run, probe, search_on=search_on, view=view)
         except Exception as error:
@@ -327,9 +348,13 @@ def _describe_want_of_room(run: Run) -> str:
     free = {what: shutil.disk_usage(place).free for what, place in places.items()}
     listed = ", ".join(f"{places[what]} ({what}) has {free[what] / 2**20:,.0f} MiB left" for what in places)
     return (
-        f"no space left on a disk: {listed}; what has ended is kept. Make room, then go on with: python -m "
-        f"nic_ray.tune --resume {run.folder} (python -m nic_ray.plan predicts what a search needs)"
+        f"no space left on a disk: {listed}; what has ended is kept. Make room, then go on with: "
+        f"{_resume_command(run)} (python -m nic_ray.plan predicts what a search needs)"
     )
+
+
+def _resume_command(run: Run) -> str:
+    return f"python -m nic_ray.tune --resume {shlex.quote(str(run.folder))}"
 
 
 def _existing(path: Path) -> Path:
@@ -342,7 +367,7 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
         view.say(line)
     if probe is None:
         view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
-    view.say(f"run folder: {run.folder}; if it is cut off: python -m nic_ray.tune --resume {run.folder}")
+    view.say(f"run folder: {run.folder}; if it is cut off: {_resume_command(run)}")
     hardware.keep_freed_memory()
     objective = config.search.objective
     try:
@@ -369,8 +394,8 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted; go on with: python -m nic_ray.tune --resume {run.folder}\n"
-            f"or export the best so far: python -m nic_ray.export {run.folder}"
+            f"interrupted; go on with: {_resume_command(run)}\n"
+            f"or export the best so far: python -m nic_ray.export {shlex.quote(str(run.folder))}"
         ) from None
     _write_trials(run.folder / "trials.csv", trials)
     at = {depth: opened(each) for depth, each in inputs.items()}
@@ -804,15 +829,20 @@ def _fetch_checkpoints(run: Run) -> None:
 
 
 def _study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> Any:
-    """The study of an earlier run, made anew where it is damaged; None at the beginning."""
+    """The study of an earlier run, made anew where it is damaged or lost; None at the beginning."""
     from nic_ray import tuning
 
+    ended = read_ended(run_folder)
     try:
-        return tuning.open_study(run_folder / STUDY_FILE)
+        study = tuning.open_study(run_folder / STUDY_FILE)
+        if study is not None or not ended:
+            return study
+        fault = f"{run_folder / STUDY_FILE}: is not there, or empty"
     except InputError as error:
-        say(f"{error}; it is made anew from the trials that have ended")
-        tuning.rebuild_study(run_folder / STUDY_FILE, config, read_ended(run_folder))
-        return tuning.open_study(run_folder / STUDY_FILE)
+        fault = str(error)
+    say(f"{fault}; it is made anew from the trials that have ended")
+    tuning.rebuild_study(run_folder / STUDY_FILE, config, ended)
+    return tuning.open_study(run_folder / STUDY_FILE)
 
 
 def _samples_again(candidates: Sequence[Candidate], prepared: Prepared) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import errno
+import importlib.util
 import logging
 import os
 import socket
@@ -144,6 +145,8 @@ def _refuse_temporary_folder() -> None:
         raise InputError(f"{name} is set and empty: Ray's processes need a folder for files; unset it, or {way_out}")
     if not Path(place).is_absolute():
         raise InputError(f"{said}: Ray's processes need an absolute folder for their files; {way_out}")
+    if not place.isascii():
+        raise InputError(f"{said}: Ray's processes can use a folder in plain ASCII letters only; {way_out}")
     session = datetime.datetime.now().strftime(f"session_%Y-%m-%d_%H-%M-%S_%f_{os.getpid()}")
     path = os.fsencode(Path(place, "ray", session, "sockets", "plasma_store"))
     if len(path) > LONGEST_SOCKET:
@@ -217,6 +220,8 @@ def _refuse_address(address: str) -> None:
             "host:6379"
         )
     if found and scheme != "ray":
+        if not scheme.isidentifier() or importlib.util.find_spec(scheme) is None:
+            raise _cannot_be_joined(address, f"there is no {scheme}://, want host:port or ray://host:port")
         return  # of another program's, that Ray asks for the cluster
     if place.startswith(":"):  # of which Ray would print a traceback
         raise _cannot_be_joined(address, "it names no host")

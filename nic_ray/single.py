@@ -1,6 +1,7 @@
 """One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, prepare, refuse_other_data
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
-from nic_ray.record import LOG, TRAINED, load_state, logging_to, save_state
+from nic_ray.record import LOG, TRAINED, held, logging_to, readable_state, save_state
 
 CHECKPOINTS = "checkpoints"
 STARTED = "data.json"  # the settings and the data of the start
@@ -77,18 +78,20 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     try:
         asked = json.loads((run_folder / STARTED).read_text(encoding="utf-8"))
-        settings = asked.get("settings", started_with.model_dump(mode="json"))
-    except (OSError, ValueError, AttributeError):
+        changed = changed_settings(started_with, asked.get("settings", started_with.model_dump(mode="json")))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise InputError(f"{run_folder}: no run of nic_ray.train (no sound {STARTED}); name one in runs/") from None
-    if changed := changed_settings(started_with, settings):
+    if changed:
         raise InputError(
             f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
             "those. Put the old values back to go on, or start anew with the new ones: python -m nic_ray.train "
             f"{run_folder / 'config.yaml'}"
         )
-    checkpoints = sorted(path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt"))
-    state = load_state(checkpoints[-1]) if checkpoints else None
-    view.say(f"going on from {checkpoints[-1]}" if checkpoints else "no checkpoint yet: starting at the beginning")
+    checkpoints = sorted((path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt")), reverse=True)
+    # one that was cut off while it was written is passed over
+    sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)) and "finished" in state)
+    newest, state = next(sound, (None, None))
+    view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
     refuse_other_data(prepared, asked, run_folder)
     return _go_on(prepared, run_folder, state, view)
@@ -99,7 +102,9 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
     depth, objective = config.train.frozen_layers, config.search.objective
     for line in describe_run(prepared):
         view.say(line)
-    view.say(f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {run_folder}")
+    view.say(
+        f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {shlex.quote(str(run_folder))}"
+    )
     hardware.keep_freed_memory()
     found = inputs_by_depth(
         prepared.encoder,
@@ -116,7 +121,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
     source = feed(inputs, prepared.device)
     # a copy is trained: the prepared encoder stays the base until the best weights are exported
     upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
-    with logging_to(run_folder / LOG):
+    with held(run_folder), logging_to(run_folder / LOG):
         if state is None or not state["finished"]:
             for evaluation in loop.fit(
                 config.train,
@@ -168,7 +173,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         results,
         run_folder / TRAINED,
         objective=objective,
-        training_log=(run_folder / LOG).read_text(encoding="utf-8"),
+        training_log=(run_folder / LOG).read_text(encoding="utf-8", errors="replace"),
         overwrite=True,
         evidence={"passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         view=view,

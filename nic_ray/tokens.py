@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -70,8 +71,21 @@ def stored_prompts(base_model: str) -> Prompts:
     file = _folder(base_model) / _PROMPTS
     if not file.is_file():
         return NO_PROMPTS
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return prompts_of(content.get("prompts") or {}, content.get("default_prompt_name"))
+    content = _settings_in(file)
+    prompts = content.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(each, str | None) for each in prompts.values()):
+        raise InputError(f'{file}: "prompts" must be texts by name, got {prompts!r:.80}; correct it')
+    return prompts_of(prompts, content.get("default_prompt_name"))
+
+
+def _settings_in(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not JSON ({error}); save the model again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must be a JSON object, got {type(content).__name__}; save the model again")
+    return content
 
 
 def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tuple[dict[str, int], int]:
@@ -127,5 +141,5 @@ def _folder(base_model: str) -> Path:
 
 def _own_limits(folder: Path) -> list[int]:
     files = {folder / name: field for name, field in _LIMITS.items() if (folder / name).is_file()}
-    values = [json.loads(file.read_text(encoding="utf-8")).get(field) for file, field in files.items()]
-    return [int(value) for value in values if value]
+    values = [_settings_in(file).get(field) for file, field in files.items()]
+    return [value for value in values if isinstance(value, int) and value]

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -12,6 +13,9 @@ from nic_ray.config import TrackersConfig
 from nic_ray.errors import InputError
 
 log = logging.getLogger("nic_ray.tracking")
+
+REFUSED = re.compile(r"[^\w/.\- :]")
+"""Characters that MLflow takes in no name of a metric."""
 
 
 class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
@@ -26,12 +30,23 @@ class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
         _survived(super().log_trial_start, trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        """An evaluation."""
-        _survived(super().log_trial_result, iteration, trial, result)
+        """An evaluation. Ray logs its figures one by one: a name that MLflow refuses would cost the others too."""
+        _survived(super().log_trial_result, iteration, trial, _with_names_of_mlflow(result))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """How it ended."""
         _survived(super().log_trial_end, trial, failed)
+
+
+def _with_names_of_mlflow(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Each figure under a name that MLflow takes, another one for each."""
+    taken: dict[str, Any] = {}
+    for name, value in result.items():
+        plain = "/".join(part if part.strip(".") else "_" * len(part) for part in REFUSED.sub("_", name).split("/"))
+        while plain in taken:
+            plain += "_"
+        taken[plain] = value
+    return taken
 
 
 def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:

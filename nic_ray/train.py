@@ -1,5 +1,6 @@
 """`python -m nic_ray.train`: train one configuration, without a search."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def main(
     for part, results in trained.results.items():
         console.say(f"\n{part}")
         console.show(console.metrics_table(results, passages=trained.passages[part]))
-    console.say(f'load it with: SentenceTransformer("{trained.folder}")')
+    console.say(f"load it with: SentenceTransformer({json.dumps(str(trained.folder), ensure_ascii=False)})")
 
 
 if __name__ == "__main__":

@@ -344,13 +344,14 @@ def _row(
 
 
 def rebuild_study(study_file: Path, config: Config, ended: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make a damaged study anew from how its trials ended; the damaged one is kept beside it.
+    """Make a damaged or lost study anew from how its trials ended; a damaged one is kept beside it.
 
     Args:
         ended: from `record.read_ended`. Numbers that are missing in between become failed trials.
     """
     states = {status: state for state, status in STATUS.items()}
-    study_file.replace(study_file.with_suffix(".damaged"))
+    if study_file.exists():
+        study_file.replace(study_file.with_suffix(".damaged"))
     study = optuna.create_study(study_name=STUDY, storage=_storage(study_file), direction="maximize")
     by_number = {int(name.removeprefix("trial-")): row for name, row in ended.items() if name[6:].isdigit()}
     for number in range(max(by_number, default=-1) + 1):

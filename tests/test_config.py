@@ -164,6 +164,7 @@ def test_all_errors_are_listed_at_once(refusal):
         ("space: {scale: {choise: [1]}}", "space.scale.choise: no such setting; did you mean choice?"),
         ("train: {epochs: 0}", "train.epochs: must be >= 1, got 0"),
         ("train: {warmup_share: 1}", "train.warmup_share: must be < 1, got 1"),
+        ("search: {seed: 1764316800000}", "search.seed: must be < 2147483648, got 1764316800000"),
         ("train: {learning_rate: 2}", "train.learning_rate: must be <= 1, got 2"),
         ("train: {learning_rate: fast}", "train.learning_rate: must be a number, got 'fast'"),
         ("train: {base_model: 3}", "train.base_model: must be text, got 3"),

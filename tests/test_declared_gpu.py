@@ -14,9 +14,10 @@ import torch
 from nic_ray import activations, comparison, conversion, evaluation, loop, single
 from nic_ray.activations import Inputs, feed, frozen_inputs, padded_batch
 from nic_ray.bundle import file_sha256, find_faults, write_bundle
+from nic_ray.cache import run_here
 from nic_ray.candidates import Candidate, averaged, best_of, load_probe, refitted, retention_of
 from nic_ray.config import Config
-from nic_ray.encoder import Encoder, Upper, load, upper_copy, whole
+from nic_ray.encoder import Encoder, Upper, load, lower, upper_copy, whole
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.judgement import final, judge
 from nic_ray.loop import Evaluation, fit
@@ -176,6 +177,16 @@ def assert_close(found: Any, expected: Any, where: str) -> None:
             assert_close(one, other, where)
     else:
         assert found == pytest.approx(expected, rel=1e-4), where
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_blocks_that_are_run_in_shards_leave_the_encoder_as_it_was(prepared, family):
+    with declared():
+        given = prepared(family, "cuda")
+        shards = [given.tokens] * 2
+        first, second = run_here("cuda", bf16=False)([lower(given.encoder, 0, 1)], shards)
+        assert_untouched(given.encoder, "a chain in this process")
+    np.testing.assert_array_equal(first[0], second[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

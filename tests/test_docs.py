@@ -132,6 +132,14 @@ def test_the_readme_is_short_enough_to_be_read():
     assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) < 250
 
 
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_nothing_is_said_to_be_the_same_bit_for_bit_without_saying_on_what(page):
+    words = " ".join(page.read_text(encoding="utf-8").split())
+    for sentence in re.split(r"(?<=[.!?])(?:\*\*)? ", words):
+        if "bit for bit" in sentence.lower():
+            assert re.search(r"\b(?:CPU|GPU)\b", sentence), sentence
+
+
 def generated():
     sys.path.insert(0, str(ROOT / "docs"))
     try:

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from nic_ray import check, compare, console, evaluate
+from nic_ray import check, compare, console, evaluate, mine
 from nic_ray.bundle import model_card
 from nic_ray.domains import ENDS, MANY, as_csv, between, changes_of, names_of, shown_domains
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png
 from nic_ray.progress import Live, Round, drawn
+from nic_ray.report import describe_evidence
 
 COUNT = 300
 NAMES = [f"MX-{number:04d}" for number in range(COUNT)]
@@ -149,6 +150,8 @@ def test_the_page_shows_the_ends_of_many_domains_with_their_passages(metadata, t
     text = write_page(tmp_path).read_text(encoding="utf-8")
     recall = text.partition('<section id="recall">')[2].partition("</section>")[0]
     assert "<th>passages</th>" in recall
+    assert recall.count("<td>3</td>") == 2 * ENDS
+    assert f"<td>{3 * COUNT}</td>" in recall
     assert recall.count("<tr>") == 1 + 2 * ENDS + 1
     assert f"{COUNT - 2 * ENDS:,} more lie between, see domains.csv" in recall
     assert int(recall.partition('"height":')[2].partition(",")[0].partition("}")[0]) < 1500
@@ -200,6 +203,22 @@ def printed(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def test_what_is_said_of_many_domains_at_the_end_of_a_search_is_bounded(metadata):
+    evidence = metadata | {"trained": {}, "confirmed": [], "retention": None, "leaks": {}}
+    lines = describe_evidence(evidence, metadata["results"])
+    assert len(lines) < 2 * ENDS + 10
+    assert f"  … {COUNT - 2 * ENDS} more" in lines
+    for name, told in (("MX-0000", True), ("MX-0150", False), ("MX-0299", True)):
+        assert any(line.startswith(f"  {name}: ") for line in lines) == told
+
+
+def test_what_mining_prints_of_many_domains_is_bounded(catalogue, tiny_model_folder, printed, tmp_path):
+    pytest.importorskip("datasets")
+    text = printed(mine.main, catalogue, "--out", tmp_path / "mined.jsonl", "--model", tiny_model_folder)
+    assert len(text.splitlines()) < 60
+    assert "… 40 more" in text
 
 
 def test_what_commands_print_of_many_domains_is_bounded_and_json_is_complete(catalogue, tiny_model_folder, printed):

@@ -19,8 +19,16 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
     Transformer,
 )
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from nic_ray import encoder as module
 from nic_ray.encoder import (
@@ -529,6 +537,30 @@ def test_what_cannot_be_followed_is_refused_with_a_way_out(changed_model, name, 
     folder = edited(changed_model(prompts=PROMPTS), name, **changes)
     with pytest.raises(InputError, match=rf"^{re.escape(str(folder))}: .*{said}.*; or name a model of"):
         load(str(folder))
+
+
+@pytest.mark.parametrize("names", [("search_query", "search_document"), ("s2p_query",), ("clustering",)])
+def test_prompts_of_which_nobody_says_what_they_belong_to_are_refused(changed_model, names):
+    folder = changed_model(prompts=dict.fromkeys(names, "replace the pump "))
+    with pytest.raises(InputError, match=rf"neither query nor passage \({', '.join(names)}\); copy those"):
+        load(str(folder))
+    assert load(str(changed_model(prompts={"query": "pumps ", "classification": "trucks "}))).prompts.query == "pumps "
+
+
+def test_a_text_is_cut_off_where_roberta_has_no_more_positions(tmp_path):
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "pump"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    bare = RobertaModel(RobertaConfig(vocab_size=64, max_position_embeddings=20, pad_token_id=1, **sizes))
+    wrapped.save_pretrained(tmp_path / "bare")
+    bare.save_pretrained(tmp_path / "bare")
+    words = Transformer(str(tmp_path / "bare"))
+    SentenceTransformer(modules=[words, Pooling(32)], device="cpu").save(str(tmp_path / "base"))
+    encoder = load(str(tmp_path / "base"))
+    assert token_limit(encoder, 256) == 18
+    assert len(encoder.model.encode(["pump " * 40])[0]) == 32
 
 
 def test_different_ways_for_queries_and_passages_are_refused(changed_model):

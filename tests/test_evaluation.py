@@ -164,6 +164,16 @@ def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs)
     )
 
 
+def test_plain_sentence_transformers_leaves_variants_of_the_answer_out_as_well(tiny_model_folder, tiny_pairs):
+    both, rows = index_pairs(with_variants(tiny_pairs)), list(range(len(tiny_pairs)))
+    encoder, texts = load(str(tiny_model_folder)), texts_to_score(both, rows)
+    source = feed(token_inputs(encoder, both.texts, 64), "cpu")
+    expected = query_scores(embed(upper(encoder, 0), source, texts), texts, both, rows)
+    found = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), both, rows)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=1e-6)
+
+
 def test_what_was_retrieved_instead_is_no_variant_of_the_answer(tiny_pairs):
     both = index_pairs(with_variants(tiny_pairs))
     rows = list(range(len(tiny_pairs)))

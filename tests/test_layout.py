@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -227,6 +228,12 @@ def test_a_folder_is_named_for_what_it_is(tmp_path):
     for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
         (tmp_path / name).touch()
     assert "is a folder in BEIR form, which python -m nic_ray.evaluate takes" in told(tmp_path)
+
+
+def test_a_pipe_is_refused_since_it_can_be_read_once(tmp_path):
+    pipe = tmp_path / "pairs.jsonl"
+    os.mkfifo(pipe)
+    assert "is a pipe or a device, which can be read only once; write its rows into a file" in told(pipe)
 
 
 NAN = "NaN, which is no JSON and stands for a missing value"

@@ -75,6 +75,12 @@ def test_a_place_that_nobody_knows_is_refused():
         mirror_at("nowhere://bucket")
 
 
+@pytest.mark.parametrize("uri", ["s3://", "s3:///"])
+def test_an_address_that_names_nothing_is_refused(uri):
+    with pytest.raises(InputError, match=r"^storage: .* cannot be reached .*want a URI"):
+        mirror_at(uri)
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
     [("s3://bucket/a", True), ("/mnt/shared", False), ("file:///mnt/shared", False), ("a", False)],

@@ -55,6 +55,12 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
         new_run_folder(tmp_path / "file", "name")
 
 
+def test_two_searches_that_start_in_one_second_have_a_folder_each(tmp_path):
+    found = {new_run_folder(tmp_path, "name") for _ in range(3)}
+    assert len(found) == 3
+    assert all(folder.is_dir() for folder in found)
+
+
 PROMPTS = {"query": "pumps radios trucks ", "document": "replace clean tighten "}
 
 

@@ -78,6 +78,8 @@ def test_storage_names_the_folder_that_it_says_as_a_path_and_quoted(name):
 
 def test_a_path_that_is_not_quoted_keeps_what_would_end_it_in_an_address():
     assert local_folder("file:///shared/a#b?c d") == Path("/shared/a#b?c d")
+    assert not is_uri("/shared/a://b")
+    assert not is_uri("shared/a://b")
 
 
 @several(100)

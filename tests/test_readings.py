@@ -60,7 +60,7 @@ def test_of_many_readings_the_last_three_are_named(run):
 def test_a_line_that_was_cut_off_costs_no_other(run):
     note(run)
     with (run / READINGS).open("a") as file:
-        file.write('{"when": "2026-0')
+        file.write('{"split": "s"}\n{"when": "2026-0')
     assert [row["command"] for row in note(run, "export")] == ["tune", "export"]
     assert [row["command"] for row in readings_of(run, "s")] == ["tune", "export"]
 

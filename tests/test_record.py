@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nic_ray import record
-from nic_ray.errors import wants_room
-from nic_ray.record import ENDED, add_ended, load_state, logging_to, read_ended, save_state
+from nic_ray.errors import InputError, wants_room
+from nic_ray.record import ENDED, add_ended, held, load_state, logging_to, read_ended, readable_state, save_state
 
 
 def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
@@ -27,6 +27,30 @@ def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
     (tmp_path / ENDED).unlink()
     add_ended(tmp_path, "trial-000", {})
     assert json.loads((tmp_path / ENDED).read_text()) == {"trial": "trial-000"}
+
+
+def test_damaged_lines_cost_no_other(tmp_path):
+    add_ended(tmp_path, "trial-000", {"status": "finished"})
+    with (tmp_path / ENDED).open("ab") as file:
+        file.write(b'\xff\n{"x": 1}\n[1]\n')
+    add_ended(tmp_path, "trial-001", {"status": "failed"})
+    assert list(read_ended(tmp_path)) == ["trial-000", "trial-001"]
+
+
+def test_a_run_is_held_by_one_process(tmp_path):
+    with held(tmp_path), pytest.raises(InputError, match="another process is working on this run"), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_state_that_is_damaged_is_none(tmp_path, content):
+    if content is None:
+        torch.save([1], tmp_path / "state.pt")
+    else:
+        (tmp_path / "state.pt").write_bytes(content)
+    assert readable_state(tmp_path) is None
 
 
 @pytest.mark.parametrize(("free", "is_full"), [(4096, True), (2**30, False)])

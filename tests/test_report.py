@@ -40,6 +40,28 @@ def test_epochs_stand_beside_every_model_in_a_table(tmp_path, capsys):
     assert "cut off" not in shown
 
 
+def test_the_passages_of_each_domain_stand_in_every_table(tmp_path, capsys):
+    found = evidence(trained("trial-000", 3.0)) | {
+        "passages": {"validation": {"pumps": 9, "macro": 19}, "test": {"pumps": 8, "macro": 18}}
+    }
+    results = {part: {"base": FLAT, "tuned": FLAT} for part in ("validation", "test", "test in domain")}
+    judgement = SimpleNamespace(evidence=found, results=results)
+    show_outcome(SimpleNamespace(judgement=judgement, folder=Path("models/a"), run_folder=tmp_path))
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line[:1] == ["pumps"]] == [["pumps", "9"], ["pumps", "8"], ["pumps", "8"]]
+    assert [line for line in lines if line[:1] == ["macro"]] == [["macro", "19"], ["macro", "18"], ["macro", "18"]]
+
+
+def test_a_second_reading_of_the_test_rows_is_said_in_the_terminal():
+    readings = [
+        {"when": f"2026-01-0{day}", "command": command, "rows": 320, "model": "trial-004", "run": "a"}
+        for day, command in ((1, "export"), (2, "tune --resume"))
+    ]
+    assert not any("had been read" in line for line in describe_evidence(evidence(trained("trial-000", 3.0)), {}))
+    said = describe_evidence(evidence(trained("trial-000", 3.0)) | {"readings": readings}, {})
+    assert any(line.startswith("warning: the 320 test rows had been read once before: 2026-01-01") for line in said)
+
+
 def test_a_first_trial_that_was_cut_off_is_not_compared_in_silence():
     said = describe_evidence(evidence(trained("trial-000", 1.0, finished=False)), {})
     assert any(line.startswith("The first trial was cut off after 1 of 3 epochs: ") for line in said)

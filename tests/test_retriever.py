@@ -45,6 +45,18 @@ def test_both_models_rank_as_their_embeddings_say(bundle, tiny_model, tiny_pairs
     assert lines[1] == f"  1. {first.cosine:.3f}  {first.domain}  (base model: rank {first.other_rank})"
 
 
+def test_both_models_are_put_on_the_device(bundle, tiny_pairs_file, monkeypatch):
+    moved, to = [], SentenceTransformer.to
+
+    def note(model, *where, **_):
+        moved.extend(each for each in where if isinstance(each, str))
+        return to(model, "cpu")
+
+    monkeypatch.setattr(SentenceTransformer, "to", note)
+    retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
+    assert moved.count("cuda") == 2
+
+
 def test_a_damaged_bundle_answers_nothing(bundle, tiny_pairs_file):
     (bundle / "model.safetensors").write_bytes(b"x")
     with pytest.raises(InputError, match="not loaded"):

@@ -1,5 +1,6 @@
 """How trials are laid out and judged; no cluster is started."""
 
+import csv
 import json
 import threading
 from concurrent.futures import CancelledError
@@ -15,11 +16,12 @@ from nic_ray import search, tuning
 from nic_ray.cache import Budget, opened, run_here
 from nic_ray.candidates import Candidate, best_first, scores_of_base
 from nic_ray.config import Config, dump_config
+from nic_ray.encoder import upper_copy
 from nic_ray.errors import InputError, RunError
 from nic_ray.placement import place
 from nic_ray.preparation import prepare
 from nic_ray.progress import View
-from nic_ray.record import save_state
+from nic_ray.record import add_ended, save_state
 from nic_ray.search import _best_before
 
 
@@ -116,6 +118,67 @@ def test_workers_that_may_share_a_gpu_talk_by_gloo(gpus, backend):
     assert worker.backend(placement.gpus_per_worker) == backend
 
 
+class FarEnough(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0.5, "gloo"), (1, "nccl")])
+def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monkeypatch, gpus, backend):
+    worker, UserCallback = pytest.importorskip("nic_ray.worker"), pytest.importorskip("ray.train").UserCallback
+    asked = []
+
+    def stop(*_, torch_config, scaling_config, **__):
+        asked.append((torch_config.backend, scaling_config.resources_per_worker["GPU"]))
+        raise FarEnough
+
+    monkeypatch.setattr(worker, "TorchTrainer", stop)
+    monkeypatch.setattr(worker, "TuneReportCallback", UserCallback)  # Tune's own wants a session of Tune
+    monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    monkeypatch.setattr(worker.tune, "get_context", lambda: SimpleNamespace(get_trial_name=lambda: "trial-000"))
+    monkeypatch.setattr(worker.train_constants, "ENV_VARS_TO_PROPAGATE", set())
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    plan = SimpleNamespace(base=config().train, workers=2, gpus_per_worker=gpus, run_folder=tmp_path, mirror=None)
+    with pytest.raises(FarEnough):
+        worker.run_trial({}, plan)
+    assert asked == [(backend, gpus)]
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0.25, 0.25), (1, 1.0), (2, 1.0)])
+def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, tmp_path, monkeypatch, gpus, share):
+    worker = pytest.importorskip("nic_ray.worker")
+    asked = []
+
+    def stop(*_, **given):
+        asked.append(given)
+        raise FarEnough
+
+    monkeypatch.setattr(worker.ray, "get", lambda each: each)
+    monkeypatch.setattr(worker, "feed", stop)
+    plan = SimpleNamespace(
+        collection=prepared.collection,
+        uppers={1: upper_copy(prepared.encoder, 1, from_ids=True)},
+        inputs={1: prepared.tokens},
+        gpus_per_worker=gpus,
+    )
+    given = {"train": prepared.config.train.model_dump(), "plan": plan, "start": None}
+    with pytest.raises(FarEnough):
+        worker._train(given, "cpu", None, tmp_path, lambda *_: None)
+    assert asked == [{"share": share}]
+
+
+@pytest.mark.parametrize(("usable", "cpus"), [(3, 3), (64, 6)])
+def test_trials_share_no_more_cpus_than_a_process_may_use(monkeypatch, usable, cpus):
+    worker = pytest.importorskip("nic_ray.worker")
+    nodes = [
+        {"NodeID": name, "Alive": True, "NodeManagerHostname": host, "Resources": {"CPU": 3.0}}
+        for name, host in (("a", "here"), ("b", "here"), ("c", "elsewhere"))
+    ]
+    monkeypatch.setattr(worker.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
+    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: usable)
+    assert worker._this_machine() == ("here", cpus)
+
+
 def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
     worker = pytest.importorskip("nic_ray.worker")
     with_gpu, without = SimpleNamespace(gpus_per_worker=0.5), SimpleNamespace(gpus_per_worker=0)
@@ -139,6 +202,44 @@ def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monk
     assert search._settled(replace(prepared, config=asked), without, joined=True).device == "cpu"
     on_cpus = asked.model_copy(update={"train": asked.train.model_copy(update={"device": "cpu"})})
     assert search._settled(replace(prepared, config=on_cpus), without, joined=False).device == "cpu"
+
+
+@pytest.mark.parametrize("missing", ["", "PyTorch 2 sees no CUDA device"])
+def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(prepared, monkeypatch, missing):
+    ray, worker = pytest.importorskip("ray"), pytest.importorskip("nic_ray.worker")
+    node = {"NodeID": "a", "Alive": True, "Resources": {"GPU": 2.0}, "NodeManagerAddress": "10.0.0.7"}
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(worker, "look_for_gpus", lambda _: worker.Seen(missing, False))
+    asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
+    placement = place(asked, cpus=2, gpus_of_nodes=[2])
+    given = replace(prepared, config=asked)
+    if not missing:
+        assert not search._settled(given, placement, joined=True).bf16
+        return
+    with pytest.raises(
+        InputError, match=rf"^node 10\.0\.0\.7: Ray gives trials 2 GPU\(s\) there, and {missing}; or train"
+    ):
+        search._settled(given, placement, joined=True)
+
+
+def test_frozen_blocks_run_in_one_process_a_gpu_and_not_in_one_a_shard(prepared, monkeypatch):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("nic_ray.worker")
+    asked = []
+
+    def on_gpus(_, shards, gpus):
+        asked.append(gpus)
+        return ([shard] for shard in shards)
+
+    monkeypatch.setattr(ray, "put", lambda each: each)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0, "CPU": 4.0})
+    monkeypatch.setattr(search, "_on_gpus", on_gpus)
+    placement = place(config(resources={"gpus_per_worker": 0.5}), cpus=4, gpus_of_nodes=[2])
+    chain = search._chain_on_cluster(prepared, placement)
+    assert list(chain([], list(range(12)))) == [[shard] for shard in range(12)]
+    assert list(chain([], [0])) == [[0]]
+    assert asked == [2, 1]
 
 
 def test_cuda_is_left_to_the_cluster_where_one_is_joined(monkeypatch):
@@ -194,7 +295,7 @@ def prepared(tiny_model, tiny_pairs_file):
     return prepare(settings, on_gpu=False)
 
 
-def run_folder_of(tmp_path, settings, *, noted=True, study=False):
+def run_folder_of(tmp_path, settings, *, noted=True, study=False, trials=1):
     """What a search that was started with some settings leaves, as far as a resume looks at it at first."""
     folder = tmp_path / "runs" / "tiny-20260101T000000Z"
     folder.mkdir(parents=True)
@@ -208,7 +309,8 @@ def run_folder_of(tmp_path, settings, *, noted=True, study=False):
         drawn = {name: tuning._distribution(each) for name, each in settings.space.items()}
         params = {name: getattr(settings.train, name) for name in drawn}
         made = optuna.create_study(study_name="nic_ray", storage=storage, direction="maximize")
-        made.add_trial(optuna.trial.create_trial(value=0.5, params=params, distributions=drawn))
+        for _ in range(trials):
+            made.add_trial(optuna.trial.create_trial(value=0.5, params=params, distributions=drawn))
         storage.engine.dispose()
     return folder
 
@@ -304,6 +406,15 @@ def test_what_does_not_change_a_trial_may_be_changed(tmp_path, nothing_is_read, 
         resumed(folder)
 
 
+def test_a_resumed_search_too_tries_what_ray_needs_before_anything_is_read(tmp_path, nothing_is_read, monkeypatch):
+    def refuse():
+        raise InputError("TMPDIR: too long for Ray")
+
+    monkeypatch.setattr(search, "refuse_what_ray_cannot_use", refuse)
+    with pytest.raises(InputError, match="too long for Ray"):
+        resumed(run_folder_of(tmp_path, config(**SEARCHED)))
+
+
 def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp_path):
     room, over = Budget(1e9, 1e9, tmp_path), threading.Event()
     assert search._read_early(prepared, room, over, View()) is None  # there is nothing to read yet
@@ -319,6 +430,57 @@ def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp
     (file,) = tmp_path.glob("*.npy")
     file.write_bytes(b"damaged")
     assert search._read_early(prepared, room, over, View()) is None
+
+
+def left_by(folder, trial, value, *, epoch=3.0, status="finished", tokens=32768):
+    """What a trial leaves in its run folder."""
+    place = folder / "ray" / trial / "checkpoint_000000"
+    place.mkdir(parents=True)
+    metrics = {"recall_at_5/macro": value, "mrr/macro": value, "epoch": epoch}
+    state = {"best": {"metrics": metrics, "upper": {}}, "metrics": metrics, "finished": status == "finished"}
+    save_state(state | {"micro_batch_tokens": tokens}, place)
+    add_ended(folder, trial, {"status": status, "error": "", "epoch": epoch, "seconds": 1.0, "sample": {}})
+
+
+def test_a_row_of_a_trial_says_how_long_it_was_trained_and_how_many_tokens_its_memory_held(prepared, tmp_path):
+    left_by(tmp_path, "trial-000", 0.6)
+    left_by(tmp_path, "trial-001", 0.7, epoch=1.0, status="stopped", tokens=4096)
+    candidates, rows = search._collect(tmp_path, {"trial-000": {}, "trial-001": {}}, prepared, None)
+    assert [(each.name, each.epochs, each.finished) for each in candidates] == [
+        ("trial-001", 1.0, False),
+        ("trial-000", 3.0, True),
+    ]
+    search._write_trials(tmp_path / "trials.csv", rows)
+    with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
+        found = [(row["trial"], row["epochs"], row["micro_batch_tokens"]) for row in csv.DictReader(file)]
+    assert found == [("trial-000", "3.0", "32768"), ("trial-001", "1.0", "4096")]
+
+
+def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_join_the_mean(
+    prepared, tmp_path, monkeypatch
+):
+    folder = run_folder_of(tmp_path, prepared.config, study=True, trials=4)
+    for number, value in enumerate((0.5, 0.749, 0.6, 0.7)):
+        left_by(folder, f"trial-{number:03d}", value)
+    left_by(folder, "trial-003-seed-43", 0.72)
+    left_by(folder, "trial-001-seed-43", 0.1, epoch=0.5, status="stopped")  # was cut off
+    monkeypatch.setattr(search, "_refuse_unshared_places", lambda *_: None)
+    monkeypatch.setattr(search, "_plan", lambda *_: None)
+    run = search.Run(folder, tmp_path / "models", False, False, None, None, "export")
+    placement = place(prepared.config, cpus=2, gpus_of_nodes=[0])
+    first, best, confirmations, rows = search._find_best(
+        prepared, placement, {}, {}, lambda: None, run, [], search_on=False, view=View()
+    )
+    assert first is not None
+    assert first.name == "trial-000"
+    assert [(each.trial, each.values) for each in confirmations] == [
+        ("trial-001", {42: 0.749}),
+        ("trial-003", {42: 0.7, 43: 0.72}),
+    ]
+    assert [each.name for each in best] == [
+        "trial-001", "trial-003-seed-43", "trial-003", "trial-002", "trial-000", "trial-001-seed-43"
+    ]  # fmt: skip
+    assert {row["trial"] for row in rows} == {each.name for each in best}
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):

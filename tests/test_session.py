@@ -69,7 +69,10 @@ def test_rays_own_temporary_folder_counts_before_the_systems(monkeypatch, short)
     refuse_what_ray_cannot_use()
 
 
-@pytest.mark.parametrize(("place", "fault"), [("/proc", "cannot keep its files there"), ("near", "an absolute folder")])
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [("/proc", "cannot keep its files there"), ("near", "an absolute folder"), ("/tmp/é", "plain ASCII")],
+)
 def test_a_temporary_folder_that_is_of_no_use_is_refused(monkeypatch, place, fault):
     monkeypatch.setenv("RAY_TMPDIR", place)
     with pytest.raises(InputError, match=rf"RAY_TMPDIR={place}: .*{fault}.*set RAY_TMPDIR to a folder"):
@@ -204,6 +207,13 @@ def test_another_service_than_ray_is_refused(monkeypatch):
             refuse_what_ray_cannot_use()
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:6379", "no such://place"])
+def test_a_kind_of_address_that_ray_does_not_know_is_refused(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=r"no Ray cluster can be joined there \(there is no .*want host:port"):
+        refuse_what_ray_cannot_use()
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://ray.example.org"])
 def test_the_address_for_jobs_is_told_from_that_of_a_cluster(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -277,6 +287,23 @@ def test_whatever_else_keeps_ray_from_starting_takes_one_line_and_is_logged(monk
         pass
     assert str(found.value).startswith("Ray does not start (ValueError: the raylet has died); search.log")
     assert "Traceback" in caplog.text
+
+
+def test_a_cluster_of_our_own_counts_the_cpus_that_this_process_may_use(monkeypatch):
+    ray = pytest.importorskip("ray")
+    asked = []
+
+    def init(**given: object) -> None:
+        asked.append(given["num_cpus"])
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: 3)
+    with pytest.raises(RunError, match="far enough"), ray_session(View()):
+        pass
+    assert asked == [3]
 
 
 @pytest.mark.ray

@@ -47,7 +47,6 @@ def given_by_sentence_transformers(folder):
         ({"query": "ask: ", "document": "text: ", "passage": "other: "}, None),
         ({"query": "ask: ", "document": ""}, "query"),
         ({"query": "ask: ", "s2s": "any: "}, "s2s"),
-        ({"clustering": "group: "}, None),
     ],
 )
 def test_stored_prompts_are_those_that_sentence_transformers_puts_in_front(changed_model, prompts, default):

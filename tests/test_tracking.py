@@ -7,7 +7,7 @@ import pytest
 
 from nic_ray.config import TrackersConfig
 from nic_ray.errors import InputError
-from nic_ray.tracking import trackers
+from nic_ray.tracking import _with_names_of_mlflow, trackers
 
 
 def test_nothing_is_recorded_where_nobody_asked():
@@ -24,6 +24,16 @@ def test_a_package_that_lacks_is_named_with_the_way_to_get_it(monkeypatch):
 def test_a_store_that_cannot_be_used_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"trackers\.mlflow: nonsense://there cannot be used .*; name a store such as"):
         trackers(TrackersConfig(mlflow="nonsense://there"), "run")
+
+
+def test_every_figure_has_a_name_that_mlflow_takes():
+    _validate_metric_name = pytest.importorskip("mlflow.utils.validation")._validate_metric_name
+    domains = ["brakes & hydraulics (old)", "brakes ? hydraulics (old)", "हिन्दी", "..", "radar"]
+    found = _with_names_of_mlflow({f"mrr/{domain}": place for place, domain in enumerate(domains)})
+    assert list(found.values()) == list(range(5))
+    assert list(found)[-1] == "mrr/radar"
+    for name in found:
+        _validate_metric_name(name)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
