@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from nic_ray.config import DataConfig
+from nic_ray.config import load_config
 from nic_ray.pairs import read_pairs
 from nic_ray.preparation import divide
 
@@ -22,8 +22,8 @@ def main() -> None:
     """Count, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=42, help="of the split")
-    split = DataConfig(validation_share=0.2, test_share=0.2, seed=parser.parse_args().seed)
-    _, parts = divide(read_pairs(PAIRS), split)
+    config = load_config(Path("tune_configs/cpu.yaml"), {"data.seed": parser.parse_args().seed})
+    _, parts = divide(read_pairs(PAIRS), config.data)
     rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     terms = json.loads(GLOSSARY.read_text(encoding="utf-8"))
     words = {domain: [word for term in own for word in term["shop"]] for domain, own in terms.items()}

@@ -1,6 +1,7 @@
 """Models beside each other on the same rows: an exported one and its base, or several."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -286,7 +287,8 @@ def _model_of(name: str) -> str:
         bundle = None
     if bundle is None or not Path(bundle).is_dir():
         raise InputError(
-            f"{name}: has exported no model that is still there; export it with python -m nic_ray.export {name}, "
+            f"{name}: has exported no model that is still there; export it with python -m nic_ray.export "
+            f"{shlex.quote(name)}, "
             "or name a model"
         )
     return str(bundle)

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, is_utf8
 
 Protocol = Literal["unseen_passages", "unseen_queries"]
 Objective = Literal["recall_at_5/macro", "mrr/macro", "recall_at_5/worst"]
@@ -52,7 +52,7 @@ class Section(BaseModel):
     @classmethod
     def _can_be_written(cls, value: Any) -> Any:
         """YAML can name characters that no file name, address or UTF-8 text has."""
-        if isinstance(value, str) and ("\0" in value or _has_surrogates(value)):
+        if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
             raise ValueError(f"must be text without null characters and halves of characters, got {_shown(value)}")
         return value
 
@@ -137,10 +137,6 @@ class TrainConfig(Section):
                 f"with queries_per_passage {self.queries_per_passage}"
             )
         return self
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _choice(value: Any) -> Any:
@@ -497,18 +493,17 @@ def _sentence(error: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     rules = {
-        "greater_than": "> {gt}",
-        "greater_than_equal": ">= {ge}",
-        "less_than": "< {lt}",
-        "less_than_equal": "<= {le}",
+        "greater_than": "> {gt:.10g}",
+        "greater_than_equal": ">= {ge:.10g}",
+        "less_than": "< {lt:.10g}",
+        "less_than_equal": "<= {le:.10g}",
         "string_type": "text",
         "string_too_short": "a name",
         "model_type": "settings by name",
         "dict_type": "settings by name",
     }
     if kind in rules:
-        bounds = {name: f"{bound:g}" if bound < 1e6 else f"{bound:.0f}" for name, bound in _numbers(context)}
-        rule = rules[kind].format(**bounds)
+        rule = rules[kind].format(**context)
     elif kind == "literal_error":
         rule = f"one of {context['expected']}"
     elif kind.startswith(("int_", "float_", "finite_")):
@@ -520,10 +515,6 @@ def _sentence(error: Any) -> str:
     else:
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(found)}"
     return f"must be {rule}, got {_shown(found)}"
-
-
-def _numbers(context: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((name, each) for name, each in context.items() if isinstance(each, int | float))
 
 
 def _shown(value: Any) -> str:

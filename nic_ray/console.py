@@ -3,15 +3,17 @@
 import errno
 import functools
 import gc
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from nic_ray.domains import between, changes_of, shown_domains
-from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.errors import InputError, RunError, is_utf8, wants_room
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +27,7 @@ objects, and large ones."""
 
 
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
-"""What a system says of a path that no file of ours has."""
+"""Errors of the path itself: too long, behind a folder that may not be entered, or a loop of links."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -125,13 +127,18 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def say_how_to_load(folder: Path) -> None:
+    """Print the line of Python that loads a model, to be pasted whatever its folder is called."""
+    say(f"load it with: SentenceTransformer({json.dumps(str(folder), ensure_ascii=False)})")
+
+
 def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
     # inside the parser's own handling, which would turn an interrupt into exit code 1
     @functools.wraps(main)
     def command(*args: object, **options: object) -> None:
         try:
             for argument in sys.argv[1:]:
-                if any("\ud800" <= character <= "\udfff" for character in argument):
+                if not is_utf8(argument):
                     raise InputError(f"{argument!r}: must be UTF-8; rename what it names, or name it otherwise")
             main(*args, **options)
         except (InputError, RunError) as error:

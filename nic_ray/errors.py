@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly, and the one that any line can meet: a full disk."""
+"""The two ways in which a command ends badly, and what any line can meet: a full disk, text that is no UTF-8."""
 
 import errno
 from collections.abc import Iterator
@@ -17,6 +17,11 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The input was fine and the run failed all the same: exit code 1."""
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8. Arguments that are other bytes, and escapes of YAML, hold surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def wants_room(error: BaseException) -> bool:

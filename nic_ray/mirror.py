@@ -13,10 +13,7 @@ import pyarrow.fs
 
 from nic_ray.errors import InputError, RunError
 
-GOOGLE = ("gs://", "gcs://")
-RETRY_NAME = "retry_limit_seconds"
-RETRY = f"{RETRY_NAME}=10"
-"""Without it, a bucket of Google's that cannot be reached is tried for many minutes, deaf to Ctrl-C."""
+PATIENCE = "retry_limit_seconds"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -54,8 +51,7 @@ def mirror_at(uri: str) -> Mirror:
         InputError: pyarrow knows no such place, or it cannot be reached.
     """
     try:
-        asked = f"{uri}{'&' if '?' in uri else '?'}{RETRY}" if uri.startswith(GOOGLE) and RETRY_NAME not in uri else uri
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(asked)
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(_with_patience(uri))
         if not path.strip("/"):
             raise ValueError("it names no bucket and no folder")
         place = Mirror(filesystem, path.rstrip("/"))
@@ -67,6 +63,13 @@ def mirror_at(uri: str) -> Mirror:
             "environment"
         ) from None
     return place
+
+
+def _with_patience(uri: str) -> str:
+    """Bound how long a bucket of Google's is tried that cannot be reached: else for many minutes, deaf to Ctrl-C."""
+    if not uri.startswith(("gs://", "gcs://")) or PATIENCE in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{PATIENCE}=10"
 
 
 def exists(place: Mirror) -> bool:

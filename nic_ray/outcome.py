@@ -41,15 +41,18 @@ def new_run_folder(root: Path, name: str) -> Path:
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     first = Path(os.path.realpath(root / f"{name}-{stamp}"))
-    # of searches that start within a second, such as those of an array of jobs
-    folder, further = first, 2
-    while folder.is_dir():
-        folder, further = first.with_name(f"{first.name}-{further}"), further + 1
     try:
-        folder.mkdir(parents=True)
+        first.parent.mkdir(parents=True, exist_ok=True)
+        folder, further = first, 1
+        while True:  # searches that start within a second, such as those of an array of jobs, take what is free
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                further += 1
+                folder = first.with_name(f"{first.name}-{further}")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another place for runs") from None
-    return folder
+        raise InputError(f"{first}: cannot be made ({error.strerror}); name another place for runs") from None
 
 
 def score_part(

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -539,7 +540,7 @@ def _data(found: Found) -> Part:
     yield _table(
         ["finding", "rows", "what it does"], [[each.code, f"{len(each.lines):,}", each.effect] for each in findings]
     )
-    yield _sentence(f"Single rows: python -m nic_ray.check {file}")
+    yield _sentence(f"Single rows: python -m nic_ray.check {shlex.quote(str(file))}")
 
 
 def _split(found: Found) -> Part:

@@ -185,17 +185,24 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
 
 
-def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder: Path) -> None:
+def describe_start(prepared: Prepared) -> dict[str, Any]:
+    """What a run starts with and must find again when it is resumed: settings, data, split and base model."""
+    settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
+    return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
+
+
+def refuse_other_start(prepared: Prepared, started: Mapping[str, Any], run_folder: Path) -> None:
     """Look whether a run that is resumed has the data, the split and the base model that it was started with.
 
     Args:
-        started: `describe_data` of the start, as JSON.
+        started: `describe_start` of then, as JSON.
 
     Raises:
         InputError: it has others.
     """
-    found, pairs = json.loads(json.dumps(describe_data(prepared))), prepared.config.data.pairs
-    if started.get("base", found["base"]) != found["base"]:
+    found, pairs = describe_start(prepared), prepared.config.data.pairs
+    weights = found["base_weights_sha256"]
+    if started.get("base_weights_sha256", weights) != weights:
         raise InputError(
             f"{prepared.encoder.name}: holds other weights than when {run_folder} was started, and its trials go with "
             "those; put the old ones back, or start anew"
@@ -214,7 +221,7 @@ def refuse_other_data(prepared: Prepared, started: Mapping[str, Any], run_folder
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:
-    """Data, split and base model in numbers and hashes, for the records of a run."""
+    """Data and split in numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))
     return {
@@ -235,7 +242,6 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
             "rows": {part: len(prepared.rows(part)) for part in PARTS},
             "sha256": split_sha256(collection, prepared.parts),
         },
-        "base": {"model": prepared.encoder.name, "weights_sha256": prepared.encoder.weights_sha256},
     }
 
 

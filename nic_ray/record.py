@@ -50,9 +50,8 @@ def held(run_folder: Path) -> Iterator[None]:
         raise InputError(
             f"{run_folder}: another process is working on this run; wait until it has ended, or end it"
         ) from None
-    except (OSError, NotImplementedError):  # a file system without locks
-        yield
-        return
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks
     try:
         yield
     finally:
@@ -117,11 +116,8 @@ def checkpoints(run_folder: Path, trial: str) -> list[Path]:
 def training_log(run_folder: Path, trial: str) -> str:
     """All that a trial has logged, under its name; empty if nothing was."""
     found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
-    return (
-        "".join([f"{trial}\n", *(path.read_text(encoding="utf-8", errors="replace") for path in found)])
-        if found
-        else ""
-    )
+    logged = [path.read_text(encoding="utf-8", errors="replace") for path in found]
+    return "".join([f"{trial}\n", *logged]) if logged else ""
 
 
 def study_url(study_file: Path) -> str:

@@ -1,6 +1,6 @@
 """What people read when a search is over."""
 
-import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,9 +46,9 @@ def show_outcome(outcome: Outcome) -> None:
         listed = "\n  ".join(judgement.evidence["guard"]["objections"])
         raise RunError(
             f"not exported:\n  {listed}\nthe run is kept; to export it all the same, with these objections in its "
-            f"model card: python -m nic_ray.export {outcome.run_folder} --export-anyway"
+            f"model card: python -m nic_ray.export {shlex.quote(str(outcome.run_folder))} --export-anyway"
         )
-    console.say(f"load it with: SentenceTransformer({json.dumps(str(outcome.folder), ensure_ascii=False)})")
+    console.say_how_to_load(outcome.folder)
 
 
 def describe_part(part: str) -> str:

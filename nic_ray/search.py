@@ -56,7 +56,15 @@ from nic_ray.mirror import Mirror, exists, folders, is_uri, local_folder, mirror
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.placement import Placement, place, trains_on_gpus
-from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare, refuse_other_data
+from nic_ray.preparation import (
+    Prepared,
+    depths,
+    describe_data,
+    describe_run,
+    describe_start,
+    prepare,
+    refuse_other_start,
+)
 from nic_ray.progress import Round, View
 from nic_ray.readings import READINGS, note_reading
 from nic_ray.record import (
@@ -151,8 +159,7 @@ def run_search(
             "python -m nic_ray.train"
         )
     trains_on_gpus(config)  # or says why it cannot
-    refuse_what_ray_cannot_use()
-    _refuse_tracker_of_no_use(config)
+    _refuse_what_is_of_no_use(config)
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
     run_folder = new_run_folder(run_root, name)
@@ -163,8 +170,7 @@ def run_search(
         "bundle": str(run.bundle),
         "overwrite": overwrite,
         "export_anyway": export_anyway,
-        "settings": config.model_dump(mode="json"),
-        **describe_data(prepared),
+        **describe_start(prepared),
     }
     (run.folder / RUN).write_text(json.dumps(asked, indent=2), encoding="utf-8")
     if run.mirror:
@@ -220,10 +226,10 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
     run = Run(run_folder, bundle, *granted, mirror, bundle_mirror, command)
     refuse_existing(run.bundle, run.overwrite, "to move it away")
     _refuse_unwritable(run.bundle.parent, run_folder)
-    refuse_what_ray_cannot_use()
+    _refuse_what_is_of_no_use(config)
     probe = _read_probe(config)
     prepared = prepare(config, on_gpu=_may_use_a_gpu_here(config))
-    refuse_other_data(prepared, asked, run_folder)
+    refuse_other_start(prepared, asked, run_folder)
     return _go_on(prepared, run, probe, search_on=search_on, view=view)
 
 
@@ -253,7 +259,8 @@ def _refuse_other_settings(run_folder: Path, config: Config, started: Mapping[st
         file = run_folder / "config.yaml"
         raise InputError(
             f"{file}: not those of the start ({'; '.join(found)}), and trials of both cannot be compared. "
-            f"Put the old values back to go on, or start a new search with the new ones: python -m nic_ray.tune {file}"
+            f"Put the old values back to go on, or start a new search with the new ones: "
+            f"python -m nic_ray.tune {shlex.quote(str(file))}"
         )
 
 
@@ -307,8 +314,9 @@ def _refuse_unwritable(*folders: Path) -> None:
             raise InputError(f"{folder}: nothing can be kept there ({fault}); name others with --out and --run-dir")
 
 
-def _refuse_tracker_of_no_use(config: Config) -> None:
-    """Reach the tracker, if one is named, before pairs and model are read."""
+def _refuse_what_is_of_no_use(config: Config) -> None:
+    """Try what Ray needs, and the tracker if one is named, before pairs and model are read."""
+    refuse_what_ray_cannot_use()
     if config.trackers.mlflow is not None:
         import_ray()
         from nic_ray import tracking

@@ -16,7 +16,7 @@ from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder, score_part
-from nic_ray.preparation import Prepared, describe_data, describe_run, prepare, refuse_other_data
+from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
 from nic_ray.record import LOG, TRAINED, held, logging_to, readable_state, save_state
@@ -52,9 +52,9 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
     prepared = prepare(config, on_gpu=True)
     run_folder = new_run_folder(out, "train")
     (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    start = {"settings": config.model_dump(mode="json"), **describe_data(prepared)}
-    (run_folder / STARTED).write_text(json.dumps(start, indent=2), encoding="utf-8")
-    return _go_on(prepared, run_folder, None, view)
+    (run_folder / STARTED).write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
+    with held(run_folder):
+        return _go_on(prepared, run_folder, None, view)
 
 
 def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
@@ -85,7 +85,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         raise InputError(
             f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
             "those. Put the old values back to go on, or start anew with the new ones: python -m nic_ray.train "
-            f"{run_folder / 'config.yaml'}"
+            f"{shlex.quote(str(run_folder / 'config.yaml'))}"
         )
     checkpoints = sorted((path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt")), reverse=True)
     # one that was cut off while it was written is passed over
@@ -93,8 +93,9 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
-    refuse_other_data(prepared, asked, run_folder)
-    return _go_on(prepared, run_folder, state, view)
+    refuse_other_start(prepared, asked, run_folder)
+    with held(run_folder):
+        return _go_on(prepared, run_folder, state, view)
 
 
 def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, view: View) -> Trained:
@@ -121,7 +122,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
     source = feed(inputs, prepared.device)
     # a copy is trained: the prepared encoder stays the base until the best weights are exported
     upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
-    with held(run_folder), logging_to(run_folder / LOG):
+    with logging_to(run_folder / LOG):
         if state is None or not state["finished"]:
             for evaluation in loop.fit(
                 config.train,

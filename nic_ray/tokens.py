@@ -1,6 +1,7 @@
 """How long texts are for a base model, told from its tokenizer alone: no weights, no torch."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,4 +143,4 @@ def _folder(base_model: str) -> Path:
 def _own_limits(folder: Path) -> list[int]:
     files = {folder / name: field for name, field in _LIMITS.items() if (folder / name).is_file()}
     values = [_settings_in(file).get(field) for file, field in files.items()]
-    return [value for value in values if isinstance(value, int) and value]
+    return [int(value) for value in values if isinstance(value, int | float) and 0 < value < math.inf]

@@ -1,6 +1,5 @@
 """`python -m nic_ray.train`: train one configuration, without a search."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def main(
     for part, results in trained.results.items():
         console.say(f"\n{part}")
         console.show(console.metrics_table(results, passages=trained.passages[part]))
-    console.say(f"load it with: SentenceTransformer({json.dumps(str(trained.folder), ensure_ascii=False)})")
+    console.say_how_to_load(trained.folder)
 
 
 if __name__ == "__main__":

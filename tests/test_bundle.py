@@ -365,6 +365,10 @@ def test_every_figure_of_the_card_is_in_the_metadata():
         (b"\xff{}", r"some/metadata\.json: not JSON"),
         (b"[1]", r"some/metadata\.json: must be a JSON object, got list"),
         (b'{"name": "x"}', r"some/metadata\.json: not that of a bundle, lacks base_model, files"),
+        (
+            b'{"name": "x", "base_model": "y", "files": {}, "split": null}',
+            r'some/metadata\.json: damaged, "split" is NoneType; export the bundle again',
+        ),
     ],
 )
 def test_metadata_of_what_is_no_bundle_is_refused(content, message, tmp_path):

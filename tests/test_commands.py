@@ -13,6 +13,7 @@ import yaml
 from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
 from nic_ray.bundle import read_metadata
 from nic_ray.errors import InputError
+from nic_ray.record import held, load_state
 
 Run = Callable[..., tuple[int, str]]
 
@@ -180,6 +181,13 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     readings = read_metadata(whole / "model")["readings"]
     assert [(row["command"], row["rows"]) for row in readings] == [("train", 12)] * 2
     assert "test rows had been read once before" in (whole / "model" / "README.md").read_text()
+    # a damaged checkpoint costs its epoch; whoever goes on holds the run
+    (whole / "checkpoints" / "epoch-002" / "state.pt").write_bytes(b"PK")
+    assert run(train.main, "--resume", whole)[0] == 0
+    assert load_state(whole / "checkpoints" / "epoch-002")["finished"]
+    with held(again):
+        code, complaint = run(train.main, "--resume", again)
+    assert (code, "another process is working on this run" in complaint) == (2, True)
     lines = tiny_pairs_file.read_text().splitlines(keepends=True)
     tiny_pairs_file.write_text("".join(lines[:-1]))
     code, complaint = run(train.main, "--resume", again)

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -61,6 +62,11 @@ def test_a_command_that_returns_exits_with_0(monkeypatch, capsys):
             "error: /data/a.npy: no space left on the disk; make room, and run it again\n",
         ),
         (
+            OSError(errno.ENAMETOOLONG, "File name too long", "/data/aaa"),
+            2,
+            "error: /data/aaa: cannot be used (File name too long); name another place\n",
+        ),
+        (
             ValueError("(sqlite3.OperationalError) database or disk is full"),
             1,
             "error: no space left on the disk; make room, and run it again\n",
@@ -70,6 +76,22 @@ def test_a_command_that_returns_exits_with_0(monkeypatch, capsys):
 def test_errors_are_one_message_on_stderr_and_an_exit_code(error, code, printed, monkeypatch, capsys):
     assert exit_code(raising(error), monkeypatch) == code
     assert capsys.readouterr() == ("", printed)
+
+
+def test_arguments_that_are_no_utf8_are_refused(monkeypatch, capsys):
+    def main(name: str) -> None:
+        raise AssertionError(name)
+
+    assert exit_code(main, monkeypatch, "bad\udcff.jsonl") == 2
+    assert (
+        capsys.readouterr().err
+        == "error: 'bad\\udcff.jsonl': must be UTF-8; rename what it names, or name it otherwise\n"
+    )
+
+
+def test_how_to_load_a_model_can_be_pasted_whatever_its_folder_is_called(capsys):
+    console.say_how_to_load(Path('models/a "b" é'))
+    assert capsys.readouterr().out == 'load it with: SentenceTransformer("models/a \\"b\\" é")\n'
 
 
 def test_any_other_error_keeps_its_traceback(monkeypatch):

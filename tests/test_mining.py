@@ -111,6 +111,12 @@ def run(monkeypatch, capsys):
     return run
 
 
+def test_a_folder_that_is_not_there_is_told_before_anything_is_embedded(run, tiny_pairs_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("nic_ray.mining.mine_negatives", lambda *_, **__: pytest.fail("embedded"))
+    code, _, complaint = run(tiny_pairs_file, "-o", tmp_path / "none" / "mined.jsonl")
+    assert (code, f"{tmp_path / 'none'}: no such folder; make it first" in complaint) == (2, True)
+
+
 def test_the_command_gives_negatives_to_training_rows_alone(run, tiny_model_folder, tiny_pairs_file, tmp_path):
     out = tmp_path / "mined.jsonl"
     code, said, _ = run(tiny_pairs_file, "-o", out, "--model", tiny_model_folder, "--negatives", 2)

@@ -6,7 +6,7 @@ import pyarrow.fs
 import pytest
 
 from nic_ray.errors import InputError, RunError
-from nic_ray.mirror import Mirror, exists, folders, is_uri, mirror_at, pull, push, push_database, remove
+from nic_ray.mirror import Mirror, _with_patience, exists, folders, is_uri, mirror_at, pull, push, push_database, remove
 
 
 @pytest.fixture
@@ -79,6 +79,21 @@ def test_a_place_that_nobody_knows_is_refused():
 def test_an_address_that_names_nothing_is_refused(uri):
     with pytest.raises(InputError, match=r"^storage: .* cannot be reached .*want a URI"):
         mirror_at(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("gs://bucket/a", "gs://bucket/a?retry_limit_seconds=10"),
+        ("gs://bucket/a?scheme=http", "gs://bucket/a?scheme=http&retry_limit_seconds=10"),
+        ("gs://bucket/a?retry_limit_seconds=60", "gs://bucket/a?retry_limit_seconds=60"),
+        ("s3://bucket/a", "s3://bucket/a"),
+    ],
+)
+def test_a_bucket_of_googles_is_not_tried_for_ever(uri, asked):
+    assert _with_patience(uri) == asked
+    if uri.startswith("gs"):
+        pyarrow.fs.FileSystem.from_uri(asked)  # knows the option; asks nobody yet
 
 
 @pytest.mark.parametrize(

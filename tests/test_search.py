@@ -19,7 +19,7 @@ from nic_ray.config import Config, dump_config
 from nic_ray.encoder import upper_copy
 from nic_ray.errors import InputError, RunError
 from nic_ray.placement import place
-from nic_ray.preparation import prepare
+from nic_ray.preparation import describe_start, prepare, refuse_other_start
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
 from nic_ray.search import _best_before
@@ -404,6 +404,71 @@ def test_what_does_not_change_a_trial_may_be_changed(tmp_path, nothing_is_read, 
     (folder / "config.yaml").write_text(dump_config(changed(**sections)))
     with pytest.raises(AssertionError, match="the pairs were read"):
         resumed(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_tracker_of_no_use_ends_a_search_before_anything_is_read(tmp_path, nothing_is_read):
+    settings = config(**SEARCHED, trackers={"mlflow": "nonsense://there"})
+    with pytest.raises(InputError, match=r"trackers\.mlflow: "):
+        resumed(run_folder_of(tmp_path, settings))
+    with pytest.raises(InputError, match=r"trackers\.mlflow: "):
+        search.run_search(
+            settings, out=tmp_path / "models", name="a", run_root=tmp_path / "runs", overwrite=False,
+            export_anyway=False, view=View(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [[], {"train": 1}, {"train": {}, "search": {"objective": "a"}, "space": {"a": 1}}])
+def test_damaged_settings_of_a_run_are_named(tmp_path, nothing_is_read, settings):
+    folder = run_folder_of(tmp_path, config(**SEARCHED))
+    asked = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(asked | {"settings": settings}))
+    with pytest.raises(InputError, match=r"run\.json: its settings are damaged"):
+        resumed(folder)
+    (folder / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"its config\.yaml is gone; write it again, from"):
+        resumed(folder)
+
+
+@pytest.mark.parametrize("study", [None, b""])
+def test_a_study_that_was_lost_is_made_anew_from_the_trials_that_have_ended(tmp_path, study):
+    folder, told = run_folder_of(tmp_path, config(**SEARCHED)), []
+    if study is not None:
+        (folder / "study.db").write_bytes(study)
+    assert search._study_of(folder, config(**SEARCHED), told.append) is None  # nothing has ended yet
+    for name in ("study.db", "study.damaged"):
+        (folder / name).unlink(missing_ok=True)
+    sample = {"batch_size": 64, "learning_rate": 1e-4}
+    ended = {"status": "finished", "sample": sample, "epoch": 1.0, "evaluation": 1, "objective": 0.7}
+    add_ended(folder, "trial-000", ended)
+    if study is not None:
+        (folder / "study.db").write_bytes(study)
+    (found,) = search._study_of(folder, config(**SEARCHED), told.append).trials
+    assert (found.params, found.value) == (sample, 0.7)
+    assert told == [f"{folder / 'study.db'}: is not there, or empty; it is made anew from the trials that have ended"]
+
+
+def test_a_run_goes_on_with_the_weights_of_its_base_model(prepared, tmp_path):
+    started = json.loads(json.dumps(describe_start(prepared)))
+    refuse_other_start(prepared, started, tmp_path)
+    refuse_other_start(prepared, {**started, "base_weights_sha256": prepared.encoder.weights_sha256}, tmp_path)
+    with pytest.raises(InputError, match=r"holds other weights than when .* was started"):
+        refuse_other_start(prepared, started | {"base_weights_sha256": "0"}, tmp_path)
+    with pytest.raises(InputError, match="is split otherwise than when"):
+        refuse_other_start(prepared, started | {"split": {}}, tmp_path)
+    with pytest.raises(InputError, match="has changed since"):
+        refuse_other_start(prepared, started | {"data": {}}, tmp_path)
+
+
+def test_a_prompt_that_leaves_next_to_nothing_of_a_text_is_refused(changed_model, tiny_pairs_file):
+    def prepared_with(prompts, max_tokens):
+        train = {"base_model": str(changed_model(prompts=prompts)), "frozen_layers": 1, "max_tokens": max_tokens}
+        return prepare(config(data={"pairs": tiny_pairs_file}, train=train), on_gpu=False)
+
+    prepared_with({"query": "pumps " * 10}, 20)
+    for kind in ("query", "document"):
+        with pytest.raises(InputError, match=r"its prompt for a \w+ takes 13 of the 20 tokens .*train\.max_tokens,"):
+            prepared_with({kind: "pumps " * 11}, 20)
 
 
 def test_a_resumed_search_too_tries_what_ray_needs_before_anything_is_read(tmp_path, nothing_is_read, monkeypatch):
