@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.metric_table import recall_at, reciprocal_rank
+
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """What makes a passage near to a query, by Sentence Transformers' names; of a distance, its negative."""
 
@@ -55,27 +57,6 @@ def relevance_by_rank(
         rivals = irrelevant[rows[here]] >= own[here, np.newaxis] - _ROUNDING
         ranked[rows[here], number + np.count_nonzero(rivals, axis=1)] = True
     return ranked
-
-
-def recall_at(k: int, ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q,) share, in [0, 1], of each query's relevant passages that stand among its first k.
-
-    Args:
-        k: ranks to look at, at least 1.
-        ranked: (Q, C) from `relevance_by_rank`, at least one True a row.
-    """
-    found: NDArray[np.float64] = ranked[:, :k].sum(axis=1) / ranked.sum(axis=1)
-    return found
-
-
-def reciprocal_rank(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q,) 1 / rank, in (0, 1], of each query's first relevant passage.
-
-    Args:
-        ranked: (Q, C) from `relevance_by_rank`, at least one True a row.
-    """
-    first: NDArray[np.float64] = ranked.argmax(axis=1) + 1.0
-    return 1.0 / first
 
 
 def by_domain(values: NDArray[np.float64], domains: Sequence[str]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
-    -2: ["words"],
+    -2: ["words", "metric_table"],
     -1: ["duplicates", "errors", "domains", "layout"],
     0: (
         "batches blocks config console hardware lexical loss mirror pairs progress record retrieval split "

@@ -11,11 +11,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from sentence_transformers import SimilarityFunction
 
 from nic_ray import retrieval
+from nic_ray.metric_table import recall_at, reciprocal_rank
 from nic_ray.retrieval import (
     by_domain,
     query_metrics,
-    recall_at,
-    reciprocal_rank,
     relevance_by_rank,
     retrieval_metrics,
     score_metrics,
