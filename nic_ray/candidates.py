@@ -15,6 +15,7 @@ from nic_ray.config import TrainConfig
 from nic_ray.errors import InputError
 from nic_ray.evaluation import embed, evaluate, query_scores, texts_to_score
 from nic_ray.guard import Point, Queries
+from nic_ray.metric_table import METRICS, order_key
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared
 from nic_ray.record import TrainingState
@@ -69,7 +70,7 @@ class Probe:
     inputs: Mapping[int, Inputs]
     """By frozen_layers."""
     base: Mapping[str, float]
-    """Macro "recall_at_5" and "mrr" of the base model on it."""
+    """Metric -> its macro mean of the base model on it."""
 
 
 def best_of(name: str, config: TrainConfig, state: TrainingState) -> Candidate:
@@ -79,13 +80,8 @@ def best_of(name: str, config: TrainConfig, state: TrainingState) -> Candidate:
 
 
 def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
-    """Candidates by objective, then mrr/macro, then the earlier epoch."""
-
-    def order(candidate: Candidate) -> tuple[float, float, float]:
-        metrics = candidate.metrics
-        return metrics[objective], metrics["mrr/macro"], -metrics["epoch"]
-
-    return sorted(candidates, key=order, reverse=True)
+    """Candidates by objective, then mrr/macro, then the earlier epoch; of equals, the first comes first."""
+    return sorted(candidates, key=lambda candidate: order_key(candidate.metrics, objective), reverse=True)
 
 
 def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candidate, list[Confirmation]]:
@@ -149,7 +145,7 @@ def averaged(
             for name, value in weights_at(prepared, mean, depth).items()
         }
         found = _validated(prepared, inputs[depth], depth, weights)
-        if (found[objective], found["mrr/macro"]) > (mean.metrics[objective], mean.metrics["mrr/macro"]):
+        if order_key(found, objective) > order_key(mean.metrics, objective):
             members.append(replace(candidate, weights={}))
             config = first.config.model_copy(update={"frozen_layers": depth})
             mean = Candidate(f"{mean.name} + {candidate.name}", config, {**mean.metrics, **found}, weights)
@@ -254,7 +250,7 @@ def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]
 
 
 def retention_of(prepared: Prepared, probe: Probe, candidate: Candidate) -> dict[str, float]:
-    """Macro "recall_at_5" and "mrr" of a candidate on the probe, minus the base model's."""
+    """Each metric's macro mean of a candidate on the probe, minus the base model's."""
     depth = candidate.config.frozen_layers
     found = _probe_metrics(prepared, probe.collection, probe.inputs[depth], depth, candidate.weights)
     return {name: found[name] - probe.base[name] for name in found}
@@ -269,7 +265,7 @@ def queries_of(prepared: Prepared, part: str) -> Queries:
 def scores_of(
     prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None, part: str
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall@5 and reciprocal rank of each query of a part.
+    """Every metric of each query of a part.
 
     Args:
         inputs: at the depth of `frozen_layers`.
@@ -358,4 +354,4 @@ def _probe_metrics(
     similarity = "cosine" if weights is not None else prepared.encoder.similarity
     scores = query_scores(embeddings, texts, collection, rows, similarity=similarity)
     found = flat_metrics(scores, collection.domains)
-    return {name: found[f"{name}/macro"] for name in ("recall_at_5", "mrr")}
+    return {name: found[f"{name}/macro"] for name in METRICS}

@@ -23,6 +23,7 @@ from nic_ray.comparison import rows_of_model
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import query_scores, texts_to_score
 from nic_ray.hardware import usable_cpus
+from nic_ray.metric_table import PRIMARY
 from nic_ray.pairs import Collection
 from nic_ray.retrieval import flat_metrics
 from nic_ray.tokens import Prompts, prompts_of
@@ -254,7 +255,7 @@ def _measure(
         recall={
             name: flat_metrics(
                 query_scores(each, numbers, collection, rows, similarity=model.similarity_fn_name), domains
-            )["recall_at_5/macro"]
+            )[f"{PRIMARY}/macro"]
             for name, each in found.items()
         },
         milliseconds=_latencies(
