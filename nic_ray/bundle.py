@@ -19,8 +19,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import __version__
-from nic_ray import encoder as encoders
+from nic_ray import __version__, base
 from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.picture import cut_off, described_training, domains_of, recall_png, with_epochs
@@ -233,13 +232,13 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
     try:
         faults = find_faults(folder)
         if not faults:
-            return encoders.load(str(folder)).model
+            return base.load(str(folder)).model
     except InputError as error:
         faults = [str(error)]
     if fallback is None:
         raise InputError(f"{folder}: not loaded: {'; '.join(faults[:3])}; export the model again")
     log.warning("%s: not loaded: %s; using %s instead", folder, "; ".join(faults[:3]), fallback)
-    return encoders.load(fallback).model
+    return base.load(fallback).model
 
 
 def library_versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray.activations import Feed, feed, in_chunks, padded_batch, token_inputs
-from nic_ray.encoder import Encoder, Upper, whole
+from nic_ray.cut import Upper
+from nic_ray.encoder import Encoder, whole
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages

@@ -15,7 +15,7 @@ from torch import Tensor
 from nic_ray.activations import LEAST_TOKENS, Feed
 from nic_ray.batches import Batch, batches_of_epoch, make_batch
 from nic_ray.config import Schedule, TrainConfig
-from nic_ray.encoder import Upper, set_dropout
+from nic_ray.cut import Upper, set_dropout
 from nic_ray.errors import RunError
 from nic_ray.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
 from nic_ray.loss import Loss, multiple_negatives_ranking_loss

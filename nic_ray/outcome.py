@@ -1,7 +1,6 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
 import collections
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 from nic_ray import bundle
 from nic_ray import encoder as encoders
-from nic_ray.activations import Inputs, feed
-from nic_ray.candidates import Candidate, queries_of, scores_of
+from nic_ray.activations import feed
+from nic_ray.candidates import Candidate
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.preparation import Prepared, describe_data
@@ -55,19 +53,6 @@ def new_run_folder(root: Path, name: str) -> Path:
         raise InputError(f"{first}: cannot be made ({error.strerror}); name another place for runs") from None
 
 
-def score_part(
-    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None, part: str
-) -> dict[str, float]:
-    """Flat metrics of the rows of a part.
-
-    Args:
-        inputs: at the depth of `frozen_layers`.
-        weights: of the blocks above the cut; None for the base model's own.
-    """
-    scores = scores_of(prepared, inputs, frozen_layers, weights, part)
-    return flat_metrics(scores, queries_of(prepared, part).domains)
-
-
 def export(
     prepared: Prepared,
     winner: Candidate,
@@ -98,10 +83,7 @@ def export(
         RunError: the folder, loaded afresh by Sentence Transformers alone, embeds texts otherwise, or gives other
             validation metrics than the training did.
     """
-    tuned = copy.deepcopy(prepared.encoder)
-    encoders.upper(tuned, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
-    # whoever loads the folder then reads as much of a text as the training did
-    tuned.model.max_seq_length = encoders.token_limit(tuned, winner.config.max_tokens)
+    tuned = encoders.with_weights(prepared.encoder, winner.config.frozen_layers, winner.weights)
     metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,7 +119,8 @@ def export(
 
     bundle.write_bundle(
         folder,
-        encoders.for_cosine(tuned),
+        # whoever loads the folder then reads as much of a text as the training did
+        encoders.for_cosine(tuned, winner.config.max_tokens),
         metadata,
         training_log=training_log,
         overwrite=overwrite,

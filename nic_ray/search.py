@@ -26,19 +26,7 @@ from numpy.typing import NDArray
 from nic_ray import hardware
 from nic_ray.bundle import refuse_existing
 from nic_ray.cache import Budget, Chain, StoredInputs, budget, inputs_by_depth, is_kept, opened
-from nic_ray.candidates import (
-    Candidate,
-    Confirmation,
-    Probe,
-    base_embeddings,
-    best_first,
-    best_of,
-    confirm,
-    load_probe,
-    queries_of,
-    retention_of,
-    scores_of_base,
-)
+from nic_ray.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.config import (
     DEFAULT_PROBE,
     Config,
@@ -51,6 +39,7 @@ from nic_ray.config import (
 )
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.evaluation import texts_to_score
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import Mirror, exists, folders, is_uri, local_folder, mirror_at, pull, push, remove
 from nic_ray.outcome import export, new_run_folder
@@ -80,7 +69,9 @@ from nic_ray.record import (
     read_ended,
     training_log,
 )
+from nic_ray.retention import Probe, load_probe, retention_of
 from nic_ray.retrieval import flat_metrics
+from nic_ray.scoring import Scorer, base_scores, deepest, queries_of
 from nic_ray.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 
 NOTED = ("nic_ray.progress", "nic_ray.tracking", "nic_ray.page", "ray", "optuna", "mlflow", "alembic", "py.warnings")
@@ -394,7 +385,8 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
                 found = None
             inputs, embeddings = found or _inputs_and_base(prepared, room, _chain_on_cluster(prepared, placement), view)
             base = flat_metrics(
-                scores_of_base(prepared, embeddings, "validation"), queries_of(prepared, "validation").domains
+                base_scores(prepared, embeddings, prepared.rows("validation"), prepared.collection),
+                queries_of(prepared, "validation").domains,
             )
             view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
             first, best, confirmations, trials = _find_best(
@@ -508,7 +500,8 @@ def _inputs_and_base(
         prepared.encoder, prepared.tokens, wanted, room, bf16=prepared.bf16, chain=chain, view=view
     )
     at = {depth: opened(each) for depth, each in inputs.items()}
-    return inputs, base_embeddings(prepared, at, "validation", done=done)
+    texts = texts_to_score(prepared.collection, prepared.rows("validation").tolist())
+    return inputs, Scorer(prepared, deepest(at)).embeddings(None, texts, done=done)
 
 
 @contextlib.contextmanager
@@ -872,7 +865,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
     import ray
 
     from nic_ray import worker
-    from nic_ray.encoder import upper_copy
+    from nic_ray.activations import upper_for
 
     config = prepared.config
     return worker.Plan(
@@ -882,10 +875,7 @@ def _plan(prepared: Prepared, inputs: Mapping[int, Any], placement: Placement, r
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(each) for depth, each in inputs.items()},
-        uppers={
-            depth: ray.put(upper_copy(prepared.encoder, depth, from_ids=opened(each).are_ids))
-            for depth, each in inputs.items()
-        },
+        uppers={depth: ray.put(upper_for(prepared.encoder, opened(each))) for depth, each in inputs.items()},
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         concurrent=placement.concurrent,

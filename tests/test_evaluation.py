@@ -14,10 +14,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import comparison
 from nic_ray.activations import CHUNK_TOKENS, feed, token_inputs
+from nic_ray.base import load
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import Comparison, compare_with_base, describe_rows
 from nic_ray.config import DataConfig
-from nic_ray.encoder import load, upper
+from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import (
     embed,

@@ -17,11 +17,16 @@ FLOORS = {
         "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly"
     ).split(),
+    0.5: ["cut"],
     1: ["encoder", "guard", "lint", "picture", "corpus", "placement", "readings", "beir", "batches"],
+    1.5: ["base"],
     2: ["activations", "bundle"],
     2.5: ["gradients"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
+    3.5: ["scoring"],
     4: ["worker", "tuning", "tracking", "candidates", "comparison"],
+    4.5: ["retention", "averaging"],
+    4.7: ["interpolation"],
     5: ["judgement", "outcome", "forecast", "page", "conversion", "session"],
     6: ["search", "single"],
     7: ["report"],

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import bundle, outcome
-from nic_ray.candidates import averaged
+from nic_ray.averaging import averaged
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import plain_scores
 from nic_ray.outcome import export, new_run_folder, refuse_other_numbers
@@ -102,7 +102,7 @@ def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp
 
 def test_an_export_that_ranks_by_another_similarity_is_refused(searched, changed_model, tmp_path, monkeypatch):
     base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
-    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder: encoder.model)
+    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder, max_tokens: encoder.model)
     monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", base)

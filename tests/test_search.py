@@ -15,14 +15,15 @@ import torch
 
 from nic_ray import search, tuning
 from nic_ray.cache import Budget, opened, run_here
-from nic_ray.candidates import Candidate, best_first, scores_of_base
+from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config, dump_config
-from nic_ray.encoder import upper_copy
+from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
 from nic_ray.placement import place, threads_of
 from nic_ray.preparation import describe_start, prepare, refuse_other_start
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
+from nic_ray.scoring import base_scores
 from nic_ray.search import _best_before
 
 
@@ -165,7 +166,7 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
     monkeypatch.setattr(worker, "feed", stop)
     plan = SimpleNamespace(
         collection=prepared.collection,
-        uppers={1: upper_copy(prepared.encoder, 1, from_ids=True)},
+        uppers={1: upper(prepared.encoder, 1, from_ids=True)},
         inputs={1: prepared.tokens},
         gpus_per_worker=gpus,
     )
@@ -496,7 +497,8 @@ def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp
     early_inputs, early_embeddings = search._read_early(prepared, room, over, View())
     np.testing.assert_array_equal(early_embeddings, embeddings)
     np.testing.assert_array_equal(early_inputs[1].values, opened(inputs[1]).values)
-    assert scores_of_base(prepared, embeddings, "validation")["mrr"].shape == (len(prepared.rows("validation")),)
+    rows = prepared.rows("validation")
+    assert base_scores(prepared, embeddings, rows, prepared.collection)["mrr"].shape == (len(rows),)
     over.set()
     with pytest.raises(CancelledError):
         search._read_early(prepared, room, over, View())
