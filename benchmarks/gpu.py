@@ -315,19 +315,9 @@ def whole_path(setting: Setting) -> dict[str, Any]:
     lap("judge")
     again = final(prepared, inputs, judgement)
     lap("refit")
-    for name, candidate, measured in (("tuned", judgement.tuned, True), ("refitted", again, False)):
-        export(
-            prepared,
-            candidate,
-            judgement.results,
-            setting.folder / name,
-            objective=OBJECTIVE,
-            training_log="",
-            overwrite=True,
-            evidence=judgement.evidence,
-            measured=measured,
-            view=View(),
-        )
+    evidence = {"results": judgement.results, **judgement.evidence}
+    for name, candidate in (("tuned", judgement.tuned), ("refitted", again)):
+        export(prepared, candidate, evidence, setting.folder / name, training_log="", overwrite=True, view=View())
     lap("export, read again")
     return {
         "seconds": seconds,

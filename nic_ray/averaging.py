@@ -87,7 +87,7 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
         trained = replace(member, weights=upper.trained_state())
         for name, value in _weights_at(prepared, trained, depth).items():
             total[name] = total.get(name, 0) + value / len(members)
-    return replace(winner, weights=total)
+    return replace(winner, weights=total, measured=False)
 
 
 def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:

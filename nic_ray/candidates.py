@@ -27,6 +27,8 @@ class Candidate:
     """That it was trained, of those that its configuration asks for; None where that is not known."""
     finished: bool = True
     """Whether it came to its own end, and was not stopped or cut off before."""
+    measured: bool = True
+    """Whether the metrics are of these weights, and not of those that were trained again on all rows."""
 
 
 @dataclass(frozen=True)

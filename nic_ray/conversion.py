@@ -1,5 +1,6 @@
 """An exported model as an ONNX graph, in fp32 or with 8-bit weights, held against the model it comes from."""
 
+import copy
 import importlib.util
 import json
 import logging
@@ -164,7 +165,7 @@ class _Whole(torch.nn.Module):
 
 def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
     tokenizer: Any = model.tokenizer
-    fast = tokenizer.backend_tokenizer
+    fast = copy.deepcopy(tokenizer.backend_tokenizer)
     fast.enable_truncation(max_length=model.max_seq_length)
     fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     fast.save(str(folder / TOKENIZER))

@@ -175,7 +175,8 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
     if prepared.config.refit == "none":
         return judgement.tuned
     again = refitted(prepared, inputs, judgement.winner)
-    return replace(judgement.tuned, weights=interpolated(prepared, again, judgement.evidence["alpha"]))
+    weights = interpolated(prepared, again, judgement.evidence["alpha"])
+    return replace(judgement.tuned, weights=weights, measured=again.measured)
 
 
 def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> Reading:

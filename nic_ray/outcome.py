@@ -56,24 +56,21 @@ def new_run_folder(root: Path, name: str) -> Path:
 def export(
     prepared: Prepared,
     winner: Candidate,
-    results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    evidence: Mapping[str, Any],
     folder: Path,
     *,
-    objective: str,
     training_log: str,
     overwrite: bool,
-    evidence: Mapping[str, Any] | None = None,
-    measured: bool = True,
     view: View,
 ) -> dict[str, Any]:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
     Args:
-        results: part of the rows -> model -> flat metrics, for the card.
+        winner: if its metrics are of its weights, they are found again. Embeddings of some texts are held against the
+            folder's in any case.
+        evidence: "results", part of the rows -> model -> flat metrics, and what else vouches for the numbers, by its
+            name in metadata.json.
         folder: the bundle, whole or not there at all.
-        evidence: what else vouches for the numbers, by its name in metadata.json.
-        measured: whether these weights are those that the numbers are of; then they are found again. Embeddings of
-            some texts are held against the folder's in any case.
         view: is shown how that goes.
 
     Returns:
@@ -95,11 +92,10 @@ def export(
         "prompts": asdict(prepared.encoder.prompts),
         "trial": winner.name,
         "averaged": [member.name for member in winner.members],
-        "objective": objective,
+        "objective": prepared.config.search.objective,
         "config": winner.config.model_dump(mode="json"),
         **describe_data(prepared),
-        "results": results,
-        **(evidence or {}),
+        **evidence,
         "best": {"epoch": winner.metrics["epoch"], "step": int(winner.metrics["step"])},
         "precision": "bf16" if prepared.bf16 else "fp32",
         "versions": bundle.library_versions(),
@@ -110,7 +106,7 @@ def export(
         texts = len(texts_to_score(prepared.collection, rows))
         model = _as_anyone_loads(written)
         _refuse_other_embeddings(prepared, tuned, model)
-        if not measured:
+        if not winner.measured:
             return
         with view.work("reading the exported model again, to find its numbers", texts) as done:
             scores = plain_scores(model, prepared.collection, rows, done=done)

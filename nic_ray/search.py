@@ -426,13 +426,10 @@ def _carry_on(prepared: Prepared, run: Run, probe: Collection | None, *, search_
     export(
         prepared,
         final(prepared, at, judgement),
-        judgement.results,
+        {"results": judgement.results, **judgement.evidence, "run": str(run.folder)},
         run.bundle,
-        objective=objective,
         training_log="".join(training_log(run.folder, each.name) for each in members),
         overwrite=run.overwrite,
-        evidence=judgement.evidence | {"run": str(run.folder)},
-        measured=config.refit == "none",
         view=view,
     )
     _write_result(outcome, prepared, bundle=run.bundle)

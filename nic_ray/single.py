@@ -134,12 +134,10 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
     export(
         prepared,
         best,
-        results,
+        {"results": results, "passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         run_folder / TRAINED,
-        objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8", errors="replace"),
         overwrite=True,
-        evidence={"passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         view=view,
     )
     return Trained(run_folder, run_folder / TRAINED, results, passages)

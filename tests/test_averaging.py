@@ -128,3 +128,4 @@ def test_trained_again_the_winner_learns_from_every_row_as_long_as_it_did(search
         steps = 2.0 if "layer.1." in name else 1.0
         torch.testing.assert_close(value, base[name] + steps)
     assert np.isfinite(found.metrics["mrr/macro"])
+    assert (mean.measured, found.measured) == (True, False)

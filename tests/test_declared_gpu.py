@@ -117,8 +117,8 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     exported = final(prepared, inputs, judgement)
     yield "refit", weights_in_short(exported)
     export(
-        prepared, judgement.tuned, judgement.results, folder / "model", objective=OBJECTIVE, training_log="",
-        overwrite=True, evidence=judgement.evidence, view=View(),
+        prepared, judgement.tuned, {"results": judgement.results, **judgement.evidence}, folder / "model",
+        training_log="", overwrite=True, view=View(),
     )  # fmt: skip
     assert find_faults(folder / "model") == []
     yield "export", evaluate_encoder(load(str(folder / "model")), prepared.collection, rows, settings.max_tokens)

@@ -134,9 +134,9 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
     tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})
     written = export(
-        prepared, tuned, found.results, tmp_path / "out", objective=objective, training_log="", overwrite=False,
-        view=View(),
+        prepared, tuned, {"results": found.results}, tmp_path / "out", training_log="", overwrite=False, view=View(),
     )  # fmt: skip
+    assert written["objective"] == objective
     assert written["results"]["test"]["tuned"][f"{third}/macro"] == found.results["test"]["tuned"][f"{third}/macro"]
 
 

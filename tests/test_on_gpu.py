@@ -129,18 +129,11 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
     assert any(
         not torch.equal(again.weights[name].cpu(), value.cpu()) for name, value in judgement.tuned.weights.items()
     )
-    for name, candidate, measured in (("tuned", judgement.tuned, True), ("again", again, False)):
+    assert (judgement.tuned.measured, again.measured) == (True, False)
+    evidence = {"results": judgement.results, **judgement.evidence}
+    for name, candidate in (("tuned", judgement.tuned), ("again", again)):
         metadata = export(
-            prepared,
-            candidate,
-            judgement.results,
-            tmp_path / name,
-            objective=OBJECTIVE,
-            training_log="",
-            overwrite=False,
-            evidence=judgement.evidence,
-            measured=measured,
-            view=View(),
-        )
+            prepared, candidate, evidence, tmp_path / name, training_log="", overwrite=False, view=View()
+        )  # fmt: skip
         assert (tmp_path / name / "model.safetensors").exists()
         assert metadata["trial"] == candidate.name

@@ -173,8 +173,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "training again": lambda: refitted(prepared, inputs, first),
         "judgement": judged,
         "export": lambda: outcome.export(
-            prepared, winner, {}, given.folder / "model", objective=OBJECTIVE, training_log="", overwrite=False,
-            view=View(),
+            prepared, winner, {"results": {}}, given.folder / "model", training_log="", overwrite=False, view=View(),
         ),
         "mining": mined,
         "retrieval": searched,
