@@ -276,7 +276,7 @@ def test_a_part_begins_with_the_weights_of_the_encoder_under_the_same_names(tiny
 
 
 def test_what_shares_weights_shares_nothing_else(tiny_model):
-    encoder = load(str(tiny_model("mpnet")))
+    encoder = load(str(tiny_model()))
     shared = sharing_weights(encoder.model)
     own, theirs = dict(shared.named_parameters()), dict(encoder.model.named_parameters())
     assert all(own[name] is value for name, value in theirs.items())
