@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from nic_ray.errors import InputError, is_utf8
+from nic_ray.packaged import packaged
 
 Protocol = Literal["unseen_passages", "unseen_queries"]
 Objective = Literal["recall_at_5/macro", "mrr/macro", "recall_at_5/worst"]
@@ -425,13 +426,15 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     """Read and check a YAML file.
 
     Args:
-        path: the file. An empty file means every default.
+        path: the file, or the name of one that comes along, such as tune_configs/cpu.yaml. An empty file means every
+            default.
         overrides: values by dotted name ("search.trials", "storage") that win over the file's; None is skipped.
 
     Raises:
         InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
             contradictory; every one of them is listed.
     """
+    path = packaged(path)
     content = _read_yaml(path)
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
@@ -443,11 +446,19 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         elif isinstance(own, dict):
             content[section] = {**own, key: value}
     try:
-        return Config.model_validate(content)
+        return _with_packaged_files(Config.model_validate(content))
     except ValidationError as error:
         problems = list(_problems(error))
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InputError("\n  ".join([f"{path}: {count}", *problems])) from None
+
+
+def _with_packaged_files(config: Config) -> Config:
+    """Settings whose pairs and probe are found in any working folder, where they are those that come along."""
+    data = config.data.model_copy(update={"pairs": packaged(config.data.pairs)})
+    probe = config.guard.probe
+    guard = config.guard.model_copy(update={"probe": None if probe is None else packaged(probe)})
+    return config.model_copy(update={"data": data, "guard": guard})
 
 
 def dump_config(config: Config) -> str:

@@ -19,7 +19,7 @@ from nic_ray.candidates import ALPHAS
 from nic_ray.config import Config, TrainConfig
 from nic_ray.evaluation import embed, texts_to_score
 from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
-from nic_ray.placement import place, trains_on_gpus
+from nic_ray.placement import place_trials, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, prepare
 
 PROBE_BATCHES = (32, 128)
@@ -97,12 +97,12 @@ def forecast(config: Config) -> Forecast:
     path = config.guard.probe
     probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
-        layout = place(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
+        layout = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, layout.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
         untold: dict[str, Any] = dict.fromkeys(TIMES)
         return replace(reckoned(prepared, rates, layout.concurrent, cpus, probe), **untold)
-    layout = place(config, cpus, [gpus])
+    layout = place_trials(config, cpus, [gpus])
     beside = math.ceil(layout.concurrent / max(1, gpus)) if gpus else layout.concurrent
     rates = measured(config, beside, layout.threads, prepared.device)
     return reckoned(prepared, rates, layout.concurrent, gpus or cpus, probe)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,8 +32,31 @@ LOCK = ".lock"
 """In a run folder: held by the process that works on it."""
 TRAINED = "model"
 """In the run folder of a single training: its best model."""
-FATE = "failed.txt"
+FAILURE_FILE = "failed.txt"
 """In a trial's folder: why it cannot be trained, so that it is not tried again."""
+
+
+TrialRow = dict[str, str | float | None]
+"""A row of trials.csv: name, how the trial ended, hyperparameters, its best evaluation."""
+
+
+class EndedTrial(TypedDict):
+    """How a trial ended, as the ledger of a run holds it, a line for each."""
+
+    status: str
+    """"finished", "stopped" early, "repeated" for as long as another one, or "failed"."""
+    error: str
+    """Why it failed; empty if it did not."""
+    sample: dict[str, Any]
+    """Its hyperparameters."""
+    seconds: float
+    """That it took."""
+    epoch: NotRequired[float]
+    """At its last evaluation; without one, this and the next two are missing."""
+    evaluation: NotRequired[int]
+    """The number of its last evaluation, 1 for the first."""
+    objective: NotRequired[float]
+    """Its best value so far."""
 
 
 @contextmanager
@@ -127,14 +150,19 @@ def study_url(study_file: Path) -> str:
     return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
 
 
-def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
+def add_ended(run_folder: Path, trial: str, row: EndedTrial) -> None:
     """Note for good how a trial ended."""
     add_line(run_folder / ENDED, {"trial": trial, **row})
 
 
-def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
+def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
     """How trials ended, by name. A last line that was cut off is no trial."""
-    return {row["trial"]: row for row in read_lines(run_folder / ENDED) if "trial" in row and "status" in row}
+    ended = {}
+    for row in read_lines(run_folder / ENDED):
+        if isinstance(row.get("trial"), str) and isinstance(row.get("status"), str):
+            known = EndedTrial(status=row["status"], error="", sample={}, seconds=0.0)
+            ended[row["trial"]] = cast(EndedTrial, {**known, **row})
+    return ended
 
 
 def add_line(path: Path, row: Mapping[str, Any]) -> None:
