@@ -12,12 +12,10 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -27,11 +25,14 @@ from torch.nn import functional
 from nic_ray import candidates, hardware, loop
 from nic_ray import encoder as encoders
 from nic_ray.activations import Inputs, feed, frozen_inputs
+from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.candidates import Candidate, Probe, base_scores, embedded, front, load_probe, queries_of, scores_of
-from nic_ray.config import Config
+from nic_ray.config import Config, TrainConfig
+from nic_ray.loss import Loss, multiple_negatives_ranking_loss
 from nic_ray.mining import mine_negatives
-from nic_ray.pairs import Collection, index_pairs, read_pairs
+from nic_ray.pairs import Collection, index_pairs, read_pairs, relevant_passages
 from nic_ray.preparation import Prepared, prepare
+from nic_ray.retrieval import by_domain
 from nic_ray.statistics import paired_intervals
 
 PROBE = Path("data/probe/pairs.jsonl")
@@ -165,21 +166,9 @@ def trained(variant: Variant, seed: int) -> dict[str, Any]:
     config = prepared.config.train.model_copy(update={**dict(variant.settings), "seed": seed})
     collection = GIVEN.mined if config.hard_negatives else prepared.collection
     upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids)
-    with changed(variant):
-        for evaluation in loop.fit(
-            config,
-            collection,
-            prepared.rows("train").tolist(),
-            upper,
-            feed(inputs, "cpu"),
-            lambda _: {"recall_at_5/macro": 0.0, "mrr/macro": 0.0},
-            objective="recall_at_5/macro",
-            bf16=prepared.bf16,
-        ):
-            last = evaluation.metrics
-    winner = Candidate(
-        variant.name, config, last, {name: value.clone() for name, value in upper.trained_state().items()}
-    )
+    data = loop.TrainingData(collection, prepared.rows("train"), feed(inputs, "cpu"), prepared.bf16)
+    *_, last = loop.fit(config, upper, data, loop.UNJUDGED, loss=loss_of(variant, config, data))
+    winner = Candidate(variant.name, config, last.metrics, last.state["upper"])
     parts = {
         part: scores_of(prepared, inputs, config.frozen_layers, winner.weights, part)["recall_at_5"]
         for part in ("validation", "unseen_queries")
@@ -188,48 +177,34 @@ def trained(variant: Variant, seed: int) -> dict[str, Any]:
     if variant.name == AS_IT_IS or variant.anchor:
         base = base_scores(prepared, {config.frozen_layers: inputs}, "validation")
         start, *way = front(prepared, inputs, winner, base, GIVEN.probe)
-        points = [
-            (
-                point.metrics["recall_at_5/macro"] - start.metrics["recall_at_5/macro"],
-                (point.retention or {})["recall_at_5"],
-            )
-            for point in way
-        ]
+        gains = (point.metrics["recall_at_5/macro"] - start.metrics["recall_at_5/macro"] for point in way)
+        points = [(gain, (point.retention or {})["recall_at_5"]) for gain, point in zip(gains, way, strict=True)]
     return {"parts": parts, "front": points}
 
 
-@contextmanager
-def changed(variant: Variant) -> Iterator[None]:
-    """The loop with the change that a variant makes in it."""
-    make_batch, loss_of = loop.make_batch, loop.multiple_negatives_ranking_loss
-    batches: list[loop.Batch] = []
+def loss_of(variant: Variant, config: TrainConfig, data: loop.TrainingData) -> Loss:
+    """The loss of a training, with the change that a variant makes in it."""
+    relevant = relevant_passages(data.collection)
+    # a loss is not told of which texts the embeddings are; but the same seed draws the same batches
+    batches = (
+        make_batch(data.collection, relevant, rows, config.hard_negatives)
+        for epoch in range(config.epochs)
+        for rows in batches_of_epoch(config, data.collection, data.rows, epoch)
+    )
 
-    def remembered(*given: Any) -> loop.Batch:
-        batch = make_batch(*given)
+    def loss(queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float) -> Tensor:
+        batch = next(batches)
         if not variant.masks:  # a column a row, as where nobody looks whether two rows have the same answer
-            batch = dataclasses.replace(
-                batch,
-                passages=batch.passages[batch.positive],
-                positive=np.arange(len(batch.queries)),
-                masked=np.zeros((len(batch.queries),) * 2, np.bool_),
-            )
-        batches[:] = [batch]
-        return batch
-
-    def anchored(queries: Tensor, passages: Tensor, *rest: Any, scale: float) -> Tensor:
-        loss = loss_of(queries, passages, *rest, scale=scale)
+            passages, positive = passages[positive], torch.arange(len(queries))
+            masked = torch.zeros(len(queries), len(queries), dtype=torch.bool)
+        value = multiple_negatives_ranking_loss(queries, passages, positive, masked, scale=scale)
         if variant.anchor is None:
-            return loss
+            return value
         kind, weight = variant.anchor
-        own = GIVEN.base[torch.from_numpy(batches[0].texts)]
-        base_queries, base_passages = own[batches[0].queries], own[batches[0].passages]
-        return loss + weight * ANCHORS[kind](queries, passages, base_queries, base_passages, scale)
+        base = GIVEN.base[torch.from_numpy(batch.texts)]
+        return value + weight * ANCHORS[kind](queries, passages, base[batch.queries], base[batch.passages], scale)
 
-    with (
-        mock.patch.object(loop, "make_batch", remembered),
-        mock.patch.object(loop, "multiple_negatives_ranking_loss", anchored),
-    ):
-        yield
+    return loss
 
 
 def similarities(
@@ -256,14 +231,8 @@ ANCHORS: dict[str, Callable[..., Tensor]] = {"similarities": similarities, "embe
 def compared(variant: Variant, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Mean and range over the seeds, and the difference from the variant that it is held against."""
     asked = queries_of(GIVEN.prepared, "validation")
-    domains = np.asarray(asked.domains)
-
-    def macro(scores: np.ndarray) -> float:
-        return float(np.mean([scores[domains == domain].mean() for domain in sorted(set(asked.domains))]))
-
-    own = [one["parts"]["validation"] for one in runs[variant.name]]
-    values = [macro(scores) for scores in own]
-    other = [one["parts"]["validation"] for one in runs[variant.against]]
+    own, other = ([one["parts"]["validation"] for one in runs[name]] for name in (variant.name, variant.against))
+    values = [by_domain(scores, asked.domains)["macro"] for scores in own]
     interval = paired_intervals(np.mean(own, 0), np.mean(other, 0), asked.passages, asked.domains)["macro"]
     return {
         "recall_at_5": float(np.mean(values)),
@@ -276,7 +245,7 @@ def compared(variant: Variant, runs: dict[str, list[dict[str, Any]]]) -> dict[st
 
 def mean_front(runs: list[dict[str, Any]]) -> list[list[float]]:
     """Gain and retention at each alpha, over the seeds."""
-    return [[float(each) for each in point] for point in np.mean([one["front"] for one in runs], 0)]
+    return np.mean([one["front"] for one in runs], 0).tolist()
 
 
 def protocols(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -288,11 +257,9 @@ def protocols(runs: list[dict[str, Any]]) -> dict[str, Any]:
         base = base_scores(prepared, {prepared.config.train.frozen_layers: inputs}, part)["recall_at_5"]
         tuned = np.mean([one["parts"][part] for one in runs], 0)
         difference = paired_intervals(tuned, base, asked.passages, asked.domains)["macro"]
-        domains = np.asarray(asked.domains)
-        each = sorted(set(asked.domains))
         found[name] = {
-            "base": float(np.mean([base[domains == domain].mean() for domain in each])),
-            "tuned": float(np.mean([tuned[domains == domain].mean() for domain in each])),
+            "base": by_domain(base, asked.domains)["macro"],
+            "tuned": by_domain(tuned, asked.domains)["macro"],
             "difference": dataclasses.asdict(difference),
         }
     return found

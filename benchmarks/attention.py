@@ -8,6 +8,7 @@ processor does, unless --precision says otherwise.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from timing import in_turn, ratios, spread
 
 from nic_ray import blocks, hardware
 from nic_ray import encoder as encoders
@@ -41,11 +43,8 @@ def main() -> None:
         return
     for result in results:
         shown = ", ".join(f"{side} {statistics.median(own) * 1000:.1f} ms" for side, own in result["seconds"].items())
-        ratios = result["ratios"]
-        print(
-            f"{result['texts']:3} texts of {result['length']:3} tokens: {shown}; plain / fused "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        of = f"{result['texts']:3} texts of {result['length']:3} tokens"
+        print(f"{of}: {shown}; plain / fused {spread(result['ratios'])}")
 
 
 def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -59,23 +58,23 @@ def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
     mask[0, length // 2 :] = 0  # as in a batch of unlike texts, so that the mask is not left out
     bf16 = hardware.computes_in_bf16(arguments.precision, "cpu")
     hidden = hidden.to(torch.bfloat16 if bf16 else torch.float32)
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for number in range(arguments.rounds + 2):
-        for side, attend in SIDES.items():
-            with mock.patch.multiple(blocks, _fused=attend, _in_steps=attend):
-                started = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    embedded = upper(hidden, mask)
-                embedded.square().sum().backward()
-            if number > 1:  # after two rounds to warm up
-                seconds[side].append(time.perf_counter() - started)
-    ratios = [plain / fused for plain, fused in zip(seconds["plain"], seconds["fused"], strict=True)]
+
+    def chunk_with(attend: Any, _: int) -> float:
+        with mock.patch.multiple(blocks, _fused=attend, _in_steps=attend):
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                embedded = upper(hidden, mask)
+            embedded.square().sum().backward()
+            return time.perf_counter() - started
+
+    sides = {side: functools.partial(chunk_with, attend) for side, attend in SIDES.items()}
+    seconds = in_turn(sides, arguments.rounds, warm_up=2)
     return {
         "precision": "bf16" if bf16 else "fp32",
         "length": length,
         "texts": texts,
         "seconds": seconds,
-        "ratios": ratios,
+        "ratios": ratios(seconds["plain"], seconds["fused"]),
     }
 
 

@@ -23,9 +23,8 @@ from nic_ray.activations import feed, frozen_inputs
 from nic_ray.candidates import queries_of, scores_of
 from nic_ray.config import Config
 from nic_ray.encoder import upper_copy
-from nic_ray.evaluation import evaluate
 from nic_ray.guard import Queries, falls
-from nic_ray.loop import fit
+from nic_ray.loop import UNJUDGED, TrainingData, fit
 from nic_ray.preparation import prepare
 from nic_ray.statistics import paired_intervals
 
@@ -209,19 +208,10 @@ def trained_differences(pairs: Path) -> dict[str, Population]:
     prepared = prepare(config, on_gpu=False)
     depth = config.train.frozen_layers
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth])[depth]
-    upper, source = upper_copy(prepared.encoder, depth, from_ids=False), feed(inputs, "cpu")
-    rows = prepared.rows("validation").tolist()
-    for _ in fit(
-        config.train,
-        prepared.collection,
-        prepared.rows("train").tolist(),
-        upper,
-        source,
-        lambda model: evaluate(model, source, prepared.collection, rows),
-        objective="recall_at_5/macro",
-    ):
-        pass
-    weights = upper.trained_state()
+    upper = upper_copy(prepared.encoder, depth, from_ids=False)
+    data = TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, "cpu"))
+    *_, last = fit(config.train, upper, data, UNJUDGED)
+    weights = last.state["upper"]
     differences, passages, domains = [], [], []
     for part in ("validation", "test"):
         asked = queries_of(prepared, part)

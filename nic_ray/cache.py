@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 import uuid
@@ -60,6 +61,47 @@ def opened(inputs: Inputs | StoredInputs) -> Inputs:
     return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the activations of a run go, of all the depths that it wants."""
+
+    wanted: Sequence[int]
+    """Depths that have any, the most wanted first."""
+    cached: Sequence[int]
+    """Those of them for which there is room."""
+    in_memory: int
+    """So many of these, the first ones, are held in memory."""
+    files: dict[int, Path]
+    """Of the cached depths that are kept on disk."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]
+    """(T, W) of one depth: tokens of all texts, width."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of one depth."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def layout_of(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> Layout:
+    """Where activations go, as `inputs_by_depth` lays them out; nothing is computed, read or written.
+
+    Args:
+        tokens, depths, room: as for `inputs_by_depth`.
+        bf16: whether 16 bits a value are kept, and not 32.
+    """
+    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
+    dtype = np.dtype(np.uint16 if bf16 else np.float32)
+    if not wanted:
+        return Layout([], [], 0, {}, dtype, (len(tokens.values), 0))
+    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
+    size = math.prod(shape) * dtype.itemsize
+    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
+    cached = wanted[: max(in_memory, on_disk)]
+    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
+    return Layout(wanted, cached, min(in_memory, len(cached)), files, dtype, shape)
+
+
 def inputs_by_depth(
     encoder: Encoder,
     tokens: Inputs,
@@ -83,22 +125,21 @@ def inputs_by_depth(
         view: is shown what is computed and where it is kept.
     """
     found: dict[int, Inputs | StoredInputs] = dict.fromkeys(depths, tokens)
-    layout = _layout(encoder, tokens, depths, room, bf16=bf16)
-    cached, in_memory, files = layout.cached, layout.in_memory, layout.files
-    dtype, shape, size = layout.dtype, layout.shape, layout.size
+    layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
     if not layout.wanted:
         return found
-    here = {depth: path for depth, path in files.items() if _is_sound(path, shape, dtype)}
-    _make_room(room, keep=set(files.values()), needed=size * (len(files) - len(here)))
+    cached, in_memory, files = layout.cached, layout.in_memory, layout.files
+    here = {depth: path for depth, path in files.items() if _is_sound(path, layout.shape, layout.dtype)}
+    _make_room(room, keep=set(files.values()), needed=layout.size * (len(files) - len(here)))
     found |= {depth: StoredInputs(path, tokens.offsets) for depth, path in here.items()}
     missing = sorted(set(cached) - here.keys())
     if missing:
         what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
         with view.work(what, len(tokens.offsets) - 1) as done:
-            found |= _compute(encoder, tokens, missing, found, files, shape, dtype, chain, done)
+            found |= _compute(encoder, tokens, missing, found, layout, chain, done)
     for depth in cached[:in_memory]:
         found[depth] = _read(found[depth])
-    gib = size / 2**30
+    gib = layout.size / 2**30
     for names, where in (
         (cached[:in_memory], f"in memory ({gib:.2f} GiB each)"),
         (cached[in_memory:], f"mapped from {room.folder} ({gib:.2f} GiB each)"),
@@ -111,7 +152,7 @@ def inputs_by_depth(
 
 def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
     """Whether every file that `inputs_by_depth` would write is there. It may still find one damaged."""
-    layout = _layout(encoder, tokens, depths, room, bf16=bf16)
+    layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
     return all(depth in layout.files and layout.files[depth].exists() for depth in layout.cached)
 
 
@@ -126,45 +167,12 @@ def run_here(device: str, *, bf16: bool) -> Chain:
     return chain
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where activations go.
-
-    wanted: depths that have any; cached: those of them for which there is room, the first `in_memory` in memory.
-    files: of the cached depths that are kept on disk.
-    dtype, shape, size: of the activations at one depth; size in bytes.
-    """
-
-    wanted: Sequence[int]
-    cached: Sequence[int]
-    in_memory: int
-    files: dict[int, Path]
-    dtype: np.dtype[Any]
-    shape: tuple[int, int]
-    size: float
-
-
-def _layout(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> _Layout:
-    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
-    dtype = np.dtype(np.uint16 if bf16 else np.float32)
-    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size) if wanted else 0)  # type: ignore[union-attr, arg-type]
-    size = float(np.prod(shape)) * dtype.itemsize
-    if not wanted:
-        return _Layout([], [], 0, {}, dtype, shape, size)
-    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
-    cached = wanted[: max(in_memory, on_disk)]
-    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
-    return _Layout(wanted, cached, in_memory, files, dtype, shape, size)
-
-
 def _compute(
     encoder: Encoder,
     tokens: Inputs,
     missing: Sequence[int],
     found: dict[int, Inputs | StoredInputs],
-    files: dict[int, Path],
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
+    layout: Layout,
     chain: Chain,
     done: Callable[[int], None],
 ) -> dict[int, Inputs | StoredInputs]:
@@ -172,6 +180,7 @@ def _compute(
         (depth for depth, each in found.items() if isinstance(each, StoredInputs) and depth < missing[0]), default=0
     )
     source = opened(found[below]) if below else tokens
+    files, shape, dtype = layout.files, layout.shape, layout.dtype
     steps = list(zip([below, *missing], missing, strict=False))
     drafts = {depth: path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp") for depth, path in files.items()}
     if files:

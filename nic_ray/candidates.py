@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from nic_ray.evaluation import embed, evaluate, query_scores, texts_to_score
 from nic_ray.guard import Point, Queries
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared
+from nic_ray.record import TrainingState
 from nic_ray.retrieval import flat_metrics
 
 ALPHAS = tuple(step / 10 for step in range(1, 11))
@@ -72,10 +72,10 @@ class Probe:
     """Macro "recall_at_5" and "mrr" of the base model on it."""
 
 
-def best_of(name: str, config: TrainConfig, state: Mapping[str, Any]) -> Candidate:
+def best_of(name: str, config: TrainConfig, state: TrainingState) -> Candidate:
     """The best evaluation in a training's last state."""
     best, epochs = state["best"], state["metrics"]["epoch"]
-    return Candidate(name, config, best["metrics"], best["upper"], epochs=epochs, finished=bool(state["finished"]))
+    return Candidate(name, config, best["metrics"], best["upper"], epochs=epochs, finished=state["finished"])
 
 
 def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
@@ -167,7 +167,7 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
     Args:
         inputs: by depth, at those of the winner and of its members.
     """
-    depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts)).tolist()
+    depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts))
     total: dict[str, Tensor] = {}
     members = winner.members or (winner,)
     for member in members:
@@ -175,16 +175,10 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
         # with more rows an evaluation of the same name falls on another fraction of the epoch, by less than half a step
         enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
         upper = encoders.upper_copy(prepared.encoder, member.config.frozen_layers, from_ids=own.are_ids)
-        for evaluation in loop.fit(
-            member.config.model_copy(update={"patience": None}),  # nothing is measured that could stop it
-            prepared.collection,
-            rows,
-            upper.to(prepared.device),
-            feed(own, prepared.device),
-            lambda _: {"recall_at_5/macro": 0.0, "mrr/macro": 0.0},
-            objective="recall_at_5/macro",
-            bf16=prepared.bf16,
-        ):
+        upper = upper.to(prepared.device)
+        data = loop.TrainingData(prepared.collection, rows, feed(own, prepared.device), prepared.bf16)
+        config = member.config.model_copy(update={"patience": None})  # nothing is measured that could stop it
+        for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
             if evaluation.metrics["epoch"] > enough:
                 break
         trained = Candidate(member.name, member.config, member.metrics, upper.trained_state())

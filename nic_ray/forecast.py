@@ -1,38 +1,54 @@
-"""How long a search will take and what room it needs, from a short probe on this machine."""
+"""How long a search will take and what room it needs, from a short training on this machine."""
 
+import functools
 import itertools
 import math
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
 from nic_ray.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs
+from nic_ray.batches import batches_of_epoch, make_batch
+from nic_ray.cache import budget, layout_of
 from nic_ray.candidates import ALPHAS
-from nic_ray.config import Config, TrainConfig
+from nic_ray.config import Config, SearchConfig, TrainConfig
+from nic_ray.encoder import Encoder
 from nic_ray.evaluation import embed, texts_to_score
 from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
-from nic_ray.placement import place_trials, trains_on_gpus
+from nic_ray.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, prepare
 
-PROBE_BATCHES = (32, 128)
-"""Batch sizes that the probe steps with: two, to tell what a token costs from what a step does."""
+TIMED_BATCHES = (32, 128)
+"""Batch sizes that are timed: two, to tell what a token costs from what a step does."""
+TIMED_STEPS = 2
+"""Steps of each, after one that also allocates."""
+WARM_UP_TEXTS = 8
+"""Texts that go through the frozen blocks before their time is taken."""
+SAMPLED_BATCHES = 6
+"""Batches of an epoch whose tokens are counted for all of them: to count every one would take as long as to train."""
 
-PROBE_STEPS = 2
 DRAWS = 400
-"""Searches that are drawn to see how many epochs ASHA lets trials have."""
+"""Searches that are drawn, to see how many epochs ASHA lets trials have and when the last trial ends."""
+FURTHER_THREAD = 1.0
+"""What one more thread does of the work that the first one does."""
 
-RAY_START_S = 8.0
-TUNE_START_S = 8.0
+RAY_START_S, TUNE_START_S = 8.0, 8.0
+"""Seconds until Ray runs, and from there until its first trial does, beside that trial's own start: on two cores."""
+EXPORT_S = 10.0
+"""Seconds in which the model is written with its card and the report, however long the search was: on two cores."""
 RAY_BYTES = 1.2 * 2**30
 """What Ray's own processes take, dashboard included."""
+BYTES_A_PARAMETER = 4 * 4
+"""Of a checkpoint: the parameter, two moments of the optimizer and the best value, each in fp32."""
 
 
 @dataclass(frozen=True)
@@ -97,69 +113,63 @@ def forecast(config: Config) -> Forecast:
     path = config.guard.probe
     probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
-        layout = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
-        rates = measured(config, 1, layout.threads, "cpu")
+        placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
+        rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
-        untold: dict[str, Any] = dict.fromkeys(TIMES)
-        return replace(reckoned(prepared, rates, layout.concurrent, cpus, probe), **untold)
-    layout = place_trials(config, cpus, [gpus])
-    beside = math.ceil(layout.concurrent / max(1, gpus)) if gpus else layout.concurrent
-    rates = measured(config, beside, layout.threads, prepared.device)
-    return reckoned(prepared, rates, layout.concurrent, gpus or cpus, probe)
+        unknown: dict[str, Any] = dict.fromkeys(TIMES)
+        return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
+    placement = place_trials(config, cpus, [gpus])
+    sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs
+    rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
+    return reckoned(prepared, rates, placement, gpus or cpus, probe)
 
 
-def measured(config: Config, concurrent: int, threads: int, device: str) -> Rates:
-    """Rates by a short training in as many processes as trials will run at a time: they share the machine, or a GPU."""
+def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
+    """Rates by a short training in as many processes as will train at a time: they share the machine, or a GPU."""
     started = time.time()
-    given = [(config, threads, started, device)] * concurrent
-    with multiprocessing.get_context("spawn").Pool(concurrent) as pool:
+    given = [(config, threads, started, device)] * processes
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         found = pool.starmap(_measure, given, chunksize=1)
-    means = np.mean([[getattr(each, name) for name in Rates.__dataclass_fields__] for each in found], axis=0)
+    means = np.mean([[getattr(each, field.name) for field in fields(Rates)] for each in found], axis=0)
     return Rates(*map(float, means))
 
 
-def reckoned(prepared: Prepared, rates: Rates, concurrent: int, processors: int, probe_tokens: int) -> Forecast:
+def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors: int, probe_tokens: int) -> Forecast:
     """What a search will take at some rates.
 
     Args:
-        concurrent: trials that run at a time.
-        processors: that the frozen blocks and the end of a search have, CPUs or GPUs.
+        placement: of its trials.
+        processors: GPUs where trials train on them, else CPUs.
         probe_tokens: of the guard's probe, 0 without one.
     """
-    config = prepared.config
-    search, blocks = config.search, _blocks(prepared)
-    workers = config.resources.workers
-    first = trial_s(prepared, rates, config.train)
-    each = [trial_s(prepared, rates, sample) for sample in _samples(config)]
-    mean = float(np.mean(each)) if each else first
-    share = expected_share(search.trials, config.train.epochs, search.grace_period, search.reduction_factor)
-    # a start is paid by every trial, the epochs by the first and by those that ASHA lets go on; the last ones run alone
-    work = search.trials * rates.start + first + (search.trials * share - 1) * mean
-    searched = work / concurrent + mean / 2 * (concurrent > 1)
+    config, encoder = prepared.config, prepared.encoder
+    search, room = config.search, budget(config.activations, Path())
+    layout = layout_of(encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16)
+    seconds_of = functools.partial(trial_s, prepared, rates, cached=layout.cached, workers=placement.workers)
+    first, others = seconds_of(config.train), [seconds_of(sample) for sample in _samples(config)]
+    mean = float(np.mean(others))
+    again = min(config.confirm.trials, search.trials) * config.confirm.seeds if search.trials > 1 else 0
+
+    epochs = drawn_epochs(search, config.train.epochs)
+    lasting = np.random.default_rng(1).choice(others, size=epochs.shape)
+    lasting[:, 0] = first
+    lasting = rates.start + lasting * epochs / config.train.epochs
+    pace = functools.partial(_pace, placement, processors)
+    searched = float(np.mean([makespan(one, placement.concurrent, pace) for one in lasting.tolist()]))
     if search.time_budget is not None:
         searched = min(searched, search.time_budget)
-    again = min(config.confirm.trials, search.trials) * config.confirm.seeds if search.trials > 1 else 0
-    confirmed = math.ceil(again / concurrent) * (rates.start + mean)
+    confirmed = makespan([rates.start + mean] * again, placement.concurrent, pace)
 
-    tokens, width = len(prepared.tokens.values), int(prepared.encoder.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    deepest = max(depths(config)) if prepared.encoder.can_be_cut else 0
-    frozen = tokens * deepest * rates.frozen / processors
-    upper = blocks - config.train.frozen_layers
-    evaluated = _evaluation_tokens(prepared) * upper * rates.read
-    tried = 0 if search.averaged_trials == 1 else search.trials + again
-    readings = len(ALPHAS) + tried + 4
-    probed = probe_tokens * (upper * (len(ALPHAS) + 3) * rates.read + config.train.frozen_layers * rates.frozen)
-    end = (readings * evaluated + probed + tokens * blocks * rates.frozen) / processors + 10
+    frozen = len(prepared.tokens.values) * max(layout.cached, default=0) * rates.frozen
+    frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread a processor
+    end = _readings_s(prepared, rates, layout.cached, again, probe_tokens)
+    end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
     start = rates.start + RAY_START_S + TUNE_START_S
-
-    kept = [depth for depth in depths(config) if depth > 0 and prepared.encoder.can_be_cut]
-    size = float(tokens * width * (2 if prepared.bf16 else 4))
-    in_memory = min(len(kept), int(config.activations.memory_budget_gib * 2**30 // size))
-    state = 4 * 4.0 * _trained_parameters(prepared)  # weights, two moments and the best weights, in fp32
+    checkpoints = (search.trials + again) * BYTES_A_PARAMETER * _trained_parameters(encoder, min(depths(config)))
     return Forecast(
         trials=search.trials,
-        concurrent=concurrent,
-        epochs=search.trials * share * config.train.epochs,
+        concurrent=placement.concurrent,
+        epochs=float(epochs.sum(axis=1).mean()),
         first_trial_s=first,
         mean_trial_s=mean,
         activations_s=frozen,
@@ -167,47 +177,115 @@ def reckoned(prepared: Prepared, rates: Rates, concurrent: int, processors: int,
         confirm_s=confirmed,
         end_s=end,
         total_s=start + frozen + searched + confirmed + end,
-        memory=RAY_BYTES + (1 + concurrent * workers) * rates.memory + in_memory * size,
-        activations=len(kept) * size,
-        disk=len(kept) * size + (search.trials + again) * state,
+        memory=RAY_BYTES
+        + (1 + placement.concurrent * placement.workers) * rates.memory
+        + layout.in_memory * layout.size,
+        activations=float(len(layout.cached) * layout.size),
+        disk=float(len(layout.files) * layout.size + checkpoints),
     )
 
 
-def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig) -> float:
-    """Seconds that the epochs of a configuration take, evaluations included."""
-    trained = _blocks(prepared) - config.frozen_layers
+def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig, *, cached: Collection[int], workers: int) -> float:
+    """Seconds that the epochs of a configuration take, evaluations included.
+
+    Args:
+        cached: depths whose activations are kept; at others the frozen blocks run in every step.
+        workers: processes that train it together.
+    """
     steps, tokens = _epoch(prepared, config)
-    evaluations = config.evaluations_per_epoch * _evaluation_tokens(prepared) * trained * rates.read
-    # where nothing can be kept, the frozen blocks run in every step
-    again = 0 if prepared.encoder.can_be_cut else tokens * config.frozen_layers * rates.frozen
-    return config.epochs * (steps * rates.step + tokens * trained * rates.trained + evaluations + again)
+    trained = tokens * (prepared.encoder.blocks - config.frozen_layers) * rates.trained
+    if config.frozen_layers not in cached:
+        trained += tokens * config.frozen_layers * rates.frozen
+    read = (
+        _tokens_to_score(prepared, "validation") * _blocks_read(prepared, [config.frozen_layers], cached) * rates.read
+    )
+    return config.epochs * (steps * rates.step + (trained + config.evaluations_per_epoch * read) / workers)
 
 
-def expected_share(trials: int, epochs: int, grace_period: int, reduction_factor: int) -> float:
-    """Share of all epochs that ASHA lets trials have where none is better than another but by chance.
+def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
+    """(DRAWS, trials) epochs that ASHA lets the trials of a search have, if none is better than another but by chance.
 
     The search's first trial is never stopped; each later one goes on if it belongs to the best 1 / reduction_factor
-    of those that came to the rung before it (as in Ray: at or above that percentile). Mean over `DRAWS` searches.
+    of those that came to the rung before it (as in Ray: at or above that percentile).
+
+    Args:
+        epochs: that a trial has which is not stopped.
     """
     generator = np.random.default_rng(0)
-    rungs = [grace_period]
-    while rungs[-1] * reduction_factor < epochs:
-        rungs.append(rungs[-1] * reduction_factor)
+    rungs = [search.grace_period]
+    while rungs[-1] * search.reduction_factor < epochs:
+        rungs.append(rungs[-1] * search.reduction_factor)
     rungs = [rung for rung in rungs if rung < epochs]
-    total = 0.0
-    for _ in range(DRAWS):
+    drawn = np.full((DRAWS, search.trials), epochs)
+    for own in drawn:
         recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
-        for number, value in enumerate(generator.random(trials)):
-            reached = epochs
+        for number, value in enumerate(generator.random(search.trials)):
             for rung in rungs:
                 before = recorded[rung]
-                goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / reduction_factor))
+                goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / search.reduction_factor))
                 before.append(float(value))
                 if not goes_on:
-                    reached = rung
+                    own[number] = rung
                     break
-            total += reached
-    return total / (DRAWS * trials * epochs)
+    return drawn
+
+
+def makespan(seconds: Sequence[float], concurrent: int, pace: Callable[[int], float]) -> float:
+    """Seconds until the last of some trials has ended, of which so many run at a time, begun in their order.
+
+    Args:
+        seconds: that each takes at the planned pace.
+        pace: how many times the planned pace each goes while so many run.
+    """
+    waiting, running, passed = list(reversed(seconds)), list[float](), 0.0
+    while waiting or running:
+        while waiting and len(running) < concurrent:
+            running.append(waiting.pop())
+        least = min(running)
+        passed += least / pace(len(running))
+        running = [left - least for left in running if left > least]
+    return passed
+
+
+def _pace(placement: Placement, processors: int, trials: int) -> float:
+    """How many times the planned pace a trial goes while so many run: the CPUs of those that have ended are shared."""
+    if placement.gpus_per_worker or placement.concurrent == 1:
+        return 1.0  # what is gained by being alone on a GPU has not been measured
+    share = max(1, processors // (trials * placement.workers))
+    return _gain(threads_of(share, placement.threads)) / _gain(placement.threads)
+
+
+def _gain(threads: int) -> float:
+    """How many times the work of one thread so many do."""
+    return 1 + FURTHER_THREAD * (threads - 1)
+
+
+def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, probe_tokens: int) -> float:
+    """Seconds that one process takes, of those that were measured, to read what a search ends with.
+
+    On the validation rows the base model is read, every trial that may join the mean, and every alpha; on the test rows
+    the base model, the first trial and the tuned one; on the probe the base model, every trial and every alpha, and the
+    first trial once more. At last the exported folder is read, from the texts on.
+
+    Args:
+        again: trials that are trained with other seeds.
+    """
+    config, search = prepared.config, prepared.config.search
+    base = _blocks_read(prepared, [max(depths(config))], cached)
+    first = _blocks_read(prepared, [config.train.frozen_layers], cached)
+    other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(config)], cached)
+    trials = search.trials + again
+    tried = 0 if search.averaged_trials == 1 else trials - 1
+    validation = _tokens_to_score(prepared, "validation") * (base + (tried + len(ALPHAS)) * other)
+    test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + other)
+    probe = probe_tokens * (base + first + (trials + len(ALPHAS)) * other)
+    frozen = probe_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
+    return (validation + test + probe) * rates.read + frozen * rates.frozen
+
+
+def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:
+    """Blocks that run for a reading of a model, on average over the cuts that it may have."""
+    return prepared.encoder.blocks - float(np.mean([cut if cut in cached else 0 for cut in cuts]))
 
 
 def _measure(config: Config, threads: int, started: float, device: str) -> Rates:
@@ -217,51 +295,51 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     encoder = encoders.load(config.train.base_model)
     ready = time.time() - started
     # passages with all of their rows, as many as the larger batch has rows
-    rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(PROBE_BATCHES)]
+    rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]
     collection = index_pairs([pairs[row] for row in rows])
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
-    depth = config.train.frozen_layers if encoder.can_be_cut else 0
+    depth = max(1, config.train.frozen_layers if encoder.can_be_cut else 0)
     bf16 = hardware.computes_in_bf16(config.train.precision, device)
-    wait = torch.cuda.synchronize if device == "cuda" else _nothing
-    few = Inputs(tokens.values[: tokens.offsets[8]], tokens.offsets[:9])
-    frozen_inputs(encoder, few, [max(1, depth)], device=device)
-    begin = time.perf_counter()
-    inputs: Inputs = frozen_inputs(encoder, tokens, [max(1, depth)], device=device, bf16=bf16)[max(1, depth)]
-    frozen = (time.perf_counter() - begin) / (len(tokens.values) * max(1, depth))
-    depth, source = max(1, depth), feed(inputs, device)
-    upper = encoders.upper_copy(encoder, depth, from_ids=False).to(device).train()
+    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1])
+    frozen_inputs(encoder, few, [depth], device=device)
+    began = time.perf_counter()
+    inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
+    frozen = (time.perf_counter() - began) / (len(tokens.values) * depth)
+    source = feed(inputs, device)
+    upper = encoders.upper_copy(encoder, depth, from_ids=False).to(device)
     trained = encoder.blocks - depth
-    seconds, sizes = [], []
-    for batch_size in PROBE_BATCHES:
-        settings = config.train.model_copy(update={"batch_size": batch_size, "queries_per_passage": 1})
-        encoders.set_dropout(upper, attention=settings.attention_dropout, hidden=settings.hidden_dropout)
-        optimizer = loop.make_optimizer(upper, settings)
-        relevant = relevant_passages(collection)
-        batch = loop.make_batch(collection, relevant, np.arange(len(rows))[:batch_size], settings.hard_negatives)
-        for number in range(PROBE_STEPS + 1):
-            if number == 1:  # the first one also allocates
-                wait()
-                begin = time.perf_counter()
-            loop.accumulate_gradients(upper, source, batch, settings, bf16=bf16)
-            torch.nn.utils.clip_grad_norm_(upper.parameters(), loop.MAX_GRADIENT_NORM)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        wait()
-        seconds.append((time.perf_counter() - begin) / PROBE_STEPS)
-        sizes.append(_padded(inputs.lengths, batch.texts, device))
-    per_token = max(0.0, (seconds[1] - seconds[0]) / (sizes[1] - sizes[0]))
-    begin = time.perf_counter()
+    data = loop.TrainingData(collection, np.arange(len(rows)), source, bf16)
+    (less, few_tokens), (more, many_tokens) = (
+        _timed_steps(loop.new_training(config.train, upper, data), data.rows[:size]) for size in TIMED_BATCHES
+    )
+    per_token = max(0.0, (more - less) / (many_tokens - few_tokens))
+    began = time.perf_counter()
     everything = np.arange(len(collection.texts))
     embed(upper, source, everything, bf16=bf16)
-    read = (time.perf_counter() - begin) / (_padded(inputs.lengths, everything, device) * trained)
+    read = (time.perf_counter() - began) / (_padded(inputs.lengths, everything, device) * trained)
     return Rates(
         start=ready,
         frozen=frozen,
         trained=per_token / trained,
-        step=max(0.0, seconds[0] - per_token * sizes[0]),
+        step=max(0.0, less - per_token * few_tokens),
         read=read,
         memory=_own_bytes(),
     )
+
+
+def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[float, int]:
+    """Seconds of a step on some rows, and its tokens with padding."""
+    device, began = training.data.source.device.type, 0.0
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    for number in range(TIMED_STEPS + 1):
+        if number == 1:
+            wait()
+            began = time.perf_counter()
+        loop.train_step(training, rows)
+    wait()
+    seconds = (time.perf_counter() - began) / TIMED_STEPS
+    batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
+    return seconds, _padded(training.data.source.lengths, batch.texts, device)
 
 
 def _samples(config: Config) -> Iterator[TrainConfig]:
@@ -271,26 +349,25 @@ def _samples(config: Config) -> Iterator[TrainConfig]:
         yield config.train.model_copy(update=dict(zip(names, values, strict=True)))
 
 
-def _epoch(prepared: Prepared, config: TrainConfig, sampled: int = 6) -> tuple[int, float]:
+def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
     """Steps of an epoch, and its tokens with padding, from some of its batches."""
-    rows = prepared.rows("train")
-    batches = loop.batches_of_epoch(config, prepared.collection, rows, 0)
-    taken = batches[:: max(1, len(batches) // sampled)]
-    relevant: Mapping[int, Any] = relevant_passages(prepared.collection)
+    batches = batches_of_epoch(config, prepared.collection, prepared.rows("train"), 0)
+    relevant = relevant_passages(prepared.collection)
     tokens = [
         _padded(
             prepared.tokens.lengths,
-            loop.make_batch(prepared.collection, dict(relevant), batch, config.hard_negatives).texts,
+            make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts,
             prepared.device,
         )
-        for batch in taken
+        for batch in batches[:: max(1, len(batches) // SAMPLED_BATCHES)]
     ]
     return len(batches), float(np.mean(tokens)) * len(batches)
 
 
-def _evaluation_tokens(prepared: Prepared) -> int:
-    texts = texts_to_score(prepared.collection, prepared.rows("validation").tolist())
-    return _padded(prepared.tokens.lengths, texts, prepared.device)
+def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
+    """Tokens with padding that scoring some parts needs, all of them at once."""
+    rows = np.concatenate([prepared.rows(part) for part in parts])
+    return _padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:
@@ -298,9 +375,7 @@ def _tokens_of(prepared: Prepared, pairs: Path) -> int:
     return len(token_inputs(prepared.encoder, asked.texts, limit, asked.is_query).values)
 
 
-def _padded(
-    lengths: np.ndarray[Any, np.dtype[np.int64]], texts: np.ndarray[Any, np.dtype[np.int64]], device: str
-) -> int:
+def _padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -> int:
     return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS[device]))
 
 
@@ -308,13 +383,8 @@ def _nothing() -> None:
     """On a CPU nothing is to be waited for."""
 
 
-def _blocks(prepared: Prepared) -> int:
-    return prepared.encoder.blocks
-
-
-def _trained_parameters(prepared: Prepared) -> int:
-    depth = min(depths(prepared.config))
-    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=False)
+def _trained_parameters(encoder: Encoder, depth: int) -> int:
+    upper = encoders.upper_copy(encoder, depth, from_ids=False)
     return sum(value.numel() for value in upper.trained_state().values())
 
 

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +12,49 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, Feed, chunks, padded_batch
-from nic_ray.batches import epoch_batches
+from nic_ray.activations import LEAST_TOKENS, Feed
+from nic_ray.batches import Batch, batches_of_epoch, make_batch
 from nic_ray.config import Schedule, TrainConfig
 from nic_ray.encoder import Upper, set_dropout
 from nic_ray.errors import RunError
-from nic_ray.loss import multiple_negatives_ranking_loss
+from nic_ray.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
+from nic_ray.loss import Loss, multiple_negatives_ranking_loss
+from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.pairs import Collection, relevant_passages
+from nic_ray.record import BestState, TrainingState
 
 MAX_GRADIENT_NORM = 1.0
 FLOOR_OF_A_CYCLE = 0.05
 LOGS_PER_EPOCH = 20
 
 log = logging.getLogger("nic_ray.training")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads."""
+
+    collection: Collection
+    rows: NDArray[np.int64]
+    """(N,) rows of the collection that train."""
+    source: Feed
+    """Inputs at the depth that the trained blocks are fed at, for the device that these are on."""
+    bf16: bool = False
+    """Whether the blocks run in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a training is judged on its way."""
+
+    evaluate: Callable[[Upper], dict[str, float]]
+    """Gives the flat validation metrics, among them `objective` and "mrr/macro"."""
+    objective: str
+    """The metric that decides which evaluation is the best."""
+
+
+UNJUDGED = Validation(lambda _: {f"{name}/macro": 0.0 for name in METRICS}, f"{PRIMARY}/macro")
+"""Where no rows are held back to judge a training by: all of its evaluations are alike."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +67,33 @@ class Evaluation:
     last)."""
     is_best: bool
     """Whether it is the best so far: by objective, then mrr/macro, then the earlier one."""
-    state: dict[str, Any]
-    """What `fit` goes on from, and under "best" the weights of the best evaluation: tensors and plain
-    values. The tensors are live: save them before asking for the next evaluation. "micro_batch_tokens" is the
-    configuration's, or what memory has left of it."""
+    state: TrainingState
+    """What `fit` goes on from. The tensors are live: save them before asking for the next evaluation."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The texts of a global batch, each once.
+@dataclass
+class Training:
+    """What a step changes, and what it needs for that."""
 
-    texts: (n,) ascending; queries, positive, passages: places in `texts`, (B,), (B,) in passages, (P,).
-    masked: (B, P) bool, passages that answer the query besides its own, or nearly do.
-    """
-
-    texts: NDArray[np.int64]
-    queries: NDArray[np.int64]
-    passages: NDArray[np.int64]
-    positive: NDArray[np.int64]
-    masked: NDArray[np.bool_]
+    config: TrainConfig
+    """With the `micro_batch_tokens` that memory has left of it."""
+    upper: Upper
+    optimizer: torch.optim.AdamW
+    data: TrainingData
+    relevant: dict[int, NDArray[np.int64]]
+    """Of the collection, from `pairs.relevant_passages`."""
+    loss: Loss
 
 
 def fit(
     config: TrainConfig,
-    collection: Collection,
-    rows: Sequence[int],
     upper: Upper,
-    source: Feed,
-    evaluate: Callable[[Upper], dict[str, float]],
+    data: TrainingData,
+    validation: Validation,
     *,
-    objective: str,
-    bf16: bool = False,
-    state: dict[str, Any] | None = None,
+    state: TrainingState | None = None,
     before_step: Callable[[], None] = lambda: None,
+    loss: Loss = multiple_negatives_ranking_loss,
 ) -> Iterator[Evaluation]:
     """Train `upper` in place on some rows; yield at every evaluation.
 
@@ -78,101 +101,158 @@ def fit(
     the whole batch: all of them must call this with the same arguments.
 
     Args:
-        rows: training rows of the collection.
-        source: inputs at the depth that `upper` is fed at, for the device it is on.
-        evaluate: gives the validation metrics, among them `objective` and "mrr/macro".
-        bf16: run the blocks in bfloat16.
         state: an `Evaluation.state` to go on from, of the same configuration and rows; on whatever device it was.
         before_step: is called before every step.
+        loss: what is minimised.
 
     Raises:
         RunError: the loss, a gradient or an embedding is not finite; names step and learning rate. Or the device's
             memory is too small even with the smallest `micro_batch_tokens`, or with any where there are several
             workers: one of them cannot repeat a step alone.
     """
-    train_rows = np.asarray(rows, np.int64)
-    relevant = relevant_passages(collection)
-    set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
-    optimizer = make_optimizer(upper, config)
+    training = new_training(config, upper, data, loss=loss)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
-    step, stale, best = _restore(upper, optimizer, state)
-    if state is not None:
-        held = state.get("micro_batch_tokens", config.micro_batch_tokens)
-        config = _with_tokens(config, min(held, config.micro_batch_tokens))
+    step, stale, best = _restore(training, state)
+    course, objective = _course_of(config, data), validation.objective
+    log.info("training on %d pairs from step %d of %d", len(data.rows), step, course.total)
+    if data.source.values.device.type != data.source.device.type:
+        log.info("inputs: too large for the %s device, each batch is sent by itself", data.source.device.type)
+    for stretch in _stretches(training, course, step, before_step):
+        try:
+            metrics = validation.evaluate(upper)
+        except ValueError as error:
+            raise _not_finite("embeddings", stretch.step, stretch.rate, str(error)) from error
+        is_best = best is None or _order(metrics, objective) > _order(best["metrics"], objective)
+        epoch = stretch.step / course.per_epoch
+        metrics |= {"loss": stretch.loss, "epoch": epoch, "step": float(stretch.step)}
+        if is_best:
+            weights = {name: value.clone() for name, value in upper.trained_state().items()}
+            best = {"metrics": dict(metrics), "upper": weights}
+        assert best is not None
+        stale = 0 if is_best else stale + 1
+        finished = stretch.step == course.total or (config.patience is not None and stale >= config.patience)
+        metrics |= {
+            "objective": best["metrics"][objective],
+            "best_epoch": best["metrics"]["epoch"],
+            "evaluation": float(course.evaluations_until(stretch.step)),
+            "finished": float(finished),
+            "pairs_per_second": stretch.pairs_per_second,
+        }
+        log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+        yield Evaluation(metrics, is_best, _state_of(training, stretch.step, stale, best, metrics))
+        if finished:
+            return
 
-    per_epoch = len(batches_of_epoch(config, collection, train_rows, 0))
-    total = per_epoch * config.epochs
-    stops = {round(part * per_epoch / config.evaluations_per_epoch) for part in range(1, config.evaluations_per_epoch)}
-    stops = {stop for stop in stops if stop > 0} | {per_epoch}
+
+def new_training(
+    config: TrainConfig, upper: Upper, data: TrainingData, *, loss: Loss = multiple_negatives_ranking_loss
+) -> Training:
+    """Make `upper` ready to train, in place: the configuration's dropout, in training mode, with a new optimizer."""
+    set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
+    upper.train()
+    return Training(config, upper, make_optimizer(upper, config), data, relevant_passages(data.collection), loss)
+
+
+def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) -> tuple[Tensor, Tensor]:
+    """Train on one global batch: all that is done between two batches, at the optimizer's present learning rate.
+
+    The gradients of the batch's loss, within memory; their norm clipped to `MAX_GRADIENT_NORM`; the optimizer's step;
+    and no gradients left behind.
+
+    Args:
+        rows: (B,) rows of the collection.
+        step: number of the step, for messages; 1 is the first.
+
+    Returns:
+        the loss in nats and the norm of its gradient before it was clipped, both () and still on the device: whoever
+        reads them makes the host wait for it.
+
+    Raises:
+        RunError: the device's memory is too small, as for `fit`.
+    """
+    batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
+    try:
+        loss = _within_memory(training, batch, step)
+        norm = torch.nn.utils.clip_grad_norm_(trained_parameters(training.upper), MAX_GRADIENT_NORM)
+        training.optimizer.step()
+    except torch.OutOfMemoryError:
+        raise _out_of_memory(step, training.config) from None
+    training.optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
+@dataclass(frozen=True)
+class _Course:
+    """Where a training's epochs and evaluations fall, in steps."""
+
+    per_epoch: int
+    total: int
+    stops: tuple[int, ...]
+    """Steps of an epoch that are followed by an evaluation, ascending; the last one ends it."""
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation follows a step; 1 is the first."""
+        return (step - 1) % self.per_epoch + 1 in self.stops
+
+    def evaluations_until(self, step: int) -> int:
+        """How many evaluations there are up to and with the one that follows a step."""
+        epochs, in_epoch = divmod(step - 1, self.per_epoch)
+        return epochs * len(self.stops) + self.stops.index(in_epoch + 1) + 1
+
+
+def _course_of(config: TrainConfig, data: TrainingData) -> _Course:
+    per_epoch, parts = len(batches_of_epoch(config, data.collection, data.rows, 0)), config.evaluations_per_epoch
+    stops = {round(part * per_epoch / parts) for part in range(1, parts + 1)} - {0}
+    return _Course(per_epoch, per_epoch * config.epochs, tuple(sorted(stops)))
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The steps between two evaluations."""
+
+    step: int
+    """Steps that have been taken at its end, since the beginning of the training."""
+    loss: float
+    """Mean over its steps, nats."""
+    rate: float
+    """Learning rate of its last step."""
+    pairs_per_second: float
+
+
+def _stretches(training: Training, course: _Course, step: int, before_step: Callable[[], None]) -> Iterator[_Stretch]:
+    """Train from a step on, to the end; yield wherever an evaluation is due."""
+    config, data = training.config, training.data
+    # numbers that are still on the device: reading one makes the host wait for all that was asked of it
+    unread: list[tuple[Tensor, Tensor, float]] = []
     losses: list[float] = []
     pairs, since = 0, time.monotonic()
-    # numbers that are still on the device: reading one makes the host wait for all that was asked of it
-    unread: list[tuple[Tensor, float]] = []
     started, first_step = time.monotonic(), step
-    log.info("training on %d pairs from step %d of %d", len(train_rows), step, total)
-    if source.values.device.type != source.device.type:
-        log.info("inputs: too large for the %s device, each batch is sent by itself", source.device.type)
-    upper.train()
-    while step < total:
-        epoch, done = divmod(step, per_epoch)
-        for rows_of_batch in batches_of_epoch(config, collection, train_rows, epoch)[done:]:
+    while step < course.total:
+        epoch, done = divmod(step, course.per_epoch)
+        for rows in batches_of_epoch(config, data.collection, data.rows, epoch)[done:]:
             before_step()
             rate = config.learning_rate * rate_factor(
-                step, total, per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
+                step, course.total, course.per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )
-            for group in optimizer.param_groups:
+            for group in training.optimizer.param_groups:
                 group["lr"] = rate
-            batch = make_batch(collection, relevant, rows_of_batch, config.hard_negatives)
-            try:
-                loss, config = _within_memory(upper, source, batch, config, step + 1, bf16=bf16)
-                norm = torch.nn.utils.clip_grad_norm_(_trained(upper), MAX_GRADIENT_NORM)
-                unread.append((torch.stack([loss, norm]), rate))
-                optimizer.step()
-            except torch.OutOfMemoryError:
-                raise _out_of_memory(step + 1, config) from None
-            optimizer.zero_grad(set_to_none=True)
             step += 1
-            pairs += len(rows_of_batch)
-            at_stop = (step - 1) % per_epoch + 1 in stops
-            if at_stop or step % max(1, per_epoch // LOGS_PER_EPOCH) == 0:
+            loss, norm = train_step(training, rows, step=step)
+            unread.append((loss, norm, rate))
+            pairs += len(rows)
+            is_due = course.evaluates_after(step)
+            if is_due or step % max(1, course.per_epoch // LOGS_PER_EPOCH) == 0:
                 losses += _read(unread, step)
-                left = (time.monotonic() - started) / (step - first_step) * (total - step)
+                unread.clear()
+                left = (time.monotonic() - started) / (step - first_step) * (course.total - step)
                 log.info(
                     "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
-                    step / per_epoch, step, total, losses[-1], rate, float(norm), left,
+                    step / course.per_epoch, step, course.total, losses[-1], rate, float(norm), left,
                 )  # fmt: skip
-                unread.clear()
-            if not at_stop:
-                continue
-            pairs_per_second = pairs / (time.monotonic() - since)
-            try:
-                metrics = evaluate(upper)
-            except ValueError as error:
-                raise _not_finite("embeddings", step, rate, str(error)) from error
-            is_best = best is None or _order(metrics, objective) > _order(best["metrics"], objective)
-            metrics |= {"loss": float(np.mean(losses)), "epoch": step / per_epoch, "step": float(step)}
-            losses.clear()
-            if is_best:
-                weights = {name: value.clone() for name, value in upper.trained_state().items()}
-                best = {"metrics": dict(metrics), "upper": weights}
-            assert best is not None
-            stale = 0 if is_best else stale + 1
-            finished = step == total or (config.patience is not None and stale >= config.patience)
-            metrics |= {
-                "objective": best["metrics"][objective],
-                "best_epoch": best["metrics"]["epoch"],
-                "evaluation": float(
-                    (step - 1) // per_epoch * len(stops) + sorted(stops).index((step - 1) % per_epoch + 1) + 1
-                ),
-                "finished": float(finished),
-                "pairs_per_second": pairs_per_second,
-            }
-            log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-            snapshot = _snapshot(upper, optimizer, step, stale, best, metrics, config.micro_batch_tokens)
-            yield Evaluation(metrics, is_best, snapshot)
-            if finished:
-                return
-            pairs, since = 0, time.monotonic()
+            if is_due:
+                yield _Stretch(step, float(np.mean(losses)), rate, pairs / (time.monotonic() - since))
+                losses.clear()
+                pairs, since = 0, time.monotonic()
 
 
 def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, warmup_share: float) -> float:
@@ -198,63 +278,36 @@ def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, wa
     return 1 - part if schedule == "linear" else (1 + math.cos(math.pi * part)) / 2
 
 
-def make_batch(
-    collection: Collection,
-    relevant: dict[int, NDArray[np.int64]],
-    rows: NDArray[np.int64],
-    hard_negatives: int,
-) -> Batch:
-    """The distinct texts of some rows, and which passages must not be a query's negatives.
-
-    Args:
-        relevant: from `pairs.relevant_passages`: a query's known answers are masked, in the whole
-            collection's sense, not only the batch's, and with them what is nearly the same text.
-        hard_negatives: of a row's own negatives, the first so many join.
-    """
-    queries = collection.query[rows]
-    negatives = collection.negatives[rows, :hard_negatives].ravel()
-    passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
-    texts = np.union1d(queries, passages)
-    near = collection.near[passages]
-    answers = {query: np.isin(near, collection.near[relevant[query]]) for query in set(queries.tolist())}
-    masked = np.stack([answers[query] for query in queries.tolist()])
-    positive = np.searchsorted(passages, collection.positive[rows])
-    masked[np.arange(len(rows)), positive] = False
-    return Batch(texts, np.searchsorted(texts, queries), np.searchsorted(texts, passages), positive, masked)
-
-
-def _within_memory(
-    upper: Upper, source: Feed, batch: Batch, config: TrainConfig, step: int, *, bf16: bool
-) -> tuple[Tensor, TrainConfig]:
-    """`accumulate_gradients` into `upper`, which has none, with `micro_batch_tokens` halved until memory suffices.
+def _within_memory(training: Training, batch: Batch, step: int) -> Tensor:
+    """`accumulate_gradients` where there are none, with `micro_batch_tokens` halved until memory suffices.
 
     Returns:
-        the loss, and the configuration to go on with.
+        the loss, () detached. What has been left of `micro_batch_tokens` stays in `training`.
 
     Raises:
         RunError: it does not suffice; names the step.
     """
-    random_state = _random_state(source.device)
+    device = training.data.source.device
+    before = random_state(device)
     while True:
-        loss = _unless_out_of_memory(upper, source, batch, config, step, bf16=bf16)
+        loss = _unless_out_of_memory(training, batch, step)
         if loss is not None:
-            return loss, config
-        upper.zero_grad(set_to_none=True)
+            return loss
+        training.upper.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        _set_random_state(source.device, random_state)
-        config = _with_tokens(config, max(LEAST_TOKENS, config.micro_batch_tokens // 2))
+        set_random_state(device, before)
+        _keep_to_tokens(training, max(LEAST_TOKENS, training.config.micro_batch_tokens // 2))
         log.info(
             "out of memory at step %d: it is repeated, from here on with micro_batch_tokens %d",
-            step, config.micro_batch_tokens,
+            step, training.config.micro_batch_tokens,
         )  # fmt: skip
 
 
-def _unless_out_of_memory(
-    upper: Upper, source: Feed, batch: Batch, config: TrainConfig, step: int, *, bf16: bool
-) -> Tensor | None:
+def _unless_out_of_memory(training: Training, batch: Batch, step: int) -> Tensor | None:
     # a function of its own: as long as the error is held, so is what its frames hold
+    config, data = training.config, training.data
     try:
-        return accumulate_gradients(upper, source, batch, config, bf16=bf16)
+        return accumulate_gradients(training.upper, data.source, batch, config, bf16=data.bf16, loss=training.loss)
     except torch.OutOfMemoryError:
         # other workers are in the middle of this step, and would wait for ever for the parts of another one
         if dist.is_initialized() or config.micro_batch_tokens <= LEAST_TOKENS:
@@ -262,100 +315,13 @@ def _unless_out_of_memory(
         return None
 
 
-def _with_tokens(config: TrainConfig, micro_batch_tokens: int) -> TrainConfig:
-    return config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
-
-
-def accumulate_gradients(
-    upper: Upper, source: Feed, batch: Batch, config: TrainConfig, *, bf16: bool = False
-) -> Tensor:
-    """Add the gradients of the global batch's loss to `upper`; returns that loss, () detached.
-
-    The loss is taken on embeddings that are cut off from the blocks, and its gradient with respect to
-    them is then sent through the blocks, chunk by chunk of similar length, of at most `micro_batch_tokens`
-    each. Where the chunks' graphs would hold more than that together, they are built again one at a time, with the same
-    dropout (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
-
-    With several workers each embeds its share of the texts; all compute the loss of the whole batch,
-    so that the sum of their gradients is that of one worker with the whole batch.
-    """
-    device = source.device
-    workers = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    shares = [_share(source, batch.texts, part, workers) for part in range(workers)]
-    at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
-    parts = list(chunks(source.lengths, batch.texts[shares[rank]], at_most))
-    padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
-    at_once = padded <= config.micro_batch_tokens
-
-    outputs, random_states = [], []
-    # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(at_once):
-        for part in parts:
-            if not at_once:
-                random_states.append(_random_state(device))
-            outputs.append(upper(*padded_batch(source, part)))
-    order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
-    own = torch.cat([output.detach() for output in outputs])
-    embeddings = _gathered(own, order, shares, len(batch.texts)).requires_grad_()
-    loss = multiple_negatives_ranking_loss(
-        embeddings[torch.from_numpy(batch.queries).to(device)],
-        embeddings[torch.from_numpy(batch.passages).to(device)],
-        torch.from_numpy(batch.positive).to(device),
-        torch.from_numpy(batch.masked).to(device),
-        scale=config.scale,
-    )
-    loss.backward()
-    assert embeddings.grad is not None
-    gradients = embeddings.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])
-    if at_once:
-        torch.autograd.backward(outputs, list(gradients))
-    else:
-        for part, gradient, random_state in zip(parts, gradients, random_states, strict=True):
-            _set_random_state(device, random_state)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                output = upper(*padded_batch(source, part))
-            output.backward(gradient)
-    if workers > 1:
-        _sum_gradients(upper)
-    return loss.detach()
-
-
-def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Each worker's rows, in the order of ranks, on every worker.
-
-    Args:
-        own: (counts[rank], D).
-        counts: rows of each worker, the same list everywhere.
-    """
-    padded = own.new_zeros(max(counts), own.shape[1])
-    padded[: len(own)] = own
-    received = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(received, padded)
-    return [rows[:count] for rows, count in zip(received, counts, strict=True)]
-
-
-def batches_of_epoch(
-    config: TrainConfig, collection: Collection, rows: NDArray[np.int64], epoch: int
-) -> list[NDArray[np.int64]]:
-    """The batches of one epoch as rows of the collection; `rows` (N,) are those that train."""
-    places = epoch_batches(
-        collection.positive[rows],
-        batch_size=config.batch_size,
-        queries_per_passage=config.queries_per_passage,
-        seed=config.seed,
-        epoch=epoch,
-    )
-    return [rows[place] for place in places]
-
-
-def _trained(upper: Upper) -> list[Tensor]:
-    return [value for value in upper.parameters() if value.requires_grad]
+def _keep_to_tokens(training: Training, micro_batch_tokens: int) -> None:
+    training.config = training.config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
 
 
 def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what trains; biases and normalisation are not decayed."""
-    trained = _trained(upper)
+    trained = trained_parameters(upper)
     groups = [
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
@@ -363,61 +329,32 @@ def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDArray[np.int64]:
-    """Places in `texts` that one worker embeds: dealt out by length, so that all have as much to do."""
-    return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
-
-
-def _gathered(own: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
-    """(total, D) embeddings of all texts of the batch, from this worker's and the others'."""
-    result = own.new_empty(total, own.shape[1])
-    result[torch.from_numpy(order).to(own.device)] = own
-    if len(shares) > 1:
-        mine = result[torch.from_numpy(shares[dist.get_rank()]).to(own.device)]
-        for share, rows in zip(shares, gather_rows(mine, [len(share) for share in shares]), strict=True):
-            result[torch.from_numpy(share).to(own.device)] = rows
-    return result
-
-
-def _sum_gradients(upper: Upper) -> None:
-    gradients = [value.grad if value.grad is not None else torch.zeros_like(value) for value in _trained(upper)]
-    flat = torch.cat([gradient.ravel() for gradient in gradients])
-    dist.all_reduce(flat)
-    for value, part in zip(_trained(upper), flat.split([each.numel() for each in gradients]), strict=True):
-        value.grad = part.view_as(value)
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
-
-
 def _order(metrics: dict[str, float], objective: str) -> tuple[float, float]:
     return metrics[objective], metrics["mrr/macro"]
 
 
-def _snapshot(
-    upper: Upper,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    stale: int,
-    best: dict[str, Any],
-    metrics: dict[str, float],
-    micro_batch_tokens: int,
-) -> dict[str, Any]:
-    device = next(upper.parameters()).device
+def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> list[float]:
+    """The losses of the last steps, from loss, gradient norm and learning rate of each.
+
+    Raises:
+        RunError: one of them is not finite; names the first such step.
+    """
+    found: list[list[float]] = torch.stack([torch.stack([loss, norm]) for loss, norm, _ in unread]).tolist()
+    for place, (loss, norm) in enumerate(found):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            step, rate = last_step - len(found) + place + 1, unread[place][2]
+            raise _not_finite("loss or gradient", step, rate, f"loss {loss}, gradient norm {norm}")
+    return [loss for loss, _ in found]
+
+
+def _state_of(training: Training, step: int, stale: int, best: BestState, metrics: dict[str, float]) -> TrainingState:
+    device = training.data.source.device
     return {
-        "upper": upper.trained_state(),
-        "optimizer": optimizer.state_dict(),
-        "random": _random_state(device),
+        "upper": training.upper.trained_state(),
+        "optimizer": training.optimizer.state_dict(),
+        "random": random_state(device),
         "random_of": device.type,
-        "micro_batch_tokens": micro_batch_tokens,
+        "micro_batch_tokens": training.config.micro_batch_tokens,
         "step": step,
         "stale": stale,
         "best": best,
@@ -426,37 +363,24 @@ def _snapshot(
     }
 
 
-def _read(unread: Sequence[tuple[Tensor, float]], last_step: int) -> list[float]:
-    """The losses of the last steps, from (loss and gradient norm, learning rate) of each.
-
-    Raises:
-        RunError: one of them is not finite; names the first such step.
-    """
-    found: list[list[float]] = torch.stack([numbers for numbers, _ in unread]).tolist()
-    for place, (loss, norm) in enumerate(found):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            step, rate = last_step - len(found) + place + 1, unread[place][1]
-            raise _not_finite("loss or gradient", step, rate, f"loss {loss}, gradient norm {norm}")
-    return [loss for loss, _ in found]
-
-
-def _restore(
-    upper: Upper, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None
-) -> tuple[int, int, dict[str, Any] | None]:
+def _restore(training: Training, state: TrainingState | None) -> tuple[int, int, BestState | None]:
+    """Put a training where its state was: its step, its evaluations since the best one, and that."""
     if state is None:
         return 0, 0, None
-    upper.load_trained_state(state["upper"])
-    optimizer.load_state_dict(state["optimizer"])
-    device = next(upper.parameters()).device
+    tokens = training.config.micro_batch_tokens
+    _keep_to_tokens(training, min(state.get("micro_batch_tokens", tokens), tokens))
+    training.upper.load_trained_state(state["upper"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    device = training.data.source.device
     # a GPU's state is a few bytes, a CPU's some thousand
-    foreign = state.get("random_of") not in (None, device.type) or len(state["random"]) != len(_random_state(device))
+    foreign = state.get("random_of") not in (None, device.type) or len(state["random"]) != len(random_state(device))
     if foreign:
         log.info("dropout is seeded anew: the checkpoint was written on another kind of device than %s", device.type)
     if foreign or (dist.is_initialized() and dist.get_rank() > 0):
         # of several workers, the state is the first one's, and the others' dropout must not repeat it
         torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
     else:
-        _set_random_state(device, state["random"])
+        set_random_state(device, state["random"])
     return state["step"], state["stale"], state["best"]
 
 

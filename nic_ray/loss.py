@@ -1,7 +1,16 @@
 """The training objective: out of all passages of a batch, pick the one that answers."""
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Loss(Protocol):
+    """What a training minimises: takes and returns what `multiple_negatives_ranking_loss` does."""
+
+    def __call__(self, queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float) -> Tensor:
+        """() float."""
 
 
 def multiple_negatives_ranking_loss(

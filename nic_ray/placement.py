@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from nic_ray.config import Config
 from nic_ray.errors import InputError
 
+MOST_THREADS = 8
+"""Of a training beyond those that were planned: the chunks that run through the blocks are small."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -71,3 +74,13 @@ def place_trials(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) ->
     concurrent = min(max(1, room // workers), config.search.trials, most)
     threads = max(1, math.floor(cpus / (concurrent * workers)))
     return Placement(workers, gpus, concurrent, threads, "; ".join(notes) or None)
+
+
+def threads_of(share: int, planned: int) -> int:
+    """Threads of a worker that finds others gone, or more of them than were planned.
+
+    Args:
+        share: its even share of the machine's CPUs, as many workers as there are now.
+        planned: `Placement.threads`.
+    """
+    return min(share, max(planned, MOST_THREADS))

@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from nic_ray.errors import InputError
 
@@ -59,6 +60,39 @@ class EndedTrial(TypedDict):
     """Its best value so far."""
 
 
+class BestState(TypedDict):
+    """The best evaluation of a training so far."""
+
+    metrics: dict[str, float]
+    """What it found, with its "loss", "epoch" and "step"."""
+    upper: dict[str, Tensor]
+    """The parameters that train, as they were then, by name."""
+
+
+class TrainingState(TypedDict):
+    """What a training goes on from: `loop.fit` writes and reads it, and a checkpoint holds it."""
+
+    upper: dict[str, Tensor]
+    """The parameters that train, by name."""
+    optimizer: dict[str, Any]
+    """Its `state_dict`."""
+    random: Tensor
+    """State of the generator that dropout draws from: that of the device, in the first worker."""
+    random_of: NotRequired[str]
+    """Kind of that device; checkpoints of early versions do not say it."""
+    micro_batch_tokens: NotRequired[int]
+    """The configuration's, or what memory has left of it; likewise."""
+    step: int
+    """Steps that have been taken."""
+    stale: int
+    """Evaluations since the best one."""
+    best: BestState
+    metrics: dict[str, float]
+    """Those of the last evaluation."""
+    finished: bool
+    """Whether it was the last of all."""
+
+
 @contextmanager
 def held(run_folder: Path) -> Iterator[None]:
     """Keep a run folder for this process; two that go on with one run would train its trials twice.
@@ -81,11 +115,8 @@ def held(run_folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def save_state(state: Mapping[str, Any], folder: Path) -> None:
+def save_state(state: TrainingState, folder: Path) -> None:
     """Write the state of a training into a folder, whole or not at all.
-
-    Args:
-        state: tensors and plain values.
 
     Raises:
         OSError: there is no room for it, or another reason not to write it.
@@ -107,13 +138,20 @@ def is_full(folder: Path) -> bool:
     return shutil.disk_usage(folder).free < 2**20
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """Read back what `save_state` wrote, on the CPU. Tensors and plain values only: no code is run."""
-    state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    return state
+def load_state(folder: Path) -> TrainingState:
+    """Read back what `save_state` wrote, on the CPU. Tensors and plain values only: no code is run.
+
+    Raises:
+        ValueError: the file holds something else than the state of a training.
+        OSError, RuntimeError, EOFError, pickle.UnpicklingError: it is missing, or damaged.
+    """
+    state: Any = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not state.keys() >= TrainingState.__required_keys__:
+        raise ValueError(f"{folder / CHECKPOINT}: holds no state of a training")
+    return cast(TrainingState, state)
 
 
-def last_state(run_folder: Path, trial: str) -> dict[str, Any] | None:
+def last_state(run_folder: Path, trial: str) -> TrainingState | None:
     """The state of a trial's last evaluation; None if it has none that can be read.
 
     Tune keeps the checkpoint of a trial in one process, Train that of a trial in several. One that was cut off while
@@ -122,11 +160,10 @@ def last_state(run_folder: Path, trial: str) -> dict[str, Any] | None:
     return next(filter(None, map(readable_state, checkpoints(run_folder, trial))), None)
 
 
-def readable_state(folder: Path) -> dict[str, Any] | None:
+def readable_state(folder: Path) -> TrainingState | None:
     """As `load_state`; None if it cannot be read."""
     with suppress(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        state: Any = load_state(folder)
-        return state if isinstance(state, dict) else None
+        return load_state(folder)
     return None
 
 

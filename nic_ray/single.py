@@ -8,7 +8,7 @@ from typing import Any
 
 from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import feed
+from nic_ray.activations import Inputs, feed
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.candidates import best_of, queries_of
 from nic_ray.config import Config, changed_settings, dump_config, load_config
@@ -19,7 +19,7 @@ from nic_ray.outcome import export, new_run_folder, score_part
 from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
-from nic_ray.record import LOG, TRAINED, held, logging_to, readable_state, save_state
+from nic_ray.record import LOG, TRAINED, TrainingState, held, logging_to, readable_state, save_state
 
 CHECKPOINTS = "checkpoints"
 STARTED = "data.json"  # the settings and the data of the start
@@ -89,7 +89,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     checkpoints = sorted((path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt")), reverse=True)
     # one that was cut off while it was written is passed over
-    sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)) and "finished" in state)
+    sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)))
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
@@ -98,7 +98,8 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         return _go_on(prepared, run_folder, state, view)
 
 
-def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, view: View) -> Trained:
+def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> Trained:
+    """Train from a state on, read the test rows of the best evaluation, and write it as a bundle."""
     config = prepared.config
     depth, objective = config.train.frozen_layers, config.search.objective
     for line in describe_run(prepared):
@@ -119,47 +120,8 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
     inputs = opened(found[depth])
     before = score_part(prepared, inputs, depth, None, "validation")
     view.say(f"base model: {objective} {before[objective]:.4f} on validation")
-    source = feed(inputs, prepared.device)
-    # a copy is trained: the prepared encoder stays the base until the best weights are exported
-    upper = encoders.upper_copy(prepared.encoder, depth, from_ids=inputs.are_ids).to(prepared.device)
-    with logging_to(run_folder / LOG):
-        if state is None or not state["finished"]:
-            for evaluation in loop.fit(
-                config.train,
-                prepared.collection,
-                prepared.rows("train").tolist(),
-                upper,
-                source,
-                lambda model: evaluate(
-                    model,
-                    source,
-                    prepared.collection,
-                    prepared.rows("validation").tolist(),
-                    bf16=prepared.bf16,
-                ),
-                objective=objective,
-                bf16=prepared.bf16,
-                state=state,
-            ):
-                state = evaluation.state
-                view.say(headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
-                if evaluation.metrics["epoch"].is_integer() or state["finished"]:
-                    folder = run_folder / CHECKPOINTS / f"epoch-{round(evaluation.metrics['epoch']):03d}"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    save_state(state, folder)
-    assert state is not None
-    best = best_of("train", config.train, state)
-    data = describe_data(prepared)
-    readings = note_reading(
-        run_folder,
-        command="train",
-        part="test",
-        rows=data["split"]["rows"]["test"],
-        model="its best evaluation",
-        split=data["split"]["sha256"],
-    )
-    if told := describe_readings(readings):
-        view.say(told)
+    best = best_of("train", config.train, _last_state(prepared, inputs, run_folder, state, view))
+    readings = _note_reading(prepared, run_folder, view)
     results = {
         part: {
             model: score_part(prepared, inputs, depth, weights, part)
@@ -180,3 +142,49 @@ def _go_on(prepared: Prepared, run_folder: Path, state: dict[str, Any] | None, v
         view=view,
     )
     return Trained(run_folder, run_folder / TRAINED, results, passages)
+
+
+def _last_state(
+    prepared: Prepared, inputs: Inputs, run_folder: Path, state: TrainingState | None, view: View
+) -> TrainingState:
+    """Train to the end, from a state on if there is one, with a checkpoint an epoch; the state at the end."""
+    config, collection, bf16 = prepared.config, prepared.collection, prepared.bf16
+    source, validation_rows = feed(inputs, prepared.device), prepared.rows("validation").tolist()
+    # a copy is trained: the prepared encoder stays the base until the best weights are exported
+    upper = encoders.upper_copy(prepared.encoder, config.train.frozen_layers, from_ids=inputs.are_ids)
+    with logging_to(run_folder / LOG):
+        if state is not None and state["finished"]:
+            return state
+        for evaluation in loop.fit(
+            config.train,
+            upper.to(prepared.device),
+            loop.TrainingData(collection, prepared.rows("train"), source, bf16),
+            loop.Validation(
+                lambda model: evaluate(model, source, collection, validation_rows, bf16=bf16), config.search.objective
+            ),
+            state=state,
+        ):
+            state = evaluation.state
+            view.say(headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
+            if evaluation.metrics["epoch"].is_integer() or state["finished"]:
+                folder = run_folder / CHECKPOINTS / f"epoch-{round(evaluation.metrics['epoch']):03d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                save_state(state, folder)
+    assert state is not None  # there is an evaluation at the end of every epoch
+    return state
+
+
+def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[dict[str, Any]]:
+    """Write down that the test rows are about to be read; gives all their readings."""
+    split = describe_data(prepared)["split"]
+    readings = note_reading(
+        run_folder,
+        command="train",
+        part="test",
+        rows=split["rows"]["test"],
+        model="its best evaluation",
+        split=split["sha256"],
+    )
+    if told := describe_readings(readings):
+        view.say(told)
+    return readings

@@ -34,10 +34,12 @@ from nic_ray.config import TrainConfig, trial_config
 from nic_ray.encoder import Upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import embed, evaluate, score, texts_to_score
+from nic_ray.gradients import gather_rows
 from nic_ray.mirror import Mirror, exists, pull, push
 from nic_ray.pairs import Collection
+from nic_ray.placement import threads_of
 from nic_ray.ray_private import hand_to_train_workers
-from nic_ray.record import FAILURE_FILE, LOG, TRAIN_RUNS, logging_to, readable_state, save_state
+from nic_ray.record import FAILURE_FILE, LOG, TRAIN_RUNS, TrainingState, logging_to, readable_state, save_state
 
 gc.freeze()
 if _collected:
@@ -53,9 +55,6 @@ SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
 
 LOOK_S = 2.0
 """Least time between two looks at how many they are."""
-
-MOST_THREADS = 8
-"""Of a training beyond those that were planned: the chunks that run through the blocks are small."""
 
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
@@ -231,13 +230,12 @@ def _train(
         with _shared_threads(shared) as take_share:
             for evaluation in loop.fit(
                 config,
-                collection,
-                shared.train_rows.tolist(),
                 upper,
-                source,
-                lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
-                objective=shared.objective,
-                bf16=bf16,
+                loop.TrainingData(collection, shared.train_rows, source, bf16),
+                loop.Validation(
+                    lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
+                    shared.objective,
+                ),
                 state=state,
                 before_step=take_share,
             ):
@@ -279,7 +277,7 @@ def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
                 return
             looked = time.monotonic()
             with contextlib.suppress(OSError):  # whoever has removed the folder has not asked for an end of this
-                threads = min(share(), max(planned, MOST_THREADS))
+                threads = threads_of(share(), planned)
                 if threads != torch.get_num_threads():
                     log.info("threads: %d", threads)
                     torch.set_num_threads(threads)
@@ -318,7 +316,7 @@ def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
         push(own / name, shared.mirror / TRAIN_RUNS / own.name / name)
 
 
-def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> dict[str, Any] | None:
+def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
     """The newest state of a trial that can be read: of this search, or of one that was cut off; None for none.
 
     Args:
@@ -349,7 +347,7 @@ def _evaluate_together(
     own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
     embeddings = np.empty((len(texts), own.shape[1]), np.float32)
-    for part, received in enumerate(loop.gather_rows(own.to(source.device), counts)):
+    for part, received in enumerate(gather_rows(own.to(source.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
     # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
     # that goes on would wait for ever for those that have stopped

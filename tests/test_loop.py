@@ -20,15 +20,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+from nic_ray import gradients as gradients_room
 from nic_ray import loop
 from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.config import TrainConfig, load_config
 from nic_ray.encoder import load, set_dropout, upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import evaluate
-from nic_ray.loop import accumulate_gradients, fit, make_batch, rate_factor
+from nic_ray.gradients import accumulate_gradients
+from nic_ray.loop import UNJUDGED, TrainingData, Validation, fit, new_training, rate_factor, train_step
+from nic_ray.loss import multiple_negatives_ranking_loss
 from nic_ray.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.preparation import divide
+from nic_ray.record import BestState, TrainingState
 
 ROOT = Path(__file__).parent.parent
 OBJECTIVE = "recall_at_5/macro"
@@ -64,6 +69,18 @@ def scripted(*found):
     return read
 
 
+def fitted(config, collection, rows, part, source, evaluate, *, bf16=False, **options):
+    """The evaluations of a training of `part`."""
+    data = TrainingData(collection, np.asarray(rows), source, bf16)
+    return fit(config, part, data, Validation(evaluate, OBJECTIVE), **options)
+
+
+def work_with(monkeypatch, group) -> None:
+    """Let a training take `group` for its process group."""
+    for room in (loop, gradients_room):
+        monkeypatch.setattr(room, "dist", group)
+
+
 @pytest.fixture
 def prepared(tiny_model, tiny_pairs):
     """`prepared(config, ...)`: what `fit` needs of a fresh two-layer model, and the model itself."""
@@ -84,7 +101,7 @@ def train(prepared):
 
     def run(config=CONFIG, evaluate=steady, *, rows=range(48), state=None, bf16=False, first=None, **kind):
         _, collection, part, source = prepared(config, **kind)
-        training = fit(config, collection, rows, part, source, evaluate, objective=OBJECTIVE, state=state, bf16=bf16)
+        training = fitted(config, collection, rows, part, source, evaluate, state=state, bf16=bf16)
         return list(itertools.islice(training, first))
 
     return run
@@ -214,7 +231,7 @@ def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_p
         all_gather=lambda into, own: [row.copy_(sent) for row, sent in zip(into, exchange(own), strict=True)],
         all_reduce=lambda own: own.copy_(sum(exchange(own))),
     )
-    monkeypatch.setattr(loop, "dist", group)
+    work_with(monkeypatch, group)
     with ThreadPoolExecutor(workers) as threads:
         for together in threads.map(run, range(workers)):
             assert_same_results(together, alone)
@@ -266,9 +283,7 @@ def results_of(folder: Path, pairs: list[Pair]) -> dict:
     for rate, epochs in ((1e-3, 2), (2e-5, 5)):  # four steps in an epoch, each with its loss
         part.load_state_dict(untouched)
         config = changed(batch_size=16, evaluations_per_epoch=4, epochs=epochs, hard_negatives=2, learning_rate=rate)
-        found[f"losses at {rate}"] = losses(
-            fit(config, collection, range(64), part, source, steady, objective=OBJECTIVE)
-        )
+        found[f"losses at {rate}"] = losses(fitted(config, collection, range(64), part, source, steady))
     return found
 
 
@@ -359,10 +374,9 @@ def test_a_whole_trial_of_the_real_model_ends_where_it_does_without_the_cache():
         source = feed(frozen_inputs(encoder, tokens, [depth])[depth], "cpu")
         part = upper(encoder, config.train.frozen_layers, from_ids=from_ids)
         base = evaluate(part, source, collection, rows["validation"])
-        trial = fit(
+        trial = fitted(
             config.train, collection, rows["train"], part, source,
             lambda part, source=source: evaluate(part, source, collection, rows["validation"]),
-            objective=OBJECTIVE,
         )  # fmt: skip
         first, last = (evaluation.metrics for evaluation in trial)
         # dropout and learning rate are as in a search, so the trial moves
@@ -388,7 +402,7 @@ def test_frozen_parameters_are_bit_identical_after_training_and_all_others_are_n
     config = changed(frozen_layers=depth, epochs=1, hidden_dropout=0.1, learning_rate=1e-3)
     encoder, collection, part, source = prepared(config, model_type=model_type, layers=3)
     before = {name: value.detach().clone() for name, value in encoder.transformer.named_parameters()}
-    for _ in fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE):
+    for _ in fitted(config, collection, range(48), part, source, steady):
         pass
     for name, value in encoder.transformer.named_parameters():
         block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
@@ -399,24 +413,87 @@ def test_frozen_parameters_are_bit_identical_after_training_and_all_others_are_n
 def test_both_dropouts_of_the_configuration_are_set_in_what_trains(prepared):
     config = changed(attention_dropout=0.3, hidden_dropout=0.2)
     _, collection, part, source = prepared(config)
-    next(fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE))
+    next(fitted(config, collection, range(48), part, source, steady))
     shares = [each.p for each in part.modules() if isinstance(each, torch.nn.Dropout)]
     assert shares == [0.3, 0.2, 0.2]  # in the one block: of the attention, behind it, behind the feed-forward
+
+
+def test_a_step_is_gradients_clipping_and_the_optimizers_step(prepared):
+    config, rows = changed(hidden_dropout=0.2, learning_rate=1e-2), np.arange(16)
+    _, collection, part, source = prepared(config)
+    training = new_training(config, part, TrainingData(collection, rows, source))
+    torch.manual_seed(7)
+    loss, norm = train_step(training, rows)
+
+    _, collection, own, source = prepared(config)
+    own.train()
+    set_dropout(own, attention=config.attention_dropout, hidden=config.hidden_dropout)
+    optimizer = loop.make_optimizer(own, config)
+    torch.manual_seed(7)
+    batch = make_batch(collection, relevant_passages(collection), rows, config.hard_negatives)
+    expected_loss = accumulate_gradients(own, source, batch, config)
+    trained = [value for value in own.parameters() if value.requires_grad]
+    expected_norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    assert expected_norm > 1.0  # it is clipped
+    optimizer.step()
+
+    assert (loss.shape, norm.shape, loss.requires_grad) == ((), (), False)
+    assert (loss.item(), norm.item()) == (expected_loss.item(), expected_norm.item())
+    for name, value in own.trained_state().items():
+        assert torch.equal(part.trained_state()[name], value)
+    assert all(value.grad is None for value in part.parameters())
+
+
+def test_a_training_is_one_step_after_the_other_at_the_rates_of_its_schedule(prepared, train):
+    config = changed(hidden_dropout=0.2, epochs=2, learning_rate=1e-3, warmup_share=0.25)
+    *_, last = train(config)
+    _, collection, part, source = prepared(config)
+    training = new_training(config, part, TrainingData(collection, np.arange(48), source))
+    torch.manual_seed(config.seed)
+    batches = [rows for epoch in (0, 1) for rows in batches_of_epoch(config, collection, np.arange(48), epoch)]
+    for step, rows in enumerate(batches):
+        factor = rate_factor(step, 12, 6, schedule=config.schedule, warmup_share=config.warmup_share)
+        for group in training.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        loss, _ = train_step(training, rows)
+    assert loss.item() == last.metrics["loss"]  # an evaluation after each step
+    for name, value in last.state["upper"].items():
+        assert torch.equal(part.trained_state()[name], value)
+
+
+def test_a_training_minimises_the_loss_that_it_is_given(prepared):
+    config = changed(epochs=1)
+
+    def thrice(*given, scale):
+        return 3 * multiple_negatives_ranking_loss(*given, scale=scale)
+
+    found = []
+    for options in ({}, {"loss": thrice}):
+        _, collection, part, source = prepared(config)
+        found.append(next(fitted(config, collection, range(48), part, source, steady, **options)))
+    (usual, tripled) = losses(found)
+    assert tripled == pytest.approx(3 * usual)
+
+
+def test_a_training_that_nothing_is_held_back_from_finds_all_of_its_evaluations_alike(prepared):
+    _, collection, part, source = prepared()
+    data = TrainingData(collection, np.arange(48), source)
+    found = list(fit(changed(epochs=1), part, data, UNJUDGED))
+    assert [evaluation.is_best for evaluation in found] == [True, *[False] * 5]
+    assert {evaluation.metrics["objective"] for evaluation in found} == {0.0}
+
+
+def test_a_state_holds_what_its_type_says(train):
+    state = train(first=1)[0].state
+    assert state.keys() == TrainingState.__annotations__.keys()
+    assert state["best"].keys() == BestState.__annotations__.keys()
 
 
 def test_training_learns(prepared):
     config = changed(learning_rate=3e-3, epochs=8, evaluations_per_epoch=1)
     _, collection, part, source = prepared(config)
     readings = list(
-        fit(
-            config,
-            collection,
-            range(48),
-            part,
-            source,
-            lambda each: evaluate(each, source, collection, range(48)),
-            objective=OBJECTIVE,
-        )
+        fitted(config, collection, range(48), part, source, lambda each: evaluate(each, source, collection, range(48)))
     )
     assert losses(readings)[-1] < 0.5 * losses(readings)[0]
     assert readings[-1].metrics["objective"] > 0.9 > readings[0].metrics[OBJECTIVE]
@@ -484,7 +561,7 @@ def test_the_weights_of_the_best_evaluation_are_those_it_was_read_from(prepared)
         read.append({name: value.clone() for name, value in each.trained_state().items()})
         return {OBJECTIVE: 1.0 if len(read) == 3 else 0.0, "mrr/macro": 0.0}
 
-    *_, last = fit(CONFIG, collection, range(48), part, source, reading, objective=OBJECTIVE)
+    *_, last = fitted(CONFIG, collection, range(48), part, source, reading)
     assert all(torch.equal(value, read[2][name]) for name, value in last.state["best"]["upper"].items())
 
 
@@ -583,7 +660,7 @@ def train_with_memory(prepared, monkeypatch):
     def run(config, tokens, *, state=None, first=None, in_backward=False):
         _, collection, part, source = prepared(config)
         met = out_of_memory_above(part, tokens, in_backward=in_backward)
-        training = fit(config, collection, range(48), part, source, steady, objective=OBJECTIVE, state=state)
+        training = fitted(config, collection, range(48), part, source, steady, state=state)
         return list(itertools.islice(training, first)), met
 
     return run
@@ -641,7 +718,7 @@ def test_one_of_several_workers_that_runs_out_of_memory_says_so_instead_of_repea
     train_with_memory, monkeypatch
 ):
     group = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda: 0)
-    monkeypatch.setattr(loop, "dist", group)
+    work_with(monkeypatch, group)
     message = r"^out of memory at step 1 with train\.micro_batch_tokens 1024: lower it, raise resources\.gpus_per_wo"
     with pytest.raises(RunError, match=message):
         train_with_memory(changed(**MEMORY, micro_batch_tokens=1024), 10)
@@ -739,9 +816,7 @@ def test_the_learning_rate_is_above_0_and_never_above_its_peak(schedule, epochs,
 def test_what_is_called_before_a_step_is_called_before_every_step(prepared):
     _, collection, part, source = prepared(CONFIG)
     called = []
-    found = fit(
-        CONFIG, collection, range(48), part, source, steady, objective=OBJECTIVE, before_step=lambda: called.append(1)
-    )
+    found = fitted(CONFIG, collection, range(48), part, source, steady, before_step=lambda: called.append(1))
     for evaluation in found:
         assert len(called) == evaluation.metrics["step"] > 0
 

@@ -49,13 +49,11 @@ def fitted(prepared, inputs, config=None, state=None, seed=0):
     source, held_back = feed(inputs, prepared.device), prepared.rows("validation").tolist()
     return loop.fit(
         config,
-        prepared.collection,
-        prepared.rows("train").tolist(),
         upper,
-        source,
-        lambda model: evaluate(model, source, prepared.collection, held_back, bf16=prepared.bf16),
-        objective=OBJECTIVE,
-        bf16=prepared.bf16,
+        loop.TrainingData(prepared.collection, prepared.rows("train"), source, prepared.bf16),
+        loop.Validation(
+            lambda model: evaluate(model, source, prepared.collection, held_back, bf16=prepared.bf16), OBJECTIVE
+        ),
         state=state,
     )
 

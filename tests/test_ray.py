@@ -321,7 +321,7 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
 
 
 def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplog):
-    from nic_ray import hardware, worker
+    from nic_ray import hardware, placement, worker
 
     host, cpus = worker._this_machine()
     assert cpus == 2
@@ -339,7 +339,7 @@ def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplo
                 assert share() == 1
                 take()
                 assert torch.get_num_threads() == 1
-            monkeypatch.setattr(worker, "MOST_THREADS", 1)
+            monkeypatch.setattr(placement, "MOST_THREADS", 1)
             take()
             assert torch.get_num_threads() == 1
         # one trial at a time always has the same threads, whatever else runs here, and is counted all the same

@@ -11,7 +11,17 @@ import torch
 
 from nic_ray import record
 from nic_ray.errors import InputError, wants_room
-from nic_ray.record import ENDED, add_ended, held, load_state, logging_to, read_ended, readable_state, save_state
+from nic_ray.record import (
+    ENDED,
+    TrainingState,
+    add_ended,
+    held,
+    load_state,
+    logging_to,
+    read_ended,
+    readable_state,
+    save_state,
+)
 
 
 def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
@@ -44,18 +54,40 @@ def test_a_run_is_held_by_one_process(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", None])
-def test_a_state_that_is_damaged_is_none(tmp_path, content):
-    if content is None:
-        torch.save([1], tmp_path / "state.pt")
-    else:
+def state_at(step: int) -> TrainingState:
+    """What a training leaves after so many steps."""
+    metrics = {"loss": 0.5, "finished": 0.0}
+    return {
+        "upper": {"weight": torch.ones(3)},
+        "optimizer": {},
+        "random": torch.get_rng_state(),
+        "step": step,
+        "stale": 0,
+        "best": {"metrics": metrics, "upper": {"weight": torch.ones(3)}},
+        "metrics": metrics,
+        "finished": False,
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", [1], {"step": 1}])
+def test_a_state_that_is_damaged_or_none_of_a_training_is_none(tmp_path, content):
+    if isinstance(content, bytes):
         (tmp_path / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "state.pt")
     assert readable_state(tmp_path) is None
+
+
+def test_a_state_of_an_early_version_is_read(tmp_path):
+    torch.save(dict(state_at(4)), tmp_path / "state.pt")  # it notes neither the device nor what memory has left
+    found = readable_state(tmp_path)
+    assert found is not None
+    assert (found["step"], "random_of" in found, "micro_batch_tokens" in found) == (4, False, False)
 
 
 @pytest.mark.parametrize(("free", "is_full"), [(4096, True), (2**30, False)])
 def test_a_checkpoint_without_room_says_so_and_leaves_the_last_one(tmp_path, monkeypatch, free, is_full):
-    save_state({"step": 1, "weights": torch.ones(3)}, tmp_path)
+    save_state(state_at(1), tmp_path)
 
     def fail(state, path):
         path.write_bytes(b"half")
@@ -64,7 +96,7 @@ def test_a_checkpoint_without_room_says_so_and_leaves_the_last_one(tmp_path, mon
     monkeypatch.setattr(torch, "save", fail)
     monkeypatch.setattr(record.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(OSError if is_full else RuntimeError) as raised:
-        save_state({"step": 2}, tmp_path)
+        save_state(state_at(2), tmp_path)
     assert wants_room(raised.value) == is_full
     assert load_state(tmp_path)["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]

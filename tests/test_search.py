@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 
 from nic_ray import rounds, search
 from nic_ray import study as study_room
@@ -16,7 +17,7 @@ from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config, dump_config
 from nic_ray.encoder import upper_copy
 from nic_ray.errors import InputError, RunError
-from nic_ray.placement import place_trials
+from nic_ray.placement import place_trials, threads_of
 from nic_ray.preparation import describe_start, prepare, refuse_other_start
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
@@ -71,6 +72,14 @@ def test_never_more_trials_at_a_time_than_there_are():
 def test_training_on_the_cpu_books_no_gpu():
     asked = config(train={"device": "cpu"}, resources={"gpus_per_worker": 1})
     assert place_trials(asked, cpus=2, gpus_of_nodes=[4]).gpus_per_worker == 0
+
+
+def test_a_trial_takes_the_threads_of_others_that_have_ended_but_no_more_than_its_chunks_keep_busy():
+    assert threads_of(1, planned=1) == 1
+    assert threads_of(6, planned=2) == 6
+    assert threads_of(32, planned=2) == 8
+    assert threads_of(32, planned=16) == 16
+    assert threads_of(1, planned=2) == 1  # where more of them run than were planned
 
 
 def candidate(name: str, recall: float, mrr: float, epoch: float) -> Candidate:
@@ -466,13 +475,28 @@ def setup_of(prepared, folder):
     return rounds.SearchSetup(prepared, run_in(folder), placement, None, {}, [], math.inf, False, View())
 
 
+def state_with(metrics, *, finished=True, tokens=32768):
+    """What a training leaves that has come to its best evaluation."""
+    return {
+        "upper": {},
+        "optimizer": {},
+        "random": torch.get_rng_state(),
+        "random_of": "cpu",
+        "micro_batch_tokens": tokens,
+        "step": 1,
+        "stale": 0,
+        "best": {"metrics": metrics, "upper": {}},
+        "metrics": metrics,
+        "finished": finished,
+    }
+
+
 def left_by(folder, trial, value, *, epoch=3.0, status="finished", tokens=32768):
     """What a trial leaves in its run folder."""
     place = folder / "ray" / trial / "checkpoint_000000"
     place.mkdir(parents=True)
     metrics = {"recall_at_5/macro": value, "mrr/macro": value, "epoch": epoch}
-    state = {"best": {"metrics": metrics, "upper": {}}, "metrics": metrics, "finished": status == "finished"}
-    save_state(state | {"micro_batch_tokens": tokens}, place)
+    save_state(state_with(metrics, finished=status == "finished", tokens=tokens), place)
     add_ended(folder, trial, {"status": status, "error": "", "epoch": epoch, "seconds": 1.0, "sample": {}})
 
 
@@ -531,7 +555,7 @@ def test_a_resumed_view_begins_with_the_best_of_what_the_study_knows(tmp_path):
     for number, value in enumerate((0.6, 0.7)):
         folder = tmp_path / "ray" / f"trial-00{number}" / "checkpoint_000000"
         folder.mkdir(parents=True)
-        save_state({"best": {"metrics": {"recall_at_5/macro": value}}}, folder)
+        save_state(state_with({"recall_at_5/macro": value}), folder)
     assert rounds.best_before(tmp_path, trials) == ("trial-001", {"recall_at_5/macro": 0.7})
     assert rounds.best_before(tmp_path, trials[2:]) is None
 

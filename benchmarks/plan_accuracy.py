@@ -1,6 +1,6 @@
 """How well `python -m nic_ray.plan` predicts: its figures beside those of the search that it predicts.
 
-    python benchmarks/plan.py [--config tune_configs/cpu.yaml] [--trials N] [--run RUN_DIR] [--json]
+    python benchmarks/plan_accuracy.py [--config tune_configs/cpu.yaml] [--trials N] [--run RUN_DIR] [--json]
 
 The prediction is made first, then the search is run and measured; with --run an earlier search of the same settings on
 this machine is taken instead, whose memory nobody has measured. A search of few trials may train more or fewer epochs
@@ -13,12 +13,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from search import family, pss
+from processes import usage_of
 
 from nic_ray.config import load_config
 from nic_ray.record import TRAIN_RUNS
@@ -69,18 +68,12 @@ def main() -> None:
 def searched(folder: Path, arguments: list[str]) -> dict[str, Any]:
     """Run the search in a folder of its own, and measure it."""
     command = [sys.executable, "-m", "nic_ray.tune", *arguments, "--export-anyway"]
-    process = subprocess.Popen(
-        [*command, "--out", folder / "models", "--run-dir", folder / "runs"], stdout=subprocess.DEVNULL
-    )
-    started, peak = time.monotonic(), 0
-    while process.poll() is None:
-        peak = max(peak, sum(map(pss, family(process.pid))))
-        time.sleep(1)
-    wall = time.monotonic() - started
-    if process.returncode:
-        raise SystemExit(process.returncode)
+    folders = ["--out", str(folder / "models"), "--run-dir", str(folder / "runs")]
+    usage = usage_of([*command, *folders], every_s=1, stdout=subprocess.DEVNULL)
+    if usage.code:
+        raise SystemExit(usage.code)
     (run,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
-    return figures(run) | {"total_s": wall, "memory": peak}
+    return figures(run) | {"total_s": usage.wall_s, "memory": usage.peak_pss}
 
 
 def figures(run: Path) -> dict[str, Any]:

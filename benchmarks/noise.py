@@ -1,6 +1,6 @@
 """How often a search exports where there is nothing to gain and nothing to lose: labels that leave the model as it was.
 
-    python benchmarks/guard.py --searches 60 [--out guard.jsonl] [--cpus 2] [--protocol unseen_passages] [--json]
+    python benchmarks/noise.py --searches 60 [--out noise.jsonl] [--cpus 2] [--protocol unseen_passages] [--json]
 
 Each search has the shape of tune_configs/cpu.yaml: its space, 12 trials, ASHA, confirmation, averaging, interpolation,
 probe, guard. Its rows are few and short: every eighth question, 32 tokens; about as many passages are asked for in
@@ -34,7 +34,8 @@ from nic_ray.evaluation import nearest, texts_to_score
 from nic_ray.pairs import Pair, read_pairs
 from nic_ray.preparation import Prepared, prepare
 from nic_ray.progress import View
-from nic_ray.retrieval import flat_metrics
+from nic_ray.record import add_line, read_lines
+from nic_ray.retrieval import by_domain
 from nic_ray.search import run_search
 from nic_ray.session import ray_session
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--protocol", choices=["unseen_queries", "unseen_passages"], default="unseen_queries")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    done = {} if arguments.out is None or not arguments.out.exists() else read_lines(arguments.out)
+    done = {} if arguments.out is None else noted(arguments.out)
     left = [seed for seed in range(arguments.searches) if (arguments.protocol, seed) not in done]
     if left:
         pairs = read_pairs(arguments.pairs)[::EVERY]
@@ -67,8 +68,7 @@ def main() -> None:
                 one = searched(relabelled(pairs, ranked, seed), arguments.protocol, seed)
                 done[arguments.protocol, seed] = one
                 if arguments.out is not None:
-                    with arguments.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(one) + "\n")
+                    add_line(arguments.out, one)
                 if not arguments.json:
                     print(described(one), flush=True)
     found = [one for (protocol, seed), one in done.items() if protocol == arguments.protocol]
@@ -85,16 +85,9 @@ def main() -> None:
     )
 
 
-def read_lines(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Searches of an earlier call; a last line that was cut off is none."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            one = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[one["protocol"], one["seed"]] = one
-    return found
+def noted(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Searches of an earlier call, by protocol and seed; a line that was cut off is none."""
+    return {(one["protocol"], one["seed"]): one for one in read_lines(path)}
 
 
 def first_ranked(pairs: Sequence[Pair]) -> list[list[str]]:
@@ -166,10 +159,10 @@ def worth(config: Config, tuned: Candidate) -> tuple[float, float]:
     near = first_of(prepared, embedded(prepared, inputs, depth, None, texts), NEAR)
     for name, weights in (("base", None), ("tuned", tuned.weights)):
         scores = scores_of(prepared, inputs, depth, weights, "test")
-        drawn[name] = flat_metrics(scores, domains)["recall_at_5/macro"]
+        drawn[name] = by_domain(scores["recall_at_5"], domains)["macro"]
         five = first_of(prepared, embedded(prepared, inputs, depth, weights, texts), 5)
         shares = np.array([np.isin(own, among).sum() / NEAR for own, among in zip(five, near, strict=True)])
-        every[name] = flat_metrics({"recall_at_5": shares, "mrr": shares}, domains)["recall_at_5/macro"]
+        every[name] = by_domain(shares, domains)["macro"]
     return drawn["tuned"] - drawn["base"], every["tuned"] - every["base"]
 
 

@@ -1,6 +1,6 @@
 """A whole search: this project's against `SentenceTransformerTrainer.hyperparameter_search`, in turn, in one run.
 
-    python benchmarks/search.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning] [--backend ray] [--rounds 2]
+    python benchmarks/search_speed.py --trials 4 --epochs 3 --frozen-layers 4 [--pruning] [--backend ray] [--rounds 2]
         [--sides ours ours-alike theirs theirs-tuned] [--attention auto|sdpa|eager] [--json]
 
 All sides get the same rows to train on, to choose by and to read once at the end, the same search space, trials,
@@ -28,13 +28,15 @@ import itertools
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from processes import usage_of
+from timing import spread
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"log_uniform": [1e-5, 1e-3]},
@@ -103,11 +105,8 @@ def main() -> None:
     print()
     for ours, theirs in itertools.product(OURS, THEIRS):
         if {ours, theirs} <= set(arguments.sides):
-            ratios = [sides[theirs]["wall_s"] / sides[ours]["wall_s"] for sides in rounds]
-            print(
-                f"trials per hour, {ours} / {theirs}: {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+            faster = [sides[theirs]["wall_s"] / sides[ours]["wall_s"] for sides in rounds]
+            print(f"trials per hour, {ours} / {theirs}: {spread(faster)}")
 
 
 def faster_attention(arguments: argparse.Namespace) -> str:
@@ -116,7 +115,7 @@ def faster_attention(arguments: argparse.Namespace) -> str:
 
     collection, parts = rows_of(arguments)
     found, seconds = rival.faster_attention(collection, parts["train"], frozen_layers=first_depth(arguments))
-    shown = ", ".join(f"{attention} {rival.spread(own)} s" for attention, own in seconds.items())
+    shown = ", ".join(f"{attention} {spread(own)} s" for attention, own in seconds.items())
     print(f"two steps of 64 rows: {shown}; theirs-tuned has {found}", file=sys.stderr)
     return found
 
@@ -130,60 +129,15 @@ def rows_of(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 def run_side(side: str, given: list[str]) -> dict[str, Any]:
     """Start this program as one side; its result with wall time, CPU time and peak memory."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         result = Path(folder) / "result.json"
         command = [sys.executable, __file__, *sys.argv[1:], *given, "--side", side, "--result", str(result)]
-        started = time.monotonic()
-        with (Path(folder) / "log").open("w+") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            peak, cpu = 0, dict[int, float]()
-            while process.poll() is None:
-                members = family(process.pid)
-                peak = max(peak, sum(pss(member) for member in members))
-                cpu |= {member: seconds for member in members if (seconds := cpu_seconds(member))}
-                time.sleep(2)
-            wall = time.monotonic() - started
-            if process.returncode:
-                log.seek(0)
-                raise SystemExit(f"{side} failed:\n{log.read()[-4000:]}")
-        return json.loads(result.read_text()) | {
-            "wall_s": wall,
-            "cpu_s": sum(cpu.values()),
-            "peak_pss_gib": peak / 2**30,
-        }
-
-
-def family(pid: int) -> set[int]:
-    """A process and all its descendants."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    members = {pid}
-    while grown := {child for child, parent in parents.items() if parent in members} - members:
-        members |= grown
-    return members
-
-
-def pss(pid: int) -> int:
-    """Bytes of a process, shared pages in proportion; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, user and system; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        usage = usage_of(command, every_s=2, stdout=log, stderr=subprocess.STDOUT)
+        if usage.code:
+            log.seek(0)
+            raise SystemExit(f"{side} failed:\n{log.read()[-4000:]}")
+        found = json.loads(result.read_text(encoding="utf-8"))
+    return found | {"wall_s": usage.wall_s, "cpu_s": usage.cpu_s, "peak_pss_gib": usage.peak_pss / 2**30}
 
 
 def space_of(arguments: argparse.Namespace) -> dict[str, Any]:
