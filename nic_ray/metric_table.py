@@ -3,6 +3,7 @@
 Another metric is a row of `METRICS` and, if no function here computes it, that function.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ class Metric:
 
     label: str
     """What people call it."""
+    explained: str
+    """What it counts, in a few words."""
     of_ranks: "Callable[[NDArray[np.bool_]], NDArray[np.float64]]"
     """Computes it, (Q,), from what it needs: (Q, C) bool, whether the passage at each rank is relevant."""
     direction: int = 1
@@ -53,13 +56,37 @@ def reciprocal_rank(ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
 
 
 METRICS: Mapping[str, Metric] = {
-    "recall_at_5": Metric("Recall@5", recall_at_5, shows_worst=True),
-    "mrr": Metric("MRR", reciprocal_rank),
+    "recall_at_5": Metric(
+        "Recall@5", "share of a query's right passages that stand among its first five", recall_at_5, shows_worst=True
+    ),
+    "mrr": Metric("MRR", "mean of 1 / rank of the first right passage", reciprocal_rank),
 }
 """By the name that stands in keys such as "recall_at_5/macro". The first one is the one that the guard decides by."""
 
 PRIMARY = next(iter(METRICS))
-"""What pictures show, intervals are taken of and the guard decides by."""
+"""What pictures show, intervals are taken of and the guard decides by; more of it is better."""
+
+TIE_BREAKER = "mrr"
+"""Its mean over domains decides between models whose objectives are equal."""
+
+
+def objectives() -> tuple[str, ...]:
+    """Flat metrics that a search may choose by: means over domains, and worst domains where the table shows them."""
+    worst = (f"{name}/worst" for name, metric in METRICS.items() if metric.shows_worst)
+    return (*(f"{name}/macro" for name in METRICS), *worst)
+
+
+def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, float, float]:
+    """What evaluations are ordered by, the best one last: objective, then mrr/macro, then the earlier epoch.
+
+    Args:
+        metrics: flat. Without "epoch" it is later than any other.
+        objective: one of `objectives`.
+    """
+    primary, tie_breaker = (
+        METRICS[key.partition("/")[0]].direction * metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")
+    )
+    return primary, tie_breaker, -metrics.get("epoch", math.inf)
 
 
 def label_of(key: str) -> str:

@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__, bundle
-from nic_ray.bundle import library_versions, model_card, read_metadata, refuse_existing, write_bundle
+from nic_ray.bundle import library_versions, read_metadata, refuse_existing, write_bundle
+from nic_ray.card import model_card
 from nic_ray.encoder import load, set_dropout, tokenize
 from nic_ray.errors import InputError, RunError
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from nic_ray import check, compare, console, evaluate, mine
-from nic_ray.bundle import model_card
+from nic_ray.card import model_card
 from nic_ray.domains import ENDS, MANY, as_csv, between, changes_of, names_of, shown_domains
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png

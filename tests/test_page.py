@@ -9,7 +9,7 @@ import optuna
 import pytest
 import yaml
 
-from nic_ray import page
+from nic_ray import page_sections as page
 from nic_ray.errors import InputError
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png
