@@ -22,17 +22,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nic_ray import candidates, hardware, loop
-from nic_ray import encoder as encoders
-from nic_ray.activations import Inputs, feed, frozen_inputs
+from nic_ray import hardware, loop
+from nic_ray.activations import Inputs, feed, frozen_inputs, upper_for
+from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
-from nic_ray.candidates import Candidate, Probe, base_scores, embedded, front, load_probe, queries_of, scores_of
+from nic_ray.candidates import Candidate
 from nic_ray.config import Config, TrainConfig
+from nic_ray.interpolation import interpolation_path
 from nic_ray.loss import Loss, multiple_negatives_ranking_loss
 from nic_ray.mining import mine_negatives
 from nic_ray.pairs import Collection, index_pairs, read_pairs, relevant_passages
 from nic_ray.preparation import Prepared, prepare
+from nic_ray.retention import Probe, load_probe
 from nic_ray.retrieval import by_domain
+from nic_ray.scoring import Scorer, queries_of
 from nic_ray.statistics import paired_intervals
 
 PROBE = Path("data/probe/pairs.jsonl")
@@ -98,7 +101,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # also because threads that have run do not survive a fork
     hardware.keep_freed_memory()
-    candidates.ALPHAS = ALPHAS
     GIVEN = given(arguments)
     jobs = [(variant, seed) for variant in VARIANTS for seed in range(arguments.seeds)]
     with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
@@ -146,10 +148,10 @@ def given(arguments: argparse.Namespace) -> Given:
     prepared = prepare(config, on_gpu=False)
     depth, collection = config.train.frozen_layers, prepared.collection
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth], device="cpu", bf16=prepared.bf16)[depth]
-    base = embedded(prepared, inputs, depth, None, np.arange(len(collection.texts)))
+    base = Scorer(prepared, inputs).embeddings(None, np.arange(len(collection.texts)))
     rows = prepared.rows("train").tolist()
     negatives = mine_negatives(
-        encoders.load(config.train.base_model), collection, rows, count=1, relative_margin=0.05, max_tokens=256
+        load(config.train.base_model), collection, rows, count=1, relative_margin=0.05, max_tokens=256
     )
     number = {text: place for place, text in enumerate(collection.texts)}
     column = [[number[negatives[row][0]] if row in negatives else -1] for row in range(len(collection.query))]
@@ -165,18 +167,18 @@ def trained(variant: Variant, seed: int) -> dict[str, Any]:
     prepared, inputs = GIVEN.prepared, GIVEN.inputs
     config = prepared.config.train.model_copy(update={**dict(variant.settings), "seed": seed})
     collection = GIVEN.mined if config.hard_negatives else prepared.collection
-    upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids)
+    upper, scorer = upper_for(prepared.encoder, inputs), Scorer(prepared, inputs)
     data = loop.TrainingData(collection, prepared.rows("train"), feed(inputs, "cpu"), prepared.bf16)
     *_, last = loop.fit(config, upper, data, loop.UNJUDGED, loss=loss_of(variant, config, data))
     winner = Candidate(variant.name, config, last.metrics, last.state["upper"])
     parts = {
-        part: scores_of(prepared, inputs, config.frozen_layers, winner.weights, part)["recall_at_5"]
+        part: scorer.scores(winner.weights, prepared.rows(part))["recall_at_5"]
         for part in ("validation", "unseen_queries")
     }
     points = []
     if variant.name == AS_IT_IS or variant.anchor:
-        base = base_scores(prepared, {config.frozen_layers: inputs}, "validation")
-        start, *way = front(prepared, inputs, winner, base, GIVEN.probe)
+        base = scorer.scores(None, prepared.rows("validation"))
+        start, *way = interpolation_path(prepared, inputs, winner, base, GIVEN.probe, alphas=ALPHAS)
         gains = (point.metrics["recall_at_5/macro"] - start.metrics["recall_at_5/macro"] for point in way)
         points = [(gain, (point.retention or {})["recall_at_5"]) for gain, point in zip(gains, way, strict=True)]
     return {"parts": parts, "front": points}
@@ -254,7 +256,7 @@ def protocols(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found = {}
     for part, name in (("validation", "unseen passages"), ("unseen_queries", "unseen queries of trained passages")):
         asked = queries_of(prepared, part)
-        base = base_scores(prepared, {prepared.config.train.frozen_layers: inputs}, part)["recall_at_5"]
+        base = Scorer(prepared, inputs).scores(None, prepared.rows(part))["recall_at_5"]
         tuned = np.mean([one["parts"][part] for one in runs], 0)
         difference = paired_intervals(tuned, base, asked.passages, asked.domains)["macro"]
         found[name] = {

@@ -19,8 +19,10 @@ import torch
 from timing import in_turn, ratios, spread
 
 from nic_ray import blocks, hardware
-from nic_ray import encoder as encoders
 from nic_ray.activations import CHUNK_TOKENS
+from nic_ray.base import load
+from nic_ray.cut import set_dropout
+from nic_ray.encoder import upper
 
 SIDES = {"fused": blocks._fused, "plain": blocks._in_steps}
 
@@ -49,9 +51,9 @@ def main() -> None:
 
 def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of forward and backward of one chunk, each side in turn."""
-    encoder = encoders.load("all-MiniLM-L6-v2")
-    upper = encoders.upper(encoder, arguments.frozen_layers).train()
-    encoders.set_dropout(upper, attention=0.0, hidden=0.1)
+    encoder = load("all-MiniLM-L6-v2")
+    part = upper(encoder, arguments.frozen_layers).train()
+    set_dropout(part, attention=0.0, hidden=0.1)
     texts = CHUNK_TOKENS["cpu"] // length
     hidden = torch.randn(texts, length, int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
     mask = torch.ones(texts, length, dtype=torch.int64)
@@ -63,7 +65,7 @@ def measure(length: int, arguments: argparse.Namespace) -> dict[str, Any]:
         with mock.patch.multiple(blocks, _fused=attend, _in_steps=attend):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                embedded = upper(hidden, mask)
+                embedded = part(hidden, mask)
             embedded.square().sum().backward()
             return time.perf_counter() - started
 

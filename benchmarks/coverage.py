@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray.activations import feed, frozen_inputs
-from nic_ray.candidates import queries_of, scores_of
+from nic_ray.activations import feed, frozen_inputs, upper_for
 from nic_ray.config import Config
-from nic_ray.encoder import upper_copy
 from nic_ray.guard import Queries, falls
 from nic_ray.loop import UNJUDGED, TrainingData, fit
 from nic_ray.preparation import prepare
+from nic_ray.scoring import Scorer, queries_of
 from nic_ray.statistics import paired_intervals
 
 PASSAGES = (8, 9, 13, 20, 50)
@@ -208,14 +207,14 @@ def trained_differences(pairs: Path) -> dict[str, Population]:
     prepared = prepare(config, on_gpu=False)
     depth = config.train.frozen_layers
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth])[depth]
-    upper = upper_copy(prepared.encoder, depth, from_ids=False)
+    upper, scorer = upper_for(prepared.encoder, inputs), Scorer(prepared, inputs)
     data = TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, "cpu"))
     *_, last = fit(config.train, upper, data, UNJUDGED)
     weights = last.state["upper"]
     differences, passages, domains = [], [], []
     for part in ("validation", "test"):
         asked = queries_of(prepared, part)
-        tuned, base = (scores_of(prepared, inputs, depth, own, part)["recall_at_5"] for own in (weights, None))
+        tuned, base = (scorer.scores(own, prepared.rows(part))["recall_at_5"] for own in (weights, None))
         differences.append(tuned - base)
         passages.append(asked.passages)
         domains.extend(asked.domains)

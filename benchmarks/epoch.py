@@ -29,10 +29,11 @@ import rival
 import torch
 from timing import in_turn, ratios, spread
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs, token_inputs
+from nic_ray.activations import feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.base import load
 from nic_ray.config import DataConfig, TrainConfig
+from nic_ray.cut import Upper
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.pairs import Collection
 
@@ -117,7 +118,7 @@ def our_sides(
     collection: Collection, parts: Mapping[str, np.ndarray], arguments: argparse.Namespace
 ) -> tuple[dict[str, Side], float]:
     """`loop.fit` on stored activations with batches of each kind, and the seconds that storing them took."""
-    encoder = encoders.load(TrainConfig().base_model)
+    encoder = load(TrainConfig().base_model)
     depth, bf16 = arguments.frozen_layers, hardware.computes_in_bf16("auto", "cpu")
     started = time.perf_counter()
     tokens = token_inputs(encoder, collection.texts, TrainConfig().max_tokens, collection.is_query)
@@ -139,12 +140,12 @@ def our_sides(
         def run(rate: float, seed: int, config: TrainConfig = config) -> tuple[float, float]:
             ended = 0.0
 
-            def read(model: encoders.Upper) -> dict[str, float]:
+            def read(model: Upper) -> dict[str, float]:
                 nonlocal ended
                 ended = time.perf_counter()
                 return evaluate(model, source, collection, validation, bf16=bf16)
 
-            upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
+            upper = upper_for(encoder, inputs)
             own = config.model_copy(update={"learning_rate": rate, "seed": seed})
             data = loop.TrainingData(collection, parts["train"], source, bf16)
             started = time.perf_counter()

@@ -64,11 +64,11 @@ try:
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    from nic_ray import encoder as encoders
     from nic_ray import hardware, loop
-    from nic_ray.activations import Inputs, feed, frozen_inputs
-    from nic_ray.candidates import best_first, best_of, load_probe
+    from nic_ray.activations import Inputs, feed, frozen_inputs, upper_for
+    from nic_ray.candidates import best_first, best_of
     from nic_ray.config import Config, TrainConfig
+    from nic_ray.cut import Upper
     from nic_ray.errors import InputError
     from nic_ray.evaluation import evaluate
     from nic_ray.judgement import final, judge
@@ -76,6 +76,7 @@ try:
     from nic_ray.pairs import index_pairs, read_pairs
     from nic_ray.preparation import Prepared, prepare
     from nic_ray.progress import View
+    from nic_ray.retention import load_probe
 except ImportError as error:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     sys.exit(
@@ -314,19 +315,9 @@ def whole_path(setting: Setting) -> dict[str, Any]:
     lap("judge")
     again = final(prepared, inputs, judgement)
     lap("refit")
-    for name, candidate, measured in (("tuned", judgement.tuned, True), ("refitted", again, False)):
-        export(
-            prepared,
-            candidate,
-            judgement.results,
-            setting.folder / name,
-            objective=OBJECTIVE,
-            training_log="",
-            overwrite=True,
-            evidence=judgement.evidence,
-            measured=measured,
-            view=View(),
-        )
+    evidence = {"results": judgement.results, **judgement.evidence}
+    for name, candidate in (("tuned", judgement.tuned), ("refitted", again)):
+        export(prepared, candidate, evidence, setting.folder / name, training_log="", overwrite=True, view=View())
     lap("export, read again")
     return {
         "seconds": seconds,
@@ -359,10 +350,10 @@ def epochs_of(
         reading: is handed what scores the validation rows, and gives their metrics.
     """
     held_back = prepared.rows("validation").tolist()
-    upper = encoders.upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    upper = upper_for(prepared.encoder, inputs).to(prepared.device)
     data = loop.TrainingData(prepared.collection, rows, feed(inputs, prepared.device), prepared.bf16)
 
-    def evaluated(model: encoders.Upper) -> dict[str, float]:
+    def evaluated(model: Upper) -> dict[str, float]:
         return reading(lambda: evaluate(model, data.source, data.collection, held_back, bf16=data.bf16))
 
     return loop.fit(config, upper, data, loop.Validation(evaluated, OBJECTIVE), before_step=before_step)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from processes import own_gib, result_of, watching
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import Inputs, feed
+from nic_ray.activations import Inputs, feed, upper_for
+from nic_ray.base import load
 from nic_ray.config import TrainConfig
 from nic_ray.pairs import Pair, index_pairs
 
@@ -53,7 +53,7 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     hardware.keep_freed_memory()
     collection = index_pairs([Pair(f"query {number}", f"passage {number}", "one") for number in range(batch_size)])
     config = TrainConfig(batch_size=batch_size, frozen_layers=arguments.frozen_layers)
-    encoder = encoders.load(config.base_model)
+    encoder = load(config.base_model)
     lengths = np.full(len(collection.texts), PASSAGE_TOKENS)
     lengths[collection.query] = QUERY_TOKENS
     with tempfile.TemporaryDirectory() as folder:
@@ -63,8 +63,8 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         for start in range(0, len(values), 10_000):
             part = values[start : start + 10_000]
             part[:] = generator.standard_normal(part.shape)
-        source = feed(Inputs(values, np.concatenate([[0], np.cumsum(lengths)])), "cpu")
-        upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
+        inputs = Inputs(values, np.concatenate([[0], np.cumsum(lengths)]), config.frozen_layers)
+        upper, source = upper_for(encoder, inputs), feed(inputs, "cpu")
         data = loop.TrainingData(collection, np.arange(batch_size), source)
         training = loop.new_training(config, upper, data)
         before = own_gib()

@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from nic_ray.activations import frozen_inputs
-from nic_ray.candidates import Candidate, embedded, scores_of
+from nic_ray.base import load
+from nic_ray.candidates import Candidate
 from nic_ray.config import Config, load_config
-from nic_ray.encoder import load
 from nic_ray.evaluation import nearest, texts_to_score
 from nic_ray.pairs import Pair, read_pairs
 from nic_ray.preparation import Prepared, prepare
 from nic_ray.progress import View
 from nic_ray.record import add_line, read_lines
 from nic_ray.retrieval import by_domain
+from nic_ray.scoring import Scorer
 from nic_ray.search import run_search
 from nic_ray.session import ray_session
 
@@ -154,13 +155,13 @@ def worth(config: Config, tuned: Candidate) -> tuple[float, float]:
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth])[depth]
     rows = prepared.rows("test").tolist()
     domains = [prepared.collection.domains[row] for row in rows]
-    drawn, every = {}, {}
+    drawn, every, scorer = {}, {}, Scorer(prepared, inputs)
     texts = texts_to_score(prepared.collection, rows)
-    near = first_of(prepared, embedded(prepared, inputs, depth, None, texts), NEAR)
+    near = first_of(prepared, scorer.embeddings(None, texts), NEAR)
     for name, weights in (("base", None), ("tuned", tuned.weights)):
-        scores = scores_of(prepared, inputs, depth, weights, "test")
+        scores = scorer.scores(weights, prepared.rows("test"))
         drawn[name] = by_domain(scores["recall_at_5"], domains)["macro"]
-        five = first_of(prepared, embedded(prepared, inputs, depth, weights, texts), 5)
+        five = first_of(prepared, scorer.embeddings(weights, texts), 5)
         shares = np.array([np.isin(own, among).sum() / NEAR for own, among in zip(five, near, strict=True)])
         every[name] = by_domain(shares, domains)["macro"]
     return drawn["tuned"] - drawn["base"], every["tuned"] - every["base"]

@@ -36,9 +36,10 @@ os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
 import ray
 from ray import tune
 
-from nic_ray import encoder as encoders
 from nic_ray import loop, ray_hooks, worker
 from nic_ray.activations import Inputs, token_inputs
+from nic_ray.base import load
+from nic_ray.encoder import upper
 from nic_ray.pairs import index_pairs, read_pairs
 
 SPACE = {
@@ -99,7 +100,7 @@ def in_the_driver(trials: int) -> dict[str, float]:
 def in_processes(trials: int) -> dict[str, float]:
     """Trials that do everything but train, two at a time: seconds and processor time of each."""
     config = Config()
-    encoder, depth = encoders.load(config.train.base_model), config.train.frozen_layers
+    encoder, depth = load(config.train.base_model), config.train.frozen_layers
     collection = index_pairs(read_pairs(config.data.pairs))
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     rows = np.arange(len(collection.query))
@@ -117,8 +118,8 @@ def in_processes(trials: int) -> dict[str, float]:
             train_rows=rows,
             validation_rows=rows,
             collection=ray.put(collection),
-            inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets))},
-            uppers={depth: ray.put(encoders.upper(encoder, depth))},
+            inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},
+            uppers={depth: ray.put(upper(encoder, depth))},
             workers=1,
             gpus_per_worker=0.0,
             concurrent=2,

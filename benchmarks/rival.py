@@ -26,9 +26,10 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from timing import in_turn, spread
 from transformers import PrinterCallback, TrainerCallback
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware
+from nic_ray.base import load
 from nic_ray.config import DataConfig, TrainConfig
+from nic_ray.cut import set_dropout
 from nic_ray.encoder import Encoder
 from nic_ray.pairs import Collection, read_pairs
 from nic_ray.preparation import divide
@@ -123,13 +124,13 @@ def data_of(collection: Collection, rows: NDArray[np.int64]) -> Dataset:
 
 def model_of(form: Form, base_model: str, frozen_layers: int, device: str = "cpu") -> Encoder:
     """The base model with its lower blocks frozen, the embeddings with them, and the form's dropout and attention."""
-    encoder = encoders.load(base_model)
+    encoder = load(base_model)
     if frozen_layers:
         encoder.transformer.requires_grad_(False)
         encoder.transformer.encoder.layer[frozen_layers:].requires_grad_(True)  # type: ignore[union-attr, index]
     if form.dropout is not None:
         attention, hidden = form.dropout
-        encoders.set_dropout(encoder.model, attention=attention, hidden=hidden)
+        set_dropout(encoder.model, attention=attention, hidden=hidden)
     encoder.transformer.set_attn_implementation(form.attention)  # type: ignore[operator]
     encoder.model.to(device)
     return encoder

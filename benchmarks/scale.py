@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from processes import own_gib, result_of, watching
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import feed, token_inputs
+from nic_ray.activations import feed, token_inputs, upper_for
+from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch
 from nic_ray.cache import Budget, inputs_by_depth, opened, run_here
 from nic_ray.config import TrainConfig
@@ -71,14 +71,14 @@ def measure(factor: int, mode: str, arguments: argparse.Namespace) -> dict[str, 
         parts = split_rows(collection.query, collection.positive, collection.domains, seed=42)
         config = TrainConfig(batch_size=arguments.batch_size, frozen_layers=arguments.frozen_layers)
         depth, bf16 = config.frozen_layers, hardware.computes_in_bf16("auto", "cpu")
-        encoder = encoders.load(config.base_model)
+        encoder = load(config.base_model)
         started = time.perf_counter()
         tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
         room, chain = Budget(*ROOM[mode], Path(folder)), run_here("cpu", bf16=bf16)
         kept = inputs_by_depth(encoder, tokens, [depth], room, bf16=bf16, chain=chain, view=View())
         inputs = opened(kept[depth])
         prepared = time.perf_counter() - started
-        upper = encoders.upper_copy(encoder, depth, from_ids=inputs.are_ids)
+        upper = upper_for(encoder, inputs)
         data = loop.TrainingData(collection, np.flatnonzero(parts == "train"), feed(inputs, "cpu"), bf16)
         training = loop.new_training(config, upper, data)
         batches = batches_of_epoch(config, collection, data.rows, 0)

@@ -23,9 +23,9 @@ import torch
 from processes import cpu_seconds
 from timing import in_turn, ratios, spread
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs, token_inputs
+from nic_ray.activations import feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.config import TrainConfig
 
@@ -67,10 +67,10 @@ def measure(batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     config = TrainConfig(batch_size=batch_size, frozen_layers=arguments.frozen_layers, hard_negatives=0)
     batches = batches_of_epoch(config, collection, parts["train"], 0)
     bf16 = hardware.computes_in_bf16("auto", "cpu")
-    encoder = encoders.load(config.base_model)
+    encoder = load(config.base_model)
     tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
-    source = feed(frozen_inputs(encoder, tokens, [config.frozen_layers], bf16=bf16)[config.frozen_layers], "cpu")
-    upper = encoders.upper_copy(encoder, config.frozen_layers, from_ids=False)
+    inputs = frozen_inputs(encoder, tokens, [config.frozen_layers], bf16=bf16)[config.frozen_layers]
+    upper, source = upper_for(encoder, inputs), feed(inputs, "cpu")
     training = loop.new_training(config, upper, loop.TrainingData(collection, parts["train"], source, bf16))
     attention, tried = rival.faster_attention(
         collection,

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.encoder import Encoder, Lower, lower, placed, tokenize
+from nic_ray.cut import Lower, Upper, placed
+from nic_ray.encoder import Encoder, lower, tokenize, upper
 from nic_ray.errors import RunError
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
@@ -28,10 +29,13 @@ class Inputs:
 
     values: (T,) int32 token ids, or hidden states (T, W) as float32 or as the bits of bfloat16 (uint16).
     offsets: (texts + 1,); text i is values[offsets[i]:offsets[i + 1]].
+    depth: number of frozen blocks below the cut that is fed with them. Hidden states are the output of these blocks;
+        token ids run through them again each time that they are read.
     """
 
     values: NDArray[np.int32] | NDArray[np.float32] | NDArray[np.uint16]
     offsets: NDArray[np.int64]
+    depth: int
 
     @property
     def are_ids(self) -> bool:
@@ -61,7 +65,12 @@ def token_inputs(
     encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
 ) -> Inputs:
     """Depth 0: token ids of each text behind its prompt, as `encoder.tokenize` gives them."""
-    return Inputs(*tokenize(encoder, texts, max_tokens, is_query))
+    return Inputs(*tokenize(encoder, texts, max_tokens, is_query), depth=0)
+
+
+def upper_for(encoder: Encoder, inputs: Inputs) -> Upper:
+    """The part of an encoder that is fed with some inputs: `encoder.upper` at their depth."""
+    return upper(encoder, inputs.depth, from_ids=inputs.are_ids)
 
 
 def frozen_inputs(
@@ -79,7 +88,7 @@ def frozen_inputs(
     blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
     found = {0: tokens}
     for depth, values in zip(ascending, run_chain(blocks, tokens, device=device, bf16=bf16), strict=True):
-        found[depth] = Inputs(values, tokens.offsets)
+        found[depth] = Inputs(values, tokens.offsets, depth)
     return {depth: found[depth] for depth in depths}
 
 
@@ -118,7 +127,7 @@ def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool
             values[torch.from_numpy(rows)] = hidden
         assert values is not None
         bits = values.view(torch.uint16) if bf16 else values
-        return Inputs(bits.numpy(), inputs.offsets)
+        return Inputs(bits.numpy(), inputs.offsets, blocks.stop)
 
 
 def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:

@@ -16,8 +16,7 @@ from typing import cast
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import __version__
-from nic_ray import encoder as encoders
+from nic_ray import __version__, base
 from nic_ray.card import METADATA, PICTURE, model_card, pictured
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata
@@ -207,13 +206,13 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
     try:
         faults = find_faults(folder)
         if not faults:
-            return encoders.load(str(folder)).model
+            return base.load(str(folder)).model
     except InputError as error:
         faults = [str(error)]
     if fallback is None:
         raise InputError(f"{folder}: not loaded: {'; '.join(faults[:3])}; export the model again")
     log.warning("%s: not loaded: %s; using %s instead", folder, "; ".join(faults[:3]), fallback)
-    return encoders.load(fallback).model
+    return base.load(fallback).model
 
 
 def library_versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from nic_ray.activations import Inputs, run_chain
 from nic_ray.config import ActivationsConfig
-from nic_ray.encoder import Encoder, Lower, lower, placed
+from nic_ray.cut import Lower, placed
+from nic_ray.encoder import Encoder, lower
 from nic_ray.progress import View
 
 FOLDER = ".activations"
@@ -52,13 +53,14 @@ class StoredInputs:
 
     path: Path
     offsets: NDArray[np.int64]
+    depth: int
 
 
 def opened(inputs: Inputs | StoredInputs) -> Inputs:
     """Inputs as arrays; those of a file are mapped, not read."""
     if isinstance(inputs, Inputs):
         return inputs
-    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets)
+    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth)
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,14 @@ def inputs_by_depth(
         chain: runs the frozen blocks.
         view: is shown what is computed and where it is kept.
     """
-    found: dict[int, Inputs | StoredInputs] = dict.fromkeys(depths, tokens)
+    found: dict[int, Inputs | StoredInputs] = {depth: replace(tokens, depth=depth) for depth in depths}
     layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
     if not layout.wanted:
         return found
     cached, in_memory, files = layout.cached, layout.in_memory, layout.files
     here = {depth: path for depth, path in files.items() if _is_sound(path, layout.shape, layout.dtype)}
     _make_room(room, keep=set(files.values()), needed=layout.size * (len(files) - len(here)))
-    found |= {depth: StoredInputs(path, tokens.offsets) for depth, path in here.items()}
+    found |= {depth: StoredInputs(path, tokens.offsets, depth) for depth, path in here.items()}
     missing = sorted(set(cached) - here.keys())
     if missing:
         what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
@@ -206,7 +208,9 @@ def _compute(
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
     return {
-        depth: StoredInputs(files[depth], tokens.offsets) if depth in files else Inputs(values[depth], tokens.offsets)
+        depth: StoredInputs(files[depth], tokens.offsets, depth)
+        if depth in files
+        else Inputs(values[depth], tokens.offsets, depth)
         for depth in missing
     }
 
@@ -234,7 +238,7 @@ def _shards(inputs: Inputs) -> list[tuple[int, int]]:
 
 def _part(inputs: Inputs, start: int, stop: int) -> Inputs:
     offsets = inputs.offsets[start : stop + 1]
-    return Inputs(inputs.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return replace(inputs, values=inputs.values[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
 
 
 def _file(folder: Path, encoder: Encoder, tokens: Inputs, depth: int, dtype: np.dtype[Any]) -> Path:
@@ -291,4 +295,4 @@ def _remove(path: Path) -> None:
 
 
 def _read(inputs: Inputs | StoredInputs) -> Inputs:
-    return inputs if isinstance(inputs, Inputs) else Inputs(np.load(inputs.path), inputs.offsets)
+    return inputs if isinstance(inputs, Inputs) else Inputs(np.load(inputs.path), inputs.offsets, inputs.depth)

@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from nic_ray.base import load
 from nic_ray.beir import read_beir
 from nic_ray.bundle import METADATA, file_sha256, read_metadata
 from nic_ray.config import DataConfig, Protocol, TrainConfig
-from nic_ray.encoder import Encoder, load
+from nic_ray.encoder import Encoder
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.evidence import Metadata, StoredSplit

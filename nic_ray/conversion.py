@@ -1,5 +1,6 @@
 """An exported model as an ONNX graph, in fp32 or with 8-bit weights, held against the model it comes from."""
 
+import copy
 import importlib.util
 import json
 import logging
@@ -23,6 +24,7 @@ from nic_ray.comparison import rows_of_model
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import query_scores, texts_to_score
 from nic_ray.hardware import usable_cpus
+from nic_ray.metric_table import PRIMARY
 from nic_ray.pairs import Collection
 from nic_ray.retrieval import flat_metrics
 from nic_ray.tokens import Prompts, prompts_of
@@ -163,7 +165,7 @@ class _Whole(torch.nn.Module):
 
 def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
     tokenizer: Any = model.tokenizer
-    fast = tokenizer.backend_tokenizer
+    fast = copy.deepcopy(tokenizer.backend_tokenizer)
     fast.enable_truncation(max_length=model.max_seq_length)
     fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     fast.save(str(folder / TOKENIZER))
@@ -254,7 +256,7 @@ def _measure(
         recall={
             name: flat_metrics(
                 query_scores(each, numbers, collection, rows, similarity=model.similarity_fn_name), domains
-            )["recall_at_5/macro"]
+            )[f"{PRIMARY}/macro"]
             for name, each in found.items()
         },
         milliseconds=_latencies(

@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Mapping
 
+from nic_ray.metric_table import METRICS, PRIMARY
+
 MANY = 24
 """So many domains are shown, each. Of more, the worst and the best."""
 ENDS = 10
@@ -32,7 +34,7 @@ def between(changes: Mapping[str, float], *, many: int = MANY, ends: int = ENDS)
     return f"… {left_out:,} more"
 
 
-def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = "recall_at_5") -> dict[str, float]:
+def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = PRIMARY) -> dict[str, float]:
     """Domain -> what the last model finds minus what the first does; what it finds, of one model; by name.
 
     Args:
@@ -72,7 +74,7 @@ def as_csv(
         for name in (*changes_of(models), "macro"):
             row: dict[str, object] = {"part": part, "domain": name, "passages": counted.get(name, "")}
             for model, flat in models.items():
-                row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in ("recall_at_5", "mrr")}
+                row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in METRICS}
             for difference, own in intervals.items() if part == "test" else ():
                 row |= {f"{difference}, {end}": own[name][end] for end in ("difference", "low", "high") if name in own}
             rows.append(row)

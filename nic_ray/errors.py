@@ -24,6 +24,11 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without line breaks and cut off at 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 def wants_room(error: BaseException) -> bool:
     """Whether an exception, or one behind it, says that a disk is full."""
     return any(

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray.activations import Feed, feed, in_chunks, padded_batch, token_inputs
-from nic_ray.encoder import Encoder, Upper, whole
+from nic_ray.cut import Upper
+from nic_ray.encoder import Encoder, whole
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Collection, relevant_passages
-from nic_ray.retrieval import Similarity, flat_metrics, query_metrics, score_metrics
+from nic_ray.retrieval import Similarity, empty_metrics, flat_metrics, query_metrics, score_metrics
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -64,7 +65,7 @@ def score(
     """Metrics of rows whose texts are embedded already: those of `query_scores`, by domain.
 
     Returns:
-        flat metrics as `retrieval.retrieval_metrics` names them.
+        as `retrieval.flat_metrics`.
     """
     values = query_scores(embeddings, texts, collection, rows)
     return flat_metrics(values, [collection.domains[row] for row in rows])
@@ -79,7 +80,7 @@ def query_scores(
     within_domain: bool = False,
     similarity: Similarity = "cosine",
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall@5 and reciprocal rank of each row's query, ranked over the whole corpus.
+    """Every metric of each row's query, ranked over the whole corpus.
 
     Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: neither a
     hit nor in the way.
@@ -97,7 +98,7 @@ def query_scores(
         as `retrieval.query_metrics`, each (rows,).
     """
     relevant = relevant_passages(collection)
-    scores = {"recall_at_5": np.empty(len(rows)), "mrr": np.empty(len(rows))}
+    scores = empty_metrics(len(rows))
     for places, corpus in _corpora(collection, rows, within_domain=within_domain):
         queries = collection.query[[rows[place] for place in places]]
         found = query_metrics(
@@ -145,7 +146,7 @@ def nearest(
 def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
     """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
     relevant = relevant_passages(collection)
-    scores = {"recall_at_5": np.empty(len(rows)), "mrr": np.empty(len(rows))}
+    scores = empty_metrics(len(rows))
     for places, corpus in _corpora(collection, rows, within_domain=within_domain):
         queries = collection.query[[rows[place] for place in places]].tolist()
         by_words = bm25_scores(
@@ -166,7 +167,7 @@ def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.in
 def evaluate(
     upper: Upper, source: Feed, collection: Collection, rows: Sequence[int], *, bf16: bool = False
 ) -> dict[str, float]:
-    """Per-domain Recall@5 and MRR of rows, ranked over the whole corpus.
+    """Per-domain metrics of rows, ranked over the whole corpus.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -184,7 +185,7 @@ def evaluate_encoder(
     device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Per-domain Recall@5 and MRR of a whole model, from the texts on, in fp32.
+    """Per-domain metrics of a whole model, from the texts on, in fp32.
 
     Args:
         device: where to embed.
@@ -247,7 +248,7 @@ def plain_scores(
     texts = [collection.texts[query] for query in asked.tolist()]
     queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
     done(len(texts))
-    scores = {"recall_at_5": np.empty(len(asked)), "mrr": np.empty(len(asked))}
+    scores = empty_metrics(len(asked))
     for start in range(0, len(asked), 256):  # a block at a time, so that memory does not grow with the rows
         block = slice(start, start + 256)
         right = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]

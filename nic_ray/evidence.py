@@ -98,6 +98,7 @@ class StoredReading(TypedDict):
 class Evidence(TypedDict, total=False):
     """What vouches for the numbers of a model that a search or a training has exported."""
 
+    results: Results
     alpha: float
     """How far the weights lie on the way from the base model's, 0, to the tuned ones, 1."""
     retention: Mapping[str, Mapping[str, float]] | None
@@ -202,7 +203,6 @@ class StoredResult(Evidence, total=False):
     """None if it was not exported."""
     objective: str
     winner: Winner
-    results: Results
     trials: list[dict[str, Any]]
     data: StoredData
     split: StoredSplit
@@ -230,7 +230,6 @@ class Metadata(Evidence, total=False):
     averaged: list[str]
     objective: str
     config: dict[str, Any]
-    results: Results
     data: StoredData
     split: StoredSplit
     best: BestStep

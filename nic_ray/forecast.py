@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs
+from nic_ray.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.cache import budget, layout_of
-from nic_ray.candidates import ALPHAS
 from nic_ray.config import Config, SearchConfig, TrainConfig
-from nic_ray.encoder import Encoder
+from nic_ray.encoder import Encoder, base_weights
 from nic_ray.evaluation import embed, texts_to_score
+from nic_ray.interpolation import ALPHAS
 from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
 from nic_ray.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, prepare
@@ -292,7 +292,7 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     torch.set_num_threads(threads)
     hardware.keep_freed_memory()
     pairs = read_pairs(config.data.pairs)
-    encoder = encoders.load(config.train.base_model)
+    encoder = load(config.train.base_model)
     ready = time.time() - started
     # passages with all of their rows, as many as the larger batch has rows
     rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]
@@ -300,13 +300,13 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     depth = max(1, config.train.frozen_layers if encoder.can_be_cut else 0)
     bf16 = hardware.computes_in_bf16(config.train.precision, device)
-    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1])
+    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1], depth=0)
     frozen_inputs(encoder, few, [depth], device=device)
     began = time.perf_counter()
     inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
     frozen = (time.perf_counter() - began) / (len(tokens.values) * depth)
     source = feed(inputs, device)
-    upper = encoders.upper_copy(encoder, depth, from_ids=False).to(device)
+    upper = upper_for(encoder, inputs).to(device)
     trained = encoder.blocks - depth
     data = loop.TrainingData(collection, np.arange(len(rows)), source, bf16)
     (less, few_tokens), (more, many_tokens) = (
@@ -384,8 +384,7 @@ def _nothing() -> None:
 
 
 def _trained_parameters(encoder: Encoder, depth: int) -> int:
-    upper = encoders.upper_copy(encoder, depth, from_ids=False)
-    return sum(value.numel() for value in upper.trained_state().values())
+    return sum(value.numel() for value in base_weights(encoder, depth).values())
 
 
 def _own_bytes() -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nic_ray.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
 from nic_ray.batches import Batch
 from nic_ray.config import TrainConfig
-from nic_ray.encoder import Upper
+from nic_ray.cut import Upper
 from nic_ray.loss import Loss, multiple_negatives_ranking_loss
 
 

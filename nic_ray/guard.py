@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
+from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.statistics import MIN_PASSAGES, Interval, lower_bound, paired_intervals, standard_error
 
 CONFIDENCE = {"validation": 0.99, "test": 0.975}
@@ -48,9 +49,9 @@ class Point:
     metrics: Mapping[str, float]
     """Flat, of the validation rows."""
     scores: Mapping[str, NDArray[np.float64]]
-    """"recall_at_5" and "mrr" of each validation query, (Q,)."""
+    """Metric -> its value for each validation query, (Q,)."""
     retention: Mapping[str, float] | None
-    """Macro "recall_at_5" and "mrr" on the probe minus the base model's; None without a probe."""
+    """Metric -> its macro mean on the probe minus the base model's; None without a probe."""
 
 
 def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_retention_loss: float) -> Point | None:
@@ -61,21 +62,20 @@ def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_ret
 
     Args:
         points: with alpha above 0; their scores are of `queries`.
-        objective: the metric that is compared, such as "recall_at_5/macro".
-        max_retention_loss: in Recall@5, at least 0.
+        objective: the flat metric that is compared, one of `metric_table.objectives`.
+        max_retention_loss: in the primary metric, Recall@5, at least 0.
 
     Returns:
         None if every point forgets more than that.
     """
-    allowed = [
-        point for point in points if point.retention is None or point.retention["recall_at_5"] >= -max_retention_loss
-    ]
+    allowed = [point for point in points if point.retention is None or point.retention[PRIMARY] >= -max_retention_loss]
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
-    best = max(allowed, key=lambda point: point.metrics[objective])
+    direction = METRICS[metric].direction
+    best = max(allowed, key=lambda point: direction * point.metrics[objective])
     names = np.asarray(queries.domains, np.str_)
-    weakest = min(np.unique(names), key=lambda name: float(best.scores[metric][names == name].mean()))
+    weakest = min(np.unique(names), key=lambda name: direction * float(best.scores[metric][names == name].mean()))
     asked = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
 
     def is_as_good(point: Point) -> bool:
@@ -83,7 +83,8 @@ def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_ret
             return True
         difference = best.scores[metric] - point.scores[metric]
         error = standard_error(difference[asked], queries.passages[asked], names[asked].tolist())
-        return error is not None and best.metrics[objective] - point.metrics[objective] <= error
+        lead = direction * (best.metrics[objective] - point.metrics[objective])
+        return error is not None and lead <= error
 
     return min(filter(is_as_good, allowed), key=lambda point: point.alpha)
 

@@ -8,26 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.activations import Inputs
+from nic_ray.averaging import averaged, refitted
 from nic_ray.bundle import file_sha256
-from nic_ray.candidates import (
-    Candidate,
-    Confirmation,
-    Probe,
-    averaged,
-    base_scores,
-    embedded,
-    front,
-    interpolated,
-    queries_of,
-    refitted,
-    retention_of,
-)
+from nic_ray.candidates import Candidate, Confirmation
 from nic_ray.config import GuardConfig
 from nic_ray.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
 from nic_ray.guard import Point, Queries, choose, count_passages, macro_bound, objections
+from nic_ray.interpolation import interpolated, interpolation_path
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
+from nic_ray.retention import Probe, retention_of
 from nic_ray.retrieval import Similarity, flat_metrics
+from nic_ray.scoring import Scorer, deepest, queries_of
 from nic_ray.statistics import MIN_PASSAGES, paired_intervals
 
 CONFIDENCE = 0.95
@@ -97,7 +89,8 @@ def judge(
     """
     config = prepared.config
     objective, limits = config.search.objective, config.guard
-    base, asked = base_scores(prepared, inputs, "validation"), queries_of(prepared, "validation")
+    base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
+    asked = queries_of(prepared, "validation")
     winner = averaged(prepared, inputs, best, objective, most=config.search.averaged_trials, say=say)
     if winner.members:
         alone = winner.members[0]
@@ -105,7 +98,7 @@ def judge(
             f"the mean of {winner.name}: {objective} {winner.metrics[objective]:.4f}, {alone.name} alone: "
             f"{alone.metrics[objective]:.4f} on validation"
         )
-    points = front(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
+    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
     chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limits.max_retention_loss)
     found: list[str] = []
     if chosen is None:
@@ -182,7 +175,8 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
     if prepared.config.refit == "none":
         return judgement.tuned
     again = refitted(prepared, inputs, judgement.winner)
-    return replace(judgement.tuned, weights=interpolated(prepared, again, judgement.evidence["alpha"]))
+    weights = interpolated(prepared, again, judgement.evidence["alpha"])
+    return replace(judgement.tuned, weights=weights, measured=again.measured)
 
 
 def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> Reading:
@@ -206,7 +200,7 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     recall = {}
     queries: dict[str, Any] = {}
     for label, (depth, weights) in cuts.items():
-        embeddings = embedded(prepared, inputs[depth], depth, weights, texts)
+        embeddings = Scorer(prepared, inputs[depth]).embeddings(weights, texts)
         how: Similarity = "cosine" if weights is not None else prepared.encoder.similarity
         scores = query_scores(embeddings, texts, collection, rows["test"], similarity=how)
         recall[label] = scores["recall_at_5"]

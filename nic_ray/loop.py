@@ -15,11 +15,11 @@ from torch import Tensor
 from nic_ray.activations import LEAST_TOKENS, Feed
 from nic_ray.batches import Batch, batches_of_epoch, make_batch
 from nic_ray.config import Schedule, TrainConfig
-from nic_ray.encoder import Upper, set_dropout
+from nic_ray.cut import Upper, set_dropout
 from nic_ray.errors import RunError
 from nic_ray.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
 from nic_ray.loss import Loss, multiple_negatives_ranking_loss
-from nic_ray.metric_table import METRICS, PRIMARY
+from nic_ray.metric_table import METRICS, PRIMARY, order_key
 from nic_ray.pairs import Collection, relevant_passages
 from nic_ray.record import BestState, TrainingState
 
@@ -122,7 +122,7 @@ def fit(
             metrics = validation.evaluate(upper)
         except ValueError as error:
             raise _not_finite("embeddings", stretch.step, stretch.rate, str(error)) from error
-        is_best = best is None or _order(metrics, objective) > _order(best["metrics"], objective)
+        is_best = best is None or order_key(metrics, objective) > order_key(best["metrics"], objective)
         epoch = stretch.step / course.per_epoch
         metrics |= {"loss": stretch.loss, "epoch": epoch, "step": float(stretch.step)}
         if is_best:
@@ -327,10 +327,6 @@ def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def _order(metrics: dict[str, float], objective: str) -> tuple[float, float]:
-    return metrics[objective], metrics["mrr/macro"]
 
 
 def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> list[float]:

@@ -1,7 +1,6 @@
 """Hard negatives: passages that look like a query's answer to a model, and are known not to be one."""
 
 import contextlib
-import copy
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nic_ray.encoder import Encoder, for_cosine, token_limit
+from nic_ray.cut import placed
+from nic_ray.encoder import Encoder, for_cosine
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.pairs import Collection, Pair, relevant_passages
@@ -69,8 +69,7 @@ def mine_negatives(
     spare = max(map(len, answers.values())) - 1  # a row's own passage is never mined
     furthest = min(passages, 10 * count + 10 + spare)
     keep_to_usable_cpus()
-    model = copy.deepcopy(for_cosine(encoder)).to(device)
-    model.max_seq_length = token_limit(encoder, max_tokens)
+    model = placed(for_cosine(encoder, max_tokens), device)
     # it prints as it works, and shows a progress bar for each of its steps
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         mined = mine_hard_negatives(

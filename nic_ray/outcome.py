@@ -1,24 +1,22 @@
 """From the best weights to an exported model whose numbers have been checked."""
 
 import collections
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 from nic_ray import bundle
 from nic_ray import encoder as encoders
-from nic_ray.activations import Inputs, feed
-from nic_ray.candidates import Candidate, queries_of, scores_of
+from nic_ray.activations import feed
+from nic_ray.candidates import Candidate
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import embed, plain_scores, texts_to_score
+from nic_ray.evidence import Evidence, Metadata
 from nic_ray.preparation import Prepared, describe_data
 from nic_ray.progress import View
 from nic_ray.retrieval import flat_metrics
@@ -55,40 +53,24 @@ def new_run_folder(root: Path, name: str) -> Path:
         raise InputError(f"{first}: cannot be made ({error.strerror}); name another place for runs") from None
 
 
-def score_part(
-    prepared: Prepared, inputs: Inputs, frozen_layers: int, weights: Mapping[str, Tensor] | None, part: str
-) -> dict[str, float]:
-    """Flat metrics of the rows of a part.
-
-    Args:
-        inputs: at the depth of `frozen_layers`.
-        weights: of the blocks above the cut; None for the base model's own.
-    """
-    scores = scores_of(prepared, inputs, frozen_layers, weights, part)
-    return flat_metrics(scores, queries_of(prepared, part).domains)
-
-
 def export(
     prepared: Prepared,
     winner: Candidate,
-    results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    evidence: Evidence,
     folder: Path,
     *,
-    objective: str,
     training_log: str,
     overwrite: bool,
-    evidence: Mapping[str, Any] | None = None,
-    measured: bool = True,
     view: View,
-) -> dict[str, Any]:
+) -> Metadata:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
     Args:
-        results: part of the rows -> model -> flat metrics, for the card.
+        winner: if its metrics are of its weights, they are found again. Embeddings of some texts are held against the
+            folder's in any case.
+        evidence: "results", part of the rows -> model -> flat metrics, and what else vouches for the numbers, by its
+            name in metadata.json.
         folder: the bundle, whole or not there at all.
-        evidence: what else vouches for the numbers, by its name in metadata.json.
-        measured: whether these weights are those that the numbers are of; then they are found again. Embeddings of
-            some texts are held against the folder's in any case.
         view: is shown how that goes.
 
     Returns:
@@ -98,11 +80,8 @@ def export(
         RunError: the folder, loaded afresh by Sentence Transformers alone, embeds texts otherwise, or gives other
             validation metrics than the training did.
     """
-    tuned = copy.deepcopy(prepared.encoder)
-    encoders.upper(tuned, winner.config.frozen_layers).load_trained_state(dict(winner.weights))
-    # whoever loads the folder then reads as much of a text as the training did
-    tuned.model.max_seq_length = encoders.token_limit(tuned, winner.config.max_tokens)
-    metadata = {
+    tuned = encoders.with_weights(prepared.encoder, winner.config.frozen_layers, winner.weights)
+    metadata: Metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_model": prepared.encoder.name,
@@ -113,11 +92,10 @@ def export(
         "prompts": asdict(prepared.encoder.prompts),
         "trial": winner.name,
         "averaged": [member.name for member in winner.members],
-        "objective": objective,
+        "objective": prepared.config.search.objective,
         "config": winner.config.model_dump(mode="json"),
         **describe_data(prepared),
-        "results": results,
-        **(evidence or {}),
+        **evidence,
         "best": {"epoch": winner.metrics["epoch"], "step": int(winner.metrics["step"])},
         "precision": "bf16" if prepared.bf16 else "fp32",
         "versions": bundle.library_versions(),
@@ -128,7 +106,7 @@ def export(
         texts = len(texts_to_score(prepared.collection, rows))
         model = _as_anyone_loads(written)
         _refuse_other_embeddings(prepared, tuned, model)
-        if not measured:
+        if not winner.measured:
             return
         with view.work("reading the exported model again, to find its numbers", texts) as done:
             scores = plain_scores(model, prepared.collection, rows, done=done)
@@ -137,7 +115,8 @@ def export(
 
     bundle.write_bundle(
         folder,
-        encoders.for_cosine(tuned),
+        # whoever loads the folder then reads as much of a text as the training did
+        encoders.for_cosine(tuned, winner.config.max_tokens),
         metadata,
         training_log=training_log,
         overwrite=overwrite,

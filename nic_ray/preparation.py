@@ -10,11 +10,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware
 from nic_ray.activations import Inputs, token_inputs
+from nic_ray.base import load
 from nic_ray.config import Config, DataConfig
-from nic_ray.encoder import Encoder
+from nic_ray.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.errors import InputError
 from nic_ray.evidence import DataAndSplit, StoredStart
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
@@ -36,6 +36,7 @@ class Prepared:
     """(N,) "train", "validation", "test" or "unseen_queries" for each row."""
     pairs_sha256: str
     encoder: Encoder
+    """Of the base model; it stays as it was loaded."""
     tokens: Inputs
     device: str
     bf16: bool
@@ -57,11 +58,11 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     pairs = read_pairs(config.data.pairs)
-    encoder = encoders.load(config.train.base_model)
-    encoders.check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
+    encoder = load(config.train.base_model)
+    check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
-        encoders.check_frozen_layers(encoder, depths(config), "space.frozen_layers")
-    _refuse_long_prompts(encoder, encoders.token_limit(encoder, config.train.max_tokens))
+        check_frozen_layers(encoder, depths(config), "space.frozen_layers")
+    _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
     collection, parts = divide(pairs, config.data)
     return Prepared(
         config=config,

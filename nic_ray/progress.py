@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nic_ray.domains import between, changes_of, shown_domains
+from nic_ray.metric_table import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -257,9 +258,9 @@ def headline(metrics: Mapping[str, float]) -> str:
         metrics: flat; "epoch", "loss", the macro metrics and, if it was measured, "pairs_per_second".
     """
     rate = metrics.get("pairs_per_second")
+    macro = "".join(f"  {name}/macro {metrics[f'{name}/macro']:.4f}" for name in METRICS)
     return (
-        f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}  recall_at_5/macro "
-        f"{metrics['recall_at_5/macro']:.4f}  mrr/macro {metrics['mrr/macro']:.4f}"
+        f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}{macro}"
         f"{'' if rate is None else f'  {rate:.0f} pairs/s'}"
     )
 

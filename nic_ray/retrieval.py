@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.metric_table import recall_at, reciprocal_rank
+from nic_ray.metric_table import METRICS
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """What makes a passage near to a query, by Sentence Transformers' names; of a distance, its negative."""
@@ -59,20 +59,21 @@ def relevance_by_rank(
     return ranked
 
 
-def by_domain(values: NDArray[np.float64], domains: Sequence[str]) -> dict[str, float]:
+def by_domain(values: NDArray[np.float64], domains: Sequence[str], *, direction: int = 1) -> dict[str, float]:
     """Mean of `values` within each domain, then "macro" and "worst" over those means.
 
     "macro" weighs every domain the same, so that a search cannot pay for a large domain
-    with a small one; "worst" is the lowest mean.
+    with a small one; "worst" is the mean of the domain that fares worst.
 
     Args:
         values: (Q,) one number a query.
         domains: (Q,) the domain of each query, at least one.
+        direction: 1 where more is better, -1 where less is.
     """
     names, member = np.unique(np.asarray(domains), return_inverse=True)
     means = np.bincount(member, weights=values) / np.bincount(member)
     inside = {str(name): float(mean) for name, mean in zip(names, means, strict=True)}
-    return inside | {"macro": float(means.mean()), "worst": float(means.min())}
+    return inside | {"macro": float(means.mean()), "worst": float(means.min() if direction > 0 else means.max())}
 
 
 def query_metrics(
@@ -82,7 +83,7 @@ def query_metrics(
     similarity: Similarity = "cosine",
     ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall@5 and reciprocal rank of every single query, over the whole corpus.
+    """Every metric of the table for every single query, over the whole corpus.
 
     Queries are scored a block at a time, so memory does not grow with their number.
 
@@ -94,7 +95,7 @@ def query_metrics(
         ignored: Q arrays, each naming rows of `corpus` that are left out of the query's ranking; none is relevant.
 
     Returns:
-        "recall_at_5" and "mrr", each (Q,) in [0, 1].
+        the metrics of `METRICS` by name, each (Q,).
 
     Raises:
         ValueError: an embedding is not finite, a query has no relevant passage or one
@@ -132,45 +133,35 @@ def score_metrics(
     return _in_blocks(lambda block: scores[block], relevant, ignored, scores.shape[1])
 
 
-def retrieval_metrics(
-    queries: NDArray[np.floating],
-    corpus: NDArray[np.floating],
-    relevant: Sequence[NDArray[np.integer]],
-    domains: Sequence[str],
-) -> dict[str, float]:
-    """The numbers a model is judged by, each in [0, 1]; 1 is best.
+def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[str]) -> dict[str, float]:
+    """The numbers that a model is judged by.
 
     Args:
-        queries: (Q, D) embeddings, of any length; a zero row has cosine 0 to everything.
-        corpus: (C, D) embeddings of all passages, distractors included, of any length.
-        relevant: Q arrays, each naming the rows of `corpus` that answer the query.
+        values: metrics of `METRICS` by name, as `query_metrics` gives them, each (Q,).
         domains: (Q,) the domain of each query.
 
     Returns:
-        "recall_at_5/<domain>" and "mrr/<domain>" (over the full ranking), their
-        unweighted means "recall_at_5/macro" and "mrr/macro", and the weakest domain's
-        "recall_at_5/worst".
+        for each metric its mean within each domain ("recall_at_5/<domain>"), the unweighted mean of these
+        ("recall_at_5/macro"), and where the table says so the mean of the domain that fares worst
+        ("recall_at_5/worst").
 
     Raises:
-        ValueError: as `query_metrics`, or not one domain a query.
+        ValueError: not one domain a query.
     """
-    if len(domains) != len(queries):
-        raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(queries)} queries")
-    return flat_metrics(query_metrics(queries, corpus, relevant), domains)
+    flat: dict[str, float] = {}
+    for name, own in values.items():
+        if len(domains) != len(own):
+            raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(own)} queries")
+        means = by_domain(own, domains, direction=METRICS[name].direction)
+        if not METRICS[name].shows_worst:
+            del means["worst"]
+        flat |= {f"{name}/{domain}": value for domain, value in means.items()}
+    return flat
 
 
-def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[str]) -> dict[str, float]:
-    """`retrieval_metrics` of queries that are scored already.
-
-    Args:
-        values: from `query_metrics`, each (Q,).
-        domains: (Q,) the domain of each query.
-    """
-    recall, mrr = (by_domain(values[name], domains) for name in ("recall_at_5", "mrr"))
-    del mrr["worst"]  # two metrics may have two worst domains; only one of them is shown
-    return {f"recall_at_5/{name}": value for name, value in recall.items()} | {
-        f"mrr/{name}": value for name, value in mrr.items()
-    }
+def empty_metrics(queries: int) -> dict[str, NDArray[np.float64]]:
+    """Room for each metric of so many queries, to be filled a part at a time."""
+    return {name: np.empty(queries) for name in METRICS}
 
 
 def _in_blocks(
@@ -179,14 +170,15 @@ def _in_blocks(
     ignored: Sequence[NDArray[np.integer]] | None,
     passages: int,
 ) -> dict[str, NDArray[np.float64]]:
-    recall, reciprocal = np.empty(len(relevant)), np.empty(len(relevant))
+    values = empty_metrics(len(relevant))
     step = max(1, _BLOCK_SCORES // passages)
     for start in range(0, len(relevant), step):
         block = slice(start, start + step)
         left_out = None if ignored is None else _as_matrix(ignored[block], passages)
         ranked = relevance_by_rank(scores(block), _as_matrix(relevant[block], passages), left_out)
-        recall[block], reciprocal[block] = recall_at(5, ranked), reciprocal_rank(ranked)
-    return {"recall_at_5": recall, "mrr": reciprocal}
+        for name, metric in METRICS.items():
+            values[name][block] = metric.of_ranks(ranked)
+    return values
 
 
 def _check_relevant(relevant: Sequence[NDArray[np.integer]], queries: int, passages: int) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from sentence_transformers.util import semantic_search
 
 from nic_ray import bundle as bundles
-from nic_ray import encoder as encoders
 from nic_ray import hardware
+from nic_ray.base import load
 from nic_ray.corpus import Passage
+from nic_ray.cut import placed
+from nic_ray.encoder import plain_model
 
 SHOWN = 160
 """Characters of a passage that are shown."""
@@ -46,10 +48,9 @@ def retriever(
         InputError: the bundle is damaged or none, or its base model is not to be had.
     """
     hardware.keep_to_usable_cpus()
-    models = {"tuned": bundles.load(folder), "base": encoders.load(bundles.read_metadata(folder)["base_model"]).model}
-    for model in models.values():
-        model.to(device)
-    models["base"].max_seq_length = models["tuned"].max_seq_length
+    tuned, base = bundles.load(folder), load(bundles.read_metadata(folder)["base_model"])
+    assert tuned.max_seq_length is not None  # a model without a tokenizer is not loaded
+    models = {"tuned": placed(tuned, device), "base": placed(plain_model(base, tuned.max_seq_length), device)}
     say(f"embedding {len(passages)} passages with {folder} and with its base model")
     texts = [passage.text for passage in passages]
     corpora = {name: model.encode_document(texts, convert_to_tensor=True) for name, model in models.items()}

@@ -15,18 +15,19 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from nic_ray import ray_hooks, worker
-from nic_ray.activations import Inputs
+from nic_ray.activations import Inputs, upper_for
 from nic_ray.cache import StoredInputs, opened
-from nic_ray.candidates import Candidate, Confirmation, Probe, best_first, best_of, confirm, retention_of
+from nic_ray.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.config import Config, TrainConfig, trial_config
-from nic_ray.encoder import upper_copy
 from nic_ray.errors import InputError, RunError
+from nic_ray.metric_table import PRIMARY, TIE_BREAKER
 from nic_ray.mirror import exists, folders, pull
 from nic_ray.placement import Placement
 from nic_ray.preparation import Prepared
 from nic_ray.progress import TrialBatch, View
 from nic_ray.ray_hooks import Sample, TuneResult
 from nic_ray.record import STUDY_FILE, TrialRow, checkpoints, last_state, read_ended
+from nic_ray.retention import Probe, retention_of
 from nic_ray.run import Run
 from nic_ray.study import end_unfinished, note_forgotten, open_study, rebuild_study, trial_name
 
@@ -79,10 +80,7 @@ def trial_inputs(
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(each) for depth, each in inputs.items()},
-        uppers={
-            depth: ray.put(upper_copy(prepared.encoder, depth, from_ids=opened(each).are_ids))
-            for depth, each in inputs.items()
-        },
+        uppers={depth: ray.put(upper_for(prepared.encoder, opened(each))) for depth, each in inputs.items()},
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         concurrent=placement.concurrent,
@@ -240,8 +238,8 @@ def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: P
             candidates.append(replace(best, weights={}, epochs=epochs))
             row |= {
                 objective: best.metrics[objective],
-                "mrr/macro": best.metrics["mrr/macro"],
-                **({} if probe is None else {"retention": retention_of(prepared, probe, best)["recall_at_5"]}),
+                f"{TIE_BREAKER}/macro": best.metrics[f"{TIE_BREAKER}/macro"],
+                **({} if probe is None else {"retention": retention_of(prepared, probe, best)[PRIMARY]}),
                 "best_epoch": best.metrics["epoch"],
                 "micro_batch_tokens": state.get("micro_batch_tokens", best.config.micro_batch_tokens),
                 "epochs": epochs,

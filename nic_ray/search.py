@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nic_ray import hardware
 from nic_ray.activations import Inputs
 from nic_ray.cache import budget, inputs_by_depth, opened
-from nic_ray.candidates import Candidate, Confirmation, Probe, base_scores, best_first, load_probe, queries_of
+from nic_ray.candidates import Candidate, Confirmation, best_first
 from nic_ray.config import DEFAULT_PROBE, Config
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
+from nic_ray.evidence import StoredReading, StoredResult
 from nic_ray.judgement import Judgement, final, judge
 from nic_ray.mirror import push, remove
 from nic_ray.outcome import export
@@ -30,8 +30,9 @@ from nic_ray.preparation import Prepared, depths, describe_data, describe_run, p
 from nic_ray.progress import View
 from nic_ray.readings import READINGS, note_reading
 from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, TrialRow, held, last_state, logging_to, training_log
-from nic_ray.retrieval import flat_metrics
+from nic_ray.retention import Probe, load_probe
 from nic_ray.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
+from nic_ray.scoring import Scorer, deepest
 from nic_ray.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 
 NOTED = (
@@ -224,7 +225,7 @@ def _train(
             view=view,
         )
         inputs = {depth: opened(each) for depth, each in found.items()}
-        base = flat_metrics(base_scores(prepared, inputs, "validation"), queries_of(prepared, "validation").domains)
+        base = Scorer(prepared, deepest(inputs)).metrics(None, prepared.rows("validation"))
         objective = config.search.objective
         view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
         if placement.note:
@@ -267,7 +268,7 @@ def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
     return replace(candidate, weights=state["best"]["upper"])
 
 
-def _note_reading(run: Run, prepared: Prepared, model: str) -> list[dict[str, Any]]:
+def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReading]:
     """Write down that the test rows are about to be read; gives all their readings."""
     readings = note_reading(
         run.folder,
@@ -292,13 +293,10 @@ def _export(trained: Trained, judgement: Judgement, run: Run, view: View) -> Non
     export(
         prepared,
         final(prepared, trained.inputs, judgement),
-        judgement.results,
+        {**judgement.evidence, "results": judgement.results, "run": str(run.folder)},
         run.bundle,
-        objective=prepared.config.search.objective,
         training_log="".join(training_log(run.folder, member.name) for member in members),
         overwrite=run.overwrite,
-        evidence=judgement.evidence | {"run": str(run.folder)},
-        measured=prepared.config.refit == "none",
         view=view,
     )
     if run.bundle_mirror:
@@ -343,7 +341,7 @@ def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
 
 def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> None:
     judgement = outcome.judgement
-    content = {
+    content: StoredResult = {
         "bundle": None if bundle is None else str(bundle),
         "objective": prepared.config.search.objective,
         "winner": {

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nic_ray import encoder as encoders
 from nic_ray import hardware, loop
-from nic_ray.activations import Inputs, feed
+from nic_ray.activations import Inputs, feed, upper_for
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
-from nic_ray.candidates import best_of, queries_of
+from nic_ray.candidates import best_of
 from nic_ray.config import Config, changed_settings, dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.guard import count_passages
-from nic_ray.outcome import export, new_run_folder, score_part
+from nic_ray.outcome import export, new_run_folder
 from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
 from nic_ray.record import LOG, TRAINED, TrainingState, held, logging_to, readable_state, save_state
+from nic_ray.scoring import Scorer, queries_of
 
 CHECKPOINTS = "checkpoints"
 STARTED = "data.json"  # the settings and the data of the start
@@ -118,13 +118,14 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
         view=view,
     )
     inputs = opened(found[depth])
-    before = score_part(prepared, inputs, depth, None, "validation")
+    scorer = Scorer(prepared, inputs)
+    before = scorer.metrics(None, prepared.rows("validation"))
     view.say(f"base model: {objective} {before[objective]:.4f} on validation")
     best = best_of("train", config.train, _last_state(prepared, inputs, run_folder, state, view))
     readings = _note_reading(prepared, run_folder, view)
     results = {
         part: {
-            model: score_part(prepared, inputs, depth, weights, part)
+            model: scorer.metrics(weights, prepared.rows(part))
             for model, weights in (("base", None), ("tuned", best.weights))
         }
         for part in ("validation", "test")
@@ -133,12 +134,10 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
     export(
         prepared,
         best,
-        results,
+        {"results": results, "passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         run_folder / TRAINED,
-        objective=objective,
         training_log=(run_folder / LOG).read_text(encoding="utf-8", errors="replace"),
         overwrite=True,
-        evidence={"passages": passages, "readings": readings, "run": str(run_folder.resolve())},
         view=view,
     )
     return Trained(run_folder, run_folder / TRAINED, results, passages)
@@ -150,8 +149,7 @@ def _last_state(
     """Train to the end, from a state on if there is one, with a checkpoint an epoch; the state at the end."""
     config, collection, bf16 = prepared.config, prepared.collection, prepared.bf16
     source, validation_rows = feed(inputs, prepared.device), prepared.rows("validation").tolist()
-    # a copy is trained: the prepared encoder stays the base until the best weights are exported
-    upper = encoders.upper_copy(prepared.encoder, config.train.frozen_layers, from_ids=inputs.are_ids)
+    upper = upper_for(prepared.encoder, inputs)
     with logging_to(run_folder / LOG):
         if state is not None and state["finished"]:
             return state

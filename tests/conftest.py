@@ -181,7 +181,7 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
     from nic_ray.activations import feed, frozen_inputs
     from nic_ray.candidates import Candidate
     from nic_ray.config import Config
-    from nic_ray.encoder import upper_copy
+    from nic_ray.encoder import upper
     from nic_ray.evaluation import evaluate
     from nic_ray.preparation import prepare
 
@@ -194,7 +194,7 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
         inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))
         candidates = []
         for number, depth in enumerate(depths):
-            part = upper_copy(prepared.encoder, depth, from_ids=False)
+            part = upper(prepared.encoder, depth, from_ids=False)
             generator = torch.Generator().manual_seed(number)
             weights = {
                 name: value + 0.3 * torch.randn(value.shape, generator=generator)

@@ -20,7 +20,8 @@ from nic_ray.activations import (
     run_blocks,
     token_inputs,
 )
-from nic_ray.encoder import load, lower
+from nic_ray.base import load
+from nic_ray.encoder import lower
 
 TEXTS = ["my dial is hot", "x", "Replace the pumps rotor when it is leaking.", "stuck throttle " * 9]
 
@@ -28,7 +29,8 @@ TEXTS = ["my dial is hot", "x", "Replace the pumps rotor when it is leaking.", "
 def inputs_of(lengths: list[int], width: int = 0) -> Inputs:
     """Texts of these lengths whose values count up from 1, as ids or as rows of `width` equal numbers."""
     values = np.arange(1, sum(lengths) + 1, dtype=np.float32 if width else np.int32)
-    return Inputs(np.repeat(values[:, None], width, axis=1) if width else values, np.cumsum([0, *lengths]))
+    rows = np.repeat(values[:, None], width, axis=1) if width else values
+    return Inputs(rows, np.cumsum([0, *lengths]), depth=int(width > 0))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])

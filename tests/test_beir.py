@@ -11,9 +11,10 @@ import pytrec_eval
 
 from nic_ray import console, evaluate
 from nic_ray.activations import feed, token_inputs
+from nic_ray.base import load
 from nic_ray.beir import read_beir
 from nic_ray.comparison import compare_on_folder, describe_rows
-from nic_ray.encoder import load, upper
+from nic_ray.encoder import upper
 from nic_ray.errors import InputError
 from nic_ray.evaluation import embed, query_scores
 

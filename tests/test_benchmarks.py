@@ -17,10 +17,9 @@ import pytest
 import torch
 
 from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs
+from nic_ray.activations import feed, frozen_inputs, upper_for
 from nic_ray.batches import make_batch
 from nic_ray.config import Config, TrainConfig
-from nic_ray.encoder import upper_copy
 from nic_ray.pairs import Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide, prepare
 
@@ -122,7 +121,7 @@ def test_an_anchor_holds_a_batch_to_the_base_models_embeddings_of_its_own_texts(
     config = Config.model_validate({"data": {"pairs": str(tiny_pairs_file)}, "train": train})
     prepared = prepare(config, on_gpu=False)
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])[1]
-    upper = upper_copy(prepared.encoder, 1, from_ids=False)
+    upper = upper_for(prepared.encoder, inputs)
     data = loop.TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, "cpu"))
     # a text's embedding by this base model is its number
     numbers = torch.arange(len(prepared.collection.texts), dtype=torch.float32)[:, None]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from nic_ray import encoder as module
+from nic_ray import base
+from nic_ray.base import load
 from nic_ray.blocks import Blocks
-from nic_ray.encoder import load, set_dropout, upper
+from nic_ray.cut import set_dropout
+from nic_ray.encoder import upper
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
 SIZES = {
@@ -148,9 +150,9 @@ def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
         del model.config.num_attention_heads
     if fault == "other numbers":
         monkeypatch.setattr("nic_ray.blocks.F.gelu", torch.relu)
-    assert not module._plain_blocks_agree(model)
+    assert not base._plain_blocks_agree(model)
     monkeypatch.undo()
-    assert module._plain_blocks_agree(model_of("bert"))
+    assert base._plain_blocks_agree(model_of("bert"))
 
 
 def test_a_process_that_is_handed_what_trains_imports_neither_transformers_nor_sentence_transformers(

@@ -11,8 +11,9 @@ import pytest
 
 from nic_ray import cache
 from nic_ray.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.base import load
 from nic_ray.cache import Budget, StoredInputs, inputs_by_depth, is_kept, opened, run_here
-from nic_ray.encoder import Encoder, load
+from nic_ray.encoder import Encoder
 from nic_ray.progress import Lines, View
 
 PLENTY = 2.0**30
@@ -57,6 +58,7 @@ def assert_same(found: dict[int, Any], encoder: Encoder, tokens: Inputs) -> None
     for depth, inputs in found.items():
         expected = frozen_inputs(encoder, tokens, [depth])[depth]
         np.testing.assert_allclose(opened(inputs).values, expected.values, atol=1e-5)
+        assert (inputs.depth, opened(inputs).depth) == (depth, depth)
         np.testing.assert_array_equal(opened(inputs).offsets, expected.offsets)
 
 
@@ -105,13 +107,17 @@ def test_what_does_not_fit_in_memory_is_mapped_and_what_does_not_fit_on_disk_is_
     assert isinstance(found[2], Inputs)
     assert isinstance(found[3], StoredInputs)
     assert isinstance(opened(found[3]).values, np.memmap)
-    assert found[1] is tokens
+    assert (found[1].values is tokens.values, found[1].depth) == (True, 1)  # the blocks below run on them each time
     kept = [line.partition(": ")[2].partition(" (")[0].partition(" from")[0] for line in compute.said[1:]]
     assert kept == ["in memory", "mapped", "not kept: beyond the budget, so the frozen blocks run in every step"]
 
 
 def test_without_any_budget_token_ids_are_fed(compute, tokens):
-    assert compute([2, 1], memory=0, disk=0) == {2: tokens, 1: tokens}
+    found = compute([2, 1], memory=0, disk=0)
+    assert {depth: (own.values is tokens.values, own.depth) for depth, own in found.items()} == {
+        2: (True, 2),
+        1: (True, 1),
+    }
     assert not compute.folder.exists()
 
 

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from nic_ray import check, console, encoder
+from nic_ray import check, console
 from nic_ray.config import TrainConfig
 from nic_ray.lint import RULES
+from nic_ray.tokens import PACKAGED_NAMES
 
 SOUND = [{"query": f"q{n}", "positive": f"p{n}", "domain": "radar", "negative": "n"} for n in range(3)]
 
@@ -193,7 +194,7 @@ def test_texts_are_measured_by_the_model_that_is_named(pairs, run, tiny_model_fo
 def test_the_defaults_are_those_of_a_training():
     parameters = inspect.signature(check.main).parameters
     assert parameters["max_tokens"].default == TrainConfig().max_tokens
-    assert parameters["base_model"].default == TrainConfig().base_model == encoder.PACKAGED_NAMES[0]
+    assert parameters["base_model"].default == TrainConfig().base_model == PACKAGED_NAMES[0]
 
 
 def test_the_help_names_every_finding_and_those_that_are_left_out():

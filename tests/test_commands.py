@@ -231,13 +231,13 @@ def test_help_comes_without_the_heavy_libraries(command):
 def test_an_exported_folder_is_verified(run, monkeypatch, capsys, tiny_model_folder, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    from nic_ray import encoder
+    from nic_ray.base import load
     from nic_ray.bundle import write_bundle
 
     model = SentenceTransformer(str(tiny_model_folder), device="cpu")
     base = {
         "base_model": str(tiny_model_folder),
-        "base_weights_sha256": encoder.load(str(tiny_model_folder)).weights_sha256,
+        "base_weights_sha256": load(str(tiny_model_folder)).weights_sha256,
     }
     folder = tmp_path / "m"
     write_bundle(folder, model, {"name": "m", **base}, training_log="")
@@ -322,7 +322,7 @@ def test_a_gpu_is_used_where_there_is_one(run, monkeypatch, tmp_path, main, func
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(function, stop)
-    monkeypatch.setattr("nic_ray.encoder.load", lambda _: None)
+    monkeypatch.setattr("nic_ray.base.load", lambda _: None)
     domains = [{**GOOD, "positive": f"{name} {each}", "domain": name} for name in "abc" for each in range(4)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in domains))
     assert run(main, *ON_A_DEVICE[main], *options) == (2, "error: far enough\n")

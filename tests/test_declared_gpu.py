@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from nic_ray import activations, comparison, conversion, evaluation, gradients, loop, single
-from nic_ray.activations import Inputs, feed, frozen_inputs, padded_batch
+from nic_ray.activations import Inputs, feed, frozen_inputs, padded_batch, upper_for
+from nic_ray.averaging import averaged, refitted
+from nic_ray.base import load
 from nic_ray.bundle import file_sha256, find_faults, write_bundle
 from nic_ray.cache import run_here
-from nic_ray.candidates import Candidate, averaged, best_of, load_probe, refitted, retention_of
+from nic_ray.candidates import Candidate, best_of
 from nic_ray.config import Config
-from nic_ray.encoder import Encoder, Upper, load, lower, upper_copy, whole
+from nic_ray.cut import Upper
+from nic_ray.encoder import Encoder, lower, whole
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.judgement import final, judge
 from nic_ray.loop import Evaluation, TrainingData, Validation, fit
@@ -27,6 +30,7 @@ from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import Prepared, prepare
 from nic_ray.progress import View
 from nic_ray.record import load_state, save_state
+from nic_ray.retention import load_probe, retention_of
 from tests.declared_device import GPU_BYTES, declared, place
 
 OBJECTIVE = "recall_at_5/macro"
@@ -63,7 +67,7 @@ def train(
 ) -> Iterator[Evaluation]:
     config = prepared.config.train.model_copy(update=settings)
     inputs = inputs_of(prepared, config.frozen_layers) if inputs is None else inputs
-    part = upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    part = upper_for(prepared.encoder, inputs).to(prepared.device)
     source, rows = feed(inputs, prepared.device, share=share), prepared.rows("validation").tolist()
     return fit(
         config,
@@ -113,8 +117,8 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     exported = final(prepared, inputs, judgement)
     yield "refit", weights_in_short(exported)
     export(
-        prepared, judgement.tuned, judgement.results, folder / "model", objective=OBJECTIVE, training_log="",
-        overwrite=True, evidence=judgement.evidence, view=View(),
+        prepared, judgement.tuned, {"results": judgement.results, **judgement.evidence}, folder / "model",
+        training_log="", overwrite=True, view=View(),
     )  # fmt: skip
     assert find_faults(folder / "model") == []
     yield "export", evaluate_encoder(load(str(folder / "model")), prepared.collection, rows, settings.max_tokens)
@@ -273,7 +277,7 @@ def test_no_chunk_of_a_training_holds_more_than_micro_batch_tokens(prepared, mon
     ],
 )
 def test_inputs_lie_on_the_gpu_where_they_leave_half_of_it_free(monkeypatch, free, total, share, fits):
-    inputs = Inputs(np.ones((100, 10), np.float32), np.array([0, 100]))
+    inputs = Inputs(np.ones((100, 10), np.float32), np.array([0, 100]), depth=1)
     with declared():
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
         source = feed(inputs, "cuda", share=share)
@@ -296,7 +300,7 @@ def test_inputs_that_stay_on_the_host_give_the_numbers_of_those_that_do_not(prep
 
 
 def test_the_host_does_not_wait_for_a_batch_that_is_sent_by_itself(monkeypatch):
-    inputs = Inputs(np.ones((100, 10), np.float32), np.array([0, 60, 100]))
+    inputs = Inputs(np.ones((100, 10), np.float32), np.array([0, 60, 100]), depth=1)
     with declared() as mode:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, GPU_BYTES))
         values, mask = padded_batch(feed(inputs, "cuda"), np.array([1, 0]))

@@ -30,20 +30,20 @@ from transformers import (
     RobertaModel,
 )
 
-from nic_ray import encoder as module
+from nic_ray import base
+from nic_ray.base import load
+from nic_ray.blocks import MeanPooling, QuickDropout, UnitLength
+from nic_ray.cut import blocks_of, set_dropout, sharing_weights
 from nic_ray.encoder import (
-    MeanPooling,
-    QuickDropout,
-    UnitLength,
+    base_weights,
     check_frozen_layers,
     for_cosine,
-    load,
     lower,
-    set_dropout,
     token_limit,
     tokenize,
     upper,
-    upper_copy,
+    weights_at,
+    with_weights,
 )
 from nic_ray.errors import InputError
 
@@ -167,9 +167,10 @@ def test_a_model_that_cannot_be_cut_embeds_all_the_same(uncuttable, kind, depth)
 @pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
 def test_a_model_that_cannot_be_cut_trains_its_upper_blocks_only(uncuttable, kind, depth):
     encoder = load(str(uncuttable(kind)))
-    before = weights_of(encoder.transformer)
-    step_with_decay(upper(encoder, depth), encoder)
-    changed = {name for name, value in encoder.transformer.named_parameters() if not torch.equal(value, before[name])}
+    part = upper(encoder, depth)
+    before = weights_of(part.transformer)
+    step_with_decay(part, encoder)
+    changed = {name for name, value in part.transformer.named_parameters() if not torch.equal(value, before[name])}
     blocks = {name: re.search(r"\blayers?\.(\d+)\.", name) for name in before}
     expected = {name for name, block in blocks.items() if depth == 0 or (block and int(block[1]) >= depth)}
     assert changed == expected
@@ -178,9 +179,9 @@ def test_a_model_that_cannot_be_cut_trains_its_upper_blocks_only(uncuttable, kin
 @pytest.mark.parametrize("kind", UNCUTTABLE)
 def test_no_dropout_runs_below_the_trained_blocks_of_a_model_that_cannot_be_cut(uncuttable, kind):
     encoder = load(str(uncuttable(kind)))
-    upper(encoder, 2).train()
-    top = set(module._blocks_of(encoder.transformer)[2].modules())
-    trains = {each for each in encoder.transformer.modules() if each.training}
+    part = upper(encoder, 2).train()
+    top = set(blocks_of(part.transformer)[2].modules())
+    trains = {each for each in part.transformer.modules() if each.training}
     assert trains == top
 
 
@@ -198,19 +199,48 @@ def test_a_frozen_part_runs_without_dropout_and_without_gradient(tiny_model):
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_only_parameters_above_the_cut_require_a_gradient(tiny_model, model_type, depth):
     encoder = load(str(tiny_model(model_type, 3)))
-    upper(encoder, 1 if depth == 0 else 0)  # what an earlier part trained is forgotten
-    upper(encoder, depth)
+    expected = []
     for name, value in encoder.transformer.named_parameters():
         block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
-        trains = block >= depth if depth else "pooler" not in name
-        assert value.requires_grad == trains, name
+        if block >= depth if depth else "pooler" not in name:
+            expected.append((name.replace(f"layer.{block}.", f"layer.{block - depth}."), value))
+    part = upper(encoder, depth, from_ids=True)
+    found = {name: value for name, value in part.named_parameters() if value.requires_grad}
+    assert list(found) == [f"transformer.{name}" for name, _ in expected]
+    assert all(torch.equal(one, other) for one, (_, other) in zip(found.values(), expected, strict=True))
 
 
-def test_training_a_part_trains_the_encoder(tiny_model):
-    encoder = load(str(tiny_model()))
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_trained_weights_in_a_copy_of_the_encoder_embed_as_the_part_that_was_trained(
+    tiny_model, uncuttable, kind, depth
+):
+    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
     before = encoder.model.encode(TEXTS)
-    step_with_decay(upper(encoder, 1, from_ids=True), encoder)
-    assert np.abs(encoder.model.encode(TEXTS) - before).max() > 1e-3
+    part = upper(encoder, depth, from_ids=True)
+    step_with_decay(part, encoder)
+    tuned = with_weights(encoder, depth, part.trained_state())
+    found = tuned.model.encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(found, part.eval()(*padded(encoder)).detach(), atol=1e-5, rtol=0)
+    assert np.abs(found.numpy() - before).max() > 1e-3
+    np.testing.assert_array_equal(encoder.model.encode(TEXTS), before)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+def test_weights_at_a_shallower_cut_have_those_of_the_encoder_between(tiny_model, uncuttable, kind):
+    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind, 3)))
+    part = upper(encoder, 2, from_ids=True)
+    step_with_decay(part, encoder)
+    weights = part.trained_state()
+    expected = part.eval()(*padded(encoder)).detach()
+    for depth in (2, 1, 0):
+        other = upper(encoder, depth, from_ids=True).eval()
+        other.load_trained_state(weights_at(encoder, 2, weights, depth))
+        torch.testing.assert_close(other(*padded(encoder)).detach(), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=rf"the state has {len(weights)} tensors of another cut, want \d+"):
+        weights_at(encoder, 1, weights, 0)
+    with pytest.raises(ValueError, match=rf"the state has {len(weights)} tensors of another cut, want \d+"):
+        with_weights(encoder, 1, weights)
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -226,21 +256,37 @@ def test_making_and_training_a_copy_changes_nothing_of_the_encoder(tiny_model, u
         return parts, values
 
     before = state()
-    upper_copy(encoder, depth, from_ids=False).train().requires_grad_(False)
-    step_with_decay(upper_copy(encoder, depth, from_ids=True), encoder)
+    upper(encoder, depth, from_ids=False).train().requires_grad_(False)
+    step_with_decay(upper(encoder, depth, from_ids=True), encoder)
     assert state() == before
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_copy_trains_what_the_part_of_the_encoder_would(tiny_model, uncuttable, kind, depth):
+def test_a_part_begins_with_the_weights_of_the_encoder_under_the_same_names(tiny_model, uncuttable, kind, depth):
     encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
-    found, expected = upper_copy(encoder, depth, from_ids=True).train(), upper(encoder, depth, from_ids=True).train()
-    for names in (
-        lambda part: [(name, each.requires_grad) for name, each in part.named_parameters()],
-        lambda part: [(name, type(each), each.training) for name, each in part.named_modules()],
-    ):
-        assert names(found) == names(expected)
+    expected = base_weights(encoder, depth)
+    found = upper(encoder, depth, from_ids=True).trained_state()
+    assert list(found) == list(expected)
+    own = {value.data_ptr() for value in encoder.model.parameters()}
+    for name, value in found.items():
+        assert torch.equal(value, expected[name])
+        assert expected[name].data_ptr() in own
+        assert value.data_ptr() not in own
+
+
+def test_what_shares_weights_shares_nothing_else(tiny_model):
+    encoder = load(str(tiny_model("mpnet")))
+    shared = sharing_weights(encoder.model)
+    own, theirs = dict(shared.named_parameters()), dict(encoder.model.named_parameters())
+    assert all(own[name] is value for name, value in theirs.items())
+    assert not {id(each) for each in shared.modules()} & {id(each) for each in encoder.model.modules()}
+    shared.train()
+    shared.max_seq_length = 7
+    shared[0].auto_model.config._attn_implementation = "eager"
+    assert not any(each.training for each in encoder.model.modules())
+    assert encoder.model.max_seq_length == 64
+    assert encoder.transformer.config._attn_implementation == "sdpa"
 
 
 def test_a_trained_state_is_put_back_bit_for_bit(tiny_model):
@@ -276,8 +322,9 @@ def test_dropout_is_set_where_transformers_would_set_it(tiny_model, uncuttable, 
         setattr(config, name, share)
     expected = {name: each.p for name, each in AutoModel.from_config(config).named_modules() if drops(each)}
     assert set(expected.values()) == {0.3, 0.2}
-    set_dropout(upper(encoder, 0), attention=0.3, hidden=0.2)
-    assert {name: each.p for name, each in encoder.transformer.named_modules() if drops(each)} == expected
+    part = upper(encoder, 0)
+    set_dropout(part, attention=0.3, hidden=0.2)
+    assert {name: each.p for name, each in part.transformer.named_modules() if drops(each)} == expected
 
 
 def drops(each: nn.Module) -> bool:
@@ -320,7 +367,7 @@ def test_the_hash_is_of_the_weights_and_not_of_the_file(tiny_model, tmp_path):
 
 
 def test_packaged_weights_of_another_hash_are_refused(monkeypatch):
-    monkeypatch.setattr(module, "PACKAGED_SHA256", "0" * 64)
+    monkeypatch.setattr(base, "PACKAGED_SHA256", "0" * 64)
     with pytest.raises(InputError, match=r"model\.safetensors: SHA-256 is 53aa5117\w+, want 0{64}; install"):
         load("all-MiniLM-L6-v2")
 
@@ -614,13 +661,14 @@ def test_every_trained_weight_of_a_16_bit_base_takes_a_small_step(changed_model)
 def test_what_is_exported_ranks_alike_by_cosine_and_by_the_similarity_of_its_base(changed_model, similarity, behind):
     encoder = load(str(changed_model(similarity=similarity, behind=[Pooling(32), *behind])))
     assert encoder.similarity == similarity
-    exported = for_cosine(encoder)
+    exported = for_cosine(encoder, 16)
     assert [type(module) for module in exported] == [Transformer, Pooling, Normalize]
     assert exported.similarity_fn_name == "cosine"
     found = exported.encode(TEXTS, convert_to_tensor=True)
     assert exported.similarity(found, found) == pytest.approx((found @ found.T).numpy(), abs=1e-6)
     # the base itself is still scored as it was meant
     assert encoder.model.similarity_fn_name == similarity
+    assert (exported.max_seq_length, encoder.model.max_seq_length) == (16, 64)
     assert len(encoder.model) == 2 + len(behind)
 
 

@@ -14,10 +14,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import comparison
 from nic_ray.activations import CHUNK_TOKENS, feed, token_inputs
+from nic_ray.base import load
 from nic_ray.bundle import file_sha256, write_bundle
 from nic_ray.comparison import Comparison, compare_with_base, describe_rows
 from nic_ray.config import DataConfig
-from nic_ray.encoder import load, upper
+from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import (
     embed,
@@ -32,7 +33,7 @@ from nic_ray.evaluation import (
 from nic_ray.lexical import bm25_scores
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import divide
-from nic_ray.retrieval import flat_metrics, retrieval_metrics, score_metrics
+from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
 from nic_ray.split import sample_rows, split_rows
 
 CATALOGUE = Path(__file__).parents[2] / "shared/faults/many_domains.py"
@@ -55,12 +56,12 @@ def reference_metrics(folder, pairs, rows, corpus, max_tokens=None):
     right = {}
     for pair in pairs:
         right.setdefault(pair.query, set()).add(pair.positive)
-    return retrieval_metrics(
+    values = query_metrics(
         model.encode([pairs[row].query for row in rows]),
         model.encode(corpus),
         [np.array([corpus.index(text) for text in sorted(right[pairs[row].query])]) for row in rows],
-        [pairs[row].domain for row in rows],
     )
+    return flat_metrics(values, [pairs[row].domain for row in rows])
 
 
 def passages(pairs):

@@ -9,9 +9,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import judgement, search
 from nic_ray.activations import feed, frozen_inputs
-from nic_ray.candidates import Confirmation, best_of, load_probe
+from nic_ray.candidates import Confirmation, best_of
 from nic_ray.config import Config
-from nic_ray.encoder import upper_copy
+from nic_ray.encoder import upper
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.guard import Point
 from nic_ray.judgement import IN_DOMAIN, final, judge, read_once
@@ -19,6 +19,7 @@ from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import prepare
 from nic_ray.report import show_outcome
+from nic_ray.retention import load_probe
 from tests.conftest import ACTIONS, FAULTS, PARTS
 
 
@@ -143,7 +144,7 @@ def test_objections_can_be_overridden_and_that_is_kept(searched):
 
 
 def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch):
-    def front(prepared, inputs, winner, base, probe):
+    def path(prepared, inputs, winner, base, probe):
         size = len(prepared.rows("validation"))
         return [
             Point(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
@@ -152,7 +153,7 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
             for alpha in (0.0, 0.5, 1.0)
         ]  # fmt: skip
 
-    monkeypatch.setattr(judgement, "front", front)
+    monkeypatch.setattr(judgement, "interpolation_path", path)
     _, found, _ = judged(searched(1))
     assert found.evidence["guard"]["objections"][0] == (
         "probe: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"
@@ -221,10 +222,10 @@ def tuned_on(pairs, tiny_model, folder):
     prepared = prepare(Config.model_validate({"data": data, "train": train}), on_gpu=False)
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])
     source, rows = feed(inputs[1], "cpu"), prepared.rows("validation").tolist()
-    upper = upper_copy(prepared.encoder, 1, from_ids=False)
+    part = upper(prepared.encoder, 1)
     for evaluation in fit(
         prepared.config.train,
-        upper,
+        part,
         TrainingData(prepared.collection, prepared.rows("train"), source),
         Validation(lambda model: evaluate(model, source, prepared.collection, rows), "recall_at_5/macro"),
     ):

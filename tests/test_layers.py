@@ -11,12 +11,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
-    -2: ["words", "metric_table"],
-    -1: ["duplicates", "errors", "domains", "layout"],
+    -2: ["words", "metric_table", "packaged", "evidence", "run_folder"],
+    -1: ["duplicates", "errors", "domains", "layout", "broken"],
     0: (
         "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly ray_private"
     ).split(),
+    0.5: ["cut"],
     1: [
         "encoder",
         "guard",
@@ -30,15 +31,19 @@ FLOORS = {
         "study",
         "batches",
     ],
+    1.5: ["base", "card"],
     2: ["activations", "bundle"],
     2.5: ["gradients"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
+    3.5: ["scoring"],
     4: ["worker", "ray_hooks", "cluster", "tracking", "candidates", "comparison"],
+    4.5: ["retention", "averaging", "page_elements"],
+    4.7: ["interpolation", "figures", "page_sections"],
     5: ["judgement", "outcome", "forecast", "page", "conversion"],
     6: ["run", "single"],
     7: ["rounds"],
     8: ["search"],
-    9: ["report"],
+    9: ["report", "checkup"],
     10: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
     11: ["__main__"],
 }

@@ -23,9 +23,11 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from nic_ray import gradients as gradients_room
 from nic_ray import loop
 from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.config import TrainConfig, load_config
-from nic_ray.encoder import load, set_dropout, upper
+from nic_ray.cut import set_dropout
+from nic_ray.encoder import upper, with_weights
 from nic_ray.errors import RunError
 from nic_ray.evaluation import evaluate
 from nic_ray.gradients import accumulate_gradients
@@ -400,11 +402,13 @@ def test_bf16_training_stays_near_fp32_training(train):
 @pytest.mark.parametrize("model_type", ["bert", "mpnet", "xlm-roberta"])
 def test_frozen_parameters_are_bit_identical_after_training_and_all_others_are_not(prepared, model_type, depth):
     config = changed(frozen_layers=depth, epochs=1, hidden_dropout=0.1, learning_rate=1e-3)
-    encoder, collection, part, source = prepared(config, model_type=model_type, layers=3)
-    before = {name: value.detach().clone() for name, value in encoder.transformer.named_parameters()}
+    encoder, collection, part, source = prepared(config, from_ids=True, model_type=model_type, layers=3)
+    frozen = {name: value.detach().clone() for name, value in part.named_parameters() if not value.requires_grad}
     for _ in fitted(config, collection, range(48), part, source, steady):
         pass
-    for name, value in encoder.transformer.named_parameters():
+    assert all(torch.equal(value, frozen[name]) for name, value in part.named_parameters() if name in frozen)
+    before = dict(encoder.transformer.named_parameters())
+    for name, value in with_weights(encoder, depth, part.trained_state()).transformer.named_parameters():
         block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
         trained = block >= depth if depth else "pooler" not in name
         assert torch.equal(value, before[name]) != trained, name

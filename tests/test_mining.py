@@ -9,8 +9,8 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, mine
+from nic_ray.base import load
 from nic_ray.config import DataConfig
-from nic_ray.encoder import load
 from nic_ray.errors import InputError
 from nic_ray.mining import mine_negatives, write_negatives
 from nic_ray.pairs import Pair, index_pairs, read_pairs, relevant_passages

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from nic_ray import loop
-from nic_ray.activations import feed, frozen_inputs
-from nic_ray.candidates import best_first, best_of, load_probe, retention_of
+from nic_ray.activations import feed, frozen_inputs, upper_for
+from nic_ray.candidates import best_first, best_of
 from nic_ray.config import Config
-from nic_ray.encoder import upper_copy
 from nic_ray.evaluation import evaluate
 from nic_ray.judgement import final, judge
 from nic_ray.outcome import export
 from nic_ray.pairs import index_pairs, read_pairs
 from nic_ray.preparation import prepare
 from nic_ray.progress import View
+from nic_ray.retention import load_probe, retention_of
 
 pytestmark = pytest.mark.gpu
 
@@ -45,11 +45,11 @@ def fitted(prepared, inputs, config=None, state=None, seed=0):
     """The evaluations of a training on the device."""
     config = config or prepared.config.train
     torch.manual_seed(seed)
-    upper = upper_copy(prepared.encoder, config.frozen_layers, from_ids=inputs.are_ids).to(prepared.device)
+    part = upper_for(prepared.encoder, inputs).to(prepared.device)
     source, held_back = feed(inputs, prepared.device), prepared.rows("validation").tolist()
     return loop.fit(
         config,
-        upper,
+        part,
         loop.TrainingData(prepared.collection, prepared.rows("train"), source, prepared.bf16),
         loop.Validation(
             lambda model: evaluate(model, source, prepared.collection, held_back, bf16=prepared.bf16), OBJECTIVE
@@ -129,18 +129,11 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
     assert any(
         not torch.equal(again.weights[name].cpu(), value.cpu()) for name, value in judgement.tuned.weights.items()
     )
-    for name, candidate, measured in (("tuned", judgement.tuned, True), ("again", again, False)):
+    assert (judgement.tuned.measured, again.measured) == (True, False)
+    evidence = {"results": judgement.results, **judgement.evidence}
+    for name, candidate in (("tuned", judgement.tuned), ("again", again)):
         metadata = export(
-            prepared,
-            candidate,
-            judgement.results,
-            tmp_path / name,
-            objective=OBJECTIVE,
-            training_log="",
-            overwrite=False,
-            evidence=judgement.evidence,
-            measured=measured,
-            view=View(),
-        )
+            prepared, candidate, evidence, tmp_path / name, training_log="", overwrite=False, view=View()
+        )  # fmt: skip
         assert (tmp_path / name / "model.safetensors").exists()
         assert metadata["trial"] == candidate.name

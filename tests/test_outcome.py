@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import bundle, outcome
-from nic_ray.candidates import averaged
+from nic_ray.averaging import averaged
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import plain_scores
 from nic_ray.outcome import export, new_run_folder, refuse_other_numbers
@@ -27,15 +27,8 @@ def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder_and_the_ba
     found = dataclasses.replace(found, metrics=found.metrics | {"epoch": 1.0, "step": 3.0})
     before = {name: value.sum() for name, value in prepared.encoder.model.state_dict().items()}
     written = export(
-        prepared,
-        found,
-        {},
-        tmp_path / "mean",
-        objective="recall_at_5/macro",
-        training_log="",
-        overwrite=False,
-        view=View(),
-    )
+        prepared, found, {"results": {}}, tmp_path / "mean", training_log="", overwrite=False, view=View()
+    )  # fmt: skip
     assert {name: value.sum() for name, value in prepared.encoder.model.state_dict().items()} == before
     assert written["averaged"] == [member.name for member in found.members]
 
@@ -68,8 +61,8 @@ def exported(searched, folder, base):
     """The first candidate of a search from a base model, exported; its data, itself and the metadata."""
     prepared, _, (candidate,) = searched(1, base=base)
     candidate = dataclasses.replace(candidate, metrics=candidate.metrics | {"step": 3.0})
-    given = {"objective": "recall_at_5/macro", "training_log": "", "overwrite": False, "view": View()}
-    return prepared, candidate, export(prepared, candidate, {}, folder, **given)
+    given = {"training_log": "", "overwrite": False, "view": View()}
+    return prepared, candidate, export(prepared, candidate, {"results": {}}, folder, **given)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, {"query": PROMPTS["query"], "passage": PROMPTS["document"]}])
@@ -102,7 +95,7 @@ def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp
 
 def test_an_export_that_ranks_by_another_similarity_is_refused(searched, changed_model, tmp_path, monkeypatch):
     base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
-    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder: encoder.model)
+    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder, max_tokens: encoder.model)
     monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", base)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nic_ray import encoder, study, worker
+from nic_ray import base, study, worker
 from nic_ray.bundle import find_faults, write_files
 from nic_ray.config import dump_config, load_config
 from nic_ray.errors import InputError
@@ -139,7 +139,7 @@ def test_settings_keep_every_path_and_pairs_are_read_there(fresh, tiny_pairs_fil
 def test_a_base_model_is_loaded_from_any_folder_and_a_bundle_written_to_it(fresh, tiny_model_folder, name):
     folder = fresh(name)
     model = shutil.copytree(tiny_model_folder, folder / name)
-    assert encoder.load(str(model)).name == str(model)
+    assert base.load(str(model)).name == str(model)
     bundle = folder / "out" / name
 
     def fill(unfinished):

@@ -254,11 +254,14 @@ def test_every_trial_of_search_and_confirmation_may_join_the_mean_and_the_defaul
 ):
     better = iter(np.linspace(0.9, 1.0, 20))
 
-    def evaluate(*_: object, **__: object) -> dict[str, float]:
-        value = float(next(better))
-        return {"recall_at_5/macro": value, "mrr/macro": value, "recall_at_5/worst": value}
+    class Better:
+        def __init__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("nic_ray.candidates.evaluate", evaluate)
+        def metrics(self, *_: object) -> dict[str, float]:
+            value = float(next(better))
+            return {"recall_at_5/macro": value, "mrr/macro": value, "recall_at_5/worst": value}
+
+    monkeypatch.setattr("nic_ray.averaging.Scorer", Better)
     outcome = search(
         tiny_model(layers=3),
         tiny_pairs_file,
@@ -469,7 +472,7 @@ def test_a_trial_reads_the_activations_where_they_lie():
         return own_bytes() - before, highest, source.values.untyped_storage().nbytes()
 
     values = np.ones((2**18, 100), np.float32)  # 100 MiB
-    inputs = ray.put(Inputs(values, np.arange(0, 2**18 + 1, 2**10)))
+    inputs = ray.put(Inputs(values, np.arange(0, 2**18 + 1, 2**10), depth=1))
     grown, highest, held = ray.get(ray.remote(private_growth).remote([inputs]))
     assert (highest, held) == (1.0, values.nbytes)
     assert grown < values.nbytes / 4

@@ -14,9 +14,9 @@ from nic_ray import retrieval
 from nic_ray.metric_table import recall_at, reciprocal_rank
 from nic_ray.retrieval import (
     by_domain,
+    flat_metrics,
     query_metrics,
     relevance_by_rank,
-    retrieval_metrics,
     score_metrics,
 )
 
@@ -109,7 +109,8 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch, block_scores):
 def test_a_collapsed_encoder_finds_nothing(dtype):
     point = np.random.default_rng(2).normal(size=384).astype(dtype)
     relevant = [np.array([i]) for i in range(101)]
-    metrics = retrieval_metrics(np.tile(point, (101, 1)), np.tile(point, (101, 1)), relevant, ["radar"] * 101)
+    one_point = np.tile(point, (101, 1))
+    metrics = flat_metrics(query_metrics(one_point, one_point, relevant), ["radar"] * 101)
     assert metrics["recall_at_5/macro"] == 0.0
     assert metrics["mrr/macro"] == pytest.approx(1 / 101)
 
@@ -142,7 +143,8 @@ def test_hand_worked_numbers():
     corpus = np.eye(7)
     falling = np.array([7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0])  # passage j stands at rank j + 1
     relevant = [np.array([0]), np.array([1, 6]), np.array([5]), np.array([6, 2, 3, 5])]
-    metrics = retrieval_metrics(np.tile(falling, (4, 1)), corpus, relevant, ["hvac", "hvac", "radar", "hvac"])
+    values = query_metrics(np.tile(falling, (4, 1)), corpus, relevant)
+    metrics = flat_metrics(values, ["hvac", "hvac", "radar", "hvac"])
     assert metrics == pytest.approx(
         {
             "recall_at_5/hvac": (1 + 1 / 2 + 2 / 4) / 3,
@@ -171,6 +173,8 @@ def test_macro_is_the_unweighted_mean_of_the_domains_and_worst_their_minimum(gro
     worst = min(means.values())
     expected = means | {"macro": sum(means.values()) / len(means), "worst": worst}
     assert by_domain(values, domains) == pytest.approx(expected)
+    # of what is better the less there is of it, the highest mean is the worst
+    assert by_domain(values, domains, direction=-1) == pytest.approx(expected | {"worst": max(means.values())})
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -208,7 +212,7 @@ def test_relevant_passages_that_do_not_fit_are_refused(relevant, message):
 
 def test_every_query_needs_one_domain():
     with pytest.raises(ValueError, match="domains must name one domain a query: 1 for 2 queries"):
-        retrieval_metrics(np.eye(2), np.eye(2), [np.array([0]), np.array([1])], ["radar"])
+        flat_metrics(query_metrics(np.eye(2), np.eye(2), [np.array([0]), np.array([1])]), ["radar"])
 
 
 def test_any_scores_are_ranked_as_cosines_are():

@@ -85,7 +85,12 @@ def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_f
 
 def test_both_models_are_moved_to_the_device(bundle, tiny_pairs_file, monkeypatch):
     moved = []
-    monkeypatch.setattr(SentenceTransformer, "to", lambda model, device: moved.append(device))
+
+    def to(model, device):
+        moved.append(device)
+        return model
+
+    monkeypatch.setattr(SentenceTransformer, "to", to)
     retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
     assert moved.count("cuda") == 2
 

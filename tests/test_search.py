@@ -15,7 +15,7 @@ from nic_ray import rounds, search
 from nic_ray import study as study_room
 from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config, dump_config
-from nic_ray.encoder import upper_copy
+from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
 from nic_ray.placement import place_trials, threads_of
 from nic_ray.preparation import describe_start, prepare, refuse_other_start
@@ -162,7 +162,7 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
     monkeypatch.setattr(worker, "feed", stop)
     plan = SimpleNamespace(
         collection=prepared.collection,
-        uppers={1: upper_copy(prepared.encoder, 1, from_ids=True)},
+        uppers={1: upper(prepared.encoder, 1, from_ids=True)},
         inputs={1: prepared.tokens},
         gpus_per_worker=gpus,
     )

@@ -8,13 +8,14 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import encoder
+from nic_ray.base import load
 from nic_ray.errors import InputError
 from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, prompts_of, stored_prompts
 
 
 def test_the_counts_and_the_limit_are_those_of_the_model(tiny_model_folder, tiny_pairs):
     texts = [tiny_pairs[0].query, "", "strange words 12.5", *(pair.positive for pair in tiny_pairs)]
-    model = encoder.load(str(tiny_model_folder))
+    model = load(str(tiny_model_folder))
     counts, limit = count_tokens(str(tiny_model_folder), texts, 256)
     _, offsets = encoder.tokenize(model, texts, 256)
     assert [counts[text] for text in texts] == np.diff(offsets).tolist()
@@ -53,7 +54,7 @@ def test_stored_prompts_are_those_that_sentence_transformers_puts_in_front(chang
     folder = changed_model(prompts=prompts, default=default)
     expected = given_by_sentence_transformers(folder)
     assert prompts_of(prompts, default) == stored_prompts(str(folder)) == expected
-    assert encoder.load(str(folder)).prompts == expected
+    assert load(str(folder)).prompts == expected
 
 
 @pytest.mark.parametrize(
@@ -70,14 +71,13 @@ def test_prompts_that_sentence_transformers_passes_over_are_used_and_exported_wh
     changed_model, prompts, default, expected
 ):
     folder = changed_model(prompts=prompts, default=default)
-    loaded = encoder.load(str(folder))
+    loaded = load(str(folder))
     assert loaded.prompts == stored_prompts(str(folder)) == expected
     loaded.model.save(str(folder.with_name("saved")), create_model_card=False)
     assert given_by_sentence_transformers(folder.with_name("saved")) == expected
 
 
 def test_the_packaged_model_is_read_without_a_limit_on_the_count():
-    assert PACKAGED_NAMES == encoder.PACKAGED_NAMES
     for name in PACKAGED_NAMES:
         # each word is one token; two more mark the ends
         assert count_tokens(name, ["oil " * 300, "oil"], 1000) == ({"oil " * 300: 302, "oil": 3}, 256)

@@ -1,0 +1,71 @@
+"""The way from the base model's weights to the tuned ones, and what is kept on it of other fields."""
+
+import pytest
+import torch
+
+from nic_ray.activations import feed, token_inputs
+from nic_ray.encoder import base_weights, upper
+from nic_ray.evaluation import evaluate, evaluate_encoder
+from nic_ray.interpolation import ALPHAS, interpolated, interpolation_path
+from nic_ray.pairs import Pair, index_pairs
+from nic_ray.retention import load_probe, retention_of
+from nic_ray.retrieval import flat_metrics
+from nic_ray.scoring import Scorer, queries_of
+
+
+def test_the_way_from_the_base_to_the_tuned_weights_is_straight(searched):
+    prepared, _, (candidate,) = searched(1)
+    base = base_weights(prepared.encoder, 1)
+    for alpha in (0.0, 0.3, 1.0):
+        for name, value in interpolated(prepared, candidate, alpha).items():
+            torch.testing.assert_close(value, alpha * candidate.weights[name] + (1 - alpha) * base[name])
+
+
+PROBE = index_pairs(
+    [Pair(f"{part} is {fault}", f"drain the {part} if {fault}.", part) for part in ("valve", "oven", "kite")
+     for fault in ("cracked", "wet", "bent")]
+)  # fmt: skip
+
+
+def base_at(prepared, inputs):
+    """The base model's scores at the validation queries."""
+    return Scorer(prepared, inputs).scores(None, prepared.rows("validation"))
+
+
+def test_the_path_begins_at_the_base_model_and_ends_at_the_tuned_one(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    base = base_at(prepared, inputs[1])
+    probe = load_probe(prepared, PROBE, [1])
+    points = interpolation_path(prepared, inputs[1], candidate, base, probe)
+    assert [point.alpha for point in points] == pytest.approx([step / 10 for step in range(11)])
+    rows, domains = prepared.rows("validation").tolist(), queries_of(prepared, "validation").domains
+    whole = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
+    assert points[0].metrics == pytest.approx(whole, abs=1e-6)
+    assert points[0].retention == {"recall_at_5": 0.0, "mrr": 0.0}
+    tuned = {name: candidate.metrics[name] for name in whole}
+    assert points[-1].metrics == pytest.approx(tuned, abs=1e-6)
+    assert flat_metrics(points[-1].scores, domains) == points[-1].metrics
+    # by another way: the probe with the tuned weights in a whole model
+    model = upper(prepared.encoder, 1, from_ids=True)
+    before = evaluate_encoder(prepared.encoder, PROBE, range(9), 64)
+    model.load_trained_state(candidate.weights)
+    after = evaluate(model, feed(token_inputs(prepared.encoder, PROBE.texts, 64), "cpu"), PROBE, range(9))
+    expected = {name: after[f"{name}/macro"] - before[f"{name}/macro"] for name in ("recall_at_5", "mrr")}
+    assert points[-1].retention == pytest.approx(expected, abs=1e-6)
+    assert retention_of(prepared, probe, candidate) == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_a_probe_nothing_is_said_of_retention(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    base = base_at(prepared, inputs[1])
+    assert all(point.retention is None for point in interpolation_path(prepared, inputs[1], candidate, base, None))
+
+
+def test_the_path_has_the_steps_that_it_is_asked_for(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    given = (prepared, inputs[1], candidate, base_at(prepared, inputs[1]), None)
+    few = interpolation_path(*given, alphas=(0.2, 0.9))
+    assert [point.alpha for point in few] == [0.0, 0.2, 0.9]
+    by_alpha = {point.alpha: point.metrics for point in interpolation_path(*given)}
+    assert [*by_alpha] == [0.0, *ALPHAS]
+    assert few[1].metrics == by_alpha[0.2]

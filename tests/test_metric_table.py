@@ -1,0 +1,167 @@
+"""The table of metrics: what is chosen by, in which order, and that a row more is all that another metric takes."""
+
+import csv
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nic_ray import metric_table
+from nic_ray.activations import feed, upper_for
+from nic_ray.averaging import averaged
+from nic_ray.candidates import best_first
+from nic_ray.domains import as_csv, changes_of
+from nic_ray.evaluation import evaluate, lexical_metrics, plain_scores
+from nic_ray.guard import Point, Queries, choose
+from nic_ray.interpolation import interpolation_path
+from nic_ray.judgement import judge
+from nic_ray.loop import TrainingData, Validation, fit
+from nic_ray.metric_table import METRICS, Metric, label_of, objectives, order_key, recall_at
+from nic_ray.outcome import export
+from nic_ray.pairs import index_pairs
+from nic_ray.progress import View, headline
+from nic_ray.retention import load_probe, retention_of
+from nic_ray.retrieval import flat_metrics
+from nic_ray.scoring import Scorer, queries_of
+
+RECALL_AT_1 = Metric("Recall@1", functools.partial(recall_at, 1), shows_worst=True)
+
+
+@pytest.fixture
+def third(monkeypatch):
+    """The name of a third metric, which stands in the table meanwhile."""
+    monkeypatch.setitem(METRICS, "recall_at_1", RECALL_AT_1)
+    return "recall_at_1"
+
+
+def test_a_search_may_choose_by_every_mean_and_by_the_worst_domain_where_it_is_shown(third):
+    assert objectives() == (
+        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst"
+    )  # fmt: skip
+    assert [label_of(name) for name in objectives()][2:4] == ["macro Recall@1", "worst Recall@5"]
+
+
+def test_evaluations_are_ordered_by_objective_then_mrr_then_the_earlier_epoch():
+    rising = [
+        {"recall_at_5/macro": 0.7, "mrr/macro": 0.9, "epoch": 1.0},
+        {"recall_at_5/macro": 0.8, "mrr/macro": 0.5},  # whose epoch is not known yet: later than any other
+        {"recall_at_5/macro": 0.8, "mrr/macro": 0.5, "epoch": 3.0},
+        {"recall_at_5/macro": 0.8, "mrr/macro": 0.5, "epoch": 2.0},
+        {"recall_at_5/macro": 0.8, "mrr/macro": 0.6, "epoch": 9.0},
+    ]
+    for worse, better in itertools.combinations(rising, 2):
+        assert order_key(worse, "recall_at_5/macro") < order_key(better, "recall_at_5/macro")
+
+
+def test_of_a_metric_of_which_less_is_better_the_lowest_is_the_best(monkeypatch):
+    monkeypatch.setitem(METRICS, "rank", Metric("rank", RECALL_AT_1.of_ranks, direction=-1, shows_worst=True))
+    assert order_key({"rank/macro": 3.0, "mrr/macro": 0.1}, "rank/macro") > order_key(
+        {"rank/macro": 4.0, "mrr/macro": 0.9}, "rank/macro"
+    )
+    ranks = np.repeat([1.0, 7.0, 4.0], 20)
+    names = [name for name in "abc" for _ in range(20)]
+    flat = flat_metrics({"rank": ranks}, names)
+    assert (flat["rank/macro"], flat["rank/worst"]) == (4.0, 7.0)
+    points = [
+        Point(alpha, flat_metrics({"rank": ranks + more}, names), {"rank": ranks + more}, None)
+        for alpha, more in ((0.3, 2.0), (0.6, 0.0), (1.0, 1.0))
+    ]
+    for objective in ("rank/macro", "rank/worst"):
+        taken = choose(points, Queries(np.arange(60), names), objective=objective, max_retention_loss=0.0)
+        assert taken is points[1]
+
+
+def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, tiny_model_folder):
+    from sentence_transformers import SentenceTransformer
+
+    prepared, inputs, candidates = searched(1, 2)
+    rows, domains = prepared.rows("validation"), sorted(set(prepared.collection.domains))
+    scorer = Scorer(prepared, inputs[1])
+    scores, flat = scorer.scores(None, rows), scorer.metrics(None, rows)
+    # every query of these pairs has one answer
+    assert scores[third].tolist() == (scores["mrr"] == 1).astype(float).tolist()
+    means = {name: flat[f"{third}/{name}"] for name in domains}
+    assert flat[f"{third}/macro"] == pytest.approx(np.mean(list(means.values())))
+    assert flat[f"{third}/worst"] == min(means.values())
+    assert "mrr/worst" not in flat
+    assert flat.keys() == candidates[0].metrics.keys() - {"epoch"}
+    assert flat.keys() == lexical_metrics(prepared.collection, rows.tolist()).keys()
+    plain = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), prepared.collection, rows.tolist())
+    assert plain.keys() == METRICS.keys()
+    probe = load_probe(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
+    assert probe.base.keys() == retention_of(prepared, probe, candidates[1]).keys() == METRICS.keys()
+    told = headline(flat | {"epoch": 1.0, "loss": 0.5})
+    assert told.endswith(f"{third}/macro {flat[f'{third}/macro']:.4f}")
+    lines = list(csv.DictReader(io.StringIO(as_csv({"validation": {"base": flat}}, {}, {}))))
+    assert [float(line[f"{third} base"]) for line in lines] == [flat[f"{third}/{name}"] for name in (*domains, "macro")]
+    assert changes_of({"base": flat}, third) == means
+
+
+@pytest.mark.parametrize("over", ["macro", "worst"])
+def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export(
+    third, searched, tiny_pairs, tmp_path, over
+):
+    objective = f"{third}/{over}"
+    prepared, inputs, candidates = searched(1, 2)
+    search = prepared.config.search.model_copy(update={"objective": objective})
+    prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"search": search}))
+    rows, source = prepared.rows("validation"), feed(inputs[1], "cpu")
+    data = TrainingData(prepared.collection, prepared.rows("train"), source)
+    *_, last = fit(
+        prepared.config.train,
+        upper_for(prepared.encoder, inputs[1]),
+        data,
+        Validation(lambda part: evaluate(part, source, prepared.collection, rows.tolist()), objective),
+    )
+    assert last.metrics["objective"] == last.state["best"]["metrics"][objective]
+    best = best_first(candidates, objective)
+    assert best[0].metrics[objective] == max(each.metrics[objective] for each in candidates)
+    mean = averaged(prepared, inputs, best, objective)
+    assert mean.metrics[objective] >= best[0].metrics[objective]
+    probe = load_probe(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
+    base = Scorer(prepared, inputs[2]).scores(None, rows)
+    points = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, probe)
+    assert all(point.retention.keys() == METRICS.keys() for point in points)
+    chosen = choose(points[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0)
+    assert chosen.metrics[objective] <= max(point.metrics[objective] for point in points[1:])
+    found = judge(prepared, inputs, best[0], best, [], probe, export_anyway=True, say=lambda _: None)
+    assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
+    tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})
+    written = export(
+        prepared, tuned, {"results": found.results}, tmp_path / "out", training_log="", overwrite=False, view=View(),
+    )  # fmt: skip
+    assert written["objective"] == objective
+    assert written["results"]["test"]["tuned"][f"{third}/macro"] == found.results["test"]["tuned"][f"{third}/macro"]
+
+
+def test_a_third_metric_can_be_the_objective_of_a_configuration_file(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("search: {objective: recall_at_1/worst}\n")
+    code = (
+        "import functools, json\n"
+        "from pathlib import Path\n"
+        "from nic_ray.metric_table import METRICS, Metric, recall_at\n"
+        "METRICS['recall_at_1'] = Metric('Recall@1', functools.partial(recall_at, 1), shows_worst=True)\n"
+        "from nic_ray.config import Config, load_config\n"
+        f"print(load_config(Path({str(path)!r})).search.objective)\n"
+        "print(json.dumps(Config.model_json_schema()['$defs']['SearchConfig']['properties']['objective']['enum']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    objective, enum = done.stdout.splitlines()
+    assert objective == "recall_at_1/worst"
+    assert json.loads(enum) == [
+        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst"
+    ]  # fmt: skip
+
+
+def test_the_table_is_read_without_numpy():
+    code = "import sys; from nic_ray import metric_table; assert 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert metric_table.PRIMARY == "recall_at_5"
