@@ -21,7 +21,7 @@ from nic_ray.config import DEFAULT_PROBE, Config
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading, StoredResult
-from nic_ray.judgement import Judgement, final, judge
+from nic_ray.judgement import Contestants, Judgement, final, judge
 from nic_ray.mirror import push, remove
 from nic_ray.outcome import export
 from nic_ray.pairs import Collection, index_pairs, read_pairs
@@ -182,9 +182,11 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
         judgement = judge(
             trained.prepared,
             trained.inputs,
-            trained.first,
-            (_with_weights(run.folder, candidate) for candidate in trained.best),
-            trained.confirmations,
+            Contestants(
+                trained.first,
+                (_with_weights(run.folder, candidate) for candidate in trained.best),
+                trained.confirmations,
+            ),
             probe,
             export_anyway=run.export_anyway,
             say=view.say,

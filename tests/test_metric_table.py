@@ -20,7 +20,7 @@ from nic_ray.domains import as_csv, changes_of
 from nic_ray.evaluation import evaluate, lexical_metrics, plain_scores
 from nic_ray.guard import Point, Queries, choose
 from nic_ray.interpolation import interpolation_path
-from nic_ray.judgement import judge
+from nic_ray.judgement import Contestants, judge
 from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.metric_table import METRICS, Metric, label_of, objectives, order_key, recall_at
 from nic_ray.outcome import export
@@ -130,7 +130,7 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert all(point.retention.keys() == METRICS.keys() for point in points)
     chosen = choose(points[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0)
     assert chosen.metrics[objective] <= max(point.metrics[objective] for point in points[1:])
-    found = judge(prepared, inputs, best[0], best, [], probe, export_anyway=True, say=lambda _: None)
+    found = judge(prepared, inputs, Contestants(best[0], best, []), probe, export_anyway=True, say=lambda _: None)
     assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
     tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})
     written = export(
