@@ -162,7 +162,7 @@ def killed_nodes(root: Path, generator: random.Random, kills: int, whole: float)
 ON_TWO_NODES = """
 import os, sys
 from pathlib import Path
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 from nic_ray.progress import Lines
 from nic_ray.session import RAY_SWITCHES
 from nic_ray.search import run_search

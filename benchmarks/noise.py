@@ -29,7 +29,8 @@ from scipy.stats import beta
 from nic_ray.activations import frozen_inputs
 from nic_ray.base import load
 from nic_ray.candidates import Candidate
-from nic_ray.config import Config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
 from nic_ray.evaluation import nearest, texts_to_score
 from nic_ray.pairs import Pair, read_pairs
 from nic_ray.preparation import Prepared, prepare

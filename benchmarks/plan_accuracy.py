@@ -19,7 +19,7 @@ from typing import Any
 
 from processes import usage_of
 
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 from nic_ray.record import TRAIN_RUNS
 
 BOUND = 0.3

@@ -29,6 +29,7 @@ from nic_ray.retrieval import flat_metrics
 from nic_ray.split import Part
 from nic_ray.statistics import Interval, paired_intervals
 from nic_ray.tokens import PACKAGED_NAMES
+from nic_ray.validation import setting_faults
 
 
 @dataclass(frozen=True)
@@ -410,5 +411,5 @@ def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
     try:
         return DataConfig.model_validate({name: stored[name] for name in names & stored.keys()})
     except ValidationError as error:
-        found = "; ".join(f"split.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise InputError(f"{folder / METADATA}: {found}; export the bundle again") from None
+        faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
+        raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None

@@ -10,7 +10,8 @@ from typing import cast
 import optuna
 import plotly.graph_objects as go
 
-from nic_ray.config import Config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
 from nic_ray.errors import InputError
 from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
 from nic_ray.metric_table import label_of

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nic_ray.bundle import refuse_existing
-from nic_ray.config import Config, Dimension, changed_settings, dump_config, load_config
+from nic_ray.config import Config, Dimension
+from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.mirror import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.outcome import new_run_folder
@@ -106,7 +106,7 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
 
 def reopen_run(
     where: str, command: str, *, overwrite: bool, export_anyway: bool
-) -> tuple[Run, Config, Mapping[str, Any]]:
+) -> tuple[Run, Config, Mapping[str, object]]:
     """A run that was begun before, with its settings and with what it was started from.
 
     Args:
@@ -124,18 +124,17 @@ def reopen_run(
     try:
         asked = json.loads((folder / RUN).read_text(encoding="utf-8"))
         bundle = Path(asked["bundle"])
-        granted = (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
+        granted = (overwrite or bool(asked["overwrite"]), export_anyway or bool(asked["export_anyway"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{where}: no run of a search (holds no sound {RUN}); name a folder in runs/") from None
     if not (folder / CONFIG).is_file():
         raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its {RUN}')
     config = load_config(folder / CONFIG)
     try:
-        refuse_other_settings(folder, config, asked.get("settings"))
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{folder / RUN}: its settings are damaged, so the search cannot go on; start anew") from None
+        noted = None if asked.get("settings") is None else started_settings(asked["settings"])
+    except InputError as error:
+        raise InputError(f"{folder / RUN}: {error}, so the search cannot go on; start anew") from None
+    refuse_other_settings(folder, config, noted)
     if mirror is None and config.storage and is_uri(config.storage):
         mirror = mirror_at(config.storage) / RUNS / folder.name
     bundle_mirror = None
@@ -173,7 +172,7 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
     )
 
 
-def refuse_other_settings(run_folder: Path, config: Config, started: Mapping[str, Any] | None) -> None:
+def refuse_other_settings(run_folder: Path, config: Config, started: StartedSettings | None) -> None:
     """Look whether the trials that are there are those of these settings: others cannot stand beside them.
 
     Args:
@@ -189,7 +188,7 @@ def refuse_other_settings(run_folder: Path, config: Config, started: Mapping[str
         differences, drawn = [], _space_in_study(run_folder) or now
     else:
         differences = changed_settings(config, started)
-        drawn = _described({name: Dimension.model_validate(given) for name, given in started["space"].items()})
+        drawn = _described(started.space)
     differences += [
         f"space.{name} is {now.get(name, 'left out')}, was {drawn.get(name, 'left out')}"
         for name in {**drawn, **now}

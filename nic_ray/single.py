@@ -10,7 +10,8 @@ from nic_ray import hardware, loop
 from nic_ray.activations import Inputs, feed, upper_for
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.candidates import best_of
-from nic_ray.config import Config, changed_settings, dump_config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.guard import count_passages
@@ -78,8 +79,9 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     try:
         asked = json.loads((run_folder / STARTED).read_text(encoding="utf-8"))
-        changed = changed_settings(started_with, asked.get("settings", started_with.model_dump(mode="json")))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        settings = asked.get("settings", started_with.model_dump(mode="json"))
+        changed = changed_settings(started_with, started_settings(settings))
+    except (OSError, ValueError, AttributeError):
         raise InputError(f"{run_folder}: no run of nic_ray.train (no sound {STARTED}); name one in runs/") from None
     if changed:
         raise InputError(

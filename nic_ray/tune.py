@@ -35,7 +35,7 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
-    from nic_ray.config import load_config
+    from nic_ray.config_file import load_config
     from nic_ray.progress import view
     from nic_ray.report import show_outcome
     from nic_ray.run import refuse_new_settings

@@ -25,7 +25,8 @@ from nic_ray import loop
 from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
 from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
-from nic_ray.config import TrainConfig, load_config
+from nic_ray.config import TrainConfig
+from nic_ray.config_file import load_config
 from nic_ray.cut import set_dropout
 from nic_ray.encoder import upper, with_weights
 from nic_ray.errors import RunError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nic_ray.config import Config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
 from nic_ray.packaged import packaged
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nic_ray import base, study, worker
 from nic_ray.bundle import find_faults, write_files
-from nic_ray.config import dump_config, load_config
+from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.mirror import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.pairs import read_pairs

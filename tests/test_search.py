@@ -14,7 +14,8 @@ import torch
 from nic_ray import rounds, search
 from nic_ray import study as study_room
 from nic_ray.candidates import Candidate, best_first
-from nic_ray.config import Config, dump_config
+from nic_ray.config import Config
+from nic_ray.config_file import dump_config
 from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
 from nic_ray.placement import place_trials, threads_of
