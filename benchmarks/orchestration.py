@@ -27,7 +27,8 @@ from processes import cpu_seconds, family, watching
 
 from nic_ray.config import Config
 from nic_ray.progress import Lines, View
-from nic_ray.record import STUDY_FILE, read_ended
+from nic_ray.record import read_ended
+from nic_ray.run_folder import RunFolder
 from nic_ray.session import RAY_SWITCHES, ray_session
 from nic_ray.study import open_study
 
@@ -78,11 +79,11 @@ def in_the_driver(trials: int) -> dict[str, float]:
             [ray_hooks.Ledger(run), ray_hooks.ProgressCallback(Lines(lines.append))],
             num_samples=trials,
             reuse_actors=True,
-            search_alg=ray_hooks.study_search(config, run / STUDY_FILE, {}),
+            search_alg=ray_hooks.study_search(config, RunFolder(run).study, {}),
             scheduler=ray_hooks.asha(config.search, config.train.epochs, None),
         )
         cpu, started = cpu_seconds() - cpu, time.monotonic()
-        study = open_study(run / STUDY_FILE)
+        study = open_study(RunFolder(run).study)
         ray_hooks.asha(config.search, config.train.epochs, study)
         ended = read_ended(run)
         resumed = time.monotonic() - started

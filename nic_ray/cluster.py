@@ -22,6 +22,7 @@ from nic_ray.encoder import Lower
 from nic_ray.errors import InputError
 from nic_ray.placement import Placement, place_trials, trains_on_gpus
 from nic_ray.preparation import Prepared
+from nic_ray.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def refuse_unshared_places(shared: Sequence[Path]) -> None:
 def files_to_share(inputs: Mapping[int, Inputs | StoredInputs], run_folder: Path | None) -> list[Path]:
     """What every node must see: activations on disk, and the run folder, unless trials write elsewhere (None)."""
     stored = [each.path for each in inputs.values() if isinstance(each, StoredInputs)]
-    return ([run_folder / "config.yaml"] if run_folder else []) + stored
+    return ([RunFolder(run_folder).config] if run_folder else []) + stored
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide, split_sha256
 from nic_ray.progress import View
 from nic_ray.readings import describe_readings, merged, note_reading
-from nic_ray.record import TRAINED
 from nic_ray.retrieval import flat_metrics
+from nic_ray.run_folder import RunFolder
 from nic_ray.split import Part
 from nic_ray.statistics import Interval, paired_intervals
 from nic_ray.tokens import PACKAGED_NAMES
@@ -279,13 +279,13 @@ def verdict(macro: Interval) -> str:
 
 def _model_of(name: str) -> str:
     """The folder of a model; of a run's, what it has exported."""
-    result, trained = Path(name) / "result.json", Path(name) / TRAINED
-    if not (Path(name) / "config.yaml").is_file():
+    run = RunFolder(Path(name))
+    if not run.config.is_file():
         return name
-    if not result.exists() and trained.is_dir():
-        return str(trained)
+    if not run.result.exists() and run.trained.is_dir():
+        return str(run.trained)
     try:
-        bundle = json.loads(result.read_text(encoding="utf-8"))["bundle"]
+        bundle = json.loads(run.result.read_text(encoding="utf-8"))["bundle"]
     except (OSError, ValueError, KeyError, TypeError):
         bundle = None
     if bundle is None or not Path(bundle).is_dir():
@@ -323,7 +323,7 @@ def _note_reading(
         return
     run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
     try:
-        if not (run / "config.yaml").is_file():
+        if not RunFolder(run).config.is_file():
             raise FileNotFoundError
         found = note_reading(
             run,

@@ -30,7 +30,7 @@ from nic_ray.page_elements import (
     values_of,
 )
 from nic_ray.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
-from nic_ray.record import DOMAINS_FILE
+from nic_ray.run_folder import RunFolder
 
 STATUS_COLOURS = {
     "finished": "#009E73",
@@ -93,7 +93,7 @@ def recall(run: FinishedRun) -> Html:
     if left_out := len(changes_of(results)) + 1 - len(domains):
         yield sentence(
             f"Shown are the {ENDS} domains that gain least and the {ENDS} that gain most; {left_out:,} more lie "
-            f"between, see {DOMAINS_FILE} in the run folder."
+            f"between, see {RunFolder(run.folder).domains.name} in the run folder."
         )
     header = ["domain", "passages", *(model_name(run, m) for m in COLOURS if m in results), "gain over base (95 %)"]
     yield table(header, rows)

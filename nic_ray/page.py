@@ -11,7 +11,7 @@ from nic_ray import figures
 from nic_ray import page_sections as sections
 from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.page_elements import FinishedRun, Html, read_run, sentence
-from nic_ray.record import PAGE_FILE
+from nic_ray.run_folder import RunFolder
 
 log = logging.getLogger("nic_ray.page")
 
@@ -40,7 +40,7 @@ def write_page(run_folder: Path) -> Path:
     Raises:
         InputError: the folder holds no result of a search.
     """
-    path = run_folder / PAGE_FILE
+    path = RunFolder(run_folder).report
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(page(read_run(run_folder)), encoding="utf-8")
     unfinished.replace(path)
@@ -68,7 +68,7 @@ def _drawn(draw: Callable[[FinishedRun], Html], run: FinishedRun) -> str:
     try:
         return "\n".join(draw(run))
     except Exception as error:  # an older or a half-written run must not cost the other sections
-        log.warning("%s: %s", run.folder / PAGE_FILE, draw.__name__, exc_info=True)
+        log.warning("%s: %s", RunFolder(run.folder).report, draw.__name__, exc_info=True)
         return sentence(f"This cannot be shown ({type(error).__name__}: {error}).")
 
 

@@ -16,7 +16,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
 from nic_ray.metric_table import label_of
 from nic_ray.picture import NAMES, with_epochs
-from nic_ray.record import QUERIES_FILE, STUDY_FILE
+from nic_ray.run_folder import RunFolder
 from nic_ray.study import Course, read_courses
 
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
@@ -47,14 +47,15 @@ def read_run(run_folder: Path) -> FinishedRun:
         InputError: there is no sound result.json.
     """
     try:
-        content = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
+        content = json.loads(RunFolder(run_folder).result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run_folder}: holds no result of a search ({error}); name a run that has ended") from None
-    result, queries = cast(StoredResult, content), run_folder / QUERIES_FILE
-    study, courses = read_courses(run_folder / STUDY_FILE, {row["trial"]: row["status"] for row in result["trials"]})
+    result, queries = cast(StoredResult, content), RunFolder(run_folder).queries
+    statuses = {row["trial"]: row["status"] for row in result["trials"]}
+    study, courses = read_courses(RunFolder(run_folder).study, statuses)
     return FinishedRun(
         run_folder,
-        load_config(run_folder / "config.yaml"),
+        load_config(RunFolder(run_folder).config),
         result,
         json.loads(queries.read_text(encoding="utf-8")) if queries.exists() else None,
         study,

@@ -19,7 +19,8 @@ from nic_ray.errors import RunError
 from nic_ray.mirror import Mirror, push, push_database
 from nic_ray.progress import View
 from nic_ray.ray_private import optuna_study_of, optuna_trials_of, rungs_of, trial_class_of
-from nic_ray.record import ENDED, STUDY_FILE, EndedTrial, add_ended
+from nic_ray.record import EndedTrial, add_ended
+from nic_ray.run_folder import RunFolder
 from nic_ray.study import NAME as STUDY_NAME
 from nic_ray.study import (
     distribution_of,
@@ -223,10 +224,11 @@ def back_up(run_folder: Path, mirror: Mirror) -> None:
     Raises:
         RunError: it cannot be written to.
     """
-    if (run_folder / STUDY_FILE).exists():
-        push_database(run_folder / STUDY_FILE, mirror / STUDY_FILE)
-    if (run_folder / ENDED).exists():
-        push(run_folder / ENDED, mirror / ENDED)
+    folder = RunFolder(run_folder)
+    if folder.study.exists():
+        push_database(folder.study, mirror / folder.study.name)
+    if folder.ended.exists():
+        push(folder.ended, mirror / folder.ended.name)
 
 
 class ProgressCallback(Callback):

@@ -12,9 +12,8 @@ from typing import cast
 
 from nic_ray.evidence import StoredReading
 from nic_ray.record import add_line, read_lines
+from nic_ray.run_folder import RunFolder
 
-READINGS = "readings.jsonl"
-"""In a run folder: a line for each reading of the test rows that the run has held back."""
 COLUMNS = ["when", "command", "part", "rows", "model", "run"]
 LISTED = 3  # earlier readings that a sentence names
 
@@ -43,15 +42,16 @@ def note_reading(
     now = (when or datetime.now(UTC)).isoformat(timespec="microseconds")
     row = StoredReading(when=now, command=command, part=part, rows=rows, model=model, run=run_folder.name)
     known = readings_of(run_folder, split)
-    add_line(run_folder / READINGS, {**row, "split": split})
+    add_line(RunFolder(run_folder).readings, {**row, "split": split})
     return [*known, row]
 
 
 def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
     """What a run, and those beside it, know of readings of a split's test rows, the oldest first."""
-    found = _rows_of(run_folder / READINGS, split)
+    own = RunFolder(run_folder).readings
+    found = _rows_of(own, split)
     if split is not None:
-        for path in sorted(run_folder.resolve().parent.glob(f"*/{READINGS}")):
+        for path in sorted(run_folder.resolve().parent.glob(f"*/{own.name}")):
             if path.parent != run_folder.resolve():
                 with suppress(OSError):
                     found += _rows_of(path, split)

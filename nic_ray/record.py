@@ -16,23 +16,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from nic_ray.errors import InputError
+from nic_ray.run_folder import RunFolder
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
-ENDED = "ended.jsonl"
-"""In a run folder: a line for each trial that came to its end, and how."""
-STUDY_FILE = "study.db"
-"""In a run folder: Optuna's study."""
-PAGE_FILE, QUERIES_FILE = "report.html", "queries.json"
-"""In a run folder: what people read; what the winner retrieved for each test query."""
-DOMAINS_FILE = "domains.csv"
-"""In a run folder: the figures of every domain, which tables and pictures show the ends of where they are many."""
-TRAIN_RUNS = "train"
-"""In a run folder: a folder a trial, with its log and what Train keeps of trials in several processes."""
-LOCK = ".lock"
-"""In a run folder: held by the process that works on it."""
-TRAINED = "model"
-"""In the run folder of a single training: its best model."""
 FAILURE_FILE = "failed.txt"
 """In a trial's folder: why it cannot be trained, so that it is not tried again."""
 
@@ -100,7 +87,7 @@ def held(run_folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    lock = FileLock(run_folder / LOCK)
+    lock = FileLock(RunFolder(run_folder).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -189,13 +176,13 @@ def study_url(study_file: Path) -> str:
 
 def add_ended(run_folder: Path, trial: str, row: EndedTrial) -> None:
     """Note for good how a trial ended."""
-    add_line(run_folder / ENDED, {"trial": trial, **row})
+    add_line(RunFolder(run_folder).ended, {"trial": trial, **row})
 
 
 def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
     """How trials ended, by name. A last line that was cut off is no trial."""
     ended = {}
-    for row in read_lines(run_folder / ENDED):
+    for row in read_lines(RunFolder(run_folder).ended):
         if isinstance(row.get("trial"), str) and isinstance(row.get("status"), str):
             known = EndedTrial(status=row["status"], error="", sample={}, seconds=0.0)
             ended[row["trial"]] = cast(EndedTrial, {**known, **row})

@@ -11,7 +11,7 @@ from nic_ray.judgement import IN_DOMAIN
 from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.readings import describe_readings
-from nic_ray.record import DOMAINS_FILE, PAGE_FILE
+from nic_ray.run_folder import RunFolder
 from nic_ray.search import Outcome
 
 PARTS = {
@@ -37,9 +37,9 @@ def show_outcome(outcome: Outcome) -> None:
         console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
-    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {outcome.run_folder / DOMAINS_FILE}")
-    if (outcome.run_folder / PAGE_FILE).exists():
-        console.say(f"report, for any browser: {outcome.run_folder / PAGE_FILE}")
+    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {RunFolder(outcome.run_folder).domains}")
+    if RunFolder(outcome.run_folder).report.exists():
+        console.say(f"report, for any browser: {RunFolder(outcome.run_folder).report}")
     if outcome.folder is None:
         listed = "\n  ".join(judgement.evidence["guard"]["objections"])
         raise RunError(

@@ -26,9 +26,10 @@ from nic_ray.placement import Placement
 from nic_ray.preparation import Prepared
 from nic_ray.progress import TrialBatch, View
 from nic_ray.ray_hooks import Sample, TuneResult
-from nic_ray.record import STUDY_FILE, TrialRow, checkpoints, last_state, read_ended
+from nic_ray.record import TrialRow, checkpoints, last_state, read_ended
 from nic_ray.retention import Probe, retention_of
 from nic_ray.run import Run
+from nic_ray.run_folder import RunFolder
 from nic_ray.study import end_unfinished, note_forgotten, open_study, rebuild_study, trial_name
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
@@ -110,14 +111,14 @@ def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
             setup,
             _batch(setup, "search", left, config.train.epochs, best_before(run_folder, before)),
             experiment=EXPERIMENT,
-            searcher=ray_hooks.study_search(config, run_folder / STUDY_FILE, cut_off),
+            searcher=ray_hooks.study_search(config, RunFolder(run_folder).study, cut_off),
             scheduler=ray_hooks.asha(config.search, config.train.epochs, study),
         )
-        study = open_study(run_folder / STUDY_FILE)
+        study = open_study(RunFolder(run_folder).study)
         if study is not None and time.monotonic() >= setup.deadline:
             view.say("the time budget is used up")
             end_unfinished(study, run_folder, "out of time")
-            study = open_study(run_folder / STUDY_FILE)
+            study = open_study(RunFolder(run_folder).study)
     fetch_checkpoints(setup.run)
     return {} if study is None else {trial_name(trial.number): trial.params for trial in study.trials}
 
@@ -295,7 +296,7 @@ def samples_again(candidates: Sequence[Candidate], config: Config) -> dict[str, 
 
 def study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> optuna.Study | None:
     """The study of an earlier run, made anew where it is damaged or lost; None at the beginning."""
-    ended, study_file = read_ended(run_folder), run_folder / STUDY_FILE
+    ended, study_file = read_ended(run_folder), RunFolder(run_folder).study
     try:
         study = open_study(study_file)
         if study is not None or not ended:

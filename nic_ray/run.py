@@ -19,9 +19,9 @@ from nic_ray.errors import InputError, RunError, wants_room
 from nic_ray.mirror import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.outcome import new_run_folder
 from nic_ray.preparation import Prepared, describe_start
-from nic_ray.record import STUDY_FILE, is_full
+from nic_ray.record import is_full
+from nic_ray.run_folder import RunFolder
 
-RUN, CONFIG = "run.json", "config.yaml"
 RUNS, MODELS = "runs", "models"
 """Folders in `storage`."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -53,6 +53,11 @@ class Run:
     bundle_mirror: Mirror | None
     command: str
     """The command that works on it, as it stands in the ledger of readings."""
+
+    @property
+    def files(self) -> RunFolder:
+        """Where the run folder holds what."""
+        return RunFolder(self.folder)
 
     @property
     def resume_command(self) -> str:
@@ -90,17 +95,17 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
     folder = new_run_folder(where.run_root, name)
     mirrors = (where.store / RUNS / folder.name, where.store / MODELS / name) if where.store else (None, None)
     run = Run(folder, Path(os.path.realpath(where.bundle)), overwrite, export_anyway, *mirrors, command="tune")
-    (folder / CONFIG).write_text(dump_config(prepared.config), encoding="utf-8")
+    RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
     asked = {
         "bundle": str(run.bundle),
         "overwrite": overwrite,
         "export_anyway": export_anyway,
         **describe_start(prepared),
     }
-    (folder / RUN).write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    RunFolder(folder).start.write_text(json.dumps(asked, indent=2), encoding="utf-8")
     if run.mirror:
-        for file in (CONFIG, RUN):
-            push(folder / file, run.mirror / file)
+        for file in (RunFolder(folder).config, RunFolder(folder).start):
+            push(file, run.mirror / file.name)
     return run
 
 
@@ -122,18 +127,18 @@ def reopen_run(
     if mirror:
         pull(mirror, folder)
     try:
-        asked = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        asked = json.loads(RunFolder(folder).start.read_text(encoding="utf-8"))
         bundle = Path(asked["bundle"])
         granted = (overwrite or bool(asked["overwrite"]), export_anyway or bool(asked["export_anyway"]))
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: no run of a search (holds no sound {RUN}); name a folder in runs/") from None
-    if not (folder / CONFIG).is_file():
-        raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its {RUN}')
-    config = load_config(folder / CONFIG)
+        raise InputError(f"{where}: no run of a search (holds no sound run.json); name a folder in runs/") from None
+    if not RunFolder(folder).config.is_file():
+        raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
+    config = load_config(RunFolder(folder).config)
     try:
         noted = None if asked.get("settings") is None else started_settings(asked["settings"])
     except InputError as error:
-        raise InputError(f"{folder / RUN}: {error}, so the search cannot go on; start anew") from None
+        raise InputError(f"{RunFolder(folder).start}: {error}, so the search cannot go on; start anew") from None
     refuse_other_settings(folder, config, noted)
     if mirror is None and config.storage and is_uri(config.storage):
         mirror = mirror_at(config.storage) / RUNS / folder.name
@@ -162,7 +167,7 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
     others = {name: str(value) for name, value in options.items() if value is not None}
     if config is None and not others:
         return
-    file = config or ("CONFIG" if is_uri(resumed) else Path(resumed) / CONFIG)
+    file = config or ("CONFIG" if is_uri(resumed) else RunFolder(Path(resumed)).config)
     anew = shlex.join([str(file), *itertools.chain(*others.items())])
     raise InputError(
         f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
@@ -195,7 +200,7 @@ def refuse_other_settings(run_folder: Path, config: Config, started: StartedSett
         if now.get(name) != drawn.get(name)
     ]
     if differences:
-        file = run_folder / CONFIG
+        file = RunFolder(run_folder).config
         raise InputError(
             f"{file}: not those of the start ({'; '.join(differences)}), and trials of both cannot be compared. "
             f"Put the old values back to go on, or start a new search with the new ones: "
@@ -213,7 +218,7 @@ def _space_in_study(run_folder: Path) -> dict[str, str]:
     from nic_ray.study import open_study, space_of  # Optuna is not needed where the settings were noted
 
     with contextlib.suppress(InputError):
-        if study := open_study(run_folder / STUDY_FILE):
+        if study := open_study(RunFolder(run_folder).study):
             return _described(space_of(study))
     return {}
 

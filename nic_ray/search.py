@@ -28,10 +28,11 @@ from nic_ray.pairs import Collection, index_pairs, read_pairs
 from nic_ray.placement import trains_on_gpus
 from nic_ray.preparation import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
 from nic_ray.progress import View
-from nic_ray.readings import READINGS, note_reading
-from nic_ray.record import DOMAINS_FILE, PAGE_FILE, QUERIES_FILE, TrialRow, held, last_state, logging_to, training_log
+from nic_ray.readings import note_reading
+from nic_ray.record import TrialRow, held, last_state, logging_to, training_log
 from nic_ray.retention import Probe, load_probe
 from nic_ray.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
+from nic_ray.run_folder import RunFolder
 from nic_ray.scoring import Scorer, deepest
 from nic_ray.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 
@@ -47,7 +48,6 @@ NOTED = (
     "py.warnings",
 )
 """Loggers whose messages go to the run's log, and not to the terminal."""
-SEARCH_LOG = "search.log"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _read_probe(config: Config) -> Collection | None:
 
 def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> Outcome:
     """Search as far as that has not been done, select a model, export it."""
-    with held(run.folder), logging_to(run.folder / SEARCH_LOG, NOTED), _warnings_logged(), explaining_a_full_disk(run):
+    with held(run.folder), logging_to(run.files.log, NOTED), _warnings_logged(), explaining_a_full_disk(run):
         for line in describe_run(prepared):
             view.say(line)
         if probe_pairs is None:
@@ -175,7 +175,7 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
         hardware.keep_freed_memory()
         with explaining_an_interrupt(run):
             trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
-        _write_trials(run.folder / "trials.csv", trained.rows)
+        _write_trials(run.files.trials, trained.rows)
         if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
             others = len(trained.best) - 1
             view.say(f"averaging: trying whether the mean with any of {others} other trials is better than the best")
@@ -281,7 +281,8 @@ def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReadin
         split=describe_data(prepared)["split"]["sha256"],
     )
     if run.mirror:
-        push(run.folder / READINGS, run.mirror / READINGS)
+        ledger = run.files.readings
+        push(ledger, run.mirror / ledger.name)
     return readings
 
 
@@ -323,14 +324,14 @@ def _write_page(run: Run, say: Callable[[str], None]) -> None:
     try:
         say(f"report: {write_page(run.folder)}")
     except Exception as error:
-        say(f"{run.folder / PAGE_FILE}: not written ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        say(f"{run.files.report}: not written ({reason})")
 
 
 def _copy_results(run: Run) -> None:
     if run.mirror:
-        for file in ("trials.csv", "result.json", DOMAINS_FILE, QUERIES_FILE, PAGE_FILE):
-            if (run.folder / file).exists():
-                push(run.folder / file, run.mirror / file)
+        for file in filter(Path.exists, run.files.results):
+            push(file, run.mirror / file.name)
 
 
 def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
@@ -357,12 +358,12 @@ def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> 
         "trials": outcome.trials,
         **describe_data(prepared),
     }
-    path = outcome.run_folder / "result.json"
+    path = RunFolder(outcome.run_folder).result
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})
     every = as_csv(judgement.results, counted, intervals)
-    (outcome.run_folder / DOMAINS_FILE).write_text(every, encoding="utf-8")
+    RunFolder(outcome.run_folder).domains.write_text(every, encoding="utf-8")
     if judgement.queries is None:
-        (outcome.run_folder / QUERIES_FILE).unlink(missing_ok=True)  # of an earlier judgement of this run
+        RunFolder(outcome.run_folder).queries.unlink(missing_ok=True)  # of an earlier judgement of this run
     else:
-        (outcome.run_folder / QUERIES_FILE).write_text(json.dumps(judgement.queries), encoding="utf-8")
+        RunFolder(outcome.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")

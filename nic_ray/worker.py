@@ -39,7 +39,8 @@ from nic_ray.mirror import Mirror, exists, pull, push
 from nic_ray.pairs import Collection
 from nic_ray.placement import threads_of
 from nic_ray.ray_private import hand_to_train_workers
-from nic_ray.record import FAILURE_FILE, LOG, TRAIN_RUNS, TrainingState, logging_to, readable_state, save_state
+from nic_ray.record import FAILURE_FILE, LOG, TrainingState, logging_to, readable_state, save_state
+from nic_ray.run_folder import RunFolder
 
 gc.freeze()
 if _collected:
@@ -55,6 +56,9 @@ SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
 
 LOOK_S = 2.0
 """Least time between two looks at how many they are."""
+
+TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name
+"""In a run folder, and in its mirror."""
 
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
@@ -127,7 +131,7 @@ def run_trial(config: dict[str, Any], shared: TrialInputs) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=tune.get_context().get_trial_name(),
-            **storage_of(shared.run_folder, shared.mirror, TRAIN_RUNS),
+            **storage_of(shared.run_folder, shared.mirror, TRIAL_FOLDERS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             callbacks=[TuneReportCallback()],
@@ -298,7 +302,7 @@ def _this_machine() -> tuple[str, int]:
 def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
     """The trial's folder in the run's; with a mirror one of this machine that holds the same files for a while."""
     if shared.mirror is None:
-        folder = shared.run_folder / TRAIN_RUNS / trial
+        folder = RunFolder(shared.run_folder).trial_folders / trial
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return
@@ -306,14 +310,20 @@ def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
         folder = Path(temporary) / trial
         folder.mkdir()
         for name in (LOG, FAILURE_FILE):
-            if exists(shared.mirror / TRAIN_RUNS / trial / name):
-                pull(shared.mirror / TRAIN_RUNS / trial / name, folder / name)
+            copy = _copy_of(shared.mirror, trial, name)
+            if exists(copy):
+                pull(copy, folder / name)
         yield folder
 
 
 def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
     if shared.mirror is not None:
-        push(own / name, shared.mirror / TRAIN_RUNS / own.name / name)
+        push(own / name, _copy_of(shared.mirror, own.name, name))
+
+
+def _copy_of(mirror: Mirror, trial: str, name: str) -> Mirror:
+    """Where a file of a trial's folder is kept in the mirror of its run."""
+    return mirror / TRIAL_FOLDERS / trial / name
 
 
 def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
     -2: ["words", "metric_table", "packaged", "evidence", "run_folder"],
-    -1: ["duplicates", "errors", "domains", "layout", "broken"],
+    -1: ["duplicates", "errors", "domains", "layout", "broken", "validation"],
     0: (
         "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
         "statistics tokens manuals anomaly ray_private"
     ).split(),
-    0.5: ["cut"],
+    0.5: ["cut", "config_file"],
     1: [
         "encoder",
         "guard",
