@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nic_ray import console, lint
 from nic_ray.domains import between, shown_domains
 from nic_ray.errors import InputError, RunError
+from nic_ray.evidence import JsonObject
 from nic_ray.pairs import Pair, Problem, count_by_domain, count_pairs, describe_problems, find_problems
 from nic_ray.tokens import count_tokens, stored_prompts
 
@@ -97,7 +97,7 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
         raise RunError(f"{checkup.file}: found {', '.join(made)}")
 
 
-def as_json(checkup: Checkup) -> dict[str, Any]:
+def as_json(checkup: Checkup) -> JsonObject:
     """A check, for programs."""
     findings = [{"code": each.code, "rows": len(each.lines), **asdict(each)} for each in checkup.findings]
     return {

@@ -393,7 +393,7 @@ def _refuse(faults: Iterable[str]) -> None:
         raise ValueError(listed)
 
 
-def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
+def trial_config(base: TrainConfig, sample: Mapping[str, object]) -> TrainConfig:
     """The complete configuration of one trial: `base` with the sampled values in place.
 
     Raises:

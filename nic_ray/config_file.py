@@ -59,7 +59,7 @@ def _decisive(settings: StartedSettings) -> dict[str, str]:
     return {"search.objective": settings.search.objective, **train}
 
 
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Config:
     """Read and check a YAML file.
 
     Args:

@@ -321,7 +321,7 @@ def _refuse_other_model(form: Format, parity: Parity) -> None:
         )
 
 
-def _readme(name: str, form: Format, metadata: Mapping[str, Any], parity: Parity) -> str:
+def _readme(name: str, form: Format, metadata: Mapping[str, object], parity: Parity) -> str:
     weights = "8-bit weights" if form == "int8" else "fp32"
     rows = "\n".join(
         f"| {label} | {parity.recall[key]:.4f} | {parity.milliseconds[key]['p50']:.1f} ms | "

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+JsonObject = dict[str, Any]
+"""What JSON holds that has no fixed keys: settings, hyperparameters, metrics."""
 Flat = Mapping[str, float]
 """Metrics such as "recall_at_5/macro": metric, then domain."""
 Results = Mapping[str, Mapping[str, Flat]]
@@ -103,7 +105,7 @@ class Evidence(TypedDict, total=False):
     """How far the weights lie on the way from the base model's, 0, to the tuned ones, 1."""
     retention: Mapping[str, Mapping[str, float]] | None
     """Model -> macro metrics on the probe minus the base model's; None without a probe."""
-    front: list[dict[str, Any]]
+    front: list[JsonObject]
     """From `front_row`; `front_points` reads it."""
     confirmed: list[Confirmed]
     trained: Trained
@@ -133,12 +135,12 @@ class FrontPoint:
     """Macro metrics on the probe minus the base model's; None without a probe."""
 
 
-def front_row(point: FrontPoint) -> dict[str, Any]:
+def front_row(point: FrontPoint) -> JsonObject:
     """A point as it is stored."""
     return {"alpha": point.alpha, **point.metrics, "retention": point.retention}
 
 
-def front_points(rows: Iterable[Mapping[str, Any]]) -> list[FrontPoint]:
+def front_points(rows: Iterable[JsonObject]) -> list[FrontPoint]:
     """Points that were stored by `front_row`."""
     return [
         FrontPoint(row["alpha"], {name: value for name, value in row.items() if "/" in name}, row["retention"])
@@ -183,7 +185,7 @@ class DataAndSplit(TypedDict):
 class StoredStart(DataAndSplit):
     """What a run starts with and must find again when it is resumed."""
 
-    settings: dict[str, Any]
+    settings: JsonObject
     base_weights_sha256: str
 
 
@@ -192,7 +194,7 @@ class Winner(TypedDict):
 
     trial: str
     averaged: list[str]
-    config: dict[str, Any]
+    config: JsonObject
     metrics: Flat
 
 
@@ -203,7 +205,7 @@ class StoredResult(Evidence, total=False):
     """None if it was not exported."""
     objective: str
     winner: Winner
-    trials: list[dict[str, Any]]
+    trials: list[JsonObject]
     data: StoredData
     split: StoredSplit
 
@@ -229,7 +231,7 @@ class Metadata(Evidence, total=False):
     trial: str
     averaged: list[str]
     objective: str
-    config: dict[str, Any]
+    config: JsonObject
     data: StoredData
     split: StoredSplit
     best: BestStep

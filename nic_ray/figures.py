@@ -13,7 +13,7 @@ from plotly.colors import sample_colorscale
 
 from nic_ray.config import Config
 from nic_ray.domains import ENDS, changes_of
-from nic_ray.evidence import StoredInterval, front_points
+from nic_ray.evidence import JsonObject, StoredInterval, front_points
 from nic_ray.metric_table import METRICS, PRIMARY, label_of
 from nic_ray.page_elements import (
     CYCLE,
@@ -345,7 +345,7 @@ def timing(run: FinishedRun) -> Html:
     yield sentence(f"Together {sum(row['seconds'] for row in trials) / 60:.1f} minutes in {len(trials)} trials.")
 
 
-def _figures(row: Mapping[str, Any], name: str, form: str) -> str:
+def _figures(row: JsonObject, name: str, form: str) -> str:
     return "–" if row.get(name) is None else format(row[name], form)
 
 

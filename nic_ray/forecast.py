@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +115,7 @@ def forecast(config: Config) -> Forecast:
         placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
-        unknown: dict[str, Any] = dict.fromkeys(TIMES)
+        unknown: dict[str, None] = dict.fromkeys(TIMES)
         return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs

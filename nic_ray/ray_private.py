@@ -90,10 +90,9 @@ def rungs_of(scheduler: Any) -> list[tuple[float, MutableMapping[str, float]]]:
     return [(milestone, recorded) for milestone, recorded in bracket._rungs]
 
 
-def optuna_trials_of(searcher: Any) -> dict[str, Any]:
+def optuna_trials_of(searcher: Any) -> Any:
     """Optuna's trials of an OptunaSearch, by the id of Tune's; may be added to."""
-    trials: dict[str, Any] = searcher._ot_trials
-    return trials
+    return searcher._ot_trials
 
 
 def optuna_study_of(searcher: Any) -> Any:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
 from nic_ray.run_folder import RunFolder
 
 CHECKPOINT = "state.pt"
@@ -35,7 +36,7 @@ class EndedTrial(TypedDict):
     """"finished", "stopped" early, "repeated" for as long as another one, or "failed"."""
     error: str
     """Why it failed; empty if it did not."""
-    sample: dict[str, Any]
+    sample: JsonObject
     """Its hyperparameters."""
     seconds: float
     """That it took."""
@@ -189,7 +190,7 @@ def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
     return ended
 
 
-def add_line(path: Path, row: Mapping[str, Any]) -> None:
+def add_line(path: Path, row: Mapping[str, object]) -> None:
     """Add an object to a file of JSON lines, for good."""
     with path.open("ab+") as file:
         if size := file.seek(0, os.SEEK_END):
@@ -201,7 +202,7 @@ def add_line(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a file of JSON lines; none if there is no file. A line that was cut off, or damaged, is none."""
     found = []
     if path.exists():

@@ -77,7 +77,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     import ray
 
     # what Ray says is for the log; it would put a handler for stderr beside ours
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    quiet = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
     if started_here:
         # "local": Ray would otherwise join whatever cluster happens to run on this machine

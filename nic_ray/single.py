@@ -4,7 +4,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nic_ray import hardware, loop
 from nic_ray.activations import Inputs, feed, upper_for
@@ -14,6 +13,7 @@ from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
+from nic_ray.evidence import StoredReading
 from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
@@ -173,7 +173,7 @@ def _last_state(
     return state
 
 
-def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[dict[str, Any]]:
+def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[StoredReading]:
     """Write down that the test rows are about to be read; gives all their readings."""
     split = describe_data(prepared)["split"]
     readings = note_reading(
