@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from nic_ray import forecast
-from nic_ray.candidates import ALPHAS
 from nic_ray.config import Config, SearchConfig
 from nic_ray.forecast import EXPORT_S, Rates, drawn_epochs, makespan, reckoned, trial_s
+from nic_ray.interpolation import ALPHAS
 from nic_ray.placement import Placement
 from nic_ray.preparation import prepare
 

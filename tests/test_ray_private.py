@@ -28,10 +28,10 @@ def test_a_module_that_is_gone_is_named(monkeypatch):
         ray_private.refuse_unknown_ray()
 
 
-@pytest.mark.parametrize("kind", [ASHAScheduler, OptunaSearch])
-def test_attributes_that_are_gone_are_named(monkeypatch, kind):
+@pytest.mark.parametrize(("kind", "name"), [(ASHAScheduler, "ASHAScheduler"), (OptunaSearch, "OptunaSearch")])
+def test_attributes_that_are_gone_are_named(monkeypatch, kind, name):
     monkeypatch.setattr(kind, "__init__", lambda self, *_, **__: None)
-    with pytest.raises(RunError, match=rf"does not have {kind.__name__}\._"):
+    with pytest.raises(RunError, match=rf"does not have {name}\._"):
         ray_private.refuse_unknown_ray()
 
 
