@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import __version__, base
 from nic_ray.card import METADATA, PICTURE, model_card, pictured
 from nic_ray.errors import InputError, RunError
-from nic_ray.evidence import Metadata
+from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.picture import recall_png
 
 log = logging.getLogger("nic_ray.bundle")
@@ -139,7 +139,7 @@ def write_files(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_metadata(folder: Path) -> Metadata:
+def read_metadata(folder: Path) -> StoredMetadata:
     """What `write_bundle` stored about a bundle, "files" included.
 
     Raises:
@@ -163,7 +163,7 @@ def read_metadata(folder: Path) -> Metadata:
     for name, kind in (("config", dict), ("data", dict), ("split", dict), ("run", str)):
         if not isinstance(content.get(name, kind()), kind):
             raise InputError(f'{path}: damaged, "{name}" is {type(content[name]).__name__}; export the bundle again')
-    return cast(Metadata, content)
+    return cast(StoredMetadata, content)
 
 
 def find_faults(folder: Path) -> list[str]:

@@ -286,14 +286,10 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
     ]
     (first, *others), kept = labels, [f"retention {label}" for label in labels]
     yield _table(["alpha", f"{first} macro, validation", *others, *kept], rows)
-    if metadata.get("retention"):
-        yield _table(
-            ["model", *kept],
-            [
-                [with_epochs(model, model, metadata.get("trained", {})), *_kept(kept)]
-                for model, kept in metadata["retention"].items()
-            ],
-        )
+    if retention := metadata.get("retention"):
+        trained = metadata.get("trained", {})
+        rows = [[with_epochs(model, model, trained), *_kept(changes)] for model, changes in retention.items()]
+        yield _table(["model", *kept], rows)
 
 
 def _kept(retention: Mapping[str, float] | None) -> list[str]:

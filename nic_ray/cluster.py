@@ -18,7 +18,7 @@ from nic_ray import hardware
 from nic_ray.activations import Inputs, run_chain
 from nic_ray.cache import Chain, StoredInputs
 from nic_ray.config import Config
-from nic_ray.encoder import Lower
+from nic_ray.cut import Lower
 from nic_ray.errors import InputError
 from nic_ray.placement import Placement, place_trials, trains_on_gpus
 from nic_ray.preparation import Prepared

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from nic_ray.base import load
 from nic_ray.beir import read_beir
-from nic_ray.bundle import METADATA, file_sha256, read_metadata
+from nic_ray.bundle import file_sha256, read_metadata
+from nic_ray.card import METADATA
 from nic_ray.config import DataConfig, Protocol, TrainConfig
 from nic_ray.encoder import Encoder
 from nic_ray.errors import InputError
@@ -409,7 +410,7 @@ def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
 def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
     names = DataConfig.model_fields.keys() - {"pairs"}
     try:
-        return DataConfig.model_validate({name: stored[name] for name in names & stored.keys()})
+        return DataConfig.model_validate({name: value for name, value in stored.items() if name in names})
     except ValidationError as error:
         faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
         raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None

@@ -218,7 +218,7 @@ class BestStep(TypedDict):
 
 
 class Metadata(Evidence, total=False):
-    """metadata.json of a bundle."""
+    """What is known of an exported model."""
 
     name: str
     created: str
@@ -237,6 +237,11 @@ class Metadata(Evidence, total=False):
     best: BestStep
     precision: str
     versions: Mapping[str, str]
+
+
+class StoredMetadata(Metadata):
+    """metadata.json of a bundle."""
+
     files: Mapping[str, str]
     """Path in the folder -> SHA-256, of every other file."""
 

@@ -115,7 +115,7 @@ def forecast(config: Config) -> Forecast:
         placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
-        unknown: dict[str, None] = dict.fromkeys(TIMES)
+        unknown: Any = dict.fromkeys(TIMES)
         return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs

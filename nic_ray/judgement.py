@@ -234,8 +234,11 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     cuts |= {label: (inputs[model.config.frozen_layers], model.weights) for label, model in models.items()}
     results: dict[str, dict[str, dict[str, float]]] = {"test": {}, IN_DOMAIN: {}}
     recall: dict[str, NDArray[np.float64]] = {}
+    ranks: dict[str, NDArray[np.int64]] = {}
     for label, (at, weights) in cuts.items():
         embeddings = Scorer(prepared, at).embeddings(weights, texts)
+        if label == "tuned":
+            first = nearest(embeddings, texts, collection, rows["test"], k=5)
         how: Similarity = "cosine" if weights is not None else prepared.encoder.similarity
         for part, asking in (("test", "test"), (IN_DOMAIN, "test"), ("unseen_queries", "unseen_queries")):
             if not rows[asking]:
@@ -246,19 +249,18 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
             domains = [collection.domains[row] for row in rows[asking]]
             results.setdefault(part, {})[label] = flat_metrics(scores, domains)
             if part == "test":
-                recall[label], ranks = scores[PRIMARY], np.rint(1 / scores["mrr"]).astype(int)
+                recall[label] = scores[PRIMARY]
+                ranks[label] = np.rint(1 / scores["mrr"]).astype(int)
     for part, own in results.items():
         base, *others = own.items()
         asking = "unseen_queries" if part == "unseen_queries" else "test"
         by_words = lexical_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
-    # the tuned model was the last one
-    first = nearest(embeddings, texts, collection, rows["test"], k=5)
-    queries = _retrieved(collection, rows["test"], ranks, recall, *first)
-    others = [label for label in recall if label != "tuned"]
+    queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
+    below = [label for label in recall if label != "tuned"]
     return Reading(
         results,
-        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in others},
+        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
         recall,
         # a model's own interval is that of its difference to one that finds nothing
         {label: _within_one(_intervals(values, np.zeros_like(values), asked)) for label, values in recall.items()},

@@ -162,7 +162,8 @@ def _form_of_object(path: Path, whole: Mapping[str, object]) -> str | None:
     if rows and len(rows) == len(columns):
         what = f"is one JSON object, with {len(rows):,} objects under names of their own"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}.values())', rows)}"
-    if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
+    lengths = {len(each) for each in columns if isinstance(each, list | dict)}
+    if len(columns) > 1 and len(lengths) == 1 and all(isinstance(each, list | dict) for each in columns):
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
     return None
@@ -195,12 +196,15 @@ def _form_of_table(path: Path, text: str) -> str:
     delimiter = max("\t,;|", key=lines[0].count)
     with contextlib.suppress(csv.Error):
         columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
-        if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last may be cut off
-            kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
-            # what is no UTF-8 comes from a spreadsheet, most likely
-            encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
-            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
-            return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
+        lengths = {len(each) for each in columns if isinstance(each, list | dict)}
+    if (
+        len(columns) > 1 and len(lengths) == 1 and all(len(row) == len(columns) for row in rows[:-1])
+    ):  # the last may be cut off
+        kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
+        # what is no UTF-8 comes from a spreadsheet, most likely
+        encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
+        read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
+        return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
     shown = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
     return f"is text, not JSON (begins with {shown!r}); {WANT}"
 
@@ -221,7 +225,8 @@ def _way(path: Path, read: str, rows: Sequence[Mapping[str, object]]) -> str:
     if lacking := [name for name in FIELDS[:2] if name not in have]:
         return f"no field is known to be the {' or the '.join(lacking)} ({_found(names)}); {WANT}"
     for name in names:
-        items = [each for row in rows if isinstance(row.get(name), list) for each in row[name]]
+        lists = [row.get(name) for row in rows]
+        items = [each for values in lists if isinstance(values, list) for each in values]
         if renamed.get(name, name) in OTHER_NAMES and any(isinstance(each, dict) for each in items):
             return f"{_found(names)}; {name} holds objects, of which their text alone is wanted; {WANT}"
     steps, told = "", []

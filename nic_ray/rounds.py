@@ -277,7 +277,7 @@ def refuse_no_model(result: RoundResult) -> None:
         RunError: no trial has come to an evaluation; names the reasons.
     """
     if not result.best:
-        reasons = sorted({row["error"] for row in result.rows if row["error"]})
+        reasons = sorted({str(row["error"]) for row in result.rows if row["error"]})
         listed = "\n  ".join(reasons or ["none has come to its first evaluation"])
         raise RunError(f"no trial produced a model:\n  {listed}")
 

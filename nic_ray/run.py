@@ -93,8 +93,15 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
     """Make the folder of a new run, with its settings and with what it starts from."""
     name = where.bundle.name
     folder = new_run_folder(where.run_root, name)
-    mirrors = (where.store / RUNS / folder.name, where.store / MODELS / name) if where.store else (None, None)
-    run = Run(folder, Path(os.path.realpath(where.bundle)), overwrite, export_anyway, *mirrors, command="tune")
+    run = Run(
+        folder=folder,
+        bundle=Path(os.path.realpath(where.bundle)),
+        overwrite=overwrite,
+        export_anyway=export_anyway,
+        mirror=where.store / RUNS / folder.name if where.store else None,
+        bundle_mirror=where.store / MODELS / name if where.store else None,
+        command="tune",
+    )
     RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
     asked = {
         "bundle": str(run.bundle),

@@ -21,7 +21,7 @@ REFUSED = re.compile(r"[^\w/.\- :]")
 """Characters that MLflow takes in no name of a metric."""
 
 
-class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
+class Tracked(MLflowLoggerCallback):
     """Ray's callback for MLflow. A tracker that fails costs its record and no search."""
 
     def setup(self, *given: Any, **named: Any) -> None:

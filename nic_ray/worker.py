@@ -100,7 +100,7 @@ class Assignment:
     """Folder of the checkpoint of an earlier search that it goes on from, in the run folder."""
 
 
-def run_trial(config: Mapping[str, object], shared: TrialInputs) -> None:
+def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
     """The trainable: train one configuration and report each evaluation to Ray Tune.
 
     Args:
