@@ -6,9 +6,10 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from nic_ray.evidence import JsonObject
 
 FIELDS = ("query", "positive", "domain")
 WANT = "want a JSON object a line, with query, positive and domain"
@@ -140,7 +141,7 @@ def _form_of_list(path: Path, found: Sequence[Any]) -> str:
     return f"is one JSON list of {len(found):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
 
 
-def _form_of_object(path: Path, whole: Mapping[str, object]) -> str | None:
+def _form_of_object(path: Path, whole: JsonObject) -> str | None:
     if {"queries", "corpus", "relevant_docs"} <= whole.keys():
         row = "{'query': d['queries'][q], 'positive': d['corpus'][p], 'domain': 'manuals'}"
         code = (
@@ -162,14 +163,13 @@ def _form_of_object(path: Path, whole: Mapping[str, object]) -> str | None:
     if rows and len(rows) == len(columns):
         what = f"is one JSON object, with {len(rows):,} objects under names of their own"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}.values())', rows)}"
-    lengths = {len(each) for each in columns if isinstance(each, list | dict)}
-    if len(columns) > 1 and len(lengths) == 1 and all(isinstance(each, list | dict) for each in columns):
+    if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
     return None
 
 
-def _form_of_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> str | None:
+def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
     """Of objects a line each: what no row has."""
     names = {name for row in rows for name in row}
     lacking = [name for name in FIELDS if name not in names]
@@ -196,15 +196,12 @@ def _form_of_table(path: Path, text: str) -> str:
     delimiter = max("\t,;|", key=lines[0].count)
     with contextlib.suppress(csv.Error):
         columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
-        lengths = {len(each) for each in columns if isinstance(each, list | dict)}
-    if (
-        len(columns) > 1 and len(lengths) == 1 and all(len(row) == len(columns) for row in rows[:-1])
-    ):  # the last may be cut off
-        kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
-        # what is no UTF-8 comes from a spreadsheet, most likely
-        encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
-        read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
-        return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
+        if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last may be cut off
+            kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
+            # what is no UTF-8 comes from a spreadsheet, most likely
+            encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
+            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
+            return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
     shown = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
     return f"is text, not JSON (begins with {shown!r}); {WANT}"
 
@@ -212,7 +209,7 @@ def _form_of_table(path: Path, text: str) -> str:
 _LOADED = "json.loads(Path(F).read_text('utf-8-sig'))"
 
 
-def _way(path: Path, read: str, rows: Sequence[Mapping[str, object]]) -> str:
+def _way(path: Path, read: str, rows: Sequence[JsonObject]) -> str:
     """How rows of other names, or with several positives each, become a file of pairs.
 
     Args:
@@ -225,8 +222,7 @@ def _way(path: Path, read: str, rows: Sequence[Mapping[str, object]]) -> str:
     if lacking := [name for name in FIELDS[:2] if name not in have]:
         return f"no field is known to be the {' or the '.join(lacking)} ({_found(names)}); {WANT}"
     for name in names:
-        lists = [row.get(name) for row in rows]
-        items = [each for values in lists if isinstance(values, list) for each in values]
+        items = [each for row in rows if isinstance(row.get(name), list) for each in row[name]]
         if renamed.get(name, name) in OTHER_NAMES and any(isinstance(each, dict) for each in items):
             return f"{_found(names)}; {name} holds objects, of which their text alone is wanted; {WANT}"
     steps, told = "", []
@@ -258,7 +254,7 @@ def _renamed(names: Sequence[str]) -> dict[str, str]:
     return {other: own for own, other in found.items() if other is not None}
 
 
-def _found(names: Sequence[str] | Mapping[str, object]) -> str:
+def _found(names: Sequence[str] | JsonObject) -> str:
     shown = [str(name)[:40] for name in list(names)[:12]]
     return f"found: {', '.join(shown) or 'nothing'}{', ...' if len(names) > len(shown) else ''}"
 
