@@ -20,7 +20,6 @@ from nic_ray.encoder import Encoder
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.evidence import Metadata, StoredSplit
-from nic_ray.guard import Queries, count_passages
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide, split_sha256
 from nic_ray.progress import View
@@ -28,7 +27,7 @@ from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.retrieval import flat_metrics
 from nic_ray.run_folder import RunFolder
 from nic_ray.split import Part
-from nic_ray.statistics import Interval, paired_intervals
+from nic_ray.statistics import Interval, Queries, count_passages, paired_intervals
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.validation import setting_faults
 

@@ -22,7 +22,7 @@ from nic_ray.evidence import (
     TrainedTrial,
     front_row,
 )
-from nic_ray.guard import Point, Queries, choose, count_passages, macro_bound, objections
+from nic_ray.guard import Point, choose, macro_bound, objections
 from nic_ray.interpolation import interpolated, interpolation_path
 from nic_ray.metric_table import METRICS, PRIMARY, objectives
 from nic_ray.pairs import Collection
@@ -30,7 +30,7 @@ from nic_ray.preparation import Prepared, leaks
 from nic_ray.retention import Probe, retention_of
 from nic_ray.retrieval import Similarity, flat_metrics
 from nic_ray.scoring import Scorer, Weights, deepest, queries_of
-from nic_ray.statistics import MIN_PASSAGES, paired_intervals
+from nic_ray.statistics import MIN_PASSAGES, Queries, count_passages, paired_intervals
 
 CONFIDENCE = 0.95
 """Of the intervals that are shown; the guard's bounds are stricter."""

@@ -14,7 +14,6 @@ from nic_ray.config_file import changed_settings, dump_config, load_config, star
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
 from nic_ray.evidence import StoredReading
-from nic_ray.guard import count_passages
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 from nic_ray.progress import View, headline
@@ -22,6 +21,7 @@ from nic_ray.readings import describe_readings, note_reading
 from nic_ray.record import LOG, TrainingState, held, logging_to, readable_state, save_state
 from nic_ray.run_folder import RunFolder
 from nic_ray.scoring import Scorer, queries_of
+from nic_ray.statistics import count_passages
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nic_ray.averaging import averaged
 from nic_ray.candidates import best_first
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.evaluation import evaluate, lexical_metrics, plain_scores
-from nic_ray.guard import Point, Queries, choose
+from nic_ray.guard import Point, choose
 from nic_ray.interpolation import interpolation_path
 from nic_ray.judgement import Contestants, judge
 from nic_ray.loop import TrainingData, Validation, fit
@@ -29,6 +29,7 @@ from nic_ray.progress import View, headline
 from nic_ray.retention import load_probe, retention_of
 from nic_ray.retrieval import flat_metrics
 from nic_ray.scoring import Scorer, queries_of
+from nic_ray.statistics import Queries
 
 RECALL_AT_1 = Metric(
     "Recall@1", "share of right passages that come first", functools.partial(recall_at, 1), shows_worst=True

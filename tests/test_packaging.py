@@ -61,8 +61,10 @@ def installed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "runs", "models", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder / "source", ignore=ignored)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(folder / "source")]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    (folder / "dist").mkdir()
+    build = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(folder / "dist")]
+    subprocess.run(command, cwd=folder / "source", check=True, capture_output=True, timeout=300)
     (wheel,) = (folder / "dist").glob("*.whl")
     assert list((folder / "dist").glob("*.tar.gz"))
     shutil.rmtree(folder / "source")
