@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from nic_ray.interpolation import interpolated, interpolation_path
 from nic_ray.metric_table import METRICS, PRIMARY, objectives
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared, leaks
+from nic_ray.record import TrialRow
 from nic_ray.retention import Probe, retention_of
 from nic_ray.retrieval import Similarity, flat_metrics
 from nic_ray.scoring import Scorer, Weights, deepest, queries_of
@@ -71,6 +73,19 @@ class Judgement:
     may_be_exported: bool
     queries: Retrieved | None = None
     """What the tuned model retrieved for each test query; None if the test rows were not read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found."""
+
+    folder: Path | None
+    """The bundle; None if the guard refused it."""
+    run_folder: Path
+    judgement: Judgement
+    first: Candidate | None
+    """The first trial; None if it failed."""
+    trials: list[TrialRow]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from nic_ray import console
 from nic_ray.domains import between, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence, Results, front_points
-from nic_ray.judgement import IN_DOMAIN
+from nic_ray.judgement import IN_DOMAIN, Outcome
 from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
-from nic_ray.search import Outcome
 
 PARTS = {
     "validation": "validation: the rows that picked the model",

@@ -21,7 +21,7 @@ from nic_ray.config import DEFAULT_PROBE, Config
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading, StoredResult
-from nic_ray.judgement import Contestants, Judgement, final, judge
+from nic_ray.judgement import Contestants, Judgement, Outcome, final, judge
 from nic_ray.mirror import push, remove
 from nic_ray.outcome import export
 from nic_ray.pairs import Collection, index_pairs, read_pairs
@@ -48,19 +48,6 @@ NOTED = (
     "py.warnings",
 )
 """Loggers whose messages go to the run's log, and not to the terminal."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search found."""
-
-    folder: Path | None
-    """The bundle; None if the guard refused it."""
-    run_folder: Path
-    judgement: Judgement
-    first: Candidate | None
-    """The first trial; None if it failed."""
-    trials: list[TrialRow]
 
 
 @dataclass(frozen=True)
@@ -148,7 +135,7 @@ def _refuse_what_is_of_no_use(config: Config) -> None:
         import_ray()
         from nic_ray import tracking
 
-        tracking.trackers(config.trackers, "")
+        tracking.tracker_callbacks(config.trackers, "")
 
 
 def may_use_a_gpu_here(config: Config) -> bool:
@@ -212,7 +199,7 @@ def _train(
     from nic_ray.study import trial_name
 
     config = prepared.config
-    trackers = tracking.trackers(config.trackers, run.folder.name)
+    trackers = tracking.tracker_callbacks(config.trackers, run.folder.name)
     joined = joins_a_cluster()
     with ray_session(view):
         placement = cluster.placement_on_cluster(config)

@@ -59,7 +59,7 @@ def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:
         log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
 
 
-def trackers(config: TrackersConfig, run: str) -> list[Callback]:
+def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
     """Callbacks that record trials where the user wants them, besides TensorBoard's, which Ray adds itself.
 
     Args:

@@ -14,7 +14,7 @@ from nic_ray.config import Config
 from nic_ray.encoder import upper
 from nic_ray.evaluation import evaluate, evaluate_encoder
 from nic_ray.guard import Point
-from nic_ray.judgement import IN_DOMAIN, Contestants, final, judge, read_once
+from nic_ray.judgement import IN_DOMAIN, Contestants, Outcome, final, judge, read_once
 from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import prepare
@@ -174,13 +174,13 @@ def test_the_exported_weights_are_those_that_were_chosen(searched):
 def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain(searched, tmp_path, capsys):
     prepared, found, _ = judged(searched(1), export_anyway=True)
     assert found.evidence["passages"]["test"] == {"pumps": 2, "radios": 2, "trucks": 2, "macro": 6}
-    search._write_result(search.Outcome(tmp_path, tmp_path, found, None, []), prepared, None)
+    search._write_result(Outcome(tmp_path, tmp_path, found, None, []), prepared, None)
     lines = (tmp_path / "domains.csv").read_text().splitlines()
     assert lines[0].startswith("part,domain,passages,recall_at_5 base,mrr base")
     assert [line.split(",")[:3] for line in lines if line.startswith("test,")] == [
         ["test", "pumps", "2"], ["test", "radios", "2"], ["test", "trucks", "2"], ["test", "macro", "6"]
     ]  # fmt: skip
-    show_outcome(search.Outcome(tmp_path, tmp_path, found, None, []))
+    show_outcome(Outcome(tmp_path, tmp_path, found, None, []))
     printed = capsys.readouterr().out
     assert "sages" in printed
     assert f"all domains: {tmp_path / 'domains.csv'}" in printed

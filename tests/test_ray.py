@@ -27,9 +27,10 @@ from nic_ray.activations import Inputs
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.judgement import Outcome
 from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
-from nic_ray.search import Outcome, resume_search, run_search
+from nic_ray.search import resume_search, run_search
 from nic_ray.session import ray_session
 
 pytestmark = [
