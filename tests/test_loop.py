@@ -424,7 +424,7 @@ def test_both_dropouts_of_the_configuration_are_set_in_what_trains(prepared):
 
 
 def test_a_step_is_gradients_clipping_and_the_optimizers_step(prepared):
-    config, rows = changed(hidden_dropout=0.2, learning_rate=1e-2), np.arange(16)
+    config, rows = changed(hidden_dropout=0.2, learning_rate=1e-2, scale=100.0), np.arange(16)
     _, collection, part, source = prepared(config)
     training = new_training(config, part, TrainingData(collection, rows, source))
     torch.manual_seed(7)
