@@ -28,7 +28,8 @@ from typing import Any
 
 import yaml
 
-from nic_ray.record import ENDED, STUDY_FILE, checkpoints, read_ended
+from nic_ray.record import checkpoints, read_ended
+from nic_ray.run_folder import RunFolder
 
 SETTINGS: dict[str, Any] = {
     "data": {"pairs": "data/reference/pairs.jsonl", "sample_share": 0.1, "validation_share": 0.2, "test_share": 0.2},
@@ -162,7 +163,7 @@ def killed_nodes(root: Path, generator: random.Random, kills: int, whole: float)
 ON_TWO_NODES = """
 import os, sys
 from pathlib import Path
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 from nic_ray.progress import Lines
 from nic_ray.session import RAY_SWITCHES
 from nic_ray.search import run_search
@@ -241,8 +242,8 @@ def damages(root: Path, generator: random.Random, kills: int, whole: float) -> I
             found[0] / "state.pt" for name in ("trial-001", "trial-002") if (found := checkpoints(copy, name))
         ],
         "activations": lambda copy: list((copy.parent / ".activations").glob("*.npy")),
-        "study": lambda copy: [copy / STUDY_FILE],
-        "ledger": lambda copy: [copy / ENDED],
+        "study": lambda copy: [RunFolder(copy).study],
+        "ledger": lambda copy: [RunFolder(copy).ended],
     }
     for name, files_of in damaged.items():
         copy = root / f"damaged-{name}"

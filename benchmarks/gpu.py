@@ -71,7 +71,7 @@ try:
     from nic_ray.cut import Upper
     from nic_ray.errors import InputError
     from nic_ray.evaluation import evaluate
-    from nic_ray.judgement import final, judge
+    from nic_ray.judgement import Contestants, final, judge
     from nic_ray.outcome import export
     from nic_ray.pairs import index_pairs, read_pairs
     from nic_ray.preparation import Prepared, prepare
@@ -311,7 +311,7 @@ def whole_path(setting: Setting) -> dict[str, Any]:
     lap("probe")
     said: list[str] = []
     best = best_first(trained, OBJECTIVE)
-    judgement = judge(prepared, inputs, trained[0], best, [], probe, export_anyway=True, say=said.append)
+    judgement = judge(prepared, inputs, Contestants(trained[0], best, []), probe, export_anyway=True, say=said.append)
     lap("judge")
     again = final(prepared, inputs, judgement)
     lap("refit")

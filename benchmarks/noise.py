@@ -3,7 +3,8 @@
     python benchmarks/noise.py --searches 60 [--out noise.jsonl] [--cpus 2] [--protocol unseen_passages] [--json]
 
 Each search has the shape of tune_configs/cpu.yaml: its space, 12 trials, ASHA, confirmation, averaging, interpolation,
-probe, guard. Its rows are few and short: every third question, 64 tokens. A row's answer is not the right one but drawn
+probe, guard. Its rows are few and short: every eighth question, 32 tokens; about as many passages are asked for in
+each held-back part as in those of the whole set. A row's answer is not the right one but drawn
 from the 20 passages that the base model ranks first for the question. So a model finds a share of (its first five
 among those 20) / 20, whatever it has learned: none can be better than the base model, and one that has moved little is
 as good. That is exact where the held-back rows ask new questions about the same passages, as they do here unless
@@ -28,7 +29,8 @@ from scipy.stats import beta
 from nic_ray.activations import frozen_inputs
 from nic_ray.base import load
 from nic_ray.candidates import Candidate
-from nic_ray.config import Config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
 from nic_ray.evaluation import nearest, texts_to_score
 from nic_ray.pairs import Pair, read_pairs
 from nic_ray.preparation import Prepared, prepare
@@ -43,9 +45,9 @@ DEFAULT = Path("tune_configs/cpu.yaml")
 PROBE, PROBE_ROWS = Path("data/probe/pairs.jsonl"), 120
 NEAR = 20
 """Passages that an answer is drawn from."""
-EVERY = 3
+EVERY = 8
 """Of the questions, one in so many asks."""
-MAX_TOKENS = 64
+MAX_TOKENS = 32
 
 
 def main() -> None:

@@ -27,15 +27,17 @@ from processes import cpu_seconds, family, watching
 
 from nic_ray.config import Config
 from nic_ray.progress import Lines, View
-from nic_ray.record import STUDY_FILE, read_ended
+from nic_ray.record import read_ended
+from nic_ray.run_folder import RunFolder
 from nic_ray.session import RAY_SWITCHES, ray_session
+from nic_ray.study import open_study
 
 os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
 
 import ray
 from ray import tune
 
-from nic_ray import loop, tuning, worker
+from nic_ray import loop, ray_hooks, worker
 from nic_ray.activations import Inputs, token_inputs
 from nic_ray.base import load
 from nic_ray.encoder import upper
@@ -72,17 +74,17 @@ def in_the_driver(trials: int) -> dict[str, float]:
         run = Path(folder)
         before, cpu = peak_gib(), cpu_seconds()
         wall = run_trials(
-            tuning.named_trainable(trivial),
+            ray_hooks.trial_class(trivial, {"CPU": 1.0}),
             run,
-            [tuning.Ledger(run), tuning.Told(Lines(lines.append))],
+            [ray_hooks.Ledger(run), ray_hooks.ProgressCallback(Lines(lines.append))],
             num_samples=trials,
             reuse_actors=True,
-            search_alg=tuning.searcher(config, run / STUDY_FILE, {}),
-            scheduler=tuning.scheduler(config.search, config.train.epochs, None),
+            search_alg=ray_hooks.study_search(config, RunFolder(run).study, {}),
+            scheduler=ray_hooks.asha(config.search, config.train.epochs, None),
         )
         cpu, started = cpu_seconds() - cpu, time.monotonic()
-        study = tuning.open_study(run / STUDY_FILE)
-        tuning.scheduler(config.search, config.train.epochs, study)
+        study = open_study(RunFolder(run).study)
+        ray_hooks.asha(config.search, config.train.epochs, study)
         ended = read_ended(run)
         resumed = time.monotonic() - started
     return {
@@ -111,7 +113,7 @@ def in_processes(trials: int) -> dict[str, float]:
         return time.thread_time()
 
     with tempfile.TemporaryDirectory() as folder, ray_session(View()):
-        plan = worker.Plan(
+        shared = worker.TrialInputs(
             base=config.train,
             objective=config.search.objective,
             train_rows=rows,
@@ -126,14 +128,12 @@ def in_processes(trials: int) -> dict[str, float]:
             run_folder=Path(folder),
             mirror=None,
         )
-        trainable = tuning.named_trainable(tune.with_parameters(all_but_training, plan=plan))
-        listed = tuning.Listed([{tuning.NAME: f"trial-{number:03d}"} for number in range(trials)])
+        trial = ray_hooks.trial_class(tune.with_parameters(all_but_training, shared=shared), {"CPU": 1.0})
+        samples = ray_hooks.FixedSearch([{ray_hooks.NAME: f"trial-{number:03d}"} for number in range(trials)])
         with watching(look, every_s=0.1) as looked:  # the last tenth of a second of a process goes unseen
             time.sleep(1)
             before = sum(spent.values()) - looked[-1]
-            wall = run_trials(
-                tune.with_resources(trainable, {"CPU": 1.0}), Path(folder), num_samples=trials, search_alg=listed
-            )
+            wall = run_trials(trial, Path(folder), num_samples=trials, search_alg=samples)
     cpu = sum(spent.values()) - looked[-1] - before
     return {"trials": float(trials), "wall_per_trial_s": wall / trials, "cpu_per_trial_s": cpu / trials}
 
@@ -141,7 +141,7 @@ def in_processes(trials: int) -> dict[str, float]:
 def run_trials(trainable: Any, folder: Path, callbacks: list[Any] | None = None, **how: Any) -> float:
     """Seconds that Tune takes for some trials, two at a time."""
     started = time.monotonic()
-    names = {"trial_name_creator": tuning.trial_name, "trial_dirname_creator": tuning.trial_name}
+    names = {"trial_name_creator": ray_hooks.name_of, "trial_dirname_creator": ray_hooks.name_of}
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(max_concurrent_trials=2, **names, **how),
@@ -150,7 +150,7 @@ def run_trials(trainable: Any, folder: Path, callbacks: list[Any] | None = None,
     return time.monotonic() - started
 
 
-def all_but_training(config: dict[str, Any], plan: worker.Plan) -> None:
+def all_but_training(config: dict[str, Any], shared: worker.TrialInputs) -> None:
     """A trial whose one evaluation is made up."""
 
     def fit(*_: Any, **__: Any) -> Any:
@@ -158,7 +158,7 @@ def all_but_training(config: dict[str, Any], plan: worker.Plan) -> None:
         yield loop.Evaluation(metrics, True, {"metrics": metrics, "finished": True})
 
     loop.fit = fit  # in this process, which is the trial's own
-    worker.run_trial(config, plan)
+    worker.run_trial(config, shared)
 
 
 def trivial(config: dict[str, Any]) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 from processes import usage_of
 
-from nic_ray.config import load_config
-from nic_ray.record import TRAIN_RUNS
+from nic_ray.config_file import load_config
+from nic_ray.run_folder import RunFolder
 
 BOUND = 0.3
 
@@ -84,7 +84,8 @@ def figures(run: Path) -> dict[str, Any]:
     began = datetime.strptime(run.name.rpartition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     first = next(row for row in own if row["trial"] == "trial-000")
     activations = sum(path.stat().st_size for path in (run.parent / ".activations").glob("*.npy"))
-    states = sum(path.stat().st_size for path in run.rglob("*") if path.is_file() and TRAIN_RUNS not in path.parts)
+    left_out = RunFolder(run).trial_folders.name
+    states = sum(path.stat().st_size for path in run.rglob("*") if path.is_file() and left_out not in path.parts)
     return {
         "total_s": result.stat().st_mtime - began.timestamp(),
         "first_epoch_s": first["seconds"] / first["epochs"],

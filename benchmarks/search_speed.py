@@ -154,13 +154,13 @@ def first_depth(arguments: argparse.Namespace) -> int:
 def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`nic_ray.search.run_search`, export included."""
     from nic_ray.config import Config
-    from nic_ray.progress import Lines, Round
+    from nic_ray.progress import Lines, TrialBatch
     from nic_ray.search import run_search
 
     marks = [(time.monotonic(), "until trials run")]
 
     class Phases(Lines):
-        def begin(self, trials: Round) -> None:
+        def begin(self, trials: TrialBatch) -> None:
             super().begin(trials)
             marks.append((time.monotonic(), "trials" if trials.name == "search" else "the best again"))
 

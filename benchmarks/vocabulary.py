@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 from nic_ray.pairs import read_pairs
 from nic_ray.preparation import divide
 

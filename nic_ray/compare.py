@@ -36,7 +36,9 @@ def main(
     from nic_ray.comparison import compare_models, verdict
     from nic_ray.domains import MANY, between, shown_domains
     from nic_ray.hardware import pick_device
+    from nic_ray.packaged import packaged
 
+    pairs = packaged(pairs)
     say = (lambda _: None) if as_json else console.say
     ranking = compare_models(models, pairs, split, say=say, device=pick_device(device, "--device"))
     if as_json:

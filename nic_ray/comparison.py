@@ -6,28 +6,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from nic_ray.base import load
 from nic_ray.beir import read_beir
-from nic_ray.bundle import METADATA, file_sha256, read_metadata
+from nic_ray.bundle import file_sha256, read_metadata
+from nic_ray.card import METADATA
 from nic_ray.config import DataConfig, Protocol, TrainConfig
 from nic_ray.encoder import Encoder
 from nic_ray.errors import InputError
 from nic_ray.evaluation import encoder_scores, evaluate_encoder, texts_to_score
-from nic_ray.guard import Queries, count_passages
+from nic_ray.evidence import Metadata, StoredSplit
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.preparation import divide, split_sha256
 from nic_ray.progress import View
 from nic_ray.readings import describe_readings, merged, note_reading
-from nic_ray.record import TRAINED
 from nic_ray.retrieval import flat_metrics
+from nic_ray.run_folder import RunFolder
 from nic_ray.split import Part
-from nic_ray.statistics import Interval, paired_intervals
+from nic_ray.statistics import Interval, Queries, count_passages, paired_intervals
 from nic_ray.tokens import PACKAGED_NAMES
+from nic_ray.validation import setting_faults
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,11 @@ def part_named(split: str | None) -> Part | Literal["all"]:
     return found
 
 
-def _base_of(metadata: Mapping[str, Any]) -> str:
+def _base_of(metadata: Metadata) -> str:
     return str(metadata.get("base_model", PACKAGED_NAMES[0]))
 
 
-def _with_base(model: str, metadata: Mapping[str, Any]) -> dict[str, Encoder]:
+def _with_base(model: str, metadata: Metadata) -> dict[str, Encoder]:
     """Models by "base" and "model", loaded; "model" alone if it is the base model itself."""
     base_model = _base_of(metadata)
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
@@ -277,13 +279,13 @@ def verdict(macro: Interval) -> str:
 
 def _model_of(name: str) -> str:
     """The folder of a model; of a run's, what it has exported."""
-    result, trained = Path(name) / "result.json", Path(name) / TRAINED
-    if not (Path(name) / "config.yaml").is_file():
+    run = RunFolder(Path(name))
+    if not run.config.is_file():
         return name
-    if not result.exists() and trained.is_dir():
-        return str(trained)
+    if not run.result.exists() and run.trained.is_dir():
+        return str(run.trained)
     try:
-        bundle = json.loads(result.read_text(encoding="utf-8"))["bundle"]
+        bundle = json.loads(run.result.read_text(encoding="utf-8"))["bundle"]
     except (OSError, ValueError, KeyError, TypeError):
         bundle = None
     if bundle is None or not Path(bundle).is_dir():
@@ -296,7 +298,7 @@ def _model_of(name: str) -> str:
 
 
 def _advantages(
-    name: str, metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"], data: DataConfig | None
+    name: str, metadata: Metadata, pairs: Path, split: Part | Literal["all"], data: DataConfig | None
 ) -> list[str]:
     if "split" not in metadata:
         return []
@@ -310,7 +312,7 @@ def _advantages(
 
 
 def _note_reading(
-    model: str, metadata: Mapping[str, Any], split: Part | Literal["all"], command: str, when: datetime | None = None
+    model: str, metadata: Metadata, split: Part | Literal["all"], command: str, when: datetime | None = None
 ) -> Iterator[str]:
     """Write down, in the folder of the run that made a model, that its test rows are about to be read.
 
@@ -321,7 +323,7 @@ def _note_reading(
         return
     run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
     try:
-        if not (run / "config.yaml").is_file():
+        if not RunFolder(run).config.is_file():
             raise FileNotFoundError
         found = note_reading(
             run,
@@ -343,25 +345,23 @@ def _note_reading(
         yield f"{model}: {told}"
 
 
-def _metadata_of(model: str) -> dict[str, Any]:
+def _metadata_of(model: str) -> Metadata:
     return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
 
 
-def _was_trained_on(metadata: Mapping[str, Any], pairs: Path) -> bool:
+def _was_trained_on(metadata: Metadata, pairs: Path) -> bool:
     return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
 
 
-def _split_sha256(metadata: Mapping[str, Any], pairs: Path) -> str | None:
+def _split_sha256(metadata: Metadata, pairs: Path) -> str | None:
     return metadata["split"].get("sha256") if _was_trained_on(metadata, pairs) else None
 
 
-def _max_tokens(metadata: Mapping[str, Any]) -> int:
+def _max_tokens(metadata: Metadata) -> int:
     return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
 
 
-def rows_of_model(
-    metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"]
-) -> tuple[Collection, list[int]]:
+def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
     """The texts of some pairs, and the rows of a part: as the model was trained if it was on these, else by default.
 
     Raises:
@@ -372,9 +372,7 @@ def rows_of_model(
     return _rows(read, split, data, _split_sha256(metadata, pairs))
 
 
-def _data_for(
-    metadata: Mapping[str, Any], pairs: Path, split: Part | Literal["all"], folder: Path
-) -> DataConfig | None:
+def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
     """The split of a model that was trained on the pairs, else the default one; None for all rows."""
     if split == "all":
         return None
@@ -408,10 +406,10 @@ def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
     return Queries(collection.near[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
 
 
-def _split_of(stored: Mapping[str, Any], folder: Path) -> DataConfig:
+def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
     names = DataConfig.model_fields.keys() - {"pairs"}
     try:
-        return DataConfig.model_validate({name: stored[name] for name in names & stored.keys()})
+        return DataConfig.model_validate({name: value for name, value in stored.items() if name in names})
     except ValidationError as error:
-        found = "; ".join(f"split.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise InputError(f"{folder / METADATA}: {found}; export the bundle again") from None
+        faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
+        raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None

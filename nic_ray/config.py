@@ -1,6 +1,5 @@
 """What a run is made of: settings with their units, read from YAML, refused all at once."""
 
-import difflib
 import itertools
 import math
 import re
@@ -8,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,6 +22,7 @@ from pydantic import (
 
 from nic_ray.errors import InputError, is_utf8
 from nic_ray.metric_table import PRIMARY, objectives
+from nic_ray.validation import setting_fault, setting_faults, shown_value, suggestion
 
 Protocol = Literal["unseen_passages", "unseen_queries"]
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Section(BaseModel):
     def _can_be_written(cls, value: Any) -> Any:
         """YAML can name characters that no file name, address or UTF-8 text has."""
         if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
-            raise ValueError(f"must be text without null characters and halves of characters, got {_shown(value)}")
+            raise ValueError(f"must be text without null characters and halves of characters, got {shown_value(value)}")
         return value
 
 
@@ -151,7 +150,7 @@ def _choice(value: Any) -> Any:
             return value
     known = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     if not known or (value is not None and not math.isfinite(value)):
-        raise ValueError(f"must be a number, a name or null, got {_shown(value)}")
+        raise ValueError(f"must be a number, a name or null, got {shown_value(value)}")
     return value
 
 
@@ -213,7 +212,7 @@ def _seconds(value: Any) -> Any:
     if found:
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
     if isinstance(value, str):
-        raise ValueError(f"must be a duration such as 90s, 30m or 2h, got {_shown(value)}")
+        raise ValueError(f"must be a duration such as 90s, 30m or 2h, got {shown_value(value)}")
     return value
 
 
@@ -307,7 +306,7 @@ class GuardConfig(Section):
 
 def _searchable(name: str) -> str:
     if name not in TrainConfig.model_fields:
-        raise ValueError(f"no such hyperparameter{_suggestion(name, TrainConfig.model_fields)}")
+        raise ValueError(f"no such hyperparameter{suggestion(name, TrainConfig.model_fields)}")
     if name in SAME_FOR_ALL_TRIALS:
         raise ValueError("is the same for every trial; set it under train")
     return name
@@ -365,7 +364,7 @@ class Config(Section):
         for name, dimension in self.space.items():
             default = getattr(self.train, name)
             if not dimension.holds(default):
-                yield f"space.{name}: must hold train.{name}, the first trial's value {_shown(default)}"
+                yield f"space.{name}: must hold train.{name}, the first trial's value {shown_value(default)}"
         together = {
             name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)
             for name in ("batch_size", "queries_per_passage")
@@ -374,7 +373,7 @@ class Config(Section):
             try:
                 TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
-                yield from (f"space: {_sentence(each)}" for each in error.errors())
+                yield from (f"space: {setting_fault(each, TrainConfig)}" for each in error.errors())
 
 
 def _faults(name: str, dimension: Dimension) -> Iterator[str]:
@@ -386,7 +385,7 @@ def _faults(name: str, dimension: Dimension) -> Iterator[str]:
         try:
             TrainConfig.model_validate({name: value})
         except ValidationError as error:
-            yield from (f"space.{name}: {_sentence(each)}" for each in error.errors() if each["loc"])
+            yield from (f"space.{name}: {setting_fault(each, TrainConfig)}" for each in error.errors() if each["loc"])
 
 
 def _refuse(faults: Iterable[str]) -> None:
@@ -394,7 +393,7 @@ def _refuse(faults: Iterable[str]) -> None:
         raise ValueError(listed)
 
 
-def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
+def trial_config(base: TrainConfig, sample: Mapping[str, object]) -> TrainConfig:
     """The complete configuration of one trial: `base` with the sampled values in place.
 
     Raises:
@@ -403,145 +402,4 @@ def trial_config(base: TrainConfig, sample: Mapping[str, Any]) -> TrainConfig:
     try:
         return Config.model_validate({"train": {**base.model_dump(), **sample}}).train
     except ValidationError as error:
-        raise InputError("; ".join(_problems(error))) from None
-
-
-def changed_settings(config: Config, started: Mapping[str, Any]) -> list[str]:
-    """What was changed, of the settings beside the space that the figures of a training depend on.
-
-    Args:
-        config: as it is now.
-        started: the whole of it at the start, as JSON.
-
-    Returns:
-        a sentence for each, such as "train.epochs is 3, was 2". Settings that the start did not know are none.
-    """
-    now, then = _decisive(config.model_dump(mode="json")), _decisive(started)
-    return [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
-
-
-def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
-    train = {f"train.{name}": str(value) for name, value in settings["train"].items() if name not in FREE}
-    return {"search.objective": str(settings["search"]["objective"]), **train}
-
-
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read and check a YAML file.
-
-    Args:
-        path: the file. An empty file means every default.
-        overrides: values by dotted name ("search.trials", "storage") that win over the file's; None is skipped.
-
-    Raises:
-        InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
-            contradictory; every one of them is listed.
-    """
-    content = _read_yaml(path)
-    for name, value in (overrides or {}).items():
-        section, _, key = name.partition(".")
-        own = content.get(section) or {}
-        if value is None:
-            continue
-        if not key:
-            content[section] = value
-        elif isinstance(own, dict):
-            content[section] = {**own, key: value}
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        problems = list(_problems(error))
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise InputError("\n  ".join([f"{path}: {count}", *problems])) from None
-
-
-def dump_config(config: Config) -> str:
-    """The YAML text that `load_config` reads back to an equal config."""
-    content = config.model_dump(mode="json", exclude_none=True)
-    if config.guard.probe is None:  # elsewhere null is the default
-        content["guard"]["probe"] = None
-    return yaml.safe_dump(content, sort_keys=False)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the configurations that come along are in tune_configs/") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not YAML: {_yaml_fault(error)}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path}: want settings by name, such as `search: {{trials: 4}}`, got {_shown(content)}")
-    return content
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for each in error.errors():
-        message = _sentence(each)
-        where = ".".join(str(part) for part in each["loc"] if part != "[key]")
-        # the checks of the whole space name the place in each of their lines
-        names_places = each["type"] == "value_error" and where in ("", "space")
-        yield from message.split("\n") if names_places else [f"{where}: {message}"]
-
-
-def _sentence(error: Any) -> str:
-    """One pydantic error as rule and value found."""
-    kind, found, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"no such setting{_suggestion(str(error['loc'][-1]), _siblings(error['loc']))}"
-    if kind == "value_error":
-        return str(context["error"])
-    rules = {
-        "greater_than": "> {gt:.10g}",
-        "greater_than_equal": ">= {ge:.10g}",
-        "less_than": "< {lt:.10g}",
-        "less_than_equal": "<= {le:.10g}",
-        "string_type": "text",
-        "string_too_short": "a name",
-        "model_type": "settings by name",
-        "dict_type": "settings by name",
-    }
-    if kind in rules:
-        rule = rules[kind].format(**context)
-    elif kind == "literal_error":
-        rule = f"one of {context['expected']}"
-    elif kind.startswith(("int_", "float_", "finite_")):
-        rule = "a whole number" if kind.startswith("int_") else "a number"
-    elif "choice" in error["loc"]:
-        rule = "a list of values"
-    elif "uniform" in error["loc"] or "log_uniform" in error["loc"]:
-        rule = "two numbers, low and high"
-    else:
-        return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(found)}"
-    return f"must be {rule}, got {_shown(found)}"
-
-
-def _shown(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _siblings(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
-    for part in location[:-1]:
-        if model is Config and part == "space":
-            return list(Dimension.model_fields)
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def _suggestion(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
-
-
-def _yaml_fault(error: Exception) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+        raise InputError("; ".join(setting_faults(error, Config))) from None

@@ -23,6 +23,7 @@ from nic_ray import bundle as bundles
 from nic_ray.comparison import rows_of_model
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import query_scores, texts_to_score
+from nic_ray.evidence import JsonObject
 from nic_ray.hardware import usable_cpus
 from nic_ray.metric_table import PRIMARY
 from nic_ray.pairs import Collection
@@ -321,7 +322,7 @@ def _refuse_other_model(form: Format, parity: Parity) -> None:
         )
 
 
-def _readme(name: str, form: Format, metadata: Mapping[str, Any], parity: Parity) -> str:
+def _readme(name: str, form: Format, metadata: JsonObject, parity: Parity) -> str:
     weights = "8-bit weights" if form == "int8" else "fp32"
     rows = "\n".join(
         f"| {label} | {parity.recall[key]:.4f} | {parity.milliseconds[key]['p50']:.1f} ms | "

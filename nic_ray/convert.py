@@ -31,7 +31,9 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.conversion import convert
+    from nic_ray.packaged import packaged
 
+    pairs = packaged(pairs)
     folder = out or bundle.with_name(f"{bundle.name}-{form}")
     say = (lambda _: None) if as_json else console.say
     parity = convert(bundle, folder, form, pairs, overwrite=overwrite, say=say)

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 
+from nic_ray.evidence import Intervals
 from nic_ray.metric_table import METRICS, PRIMARY
 
 MANY = 24
@@ -59,7 +60,7 @@ def names_of(domains: Mapping[str, object], *, many: int = MANY) -> str:
 def as_csv(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
     passages: Mapping[str, Mapping[str, int]],
-    intervals: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    intervals: Intervals,
 ) -> str:
     """All domains of all parts: a line each, with the passages that were asked about, metrics and intervals.
 
@@ -76,7 +77,9 @@ def as_csv(
             for model, flat in models.items():
                 row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in METRICS}
             for difference, own in intervals.items() if part == "test" else ():
-                row |= {f"{difference}, {end}": own[name][end] for end in ("difference", "low", "high") if name in own}
+                if name in own:
+                    change, low, high = own[name]["difference"], own[name]["low"], own[name]["high"]
+                    row |= {f"{difference}, difference": change, f"{difference}, low": low, f"{difference}, high": high}
             rows.append(row)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

@@ -44,8 +44,10 @@ def main(
     from nic_ray.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
     from nic_ray.domains import MANY
     from nic_ray.hardware import pick_device
+    from nic_ray.packaged import packaged
     from nic_ray.progress import view
 
+    pairs = packaged(pairs)
     place = pick_device(device, "--device")
     with view(quiet=as_json or not sys.stdout.isatty()) as shown:
         if pairs.is_dir():

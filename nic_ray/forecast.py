@@ -24,7 +24,7 @@ from nic_ray.encoder import Encoder, base_weights
 from nic_ray.evaluation import embed, texts_to_score
 from nic_ray.interpolation import ALPHAS
 from nic_ray.pairs import index_pairs, read_pairs, relevant_passages
-from nic_ray.placement import Placement, place, threads_of, trains_on_gpus
+from nic_ray.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.preparation import Prepared, depths, prepare
 
 TIMED_BATCHES = (32, 128)
@@ -113,12 +113,12 @@ def forecast(config: Config) -> Forecast:
     path = config.guard.probe
     probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
-        placement = place(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
+        placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
-        unknown: dict[str, Any] = dict.fromkeys(TIMES)
+        unknown: Any = dict.fromkeys(TIMES)
         return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
-    placement = place(config, cpus, [gpus])
+    placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
     return reckoned(prepared, rates, placement, gpus or cpus, probe)

@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 from scipy.special import betainc
 
 from nic_ray.metric_table import METRICS, PRIMARY
-from nic_ray.statistics import MIN_PASSAGES, Interval, lower_bound, paired_intervals, standard_error
+from nic_ray.statistics import (
+    MIN_PASSAGES,
+    Interval,
+    Queries,
+    count_passages,
+    lower_bound,
+    paired_intervals,
+    standard_error,
+)
 
 CONFIDENCE = {"validation": 0.99, "test": 0.975}
 """One-sided, of the macro difference. Validation is stricter: its rows picked the model."""
@@ -18,26 +26,6 @@ FALSE_ALARMS = 0.05
 
 NAMED = 10
 """Domains that fall and are named; of more only the number is said."""
-
-
-@dataclass(frozen=True)
-class Queries:
-    """What the queries of a part have in common, whoever answers them.
-
-    passages: (Q,) number of the passage that each asks about; queries of one passage are not independent.
-    domains: (Q,) names.
-    """
-
-    passages: NDArray[np.integer]
-    domains: Sequence[str]
-
-
-def count_passages(queries: Queries) -> dict[str, int]:
-    """Passages that the queries of each domain ask about, and under "macro" their sum."""
-    names, member = np.unique(np.asarray(queries.domains, np.str_), return_inverse=True)
-    asked = np.unique(np.stack([member, queries.passages]), axis=1)[0]
-    counts = np.bincount(asked, minlength=len(names)).tolist()
-    return dict(zip(names.tolist(), counts, strict=True)) | {"macro": sum(counts)}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from nic_ray.evidence import JsonObject
 
 FIELDS = ("query", "positive", "domain")
 WANT = "want a JSON object a line, with query, positive and domain"
@@ -140,7 +142,7 @@ def _form_of_list(path: Path, found: Sequence[Any]) -> str:
     return f"is one JSON list of {len(found):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
 
 
-def _form_of_object(path: Path, whole: Mapping[str, Any]) -> str | None:
+def _form_of_object(path: Path, whole: JsonObject) -> str | None:
     if {"queries", "corpus", "relevant_docs"} <= whole.keys():
         row = "{'query': d['queries'][q], 'positive': d['corpus'][p], 'domain': 'manuals'}"
         code = (
@@ -168,7 +170,7 @@ def _form_of_object(path: Path, whole: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _form_of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str | None:
+def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
     """Of objects a line each: what no row has."""
     names = {name for row in rows for name in row}
     lacking = [name for name in FIELDS if name not in names]
@@ -208,7 +210,7 @@ def _form_of_table(path: Path, text: str) -> str:
 _LOADED = "json.loads(Path(F).read_text('utf-8-sig'))"
 
 
-def _way(path: Path, read: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _way(path: Path, read: str, rows: Sequence[JsonObject]) -> str:
     """How rows of other names, or with several positives each, become a file of pairs.
 
     Args:
@@ -253,7 +255,7 @@ def _renamed(names: Sequence[str]) -> dict[str, str]:
     return {other: own for own, other in found.items() if other is not None}
 
 
-def _found(names: Sequence[str] | Mapping[str, Any]) -> str:
+def _found(names: Sequence[str] | JsonObject) -> str:
     shown = [str(name)[:40] for name in list(names)[:12]]
     return f"found: {', '.join(shown) or 'nothing'}{', ...' if len(names) > len(shown) else ''}"
 

@@ -19,6 +19,8 @@ class Metric:
 
     label: str
     """What people call it."""
+    explained: str
+    """What it counts, in a few words."""
     of_ranks: "Callable[[NDArray[np.bool_]], NDArray[np.float64]]"
     """Computes it, (Q,), from what it needs: (Q, C) bool, whether the passage at each rank is relevant."""
     direction: int = 1
@@ -54,8 +56,10 @@ def reciprocal_rank(ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
 
 
 METRICS: Mapping[str, Metric] = {
-    "recall_at_5": Metric("Recall@5", recall_at_5, shows_worst=True),
-    "mrr": Metric("MRR", reciprocal_rank),
+    "recall_at_5": Metric(
+        "Recall@5", "share of a query's right passages that stand among its first five", recall_at_5, shows_worst=True
+    ),
+    "mrr": Metric("MRR", "mean of 1 / rank of the first right passage", reciprocal_rank),
 }
 """By the name that stands in keys such as "recall_at_5/macro". The first one is the one that the guard decides by."""
 

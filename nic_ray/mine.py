@@ -30,7 +30,8 @@ def main(
     Validation and test rows are written as they stand. A row's own negatives stay in front of those that are found.
     """
     from nic_ray.base import load
-    from nic_ray.config import Config, load_config
+    from nic_ray.config import Config
+    from nic_ray.config_file import load_config
     from nic_ray.domains import between, shown_domains
     from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -17,6 +16,7 @@ from nic_ray.activations import feed
 from nic_ray.candidates import Candidate
 from nic_ray.errors import InputError, RunError
 from nic_ray.evaluation import embed, plain_scores, texts_to_score
+from nic_ray.evidence import Evidence, Metadata
 from nic_ray.preparation import Prepared, describe_data
 from nic_ray.progress import View
 from nic_ray.retrieval import flat_metrics
@@ -56,13 +56,13 @@ def new_run_folder(root: Path, name: str) -> Path:
 def export(
     prepared: Prepared,
     winner: Candidate,
-    evidence: Mapping[str, Any],
+    evidence: Evidence,
     folder: Path,
     *,
     training_log: str,
     overwrite: bool,
     view: View,
-) -> dict[str, Any]:
+) -> Metadata:
     """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
 
     Args:
@@ -81,7 +81,7 @@ def export(
             validation metrics than the training did.
     """
     tuned = encoders.with_weights(prepared.encoder, winner.config.frozen_layers, winner.weights)
-    metadata = {
+    metadata: Metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_model": prepared.encoder.name,

@@ -1,7 +1,6 @@
 """Rows of (query, positive passage, domain): read from JSONL, refused all at once, numbered by text."""
 
 import itertools
-import math
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from nic_ray.errors import InputError
 from nic_ray.layout import HEAD, WANT, form_of_bytes, form_of_folder, form_of_text
+from nic_ray.validation import row_faults
 
 LISTED = 20  # findings that an error message spells out
 LISTED_BY_CHECK = 100
@@ -115,7 +115,7 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
                     try:
                         pairs.append(_pair(content, number))
                     except ValueError as error:
-                        problems.extend(Problem(number, message) for message in _sentences(error, content))
+                        problems.extend(Problem(number, message) for message in row_faults(error, content))
             if problems and len(pairs) <= 1 and lines.seekable():
                 lines.seek(0)
                 text = lines.read().decode("utf-8", errors="replace")
@@ -276,53 +276,6 @@ def _pair(content: bytes, line: int) -> Pair:
     content.decode("utf-8")  # the parser would report bad bytes as bad JSON
     row = _Row.model_validate_json(content)
     return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
-
-
-def _sentences(error: ValueError, content: bytes) -> Iterator[str]:
-    if isinstance(error, UnicodeDecodeError):
-        byte = f"0x{error.object[error.start]:02x}"
-        yield f"not UTF-8 (byte {byte} at position {error.start + 1}); save the file as UTF-8"
-    elif isinstance(error, ValidationError):
-        yield from (_sentence(each, content) for each in error.errors())
-    else:
-        raise error
-
-
-def _sentence(error: Any, content: bytes) -> str:
-    """One pydantic error as field, rule and value found."""
-    kind, found, place = error["type"], error["input"], error["loc"]
-    if kind == "json_invalid" and content.endswith(b","):
-        return "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does"
-    if kind == "json_invalid" and content.startswith(b"{'"):
-        return "not JSON, but an object as Python prints it; write it with json.dumps"
-    if kind == "json_invalid":
-        return f"not JSON: {error['ctx']['error'].replace('at line 1 column', 'at column')}"
-    if not place:
-        return f"must be a JSON object, got {_kind(found)}"
-    field = f'"{place[0]}"' + (f" item {place[1] + 1}" if len(place) > 1 else "")
-    if kind == "missing":
-        return f"{field} is missing (found: {', '.join(sorted(found)) or 'nothing'})"
-    if kind == "value_error":
-        return f"{field} {error['ctx']['error']}"
-    rules = {"negative": "text or a list of texts", "source_section": "text or null"}
-    rule = "text" if len(place) > 1 else rules.get(place[0], "text")
-    way_out = ""
-    if isinstance(found, float) and not math.isfinite(found):
-        way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
-    elif isinstance(found, list) and place == ("positive",):
-        way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
-    return f"{field} must be {rule}, got {_kind(found)}{way_out}"
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN, which is no JSON and stands for a missing value"
-    if isinstance(value, float) and math.isinf(value):
-        return f"{'-' if value < 0 else ''}Infinity, which is no JSON"
-    kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "a number")
 
 
 def _small_domains(pairs: Sequence[Pair]) -> Iterator[Problem]:

@@ -2,17 +2,15 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from nic_ray.domains import ENDS, changes_of, shown_domains
+from nic_ray.evidence import Intervals, Trained, TrainedTrial
+from nic_ray.metric_table import METRICS, PRIMARY
 
 COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
 """Okabe and Ito's, told apart with any colour vision."""
 MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
 NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner"}
-
-Trained = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Model -> the trials that it is made of: "trial", "epochs", "of", "best_epoch", "finished"."""
 
 
 def with_epochs(name: str, model: str, trained: Trained) -> str:
@@ -28,8 +26,7 @@ def with_epochs(name: str, model: str, trained: Trained) -> str:
 
 def epochs_of(model: str, trained: Trained) -> str:
     """Epochs that a model was trained, with their unit; empty where they are not known."""
-    counted = [each for each in trained.get(model, ()) if each["epochs"] is not None]
-    return _epochs(counted) if counted else ""
+    return _epochs(trained.get(model, ()))
 
 
 def described_training(trained: Trained, names: Mapping[str, str] | None = None) -> str:
@@ -40,15 +37,15 @@ def described_training(trained: Trained, names: Mapping[str, str] | None = None)
     """
     return "; ".join(
         f"{(names or {}).get(model, model)}: "
-        + " + ".join(f"{each['trial']} {_epochs([each])}, best after {each['best_epoch']:g}" for each in trials)
+        + " + ".join(f"{trial['trial']} {_epochs([trial])}, best after {trial['best_epoch']:g}" for trial in trials)
         for model, trials in trained.items()
-        if all(each["epochs"] is not None for each in trials)
+        if all(trial["epochs"] is not None for trial in trials)
     )
 
 
 def cut_off(trained: Trained) -> str | None:
     """What to say of a first trial that was not trained to its end; None of one that was."""
-    short = [each for each in trained.get("first trial", ()) if not each["finished"]]
+    short = [trial for trial in trained.get("first trial", ()) if not trial["finished"]]
     if not short:
         return None
     return (
@@ -57,25 +54,28 @@ def cut_off(trained: Trained) -> str | None:
     )
 
 
-def _epochs(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Epochs of some trials, and of how many, unless all of them came to their end."""
-    low, high = min(each["epochs"] for each in trials), max(each["epochs"] for each in trials)
+def _epochs(trials: Sequence[TrainedTrial]) -> str:
+    """Epochs of some trials, and of how many, unless all of them came to their end; empty where none is known."""
+    known = [(trial["epochs"], trial) for trial in trials if trial["epochs"] is not None]
+    if not known:
+        return ""
+    low, high = min(epochs for epochs, _ in known), max(epochs for epochs, _ in known)
     shown = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-    whole = all(each["finished"] for each in trials)
-    planned = "" if whole else f" of {trials[0]['of']}"
+    whole = all(trial["finished"] for _, trial in known)
+    planned = "" if whole else f" of {known[0][1]['of']}"
     return f"{shown}{planned} epoch{'' if shown == '1' and whole else 's'}"
 
 
 def recall_png(
     results: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    intervals: Intervals,
     trained: Trained | None = None,
 ) -> bytes:
-    """Draw Recall@5 of each model in each domain, of many in the worst and the best, with its interval if it has one.
+    """Draw the first metric of each model in each domain, of many in the worst and the best, with its interval.
 
     Args:
         results: model -> flat metrics.
-        intervals: model -> domain -> `statistics.Interval` as a mapping.
+        intervals: of each model's own value; a domain may have none.
         trained: how long the models were, for the legend.
     """
     # no pyplot: it keeps figures, and looks for a screen
@@ -91,10 +91,10 @@ def recall_png(
         offset = 0.24 * (number - (len(models) - 1) / 2)
         own = intervals.get(model, {})
         for row, domain in enumerate(domains):
-            bounds = own.get(domain, {})
-            if bounds.get("low") is not None:
+            bounds = own.get(domain)
+            if bounds is not None and bounds["low"] is not None and bounds["high"] is not None:
                 axes.plot([bounds["low"], bounds["high"]], [row + offset] * 2, color=COLOURS[model], linewidth=2)
-        values = [results[model][f"recall_at_5/{domain}"] for domain in domains]
+        values = [results[model][f"{PRIMARY}/{domain}"] for domain in domains]
         places = [row + offset for row in range(len(domains))]
         axes.plot(
             values,
@@ -108,9 +108,9 @@ def recall_png(
     axes.set_yticks(range(len(domains)), [domain.replace("$", r"\$") for domain in domains])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("Recall@5 (share of right passages among the first five)")
+    axes.set_xlabel(f"{METRICS[PRIMARY].label}: {METRICS[PRIMARY].explained}")
     ends = f", the {ENDS} domains that gain least and most" if len(domains) < len(domains_of(results)) else ""
-    axes.set_title(f"Recall@5 on the test part, with 95 % intervals{ends}", loc="left", fontsize=11)
+    axes.set_title(f"{METRICS[PRIMARY].label} on the test part, with 95 % intervals{ends}", loc="left", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -128,5 +128,5 @@ def pictured_domains(results: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def domains_of(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Domains of flat metrics by name, then "macro"."""
-    names = {key.partition("/")[2] for flat in results.values() for key in flat if key.startswith("recall_at_5/")}
+    names = {key.partition("/")[2] for flat in results.values() for key in flat if key.startswith(f"{PRIMARY}/")}
     return [*sorted(names - {"macro", "worst"}), *(["macro"] if "macro" in names else [])]

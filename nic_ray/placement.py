@@ -39,7 +39,7 @@ def trains_on_gpus(config: Config) -> bool:
     return config.train.device != "cpu" and config.resources.gpus_per_worker > 0
 
 
-def place(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
+def place_trials(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
     """Lay out trials so that nothing waits for a resource that is not there.
 
     The batch is global, so a trial of fewer workers, or on CPUs, still means the same.

@@ -25,7 +25,7 @@ def main(
     import dataclasses
     import json
 
-    from nic_ray.config import load_config
+    from nic_ray.config_file import load_config
     from nic_ray.forecast import forecast
 
     given = {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget}

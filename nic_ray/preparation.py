@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from nic_ray.base import load
 from nic_ray.config import Config, DataConfig
 from nic_ray.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.errors import InputError
+from nic_ray.evidence import DataAndSplit, StoredStart
 from nic_ray.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 
@@ -186,13 +187,13 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
 
 
-def describe_start(prepared: Prepared) -> dict[str, Any]:
+def describe_start(prepared: Prepared) -> StoredStart:
     """What a run starts with and must find again when it is resumed: settings, data, split and base model."""
     settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
     return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
 
 
-def refuse_other_start(prepared: Prepared, started: Mapping[str, Any], run_folder: Path) -> None:
+def refuse_other_start(prepared: Prepared, started: Mapping[str, object], run_folder: Path) -> None:
     """Look whether a run that is resumed has the data, the split and the base model that it was started with.
 
     Args:
@@ -208,7 +209,7 @@ def refuse_other_start(prepared: Prepared, started: Mapping[str, Any], run_folde
             f"{prepared.encoder.name}: holds other weights than when {run_folder} was started, and its trials go with "
             "those; put the old ones back, or start anew"
         )
-    if all(started.get(name) == found[name] for name in ("data", "split")):
+    if (started.get("data"), started.get("split")) == (found["data"], found["split"]):
         return
     if started.get("data") == found["data"]:
         raise InputError(
@@ -221,7 +222,7 @@ def refuse_other_start(prepared: Prepared, started: Mapping[str, Any], run_folde
     )
 
 
-def describe_data(prepared: Prepared) -> dict[str, Any]:
+def describe_data(prepared: Prepared) -> DataAndSplit:
     """Data and split in numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))

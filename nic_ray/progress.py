@@ -29,7 +29,7 @@ REDRAWN = 2
 
 
 @dataclass(frozen=True)
-class Round:
+class TrialBatch:
     """Trials that are run together."""
 
     name: str
@@ -63,7 +63,7 @@ class View:
         """Where Ray's dashboard is to be found."""
         self.note(f"dashboard: {address}")
 
-    def begin(self, trials: Round) -> None:
+    def begin(self, trials: TrialBatch) -> None:
         """Trials are about to be run."""
         self._trials, self._ended = trials.trials, 0
 
@@ -125,7 +125,7 @@ class Board:
     """What the live view is drawn from."""
 
     dashboard: str = ""
-    round: Round | None = None
+    round: TrialBatch | None = None
     begun: float = 0.0
     """Seconds, of the clock that it is drawn by."""
     running: dict[str, Running] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class Live(View):
         super().dashboard(address)
         self.board.dashboard = address
 
-    def begin(self, trials: Round) -> None:
+    def begin(self, trials: TrialBatch) -> None:
         """Empty the table. The best so far stays: it is still that."""
         super().begin(trials)
         self.board.round, self.board.begun = trials, self._clock()
@@ -288,7 +288,7 @@ def drawn(board: Board, now: float) -> "RenderableType":
     return Group(*parts)
 
 
-def _running(board: Board, trials: Round) -> "RenderableType":
+def _running(board: Board, trials: TrialBatch) -> "RenderableType":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -307,7 +307,7 @@ def _running(board: Board, trials: Round) -> "RenderableType":
     return table
 
 
-def _best(best: tuple[str, Mapping[str, float]], trials: Round) -> "list[RenderableType]":
+def _best(best: tuple[str, Mapping[str, float]], trials: TrialBatch) -> "list[RenderableType]":
     from rich.text import Text
 
     trial, metrics = best
@@ -333,7 +333,7 @@ def _best(best: tuple[str, Mapping[str, float]], trials: Round) -> "list[Rendera
     return list(lines)
 
 
-def _counts(board: Board, trials: Round, now: float) -> str:
+def _counts(board: Board, trials: TrialBatch, now: float) -> str:
     ended = sum(board.ends.values())
     counts = ", ".join(
         f"{board.ends[status]} {status}" for status in ENDS if board.ends[status] or status != "repeated"

@@ -4,23 +4,23 @@ A figure of the test rows can be believed because nothing was chosen by them. Fr
 chooses has seen the first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from nic_ray.evidence import StoredReading
 from nic_ray.record import add_line, read_lines
+from nic_ray.run_folder import RunFolder
 
-READINGS = "readings.jsonl"
-"""In a run folder: a line for each reading of the test rows that the run has held back."""
-KEYS = {"when", "command", "part", "rows", "model", "run"}
+COLUMNS = ["when", "command", "part", "rows", "model", "run"]
 LISTED = 3  # earlier readings that a sentence names
 
 
 def note_reading(
     run_folder: Path, *, command: str, part: str, rows: int, model: str, split: str | None, when: datetime | None = None
-) -> list[dict[str, Any]]:
+) -> list[StoredReading]:
     """Write down that test rows are about to be read.
 
     Args:
@@ -40,38 +40,47 @@ def note_reading(
     """
     # to the microsecond: `merged` takes two rows that are equal for one reading
     now = (when or datetime.now(UTC)).isoformat(timespec="microseconds")
-    row = {"when": now, "command": command, "part": part, "rows": rows, "model": model, "run": run_folder.name}
+    row = StoredReading(when=now, command=command, part=part, rows=rows, model=model, run=run_folder.name)
     known = readings_of(run_folder, split)
-    add_line(run_folder / READINGS, row | {"split": split})
+    add_line(RunFolder(run_folder).readings, {**row, "split": split})
     return [*known, row]
 
 
-def readings_of(run_folder: Path, split: str | None) -> list[dict[str, Any]]:
+def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
     """What a run, and those beside it, know of readings of a split's test rows, the oldest first."""
-    found = _rows_of(run_folder / READINGS, split)
+    own = RunFolder(run_folder).readings
+    found = _rows_of(own, split)
     if split is not None:
-        for path in sorted(run_folder.resolve().parent.glob(f"*/{READINGS}")):
+        for path in sorted(run_folder.resolve().parent.glob(f"*/{own.name}")):
             if path.parent != run_folder.resolve():
                 with suppress(OSError):
                     found += _rows_of(path, split)
-    told = [{name: value for name, value in row.items() if name != "split"} for row in found]
-    return sorted(told, key=lambda row: str(row.get("when")))
+    return sorted(found, key=_when)
 
 
-def _rows_of(path: Path, split: str | None) -> list[dict[str, Any]]:
-    return [row for row in read_lines(path) if row.get("split") == split and row.keys() >= KEYS]
+def _rows_of(path: Path, split: str | None) -> list[StoredReading]:
+    """Readings of a split in a ledger; a row that lacks something is none."""
+    return [
+        cast(StoredReading, {name: value for name, value in row.items() if name != "split"})
+        for row in read_lines(path)
+        if row.get("split") == split and row.keys() >= StoredReading.__required_keys__
+    ]
 
 
-def merged(*known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _when(reading: StoredReading) -> str:
+    return str(reading.get("when"))
+
+
+def merged(*known: Sequence[StoredReading]) -> list[StoredReading]:
     """Readings that are known from several places, each once, the oldest first."""
-    found: list[dict[str, Any]] = []
-    for row in (dict(row) for own in known for row in own):
-        if row not in found:
-            found.append(row)
-    return sorted(found, key=lambda row: str(row.get("when")))
+    once: list[StoredReading] = []
+    for reading in (reading for readings in known for reading in readings):
+        if reading not in once:
+            once.append(reading)
+    return sorted(once, key=_when)
 
 
-def describe_readings(readings: Sequence[Mapping[str, Any]]) -> str | None:
+def describe_readings(readings: Sequence[StoredReading]) -> str | None:
     """What has to be said of readings if the last of them was not the first; else None."""
     if not readings:
         return None
@@ -88,6 +97,11 @@ def describe_readings(readings: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
-def described(reading: Mapping[str, Any]) -> str:
+def described(reading: StoredReading) -> str:
     """A reading in a few words."""
     return f"{reading['when']} by {reading['command']}, of {reading['model']} ({reading['run']})"
+
+
+def cells_of(readings: Sequence[StoredReading]) -> list[list[str]]:
+    """Rows of a table with `COLUMNS`."""
+    return [[row["when"], row["command"], row["part"], str(row["rows"]), row["model"], row["run"]] for row in readings]

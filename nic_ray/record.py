@@ -16,25 +16,36 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
+from nic_ray.run_folder import RunFolder
 
 CHECKPOINT = "state.pt"
 LOG = "training.log"
-ENDED = "ended.jsonl"
-"""In a run folder: a line for each trial that came to its end, and how."""
-STUDY_FILE = "study.db"
-"""In a run folder: Optuna's study."""
-PAGE_FILE, QUERIES_FILE = "report.html", "queries.json"
-"""In a run folder: what people read; what the winner retrieved for each test query."""
-DOMAINS_FILE = "domains.csv"
-"""In a run folder: the figures of every domain, which tables and pictures show the ends of where they are many."""
-TRAIN_RUNS = "train"
-"""In a run folder: a folder a trial, with its log and what Train keeps of trials in several processes."""
-LOCK = ".lock"
-"""In a run folder: held by the process that works on it."""
-TRAINED = "model"
-"""In the run folder of a single training: its best model."""
-FATE = "failed.txt"
+FAILURE_FILE = "failed.txt"
 """In a trial's folder: why it cannot be trained, so that it is not tried again."""
+
+
+TrialRow = dict[str, str | float | None]
+"""A row of trials.csv: name, how the trial ended, hyperparameters, its best evaluation."""
+
+
+class EndedTrial(TypedDict):
+    """How a trial ended, as the ledger of a run holds it, a line for each."""
+
+    status: str
+    """"finished", "stopped" early, "repeated" for as long as another one, or "failed"."""
+    error: str
+    """Why it failed; empty if it did not."""
+    sample: JsonObject
+    """Its hyperparameters."""
+    seconds: float
+    """That it took."""
+    epoch: NotRequired[float]
+    """At its last evaluation; without one, this and the next two are missing."""
+    evaluation: NotRequired[int]
+    """The number of its last evaluation, 1 for the first."""
+    objective: NotRequired[float]
+    """Its best value so far."""
 
 
 class BestState(TypedDict):
@@ -77,7 +88,7 @@ def held(run_folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    lock = FileLock(run_folder / LOCK)
+    lock = FileLock(RunFolder(run_folder).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -164,17 +175,22 @@ def study_url(study_file: Path) -> str:
     return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
 
 
-def add_ended(run_folder: Path, trial: str, row: Mapping[str, Any]) -> None:
+def add_ended(run_folder: Path, trial: str, row: EndedTrial) -> None:
     """Note for good how a trial ended."""
-    add_line(run_folder / ENDED, {"trial": trial, **row})
+    add_line(RunFolder(run_folder).ended, {"trial": trial, **row})
 
 
-def read_ended(run_folder: Path) -> dict[str, dict[str, Any]]:
+def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
     """How trials ended, by name. A last line that was cut off is no trial."""
-    return {row["trial"]: row for row in read_lines(run_folder / ENDED) if "trial" in row and "status" in row}
+    ended = {}
+    for row in read_lines(RunFolder(run_folder).ended):
+        if isinstance(row.get("trial"), str) and isinstance(row.get("status"), str):
+            known = EndedTrial(status=row["status"], error="", sample={}, seconds=0.0)
+            ended[row["trial"]] = cast(EndedTrial, {**known, **row})
+    return ended
 
 
-def add_line(path: Path, row: Mapping[str, Any]) -> None:
+def add_line(path: Path, row: Mapping[str, object]) -> None:
     """Add an object to a file of JSON lines, for good."""
     with path.open("ab+") as file:
         if size := file.seek(0, os.SEEK_END):
@@ -186,7 +202,7 @@ def add_line(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a file of JSON lines; none if there is no file. A line that was cut off, or damaged, is none."""
     found = []
     if path.exists():

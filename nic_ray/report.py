@@ -2,19 +2,16 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from nic_ray import console
 from nic_ray.domains import between, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.judgement import IN_DOMAIN
+from nic_ray.evidence import Evidence, Results, front_points
+from nic_ray.judgement import IN_DOMAIN, Outcome
+from nic_ray.metric_table import METRICS, PRIMARY
 from nic_ray.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.readings import describe_readings
-from nic_ray.record import DOMAINS_FILE, PAGE_FILE
-from nic_ray.search import Outcome
-
-Results = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Part of the rows -> model -> flat metrics."""
+from nic_ray.run_folder import RunFolder
 
 PARTS = {
     "validation": "validation: the rows that picked the model",
@@ -39,9 +36,9 @@ def show_outcome(outcome: Outcome) -> None:
         console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
-    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {outcome.run_folder / DOMAINS_FILE}")
-    if (outcome.run_folder / PAGE_FILE).exists():
-        console.say(f"report, for any browser: {outcome.run_folder / PAGE_FILE}")
+    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {RunFolder(outcome.run_folder).domains}")
+    if RunFolder(outcome.run_folder).report.exists():
+        console.say(f"report, for any browser: {RunFolder(outcome.run_folder).report}")
     if outcome.folder is None:
         listed = "\n  ".join(judgement.evidence["guard"]["objections"])
         raise RunError(
@@ -56,13 +53,13 @@ def describe_part(part: str) -> str:
     return PARTS[part]
 
 
-def passages_of(evidence: Mapping[str, Any], part: str) -> Mapping[str, int]:
+def passages_of(evidence: Evidence, part: str) -> Mapping[str, int]:
     """Passages that the rows of a part ask about, by domain."""
     counted: Mapping[str, int] = evidence["passages"].get("test" if part == IN_DOMAIN else part, {})
     return counted
 
 
-def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str]:
+def describe_evidence(evidence: Evidence, results: Results) -> list[str]:
     """What stands beside the tables, a line each.
 
     Args:
@@ -81,14 +78,14 @@ def describe_evidence(evidence: Mapping[str, Any], results: Results) -> list[str
     ]
 
 
-def _training(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _training(evidence: Evidence) -> Iterator[str]:
     if described := described_training(evidence["trained"]):
         yield f"\ntrained: {described}"
     if warning := cut_off(evidence["trained"]):
         yield warning
 
 
-def _confirmed(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _confirmed(evidence: Evidence) -> Iterator[str]:
     if evidence["confirmed"]:
         yield "\nthe best of the search, trained again with other seeds, on the validation rows:"
     for each in evidence["confirmed"]:
@@ -97,11 +94,11 @@ def _confirmed(evidence: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {each['trial']}: {each['mean']:.3f} over {each['seeds']} seed(s){epochs} ({values})"
 
 
-def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _intervals(evidence: Evidence) -> Iterator[str]:
     for difference, domains in evidence.get("intervals", {}).items():
         below = difference.partition(" minus ")[2]
         shown = with_epochs(difference, below, evidence["trained"])
-        yield f"\n{shown}, Recall@5 on the test rows, with 95 % intervals over passages:"
+        yield f"\n{shown}, {METRICS[PRIMARY].label} on the test rows, with 95 % intervals over passages:"
         changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
@@ -109,7 +106,7 @@ def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
                 continue
             interval = domains[domain]
             sure = "too few passages for an interval"
-            if interval["low"] is not None:
+            if interval["low"] is not None and interval["high"] is not None:
                 sure = f"{interval['low']:+.3f} to {interval['high']:+.3f}"
             yield (
                 f"  {domain}: {interval['difference']:+.3f} ({sure}; {interval['queries']} questions about "
@@ -117,33 +114,35 @@ def _intervals(evidence: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _retention(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _retention(evidence: Evidence) -> Iterator[str]:
     if evidence["retention"]:
-        found = "; ".join(
-            f"{with_epochs(model, model, evidence['trained'])} {kept['recall_at_5']:+.3f} Recall@5, "
-            f"{kept['mrr']:+.3f} MRR"
-            for model, kept in evidence["retention"].items()
+        changes = "; ".join(
+            f"{with_epochs(model, model, evidence['trained'])} {_changes(retention)}"
+            for model, retention in evidence["retention"].items()
         )
-        yield f"\nretention on the probe, against the base model: {found}"
+        yield f"\nretention on the probe, against the base model: {changes}"
 
 
-def _front(evidence: Mapping[str, Any]) -> Iterator[str]:
-    yield "\nbetween the base model (0) and the tuned one (1), validation Recall@5 against retention:"
-    for point in evidence["front"]:
-        kept = "" if point["retention"] is None else f"  {point['retention']['recall_at_5']:+.3f}"
-        chosen = "  <- chosen" if point["alpha"] == evidence["alpha"] else ""
-        yield f"  {point['alpha']:.1f}: {point['recall_at_5/macro']:.3f}{kept}{chosen}"
+def _changes(retention: Mapping[str, float]) -> str:
+    return ", ".join(f"{change:+.3f} {METRICS[name].label}" for name, change in retention.items())
+
+
+def _front(evidence: Evidence) -> Iterator[str]:
+    label = METRICS[PRIMARY].label
+    yield f"\nbetween the base model (0) and the tuned one (1), validation {label} against retention:"
+    for point in front_points(evidence["front"]):
+        kept = "" if point.retention is None else f"  {point.retention[PRIMARY]:+.3f}"
+        chosen = "  <- chosen" if point.alpha == evidence["alpha"] else ""
+        yield f"  {point.alpha:.1f}: {point.metrics[f'{PRIMARY}/macro']:.3f}{kept}{chosen}"
 
 
 def _words(results: Results) -> Iterator[str]:
     if lexical := results.get("test", {}).get("BM25"):
-        yield (
-            f"\na search by words (BM25) finds macro Recall@5 {lexical['recall_at_5/macro']:.3f}, MRR "
-            f"{lexical['mrr/macro']:.3f} on the test rows"
-        )
+        figures = ", ".join(f"{metric.label} {lexical[f'{name}/macro']:.3f}" for name, metric in METRICS.items())
+        yield f"\na search by words (BM25) finds macro {figures} on the test rows"
 
 
-def _leaks(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _leaks(evidence: Evidence) -> Iterator[str]:
     found = [
         f"{count} {part} row{'s' if count > 1 else ''} ({name})"
         for name, parts in evidence["leaks"].items()
@@ -153,6 +152,6 @@ def _leaks(evidence: Mapping[str, Any]) -> Iterator[str]:
     yield f"shared with the training rows: {', '.join(found) or 'nothing'}"
 
 
-def _readings(evidence: Mapping[str, Any]) -> Iterator[str]:
+def _readings(evidence: Evidence) -> Iterator[str]:
     if told := describe_readings(evidence.get("readings", [])):
         yield f"warning: {told}"

@@ -10,10 +10,10 @@ from torch import Tensor
 from nic_ray.activations import Inputs, feed, upper_for
 from nic_ray.errors import InputError
 from nic_ray.evaluation import embed, query_scores, texts_to_score
-from nic_ray.guard import Queries
 from nic_ray.pairs import Collection
 from nic_ray.preparation import Prepared
 from nic_ray.retrieval import flat_metrics
+from nic_ray.statistics import Queries
 
 Weights = Mapping[str, Tensor]
 """Of the blocks above a cut, by the names of `Upper.trained_state`."""

@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import logging
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from nic_ray import hardware
 from nic_ray.errors import InputError, RunError
 from nic_ray.progress import View
+from nic_ray.ray_private import ask_head_node, bootstrap_address, hand_messages_to, refuse_unknown_ray
 
 RAY_SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,7 +77,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     import ray
 
     # what Ray says is for the log; it would put a handler for stderr beside ours
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    quiet = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
     if started_here:
         # "local": Ray would otherwise join whatever cluster happens to run on this machine
@@ -103,7 +103,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
             ) from None
         # Ray takes ours away instead, and its errors would go to stderr, tracebacks included
         logging.getLogger("ray").handlers = handlers
-        ray._private.worker.print_to_stdstream = _note_what_ray_says
+        hand_messages_to(_note_what_ray_says)
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
             view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
@@ -115,12 +115,16 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def import_ray() -> None:
-    """Import Ray and all rooms that know it, before a second thread starts: two that import trip over each other."""
+    """Import Ray with the switches that this project needs.
+
+    Raises:
+        RunError: it is a Ray that lacks what is used of it.
+    """
     _settle_switches()
     handlers = logging.getLogger("ray").handlers[:]
-    from nic_ray import tracking, tuning, worker  # noqa: F401
 
     logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
+    refuse_unknown_ray()
 
 
 def _settle_switches() -> None:
@@ -227,20 +231,11 @@ def _refuse_address(address: str) -> None:
         raise _cannot_be_joined(address, "it names no host")
     import grpc
     import ray
-    from ray._private import gcs_utils, services
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     try:
         # "auto" becomes an address, and one of this host the one that Ray will use
-        target = services.canonicalize_bootstrap_address(place) or ""
-        host, _, port = target.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-        with gcs_utils.create_gcs_channel(target) as channel:
-            if scheme == "ray":
-                grpc.channel_ready_future(channel).result(ANSWER_S)
-                return
-            asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
-            asked(gcs_service_pb2.GetClusterIdRequest(), timeout=ANSWER_S)
+        target = bootstrap_address(place)
+        ask_head_node(target, by_client=scheme == "ray", connect_s=CONNECT_S, answer_s=ANSWER_S)
     except grpc.FutureTimeoutError:
         raise _cannot_be_joined(address, "what listens there does not answer as Ray does") from None
     except grpc.RpcError as error:

@@ -4,25 +4,24 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nic_ray import hardware, loop
 from nic_ray.activations import Inputs, feed, upper_for
 from nic_ray.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.candidates import best_of
-from nic_ray.config import Config, changed_settings, dump_config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
 from nic_ray.evaluation import evaluate
-from nic_ray.guard import count_passages
+from nic_ray.evidence import StoredReading
 from nic_ray.outcome import export, new_run_folder
 from nic_ray.preparation import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
-from nic_ray.record import LOG, TRAINED, TrainingState, held, logging_to, readable_state, save_state
+from nic_ray.record import LOG, TrainingState, held, logging_to, readable_state, save_state
+from nic_ray.run_folder import RunFolder
 from nic_ray.scoring import Scorer, queries_of
-
-CHECKPOINTS = "checkpoints"
-STARTED = "data.json"  # the settings and the data of the start
+from nic_ray.statistics import count_passages
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
     """
     prepared = prepare(config, on_gpu=True)
     run_folder = new_run_folder(out, "train")
-    (run_folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    (run_folder / STARTED).write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
+    RunFolder(run_folder).config.write_text(dump_config(config), encoding="utf-8")
+    RunFolder(run_folder).training_start.write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
     with held(run_folder):
         return _go_on(prepared, run_folder, None, view)
 
@@ -66,9 +65,9 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     Raises:
         InputError: no such run, or its config or its pairs are others now.
     """
-    if not (run_folder / "config.yaml").is_file():
+    if not RunFolder(run_folder).config.is_file():
         raise InputError(f"{run_folder}: no run of nic_ray.train (holds no config.yaml); name one in runs/")
-    started_with = load_config(run_folder / "config.yaml")
+    started_with = load_config(RunFolder(run_folder).config)
     if config is not None and config != started_with:
         raise InputError(
             f"{run_folder}: was started with other settings than the given ones; leave CONFIG and --data away "
@@ -77,17 +76,19 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     if (run_folder / "study.db").exists():
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     try:
-        asked = json.loads((run_folder / STARTED).read_text(encoding="utf-8"))
-        changed = changed_settings(started_with, asked.get("settings", started_with.model_dump(mode="json")))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        raise InputError(f"{run_folder}: no run of nic_ray.train (no sound {STARTED}); name one in runs/") from None
+        asked = json.loads(RunFolder(run_folder).training_start.read_text(encoding="utf-8"))
+        settings = asked.get("settings", started_with.model_dump(mode="json"))
+        changed = changed_settings(started_with, started_settings(settings))
+    except (OSError, ValueError, AttributeError):
+        raise InputError(f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/") from None
     if changed:
         raise InputError(
             f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
             "those. Put the old values back to go on, or start anew with the new ones: python -m nic_ray.train "
             f"{shlex.quote(str(run_folder / 'config.yaml'))}"
         )
-    checkpoints = sorted((path.parent for path in (run_folder / CHECKPOINTS).glob("epoch-*/state.pt")), reverse=True)
+    paths = RunFolder(run_folder).checkpoints.glob("epoch-*/state.pt")
+    checkpoints = sorted((path.parent for path in paths), reverse=True)
     # one that was cut off while it was written is passed over
     sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)))
     newest, state = next(sound, (None, None))
@@ -135,12 +136,12 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
         prepared,
         best,
         {"results": results, "passages": passages, "readings": readings, "run": str(run_folder.resolve())},
-        run_folder / TRAINED,
+        RunFolder(run_folder).trained,
         training_log=(run_folder / LOG).read_text(encoding="utf-8", errors="replace"),
         overwrite=True,
         view=view,
     )
-    return Trained(run_folder, run_folder / TRAINED, results, passages)
+    return Trained(run_folder, RunFolder(run_folder).trained, results, passages)
 
 
 def _last_state(
@@ -165,14 +166,14 @@ def _last_state(
             state = evaluation.state
             view.say(headline(evaluation.metrics) + ("  best so far" if evaluation.is_best else ""))
             if evaluation.metrics["epoch"].is_integer() or state["finished"]:
-                folder = run_folder / CHECKPOINTS / f"epoch-{round(evaluation.metrics['epoch']):03d}"
+                folder = RunFolder(run_folder).checkpoints / f"epoch-{round(evaluation.metrics['epoch']):03d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 save_state(state, folder)
     assert state is not None  # there is an evaluation at the end of every epoch
     return state
 
 
-def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[dict[str, Any]]:
+def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[StoredReading]:
     """Write down that the test rows are about to be read; gives all their readings."""
     split = describe_data(prepared)["split"]
     readings = note_reading(

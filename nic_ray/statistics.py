@@ -13,6 +13,26 @@ MIN_PASSAGES = 8
 
 
 @dataclass(frozen=True)
+class Queries:
+    """What the queries of a part have in common, whoever answers them.
+
+    passages: (Q,) number of the passage that each asks about; queries of one passage are not independent.
+    domains: (Q,) names.
+    """
+
+    passages: NDArray[np.integer]
+    domains: Sequence[str]
+
+
+def count_passages(queries: Queries) -> dict[str, int]:
+    """Passages that the queries of each domain ask about, and under "macro" their sum."""
+    names, member = np.unique(np.asarray(queries.domains, np.str_), return_inverse=True)
+    asked = np.unique(np.stack([member, queries.passages]), axis=1)[0]
+    counts = np.bincount(asked, minlength=len(names)).tolist()
+    return dict(zip(names.tolist(), counts, strict=True)) | {"macro": sum(counts)}
+
+
+@dataclass(frozen=True)
 class Interval:
     """The difference of two models' means, and how far it may be due to the choice of the passages."""
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -14,11 +14,14 @@ from nic_ray.errors import InputError
 
 log = logging.getLogger("nic_ray.tracking")
 
+Figures = dict[str, Any]
+"""What a trial has reported, as Tune hands it on."""
+
 REFUSED = re.compile(r"[^\w/.\- :]")
 """Characters that MLflow takes in no name of a metric."""
 
 
-class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
+class Tracked(MLflowLoggerCallback):
     """Ray's callback for MLflow. A tracker that fails costs its record and no search."""
 
     def setup(self, *given: Any, **named: Any) -> None:
@@ -29,7 +32,7 @@ class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
         """Settings of a trial."""
         _survived(super().log_trial_start, trial)
 
-    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+    def log_trial_result(self, iteration: int, trial: Any, result: Figures) -> None:
         """An evaluation. Ray logs its figures one by one: a name that MLflow refuses would cost the others too."""
         _survived(super().log_trial_result, iteration, trial, _with_names_of_mlflow(result))
 
@@ -38,9 +41,9 @@ class Tracked(MLflowLoggerCallback):  # type: ignore[misc]
         _survived(super().log_trial_end, trial, failed)
 
 
-def _with_names_of_mlflow(result: Mapping[str, Any]) -> dict[str, Any]:
+def _with_names_of_mlflow(result: Figures) -> Figures:
     """Each figure under a name that MLflow takes, another one for each."""
-    taken: dict[str, Any] = {}
+    taken: Figures = {}
     for name, value in result.items():
         plain = "/".join(part if part.strip(".") else "_" * len(part) for part in REFUSED.sub("_", name).split("/"))
         while plain in taken:
@@ -56,7 +59,7 @@ def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:
         log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
 
 
-def trackers(config: TrackersConfig, run: str) -> list[Callback]:
+def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
     """Callbacks that record trials where the user wants them, besides TensorBoard's, which Ray adds itself.
 
     Args:

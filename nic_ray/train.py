@@ -21,7 +21,7 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Train one configuration: a checkpoint an epoch, and the best model in the run's folder."""
-    from nic_ray.config import load_config
+    from nic_ray.config_file import load_config
     from nic_ray.errors import InputError
     from nic_ray.progress import view
     from nic_ray.single import resume as go_on

@@ -1,8 +1,6 @@
 """`python -m nic_ray.tune`: search, pick the winner, export it."""
 
-import itertools
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,27 +35,20 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
-    from nic_ray.config import load_config
-    from nic_ray.errors import InputError
-    from nic_ray.mirror import is_uri
+    from nic_ray.config_file import load_config
     from nic_ray.progress import view
     from nic_ray.report import show_outcome
+    from nic_ray.run import refuse_new_settings
     from nic_ray.search import resume_search, run_search
 
     if address is not None:
         os.environ["RAY_ADDRESS"] = address
     if resume is not None:
-        given = {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage}
-        others = {name: str(value) for name, value in given.items() if value is not None}
-        if config is not None or others:
-            file = config or ("CONFIG" if is_uri(resume) else Path(resume) / "config.yaml")
-            anew = shlex.join([str(file), *itertools.chain(*others.items())])
-            raise InputError(
-                f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
-                "run, to the end that it was started for; leave it away. For other settings, or more trials than the "
-                "run has in all, start a new search; the output of the frozen blocks is kept for it: "
-                f"python -m nic_ray.tune {anew} --name NAME"
-            )
+        refuse_new_settings(
+            resume,
+            config,
+            {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage},
+        )
         with view(quiet=quiet) as shown:
             outcome = resume_search(
                 resume, search_on=True, overwrite=overwrite, export_anyway=export_anyway, view=shown

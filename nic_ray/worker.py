@@ -2,8 +2,9 @@
 
 import gc
 
-# Each trial's process imports this first. Python would spend a fifth of that looking for garbage among the objects that
-# imports make to stay. (In the searching process, which imports it too, the same holds.)
+# Each trial's process imports this first. Python would look for garbage meanwhile, among objects that imports make to
+# stay: 3.5 seconds of processor time instead of 2.8, a fifth less in the median of 12 pairs on two cores
+# (`python benchmarks/processes.py --pairs 12`). In the searching process, which imports it too, the same holds.
 _collected = gc.isenabled()
 gc.disable()
 
@@ -12,10 +13,10 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import ray
@@ -25,21 +26,22 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal import constants as train_constants
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from nic_ray import hardware, loop
-from nic_ray.activations import Feed, Inputs, feed, run_chain
+from nic_ray.activations import Feed, feed
 from nic_ray.cache import opened
 from nic_ray.config import TrainConfig, trial_config
-from nic_ray.cut import Lower, Upper
+from nic_ray.cut import Upper
 from nic_ray.errors import RunError
 from nic_ray.evaluation import embed, evaluate, score, texts_to_score
 from nic_ray.gradients import gather_rows
 from nic_ray.mirror import Mirror, exists, pull, push
 from nic_ray.pairs import Collection
 from nic_ray.placement import threads_of
-from nic_ray.record import FATE, LOG, TRAIN_RUNS, TrainingState, logging_to, readable_state, save_state
+from nic_ray.ray_private import hand_to_train_workers
+from nic_ray.record import FAILURE_FILE, LOG, TrainingState, logging_to, readable_state, save_state
+from nic_ray.run_folder import RunFolder
 
 gc.freeze()
 if _collected:
@@ -56,12 +58,15 @@ SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
 LOOK_S = 2.0
 """Least time between two looks at how many they are."""
 
+TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name
+"""In a run folder, and in its mirror."""
+
 CPUS_OF_A_WORKER = 0.98
 """Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialInputs:
     """What every trial of a search is given, beside its sample. Large values are Ray references.
 
     collection: of `Collection`.
@@ -86,36 +91,48 @@ class Plan:
     mirror: Mirror | None
 
 
-def run_trial(config: dict[str, Any], plan: Plan) -> None:
+@dataclass(frozen=True)
+class Assignment:
+    """What one trial is to train."""
+
+    train: TrainConfig
+    shared: TrialInputs
+    start: str | None
+    """Folder of the checkpoint of an earlier search that it goes on from, in the run folder."""
+
+
+def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
     """The trainable: train one configuration and report each evaluation to Ray Tune.
 
     Args:
         config: sampled hyperparameters, by name.
-        plan: the same for all trials.
+        shared: the same for all trials.
     """
     sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
-    complete = trial_config(plan.base, sample).model_dump()
-    given = {"train": complete, "plan": plan, "start": config.get("start")}
-    if plan.workers == 1:
-        TorchTrainer(_train_here, train_loop_config=given, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
+    assignment = Assignment(trial_config(shared.base, sample), shared, config.get("start"))
+    if shared.workers == 1:
+        TorchTrainer(
+            _train_here,
+            train_loop_config={"assignment": assignment},
+            scaling_config=ray.train.ScalingConfig(num_workers=0),
+        ).fit()
         return
     # The cleaner that frees the workers of a stopped trial asks the cluster for the trial's fate. Without the
     # address it gives up where two clusters run on one machine, and the next trial waits for ever.
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    train_constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    hand_to_train_workers("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     TorchTrainer(
         _train_with_others,
-        train_loop_config=given,
-        torch_config=TorchConfig(backend=backend(plan.gpus_per_worker)),
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(backend=backend(shared.gpus_per_worker)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.workers,
-            use_gpu=plan.gpus_per_worker > 0,
+            num_workers=shared.workers,
+            use_gpu=shared.gpus_per_worker > 0,
             resources_per_worker={"CPU": CPUS_OF_A_WORKER}
-            | ({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {}),
+            | ({"GPU": shared.gpus_per_worker} if shared.gpus_per_worker else {}),
         ),
         run_config=ray.train.RunConfig(
             name=tune.get_context().get_trial_name(),
-            **storage_of(plan.run_folder, plan.mirror, TRAIN_RUNS),
+            **storage_of(shared.run_folder, shared.mirror, TRIAL_FOLDERS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             callbacks=[TuneReportCallback()],
@@ -130,54 +147,13 @@ def storage_of(run_folder: Path, mirror: Mirror | None, *names: str) -> dict[str
     return {"storage_path": "/".join([mirror.path, *names]), "storage_filesystem": mirror.filesystem}
 
 
-def missing_files(paths: Sequence[str]) -> list[str]:
-    """A Ray task: those of some paths that are not on this node."""
-    return [path for path in paths if not Path(path).exists()]
-
-
-def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -> list[NDArray[Any]]:
-    """A Ray task: the values after each of some frozen blocks, for a part of the texts."""
-    hardware.keep_freed_memory()
-    torch.set_num_threads(1)
-    return run_chain(blocks, shard, device=device, bf16=bf16)
-
-
-def run_shard_on_gpu(blocks: "ray.ObjectRef[Sequence[Lower]]", bf16: bool, shard: Inputs) -> list[NDArray[Any]]:
-    """`run_shard` on the GPU of this process."""
-    return run_shard(ray.get(blocks), shard, "cuda", bf16)
-
-
-class Hand:
-    """A Ray actor: a process that works on one shard after the other."""
-
-    def work(self, function: Callable[[Any], Any], shard: Any) -> Any:
-        """What a function gives for a shard."""
-        return function(shard)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What PyTorch finds on a node."""
-
-    missing: str
-    """Why it sees no GPU; empty if it sees one."""
-    bf16: bool
-    """Whether the GPU is to compute in 16 bits."""
-
-
-def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> Seen:
-    """A Ray task: what PyTorch finds on this node."""
-    missing = hardware.why_no_gpu()
-    return Seen(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
-
-
-def _device(plan: Plan) -> str:
+def _device(shared: TrialInputs) -> str:
     """Where this process trains.
 
     Raises:
         RunError: it has been given a GPU, and PyTorch sees none.
     """
-    if not plan.gpus_per_worker:
+    if not shared.gpus_per_worker:
         return "cpu"
     if missing := hardware.why_no_gpu():
         raise RunError(f"Ray has given this trial a GPU, and {missing}")
@@ -194,18 +170,20 @@ def backend(gpus_per_worker: float) -> str:
     return "nccl" if gpus_per_worker >= 1 else "gloo"
 
 
-def _train_here(given: dict[str, Any]) -> None:
+def _train_here(given: Mapping[str, Assignment]) -> None:
+    assignment = given["assignment"]
     checkpoint = tune.get_checkpoint()
-    device = _device(given["plan"])
+    device = _device(assignment.shared)
     # not to Tune's own folder, which lags behind by seconds that a crash would lose
-    with _own_folder(given["plan"], tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
-        _train(given, device, checkpoint, own, lambda metrics, folder: tune.report(
+    with _own_folder(assignment.shared, tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
+        _train(assignment, device, checkpoint, own, lambda metrics, folder: tune.report(
             metrics, checkpoint=tune.Checkpoint.from_directory(folder)
         ))  # fmt: skip
 
 
-def _train_with_others(given: dict[str, Any]) -> None:
-    device = _device(given["plan"])
+def _train_with_others(given: Mapping[str, Assignment]) -> None:
+    assignment = given["assignment"]
+    device = _device(assignment.shared)
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
     first = context.get_world_rank() == 0
@@ -214,14 +192,14 @@ def _train_with_others(given: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
     with (
-        _own_folder(given["plan"], context.get_experiment_name()) as own,
+        _own_folder(assignment.shared, context.get_experiment_name()) as own,
         logging_to(own / LOG) if first else contextlib.nullcontext(),
     ):
-        _train(given, device, checkpoint, own, report)
+        _train(assignment, device, checkpoint, own, report)
 
 
 def _train(
-    given: dict[str, Any],
+    assignment: Assignment,
     device: str,
     checkpoint: Any,
     own: Path,
@@ -234,20 +212,19 @@ def _train(
         own: from `_own_folder`.
         report: is handed each evaluation, with the folder of its checkpoint.
     """
-    plan: Plan = given["plan"]
+    shared, config = assignment.shared, assignment.train
     leads = not dist.is_initialized() or dist.get_rank() == 0
-    if (own / FATE).exists():  # it would end in the same way again
-        raise RunError((own / FATE).read_text(encoding="utf-8"))
-    config = TrainConfig.model_validate(given["train"])
+    if (own / FAILURE_FILE).exists():  # it would end in the same way again
+        raise RunError((own / FAILURE_FILE).read_text(encoding="utf-8"))
     hardware.keep_freed_memory()
-    collection: Collection = ray.get(plan.collection)
-    upper: Upper = ray.get(plan.uppers[config.frozen_layers]).to(device)
+    collection: Collection = ray.get(shared.collection)
+    upper: Upper = ray.get(shared.uppers[config.frozen_layers]).to(device)
     # a fraction of a GPU is shared with other workers
-    share = min(1.0, plan.gpus_per_worker)
-    source = feed(opened(ray.get(plan.inputs[config.frozen_layers])), device, share=share)
+    share = min(1.0, shared.gpus_per_worker)
+    source = feed(opened(ray.get(shared.inputs[config.frozen_layers])), device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
-    state = _state_to_go_on_from(plan, checkpoint, given["start"])
+    state = _state_to_go_on_from(shared, checkpoint, assignment.start)
     if state is not None and state["finished"]:
         with tempfile.TemporaryDirectory() as folder:  # Tune has not heard of its end
             if leads:
@@ -255,14 +232,14 @@ def _train(
             report(state["metrics"], Path(folder))
         return
     try:
-        with _shared_threads(plan) as take_share:
+        with _shared_threads(shared) as take_share:
             for evaluation in loop.fit(
                 config,
                 upper,
-                loop.TrainingData(collection, plan.train_rows, source, bf16),
+                loop.TrainingData(collection, shared.train_rows, source, bf16),
                 loop.Validation(
-                    lambda model: _evaluate_together(model, source, collection, plan.validation_rows, bf16=bf16),
-                    plan.objective,
+                    lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
+                    shared.objective,
                 ),
                 state=state,
                 before_step=take_share,
@@ -272,15 +249,15 @@ def _train(
                         save_state(evaluation.state, Path(folder))
                     report(evaluation.metrics, Path(folder))
                 if leads:
-                    _copy_to_mirror(plan, own, LOG)
+                    _copy_to_mirror(shared, own, LOG)
     except RunError as error:  # perhaps of this worker alone, as where its memory is too small
-        (own / FATE).write_text(str(error), encoding="utf-8")
-        _copy_to_mirror(plan, own, FATE)
+        (own / FAILURE_FILE).write_text(str(error), encoding="utf-8")
+        _copy_to_mirror(shared, own, FAILURE_FILE)
         raise
 
 
 @contextlib.contextmanager
-def _shared_threads(plan: Plan) -> Iterator[Callable[[], None]]:
+def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
     """Begin with the planned threads; what is yielded takes an even share of the machine's CPUs, whoever comes or goes.
 
     At the end of a search, or where ASHA has stopped many, the last trials would otherwise leave most cores idle, and
@@ -288,7 +265,7 @@ def _shared_threads(plan: Plan) -> Iterator[Callable[[], None]]:
     """
     host, cpus = _this_machine()
     workers_here = ray.train.get_context().get_local_world_size() if dist.is_initialized() else 1
-    planned = max(1, min(plan.threads, cpus // workers_here))
+    planned = max(1, min(shared.threads, cpus // workers_here))
     torch.set_num_threads(planned)
     with contextlib.ExitStack() as held:
         try:
@@ -301,7 +278,7 @@ def _shared_threads(plan: Plan) -> Iterator[Callable[[], None]]:
         def take() -> None:
             nonlocal looked
             # with one trial at a time always the same threads, so that the same numbers are found again
-            if share is None or plan.concurrent == 1 or time.monotonic() - looked < LOOK_S:
+            if share is None or shared.concurrent == 1 or time.monotonic() - looked < LOOK_S:
                 return
             looked = time.monotonic()
             with contextlib.suppress(OSError):  # whoever has removed the folder has not asked for an end of this
@@ -323,28 +300,34 @@ def _this_machine() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _own_folder(plan: Plan, trial: str) -> Iterator[Path]:
+def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
     """The trial's folder in the run's; with a mirror one of this machine that holds the same files for a while."""
-    if plan.mirror is None:
-        folder = plan.run_folder / TRAIN_RUNS / trial
+    if shared.mirror is None:
+        folder = RunFolder(shared.run_folder).trial_folders / trial
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / trial
         folder.mkdir()
-        for name in (LOG, FATE):
-            if exists(plan.mirror / TRAIN_RUNS / trial / name):
-                pull(plan.mirror / TRAIN_RUNS / trial / name, folder / name)
+        for name in (LOG, FAILURE_FILE):
+            copy = _copy_of(shared.mirror, trial, name)
+            if exists(copy):
+                pull(copy, folder / name)
         yield folder
 
 
-def _copy_to_mirror(plan: Plan, own: Path, name: str) -> None:
-    if plan.mirror is not None:
-        push(own / name, plan.mirror / TRAIN_RUNS / own.name / name)
+def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
+    if shared.mirror is not None:
+        push(own / name, _copy_of(shared.mirror, own.name, name))
 
 
-def _state_to_go_on_from(plan: Plan, checkpoint: Any, start: str | None) -> TrainingState | None:
+def _copy_of(mirror: Mirror, trial: str, name: str) -> Mirror:
+    """Where a file of a trial's folder is kept in the mirror of its run."""
+    return mirror / TRIAL_FOLDERS / trial / name
+
+
+def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
     """The newest state of a trial that can be read: of this search, or of one that was cut off; None for none.
 
     Args:
@@ -357,10 +340,10 @@ def _state_to_go_on_from(plan: Plan, checkpoint: Any, start: str | None) -> Trai
                 return state
     if start is None:
         return None
-    if plan.mirror is None:
-        return readable_state(plan.run_folder / start)
+    if shared.mirror is None:
+        return readable_state(shared.run_folder / start)
     with tempfile.TemporaryDirectory() as folder:
-        pull(plan.mirror / start, Path(folder))
+        pull(shared.mirror / start, Path(folder))
         return readable_state(Path(folder))
 
 

@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__, bundle
 from nic_ray.base import load
-from nic_ray.bundle import library_versions, model_card, read_metadata, refuse_existing, write_bundle
+from nic_ray.bundle import library_versions, read_metadata, refuse_existing, write_bundle
+from nic_ray.card import model_card
 from nic_ray.cut import set_dropout
 from nic_ray.encoder import tokenize
 from nic_ray.errors import InputError, RunError

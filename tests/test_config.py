@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nic_ray.config import Config, Dimension, TrainConfig, dump_config, load_config, trial_config
+from nic_ray.config import Config, Dimension, TrainConfig, trial_config
+from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
 
 SHIPPED = sorted((Path(__file__).parent.parent / "tune_configs").glob("*.yaml"))

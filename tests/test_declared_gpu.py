@@ -22,7 +22,7 @@ from nic_ray.config import Config
 from nic_ray.cut import Upper
 from nic_ray.encoder import Encoder, lower, whole
 from nic_ray.evaluation import evaluate, evaluate_encoder
-from nic_ray.judgement import final, judge
+from nic_ray.judgement import Contestants, final, judge
 from nic_ray.loop import Evaluation, TrainingData, Validation, fit
 from nic_ray.loss import multiple_negatives_ranking_loss
 from nic_ray.outcome import export
@@ -112,7 +112,7 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     assert mean.members
     yield "averaging", {name: value for name, value in mean.metrics.items() if "/" in name}
     yield "training again", weights_in_short(refitted(prepared, inputs, mean))
-    judgement = judge(prepared, inputs, candidates[0], candidates, [], probe, export_anyway=True, say=say)
+    judgement = judge(prepared, inputs, Contestants(candidates[0], candidates, []), probe, export_anyway=True, say=say)
     yield "judgement", judgement.results
     exported = final(prepared, inputs, judgement)
     yield "refit", weights_in_short(exported)

@@ -9,7 +9,7 @@ import pytest
 import ray.autoscaler
 import yaml
 
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
 

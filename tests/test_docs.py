@@ -20,7 +20,8 @@ import typer
 import yaml
 
 from nic_ray import console
-from nic_ray.config import Config, load_config
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "runbook.md"]

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from nic_ray import check, compare, console, evaluate, mine
-from nic_ray.bundle import model_card
+from nic_ray.card import model_card
 from nic_ray.domains import ENDS, MANY, as_csv, between, changes_of, names_of, shown_domains
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png
-from nic_ray.progress import Live, Round, drawn
+from nic_ray.progress import Live, TrialBatch, drawn
 from nic_ray.report import describe_evidence
 
 COUNT = 300
@@ -166,7 +166,7 @@ def test_the_live_view_shows_the_ends_of_many_domains():
     from rich.console import Console
 
     live = Live(Console(file=io.StringIO(), width=100), clock=lambda: 0.0)
-    live.begin(Round("search", 4, 2, "recall_at_5/macro", RESULTS["base"]))
+    live.begin(TrialBatch("search", 4, 2, "recall_at_5/macro", RESULTS["base"]))
     live.started("trial-000", "scale 20")
     live.evaluated("trial-000", RESULTS["tuned"] | {"epoch": 1.0, "loss": 1.0})
     shown = Console(file=io.StringIO(), width=100)

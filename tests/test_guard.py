@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nic_ray.guard import Point, Queries, choose, falls, macro_bound, objections
+from nic_ray.guard import Point, choose, falls, macro_bound, objections
+from nic_ray.statistics import Queries
 
 # 3 domains of 20 passages with 5 queries each
 DOMAINS = [name for name in ("a", "b", "c") for _ in range(100)]

@@ -11,30 +11,44 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 FLOORS = {
-    -2: ["words", "metric_table"],
-    -1: ["duplicates", "errors", "domains", "layout"],
+    -2: ["words", "metric_table", "packaged", "evidence", "run_folder"],
+    -1: ["duplicates", "errors", "domains", "layout", "broken", "validation"],
     0: (
         "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
-        "statistics tokens manuals anomaly"
+        "statistics tokens manuals anomaly ray_private"
     ).split(),
-    0.5: ["cut"],
-    1: ["encoder", "guard", "lint", "picture", "corpus", "placement", "readings", "beir", "batches"],
-    1.5: ["base"],
+    0.5: ["cut", "config_file"],
+    1: [
+        "encoder",
+        "guard",
+        "lint",
+        "picture",
+        "corpus",
+        "placement",
+        "readings",
+        "beir",
+        "session",
+        "study",
+        "batches",
+    ],
+    1.5: ["base", "card"],
     2: ["activations", "bundle"],
     2.5: ["gradients"],
     3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
     3.5: ["scoring"],
-    4: ["worker", "tuning", "tracking", "candidates", "comparison"],
-    4.5: ["retention", "averaging"],
-    4.7: ["interpolation"],
-    5: ["judgement", "outcome", "forecast", "page", "conversion", "session"],
-    6: ["search", "single"],
-    7: ["report"],
-    8: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
-    9: ["__main__"],
+    4: ["worker", "ray_hooks", "cluster", "tracking", "candidates", "comparison"],
+    4.5: ["retention", "averaging", "page_elements"],
+    4.7: ["interpolation", "figures", "page_sections"],
+    5: ["judgement", "outcome", "forecast", "page", "conversion"],
+    6: ["run", "single"],
+    7: ["rounds"],
+    8: ["search"],
+    9: ["report", "checkup"],
+    10: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
+    11: ["__main__"],
 }
-COMMANDS = FLOORS[8]
-RAY_ROOMS = ["worker", "tuning", "tracking", "session", "search"]
+COMMANDS = FLOORS[10]
+RAY_ROOMS = ["ray_private", "session", "worker", "ray_hooks", "cluster", "tracking", "rounds"]
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 SOURCES = {
@@ -140,23 +154,31 @@ def test_importing_the_commands_loads_neither_torch_nor_ray():
     [
         ("loss", "from nic_ray.retrieval import recall_at", r"loss (floor 0) imports retrieval (floor 0)"),
         ("encoder", "import nic_ray.loop", "encoder (floor 1) imports loop (floor 3)"),
-        ("pairs", "from nic_ray import search", "pairs (floor 0) imports search (floor 6)"),
-        ("bundle", "from . import report", "bundle (floor 2) imports report (floor 7)"),
+        ("pairs", "from nic_ray import search", "pairs (floor 0) imports search (floor 8)"),
+        ("bundle", "from . import report", "bundle (floor 2) imports report (floor 9)"),
         ("loop", "from .evaluation import evaluate", "loop (floor 3) imports evaluation (floor 3)"),
         ("errors", "import nic_ray.pairs", "errors (floor -1) imports pairs (floor 0)"),
         (
             "check",
             "def main():\n    from nic_ray.train import main",
-            "check (floor 8) imports train (floor 8)",
+            "check (floor 10) imports train (floor 10)",
         ),
         ("loss", "import nic_ray.loss_helpers", "which is no module with a floor"),
         ("helpers", "", "helpers has no floor: give it one"),
-        ("loop", "from ray import train", "only worker, tuning, tracking, session, search know Ray"),
-        ("tune", "def main():\n    import ray.tune", "only worker, tuning, tracking, session, search know Ray"),
+        (
+            "loop",
+            "from ray import train",
+            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
+        ),
+        (
+            "tune",
+            "def main():\n    import ray.tune",
+            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
+        ),
         (
             "loss",
             "if TYPE_CHECKING:\n    import os\nelse:\n    import ray",
-            "only worker, tuning, tracking, session, search know Ray",
+            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
         ),
     ],
 )
@@ -168,7 +190,7 @@ def test_a_forbidden_import_is_found(module, source, fault):
     ("module", "source"),
     [
         ("loss", "import torch\nfrom nic_ray.errors import InputError"),
-        ("search", "import ray\nfrom .worker import run\nfrom nic_ray import __version__, loop"),
+        ("rounds", "import ray\nfrom .worker import run\nfrom nic_ray import __version__, loop"),
         ("loss", "if TYPE_CHECKING:\n    import ray\n    from nic_ray.search import Result"),
         ("train", "def main():\n    from nic_ray.search import run_search"),
         ("loop", "import rayleigh"),

@@ -25,7 +25,8 @@ from nic_ray import loop
 from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
 from nic_ray.base import load
 from nic_ray.batches import batches_of_epoch, make_batch
-from nic_ray.config import TrainConfig, load_config
+from nic_ray.config import TrainConfig
+from nic_ray.config_file import load_config
 from nic_ray.cut import set_dropout
 from nic_ray.encoder import upper, with_weights
 from nic_ray.errors import RunError
@@ -425,7 +426,7 @@ def test_both_dropouts_of_the_configuration_are_set_in_what_trains(prepared):
 
 
 def test_a_step_is_gradients_clipping_and_the_optimizers_step(prepared):
-    config, rows = changed(hidden_dropout=0.2, learning_rate=1e-2), np.arange(16)
+    config, rows = changed(hidden_dropout=0.2, learning_rate=1e-2, scale=100.0), np.arange(16)
     _, collection, part, source = prepared(config)
     training = new_training(config, part, TrainingData(collection, rows, source))
     torch.manual_seed(7)

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nic_ray.config import load_config
+from nic_ray.config_file import load_config
 from nic_ray.errors import InputError
 from nic_ray.pairs import index_pairs, read_pairs
 from nic_ray.split import split_rows

@@ -18,9 +18,9 @@ from nic_ray.averaging import averaged
 from nic_ray.candidates import best_first
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.evaluation import evaluate, lexical_metrics, plain_scores
-from nic_ray.guard import Point, Queries, choose
+from nic_ray.guard import Point, choose
 from nic_ray.interpolation import interpolation_path
-from nic_ray.judgement import judge
+from nic_ray.judgement import Contestants, judge
 from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.metric_table import METRICS, Metric, label_of, objectives, order_key, recall_at
 from nic_ray.outcome import export
@@ -29,8 +29,11 @@ from nic_ray.progress import View, headline
 from nic_ray.retention import load_probe, retention_of
 from nic_ray.retrieval import flat_metrics
 from nic_ray.scoring import Scorer, queries_of
+from nic_ray.statistics import Queries
 
-RECALL_AT_1 = Metric("Recall@1", functools.partial(recall_at, 1), shows_worst=True)
+RECALL_AT_1 = Metric(
+    "Recall@1", "share of right passages that come first", functools.partial(recall_at, 1), shows_worst=True
+)
 
 
 @pytest.fixture
@@ -60,7 +63,11 @@ def test_evaluations_are_ordered_by_objective_then_mrr_then_the_earlier_epoch():
 
 
 def test_of_a_metric_of_which_less_is_better_the_lowest_is_the_best(monkeypatch):
-    monkeypatch.setitem(METRICS, "rank", Metric("rank", RECALL_AT_1.of_ranks, direction=-1, shows_worst=True))
+    monkeypatch.setitem(
+        METRICS,
+        "rank",
+        Metric("rank", "low is good", RECALL_AT_1.of_ranks, direction=-1, shows_worst=True),
+    )
     assert order_key({"rank/macro": 3.0, "mrr/macro": 0.1}, "rank/macro") > order_key(
         {"rank/macro": 4.0, "mrr/macro": 0.9}, "rank/macro"
     )
@@ -130,7 +137,7 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert all(point.retention.keys() == METRICS.keys() for point in points)
     chosen = choose(points[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0)
     assert chosen.metrics[objective] <= max(point.metrics[objective] for point in points[1:])
-    found = judge(prepared, inputs, best[0], best, [], probe, export_anyway=True, say=lambda _: None)
+    found = judge(prepared, inputs, Contestants(best[0], best, []), probe, export_anyway=True, say=lambda _: None)
     assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
     tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})
     written = export(
@@ -147,8 +154,10 @@ def test_a_third_metric_can_be_the_objective_of_a_configuration_file(tmp_path):
         "import functools, json\n"
         "from pathlib import Path\n"
         "from nic_ray.metric_table import METRICS, Metric, recall_at\n"
-        "METRICS['recall_at_1'] = Metric('Recall@1', functools.partial(recall_at, 1), shows_worst=True)\n"
-        "from nic_ray.config import Config, load_config\n"
+        "own = functools.partial(recall_at, 1)\n"
+        "METRICS['recall_at_1'] = Metric('Recall@1', 'share that comes first', own, shows_worst=True)\n"
+        "from nic_ray.config import Config\n"
+        "from nic_ray.config_file import load_config\n"
         f"print(load_config(Path({str(path)!r})).search.objective)\n"
         "print(json.dumps(Config.model_json_schema()['$defs']['SearchConfig']['properties']['objective']['enum']))\n"
     )

@@ -11,7 +11,7 @@ from nic_ray.activations import feed, frozen_inputs, upper_for
 from nic_ray.candidates import best_first, best_of
 from nic_ray.config import Config
 from nic_ray.evaluation import evaluate
-from nic_ray.judgement import final, judge
+from nic_ray.judgement import Contestants, final, judge
 from nic_ray.outcome import export
 from nic_ray.pairs import index_pairs, read_pairs
 from nic_ray.preparation import prepare
@@ -124,7 +124,9 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
     probe = load_probe(prepared, index_pairs(read_pairs(tiny_pairs_file)), [1, 2])
     assert all(np.isfinite(retention_of(prepared, probe, each)["recall_at_5"]) for each in trained)
     best = best_first(trained, OBJECTIVE)
-    judgement = judge(prepared, inputs, trained[0], best, [], probe, export_anyway=True, say=lambda _: None)
+    judgement = judge(
+        prepared, inputs, Contestants(trained[0], best, []), probe, export_anyway=True, say=lambda _: None
+    )
     again = final(prepared, inputs, judgement)
     assert any(
         not torch.equal(again.weights[name].cpu(), value.cpu()) for name, value in judgement.tuned.weights.items()

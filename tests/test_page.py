@@ -9,12 +9,12 @@ import optuna
 import pytest
 import yaml
 
-from nic_ray import page
+from nic_ray import page_sections as page
 from nic_ray.errors import InputError
 from nic_ray.page import write_page
 from nic_ray.picture import recall_png
 from nic_ray.preparation import PARTS
-from nic_ray.record import PAGE_FILE, QUERIES_FILE
+from nic_ray.run_folder import RunFolder
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>"
 DOMAINS = ("pumps", f"<b>{HOSTILE}")
@@ -82,7 +82,7 @@ def make_run(tmp_path):
             own = {model: {name: own_interval(value) for name in names} for model, value in models.items()}
             own["base"][DOMAINS[0]] |= {"low": None, "high": None}
             evidence |= {"recall_intervals": own, "intervals": {"tuned minus base": own["tuned"]}}
-            (folder / QUERIES_FILE).write_text(json.dumps(asked()), encoding="utf-8")
+            RunFolder(folder).queries.write_text(json.dumps(asked()), encoding="utf-8")
         shown = ("recall_at_5/macro", "mrr/macro", "recall_at_5/worst")
         front = [
             {"alpha": alpha, **dict.fromkeys(shown, 0.5 + alpha / 5),
@@ -274,7 +274,7 @@ def test_a_browser_draws_every_figure_without_an_error_and_within_its_width(make
     write_page(folder)
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    chromium.get((folder / PAGE_FILE).as_uri())
+    chromium.get(RunFolder(folder).report.as_uri())
     errors = [entry for entry in chromium.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
     assert errors == []
     assert chromium.title == folder.name  # no text of the data was run

@@ -11,14 +11,14 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nic_ray import base, page, tuning, worker
+from nic_ray import base, study, worker
 from nic_ray.bundle import find_faults, write_files
-from nic_ray.config import dump_config, load_config
+from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.mirror import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.pairs import read_pairs
 from nic_ray.record import add_ended, checkpoints, read_ended, study_url, training_log
-from nic_ray.search import _places
+from nic_ray.run import places
 
 pieces = st.sampled_from(
     [*"ab %#?&=+$;:@!'\"[]{}()*~^`|<>\\é漢-.\t", "%25", "%2F", "$$", "{SCHEMA_VERSION}", "://", "🔧"]
@@ -54,14 +54,14 @@ def fresh(tmp_path_factory):
 def test_a_study_lies_where_its_run_folder_is_and_is_read_again(fresh, name):
     study_file = fresh(name) / "study.db"
     storage = optuna.storages.RDBStorage(study_url(study_file))
-    optuna.create_study(study_name=tuning.STUDY, storage=storage).add_trial(optuna.trial.create_trial(value=0.5))
+    optuna.create_study(study_name=study.NAME, storage=storage).add_trial(optuna.trial.create_trial(value=0.5))
     storage.engine.dispose()
     assert study_file.is_file()
     assert [path.name for path in study_file.parent.iterdir()] == ["study.db"]
-    found = tuning.open_study(study_file)
+    found = study.open_study(study_file)
     assert len(found.trials) == 1
     found._storage._backend.engine.dispose()
-    assert len(page._read_study(study_file, {"trials": []})[0].trials) == 1
+    assert len(study.read_courses(study_file, {})[0].trials) == 1
 
 
 @several(100)
@@ -73,7 +73,7 @@ def test_storage_names_the_folder_that_it_says_as_a_path_and_quoted(name):
     for storage in (str(folder), folder.as_uri()):
         assert not is_uri(storage)
         assert local_folder(storage) == folder
-        assert _places(storage, Path("out"), Path("runs")) == (folder / "models", folder / "runs")
+        assert places(storage, Path("out"), Path("runs")) == (folder / "models", folder / "runs")
 
 
 def test_a_path_that_is_not_quoted_keeps_what_would_end_it_in_an_address():

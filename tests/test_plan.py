@@ -78,7 +78,7 @@ def test_the_cpu_does_not_tell_the_time_of_trials_on_gpus(monkeypatch, config, a
 
 
 def test_plan_says_in_a_sentence_that_it_knows_no_time(monkeypatch, config, asked, tmp_path, capsys):
-    from nic_ray.config import dump_config
+    from nic_ray.config_file import dump_config
 
     gpus(monkeypatch, 0)
     (tmp_path / "config.yaml").write_text(dump_config(with_gpus(config, 0.25)), encoding="utf-8")

@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from nic_ray.progress import Board, Lines, Live, Round, Running, View, drawn, headline
+from nic_ray.progress import Board, Lines, Live, Running, TrialBatch, View, drawn, headline
 
 BASE = {"recall_at_5/radar": 0.5, "recall_at_5/hvac": 0.25, "recall_at_5/macro": 0.375, "recall_at_5/worst": 0.25}
-ROUND = Round("search", trials=4, epochs=2, objective="recall_at_5/macro", base=BASE)
+ROUND = TrialBatch("search", trials=4, epochs=2, objective="recall_at_5/macro", base=BASE)
 
 
 def metrics(epoch: float, macro: float) -> dict[str, float]:
@@ -109,7 +109,7 @@ def test_nothing_is_drawn_before_and_after_the_trials():
 def test_the_second_round_keeps_the_best_of_the_first():
     live = Live(terminal(), clock=lambda: 0.0)
     three_trials(live)
-    live.begin(Round("again", 1, 2, "recall_at_5/macro", BASE))
+    live.begin(TrialBatch("again", 1, 2, "recall_at_5/macro", BASE))
     text = picture(live.board)
     assert "best so far: trial-000" in text
     assert "again: 0 of 1 trials ended (0 finished, 0 stopped, 0 failed)" in text
@@ -181,7 +181,9 @@ def test_of_many_running_trials_some_are_shown_and_the_others_counted():
 
 
 def test_an_objective_of_another_metric_draws_its_bars():
-    board = Board(round=Round("search", 2, 1, "mrr/macro", {"mrr/macro": 0.25}), best=("trial-000", {"mrr/macro": 0.5}))
+    board = Board(
+        round=TrialBatch("search", 2, 1, "mrr/macro", {"mrr/macro": 0.25}), best=("trial-000", {"mrr/macro": 0.5})
+    )
     assert "macro  ████████████············ 0.500  0.250 (+0.250)" in picture(board)
 
 

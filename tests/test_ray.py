@@ -27,9 +27,10 @@ from nic_ray.activations import Inputs
 from nic_ray.bundle import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.judgement import Outcome
 from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
-from nic_ray.search import Outcome, resume_search, run_search
+from nic_ray.search import resume_search, run_search
 from nic_ray.session import ray_session
 
 pytestmark = [
@@ -508,10 +509,10 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     before = read_ended(run_folder)
     said.clear()
 
-    def refuse(_: object) -> None:
-        raise AssertionError("the activations lie on disk, and are read while Ray starts")
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the activations lie on disk, and are read")
 
-    monkeypatch.setattr("nic_ray.search._chain_on_cluster", refuse)
+    monkeypatch.setattr("nic_ray.cluster.run_shard", refuse)
     outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     assert [row["command"] for row in outcome.judgement.evidence["readings"]] == ["export"]
@@ -593,7 +594,7 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
         return 3600.0 if any(re.match(r"trial-\d+: epoch", line) for line in said) else 0.0
 
     clock = SimpleNamespace(time=lambda: time.time() + later(), monotonic=lambda: time.monotonic() + later())
-    for module in ("nic_ray.search", "ray.tune.stopper.timeout"):
+    for module in ("nic_ray.search", "nic_ray.rounds", "ray.tune.stopper.timeout"):
         monkeypatch.setattr(f"{module}.time", clock)
     outcome = search(
         tiny_model(layers=3),

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from nic_ray.bundle import model_card
-from nic_ray.readings import READINGS, describe_readings, merged, note_reading, readings_of
+from nic_ray.card import model_card
+from nic_ray.readings import describe_readings, merged, note_reading, readings_of
 
 
 def note(folder, command="tune", *, split="s", model="trial-001"):
@@ -28,7 +28,7 @@ def test_the_first_reading_is_known_and_needs_no_word(run):
     told = {"command": "tune", "part": "test", "rows": 320, "model": "trial-001", "run": "a"}
     assert found.items() >= told.items()
     assert describe_readings([found]) is None
-    assert json.loads((run / READINGS).read_text()) == found | {"split": "s"}
+    assert json.loads((run / "readings.jsonl").read_text()) == found | {"split": "s"}
     assert describe_readings([]) is None
 
 
@@ -59,7 +59,7 @@ def test_of_many_readings_the_last_three_are_named(run):
 
 def test_a_line_that_was_cut_off_costs_no_other(run):
     note(run)
-    with (run / READINGS).open("a") as file:
+    with (run / "readings.jsonl").open("a") as file:
         file.write('{"split": "s"}\n{"when": "2026-0')
     assert [row["command"] for row in note(run, "export")] == ["tune", "export"]
     assert [row["command"] for row in readings_of(run, "s")] == ["tune", "export"]

@@ -12,7 +12,6 @@ import torch
 from nic_ray import record
 from nic_ray.errors import InputError, wants_room
 from nic_ray.record import (
-    ENDED,
     TrainingState,
     add_ended,
     held,
@@ -27,21 +26,21 @@ from nic_ray.record import (
 def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
     for number in range(3):
         add_ended(tmp_path, f"trial-00{number}", {"status": "finished"})
-    whole = (tmp_path / ENDED).read_bytes()
+    whole = (tmp_path / "ended.jsonl").read_bytes()
     for missing in (1, 10):  # the end of the line alone, and a part of it
-        (tmp_path / ENDED).write_bytes(whole[:-missing])
+        (tmp_path / "ended.jsonl").write_bytes(whole[:-missing])
         add_ended(tmp_path, "trial-003", {"status": "failed", "error": "Überlauf"})
         kept = {f"trial-00{number}": "finished" for number in range(3 if missing == 1 else 2)}
         assert {name: row["status"] for name, row in read_ended(tmp_path).items()} == kept | {"trial-003": "failed"}
         assert read_ended(tmp_path)["trial-003"]["error"] == "Überlauf"
-    (tmp_path / ENDED).unlink()
+    (tmp_path / "ended.jsonl").unlink()
     add_ended(tmp_path, "trial-000", {})
-    assert json.loads((tmp_path / ENDED).read_text()) == {"trial": "trial-000"}
+    assert json.loads((tmp_path / "ended.jsonl").read_text()) == {"trial": "trial-000"}
 
 
 def test_damaged_lines_cost_no_other(tmp_path):
     add_ended(tmp_path, "trial-000", {"status": "finished"})
-    with (tmp_path / ENDED).open("ab") as file:
+    with (tmp_path / "ended.jsonl").open("ab") as file:
         file.write(b'\xff\n{"x": 1}\n[1]\n')
     add_ended(tmp_path, "trial-001", {"status": "failed"})
     assert list(read_ended(tmp_path)) == ["trial-000", "trial-001"]

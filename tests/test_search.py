@@ -2,29 +2,27 @@
 
 import csv
 import json
-import threading
-from concurrent.futures import CancelledError
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import optuna
 import pytest
 import torch
 
-from nic_ray import search, tuning
-from nic_ray.cache import Budget, opened, run_here
+from nic_ray import rounds, search
+from nic_ray import study as study_room
 from nic_ray.candidates import Candidate, best_first
-from nic_ray.config import Config, dump_config
+from nic_ray.config import Config
+from nic_ray.config_file import dump_config
 from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
-from nic_ray.placement import place, threads_of
+from nic_ray.placement import place_trials, threads_of
 from nic_ray.preparation import describe_start, prepare, refuse_other_start
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
-from nic_ray.scoring import base_scores
-from nic_ray.search import _best_before
+from nic_ray.run import Run, refuse_unwritable
 
 
 def config(**sections: object) -> Config:
@@ -32,49 +30,49 @@ def config(**sections: object) -> Config:
 
 
 def test_a_trial_of_one_process_gets_a_core_and_a_thread():
-    placement = place(config(), cpus=2, gpus_of_nodes=[0])
+    placement = place_trials(config(), cpus=2, gpus_of_nodes=[0])
     assert (placement.workers, placement.concurrent, placement.threads, placement.note) == (1, 2, 1, None)
 
 
 def test_a_single_trial_gets_all_threads():
-    placement = place(config(search={"trials": 1}), cpus=4, gpus_of_nodes=[0])
+    placement = place_trials(config(search={"trials": 1}), cpus=4, gpus_of_nodes=[0])
     assert (placement.concurrent, placement.threads) == (1, 4)
 
 
 def test_two_workers_share_two_cores_one_trial_at_a_time():
-    placement = place(config(resources={"workers": 2}), cpus=2, gpus_of_nodes=[0])
+    placement = place_trials(config(resources={"workers": 2}), cpus=2, gpus_of_nodes=[0])
     assert (placement.workers, placement.concurrent, placement.threads) == (2, 1, 1)
 
 
 def test_gpus_that_no_node_has_become_cpus_and_one_line_says_so():
-    placement = place(config(resources={"gpus_per_worker": 1}), cpus=2, gpus_of_nodes=[0, 0])
+    placement = place_trials(config(resources={"gpus_per_worker": 1}), cpus=2, gpus_of_nodes=[0, 0])
     assert placement.gpus_per_worker == 0
     assert placement.concurrent == 2
     assert placement.note == "gpus_per_worker 1: no node has as many (found 0), so trials train on CPUs"
 
 
 def test_more_gpus_than_one_node_has_do_not_add_up_over_nodes():
-    assert place(config(resources={"gpus_per_worker": 2}), cpus=8, gpus_of_nodes=[1, 1]).gpus_per_worker == 0
+    assert place_trials(config(resources={"gpus_per_worker": 2}), cpus=8, gpus_of_nodes=[1, 1]).gpus_per_worker == 0
 
 
 def test_a_fraction_lets_trials_share_a_gpu():
-    placement = place(config(resources={"gpus_per_worker": 0.25}), cpus=16, gpus_of_nodes=[1])
+    placement = place_trials(config(resources={"gpus_per_worker": 0.25}), cpus=16, gpus_of_nodes=[1])
     assert (placement.gpus_per_worker, placement.concurrent, placement.threads) == (0.25, 4, 4)
 
 
 def test_workers_beyond_the_cluster_are_not_waited_for():
-    placement = place(config(resources={"workers": 8}), cpus=2, gpus_of_nodes=[0])
+    placement = place_trials(config(resources={"workers": 8}), cpus=2, gpus_of_nodes=[0])
     assert placement.workers == 2
     assert placement.note == "workers 8: the cluster has room for 2, so trials have 2"
 
 
 def test_never_more_trials_at_a_time_than_there_are():
-    assert place(config(search={"trials": 2}), cpus=16, gpus_of_nodes=[0]).concurrent == 2
+    assert place_trials(config(search={"trials": 2}), cpus=16, gpus_of_nodes=[0]).concurrent == 2
 
 
 def test_training_on_the_cpu_books_no_gpu():
     asked = config(train={"device": "cpu"}, resources={"gpus_per_worker": 1})
-    assert place(asked, cpus=2, gpus_of_nodes=[4]).gpus_per_worker == 0
+    assert place_trials(asked, cpus=2, gpus_of_nodes=[4]).gpus_per_worker == 0
 
 
 def test_a_trial_takes_the_threads_of_others_that_have_ended_but_no_more_than_its_chunks_keep_busy():
@@ -106,25 +104,25 @@ def test_trials_are_ordered_by_objective_then_mrr_then_the_earlier_epoch(better,
 
 def test_a_fraction_that_does_not_divide_a_gpu_leaves_its_rest_free():
     # two of 0.4 fit on a device, not two and a half: four on two devices, not five
-    placement = place(config(resources={"gpus_per_worker": 0.4}), cpus=16, gpus_of_nodes=[2])
+    placement = place_trials(config(resources={"gpus_per_worker": 0.4}), cpus=16, gpus_of_nodes=[2])
     assert placement.concurrent == 4
 
 
 def test_workers_on_gpus_need_cpus_too():
-    placement = place(config(resources={"workers": 4, "gpus_per_worker": 0.25}), cpus=2, gpus_of_nodes=[1])
+    placement = place_trials(config(resources={"workers": 4, "gpus_per_worker": 0.25}), cpus=2, gpus_of_nodes=[1])
     assert (placement.workers, placement.concurrent) == (2, 1)
 
 
 def test_cuda_without_a_node_that_has_it_is_refused():
     asked = config(train={"device": "cuda"}, resources={"gpus_per_worker": 2})
     with pytest.raises(InputError, match=r"no node has the 2 GPUs of resources.gpus_per_worker \(found 1\)"):
-        place(asked, cpus=2, gpus_of_nodes=[1, 1])
+        place_trials(asked, cpus=2, gpus_of_nodes=[1, 1])
 
 
 @pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (0.25, "gloo"), (0.5, "gloo"), (1, "nccl"), (2, "nccl")])
 def test_workers_that_may_share_a_gpu_talk_by_gloo(gpus, backend):
     worker = pytest.importorskip("nic_ray.worker")
-    placement = place(config(resources={"workers": 2, "gpus_per_worker": gpus}), cpus=8, gpus_of_nodes=[4])
+    placement = place_trials(config(resources={"workers": 2, "gpus_per_worker": gpus}), cpus=8, gpus_of_nodes=[4])
     assert worker.backend(placement.gpus_per_worker) == backend
 
 
@@ -145,8 +143,7 @@ def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monke
     monkeypatch.setattr(worker, "TuneReportCallback", UserCallback)  # Tune's own wants a session of Tune
     monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     monkeypatch.setattr(worker.tune, "get_context", lambda: SimpleNamespace(get_trial_name=lambda: "trial-000"))
-    monkeypatch.setattr(worker.train_constants, "ENV_VARS_TO_PROPAGATE", set())
-    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setattr(worker, "hand_to_train_workers", lambda *_: None)
     plan = SimpleNamespace(base=config().train, workers=2, gpus_per_worker=gpus, run_folder=tmp_path, mirror=None)
     with pytest.raises(FarEnough):
         worker.run_trial({}, plan)
@@ -170,9 +167,8 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
         inputs={1: prepared.tokens},
         gpus_per_worker=gpus,
     )
-    given = {"train": prepared.config.train.model_dump(), "plan": plan, "start": None}
     with pytest.raises(FarEnough):
-        worker._train(given, "cpu", None, tmp_path, lambda *_: None)
+        worker._train(worker.Assignment(prepared.config.train, plan, None), "cpu", None, tmp_path, lambda *_: None)
     assert asked == [{"share": share}]
 
 
@@ -201,41 +197,40 @@ def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
 
 
 def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monkeypatch):
-    pytest.importorskip("ray")
+    cluster = pytest.importorskip("nic_ray.cluster")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
-    without = place(asked, cpus=2, gpus_of_nodes=[0])
+    without = place_trials(asked, cpus=2, gpus_of_nodes=[0])
     with pytest.raises(InputError, match=r"PyTorch sees 2 GPU\(s\) on this machine, and Ray sees none"):
-        search._settled(replace(prepared, config=asked), without, joined=False)
+        cluster.in_format_of_trials(replace(prepared, config=asked), without, joined=False)
     # the GPU of a machine that only starts a search on others is of no use to trials
-    assert search._settled(replace(prepared, config=asked), without, joined=True).device == "cpu"
+    assert cluster.in_format_of_trials(replace(prepared, config=asked), without, joined=True).device == "cpu"
     on_cpus = asked.model_copy(update={"train": asked.train.model_copy(update={"device": "cpu"})})
-    assert search._settled(replace(prepared, config=on_cpus), without, joined=False).device == "cpu"
+    assert cluster.in_format_of_trials(replace(prepared, config=on_cpus), without, joined=False).device == "cpu"
 
 
 @pytest.mark.parametrize("missing", ["", "PyTorch 2 sees no CUDA device"])
 def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(prepared, monkeypatch, missing):
-    ray, worker = pytest.importorskip("ray"), pytest.importorskip("nic_ray.worker")
+    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.cluster")
     node = {"NodeID": "a", "Alive": True, "Resources": {"GPU": 2.0}, "NodeManagerAddress": "10.0.0.7"}
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
     monkeypatch.setattr(ray, "nodes", lambda: [node])
-    monkeypatch.setattr(worker, "look_for_gpus", lambda _: worker.Seen(missing, False))
+    monkeypatch.setattr(cluster, "look_for_gpus", lambda _: cluster.VisibleGpus(missing, False))
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
-    placement = place(asked, cpus=2, gpus_of_nodes=[2])
+    placement = place_trials(asked, cpus=2, gpus_of_nodes=[2])
     given = replace(prepared, config=asked)
     if not missing:
-        assert not search._settled(given, placement, joined=True).bf16
+        assert not cluster.in_format_of_trials(given, placement, joined=True).bf16
         return
     with pytest.raises(
         InputError, match=rf"^node 10\.0\.0\.7: Ray gives trials 2 GPU\(s\) there, and {missing}; or train"
     ):
-        search._settled(given, placement, joined=True)
+        cluster.in_format_of_trials(given, placement, joined=True)
 
 
 def test_frozen_blocks_run_in_one_process_a_gpu_and_not_in_one_a_shard(prepared, monkeypatch):
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("nic_ray.worker")
+    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.cluster")
     asked = []
 
     def on_gpus(_, shards, gpus):
@@ -244,9 +239,9 @@ def test_frozen_blocks_run_in_one_process_a_gpu_and_not_in_one_a_shard(prepared,
 
     monkeypatch.setattr(ray, "put", lambda each: each)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0, "CPU": 4.0})
-    monkeypatch.setattr(search, "_on_gpus", on_gpus)
-    placement = place(config(resources={"gpus_per_worker": 0.5}), cpus=4, gpus_of_nodes=[2])
-    chain = search._chain_on_cluster(prepared, placement)
+    monkeypatch.setattr(cluster, "on_gpus", on_gpus)
+    placement = place_trials(config(resources={"gpus_per_worker": 0.5}), cpus=4, gpus_of_nodes=[2])
+    chain = cluster.chain_on_cluster(placement, bf16=prepared.bf16)
     assert list(chain([], list(range(12)))) == [[shard] for shard in range(12)]
     assert list(chain([], [0])) == [[0]]
     assert asked == [2, 1]
@@ -257,42 +252,23 @@ def test_cuda_is_left_to_the_cluster_where_one_is_joined(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    assert search._may_use_a_gpu_here(asked)  # and is refused when it is picked
+    assert search.may_use_a_gpu_here(asked)  # and is refused when it is picked
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert not search._may_use_a_gpu_here(asked)
+    assert not search.may_use_a_gpu_here(asked)
     with pytest.raises(InputError, match="no node has the 1 GPUs"):
-        place(asked, cpus=2, gpus_of_nodes=[0, 0])
+        place_trials(asked, cpus=2, gpus_of_nodes=[0, 0])
 
 
 def test_places_that_cannot_be_written_are_refused_and_none_is_made(tmp_path):
     (tmp_path / "file").write_text("")
-    search._refuse_unwritable(tmp_path / "new" / "runs", tmp_path)
+    refuse_unwritable(tmp_path / "new" / "runs", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     for folder, fault in (
         (tmp_path / "file" / "runs", "file is no folder"),
         (Path("/proc/1/runs"), "cannot be written"),
     ):
         with pytest.raises(InputError, match=rf"^{folder}: nothing can be kept there \(.*{fault}\); name others"):
-            search._refuse_unwritable(tmp_path, folder)
-
-
-def test_whoever_leaves_has_the_thread_beside_stop_and_waits_for_it():
-    ended = []
-
-    def work(over: threading.Event) -> None:
-        ended.append(over.wait(60))
-
-    with pytest.raises(KeyboardInterrupt), search._beside(work):
-        raise KeyboardInterrupt
-    assert ended == [True]
-
-
-def test_an_error_beside_comes_to_who_asks_for_the_result():
-    def fail(_: threading.Event) -> None:
-        raise InputError("no base model")
-
-    with search._beside(fail) as early, pytest.raises(InputError, match="no base model"):
-        early.result(timeout=60)
+            refuse_unwritable(tmp_path, folder)
 
 
 @pytest.fixture
@@ -315,8 +291,8 @@ def run_folder_of(tmp_path, settings, *, noted=True, study=False, trials=1):
         json.dumps(asked | ({"settings": settings.model_dump(mode="json")} if noted else {}))
     )
     if study:
-        storage = tuning._storage(folder / "study.db")
-        drawn = {name: tuning._distribution(each) for name, each in settings.space.items()}
+        storage = study_room.storage(folder / "study.db")
+        drawn = {name: study_room.distribution_of(each) for name, each in settings.space.items()}
         params = {name: getattr(settings.train, name) for name in drawn}
         made = optuna.create_study(study_name="nic_ray", storage=storage, direction="maximize")
         for _ in range(trials):
@@ -445,7 +421,7 @@ def test_a_study_that_was_lost_is_made_anew_from_the_trials_that_have_ended(tmp_
     folder, told = run_folder_of(tmp_path, config(**SEARCHED)), []
     if study is not None:
         (folder / "study.db").write_bytes(study)
-    assert search._study_of(folder, config(**SEARCHED), told.append) is None  # nothing has ended yet
+    assert rounds.study_of(folder, config(**SEARCHED), told.append) is None  # nothing has ended yet
     for name in ("study.db", "study.damaged"):
         (folder / name).unlink(missing_ok=True)
     sample = {"batch_size": 64, "learning_rate": 1e-4}
@@ -453,7 +429,7 @@ def test_a_study_that_was_lost_is_made_anew_from_the_trials_that_have_ended(tmp_
     add_ended(folder, "trial-000", ended)
     if study is not None:
         (folder / "study.db").write_bytes(study)
-    (found,) = search._study_of(folder, config(**SEARCHED), told.append).trials
+    (found,) = rounds.study_of(folder, config(**SEARCHED), told.append).trials
     assert (found.params, found.value) == (sample, 0.7)
     assert told == [f"{folder / 'study.db'}: is not there, or empty; it is made anew from the trials that have ended"]
 
@@ -490,22 +466,14 @@ def test_a_resumed_search_too_tries_what_ray_needs_before_anything_is_read(tmp_p
         resumed(run_folder_of(tmp_path, config(**SEARCHED)))
 
 
-def test_what_is_read_while_ray_starts_is_what_is_computed_without(prepared, tmp_path):
-    room, over = Budget(1e9, 1e9, tmp_path), threading.Event()
-    assert search._read_early(prepared, room, over, View()) is None  # there is nothing to read yet
-    inputs, embeddings = search._inputs_and_base(prepared, room, run_here("cpu", bf16=prepared.bf16), View())
-    early_inputs, early_embeddings = search._read_early(prepared, room, over, View())
-    np.testing.assert_array_equal(early_embeddings, embeddings)
-    np.testing.assert_array_equal(early_inputs[1].values, opened(inputs[1]).values)
-    rows = prepared.rows("validation")
-    assert base_scores(prepared, embeddings, rows, prepared.collection)["mrr"].shape == (len(rows),)
-    over.set()
-    with pytest.raises(CancelledError):
-        search._read_early(prepared, room, over, View())
-    over.clear()
-    (file,) = tmp_path.glob("*.npy")
-    file.write_bytes(b"damaged")
-    assert search._read_early(prepared, room, over, View()) is None
+def run_in(folder):
+    return Run(folder, folder / "m", False, False, None, None, "export")
+
+
+def setup_of(prepared, folder):
+    """A search that trains nothing and reads what is there."""
+    placement = place_trials(prepared.config, cpus=2, gpus_of_nodes=[0])
+    return rounds.SearchSetup(prepared, run_in(folder), placement, None, {}, [], math.inf, False, View())
 
 
 def state_with(metrics, *, finished=True, tokens=32768):
@@ -536,42 +504,37 @@ def left_by(folder, trial, value, *, epoch=3.0, status="finished", tokens=32768)
 def test_a_row_of_a_trial_says_how_long_it_was_trained_and_how_many_tokens_its_memory_held(prepared, tmp_path):
     left_by(tmp_path, "trial-000", 0.6)
     left_by(tmp_path, "trial-001", 0.7, epoch=1.0, status="stopped", tokens=4096)
-    candidates, rows = search._collect(tmp_path, {"trial-000": {}, "trial-001": {}}, prepared, None)
-    assert [(each.name, each.epochs, each.finished) for each in candidates] == [
+    result = rounds.result_of_trials(setup_of(prepared, tmp_path), {"trial-000": {}, "trial-001": {}}, None)
+    assert [(each.name, each.epochs, each.finished) for each in result.best] == [
         ("trial-001", 1.0, False),
         ("trial-000", 3.0, True),
     ]
-    search._write_trials(tmp_path / "trials.csv", rows)
+    search._write_trials(tmp_path / "trials.csv", result.rows)
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         found = [(row["trial"], row["epochs"], row["micro_batch_tokens"]) for row in csv.DictReader(file)]
     assert found == [("trial-000", "3.0", "32768"), ("trial-001", "1.0", "4096")]
 
 
-def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_join_the_mean(
-    prepared, tmp_path, monkeypatch
-):
+def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_join_the_mean(prepared, tmp_path):
     folder = run_folder_of(tmp_path, prepared.config, study=True, trials=4)
     for number, value in enumerate((0.5, 0.749, 0.6, 0.7)):
         left_by(folder, f"trial-{number:03d}", value)
     left_by(folder, "trial-003-seed-43", 0.72)
     left_by(folder, "trial-001-seed-43", 0.1, epoch=0.5, status="stopped")  # was cut off
-    monkeypatch.setattr(search, "_refuse_unshared_places", lambda *_: None)
-    monkeypatch.setattr(search, "_plan", lambda *_: None)
-    run = search.Run(folder, tmp_path / "models", False, False, None, None, "export")
-    placement = place(prepared.config, cpus=2, gpus_of_nodes=[0])
-    first, best, confirmations, rows = search._find_best(
-        prepared, placement, {}, {}, lambda: None, run, [], search_on=False, view=View()
-    )
-    assert first is not None
-    assert first.name == "trial-000"
+    setup = setup_of(prepared, folder)
+    searched = rounds.result_of_trials(setup, rounds.run_search_trials(setup), None)
+    chosen = searched.best[: prepared.config.confirm.trials]
+    again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), None)
+    winner, confirmations = rounds.confirmed(setup, chosen, again)
+    assert winner.name == "trial-001"
     assert [(each.trial, each.values) for each in confirmations] == [
         ("trial-001", {42: 0.749}),
         ("trial-003", {42: 0.7, 43: 0.72}),
     ]
-    assert [each.name for each in best] == [
-        "trial-001", "trial-003-seed-43", "trial-003", "trial-002", "trial-000", "trial-001-seed-43"
-    ]  # fmt: skip
-    assert {row["trial"] for row in rows} == {each.name for each in best}
+    assert [each.name for each in searched.best] == ["trial-001", "trial-003", "trial-002", "trial-000"]
+    assert [each.name for each in again.best] == ["trial-003-seed-43", "trial-001-seed-43"]
+    for result in (searched, again):
+        assert {row["trial"] for row in result.rows} == {each.name for each in result.best}
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):
@@ -580,7 +543,7 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, mo
 
     monkeypatch.setattr("nic_ray.page.write_page", fail)
     said = []
-    search._write_page(search.Run(tmp_path, tmp_path / "m", False, False, None, None, "tune"), said.append)
+    search._write_page(run_in(tmp_path), said.append)
     assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]
 
 
@@ -589,13 +552,13 @@ def test_a_resumed_view_begins_with_the_best_of_what_the_study_knows(tmp_path):
         SimpleNamespace(number=number, intermediate_values=values)
         for number, values in enumerate([{1: 0.4, 2: 0.6}, {1: 0.7}, {}])
     ]
-    assert _best_before(tmp_path, trials) is None  # its checkpoint is gone
+    assert rounds.best_before(tmp_path, trials) is None  # its checkpoint is gone
     for number, value in enumerate((0.6, 0.7)):
         folder = tmp_path / "ray" / f"trial-00{number}" / "checkpoint_000000"
         folder.mkdir(parents=True)
         save_state(state_with({"recall_at_5/macro": value}), folder)
-    assert _best_before(tmp_path, trials) == ("trial-001", {"recall_at_5/macro": 0.7})
-    assert _best_before(tmp_path, trials[2:]) is None
+    assert rounds.best_before(tmp_path, trials) == ("trial-001", {"recall_at_5/macro": 0.7})
+    assert rounds.best_before(tmp_path, trials[2:]) is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a/", "/a", "a\nb", "a\0"])

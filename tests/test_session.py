@@ -311,10 +311,10 @@ def test_under_taskset_ray_starts_with_one_cpu_and_trials_run_one_at_a_time():
     code = """
 from nic_ray.config import Config
 from nic_ray.progress import View
-from nic_ray.search import _placed
 from nic_ray.session import ray_session
 with ray_session(View()):
-    print(_placed(Config()))
+    from nic_ray.cluster import placement_on_cluster
+    print(placement_on_cluster(Config()))
 """
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

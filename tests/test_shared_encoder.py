@@ -22,7 +22,7 @@ from nic_ray.corpus import Passage
 from nic_ray.encoder import Encoder, lower, upper, whole
 from nic_ray.evaluation import evaluate
 from nic_ray.interpolation import interpolation_path
-from nic_ray.judgement import final, judge
+from nic_ray.judgement import Contestants, final, judge
 from nic_ray.loop import TrainingData, Validation, fit
 from nic_ray.pairs import Pair, index_pairs
 from nic_ray.preparation import Prepared, prepare
@@ -138,7 +138,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
 
     def judged() -> None:
         found = judge(
-            prepared, inputs, first, [first, second], [], probe, export_anyway=True, say=lambda _: None
+            prepared, inputs, Contestants(first, [first, second], []), probe, export_anyway=True, say=lambda _: None
         )  # fmt: skip
         final(prepared, inputs, found)
 

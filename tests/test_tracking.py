@@ -7,23 +7,23 @@ import pytest
 
 from nic_ray.config import TrackersConfig
 from nic_ray.errors import InputError
-from nic_ray.tracking import _with_names_of_mlflow, trackers
+from nic_ray.tracking import _with_names_of_mlflow, tracker_callbacks
 
 
 def test_nothing_is_recorded_where_nobody_asked():
-    assert trackers(TrackersConfig(), "run") == []
+    assert tracker_callbacks(TrackersConfig(), "run") == []
 
 
 def test_a_package_that_lacks_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"MLflow is not installed; pip install -c constraints\.txt -e '\.\[mlflow\]'"):
-        trackers(TrackersConfig(mlflow="sqlite:///m.db"), "run")
+        tracker_callbacks(TrackersConfig(mlflow="sqlite:///m.db"), "run")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_store_that_cannot_be_used_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"trackers\.mlflow: nonsense://there cannot be used .*; name a store such as"):
-        trackers(TrackersConfig(mlflow="nonsense://there"), "run")
+        tracker_callbacks(TrackersConfig(mlflow="nonsense://there"), "run")
 
 
 def test_every_figure_has_a_name_that_mlflow_takes():
@@ -38,7 +38,7 @@ def test_every_figure_has_a_name_that_mlflow_takes():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_tracker_that_fails_costs_its_record_and_no_search(tmp_path, caplog, monkeypatch):
-    (tracked,) = trackers(TrackersConfig(mlflow=f"sqlite:///{tmp_path}/m.db"), "run")
+    (tracked,) = tracker_callbacks(TrackersConfig(mlflow=f"sqlite:///{tmp_path}/m.db"), "run")
     caplog.set_level(logging.WARNING, "nic_ray.tracking")
     monkeypatch.setattr(tracked.mlflow_util, "setup_mlflow", lambda **_: 1 / 0)
     tracked.setup()

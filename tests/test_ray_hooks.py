@@ -12,8 +12,7 @@ from rich.console import Console
 
 from nic_ray.config import SearchConfig
 from nic_ray.progress import Live
-from nic_ray.record import add_ended, read_ended
-from nic_ray.tuning import NUMBER, UNTIL, Interruptible, Told, end_of, note_forgotten, reason_in, scheduler
+from nic_ray.ray_hooks import NUMBER, UNTIL, Interruptible, ProgressCallback, asha, end_of, reason_in, trial_class
 
 
 def interrupt() -> None:
@@ -67,13 +66,13 @@ GO_ON, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 
 
 def test_the_first_trial_is_never_stopped():
-    asha = scheduler(SearchConfig(grace_period=1, reduction_factor=3), 3, None)
-    assert told(asha, 1, (1.0, 0.7), (2.0, 0.7)) == [GO_ON, GO_ON]
-    assert told(asha, 2, (1.0, 0.5)) == [STOP]
-    assert told(asha, 0, (1.0, 0.4), (2.0, 0.4), (3.0, 0.4)) == [GO_ON] * 3
+    stopper = asha(SearchConfig(grace_period=1, reduction_factor=3), 3, None)
+    assert told(stopper, 1, (1.0, 0.7), (2.0, 0.7)) == [GO_ON, GO_ON]
+    assert told(stopper, 2, (1.0, 0.5)) == [STOP]
+    assert told(stopper, 0, (1.0, 0.4), (2.0, 0.4), (3.0, 0.4)) == [GO_ON] * 3
     # its value counts: of 0.7, 0.5 and 0.4 the third quantile is 0.57
-    assert told(asha, 3, (1.0, 0.58)) == [GO_ON]
-    assert told(asha, 4, (1.0, 0.56)) == [STOP]
+    assert told(stopper, 3, (1.0, 0.58)) == [GO_ON]
+    assert told(stopper, 4, (1.0, 0.56)) == [STOP]
 
 
 def test_the_first_trial_is_not_stopped_after_a_resume_either():
@@ -82,35 +81,10 @@ def test_the_first_trial_is_not_stopped_after_a_resume_either():
         study.add_trial(
             optuna.trial.create_trial(value=value, intermediate_values={1: value}, user_attrs={"epoch at 1": 1.0})
         )
-    asha = scheduler(SearchConfig(grace_period=1, reduction_factor=3), 9, study)
-    assert told(asha, 3, (1.0, 0.3)) == [STOP]
-    assert told(asha, 4, (1.0, 0.8), (3.0, 0.8)) == [GO_ON] * 2
-    assert told(asha, 0, (2.0, 0.2), (3.0, 0.2), (4.0, 0.2)) == [GO_ON] * 3
-
-
-def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
-    study = optuna.create_study(direction="maximize")
-    for number, state in enumerate(("COMPLETE", "PRUNED", "FAIL", "FAIL")):
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState[state],
-                value=0.5 if state == "COMPLETE" else None,
-                params={"scale": 20.0},
-                distributions={"scale": optuna.distributions.FloatDistribution(10, 30)},
-                intermediate_values={} if number == 3 else {1: 0.4, 2: 0.5},
-                user_attrs={"epoch at 1": 0.5, "epoch at 2": 1.0},
-            )
-        )
-    study.ask()  # still running
-    add_ended(tmp_path, "trial-000", {"status": "finished", "seconds": 12.0})
-    note_forgotten(study, tmp_path, read_ended(tmp_path))
-    found = read_ended(tmp_path)
-    assert list(found) == ["trial-000", "trial-001", "trial-002", "trial-003"]
-    assert found["trial-000"] == {"trial": "trial-000", "status": "finished", "seconds": 12.0}
-    stopped = {"status": "stopped", "error": "", "epoch": 1.0, "objective": 0.5, "evaluation": 2}
-    assert found["trial-001"].items() >= ({"sample": {"scale": 20.0}} | stopped).items()
-    assert [found[name]["error"] for name in ("trial-002", "trial-003")] == ["failed; why was lost"] * 2
-    assert "epoch" not in found["trial-003"]
+    stopper = asha(SearchConfig(grace_period=1, reduction_factor=3), 9, study)
+    assert told(stopper, 3, (1.0, 0.3)) == [STOP]
+    assert told(stopper, 4, (1.0, 0.8), (3.0, 0.8)) == [GO_ON] * 2
+    assert told(stopper, 0, (2.0, 0.2), (3.0, 0.2), (4.0, 0.2)) == [GO_ON] * 3
 
 
 @pytest.mark.parametrize(
@@ -130,4 +104,10 @@ def test_what_is_shown_in_a_terminal_stays_there_when_tune_writes_its_callbacks(
     view = Live(Console())
     with pytest.raises(TypeError):
         pickle.dumps(view)
-    assert isinstance(pickle.loads(pickle.dumps(Told(view))), Told)
+    assert isinstance(pickle.loads(pickle.dumps(ProgressCallback(view))), ProgressCallback)
+
+
+def test_a_class_of_trials_is_called_trial_wherever_ray_shows_it():
+    kind = trial_class(lambda config: None, {"CPU": 1.0, "GPU": 0.5})
+    assert (kind.__name__, kind.__qualname__) == ("Trial", "Trial")
+    assert kind.default_resource_request({}).required_resources == {"CPU": 1.0, "GPU": 0.5}

@@ -1,0 +1,83 @@
+"""Questions that name nothing a passage could be about."""
+
+import re
+
+import regex
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+# That list holds words that name things or deeds in a manual ("fire", "fill", "front"): not here.
+_QUESTION_WORDS = (
+    ENGLISH_STOP_WORDS
+    - frozenset(
+        (
+            "back bill bottom call cry describe empty fill fire front full interest mill mine move side thick thin top"
+        ).split()
+    )
+) | frozenset(
+    "based cause caused causes did diagnose does explain happen happened happens help know look looks mean meaning "
+    "means need needed needs tell use used uses using versus vs want wants work works".split()
+)
+
+# Parts of the manual itself, and what refers to them.
+_MANUAL_WORDS = frozenset(
+    "alphabetical annex appendix attention caution cautions ch chap chapter chapters column columns contd content "
+    "contents continued cont document documents ed edition example examples fig figs figure figures foreword glossary "
+    "heading headings illustration illustrations important index introduction list lists manual manuals nos note "
+    "notes notice notices nr num number numbers overview page pages para paragraph paragraphs pg pp preface ref "
+    "reference references refs remark remarks rev revision row rows sec section sections step steps summary table "
+    "tables title titles tm toc vol volume warning warnings".split()
+)
+
+# Words that fit every passage about any machine. Deeds without an object ("how do I test?") are not among them: the
+# manual of a small device has one passage that answers.
+_WORDS_OF_ANY_MACHINE = frozenset(
+    "additional applicable available basic certain common component components condition conditions correct data date "
+    "dates definition definitions description descriptions details device devices different equipment feature features "
+    "following function functions general info information initial instruction instructions issue issues item items "
+    "kind kinds known location locations main method methods miscellaneous names necessary new option options parts "
+    "possible preliminary problem problems procedure procedures process processes product products proper purpose "
+    "purposes question questions reason reasons required requirement requirements requires requiring result results "
+    "scope solution solutions special specific stuff systems thing things total type types unit units various way "
+    "ways".split()
+)
+
+_CONTRACTION = re.compile(r"n['’]t\b|['’](?:s|re|ve|ll|d|m)\b")
+_LEADER = re.compile(r"(?:\.\s?){4,}")  # dots from a heading to its page
+_REFERENCE = re.compile(
+    r"\b(?:appendix|chapter|fig|figure|page|para|paragraph|pg|sec|section|step|table)s?\b\.?\s*[a-z]?[-.]?\d[\w.-]*"
+)
+_APPENDIX_NUMBER = re.compile(r"(?<![\w-])[a-z][-.]\d+(?:[-.]\d+)*\.(?!\w)")  # "a-2.", but not "r-22"
+# single letters that name a thing: "r-22", "a/c", "b+"
+_SHORT_NAME = re.compile(r"(?<![\w/-])(?:[a-z]-\d+|[a-z]/[a-z]|[a-z]\+)(?![\w/-])")
+_TOKEN = regex.compile(r"[^\W_]+")  # here, other than in `re`, a vowel sign is part of its word
+_WORD_OF_ONE = regex.compile(r"[\p{Han}\p{Hangul}]")  # 泵 is a pump
+_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+
+
+def why_broken(query: str) -> str | None:
+    """Why nothing that a passage could be about is named in an English question; None if something is.
+
+    A subject is any word besides those that ask, that name parts of a manual ("page", "caution") or that fit any
+    machine ("unit", "information"); or a code of letters and digits, such as a fault or a connector. Whether the
+    sentence makes sense is not looked at: "how do I gearbox?" still names a gearbox.
+    """
+    text = _CONTRACTION.sub(" ", query.lower())
+    if _LEADER.search(text):
+        return "line of a table of contents"
+    text = _APPENDIX_NUMBER.sub(" 0 ", _REFERENCE.sub(" 0 ", text))
+    tokens = [token for token in _TOKEN.findall(text) if token not in _QUESTION_WORDS]
+    if _SHORT_NAME.search(text) or any(map(_names_something, tokens)):
+        return None
+    if not tokens:
+        return "no word besides the question"
+    if _WORDS_OF_ANY_MACHINE.isdisjoint(tokens):
+        return "only numbers, single letters or parts of the manual"
+    return "only words that fit any machine"
+
+
+def _names_something(token: str) -> bool:
+    if token.isalpha():
+        long_enough = len(token) > 1 or _WORD_OF_ONE.match(token) is not None
+        return long_enough and token not in _MANUAL_WORDS and token not in _WORDS_OF_ANY_MACHINE
+    # letters and digits are a code, such as "e5", "12v" or "p0420"; letters with signs are a word
+    return any(map(str.isalpha, token)) and not _ORDINAL.fullmatch(token)

@@ -1,0 +1,131 @@
+"""Settings in files: read from YAML, refused with all faults at once, written, and held against those of a start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nic_ray.config import FREE, Config, Dimension
+from nic_ray.errors import InputError
+from nic_ray.packaged import packaged
+from nic_ray.validation import setting_faults, shown_value
+
+
+class _Search(BaseModel):
+    objective: str
+
+
+class StartedSettings(BaseModel):
+    """What a run is resumed with must agree with, of the settings that it was started with."""
+
+    train: dict[str, object]
+    search: _Search
+    space: dict[str, Dimension] = {}
+
+
+def started_settings(stored: object) -> StartedSettings:
+    """Settings of a run's start, as they were noted.
+
+    Args:
+        stored: whatever the file holds.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return StartedSettings.model_validate(stored)
+    except ValidationError:
+        raise InputError("its settings are damaged") from None
+
+
+def changed_settings(config: Config, started: StartedSettings) -> list[str]:
+    """What was changed, of the settings beside the space that the figures of a training depend on.
+
+    Args:
+        config: as it is now.
+        started: as it was at the start.
+
+    Returns:
+        a sentence for each, such as "train.epochs is 3, was 2". Settings that the start did not know are none.
+    """
+    now, then = _decisive(StartedSettings.model_validate(config.model_dump(mode="json"))), _decisive(started)
+    return [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
+
+
+def _decisive(settings: StartedSettings) -> dict[str, str]:
+    train = {f"train.{name}": str(value) for name, value in settings.train.items() if name not in FREE}
+    return {"search.objective": settings.search.objective, **train}
+
+
+def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Config:
+    """Read and check a YAML file.
+
+    Args:
+        path: the file, or the name of one that comes along, such as tune_configs/cpu.yaml. An empty file means every
+            default.
+        overrides: values by dotted name ("search.trials", "storage") that win over the file's; None is skipped.
+
+    Raises:
+        InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
+            contradictory; every one of them is listed.
+    """
+    path = packaged(path)
+    content = _read_yaml(path)
+    for name, value in (overrides or {}).items():
+        section, _, key = name.partition(".")
+        own = content.get(section) or {}
+        if value is None:
+            continue
+        if not key:
+            content[section] = value
+        elif isinstance(own, dict):
+            content[section] = {**own, key: value}
+    try:
+        return _with_packaged_files(Config.model_validate(content))
+    except ValidationError as error:
+        problems = list(setting_faults(error, Config))
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InputError("\n  ".join([f"{path}: {count}", *problems])) from None
+
+
+def _with_packaged_files(config: Config) -> Config:
+    """Settings whose pairs and probe are found in any working folder, where they are those that come along."""
+    data = config.data.model_copy(update={"pairs": packaged(config.data.pairs)})
+    probe = config.guard.probe
+    guard = config.guard.model_copy(update={"probe": None if probe is None else packaged(probe)})
+    return config.model_copy(update={"data": data, "guard": guard})
+
+
+def dump_config(config: Config) -> str:
+    """The YAML text that `load_config` reads back to an equal config."""
+    content = config.model_dump(mode="json", exclude_none=True)
+    if config.guard.probe is None:  # elsewhere null is the default
+        content["guard"]["probe"] = None
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the configurations that come along are in tune_configs/") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not YAML: {_yaml_fault(error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path}: want settings by name, such as `search: {{trials: 4}}`, got {shown_value(content)}")
+    return content
+
+
+def _yaml_fault(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

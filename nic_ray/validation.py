@@ -1,0 +1,130 @@
+"""What pydantic finds wrong, in sentences that a user can act on: of settings, and of rows of pairs."""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def setting_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """What is wrong with settings, a sentence for each with its place.
+
+    Args:
+        model: that they were validated as.
+    """
+    for each in error.errors():
+        message = setting_fault(each, model)
+        where = ".".join(str(part) for part in each["loc"] if part != "[key]")
+        # the checks of the whole space name the place in each of their lines
+        names_places = each["type"] == "value_error" and where in ("", "space")
+        yield from message.split("\n") if names_places else [f"{where}: {message}"]
+
+
+def setting_fault(error: Any, model: type[BaseModel]) -> str:
+    """One of pydantic's errors as the rule that was broken and the value that was found."""
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"no such setting{suggestion(str(error['loc'][-1]), _siblings(error['loc'], model))}"
+    if kind == "value_error":
+        return str(context["error"])
+    rules = {
+        "greater_than": "> {gt:.10g}",
+        "greater_than_equal": ">= {ge:.10g}",
+        "less_than": "< {lt:.10g}",
+        "less_than_equal": "<= {le:.10g}",
+        "string_type": "text",
+        "string_too_short": "a name",
+        "model_type": "settings by name",
+        "dict_type": "settings by name",
+    }
+    if kind in rules:
+        rule = rules[kind].format(**context)
+    elif kind == "literal_error":
+        rule = f"one of {context['expected']}"
+    elif kind.startswith(("int_", "float_", "finite_")):
+        rule = "a whole number" if kind.startswith("int_") else "a number"
+    elif "choice" in error["loc"]:
+        rule = "a list of values"
+    elif "uniform" in error["loc"] or "log_uniform" in error["loc"]:
+        rule = "two numbers, low and high"
+    else:
+        return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(found)}"
+    return f"must be {rule}, got {shown_value(found)}"
+
+
+def shown_value(value: object) -> str:
+    """A value as it stands in YAML or Python, cut to a length that a message can hold."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _siblings(location: tuple[Any, ...], model: Any) -> list[str]:
+    """Names that a setting could have where it stands."""
+    parts = iter(location[:-1])
+    for part in parts:
+        model = model.model_fields[part].annotation
+        if get_origin(model) is dict:  # of settings by a name that the user chooses
+            model = get_args(model)[-1]
+            next(parts, None)
+    return list(model.model_fields)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The known name that was perhaps meant, or all of them; for the end of a sentence."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def row_faults(error: ValueError, content: bytes) -> Iterator[str]:
+    """What is wrong with a line of a JSONL file, a sentence for each.
+
+    Args:
+        error: that reading or validating it raised.
+        content: the line.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        byte = f"0x{error.object[error.start]:02x}"
+        yield f"not UTF-8 (byte {byte} at position {error.start + 1}); save the file as UTF-8"
+    elif isinstance(error, ValidationError):
+        yield from (_row_fault(each, content) for each in error.errors())
+    else:
+        raise error
+
+
+def _row_fault(error: Any, content: bytes) -> str:
+    """One pydantic error as field, rule and value found."""
+    kind, found, place = error["type"], error["input"], error["loc"]
+    if kind == "json_invalid" and content.endswith(b","):
+        return "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does"
+    if kind == "json_invalid" and content.startswith(b"{'"):
+        return "not JSON, but an object as Python prints it; write it with json.dumps"
+    if kind == "json_invalid":
+        return f"not JSON: {error['ctx']['error'].replace('at line 1 column', 'at column')}"
+    if not place:
+        return f"must be a JSON object, got {_kind(found)}"
+    field = f'"{place[0]}"' + (f" item {place[1] + 1}" if len(place) > 1 else "")
+    if kind == "missing":
+        return f"{field} is missing (found: {', '.join(sorted(found)) or 'nothing'})"
+    if kind == "value_error":
+        return f"{field} {error['ctx']['error']}"
+    rules = {"negative": "text or a list of texts", "source_section": "text or null"}
+    rule = "text" if len(place) > 1 else rules.get(place[0], "text")
+    way_out = ""
+    if isinstance(found, float) and not math.isfinite(found):
+        way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
+    elif isinstance(found, list) and place == ("positive",):
+        way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
+    return f"{field} must be {rule}, got {_kind(found)}{way_out}"
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN, which is no JSON and stands for a missing value"
+    if isinstance(value, float) and math.isinf(value):
+        return f"{'-' if value < 0 else ''}Infinity, which is no JSON"
+    kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,45 @@
+"""Private names of Ray: those that are used are there, and one that is gone is named before anything is trained."""
+
+import optuna
+import pytest
+import ray
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from nic_ray import ray_private
+from nic_ray.errors import RunError
+
+
+def test_this_ray_has_every_private_name_that_is_used():
+    ray_private.refuse_unknown_ray()
+
+
+@pytest.mark.parametrize(("module", "name"), ray_private.NAMES)
+def test_a_name_that_is_gone_is_named_with_the_version(monkeypatch, module, name):
+    monkeypatch.delattr(f"{module}.{name}")
+    with pytest.raises(RunError) as refused:
+        ray_private.refuse_unknown_ray()
+    assert str(refused.value).startswith(f"Ray {ray.__version__} does not have {module}.{name}, which nic_ray uses of")
+
+
+def test_a_module_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setattr(ray_private, "NAMES", (("ray.gone", "anything"),))
+    with pytest.raises(RunError, match=r"does not have ray\.gone\.anything, which"):
+        ray_private.refuse_unknown_ray()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(ASHAScheduler, "ASHAScheduler"), (OptunaSearch, "OptunaSearch")])
+def test_attributes_that_are_gone_are_named(monkeypatch, kind, name):
+    monkeypatch.setattr(kind, "__init__", lambda self, *_, **__: None)
+    with pytest.raises(RunError, match=rf"does not have {name}\._"):
+        ray_private.refuse_unknown_ray()
+
+
+def test_rungs_and_trials_are_those_of_ray_itself():
+    asha = ASHAScheduler(time_attr="epoch", metric="a", mode="max", max_t=10, grace_period=2, reduction_factor=2)
+    assert [milestone for milestone, _ in ray_private.rungs_of(asha)] == [8, 4, 2]
+    space = {"a": optuna.distributions.FloatDistribution(0, 1)}
+    searcher = OptunaSearch(space, metric="a", mode="max")
+    sample = searcher.suggest("one")
+    assert ray_private.optuna_trials_of(searcher)["one"].params == sample
+    assert [trial.params for trial in ray_private.optuna_study_of(searcher).trials] == [sample]

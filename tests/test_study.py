@@ -1,0 +1,71 @@
+"""The study of a search: what is noted beside it, and how it is read again."""
+
+import optuna
+import pytest
+
+from nic_ray.record import add_ended, read_ended
+from nic_ray.study import Course, note_forgotten, read_courses, storage, trial_name, trial_number
+
+
+@pytest.mark.parametrize("number", [0, 7, 123, 12345])
+def test_a_number_is_found_again_in_its_name(number):
+    assert trial_number(trial_name(number)) == number
+
+
+@pytest.mark.parametrize("name", ["trial-003-seed-43", "7", "trial-", "other"])
+def test_other_names_have_no_number(name):
+    assert trial_number(name) is None
+
+
+def test_courses_are_those_of_the_study_and_a_damaged_one_has_none(tmp_path):
+    file = tmp_path / "study.db"
+    assert read_courses(file, {}) == (None, ())
+    opened = storage(file)
+    study = optuna.create_study(study_name="nic_ray", storage=opened, direction="maximize")
+    for state in ("COMPLETE", "PRUNED", "FAIL"):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=None if state == "FAIL" else 0.6,
+                intermediate_values={} if state == "FAIL" else {2: 0.6, 1: 0.5},
+                user_attrs={"epoch at 1": 0.5, "epoch at 2": 1.0},
+            )
+        )
+    study.ask()
+    opened.engine.dispose()
+    drawn, courses = read_courses(file, {"trial-000": "repeated"})
+    assert [trial.state.name for trial in drawn.trials] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+    points = ((0.5, 0.5), (1.0, 0.6))
+    assert courses == (
+        Course("trial-000", "repeated", points),
+        Course("trial-001", "stopped", points),
+        Course("trial-002", "failed", ()),
+        Course("trial-003", "cut off", ()),
+    )
+    file.write_bytes(b"damaged")
+    assert read_courses(file, {}) == (None, ())
+
+
+def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
+    study = optuna.create_study(direction="maximize")
+    for number, state in enumerate(("COMPLETE", "PRUNED", "FAIL", "FAIL")):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=0.5 if state == "COMPLETE" else None,
+                params={"scale": 20.0},
+                distributions={"scale": optuna.distributions.FloatDistribution(10, 30)},
+                intermediate_values={} if number == 3 else {1: 0.4, 2: 0.5},
+                user_attrs={"epoch at 1": 0.5, "epoch at 2": 1.0},
+            )
+        )
+    study.ask()  # still running
+    add_ended(tmp_path, "trial-000", {"status": "finished", "seconds": 12.0})
+    note_forgotten(study, tmp_path, read_ended(tmp_path))
+    found = read_ended(tmp_path)
+    assert list(found) == ["trial-000", "trial-001", "trial-002", "trial-003"]
+    assert found["trial-000"].items() >= {"trial": "trial-000", "status": "finished", "seconds": 12.0}.items()
+    stopped = {"status": "stopped", "error": "", "epoch": 1.0, "objective": 0.5, "evaluation": 2}
+    assert found["trial-001"].items() >= ({"sample": {"scale": 20.0}} | stopped).items()
+    assert [found[name]["error"] for name in ("trial-002", "trial-003")] == ["failed; why was lost"] * 2
+    assert "epoch" not in found["trial-003"]
