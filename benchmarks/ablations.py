@@ -22,21 +22,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nic_ray import hardware, loop
-from nic_ray.activations import Inputs, feed, frozen_inputs, upper_for
-from nic_ray.base import load
-from nic_ray.batches import batches_of_epoch, make_batch
-from nic_ray.candidates import Candidate
+from nic_ray import hardware
 from nic_ray.config import Config, TrainConfig
-from nic_ray.interpolation import interpolation_path
-from nic_ray.loss import Loss, multiple_negatives_ranking_loss
-from nic_ray.mining import mine_negatives
-from nic_ray.pairs import Collection, index_pairs, read_pairs, relevant_passages
-from nic_ray.preparation import Prepared, prepare
-from nic_ray.retention import Probe, load_probe
-from nic_ray.retrieval import by_domain
-from nic_ray.scoring import Scorer, queries_of
-from nic_ray.statistics import paired_intervals
+from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs, relevant_passages
+from nic_ray.metrics.bootstrap import paired_intervals
+from nic_ray.metrics.ranking import by_domain
+from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
+from nic_ray.model.base import load
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.interpolation import interpolation_path
+from nic_ray.selection.retention import Probe, load_probe
+from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.training import loop
+from nic_ray.training.batches import batches_of_epoch, make_batch
+from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
+from nic_ray.training.mining import mine_negatives
+from nic_ray.training.prepared import Prepared, prepare
 
 PROBE = Path("data/probe/pairs.jsonl")
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)

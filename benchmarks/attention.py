@@ -18,11 +18,12 @@ from unittest import mock
 import torch
 from timing import in_turn, ratios, spread
 
-from nic_ray import blocks, hardware
-from nic_ray.activations import CHUNK_TOKENS
-from nic_ray.base import load
-from nic_ray.cut import set_dropout
-from nic_ray.encoder import upper
+from nic_ray import hardware
+from nic_ray.model import blocks
+from nic_ray.model.activations import CHUNK_TOKENS
+from nic_ray.model.base import load
+from nic_ray.model.cut import set_dropout
+from nic_ray.model.encoder import upper
 
 SIDES = {"fused": blocks._fused, "plain": blocks._in_steps}
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray.activations import feed, frozen_inputs, upper_for
 from nic_ray.config import Config
-from nic_ray.guard import falls
-from nic_ray.loop import UNJUDGED, TrainingData, fit
-from nic_ray.preparation import prepare
-from nic_ray.scoring import Scorer, queries_of
-from nic_ray.statistics import Queries, paired_intervals
+from nic_ray.metrics.bootstrap import Queries, paired_intervals
+from nic_ray.model.activations import feed, frozen_inputs, upper_for
+from nic_ray.selection.guard import falls
+from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.training.loop import UNJUDGED, TrainingData, fit
+from nic_ray.training.prepared import prepare
 
 PASSAGES = (8, 9, 13, 20, 50)
 LIKE_REFERENCE = (9, 9, 13, 13, 16, 20)

@@ -29,13 +29,14 @@ import rival
 import torch
 from timing import in_turn, ratios, spread
 
-from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs, token_inputs, upper_for
-from nic_ray.base import load
+from nic_ray import hardware
 from nic_ray.config import DataConfig, TrainConfig
-from nic_ray.cut import Upper
-from nic_ray.evaluation import evaluate, evaluate_encoder
-from nic_ray.pairs import Collection
+from nic_ray.dataset.pairs import Collection
+from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.model.base import load
+from nic_ray.model.cut import Upper
+from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.training import loop
 
 OURS, ALIKE = "ours", "ours, their batches"
 

@@ -165,8 +165,8 @@ import os, sys
 from pathlib import Path
 from nic_ray.config_file import load_config
 from nic_ray.progress import Lines
-from nic_ray.session import RAY_SWITCHES
-from nic_ray.search import run_search
+from nic_ray.search.session import RAY_SWITCHES
+from nic_ray.search.search import run_search
 for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
 import ray

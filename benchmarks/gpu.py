@@ -64,19 +64,20 @@ try:
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    from nic_ray import hardware, loop
-    from nic_ray.activations import Inputs, feed, frozen_inputs, upper_for
-    from nic_ray.candidates import best_first, best_of
+    from nic_ray import hardware
     from nic_ray.config import Config, TrainConfig
-    from nic_ray.cut import Upper
+    from nic_ray.dataset.pairs import index_pairs, read_pairs
     from nic_ray.errors import InputError
-    from nic_ray.evaluation import evaluate
-    from nic_ray.judgement import Contestants, final, judge
-    from nic_ray.outcome import export
-    from nic_ray.pairs import index_pairs, read_pairs
-    from nic_ray.preparation import Prepared, prepare
+    from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
+    from nic_ray.model.cut import Upper
+    from nic_ray.model.evaluation import evaluate
     from nic_ray.progress import View
-    from nic_ray.retention import load_probe
+    from nic_ray.selection.candidates import best_first, best_of
+    from nic_ray.selection.export import export
+    from nic_ray.selection.retention import load_probe
+    from nic_ray.selection.selection import Contestants, final, judge
+    from nic_ray.training import loop
+    from nic_ray.training.prepared import Prepared, prepare
 except ImportError as error:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     sys.exit(

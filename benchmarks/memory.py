@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from processes import own_gib, result_of, watching
 
-from nic_ray import hardware, loop
-from nic_ray.activations import Inputs, feed, upper_for
-from nic_ray.base import load
+from nic_ray import hardware
 from nic_ray.config import TrainConfig
-from nic_ray.pairs import Pair, index_pairs
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.base import load
+from nic_ray.training import loop
 
 QUERY_TOKENS, PASSAGE_TOKENS = 16, 256
 

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nic_ray.duplicates import near_duplicates
-from nic_ray.pairs import read_pairs
+from nic_ray.dataset.duplicates import near_duplicates
+from nic_ray.dataset.pairs import read_pairs
 from nic_ray.words import words
 
 

@@ -26,20 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from nic_ray.activations import frozen_inputs
-from nic_ray.base import load
-from nic_ray.candidates import Candidate
 from nic_ray.config import Config
 from nic_ray.config_file import load_config
-from nic_ray.evaluation import nearest, texts_to_score
-from nic_ray.pairs import Pair, read_pairs
-from nic_ray.preparation import Prepared, prepare
+from nic_ray.dataset.pairs import Pair, read_pairs
+from nic_ray.metrics.ranking import by_domain
+from nic_ray.model.activations import frozen_inputs
+from nic_ray.model.base import load
+from nic_ray.model.evaluation import nearest, texts_to_score
 from nic_ray.progress import View
 from nic_ray.record import add_line, read_lines
-from nic_ray.retrieval import by_domain
-from nic_ray.scoring import Scorer
-from nic_ray.search import run_search
-from nic_ray.session import ray_session
+from nic_ray.search.search import run_search
+from nic_ray.search.session import ray_session
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.scoring import Scorer
+from nic_ray.training.prepared import Prepared, prepare
 
 DEFAULT = Path("tune_configs/cpu.yaml")
 PROBE, PROBE_ROWS = Path("data/probe/pairs.jsonl"), 120

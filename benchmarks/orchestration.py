@@ -29,7 +29,7 @@ from nic_ray.config import Config
 from nic_ray.progress import Lines, View
 from nic_ray.record import read_ended
 from nic_ray.run_folder import RunFolder
-from nic_ray.session import RAY_SWITCHES, ray_session
+from nic_ray.search.session import RAY_SWITCHES, ray_session
 from nic_ray.study import open_study
 
 os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
@@ -37,11 +37,12 @@ os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
 import ray
 from ray import tune
 
-from nic_ray import loop, ray_hooks, worker
-from nic_ray.activations import Inputs, token_inputs
-from nic_ray.base import load
-from nic_ray.encoder import upper
-from nic_ray.pairs import index_pairs, read_pairs
+from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.model.activations import Inputs, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.encoder import upper
+from nic_ray.search import ray_hooks, worker
+from nic_ray.training import loop
 
 SPACE = {
     "learning_rate": {"log_uniform": [1e-5, 1e-3]},

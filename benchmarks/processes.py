@@ -129,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def seconds(prepared: str, _: int) -> float:
-        code = f"import gc, time; {prepared}; import nic_ray.worker; print(time.process_time())"
+        code = f"import gc, time; {prepared}; import nic_ray.search.worker; print(time.process_time())"
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
     found = in_turn({name: functools.partial(seconds, how) for name, how in IMPORTS.items()}, arguments.pairs)

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 from processes import own_gib, result_of, watching
 
-from nic_ray import hardware, loop
-from nic_ray.activations import feed, token_inputs, upper_for
-from nic_ray.base import load
-from nic_ray.batches import batches_of_epoch
-from nic_ray.cache import Budget, inputs_by_depth, opened, run_here
+from nic_ray import hardware
 from nic_ray.config import TrainConfig
-from nic_ray.evaluation import evaluate
-from nic_ray.pairs import Pair, index_pairs, read_pairs
+from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
+from nic_ray.dataset.split import split_rows
+from nic_ray.model.activations import feed, token_inputs, upper_for
+from nic_ray.model.base import load
+from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
+from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
-from nic_ray.split import split_rows
+from nic_ray.training import loop
+from nic_ray.training.batches import batches_of_epoch
 
 ROOM = {"memory": (1e12, 1e12), "disk": (0.0, 1e12), "off": (0.0, 0.0)}
 """Budgets in bytes, of memory and of disk."""

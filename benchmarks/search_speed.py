@@ -155,7 +155,7 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """`nic_ray.search.run_search`, export included."""
     from nic_ray.config import Config
     from nic_ray.progress import Lines, TrialBatch
-    from nic_ray.search import run_search
+    from nic_ray.search.search import run_search
 
     marks = [(time.monotonic(), "until trials run")]
 
@@ -231,7 +231,7 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import SchedulerType
 
     from nic_ray.config import TrainConfig
-    from nic_ray.evaluation import score, texts_to_score
+    from nic_ray.model.evaluation import score, texts_to_score
 
     form = rival.AS_IT_COMES
     if arguments.side == "theirs-tuned":

@@ -23,11 +23,12 @@ import torch
 from processes import cpu_seconds
 from timing import in_turn, ratios, spread
 
-from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs, token_inputs, upper_for
-from nic_ray.base import load
-from nic_ray.batches import batches_of_epoch, make_batch
+from nic_ray import hardware
 from nic_ray.config import TrainConfig
+from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.model.base import load
+from nic_ray.training import loop
+from nic_ray.training.batches import batches_of_epoch, make_batch
 
 
 def main() -> None:

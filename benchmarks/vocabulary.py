@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 from nic_ray.config_file import load_config
-from nic_ray.pairs import read_pairs
-from nic_ray.preparation import divide
+from nic_ray.dataset.pairs import read_pairs
+from nic_ray.training.prepared import divide
 
 PAIRS, GLOSSARY = Path("data/reference/pairs.jsonl"), Path("data/reference/glossary.json")
 

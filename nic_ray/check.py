@@ -39,8 +39,8 @@ def main(
     """
     import json
 
-    from nic_ray import checkup
-    from nic_ray.lint import parse_codes
+    from nic_ray.dataset.lint import parse_codes
+    from nic_ray.report import checkup
 
     fatal = parse_codes(fail_on, "--fail-on")
     checked = checkup.check_file(

@@ -33,7 +33,7 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.comparison import compare_models, verdict
+    from nic_ray.bundle.comparison import compare_models, verdict
     from nic_ray.domains import MANY, between, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.packaged import packaged

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from nic_ray.errors import InputError, is_utf8
-from nic_ray.metric_table import PRIMARY, objectives
+from nic_ray.metrics.table import PRIMARY, objectives
 from nic_ray.validation import setting_fault, setting_faults, shown_value, suggestion
 
 Protocol = Literal["unseen_passages", "unseen_queries"]

@@ -30,7 +30,7 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.conversion import convert
+    from nic_ray.bundle.onnx import convert
     from nic_ray.packaged import packaged
 
     pairs = packaged(pairs)

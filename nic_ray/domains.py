@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 
 from nic_ray.evidence import Intervals
-from nic_ray.metric_table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY
 
 MANY = 24
 """So many domains are shown, each. Of more, the worst and the best."""
@@ -67,7 +67,7 @@ def as_csv(
     Args:
         results: part -> model -> flat metrics.
         passages: part -> domain -> passages; "test in domain" has those of "test".
-        intervals: "tuned minus base" and the like -> domain -> `statistics.Interval` on the test rows.
+        intervals: "tuned minus base" and the like -> domain -> `bootstrap.Interval` on the test rows.
     """
     rows = []
     for part, models in results.items():

@@ -41,7 +41,7 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
+    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
     from nic_ray.domains import MANY
     from nic_ray.hardware import pick_device
     from nic_ray.packaged import packaged

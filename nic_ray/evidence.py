@@ -17,7 +17,7 @@ Results = Mapping[str, Mapping[str, Flat]]
 
 
 class StoredInterval(TypedDict):
-    """A `statistics.Interval`; without low and high where there are too few passages for one."""
+    """A `bootstrap.Interval`; without low and high where there are too few passages for one."""
 
     difference: float
     low: float | None

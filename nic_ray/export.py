@@ -20,8 +20,8 @@ def main(
     Nothing is trained. The test rows are read as at the end of a search: do this once.
     """
     from nic_ray.progress import view
-    from nic_ray.report import show_outcome
-    from nic_ray.search import resume_search
+    from nic_ray.report.terminal import show_outcome
+    from nic_ray.search.search import resume_search
 
     with view(quiet=quiet) as shown:
         outcome = resume_search(

@@ -29,15 +29,15 @@ def main(
 
     Validation and test rows are written as they stand. A row's own negatives stay in front of those that are found.
     """
-    from nic_ray.base import load
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
+    from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import between, shown_domains
     from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device
-    from nic_ray.mining import mine_negatives, write_negatives
-    from nic_ray.pairs import read_pairs
-    from nic_ray.preparation import divide
+    from nic_ray.model.base import load
+    from nic_ray.training.mining import mine_negatives, write_negatives
+    from nic_ray.training.prepared import divide
 
     if out.exists():
         raise InputError(f"{out}: exists already; name another file with --out")

@@ -26,7 +26,7 @@ def main(
     import json
 
     from nic_ray.config_file import load_config
-    from nic_ray.forecast import forecast
+    from nic_ray.search.forecast import forecast
 
     given = {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget}
     settings = load_config(config, given | {"train.device": None if device == "auto" else device})

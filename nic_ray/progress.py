@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nic_ray.domains import between, changes_of, shown_domains
-from nic_ray.metric_table import METRICS
+from nic_ray.metrics.table import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

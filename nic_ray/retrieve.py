@@ -28,9 +28,9 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.corpus import read_corpus
+    from nic_ray.bundle.retriever import describe, retriever
+    from nic_ray.dataset.passages import read_corpus
     from nic_ray.hardware import pick_device
-    from nic_ray.retriever import describe, retriever
 
     place, passages = pick_device(device, "--device"), read_corpus(corpus)
     ask = retriever(bundle, passages, say=(lambda _: None) if as_json else console.say, device=place)

@@ -24,8 +24,8 @@ def main(
     from nic_ray.config_file import load_config
     from nic_ray.errors import InputError
     from nic_ray.progress import view
-    from nic_ray.single import resume as go_on
-    from nic_ray.single import train_one
+    from nic_ray.search.train_single import resume as go_on
+    from nic_ray.search.train_single import train_one
 
     if config is None and resume is None:
         raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")

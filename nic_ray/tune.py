@@ -37,9 +37,9 @@ def main(
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config_file import load_config
     from nic_ray.progress import view
-    from nic_ray.report import show_outcome
-    from nic_ray.run import refuse_new_settings
-    from nic_ray.search import resume_search, run_search
+    from nic_ray.report.terminal import show_outcome
+    from nic_ray.search.run import refuse_new_settings
+    from nic_ray.search.search import resume_search, run_search
 
     if address is not None:
         os.environ["RAY_ADDRESS"] = address

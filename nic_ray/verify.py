@@ -18,9 +18,9 @@ def main(
     """
     import json
 
-    from nic_ray.base import base_faults
-    from nic_ray.bundle import find_faults, read_metadata
+    from nic_ray.bundle.files import find_faults, read_metadata
     from nic_ray.errors import RunError
+    from nic_ray.model.base import base_faults
 
     metadata = read_metadata(bundle)
     faults = find_faults(bundle)

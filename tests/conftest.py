@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import hypothesis
 import pytest
 
-from nic_ray.pairs import Pair
+from nic_ray.dataset.pairs import Pair
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -178,12 +178,12 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
     """
     import torch
 
-    from nic_ray.activations import feed, frozen_inputs
-    from nic_ray.candidates import Candidate
     from nic_ray.config import Config
-    from nic_ray.encoder import upper
-    from nic_ray.evaluation import evaluate
-    from nic_ray.preparation import prepare
+    from nic_ray.model.activations import feed, frozen_inputs
+    from nic_ray.model.encoder import upper
+    from nic_ray.model.evaluation import evaluate
+    from nic_ray.selection.candidates import Candidate
+    from nic_ray.training.prepared import prepare
 
     def make(*depths: int, base: Path | None = None) -> Any:
         given = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}

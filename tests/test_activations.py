@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nic_ray.activations import (
+from nic_ray.model.activations import (
     CHUNK_TOKENS,
     Inputs,
     chunks,
@@ -20,8 +20,8 @@ from nic_ray.activations import (
     run_blocks,
     token_inputs,
 )
-from nic_ray.base import load
-from nic_ray.encoder import lower
+from nic_ray.model.base import load
+from nic_ray.model.encoder import lower
 
 TEXTS = ["my dial is hot", "x", "Replace the pumps rotor when it is leaking.", "stuck throttle " * 9]
 

@@ -6,9 +6,9 @@ import weakref
 import numpy as np
 import torch
 
-from nic_ray import averaging
-from nic_ray.averaging import averaged, refitted
-from nic_ray.encoder import base_weights
+from nic_ray.model.encoder import base_weights
+from nic_ray.selection import averaging
+from nic_ray.selection.averaging import averaged, refitted
 
 
 def scripted(monkeypatch, *found):

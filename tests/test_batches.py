@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nic_ray.batches import epoch_batches
+from nic_ray.training.batches import epoch_batches
 
 positives = arrays(np.int64, st.integers(1, 80), elements=st.integers(0, 12))
 seeds = st.integers(0, 2**32)

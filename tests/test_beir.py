@@ -10,13 +10,13 @@ import pytest
 import pytrec_eval
 
 from nic_ray import console, evaluate
-from nic_ray.activations import feed, token_inputs
-from nic_ray.base import load
-from nic_ray.beir import read_beir
-from nic_ray.comparison import compare_on_folder, describe_rows
-from nic_ray.encoder import upper
+from nic_ray.bundle.comparison import compare_on_folder, describe_rows
+from nic_ray.dataset.beir import read_beir
 from nic_ray.errors import InputError
-from nic_ray.evaluation import embed, query_scores
+from nic_ray.model.activations import feed, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.encoder import upper
+from nic_ray.model.evaluation import embed, query_scores
 
 SETS = Path(__file__).parents[2] / "shared" / "data"
 CORPUS = [
@@ -144,7 +144,7 @@ def test_the_command_reads_a_folder_on_a_gpu_where_there_is_one(
         return {"recall_at_5/macro": 0.5, "mrr/macro": 0.5}
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("nic_ray.comparison.evaluate_encoder", scored)
+    monkeypatch.setattr("nic_ray.bundle.comparison.evaluate_encoder", scored)
     arguments = [str(tiny_model_folder), str(write(tmp_path / "shop")), "--json", *options]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     with pytest.raises(SystemExit) as ended:

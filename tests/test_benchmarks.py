@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from nic_ray import hardware, loop
-from nic_ray.activations import feed, frozen_inputs, upper_for
-from nic_ray.batches import make_batch
+from nic_ray import hardware
 from nic_ray.config import Config, TrainConfig
-from nic_ray.pairs import Pair, index_pairs, read_pairs
-from nic_ray.preparation import divide, prepare
+from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
+from nic_ray.model.activations import feed, frozen_inputs, upper_for
+from nic_ray.training import loop
+from nic_ray.training.batches import make_batch
+from nic_ray.training.prepared import divide, prepare
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from nic_ray import base
-from nic_ray.base import load
-from nic_ray.blocks import Blocks
-from nic_ray.cut import set_dropout
-from nic_ray.encoder import upper
+from nic_ray.model import base
+from nic_ray.model.base import load
+from nic_ray.model.blocks import Blocks
+from nic_ray.model.cut import set_dropout
+from nic_ray.model.encoder import upper
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
 SIZES = {
@@ -149,7 +149,7 @@ def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
     if fault == "no heads":
         del model.config.num_attention_heads
     if fault == "other numbers":
-        monkeypatch.setattr("nic_ray.blocks.F.gelu", torch.relu)
+        monkeypatch.setattr("nic_ray.model.blocks.F.gelu", torch.relu)
     assert not base._plain_blocks_agree(model)
     monkeypatch.undo()
     assert base._plain_blocks_agree(model_of("bert"))

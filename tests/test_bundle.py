@@ -13,13 +13,14 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import __version__, bundle
-from nic_ray.base import load
-from nic_ray.bundle import library_versions, read_metadata, refuse_existing, write_bundle
-from nic_ray.card import model_card
-from nic_ray.cut import set_dropout
-from nic_ray.encoder import tokenize
+from nic_ray import __version__
+from nic_ray.bundle import files
+from nic_ray.bundle.card import model_card
+from nic_ray.bundle.files import library_versions, read_metadata, refuse_existing, write_bundle
 from nic_ray.errors import InputError, RunError
+from nic_ray.model.base import load
+from nic_ray.model.cut import set_dropout
+from nic_ray.model.encoder import tokenize
 
 
 def flat(recall, mrr):
@@ -176,11 +177,11 @@ def test_metadata_is_stored_as_given_with_the_hash_of_every_other_file(exported)
 
 
 def test_the_picture_of_the_card_is_in_the_manifest_and_verified(exported):
-    assert f"]({bundle.PICTURE})" in (exported / bundle.CARD).read_text(encoding="utf-8")
-    assert bundle.PICTURE in read_metadata(exported)["files"]
-    assert bundle.find_faults(exported) == []
-    (exported / bundle.PICTURE).write_bytes(b"another")
-    assert len(bundle.find_faults(exported)) == 1
+    assert f"]({files.PICTURE})" in (exported / files.CARD).read_text(encoding="utf-8")
+    assert files.PICTURE in read_metadata(exported)["files"]
+    assert files.find_faults(exported) == []
+    (exported / files.PICTURE).write_bytes(b"another")
+    assert len(files.find_faults(exported)) == 1
 
 
 def test_every_file_can_be_read_by_whom_the_umask_lets(exported):
@@ -262,7 +263,7 @@ def test_a_place_below_a_file_is_refused(tmp_path):
 
 def test_a_place_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(bundle.os, "access", lambda place, mode: asked.append((place, mode)))
+    monkeypatch.setattr(files.os, "access", lambda place, mode: asked.append((place, mode)))
     with pytest.raises(InputError, match=r"m: cannot be made, .* is not writable; name another folder"):
         refuse_existing(tmp_path / "models" / "m", overwrite=False)
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
@@ -576,12 +577,12 @@ def test_the_versions_are_those_of_what_is_installed():
 
 
 def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(bundle, "LIBRARIES", ("numpy", "no-such-library"))
+    monkeypatch.setattr(files, "LIBRARIES", ("numpy", "no-such-library"))
     assert set(library_versions()) == {"python", "nic_ray", "numpy"}
 
 
 def test_a_bundle_as_it_was_exported_has_no_faults(exported):
-    assert bundle.find_faults(exported) == []
+    assert files.find_faults(exported) == []
 
 
 def damaged(folder, how):
@@ -618,25 +619,25 @@ DAMAGE = {
 @pytest.mark.parametrize(("how", "message"), DAMAGE.items())
 def test_a_damaged_bundle_is_not_loaded(how, message, exported, tiny_model_folder, caplog):
     damaged(exported, how)
-    (found,) = bundle.find_faults(exported)
+    (found,) = files.find_faults(exported)
     assert re.search(message, found)
     with pytest.raises(InputError, match=rf"manuals-v1: not loaded: .*{message}"):
-        bundle.load(exported)
+        files.load(exported)
     with caplog.at_level(logging.WARNING, "nic_ray.bundle"):
-        model = bundle.load(exported, fallback=str(tiny_model_folder))
+        model = files.load(exported, fallback=str(tiny_model_folder))
     assert re.search(message, caplog.text)
     assert model.encode(TEXTS).shape == (2, 32)
 
 
 def test_a_sound_bundle_is_loaded_without_a_word(exported, model, caplog):
-    assert bundle.load(exported, fallback="nowhere").encode(TEXTS).tolist() == model.encode(TEXTS).tolist()
+    assert files.load(exported, fallback="nowhere").encode(TEXTS).tolist() == model.encode(TEXTS).tolist()
     assert not [record for record in caplog.records if record.name.startswith("nic_ray")]
 
 
 def test_a_folder_that_is_no_bundle_falls_back_too(tmp_path, tiny_model_folder):
-    assert bundle.load(tmp_path / "none", fallback=str(tiny_model_folder)).encode(TEXTS).shape == (2, 32)
+    assert files.load(tmp_path / "none", fallback=str(tiny_model_folder)).encode(TEXTS).shape == (2, 32)
     with pytest.raises(InputError, match=r"none: not loaded: .*no such folder"):
-        bundle.load(tmp_path / "none")
+        files.load(tmp_path / "none")
 
 
 def test_the_card_tells_the_prompts_and_asks_by_them():
@@ -652,7 +653,7 @@ def test_the_snippet_of_the_card_ranks_as_the_model_was_scored(changed_model, ti
     model = SentenceTransformer(str(changed_model(prompts=prompts)), device="cpu")
     write_bundle(tmp_path / METADATA["name"], model, METADATA, training_log="")
     passages = sorted({pair.positive for pair in tiny_pairs})
-    code = (tmp_path / METADATA["name"] / bundle.CARD).read_text().split("```python\n")[1].split("```")[0]
+    code = (tmp_path / METADATA["name"] / files.CARD).read_text().split("```python\n")[1].split("```")[0]
     names: dict[str, object] = {}
     monkeypatch.chdir(tmp_path)
     exec(code.replace("[...]", repr(passages)), names)

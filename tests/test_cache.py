@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nic_ray import cache
-from nic_ray.activations import Inputs, frozen_inputs, token_inputs
-from nic_ray.base import load
-from nic_ray.cache import Budget, StoredInputs, inputs_by_depth, is_kept, opened, run_here
-from nic_ray.encoder import Encoder
+from nic_ray.model import cache
+from nic_ray.model.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.cache import Budget, StoredInputs, inputs_by_depth, is_kept, opened, run_here
+from nic_ray.model.encoder import Encoder
 from nic_ray.progress import Lines, View
 
 PLENTY = 2.0**30

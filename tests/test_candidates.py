@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from nic_ray.candidates import best_of, confirm
+from nic_ray.selection.candidates import best_of, confirm
 
 
 def seeded(candidate, seed, value, mrr=0.5):

@@ -10,7 +10,7 @@ import pytest
 
 from nic_ray import check, console
 from nic_ray.config import TrainConfig
-from nic_ray.lint import RULES
+from nic_ray.dataset.lint import RULES
 from nic_ray.tokens import PACKAGED_NAMES
 
 SOUND = [{"query": f"q{n}", "positive": f"p{n}", "domain": "radar", "negative": "n"} for n in range(3)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nic_ray.bundle import find_faults, read_metadata
+from nic_ray.bundle.files import find_faults, read_metadata
 from nic_ray.record import read_ended
 from tests.test_ray import settings
 
@@ -104,8 +104,8 @@ import json, os, sys
 from pathlib import Path
 from nic_ray.config import Config
 from nic_ray.progress import Lines
-from nic_ray.session import RAY_SWITCHES
-from nic_ray.search import run_search
+from nic_ray.search.session import RAY_SWITCHES
+from nic_ray.search.search import run_search
 for name, value in RAY_SWITCHES.items():
     os.environ.setdefault(name, value)
 import ray
@@ -212,7 +212,7 @@ def test_a_search_whose_driver_is_lost_with_its_disk_goes_on_from_s3(tiny_model,
     assert {name: again[name] for name in before} == before
     assert len(again) == 3
     assert re.search(r"[12] of 3 trials are done", (tmp_path / "second" / "log").read_text())
-    from nic_ray.mirror import mirror_at, pull
+    from nic_ray.remote import mirror_at, pull
 
     pull(mirror_at(bucket) / "models" / "tiny", tmp_path / "from-s3")
     assert find_faults(tmp_path / "from-s3") == []

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
-from nic_ray.bundle import read_metadata
+from nic_ray.bundle.files import read_metadata
 from nic_ray.errors import InputError
 from nic_ray.record import held, load_state
 
@@ -231,8 +231,8 @@ def test_help_comes_without_the_heavy_libraries(command):
 def test_an_exported_folder_is_verified(run, monkeypatch, capsys, tiny_model_folder, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    from nic_ray.base import load
-    from nic_ray.bundle import write_bundle
+    from nic_ray.bundle.files import write_bundle
+    from nic_ray.model.base import load
 
     model = SentenceTransformer(str(tiny_model_folder), device="cpu")
     base = {
@@ -306,10 +306,10 @@ def test_cuda_where_there_is_none_is_refused(run, monkeypatch, main):
 @pytest.mark.parametrize(
     ("main", "function"),
     [
-        (evaluate.main, "nic_ray.comparison.compare_with_base"),
-        (compare.main, "nic_ray.comparison.compare_models"),
-        (mine.main, "nic_ray.mining.mine_negatives"),
-        (retrieve.main, "nic_ray.retriever.retriever"),
+        (evaluate.main, "nic_ray.bundle.comparison.compare_with_base"),
+        (compare.main, "nic_ray.bundle.comparison.compare_models"),
+        (mine.main, "nic_ray.training.mining.mine_negatives"),
+        (retrieve.main, "nic_ray.bundle.retriever.retriever"),
     ],
 )
 @pytest.mark.parametrize(("options", "expected"), [([], "cuda"), (["--device", "cpu"], "cpu")])
@@ -322,7 +322,7 @@ def test_a_gpu_is_used_where_there_is_one(run, monkeypatch, tmp_path, main, func
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(function, stop)
-    monkeypatch.setattr("nic_ray.base.load", lambda _: None)
+    monkeypatch.setattr("nic_ray.model.base.load", lambda _: None)
     domains = [{**GOOD, "positive": f"{name} {each}", "domain": name} for name in "abc" for each in range(4)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in domains))
     assert run(main, *ON_A_DEVICE[main], *options) == (2, "error: far enough\n")

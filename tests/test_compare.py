@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import compare, comparison, console
-from nic_ray.bundle import file_sha256, write_bundle
-from nic_ray.comparison import compare_models, compare_with_base, verdict
+from nic_ray import compare, console
+from nic_ray.bundle import comparison
+from nic_ray.bundle.comparison import compare_models, compare_with_base, verdict
+from nic_ray.bundle.files import file_sha256, write_bundle
 from nic_ray.config import DataConfig
+from nic_ray.dataset.pairs import read_pairs
 from nic_ray.errors import InputError
-from nic_ray.pairs import read_pairs
-from nic_ray.preparation import divide, split_sha256
+from nic_ray.metrics.bootstrap import Interval
 from nic_ray.readings import readings_of
-from nic_ray.statistics import Interval
+from nic_ray.training.prepared import divide, split_sha256
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import console, conversion, convert
-from nic_ray.bundle import file_sha256, find_faults, read_metadata, write_bundle
-from nic_ray.conversion import Parity, embedder
+from nic_ray import console, convert
+from nic_ray.bundle import onnx
+from nic_ray.bundle.files import file_sha256, find_faults, read_metadata, write_bundle
+from nic_ray.bundle.onnx import Parity, embedder
+from nic_ray.dataset.pairs import index_pairs
 from nic_ray.errors import InputError, RunError
-from nic_ray.pairs import index_pairs
 
 TEXTS = ["", "a", "How do I replace the leaking rotor of the pump?", "hot " * 100, "Ünknown Wörds, 12.5 %"]
 
@@ -35,7 +36,7 @@ def bundle(tiny_model, tiny_pairs_file, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tiny_pairs_file):
-    monkeypatch.setattr(conversion, "TIMED", 10)
+    monkeypatch.setattr(onnx, "TIMED", 10)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments), "--pairs", str(tiny_pairs_file)])
@@ -96,17 +97,17 @@ def test_eight_bits_are_measured_and_told(bundle, run):
 def test_a_graph_that_is_another_model_is_refused(form, cosine, recall, said):
     parity = Parity(3, cosine, {"model": 0.5, "graph": recall}, {}, {})
     if said is None:
-        conversion._refuse_other_model(form, parity)
+        onnx._refuse_other_model(form, parity)
         return
     with pytest.raises(RunError, match=said):
-        conversion._refuse_other_model(form, parity)
+        onnx._refuse_other_model(form, parity)
 
 
 def test_what_is_refused_is_not_kept(bundle, run, monkeypatch):
     def other(*_):
         return Parity(3, 0.5, {"model": 0.5, "graph": 0.5}, {}, {})
 
-    monkeypatch.setattr(conversion, "_measure", other)
+    monkeypatch.setattr(onnx, "_measure", other)
     folder = bundle()
     code, _, err = run(folder)
     assert code == 1
@@ -155,7 +156,7 @@ def test_packages_that_lack_are_named_with_the_way_to_get_them(bundle, tiny_pair
     with pytest.raises(
         InputError, match=r"needs onnxscript; install them with: pip install -c constraints\.txt -e '\.\[onnx\]'"
     ):
-        conversion.convert(
+        onnx.convert(
             tmp_path, tmp_path / "out", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None
         )  # fmt: skip
 
@@ -197,7 +198,7 @@ def test_the_model_reads_a_text_of_the_parity_by_its_kind(changed_model, tiny_pa
     )
     collection = index_pairs(tiny_pairs)
     asks = collection.is_query.tolist()
-    found = conversion._by_model(model, collection.texts, asks)
+    found = onnx._by_model(model, collection.texts, asks)
     for text, asking, embedding in zip(collection.texts, asks, found, strict=True):
         expected = (model.encode_query if asking else model.encode_document)(text)
         assert embedding == pytest.approx(expected, abs=1e-6)

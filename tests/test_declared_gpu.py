@@ -11,26 +11,29 @@ import numpy as np
 import pytest
 import torch
 
-from nic_ray import activations, comparison, conversion, evaluation, gradients, loop, single
-from nic_ray.activations import Inputs, feed, frozen_inputs, padded_batch, upper_for
-from nic_ray.averaging import averaged, refitted
-from nic_ray.base import load
-from nic_ray.bundle import file_sha256, find_faults, write_bundle
-from nic_ray.cache import run_here
-from nic_ray.candidates import Candidate, best_of
+from nic_ray.bundle import comparison, onnx
+from nic_ray.bundle.files import file_sha256, find_faults, write_bundle
 from nic_ray.config import Config
-from nic_ray.cut import Upper
-from nic_ray.encoder import Encoder, lower, whole
-from nic_ray.evaluation import evaluate, evaluate_encoder
-from nic_ray.judgement import Contestants, final, judge
-from nic_ray.loop import Evaluation, TrainingData, Validation, fit
-from nic_ray.loss import multiple_negatives_ranking_loss
-from nic_ray.outcome import export
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.preparation import Prepared, prepare
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.model import activations, evaluation
+from nic_ray.model.activations import Inputs, feed, frozen_inputs, padded_batch, upper_for
+from nic_ray.model.base import load
+from nic_ray.model.cache import run_here
+from nic_ray.model.cut import Upper
+from nic_ray.model.encoder import Encoder, lower, whole
+from nic_ray.model.evaluation import evaluate, evaluate_encoder
 from nic_ray.progress import View
 from nic_ray.record import load_state, save_state
-from nic_ray.retention import load_probe, retention_of
+from nic_ray.search import train_single
+from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.candidates import Candidate, best_of
+from nic_ray.selection.export import export
+from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.training import gradients, loop
+from nic_ray.training.loop import Evaluation, TrainingData, Validation, fit
+from nic_ray.training.loss import multiple_negatives_ranking_loss
+from nic_ray.training.prepared import Prepared, prepare
 from tests.declared_device import GPU_BYTES, declared, place
 
 OBJECTIVE = "recall_at_5/macro"
@@ -191,12 +194,12 @@ def test_frozen_blocks_that_are_run_in_shards_leave_the_encoder_as_it_was(prepar
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_is_converted_where_a_gpu_is_there(tiny_model, tiny_pairs_file, tmp_path, monkeypatch, family):
-    monkeypatch.setattr(conversion, "TIMED", 10)
+    monkeypatch.setattr(onnx, "TIMED", 10)
     source = str(tiny_model(family))
     metadata = {"name": "tuned", "base_model": source, "data": {"sha256": file_sha256(tiny_pairs_file)}}
     write_bundle(tmp_path / "tuned", load(source).model, metadata, training_log="")
     with declared():
-        parity = conversion.convert(
+        parity = onnx.convert(
             tmp_path / "tuned", tmp_path / "graph", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None
         )
     assert parity.lowest_cosine > 0.9999
@@ -386,5 +389,5 @@ def test_a_single_training_runs_on_a_gpu_from_end_to_end(prepared, tmp_path, fam
         with declared():
             given = prepared(family, device)
             (tmp_path / device).mkdir()
-            results[device] = single.train_one(given.config, out=tmp_path / device, view=View()).results
+            results[device] = train_single.train_one(given.config, out=tmp_path / device, view=View()).results
     assert_close(results["cuda"], results["cpu"], "train")

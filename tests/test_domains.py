@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from nic_ray import check, compare, console, evaluate, mine
-from nic_ray.card import model_card
+from nic_ray.bundle.card import model_card
+from nic_ray.bundle.picture import recall_png
 from nic_ray.domains import ENDS, MANY, as_csv, between, changes_of, names_of, shown_domains
-from nic_ray.page import write_page
-from nic_ray.picture import recall_png
 from nic_ray.progress import Live, TrialBatch, drawn
-from nic_ray.report import describe_evidence
+from nic_ray.report.html import write_page
+from nic_ray.report.terminal import describe_evidence
 
 COUNT = 300
 NAMES = [f"MX-{number:04d}" for number in range(COUNT)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray.duplicates import near_duplicates
+from nic_ray.dataset.duplicates import near_duplicates
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -54,7 +54,7 @@ texts_of_few_words = st.lists(
 )
 def test_the_groups_are_those_of_a_double_loop(texts, threshold, entries):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nic_ray.duplicates._BLOCK_ENTRIES", entries)
+        patch.setattr("nic_ray.dataset.duplicates._BLOCK_ENTRIES", entries)
         found = near_duplicates(texts, threshold=threshold)
     assert found.tolist() == groups_by_loops(texts, threshold)
 

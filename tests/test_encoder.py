@@ -30,11 +30,12 @@ from transformers import (
     RobertaModel,
 )
 
-from nic_ray import base
-from nic_ray.base import load
-from nic_ray.blocks import MeanPooling, QuickDropout, UnitLength
-from nic_ray.cut import blocks_of, set_dropout, sharing_weights
-from nic_ray.encoder import (
+from nic_ray.errors import InputError
+from nic_ray.model import base
+from nic_ray.model.base import load
+from nic_ray.model.blocks import MeanPooling, QuickDropout, UnitLength
+from nic_ray.model.cut import blocks_of, set_dropout, sharing_weights
+from nic_ray.model.encoder import (
     base_weights,
     check_frozen_layers,
     for_cosine,
@@ -45,7 +46,6 @@ from nic_ray.encoder import (
     weights_at,
     with_weights,
 )
-from nic_ray.errors import InputError
 
 TEXTS = [
     "Replace the pumps rotor when it is leaking.",

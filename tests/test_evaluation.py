@@ -12,15 +12,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray import comparison
-from nic_ray.activations import CHUNK_TOKENS, feed, token_inputs
-from nic_ray.base import load
-from nic_ray.bundle import file_sha256, write_bundle
-from nic_ray.comparison import Comparison, compare_with_base, describe_rows
+from nic_ray.bundle import comparison
+from nic_ray.bundle.comparison import Comparison, compare_with_base, describe_rows
+from nic_ray.bundle.files import file_sha256, write_bundle
 from nic_ray.config import DataConfig
-from nic_ray.encoder import upper
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.dataset.split import sample_rows, split_rows
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import (
+from nic_ray.metrics.bm25 import bm25_scores
+from nic_ray.metrics.ranking import flat_metrics, query_metrics, score_metrics
+from nic_ray.model.activations import CHUNK_TOKENS, feed, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.encoder import upper
+from nic_ray.model.evaluation import (
     embed,
     evaluate,
     evaluate_encoder,
@@ -30,11 +34,7 @@ from nic_ray.evaluation import (
     query_scores,
     texts_to_score,
 )
-from nic_ray.lexical import bm25_scores
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.preparation import divide
-from nic_ray.retrieval import flat_metrics, query_metrics, score_metrics
-from nic_ray.split import sample_rows, split_rows
+from nic_ray.training.prepared import divide
 
 CATALOGUE = Path(__file__).parents[2] / "shared/faults/many_domains.py"
 SPLIT = {

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from nic_ray import forecast
 from nic_ray.config import Config, SearchConfig
-from nic_ray.forecast import EXPORT_S, Rates, drawn_epochs, makespan, reckoned, trial_s
-from nic_ray.interpolation import ALPHAS
-from nic_ray.placement import Placement
-from nic_ray.preparation import prepare
+from nic_ray.search import forecast
+from nic_ray.search.forecast import EXPORT_S, Rates, drawn_epochs, makespan, reckoned, trial_s
+from nic_ray.search.placement import Placement
+from nic_ray.selection.interpolation import ALPHAS
+from nic_ray.training.prepared import prepare
 
 FREE = Rates(start=0.0, frozen=0.0, trained=0.0, step=0.0, read=0.0, memory=0.0)
 ALONE = Placement(workers=1, gpus_per_worker=0.0, concurrent=1, threads=1, note=None)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nic_ray.guard import Point, choose, falls, macro_bound, objections
-from nic_ray.statistics import Queries
+from nic_ray.metrics.bootstrap import Queries
+from nic_ray.selection.guard import Point, choose, falls, macro_bound, objections
 
 # 3 domains of 20 passages with 5 queries each
 DOMAINS = [name for name in ("a", "b", "c") for _ in range(100)]

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from nic_ray.activations import feed, token_inputs
-from nic_ray.encoder import base_weights, upper
-from nic_ray.evaluation import evaluate, evaluate_encoder
-from nic_ray.interpolation import ALPHAS, interpolated, interpolation_path
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.retention import load_probe, retention_of
-from nic_ray.retrieval import flat_metrics
-from nic_ray.scoring import Scorer, queries_of
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.model.activations import feed, token_inputs
+from nic_ray.model.encoder import base_weights, upper
+from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.selection.interpolation import ALPHAS, interpolated, interpolation_path
+from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.scoring import Scorer, queries_of
 
 
 def test_the_way_from_the_base_to_the_tuned_weights_is_straight(searched):

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray import judgement, search
-from nic_ray.activations import feed, frozen_inputs
-from nic_ray.candidates import Confirmation, best_of
 from nic_ray.config import Config
-from nic_ray.encoder import upper
-from nic_ray.evaluation import evaluate, evaluate_encoder
-from nic_ray.guard import Point
-from nic_ray.judgement import IN_DOMAIN, Contestants, Outcome, final, judge, read_once
-from nic_ray.loop import TrainingData, Validation, fit
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.preparation import prepare
-from nic_ray.report import show_outcome
-from nic_ray.retention import load_probe
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.model.activations import feed, frozen_inputs
+from nic_ray.model.encoder import upper
+from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.report.terminal import show_outcome
+from nic_ray.search import search
+from nic_ray.selection import selection
+from nic_ray.selection.candidates import Confirmation, best_of
+from nic_ray.selection.guard import Point
+from nic_ray.selection.retention import load_probe
+from nic_ray.selection.selection import IN_DOMAIN, Contestants, Outcome, final, judge, read_once
+from nic_ray.training.loop import TrainingData, Validation, fit
+from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
 
 
@@ -70,7 +71,7 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
         happened.append("read")
         return read_once(*given)
 
-    monkeypatch.setattr(judgement, "read_once", read)
+    monkeypatch.setattr(selection, "read_once", read)
     prepared, inputs, candidates = searched(1)
     given = (prepared, inputs, Contestants(candidates[0], candidates, []), None)
     found = judge(*given, export_anyway=True, say=lambda _: None, note_reading=note)
@@ -79,7 +80,7 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
     happened.clear()
     strict = prepared.config.guard.model_copy(update={"max_retention_loss": 0.0, "max_domain_drop": 0.0})
     prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"guard": strict}))
-    monkeypatch.setattr(judgement, "_objections", lambda *_: ["one"])
+    monkeypatch.setattr(selection, "_objections", lambda *_: ["one"])
     found = judge(prepared, *given[1:], export_anyway=False, say=lambda _: None, note_reading=note)
     assert (happened, found.may_be_exported, "readings" in found.evidence) == ([], False, False)
 
@@ -105,7 +106,7 @@ def test_what_the_validation_rows_refuse_leaves_the_test_rows_unread(searched, m
     def read(*_):
         raise AssertionError("the test rows were read")
 
-    monkeypatch.setattr(judgement, "read_once", read)
+    monkeypatch.setattr(selection, "read_once", read)
     _, found, _ = judged(searched(1))
     assert not found.may_be_exported
     assert list(found.results) == ["validation"]
@@ -154,7 +155,7 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
             for alpha in (0.0, 0.5, 1.0)
         ]  # fmt: skip
 
-    monkeypatch.setattr(judgement, "interpolation_path", path)
+    monkeypatch.setattr(selection, "interpolation_path", path)
     _, found, _ = judged(searched(1))
     assert found.evidence["guard"]["objections"][0] == (
         "probe: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"

@@ -1,60 +1,41 @@
-"""Imports point down only, Ray stays in two rooms, and a command defines nothing but `main`."""
+"""Imports point down only, by one ordered list; Ray stays in a few rooms; a command defines nothing but `main`."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
-FLOORS = {
-    -2: ["words", "metric_table", "packaged", "evidence", "run_folder"],
-    -1: ["duplicates", "errors", "domains", "layout", "broken", "validation"],
-    0: (
-        "blocks config console hardware lexical loss mirror pairs progress record retrieval split "
-        "statistics tokens manuals anomaly ray_private"
-    ).split(),
-    0.5: ["cut", "config_file"],
-    1: [
-        "encoder",
-        "guard",
-        "lint",
-        "picture",
-        "corpus",
-        "placement",
-        "readings",
-        "beir",
-        "session",
-        "study",
-        "batches",
-    ],
-    1.5: ["base", "card"],
-    2: ["activations", "bundle"],
-    2.5: ["gradients"],
-    3: ["loop", "evaluation", "mining", "preparation", "cache", "retriever"],
-    3.5: ["scoring"],
-    4: ["worker", "ray_hooks", "cluster", "tracking", "candidates", "comparison"],
-    4.5: ["retention", "averaging", "page_elements"],
-    4.7: ["interpolation", "figures", "page_sections"],
-    5: ["judgement", "outcome", "forecast", "page", "conversion"],
-    6: ["run", "single"],
-    7: ["rounds"],
-    8: ["search"],
-    9: ["report", "checkup"],
-    10: "check train tune evaluate export verify plan mine compare retrieve convert".split(),
-    11: ["__main__"],
-}
-COMMANDS = FLOORS[10]
-RAY_ROOMS = ["ray_private", "session", "worker", "ray_hooks", "cluster", "tracking", "rounds"]
+COMMANDS = "check train tune evaluate export verify plan mine compare retrieve convert".split()
+ORDER = [
+    *"errors words packaged hardware run_folder evidence validation".split(),
+    "metrics",
+    *"config config_file tokens domains remote record readings study progress console".split(),
+    *"dataset model training bundle selection report search".split(),
+]
+"""Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
+RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds".split()]
 
-FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
+PATHS = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
-    for path in sorted(PACKAGE.rglob("*.py"))
+    name.removesuffix(".__init__"): path.read_text(encoding="utf-8")
+    for path, name in PATHS.items()
+    if name != "__init__"
 }
+FOLDERS = {name.partition(".")[0] for name in SOURCES if "." in name}
+
+
+def place_of(module: str) -> int | None:
+    """Where a module stands; None if nowhere. Commands stand above all, and `__main__` above them."""
+    room = module.partition(".")[0]
+    if room == "__main__":
+        return len(ORDER) + 1
+    return len(ORDER) if module in COMMANDS else ORDER.index(room) if room in ORDER else None
 
 
 def for_types_only(node: ast.AST) -> bool:
@@ -79,25 +60,37 @@ def imported_names(node: ast.AST) -> Iterator[str]:
         yield from imported_names(child)
 
 
+def our_module(name: str, known: Mapping[str, str] = SOURCES) -> str | None:
+    """The module of this package that an imported name is of; None for other packages, and for the version."""
+    parts = name.split(".")
+    if parts[0] != "nic_ray" or parts[1:] in ([], ["__version__"]):
+        return None
+    inside = parts[1:]
+    return next((found for n in (2, 1) if (found := ".".join(inside[:n])) in known), ".".join(inside[:2]))
+
+
 def import_faults(module: str, source: str) -> list[str]:
     """What `module` imports against the rules, one sentence each."""
-    if module not in FLOOR_OF:
-        return [f"{module} has no floor: give it one in FLOORS of tests/test_layers.py and in the design"]
+    own = place_of(module)
+    if own is None:
+        return [f"{module} has no place: give it one in ORDER of tests/test_layers.py and in the design"]
     faults = []
     for name in imported_names(ast.parse(source)):
-        top, _, rest = name.partition(".")
-        if top == "ray" and module not in RAY_ROOMS:
+        if name.partition(".")[0] == "ray" and module not in RAY_ROOMS:
             faults.append(f"{module} imports {name}: only {', '.join(RAY_ROOMS)} know Ray")
-        room = rest.partition(".")[0]
-        if top != "nic_ray" or room == "__version__":
+        other = our_module(name)
+        if other is None:
             continue
-        if room not in FLOOR_OF:
-            faults.append(f"{module} imports {name}, which is no module with a floor")
-        elif FLOOR_OF[room] >= FLOOR_OF[module]:
-            faults.append(
-                f"{module} (floor {FLOOR_OF[module]}) imports {room} (floor {FLOOR_OF[room]}): only downwards"
-            )
+        theirs = place_of(other)
+        if theirs is None or other not in SOURCES:
+            faults.append(f"{module} imports {name}, which is no module with a place")
+        elif theirs > own or (theirs == own and not shares_folder(module, other)):
+            faults.append(f"{module} imports {other}: only downwards")
     return faults
+
+
+def shares_folder(module: str, other: str) -> bool:
+    return module.partition(".")[0] == other.partition(".")[0] in FOLDERS
 
 
 def command_faults(module: str, source: str) -> list[str]:
@@ -115,30 +108,49 @@ def command_faults(module: str, source: str) -> list[str]:
     return faults
 
 
-def test_every_module_stands_on_one_floor():
-    assert len(FLOOR_OF) == sum(len(modules) for modules in FLOORS.values())
-    assert [module for module in SOURCES if module not in FLOOR_OF and module != "__init__"] == []
-
-
-@pytest.mark.parametrize("module", [module for module in SOURCES if module != "__init__"])
+@pytest.mark.parametrize("module", SOURCES)
 def test_imports_point_down_only(module):
     assert import_faults(module, SOURCES[module]) == []
 
 
+def test_no_two_modules_need_each_other():
+    needed = {
+        module: {other for name in imported_names(ast.parse(source)) if (other := our_module(name))} - {module}
+        for module, source in SOURCES.items()
+    }
+    try:
+        TopologicalSorter(needed).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_every_place_is_taken():
+    assert {module.partition(".")[0] for module in SOURCES} == {*ORDER, *COMMANDS, "__main__"}
+
+
+def test_a_folder_earns_its_place_with_three_modules():
+    for folder in FOLDERS:
+        assert len([name for name in SOURCES if name.startswith(f"{folder}.")]) >= 3, folder
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS - {"bundle"}))
+def test_a_folder_imports_nothing_on_the_way_in(folder):
+    assert list(imported_names(ast.parse(SOURCES[folder]))) == []
+
+
 def test_the_package_itself_imports_nothing():
-    assert list(imported_names(ast.parse(SOURCES["__init__"]))) == []
+    assert list(imported_names(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))) == []
 
 
-@pytest.mark.parametrize("module", [module for module in SOURCES if module in COMMANDS])
+@pytest.mark.parametrize("module", COMMANDS)
 def test_a_command_defines_only_main(module):
     assert command_faults(module, SOURCES[module]) == []
 
 
 def test_importing_the_commands_loads_neither_torch_nor_ray():
-    names = [f"nic_ray.{module}" for module in SOURCES if module in COMMANDS]
     code = (
         "import importlib, sys\n"
-        f"for name in {names}:\n"
+        f"for name in {[f'nic_ray.{module}' for module in COMMANDS]}:\n"
         "    importlib.import_module(name)\n"
         "    heavy = {'torch', 'ray'} & sys.modules.keys()\n"
         "    if heavy: sys.exit(f'{name} loads {sorted(heavy)}')\n"
@@ -152,34 +164,17 @@ def test_importing_the_commands_loads_neither_torch_nor_ray():
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("loss", "from nic_ray.retrieval import recall_at", r"loss (floor 0) imports retrieval (floor 0)"),
-        ("encoder", "import nic_ray.loop", "encoder (floor 1) imports loop (floor 3)"),
-        ("pairs", "from nic_ray import search", "pairs (floor 0) imports search (floor 8)"),
-        ("bundle", "from . import report", "bundle (floor 2) imports report (floor 9)"),
-        ("loop", "from .evaluation import evaluate", "loop (floor 3) imports evaluation (floor 3)"),
-        ("errors", "import nic_ray.pairs", "errors (floor -1) imports pairs (floor 0)"),
-        (
-            "check",
-            "def main():\n    from nic_ray.train import main",
-            "check (floor 10) imports train (floor 10)",
-        ),
-        ("loss", "import nic_ray.loss_helpers", "which is no module with a floor"),
-        ("helpers", "", "helpers has no floor: give it one"),
-        (
-            "loop",
-            "from ray import train",
-            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
-        ),
-        (
-            "tune",
-            "def main():\n    import ray.tune",
-            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
-        ),
-        (
-            "loss",
-            "if TYPE_CHECKING:\n    import os\nelse:\n    import ray",
-            "only ray_private, session, worker, ray_hooks, cluster, tracking, rounds know Ray",
-        ),
+        ("metrics.ranking", "import nic_ray.training.loop", "metrics.ranking imports training.loop: only downwards"),
+        ("dataset.pairs", "from nic_ray.search import search", "dataset.pairs imports search.search: only downwards"),
+        ("bundle.files", "from nic_ray.report import html", "bundle.files imports report.html: only downwards"),
+        ("errors", "import nic_ray.config", "errors imports config: only downwards"),
+        ("words", "from nic_ray import words", "words imports words: only downwards"),
+        ("check", "def main():\n    from nic_ray.train import main", "check imports train: only downwards"),
+        ("training.loss", "import nic_ray.loss_helpers", "which is no module with a place"),
+        ("helpers", "", "helpers has no place: give it one"),
+        ("training.loop", "from ray import train", "only search.ray_private, search.session,"),
+        ("tune", "def main():\n    import ray.tune", "only search.ray_private, search.session,"),
+        ("training.loss", "if TYPE_CHECKING:\n    import os\nelse:\n    import ray", "only search.ray_private,"),
     ],
 )
 def test_a_forbidden_import_is_found(module, source, fault):
@@ -189,11 +184,12 @@ def test_a_forbidden_import_is_found(module, source, fault):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("loss", "import torch\nfrom nic_ray.errors import InputError"),
-        ("rounds", "import ray\nfrom .worker import run\nfrom nic_ray import __version__, loop"),
-        ("loss", "if TYPE_CHECKING:\n    import ray\n    from nic_ray.search import Result"),
-        ("train", "def main():\n    from nic_ray.search import run_search"),
-        ("loop", "import rayleigh"),
+        ("training.loss", "import torch\nfrom nic_ray.errors import InputError"),
+        ("training.loop", "from nic_ray.training.loss import anything"),
+        ("search.rounds", "import ray\nfrom nic_ray import __version__\nfrom nic_ray.training import loop"),
+        ("training.loss", "if TYPE_CHECKING:\n    import ray\n    from nic_ray.search.search import Result"),
+        ("train", "def main():\n    from nic_ray.search.search import run_search"),
+        ("training.loop", "import rayleigh"),
     ],
 )
 def test_a_lawful_import_is_let_through(module, source):

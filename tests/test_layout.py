@@ -17,7 +17,7 @@ from unittest import mock
 import pandas as pd
 import pytest
 
-from nic_ray.pairs import Pair, describe_problems, find_problems, read_pairs
+from nic_ray.dataset.pairs import Pair, describe_problems, find_problems, read_pairs
 
 ROWS = [
     {

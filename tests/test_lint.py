@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray import lint
-from nic_ray.broken import why_broken
 from nic_ray.config import DataConfig
+from nic_ray.dataset import lint
+from nic_ray.dataset.broken import why_broken
+from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, parse_codes, texts_of, write_clean
+from nic_ray.dataset.pairs import Pair, count_pairs, index_pairs, read_pairs
+from nic_ray.dataset.split import split_rows
 from nic_ray.errors import InputError
-from nic_ray.lint import RULES, describe_finding, lint_pairs, parse_codes, texts_of, write_clean
-from nic_ray.pairs import Pair, count_pairs, index_pairs, read_pairs
-from nic_ray.split import split_rows
-from nic_ray.statistics import MIN_PASSAGES
+from nic_ray.metrics.bootstrap import MIN_PASSAGES
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT / "../shared/data/training_pairs.jsonl"

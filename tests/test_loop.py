@@ -20,23 +20,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from nic_ray import gradients as gradients_room
-from nic_ray import loop
-from nic_ray.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
-from nic_ray.base import load
-from nic_ray.batches import batches_of_epoch, make_batch
 from nic_ray.config import TrainConfig
 from nic_ray.config_file import load_config
-from nic_ray.cut import set_dropout
-from nic_ray.encoder import upper, with_weights
+from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import RunError
-from nic_ray.evaluation import evaluate
-from nic_ray.gradients import accumulate_gradients
-from nic_ray.loop import UNJUDGED, TrainingData, Validation, fit, new_training, rate_factor, train_step
-from nic_ray.loss import multiple_negatives_ranking_loss
-from nic_ray.pairs import Pair, index_pairs, read_pairs, relevant_passages
-from nic_ray.preparation import divide
+from nic_ray.model.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.cut import set_dropout
+from nic_ray.model.encoder import upper, with_weights
+from nic_ray.model.evaluation import evaluate
 from nic_ray.record import BestState, TrainingState
+from nic_ray.training import gradients as gradients_room
+from nic_ray.training import loop
+from nic_ray.training.batches import batches_of_epoch, make_batch
+from nic_ray.training.gradients import accumulate_gradients
+from nic_ray.training.loop import UNJUDGED, TrainingData, Validation, fit, new_training, rate_factor, train_step
+from nic_ray.training.loss import multiple_negatives_ranking_loss
+from nic_ray.training.prepared import divide
 
 ROOT = Path(__file__).parent.parent
 OBJECTIVE = "recall_at_5/macro"

@@ -7,7 +7,7 @@ import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor
 
-from nic_ray.loss import multiple_negatives_ranking_loss
+from nic_ray.training.loss import multiple_negatives_ranking_loss
 
 
 def rows(count: int, width: int = 8, seed: int = 0) -> Tensor:

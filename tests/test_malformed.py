@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nic_ray.config_file import load_config
+from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.dataset.split import split_rows
 from nic_ray.errors import InputError
-from nic_ray.pairs import index_pairs, read_pairs
-from nic_ray.split import split_rows
 
 ROW = {"query": "why is the pump hot?", "positive": "Replace the bearing.", "domain": "pumps"}
 EXAMPLES = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

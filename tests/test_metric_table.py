@@ -12,24 +12,24 @@ import sys
 import numpy as np
 import pytest
 
-from nic_ray import metric_table
-from nic_ray.activations import feed, upper_for
-from nic_ray.averaging import averaged
-from nic_ray.candidates import best_first
+from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
-from nic_ray.evaluation import evaluate, lexical_metrics, plain_scores
-from nic_ray.guard import Point, choose
-from nic_ray.interpolation import interpolation_path
-from nic_ray.judgement import Contestants, judge
-from nic_ray.loop import TrainingData, Validation, fit
-from nic_ray.metric_table import METRICS, Metric, label_of, objectives, order_key, recall_at
-from nic_ray.outcome import export
-from nic_ray.pairs import index_pairs
+from nic_ray.metrics import table
+from nic_ray.metrics.bootstrap import Queries
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import METRICS, Metric, label_of, objectives, order_key, recall_at
+from nic_ray.model.activations import feed, upper_for
+from nic_ray.model.evaluation import evaluate, lexical_metrics, plain_scores
 from nic_ray.progress import View, headline
-from nic_ray.retention import load_probe, retention_of
-from nic_ray.retrieval import flat_metrics
-from nic_ray.scoring import Scorer, queries_of
-from nic_ray.statistics import Queries
+from nic_ray.selection.averaging import averaged
+from nic_ray.selection.candidates import best_first
+from nic_ray.selection.export import export
+from nic_ray.selection.guard import Point, choose
+from nic_ray.selection.interpolation import interpolation_path
+from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.selection.selection import Contestants, judge
+from nic_ray.training.loop import TrainingData, Validation, fit
 
 RECALL_AT_1 = Metric(
     "Recall@1", "share of right passages that come first", functools.partial(recall_at, 1), shows_worst=True
@@ -153,7 +153,7 @@ def test_a_third_metric_can_be_the_objective_of_a_configuration_file(tmp_path):
     code = (
         "import functools, json\n"
         "from pathlib import Path\n"
-        "from nic_ray.metric_table import METRICS, Metric, recall_at\n"
+        "from nic_ray.metrics.table import METRICS, Metric, recall_at\n"
         "own = functools.partial(recall_at, 1)\n"
         "METRICS['recall_at_1'] = Metric('Recall@1', 'share that comes first', own, shows_worst=True)\n"
         "from nic_ray.config import Config\n"
@@ -171,6 +171,6 @@ def test_a_third_metric_can_be_the_objective_of_a_configuration_file(tmp_path):
 
 
 def test_the_table_is_read_without_numpy():
-    code = "import sys; from nic_ray import metric_table; assert 'numpy' not in sys.modules"
+    code = "import sys; from nic_ray.metrics import table; assert 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert metric_table.PRIMARY == "recall_at_5"
+    assert table.PRIMARY == "recall_at_5"

@@ -9,12 +9,12 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, mine
-from nic_ray.base import load
 from nic_ray.config import DataConfig
+from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import InputError
-from nic_ray.mining import mine_negatives, write_negatives
-from nic_ray.pairs import Pair, index_pairs, read_pairs, relevant_passages
-from nic_ray.preparation import divide
+from nic_ray.model.base import load
+from nic_ray.training.mining import mine_negatives, write_negatives
+from nic_ray.training.prepared import divide
 
 pytest.importorskip("datasets", reason="mining needs the extra nic_ray[mine]")
 
@@ -112,7 +112,7 @@ def run(monkeypatch, capsys):
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_embedded(run, tiny_pairs_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("nic_ray.mining.mine_negatives", lambda *_, **__: pytest.fail("embedded"))
+    monkeypatch.setattr("nic_ray.training.mining.mine_negatives", lambda *_, **__: pytest.fail("embedded"))
     code, _, complaint = run(tiny_pairs_file, "-o", tmp_path / "none" / "mined.jsonl")
     assert (code, f"{tmp_path / 'none'}: no such folder; make it first" in complaint) == (2, True)
 

@@ -6,7 +6,7 @@ import pyarrow.fs
 import pytest
 
 from nic_ray.errors import InputError, RunError
-from nic_ray.mirror import Mirror, _with_patience, exists, folders, is_uri, mirror_at, pull, push, push_database, remove
+from nic_ray.remote import Mirror, _with_patience, exists, folders, is_uri, mirror_at, pull, push, push_database, remove
 
 
 @pytest.fixture

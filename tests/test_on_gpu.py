@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from nic_ray import loop
-from nic_ray.activations import feed, frozen_inputs, upper_for
-from nic_ray.candidates import best_first, best_of
 from nic_ray.config import Config
-from nic_ray.evaluation import evaluate
-from nic_ray.judgement import Contestants, final, judge
-from nic_ray.outcome import export
-from nic_ray.pairs import index_pairs, read_pairs
-from nic_ray.preparation import prepare
+from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.model.activations import feed, frozen_inputs, upper_for
+from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
-from nic_ray.retention import load_probe, retention_of
+from nic_ray.selection.candidates import best_first, best_of
+from nic_ray.selection.export import export
+from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.training import loop
+from nic_ray.training.prepared import prepare
 
 pytestmark = pytest.mark.gpu
 

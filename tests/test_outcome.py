@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray import bundle, outcome
-from nic_ray.averaging import averaged
+from nic_ray.bundle import files
 from nic_ray.errors import InputError, RunError
-from nic_ray.evaluation import plain_scores
-from nic_ray.outcome import export, new_run_folder, refuse_other_numbers
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.model.evaluation import plain_scores
 from nic_ray.progress import View
-from nic_ray.retrieval import flat_metrics
+from nic_ray.selection import export as exporting
+from nic_ray.selection.averaging import averaged
+from nic_ray.selection.export import export, new_run_folder, refuse_other_numbers
 
 
 def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder_and_the_base_stays_as_it_was(searched, tmp_path):
@@ -76,18 +77,18 @@ def test_the_exported_folder_has_the_prompts_and_gives_the_numbers_by_them(searc
 
 
 def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp_path, monkeypatch):
-    save = bundle._save_model
+    save = files._save_model
 
     def lose(model, folder):
         save(model, folder)
         path = folder / "config_sentence_transformers.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {}}))
 
-    monkeypatch.setattr(bundle, "_save_model", lose)
+    monkeypatch.setattr(files, "_save_model", lose)
     with pytest.raises(RunError, match=r"a text's two embeddings have a cosine of .*; it was not kept"):
         exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
-    monkeypatch.setattr(outcome, "_refuse_other_embeddings", lambda *_: None)
-    monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
+    monkeypatch.setattr(export, "_refuse_other_embeddings", lambda *_: None)
+    monkeypatch.setattr(export, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
     assert not (tmp_path / "out").exists()
@@ -95,8 +96,8 @@ def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp
 
 def test_an_export_that_ranks_by_another_similarity_is_refused(searched, changed_model, tmp_path, monkeypatch):
     base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
-    monkeypatch.setattr(outcome.encoders, "for_cosine", lambda encoder, max_tokens: encoder.model)
-    monkeypatch.setattr(outcome, "_one_query", lambda _: 0.0)
+    monkeypatch.setattr(exporting.encoders, "for_cosine", lambda encoder, max_tokens: encoder.model)
+    monkeypatch.setattr(export, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", base)
 

@@ -9,12 +9,12 @@ import optuna
 import pytest
 import yaml
 
-from nic_ray import page_sections as page
+from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError
-from nic_ray.page import write_page
-from nic_ray.picture import recall_png
-from nic_ray.preparation import PARTS
+from nic_ray.report import sections as page
+from nic_ray.report.html import write_page
 from nic_ray.run_folder import RunFolder
+from nic_ray.training.prepared import PARTS
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>"
 DOMAINS = ("pumps", f"<b>{HOSTILE}")

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray.errors import InputError
-from nic_ray.pairs import (
+from nic_ray.dataset.pairs import (
     Pair,
     count_by_domain,
     count_pairs,
@@ -24,6 +23,7 @@ from nic_ray.pairs import (
     read_pairs,
     relevant_passages,
 )
+from nic_ray.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT / "../shared/data/training_pairs.jsonl"

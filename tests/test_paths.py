@@ -11,14 +11,16 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nic_ray import base, study, worker
-from nic_ray.bundle import find_faults, write_files
+from nic_ray import study
+from nic_ray.bundle.files import find_faults, write_files
 from nic_ray.config_file import dump_config, load_config
+from nic_ray.dataset.pairs import read_pairs
 from nic_ray.errors import InputError
-from nic_ray.mirror import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
-from nic_ray.pairs import read_pairs
+from nic_ray.model import base
 from nic_ray.record import add_ended, checkpoints, read_ended, study_url, training_log
-from nic_ray.run import places
+from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
+from nic_ray.search import worker
+from nic_ray.search.run import places
 
 pieces = st.sampled_from(
     [*"ab %#?&=+$;:@!'\"[]{}()*~^`|<>\\é漢-.\t", "%25", "%2F", "$$", "{SCHEMA_VERSION}", "://", "🔧"]

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from nic_ray import console, forecast, plan
+from nic_ray import console, plan
 from nic_ray.config import Config
 from nic_ray.errors import InputError
+from nic_ray.search import forecast
 
 RATES = forecast.Rates(start=1.0, frozen=1e-6, trained=1e-6, step=0.01, read=1e-6, memory=2**20)
 

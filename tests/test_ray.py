@@ -23,15 +23,15 @@ from ray.util.state import list_actors, list_placement_groups
 from ray.util.state.common import ActorState
 from sentence_transformers import SentenceTransformer
 
-from nic_ray.activations import Inputs
-from nic_ray.bundle import read_metadata
+from nic_ray.bundle.files import read_metadata
 from nic_ray.config import Config
 from nic_ray.errors import InputError
-from nic_ray.judgement import Outcome
+from nic_ray.model.activations import Inputs
 from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
-from nic_ray.search import resume_search, run_search
-from nic_ray.session import ray_session
+from nic_ray.search.search import resume_search, run_search
+from nic_ray.search.session import ray_session
+from nic_ray.selection.selection import Outcome
 
 pytestmark = [
     pytest.mark.ray,
@@ -262,7 +262,7 @@ def test_every_trial_of_search_and_confirmation_may_join_the_mean_and_the_defaul
             value = float(next(better))
             return {"recall_at_5/macro": value, "mrr/macro": value, "recall_at_5/worst": value}
 
-    monkeypatch.setattr("nic_ray.averaging.Scorer", Better)
+    monkeypatch.setattr("nic_ray.selection.averaging.Scorer", Better)
     outcome = search(
         tiny_model(layers=3),
         tiny_pairs_file,
@@ -325,7 +325,8 @@ def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, ti
 
 
 def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplog):
-    from nic_ray import hardware, placement, worker
+    from nic_ray import hardware
+    from nic_ray.search import placement, worker
 
     host, cpus = worker._this_machine()
     assert cpus == 2
@@ -462,7 +463,7 @@ def test_a_trial_reads_the_activations_where_they_lie():
 
         import ray
 
-        from nic_ray.activations import feed
+        from nic_ray.model.activations import feed
 
         def own_bytes():  # its resident size would count shared pages too
             return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
@@ -512,7 +513,7 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the activations lie on disk, and are read")
 
-    monkeypatch.setattr("nic_ray.cluster.run_shard", refuse)
+    monkeypatch.setattr("nic_ray.search.cluster.run_shard", refuse)
     outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     assert [row["command"] for row in outcome.judgement.evidence["readings"]] == ["export"]

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from nic_ray import cluster as room
-from nic_ray import search
 from nic_ray.config import Config
 from nic_ray.errors import InputError, RunError
-from nic_ray.preparation import prepare
 from nic_ray.progress import View
-from nic_ray.session import import_ray
+from nic_ray.search import cluster as room
+from nic_ray.search import search
+from nic_ray.search.session import import_ray
+from nic_ray.training.prepared import prepare
 from tests.test_ray import pytestmark as marks
 from tests.test_ray import settings
 

@@ -12,7 +12,16 @@ from rich.console import Console
 
 from nic_ray.config import SearchConfig
 from nic_ray.progress import Live
-from nic_ray.ray_hooks import NUMBER, UNTIL, Interruptible, ProgressCallback, asha, end_of, reason_in, trial_class
+from nic_ray.search.ray_hooks import (
+    NUMBER,
+    UNTIL,
+    Interruptible,
+    ProgressCallback,
+    asha,
+    end_of,
+    reason_in,
+    trial_class,
+)
 
 
 def interrupt() -> None:

@@ -6,8 +6,8 @@ import ray
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from nic_ray import ray_private
 from nic_ray.errors import RunError
+from nic_ray.search import ray_private
 
 
 def test_this_ray_has_every_private_name_that_is_used():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nic_ray.card import model_card
+from nic_ray.bundle.card import model_card
 from nic_ray.readings import describe_readings, merged, note_reading, readings_of
 
 

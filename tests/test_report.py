@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from nic_ray.report import describe_evidence, show_outcome
+from nic_ray.report.terminal import describe_evidence, show_outcome
 
 FLAT = {"recall_at_5/pumps": 0.5, "recall_at_5/macro": 0.5, "mrr/pumps": 0.4, "mrr/macro": 0.4}
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray.base import load
-from nic_ray.evaluation import evaluate_encoder
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.retention import load_probe, retention_of
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.model.base import load
+from nic_ray.model.evaluation import evaluate_encoder
+from nic_ray.selection.retention import load_probe, retention_of
 
 PROBE = index_pairs(
     [Pair(f"{part} is {fault}", f"drain the {part} if {fault}.", part) for part in ("valve", "oven", "kite")

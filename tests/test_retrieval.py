@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from sentence_transformers import SimilarityFunction
 
-from nic_ray import retrieval
-from nic_ray.metric_table import recall_at, reciprocal_rank
-from nic_ray.retrieval import (
+from nic_ray.metrics import ranking
+from nic_ray.metrics.ranking import (
     by_domain,
     flat_metrics,
     query_metrics,
     relevance_by_rank,
     score_metrics,
 )
+from nic_ray.metrics.table import recall_at, reciprocal_rank
 
 
 @st.composite
@@ -100,7 +100,7 @@ def test_ignored_passages_are_ranked_as_if_they_were_not_there():
 @pytest.mark.parametrize("block_scores", [1, 41 * 7, 41 * 59, 41 * 60, 10**6])
 def test_the_size_of_a_block_changes_nothing(monkeypatch, block_scores):
     whole = query_metrics(*random_case())
-    monkeypatch.setattr(retrieval, "_BLOCK_SCORES", block_scores)
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", block_scores)
     for name, values in query_metrics(*random_case()).items():
         assert values.tolist() == whole[name].tolist()
 

@@ -10,10 +10,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, retrieve
-from nic_ray.bundle import write_bundle
-from nic_ray.corpus import read_corpus
+from nic_ray.bundle.files import write_bundle
+from nic_ray.bundle.retriever import describe, retriever
+from nic_ray.dataset.passages import read_corpus
 from nic_ray.errors import InputError
-from nic_ray.retriever import describe, retriever
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from nic_ray.activations import Inputs
-from nic_ray.base import load
-from nic_ray.cache import Budget, inputs_by_depth, opened, run_here
-from nic_ray.encoder import with_weights
 from nic_ray.errors import InputError
-from nic_ray.evaluation import evaluate_encoder, query_scores, texts_to_score
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.model.activations import Inputs
+from nic_ray.model.base import load
+from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
+from nic_ray.model.encoder import with_weights
+from nic_ray.model.evaluation import evaluate_encoder, query_scores, texts_to_score
 from nic_ray.progress import View
-from nic_ray.retrieval import flat_metrics
-from nic_ray.scoring import Scorer, base_scores, deepest, queries_of
+from nic_ray.selection.scoring import Scorer, base_scores, deepest, queries_of
 
 
 def test_a_part_is_scored_as_whole_models_are(searched):
@@ -95,8 +95,8 @@ def test_all_that_is_to_embed_is_told(searched):
 
 
 def test_inputs_of_other_texts_are_scored_with_their_own_collection(searched, tiny_pairs):
-    from nic_ray.activations import token_inputs
-    from nic_ray.pairs import index_pairs
+    from nic_ray.dataset.pairs import index_pairs
+    from nic_ray.model.activations import token_inputs
 
     prepared, _, _ = searched(1)
     few = index_pairs(tiny_pairs[:8])

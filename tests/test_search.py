@@ -11,18 +11,18 @@ import optuna
 import pytest
 import torch
 
-from nic_ray import rounds, search
 from nic_ray import study as study_room
-from nic_ray.candidates import Candidate, best_first
 from nic_ray.config import Config
 from nic_ray.config_file import dump_config
-from nic_ray.encoder import upper
 from nic_ray.errors import InputError, RunError
-from nic_ray.placement import place_trials, threads_of
-from nic_ray.preparation import describe_start, prepare, refuse_other_start
+from nic_ray.model.encoder import upper
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
-from nic_ray.run import Run, refuse_unwritable
+from nic_ray.search import rounds, search
+from nic_ray.search.placement import place_trials, threads_of
+from nic_ray.search.run import Run, refuse_unwritable
+from nic_ray.selection.candidates import Candidate, best_first
+from nic_ray.training.prepared import describe_start, prepare, refuse_other_start
 
 
 def config(**sections: object) -> Config:
@@ -121,7 +121,7 @@ def test_cuda_without_a_node_that_has_it_is_refused():
 
 @pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (0.25, "gloo"), (0.5, "gloo"), (1, "nccl"), (2, "nccl")])
 def test_workers_that_may_share_a_gpu_talk_by_gloo(gpus, backend):
-    worker = pytest.importorskip("nic_ray.worker")
+    worker = pytest.importorskip("nic_ray.search.worker")
     placement = place_trials(config(resources={"workers": 2, "gpus_per_worker": gpus}), cpus=8, gpus_of_nodes=[4])
     assert worker.backend(placement.gpus_per_worker) == backend
 
@@ -132,7 +132,7 @@ class FarEnough(Exception):
 
 @pytest.mark.parametrize(("gpus", "backend"), [(0.5, "gloo"), (1, "nccl")])
 def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monkeypatch, gpus, backend):
-    worker, UserCallback = pytest.importorskip("nic_ray.worker"), pytest.importorskip("ray.train").UserCallback
+    worker, UserCallback = pytest.importorskip("nic_ray.search.worker"), pytest.importorskip("ray.train").UserCallback
     asked = []
 
     def stop(*_, torch_config, scaling_config, **__):
@@ -152,7 +152,7 @@ def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monke
 
 @pytest.mark.parametrize(("gpus", "share"), [(0.25, 0.25), (1, 1.0), (2, 1.0)])
 def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, tmp_path, monkeypatch, gpus, share):
-    worker = pytest.importorskip("nic_ray.worker")
+    worker = pytest.importorskip("nic_ray.search.worker")
     asked = []
 
     def stop(*_, **given):
@@ -174,7 +174,7 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
 
 @pytest.mark.parametrize(("usable", "cpus"), [(3, 3), (64, 6)])
 def test_trials_share_no_more_cpus_than_a_process_may_use(monkeypatch, usable, cpus):
-    worker = pytest.importorskip("nic_ray.worker")
+    worker = pytest.importorskip("nic_ray.search.worker")
     nodes = [
         {"NodeID": name, "Alive": True, "NodeManagerHostname": host, "Resources": {"CPU": 3.0}}
         for name, host in (("a", "here"), ("b", "here"), ("c", "elsewhere"))
@@ -186,7 +186,7 @@ def test_trials_share_no_more_cpus_than_a_process_may_use(monkeypatch, usable, c
 
 
 def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
-    worker = pytest.importorskip("nic_ray.worker")
+    worker = pytest.importorskip("nic_ray.search.worker")
     with_gpu, without = SimpleNamespace(gpus_per_worker=0.5), SimpleNamespace(gpus_per_worker=0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert (worker._device(with_gpu), worker._device(without)) == ("cuda", "cpu")
@@ -197,7 +197,7 @@ def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
 
 
 def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monkeypatch):
-    cluster = pytest.importorskip("nic_ray.cluster")
+    cluster = pytest.importorskip("nic_ray.search.cluster")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
@@ -212,7 +212,7 @@ def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monk
 
 @pytest.mark.parametrize("missing", ["", "PyTorch 2 sees no CUDA device"])
 def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(prepared, monkeypatch, missing):
-    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.cluster")
+    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.search.cluster")
     node = {"NodeID": "a", "Alive": True, "Resources": {"GPU": 2.0}, "NodeManagerAddress": "10.0.0.7"}
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
     monkeypatch.setattr(ray, "nodes", lambda: [node])
@@ -230,7 +230,7 @@ def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(prepared, monk
 
 
 def test_frozen_blocks_run_in_one_process_a_gpu_and_not_in_one_a_shard(prepared, monkeypatch):
-    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.cluster")
+    ray, cluster = pytest.importorskip("ray"), pytest.importorskip("nic_ray.search.cluster")
     asked = []
 
     def on_gpus(_, shards, gpus):
@@ -541,7 +541,7 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, mo
     def fail(_):
         raise ValueError("no\nfigure")
 
-    monkeypatch.setattr("nic_ray.page.write_page", fail)
+    monkeypatch.setattr("nic_ray.report.html.write_page", fail)
     said = []
     search._write_page(run_in(tmp_path), said.append)
     assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from nic_ray import session
 from nic_ray.errors import InputError, RunError
 from nic_ray.progress import View
-from nic_ray.session import ray_session, refuse_what_ray_cannot_use
+from nic_ray.search import session
+from nic_ray.search.session import ray_session, refuse_what_ray_cannot_use
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HOME", "LOGNAME", "USER")
@@ -249,7 +249,7 @@ def test_a_search_says_before_it_reads_that_a_cluster_is_gone(short):
 
 TRIES = """
 from nic_ray.errors import InputError
-from nic_ray.session import refuse_what_ray_cannot_use
+from nic_ray.search.session import refuse_what_ray_cannot_use
 try:
     refuse_what_ray_cannot_use()
 except InputError as error:
@@ -311,9 +311,9 @@ def test_under_taskset_ray_starts_with_one_cpu_and_trials_run_one_at_a_time():
     code = """
 from nic_ray.config import Config
 from nic_ray.progress import View
-from nic_ray.session import ray_session
+from nic_ray.search.session import ray_session
 with ray_session(View()):
-    from nic_ray.cluster import placement_on_cluster
+    from nic_ray.search.cluster import placement_on_cluster
     print(placement_on_cluster(Config()))
 """
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code]

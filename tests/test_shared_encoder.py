@@ -11,24 +11,27 @@ import pytest
 import torch
 from transformers import PreTrainedConfig
 
-from nic_ray import base, comparison, conversion, encoder, evaluation, mining, outcome, retriever
-from nic_ray import bundle as bundles
-from nic_ray.activations import Inputs, feed, frozen_inputs, upper_for
-from nic_ray.averaging import averaged, refitted
-from nic_ray.cache import Budget, inputs_by_depth, is_kept, run_here
-from nic_ray.candidates import Candidate, best_of
+from nic_ray.bundle import comparison, onnx, retriever
+from nic_ray.bundle import files as bundles
 from nic_ray.config import Config
-from nic_ray.corpus import Passage
-from nic_ray.encoder import Encoder, lower, upper, whole
-from nic_ray.evaluation import evaluate
-from nic_ray.interpolation import interpolation_path
-from nic_ray.judgement import Contestants, final, judge
-from nic_ray.loop import TrainingData, Validation, fit
-from nic_ray.pairs import Pair, index_pairs
-from nic_ray.preparation import Prepared, prepare
+from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.dataset.passages import Passage
+from nic_ray.model import base, encoder, evaluation
+from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
+from nic_ray.model.cache import Budget, inputs_by_depth, is_kept, run_here
+from nic_ray.model.encoder import Encoder, lower, upper, whole
+from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
-from nic_ray.retention import load_probe, retention_of
-from nic_ray.scoring import Scorer
+from nic_ray.selection import export
+from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.candidates import Candidate, best_of
+from nic_ray.selection.interpolation import interpolation_path
+from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.scoring import Scorer
+from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.training import mining
+from nic_ray.training.loop import TrainingData, Validation, fit
+from nic_ray.training.prepared import Prepared, prepare
 
 OBJECTIVE = "recall_at_5/macro"
 PROBE = index_pairs(
@@ -172,7 +175,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "averaging": lambda: averaged(prepared, inputs, worse, OBJECTIVE),
         "training again": lambda: refitted(prepared, inputs, first),
         "judgement": judged,
-        "export": lambda: outcome.export(
+        "export": lambda: export.export(
             prepared, winner, {"results": {}}, given.folder / "model", training_log="", overwrite=False, view=View(),
         ),
         "mining": mined,
@@ -224,7 +227,7 @@ PLANTED = {
         "frozen blocks has",
     ),
     "a whole model is left with dropout on": (evaluation, "whole", in_training_mode, "evaluation has"),
-    "an export writes into the base model": (outcome.encoders, "with_weights", into_the_shared_one, "export has"),
+    "an export writes into the base model": (export.encoders, "with_weights", into_the_shared_one, "export has"),
     "a limit is set on the base model": (encoder, "plain_model", with_its_own_length, "mining has"),
     "a retriever cuts off texts of the base model": (retriever, "plain_model", with_its_own_length, "retrieval has"),
 }
@@ -242,16 +245,14 @@ def test_a_change_of_the_shared_encoder_is_found(given, monkeypatch, fault):
 
 def test_a_conversion_changes_nothing_of_the_model_that_it_is_given(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(conversion, "TIMED", 10)
+    monkeypatch.setattr(onnx, "TIMED", 10)
     source = str(tiny_model())
     metadata = {"name": "tuned", "base_model": source, "data": {"sha256": bundles.file_sha256(tiny_pairs_file)}}
     bundles.write_bundle(tmp_path / "tuned", base.load(source).model, metadata, training_log="")
     shared = base.load(str(tmp_path / "tuned"))
     monkeypatch.setattr(bundles, "load", lambda _: shared.model)
     before = fingerprint(shared)
-    conversion.convert(
-        tmp_path / "tuned", tmp_path / "graph", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None
-    )
+    onnx.convert(tmp_path / "tuned", tmp_path / "graph", "onnx", tiny_pairs_file, overwrite=False, say=lambda _: None)
     assert fingerprint(shared) == before
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.dataset.split import hold_back_queries, sample_rows, shared_with_training, split_rows
 from nic_ray.errors import InputError
-from nic_ray.pairs import index_pairs, read_pairs
-from nic_ray.split import hold_back_queries, sample_rows, shared_with_training, split_rows
 
 REAL = Path(__file__).parent.parent / "../shared/data/training_pairs.jsonl"
 PARTS = ("train", "validation", "test")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import encoder
-from nic_ray.base import load
 from nic_ray.errors import InputError
+from nic_ray.model import encoder
+from nic_ray.model.base import load
 from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, prompts_of, stored_prompts
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nic_ray.config import TrackersConfig
 from nic_ray.errors import InputError
-from nic_ray.tracking import _with_names_of_mlflow, tracker_callbacks
+from nic_ray.search.trackers import _with_names_of_mlflow, tracker_callbacks
 
 
 def test_nothing_is_recorded_where_nobody_asked():

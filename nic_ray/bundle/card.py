@@ -1,0 +1,396 @@
+"""The model card of an exported folder: Hugging Face's YAML header with the test part's figures, and the text."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
+from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
+from nic_ray.evidence import Metadata, StoredInterval, front_points
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.readings import COLUMNS, cells_of, describe_readings
+from nic_ray.tokens import PACKAGED_NAMES
+
+METADATA, PICTURE = "metadata.json", "recall.png"
+
+HEADINGS = {
+    "test": ("Test part", "which took no part in choosing"),
+    "test in domain": ("Test part within domains", "each query ranked against the passages of its own domain alone"),
+    "unseen_queries": (
+        "Unseen queries",
+        "the easier protocol: new questions about trained passages",
+    ),
+    "validation": ("Validation part", "which picked the weights"),
+}
+
+PROTOCOLS = {
+    "unseen_passages": (
+        "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
+        "names it as a wrong answer to a training row, it was trained on as that"
+    ),
+    "unseen_queries": (
+        "unseen queries only. The passages of validation and test rows may have been trained on with other "
+        "queries, which flatters the figures"
+    ),
+}
+
+
+def model_card(metadata: Metadata) -> str:
+    """README.md of a bundle: Hugging Face's YAML header with results of the test part, and the text.
+
+    Args:
+        metadata: as for `write_bundle`. What it lacks is left out, but for "name" and "base_model".
+    """
+    sections = [
+        _introduction(metadata),
+        _use_section(metadata),
+        _results_section(metadata),
+        _evidence_section(metadata),
+        _readings_section(metadata),
+        _training_section(metadata),
+        _data_section(metadata),
+        _limits_section(metadata),
+    ]
+    text = "\n\n".join(section for section in sections if section)
+    return f"---\n{_card_data(metadata).to_yaml()}\n---\n\n{text}\n"
+
+
+def _card_data(metadata: Metadata) -> ModelCardData:
+    return ModelCardData(
+        model_name=metadata["name"],
+        base_model=_hub_id(metadata["base_model"]),
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction"],
+        eval_results=list(_eval_results(metadata)) or None,
+    )
+
+
+def _hub_id(base_model: str) -> str | None:
+    """The base model's name on the hub; None for a folder, which means nothing elsewhere."""
+    if base_model in PACKAGED_NAMES:
+        return PACKAGED_NAMES[-1]
+    try:
+        validate_repo_id(base_model)
+    except HFValidationError:
+        return None
+    return None if Path(base_model).exists() else base_model
+
+
+def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
+    data = metadata.get("data", {})
+    pairs = data.get("pairs", "pairs")
+    tested = metadata.get("results", {}).get("test", {}).get("tuned", {})
+    many = len(changes_of({"tuned": tested})) > MANY
+    for key, value in tested.items():
+        metric, _, domain = key.partition("/")
+        if metric in METRICS and domain != "worst" and (domain == "macro" or not many):
+            yield EvalResult(
+                task_type="information-retrieval",
+                dataset_type=Path(pairs).stem,
+                dataset_name=f"{pairs}, {'mean over domains' if domain == 'macro' else domain}",
+                dataset_config=domain,
+                dataset_split="test",
+                dataset_revision=data.get("sha256"),
+                metric_type=metric,
+                metric_name=METRICS[metric].label,
+                metric_value=value,
+            )
+
+
+def _introduction(metadata: Metadata) -> str:
+    domains = metadata.get("data", {}).get("domains", {})
+    about = f" about {names_of(domains)}" if domains else ""
+    return (
+        f"# {metadata['name']}\n\n"
+        "A sentence-embedding model that finds the passage of a technical manual which answers a question"
+        f"{about}. It is {metadata['base_model']}, tuned on pairs of a query and its passage."
+    )
+
+
+def _use_section(metadata: Metadata) -> str:
+    saved_with = metadata.get("versions", {}).get("sentence-transformers")
+    saved = f"\n\nThe folder was saved with sentence-transformers {saved_with}." if saved_with else ""
+    place = json.dumps(metadata["name"], ensure_ascii=False)
+    return (
+        "## Use\n\n"
+        "```python\n"
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f"model = SentenceTransformer({place})  # the path of this folder\n"
+        "passages = [...]  # sections of the manuals\n"
+        'query = model.encode_query(["Why does it not start?"])\n'
+        "scores = model.similarity(query, model.encode_document(passages))\n"
+        "best = passages[int(scores.argmax())]\n"
+        "```" + _prompts_note(metadata) + saved
+    )
+
+
+def _prompts_note(metadata: Metadata) -> str:
+    prompts = {kind: prompt for kind, prompt in metadata.get("prompts", {}).items() if prompt}
+    if not prompts:
+        return ""
+    put = [f"{json.dumps(prompt, ensure_ascii=False)} in front of a {kind}" for kind, prompt in prompts.items()]
+    return (
+        f"\n\n`encode_query` and `encode_document` put {' and '.join(put)}, as the base model wants it. The figures "
+        "below are of texts with these prompts; plain `encode` does not know a query from a passage."
+    )
+
+
+def _results_section(metadata: Metadata) -> str:
+    results = metadata.get("results", {})
+    parts = [part for part in HEADINGS if results.get(part)]
+    if not parts:
+        return ""
+    split, data = metadata.get("split", {}), metadata.get("data", {})
+    corpus = f"all {data['passages']} passages" if "passages" in data else "all passages"
+    lines = [
+        "## Results",
+        f"Each query is ranked against {corpus} of the data, whatever part they belong to. "
+        f"{' '.join(f'{metric.label} is the {metric.explained}.' for metric in METRICS.values())} A tie counts against "
+        "the model. `macro` is the mean over domains, each with the same weight, and `worst` the lowest domain.",
+    ]
+    trained = metadata.get("trained", {})
+    if described := described_training(trained):
+        lines.append(f"How long they were trained: {described}.")
+    if warning := cut_off(trained):
+        lines.append(f"**{warning}**")
+    if protocol := split.get("protocol"):
+        lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
+    for part in parts:
+        asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
+        counted = "" if asked is None else f" ({asked} queries)"
+        name, note = HEADINGS[part]
+        shown = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
+        passages = metadata.get("passages", {}).get("test" if part == "test in domain" else part, {})
+        lines += [f"### {name}{counted}, {note}", _metrics_table(shown, passages)]
+        if part == "test" and pictured(metadata):
+            lines.append(
+                f"![{METRICS[PRIMARY].label} of the test part in each domain, base model and winner]({PICTURE})"
+            )
+    return "\n\n".join(lines)
+
+
+def pictured(metadata: Metadata) -> Mapping[str, Mapping[str, float]]:
+    """Results that the card has a picture of; empty if it has none."""
+    tested: Mapping[str, Mapping[str, float]] = metadata.get("results", {}).get("test", {})
+    domains = domains_of(tested)
+    whole = all(f"{PRIMARY}/{domain}" in flat for flat in tested.values() for domain in domains)
+    return tested if domains and whole else {}
+
+
+def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping[str, int]) -> str:
+    names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
+    last = [name for name in ("worst", "macro") if name in names]
+    counted = ["passages"] if passages else []
+    header = ["domain", *counted, *(f"{metric.label} {model}" for metric in METRICS.values() for model in results)]
+    changes = changes_of(results)
+    changes = {name: changes.get(name, 0.0) for name in names if name not in last}
+    rows = []
+    for name in (*shown_domains(changes), *last):
+        if name is None:
+            rows.append(_gap(changes, header))
+            continue
+        values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
+        asked = [str(passages.get(name, ""))] if counted else []
+        rows.append([name, *asked, *("–" if value is None else f"{value:.3f}" for value in values)])
+    return _table(header, rows)
+
+
+def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
+    return [f"{between(changes)}, in {METADATA}", *[""] * (len(header) - 1)]
+
+
+def _evidence_section(metadata: Metadata) -> str:
+    """What is known of how far the figures can be trusted; nothing for a model that no search made."""
+    if "guard" not in metadata:
+        return ""
+    lines = ["## How far to trust them"]
+    if objections := metadata["guard"]["objections"]:
+        listed = "\n".join(f"- {objection}" for objection in objections)
+        lines.append(f"**This model was exported over objections** (`--export-anyway`):\n\n{listed}")
+    if metadata.get("refit") == "all":
+        lines.append(
+            "The figures are those of the same configuration trained on the training part. The weights here were "
+            "trained again on the rows of all parts, once the figures stood; nothing is left to measure them on."
+        )
+    for difference, domains in metadata.get("intervals", {}).items():
+        header = ["domain", "difference", "interval", "queries", "passages"]
+        changes = {domain: own["difference"] for domain, own in domains.items() if domain != "macro"}
+        rows = []
+        for domain in (*shown_domains(changes), *(["macro"] if "macro" in domains else [])):
+            if domain is None:
+                rows.append(_gap(changes, header))
+                continue
+            own = domains[domain]
+            rows.append(
+                [domain, f"{own['difference']:+.3f}", _interval(own), str(own["queries"]), str(own["passages"])]
+            )
+        lines += [
+            f"### {_difference(difference, metadata)}: {METRICS[PRIMARY].label} on the test part",
+            _table(header, rows),
+        ]
+    if "interval_rule" in metadata:
+        how = metadata["interval_rule"]
+        lines.append(
+            f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
+            f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
+        )
+    lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
+    return "\n\n".join(lines)
+
+
+def _difference(name: str, metadata: Metadata) -> str:
+    """A heading for "tuned minus" a model."""
+    above, _, below = name.partition(" minus ")
+    return f"{above.capitalize()} minus {with_epochs(below, below, metadata.get('trained', {}))}"
+
+
+def _readings_section(metadata: Metadata) -> str:
+    readings = metadata.get("readings")
+    if not readings:
+        return ""
+    told = describe_readings(readings) or (
+        "The test rows were read once, after everything was chosen. So say the run that made the model and those "
+        "beside it; what is read after the export stands in the run folder alone"
+    )
+    return f"## Readings of the test part\n\n{told[0].upper()}{told[1:]}.\n\n{_table(COLUMNS, cells_of(readings))}"
+
+
+def _interval(interval: StoredInterval) -> str:
+    return "–" if interval["low"] is None else f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+
+
+def _retention_lines(metadata: Metadata) -> Iterator[str]:
+    alpha, labels = metadata["alpha"], [metric.label for metric in METRICS.values()]
+    yield (
+        "### Between the base model and the tuned one\n\nThe weights are "
+        f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the probe. "
+        + (
+            f"Retention is what a probe of other fields says ({metadata['probe']['pairs']}): macro "
+            f"{' and '.join(labels)} there, minus the base model's."
+            if "probe" in metadata
+            else "What the tuning forgets of other fields was not measured."
+        )
+    )
+    rows = [
+        [
+            f"{point.alpha:g}",
+            *(f"{point.metrics[f'{name}/macro']:.3f}" for name in METRICS),
+            *_kept(point.retention),
+        ]
+        for point in front_points(metadata["front"])
+    ]
+    (first, *others), kept = labels, [f"retention {label}" for label in labels]
+    yield _table(["alpha", f"{first} macro, validation", *others, *kept], rows)
+    if retention := metadata.get("retention"):
+        trained = metadata.get("trained", {})
+        rows = [[with_epochs(model, model, trained), *_kept(changes)] for model, changes in retention.items()]
+        yield _table(["model", *kept], rows)
+
+
+def _kept(retention: Mapping[str, float] | None) -> list[str]:
+    return ["–"] * len(METRICS) if retention is None else [f"{retention[name]:+.3f}" for name in METRICS]
+
+
+def _confirmation_lines(metadata: Metadata) -> Iterator[str]:
+    if confirmed := metadata.get("confirmed"):
+        yield (
+            "### Tried with several seeds\n\nThe best configurations of the search were trained again, as long as they "
+            "had been; the best mean over the seeds that are known won. "
+            f"{metadata.get('objective', 'objective')} on the validation part:"
+        )
+        rows = [
+            [
+                each["trial"],
+                ", ".join(f"{value:.3f} ({seed})" for seed, value in each["by_seed"].items()),
+                str(len(each["by_seed"])),
+                "–" if each.get("epochs") is None else f"{each['epochs']:.3g}",
+                f"{each['mean']:.3f}",
+                f"{each['spread']:.3f}",
+            ]
+            for each in confirmed
+        ]
+        yield _table(["configuration", "value (seed)", "seeds", "epochs", "mean", "spread"], rows)
+
+
+def _leak_lines(metadata: Metadata) -> Iterator[str]:
+    if leaks := metadata.get("leaks"):
+        parts = list(next(iter(leaks.values())))
+        yield "### Rows that share something with a training row"
+        yield _table(["what", *parts], [[name, *(str(own[part]) for part in parts)] for name, own in leaks.items()])
+
+
+def _training_section(metadata: Metadata) -> str:
+    facts = {
+        "trial": metadata.get("trial"),
+        "weights": "mean of these trials', each above the shallowest cut" if metadata.get("averaged") else None,
+        "chosen by": metadata.get("objective"),
+        "created": metadata.get("created"),
+        "best epoch": metadata.get("best", {}).get("epoch"),
+        "best step": metadata.get("best", {}).get("step"),
+        "precision": metadata.get("precision"),
+        "weights of the base model, SHA-256": metadata.get("base_weights_sha256"),
+        "weights of the base model, stored in": metadata.get("base_stored_in"),
+        "weights, stored in": metadata.get("stored_in"),
+        "similarity of the base model, as it was scored": metadata.get("base_similarity"),
+    }
+    rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
+    rows += [[f"`{key}`", _shown(value)] for key, value in metadata.get("config", {}).items()]
+    rows += [[f"{name} version", value] for name, value in metadata.get("versions", {}).items()]
+    return "## Training\n\n" + _table(["setting", "value"], rows) if rows else ""
+
+
+def _data_section(metadata: Metadata) -> str:
+    data, split = metadata.get("data", {}), metadata.get("split", {})
+    facts = {
+        "file": data.get("pairs"),
+        "SHA-256": data.get("sha256"),
+        "rows": data.get("rows"),
+        "passages": data.get("passages"),
+        **_rows_of_domains(data.get("domains", {})),
+        **{f"{part} rows": count for part, count in split.get("rows", {}).items()},
+        **{f"split, {key.replace('_', ' ')}": value for key, value in split.items() if key != "rows"},
+    }
+    rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
+    return "## Data\n\n" + _table(["what", "value"], rows) if rows else ""
+
+
+def _rows_of_domains(domains: Mapping[str, int]) -> dict[str, int]:
+    if len(domains) > MANY:
+        return {"domains": len(domains)}
+    return {f"rows of {domain}": count for domain, count in domains.items()}
+
+
+def _limits_section(metadata: Metadata) -> str:
+    domains = metadata.get("data", {}).get("domains", {})
+    judged = f"in these domains: {names_of(domains)}" if domains else "on the data above"
+    limits = [
+        f"It was judged {judged}. Tuning forgets: elsewhere it may find less than the base model does"
+        + (", by about as much as the retention above." if metadata.get("retention") else "."),
+        "The validation part picked the weights, so its figures flatter; quote those of the test part.",
+    ]
+    if "max_tokens" in metadata.get("config", {}):
+        cut = metadata["config"]["max_tokens"]
+        included = ", its prompt included" if any(metadata.get("prompts", {}).values()) else ""
+        limits.append(f"Of a text at most {cut} tokens are read{included}, fewer if the base model takes fewer.")
+    if metadata.get("split", {}).get("protocol") == "unseen_queries":
+        limits.append("Its figures say nothing about passages that it was not trained on.")
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [header, ruler, *rows])
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of its table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

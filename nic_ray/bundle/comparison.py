@@ -1,0 +1,415 @@
+"""Models beside each other on the same rows: an exported one and its base, or several."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from nic_ray.bundle.card import METADATA
+from nic_ray.bundle.files import file_sha256, read_metadata
+from nic_ray.config import DataConfig, Protocol, TrainConfig
+from nic_ray.dataset.beir import read_beir
+from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.split import Part
+from nic_ray.errors import InputError
+from nic_ray.evidence import Metadata, StoredSplit
+from nic_ray.metrics.bootstrap import Interval, Queries, count_passages, paired_intervals
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.model.base import load
+from nic_ray.model.encoder import Encoder
+from nic_ray.model.evaluation import encoder_scores, evaluate_encoder, texts_to_score
+from nic_ray.progress import View
+from nic_ray.readings import describe_readings, merged, note_reading
+from nic_ray.run_folder import RunFolder
+from nic_ray.tokens import PACKAGED_NAMES
+from nic_ray.training.prepared import divide, split_sha256
+from nic_ray.validation import setting_faults
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside the base model it was made of, on the same rows."""
+
+    model: str
+    """As the user named it."""
+    base_model: str
+    pairs: str
+    """The file, or the folder in BEIR form."""
+    split: str
+    """Part of the rows, "all", or whose qrels of a folder."""
+    protocol: Protocol | None
+    """What was held back from training; None for all rows, where nothing was, and for a folder."""
+    refit: bool
+    """Whether the exported weights were trained again on the rows of all parts."""
+    split_from: Literal["bundle", "defaults", "qrels"] | None
+    """Whether the split is the one that the model was trained with, or that of a folder; None for all rows."""
+    queries: int
+    passages: int
+    """In the corpus."""
+    results: dict[str, dict[str, float]]
+    """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
+    asked: dict[str, int]
+    """Domain -> passages that its queries ask about; "macro" -> their sum."""
+    warnings: list[str]
+    """What is to be known of the test rows that were read."""
+
+
+def compare_with_base(
+    model: str, pairs: Path, split: Part | Literal["all"], *, view: View | None = None, device: str = "cpu"
+) -> Comparison:
+    """Evaluate a model and its base model on one part of some pairs.
+
+    Args:
+        model: a bundle, another folder that Sentence Transformers loads, the packaged name or a hub id.
+            A bundle names its base model, its cut of long texts and, if it was trained on these very pairs,
+            their split. Others are compared with the packaged model on the default split.
+        pairs: JSONL file.
+        split: part of the rows that asks; the corpus is that of all parts.
+        view: is shown how it goes.
+        device: where the texts are embedded.
+
+    Raises:
+        InputError: unusable pairs, model or metadata of a bundle.
+    """
+    read = read_pairs(pairs)
+    metadata = _metadata_of(model)
+    has_split = _was_trained_on(metadata, pairs)
+    data = _data_for(metadata, pairs, split, Path(model))
+    collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
+    encoders = _with_base(model, metadata)
+    warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
+    return Comparison(
+        model=model,
+        base_model=_base_of(metadata),
+        pairs=str(pairs),
+        split=split,
+        protocol=data.protocol if data else None,
+        refit=metadata.get("refit") == "all",
+        split_from=("bundle" if has_split else "defaults") if data else None,
+        queries=len(chosen),
+        passages=len(collection.corpus),
+        results=_evaluated(encoders, collection, chosen, _max_tokens(metadata), view, device),
+        asked=count_passages(_queries(collection, chosen)),
+        warnings=warnings,
+    )
+
+
+def compare_on_folder(
+    model: str, folder: Path, split: str, *, view: View | None = None, device: str = "cpu"
+) -> Comparison:
+    """Evaluate a model and its base model on a folder in BEIR form, as one domain.
+
+    Args:
+        model: as for `compare_with_base`.
+        folder: see `beir.read_beir`.
+        split: qrels/`split`.tsv says what is asked.
+        view: is shown how it goes.
+        device: where the texts are embedded.
+
+    Raises:
+        InputError: unusable folder, model or metadata of a bundle.
+    """
+    collection, chosen = read_beir(folder, split)
+    metadata = _metadata_of(model)
+    return Comparison(
+        model=model,
+        base_model=_base_of(metadata),
+        pairs=str(folder),
+        split=split,
+        protocol=None,
+        refit=metadata.get("refit") == "all",
+        split_from="qrels",
+        queries=len(chosen),
+        passages=len(collection.corpus),
+        results=_evaluated(_with_base(model, metadata), collection, chosen, _max_tokens(metadata), view, device),
+        asked=count_passages(_queries(collection, chosen)),
+        warnings=[],
+    )
+
+
+def part_named(split: str | None) -> Part | Literal["all"]:
+    """The part of some pairs that a user names; the validation rows if none is named.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    parts: tuple[Part | Literal["all"], ...] = ("test", "validation", "train", "all")
+    found = next((part for part in parts if part == (split or "validation")), None)
+    if found is None:
+        raise InputError(f"--split: {split!r} is not one of {', '.join(parts)}")
+    return found
+
+
+def _base_of(metadata: Metadata) -> str:
+    return str(metadata.get("base_model", PACKAGED_NAMES[0]))
+
+
+def _with_base(model: str, metadata: Metadata) -> dict[str, Encoder]:
+    """Models by "base" and "model", loaded; "model" alone if it is the base model itself."""
+    base_model = _base_of(metadata)
+    is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
+    names = {"model": model} if is_base else {"base": base_model, "model": model}
+    return {label: load(name) for label, name in names.items()}
+
+
+def _evaluated(
+    encoders: Mapping[str, Encoder],
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    view: View | None,
+    device: str,
+) -> dict[str, dict[str, float]]:
+    texts = len(texts_to_score(collection, rows))
+    results = {}
+    for label, encoder in encoders.items():
+        with (view or View()).work(f"embedding {texts:,} texts with {encoder.name}", texts) as done:
+            results[label] = evaluate_encoder(encoder, collection, rows, max_tokens, done=done, device=device)
+    return results
+
+
+def describe_rows(comparison: Comparison) -> str:
+    """One line: which rows of which file, by which protocol, against how many passages."""
+    counts = f"{comparison.queries} queries, ranked over {comparison.passages} passages"
+    if comparison.split_from == "qrels":
+        return f"{comparison.split} questions of {comparison.pairs}: {counts}"
+    if comparison.protocol is None:
+        return f"all rows of {comparison.pairs}, those that a model was trained on included: {counts}"
+    if comparison.refit and comparison.split_from == "bundle":
+        return (
+            f"{comparison.split} part of {comparison.pairs}: {counts}. The exported weights were trained again on the "
+            "rows of all parts (refit: all), these included; what the configuration is worth on rows that it never saw "
+            "stands in the model card"
+        )
+    whose = "as the model was trained" if comparison.split_from == "bundle" else "by the default split"
+    protocol = comparison.protocol.replace("_", " ")
+    return f"{comparison.split} part of {comparison.pairs}, {whose} ({protocol}): {counts}"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Several models on the same rows, each held against the first."""
+
+    pairs: str
+    """The file."""
+    split: Part | Literal["all"]
+    split_from: str | None
+    """The model whose split it is; None for the default split, and for all rows."""
+    queries: int
+    passages: int
+    """In the corpus."""
+    results: dict[str, dict[str, float]]
+    """Model, as the user named it -> flat metrics."""
+    intervals: dict[str, dict[str, Interval]]
+    """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
+    warnings: list[str]
+    """Why a model may have an advantage, and what is to be known of the test rows that were read."""
+
+
+def compare_models(
+    names: Sequence[str],
+    pairs: Path,
+    split: Part | Literal["all"],
+    *,
+    say: Callable[[str], None],
+    device: str = "cpu",
+) -> Ranking:
+    """Evaluate models on the same rows, and say how sure the differences are.
+
+    Args:
+        names: two or more run folders, bundles, other model folders, packaged names or hub ids. A run stands for
+            what it has exported, that of a single training for its best model.
+        pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
+        split: part of the rows that asks; the corpus is that of all parts.
+        say: is told which model is read.
+        device: where the texts are embedded.
+
+    Raises:
+        InputError: a name stands there twice, or for no model; or the pairs cannot be used.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
+    read = read_pairs(pairs)
+    folders = {name: _model_of(name) for name in names}
+    metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
+    owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
+    whose = names[0] if owner is None else owner
+    data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
+    collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
+    asked = _queries(collection, rows)
+    warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
+    scores, now = {}, datetime.now(UTC)
+    for name, folder in folders.items():
+        say(f"reading {name}")
+        encoder = load(folder)
+        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+            warnings += _note_reading(name, metadata[name], split, "compare", now)
+        scores[name] = encoder_scores(encoder, collection, rows, _max_tokens(metadata[name]), device=device)
+    return Ranking(
+        pairs=str(pairs),
+        split=split,
+        split_from=owner,
+        queries=len(rows),
+        passages=len(collection.corpus),
+        results={name: flat_metrics(each, asked.domains) for name, each in scores.items()},
+        intervals={
+            name: paired_intervals(
+                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], asked.passages, asked.domains
+            )
+            for name in names[1:]
+        },
+        warnings=warnings,
+    )
+
+
+def verdict(macro: Interval) -> str:
+    """What the interval of the macro mean of B minus A says, in a sentence."""
+    if macro.low is None or macro.high is None:
+        return "How sure the difference is cannot be said of passages so few."
+    if macro.low > 0 or macro.high < 0:
+        return f"{'B' if macro.low > 0 else 'A'} is better: the interval of the macro mean leaves out zero."
+    return "The difference may be chance: the interval of the macro mean holds zero."
+
+
+def _model_of(name: str) -> str:
+    """The folder of a model; of a run's, what it has exported."""
+    run = RunFolder(Path(name))
+    if not run.config.is_file():
+        return name
+    if not run.result.exists() and run.trained.is_dir():
+        return str(run.trained)
+    try:
+        bundle = json.loads(run.result.read_text(encoding="utf-8"))["bundle"]
+    except (OSError, ValueError, KeyError, TypeError):
+        bundle = None
+    if bundle is None or not Path(bundle).is_dir():
+        raise InputError(
+            f"{name}: has exported no model that is still there; export it with python -m nic_ray.export "
+            f"{shlex.quote(name)}, "
+            "or name a model"
+        )
+    return str(bundle)
+
+
+def _advantages(
+    name: str, metadata: Metadata, pairs: Path, split: Part | Literal["all"], data: DataConfig | None
+) -> list[str]:
+    if "split" not in metadata:
+        return []
+    if not _was_trained_on(metadata, pairs):
+        return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
+    if metadata.get("refit") == "all":
+        return [f"{name}: was trained again on the rows of all parts (refit: all), these included"]
+    if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
+        return [f"{name}: was trained on some of these rows"]
+    return []
+
+
+def _note_reading(
+    model: str, metadata: Metadata, split: Part | Literal["all"], command: str, when: datetime | None = None
+) -> Iterator[str]:
+    """Write down, in the folder of the run that made a model, that its test rows are about to be read.
+
+    Yields:
+        what is to be said of that.
+    """
+    if split not in ("test", "all"):
+        return
+    run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
+    try:
+        if not RunFolder(run).config.is_file():
+            raise FileNotFoundError
+        found = note_reading(
+            run,
+            command=command,
+            part=split,
+            rows=metadata["split"].get("rows", {}).get("test", 0),
+            model=model,
+            split=metadata["split"].get("sha256"),
+            when=when,
+        )
+    except OSError:
+        before = f" (readings that it brings along: {len(known)})" if known else ""
+        yield (
+            f"{model}: this reading of its test rows{before} is not recorded, the folder of its run "
+            f"({metadata.get('run', 'unknown')}) is not there or cannot be written"
+        )
+        return
+    if told := describe_readings(merged(known, found)):
+        yield f"{model}: {told}"
+
+
+def _metadata_of(model: str) -> Metadata:
+    return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
+
+
+def _was_trained_on(metadata: Metadata, pairs: Path) -> bool:
+    return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
+
+
+def _split_sha256(metadata: Metadata, pairs: Path) -> str | None:
+    return metadata["split"].get("sha256") if _was_trained_on(metadata, pairs) else None
+
+
+def _max_tokens(metadata: Metadata) -> int:
+    return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
+
+
+def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
+    """The texts of some pairs, and the rows of a part: as the model was trained if it was on these, else by default.
+
+    Raises:
+        InputError: unusable pairs or metadata.
+    """
+    read = read_pairs(pairs)
+    data = _data_for(metadata, pairs, split, Path(metadata["name"]))
+    return _rows(read, split, data, _split_sha256(metadata, pairs))
+
+
+def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
+    """The split of a model that was trained on the pairs, else the default one; None for all rows."""
+    if split == "all":
+        return None
+    return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
+
+
+def _rows(
+    read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None, sha256: str | None
+) -> tuple[Collection, list[int]]:
+    """The texts, and the rows that ask; all of them without a split.
+
+    Args:
+        sha256: of the split that a model was trained with; None where none is known.
+
+    Raises:
+        InputError: the rows are split otherwise today.
+    """
+    if data is None:
+        return index_pairs(read), list(range(len(read)))
+    collection, parts = divide(read, data)
+    if sha256 not in (None, split_sha256(collection, parts)):
+        raise InputError(
+            "the pairs are split otherwise than when the model was trained, by another version of nic_ray: rows that "
+            "it was trained on may be among those held back now; train and export it again, or read --split all"
+        )
+    return collection, np.flatnonzero(parts == split).tolist()
+
+
+def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
+    """Passages that are nearly the same count as one."""
+    return Queries(collection.near[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
+
+
+def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
+    names = DataConfig.model_fields.keys() - {"pairs"}
+    try:
+        return DataConfig.model_validate({name: value for name, value in stored.items() if name in names})
+    except ValidationError as error:
+        faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
+        raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None

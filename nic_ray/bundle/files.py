@@ -1,0 +1,275 @@
+"""The exported folder: a model that plain Sentence Transformers loads, and where it comes from."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+
+from nic_ray import __version__
+from nic_ray.bundle.card import METADATA, PICTURE, model_card, pictured
+from nic_ray.bundle.picture import recall_png
+from nic_ray.errors import InputError, RunError
+from nic_ray.evidence import Metadata, StoredMetadata
+from nic_ray.model import base
+
+log = logging.getLogger("nic_ray.bundle")
+
+CARD, LOG = "README.md", "training.log"
+OWN_KEYS = {"name", "base_model", "files"}
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
+
+
+def refuse_existing(folder: Path, overwrite: bool, other_place: str = "another --name") -> None:
+    """Refuse a place that `write_bundle` could not or must not write to. Changes nothing.
+
+    Args:
+        folder: where the bundle shall be.
+        overwrite: an older bundle, or an empty folder, may be there and be replaced.
+        other_place: how the user names another one.
+
+    Raises:
+        InputError: something is there that must stay, or the folder cannot be made.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = "a link" if folder.is_symlink() else "a file"
+        raise InputError(f"{folder}: is {kind}, and a bundle is a folder; choose {other_place}")
+    if folder.exists() and not overwrite:
+        raise InputError(f"{folder}: exists already; choose {other_place}, or replace it with --overwrite")
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            read_metadata(folder)
+        except InputError as error:
+            raise InputError(
+                f"{folder}: --overwrite replaces only what was exported before, and this is no bundle "
+                f"({error}); choose {other_place}, or remove it yourself"
+            ) from None
+    parent = next(place for place in folder.absolute().parents if place.exists())
+    if not parent.is_dir():
+        raise InputError(f"{folder}: cannot be made, {parent} is a file; name another folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be made, {parent} is not writable; name another folder")
+
+
+def write_bundle(
+    folder: Path,
+    model: SentenceTransformer,
+    metadata: Metadata,
+    *,
+    training_log: str,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Export a model: whole or not at all, without the network.
+
+    Everything is written to a folder beside `folder`, which is then renamed; a bundle that is replaced
+    stays until then, and comes back if the renaming fails.
+
+    Args:
+        folder: becomes the bundle.
+        model: saved as it is, `max_seq_length` included: plain Sentence Transformers cuts texts off there.
+        metadata: where the model comes from, JSON values. The model card is made of it, and it is stored as
+            metadata.json with "files": the SHA-256 of every other file by its path in the folder.
+        training_log: text of training.log.
+        overwrite: replace an older bundle.
+        check: is handed the finished folder before it gets its name; what it raises stops the export.
+
+    Raises:
+        InputError: as `refuse_existing`.
+        RunError: the files cannot be written.
+    """
+
+    def fill(unfinished: Path) -> None:
+        _save_model(model, unfinished)
+        (unfinished / CARD).write_text(model_card(metadata), encoding="utf-8")
+        if tested := pictured(metadata):
+            picture = recall_png(tested, metadata.get("recall_intervals", {}), metadata.get("trained"))
+            (unfinished / PICTURE).write_bytes(picture)
+        (unfinished / LOG).write_text(training_log, encoding="utf-8")
+
+    write_files(folder, fill, metadata, overwrite=overwrite, check=check)
+
+
+def write_files(
+    folder: Path,
+    fill: Callable[[Path], None],
+    metadata: Mapping[str, object],
+    *,
+    overwrite: bool,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a folder that `find_faults` can vouch for, as `write_bundle` does.
+
+    Args:
+        folder: what it becomes.
+        fill: writes the files into the folder that it is handed.
+        metadata: stored with the SHA-256 of all of them.
+        overwrite: replace an older one.
+        check: is handed the finished folder before it gets its name; what it raises stops it.
+
+    Raises:
+        InputError: as `refuse_existing`.
+        RunError: the files cannot be written.
+    """
+    refuse_existing(folder, overwrite)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        _write_metadata(temporary, metadata)
+        if check is not None:
+            check(temporary)
+        _sync([*temporary.rglob("*"), temporary])
+        refuse_existing(folder, overwrite)
+        _move(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error}); make room or choose another place, and export again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_metadata(folder: Path) -> StoredMetadata:
+    """What `write_bundle` stored about a bundle, "files" included.
+
+    Raises:
+        InputError: the folder is not a bundle.
+    """
+    path = folder / METADATA
+    way_out = "name a folder that was exported to models/"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        found = f"holds no {METADATA}" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {found}; {way_out}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); {way_out}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
+    if missing := sorted(OWN_KEYS - content.keys()):
+        raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
+    for name, kind in (("config", dict), ("data", dict), ("split", dict), ("run", str)):
+        if not isinstance(content.get(name, kind()), kind):
+            raise InputError(f'{path}: damaged, "{name}" is {type(content[name]).__name__}; export the bundle again')
+    return cast(StoredMetadata, content)
+
+
+def find_faults(folder: Path) -> list[str]:
+    """What is wrong with the files of a bundle, a sentence each; none if they are those that were exported.
+
+    Every file must have its SHA-256 of metadata.json, none may be missing, be a link, or stand there besides. The
+    hashes tell damage and exchange, not forgery: whoever can write the folder can write metadata.json too.
+
+    Raises:
+        InputError: the folder is not a bundle.
+    """
+    expected = read_metadata(folder)["files"]
+    if not isinstance(expected, dict) or not all(isinstance(each, str) for each in expected.values()):
+        return [f"{METADATA}: files must give a SHA-256 for each path; export the model again"]
+    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    present |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink()}
+    faults = [f"{name}: is missing" for name in sorted(expected.keys() - present.keys())]
+    for name, path in sorted(present.items()):
+        if path.is_symlink() or not path.is_file():
+            faults.append(f"{name}: is a link or no file")
+        elif name == METADATA:
+            continue
+        elif name not in expected:
+            faults.append(f"{name}: was not exported")
+        elif (found := file_sha256(path)) != expected[name]:
+            faults.append(f"{name}: SHA-256 is {found[:16]}..., want {expected[name][:16]}...")
+    return faults
+
+
+def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
+    """A verified model for a service: the bundle's, or else the fallback's, never a damaged one.
+
+    Args:
+        folder: the bundle.
+        fallback: base model to load instead, with a warning in the log; None refuses.
+
+    Raises:
+        InputError: the bundle is damaged or none, and there is no fallback; or the fallback cannot be loaded.
+    """
+    try:
+        faults = find_faults(folder)
+        if not faults:
+            return base.load(str(folder)).model
+    except InputError as error:
+        faults = [str(error)]
+    if fallback is None:
+        raise InputError(f"{folder}: not loaded: {'; '.join(faults[:3])}; export the model again")
+    log.warning("%s: not loaded: %s; using %s instead", folder, "; ".join(faults[:3]), fallback)
+    return base.load(fallback).model
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what decides the numbers, by name; of those that are installed."""
+    found = {"python": platform.python_version(), "nic_ray": __version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # without a search, a model is trained and exported without Ray
+            found[name] = version(name)
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save_model(model: SentenceTransformer, folder: Path) -> None:
+    # The tokenizer is saved with the cut and the padding of its last call, which may have been anyone's.
+    model.preprocess([""])
+    model.save(str(folder), create_model_card=False, safe_serialization=True)
+    for path in _files(folder):
+        # Safetensors lets only the owner read its file, whatever the umask says.
+        shutil.copymode(folder / "modules.json", path)
+
+
+def _write_metadata(folder: Path, metadata: Mapping[str, object]) -> None:
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
+    content = json.dumps({**metadata, "files": hashes}, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / METADATA).write_text(content + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _move(temporary: Path, folder: Path) -> None:
+    aside = temporary.with_suffix(".old")
+    replaces = folder.exists()
+    if replaces:
+        folder.rename(aside)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        if replaces:
+            aside.rename(folder)
+        raise
+    if replaces:
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync([folder.parent])

@@ -1,0 +1,361 @@
+"""An exported model as an ONNX graph, in fp32 or with 8-bit weights, held against the model it comes from."""
+
+import copy
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from nic_ray.bundle import files as bundles
+from nic_ray.bundle.comparison import rows_of_model
+from nic_ray.dataset.pairs import Collection
+from nic_ray.errors import InputError, RunError
+from nic_ray.evidence import JsonObject
+from nic_ray.hardware import usable_cpus
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import PRIMARY
+from nic_ray.model.evaluation import query_scores, texts_to_score
+from nic_ray.tokens import Prompts, prompts_of
+
+Format = Literal["onnx", "int8"]
+Embedder = Callable[[Sequence[str]], NDArray[np.float32]]
+
+GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+MIN_COSINE = 0.9999
+"""Between an fp32 graph's embedding of a text and the model's, at least."""
+MAX_RECALL_LOSS = 0.005
+"""Macro Recall@5 by which a graph with 8-bit weights may lie from the model."""
+TIMED = 200
+"""Queries whose latency is measured, after as many tenths to warm up."""
+BATCH = 32
+OTHER_PLACE = "another place with --out"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A graph beside the model it comes from, on the same texts."""
+
+    texts: int
+    lowest_cosine: float
+    recall: Mapping[str, float]
+    """Macro Recall@5 of "model" and "graph"."""
+    milliseconds: Mapping[str, Mapping[str, float]]
+    """"model" and "graph" -> "p50" and "p95" of the time from a query's text to its embedding, on one core."""
+    bytes: Mapping[str, int]
+    """Of the weights' files."""
+
+
+def convert(
+    folder: Path, out: Path, form: Format, pairs: Path, *, overwrite: bool, say: Callable[[str], None]
+) -> Parity:
+    """Write a bundle's model as an ONNX graph from token ids to embeddings, with its tokenizer, and measure it.
+
+    Args:
+        folder: the bundle; it is verified first.
+        out: becomes a folder of model.onnx, tokenizer.json (which cuts and pads as the model does), README.md and
+            metadata.json, that `files.find_faults` can vouch for.
+        form: "onnx" keeps fp32; "int8" stores matrices in 8 bits, with scales that are found while it runs.
+        pairs: JSONL file whose validation rows are asked; those of the test part are not spent on this.
+        overwrite: replace an older folder.
+        say: is told what is done, a line at a time.
+
+    Raises:
+        InputError: no sound bundle, unusable pairs, a place that is taken, or the packages are not installed.
+        RunError: the graph cannot be made, or is not the model; then nothing is kept.
+    """
+    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise InputError(
+            f"--format {form}: needs {', '.join(lacking)}; install them with: "
+            "pip install -c constraints.txt -e '.[onnx]'"
+        )
+    _refuse_place(out, overwrite)
+    metadata = bundles.read_metadata(folder)
+    collection, rows = rows_of_model(metadata, pairs, "validation")
+    model = bundles.load(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        say(f"writing {folder} as an ONNX graph")
+        _write_tokenizer(model, work)
+        _write_graph(model, work / GRAPH)
+        if form == "int8":
+            say("storing its matrices in 8 bits")
+            _quantize(work / GRAPH)
+        say(f"holding it against the model, on texts of {pairs}")
+        parity = _measure(model, collection, rows, work, folder / "model.safetensors")
+        _refuse_other_model(form, parity)
+        source = {"name": metadata["name"], "weights_sha256": metadata["files"].get("model.safetensors")}
+        written = {
+            "name": out.name,
+            "base_model": metadata["base_model"],
+            "base_weights_sha256": metadata.get("base_weights_sha256"),
+            "format": form,
+            "converted_from": source,
+            "max_tokens": model.max_seq_length,
+            "prompts": asdict(_prompts_of(model)),
+            "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
+            "parity": asdict(parity),
+        }
+        (work / "README.md").write_text(_readme(out.name, form, written, parity), encoding="utf-8")
+
+        def fill(unfinished: Path) -> None:
+            shutil.copytree(work, unfinished, dirs_exist_ok=True)
+
+        bundles.write_files(out, fill, written, overwrite=overwrite)
+    return parity
+
+
+def embedder(folder: Path, *, threads: int = 0) -> Embedder:
+    """A function from texts, behind their prompts, to (n, D) embeddings that runs a converted folder.
+
+    Args:
+        threads: of onnxruntime; 0 takes as many as there are CPUs for this process.
+    """
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cpus()
+    session = onnxruntime.InferenceSession(
+        str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+    )  # fmt: skip
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        # neighbours in length share a batch, so that little is padding
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(order), BATCH):
+            encoded = tokenizer.encode_batch([texts[number] for number in order[start : start + BATCH]])
+            given = {
+                "input_ids": np.array([each.ids for each in encoded], np.int64),
+                "attention_mask": np.array([each.attention_mask for each in encoded], np.int64),
+            }
+            found.append(session.run(None, given)[0])
+        return np.concatenate(found)[np.argsort(order)]
+
+    return embed
+
+
+class _Whole(torch.nn.Module):
+    """From token ids to the embedding, pooling and normalisation included."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model({"input_ids": input_ids, "attention_mask": attention_mask})[
+            "sentence_embedding"
+        ]
+        return found
+
+
+def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
+    tokenizer: Any = model.tokenizer
+    fast = copy.deepcopy(tokenizer.backend_tokenizer)
+    fast.enable_truncation(max_length=model.max_seq_length)
+    fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+    fast.save(str(folder / TOKENIZER))
+
+
+def _write_graph(model: SentenceTransformer, path: Path) -> None:
+    example = model.preprocess(["how is it replaced", "a hot bearing"])
+    sizes = dict.fromkeys((0, 1), torch.export.Dim.AUTO)
+    names = ["input_ids", "attention_mask"]
+    with _quiet(), torch.no_grad():
+        try:
+            torch.onnx.export(
+                _Whole(model.eval()),
+                tuple(example[name] for name in names),
+                str(path),
+                input_names=names,
+                output_names=["sentence_embedding"],
+                dynamic_shapes=dict.fromkeys(names, sizes),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise RunError(f"the model cannot be written as an ONNX graph: {str(error).splitlines()[0]}") from error
+
+
+def _quantize(path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = path.with_suffix(".fp32")
+    path.replace(whole)
+    with _quiet():
+        # A scale for each column, and embeddings as they are: with one scale a matrix, and the embeddings in 8 bits,
+        # a model lost 0.024 of macro Recall@5. Seven bits of range: processors without VNNI overflow at eight.
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    whole.unlink()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of packages that are not needed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _refuse_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless by a graph that may be replaced.
+
+    Raises:
+        InputError: it is.
+    """
+    bundles.refuse_existing(out, overwrite, OTHER_PLACE)
+    if overwrite and out.exists() and any(out.iterdir()) and "converted_from" not in bundles.read_metadata(out):
+        raise InputError(
+            f"{out}: --overwrite replaces only what was converted before, and this is an exported model; choose "
+            f"{OTHER_PLACE}"
+        )
+
+
+def _measure(
+    model: SentenceTransformer, collection: Collection, rows: Sequence[int], folder: Path, weights: Path
+) -> Parity:
+    numbers = texts_to_score(collection, rows)
+    texts, asks = [collection.texts[number] for number in numbers.tolist()], collection.is_query[numbers].tolist()
+    prompts = _prompts_of(model)
+    prompted = [prompts.before(is_query=asking) + text for text, asking in zip(texts, asks, strict=True)]
+    found = {"model": _by_model(model, texts, asks), "graph": embedder(folder)(prompted)}
+    graph = embedder(folder, threads=1)
+    unit = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in found.items()}
+    domains = [collection.domains[row] for row in rows]
+    queries = [collection.texts[collection.query[row]] for row in rows]
+    return Parity(
+        texts=len(texts),
+        lowest_cosine=float((unit["model"] * unit["graph"]).sum(axis=1).min()),
+        recall={
+            name: flat_metrics(
+                query_scores(each, numbers, collection, rows, similarity=model.similarity_fn_name), domains
+            )[f"{PRIMARY}/macro"]
+            for name, each in found.items()
+        },
+        milliseconds=_latencies(
+            {
+                "model": lambda asked: model.encode_query(list(asked), show_progress_bar=False),
+                "graph": lambda asked: graph([prompts.query + query for query in asked]),
+            },
+            queries,
+        ),
+        bytes={"model": weights.stat().st_size, "graph": (folder / GRAPH).stat().st_size},
+    )
+
+
+def _by_model(model: SentenceTransformer, texts: Sequence[str], asks: Sequence[bool]) -> NDArray[np.float32]:
+    """(n, D) embeddings of queries and passages, each as Sentence Transformers embeds it."""
+    places = np.asarray(asks)
+    kinds = ((places, model.encode_query), (~places, model.encode_document))
+    found = np.empty((len(texts), model.get_embedding_dimension() or 0), np.float32)
+    for own, encode in kinds:
+        chosen = [texts[place] for place in np.flatnonzero(own).tolist()]
+        if chosen:
+            found[own] = encode(chosen, batch_size=BATCH, show_progress_bar=False)
+    return found
+
+
+def _prompts_of(model: SentenceTransformer) -> Prompts:
+    return prompts_of(model.prompts, model.default_prompt_name)
+
+
+def _latencies(embedders: Mapping[str, Embedder], queries: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Percentiles of the time a query takes, in ms, in turn, so that a busy moment hits all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in embedders}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for number in range(TIMED + TIMED // 10):
+            for name, embed in embedders.items():
+                started = time.perf_counter()
+                embed([queries[number % len(queries)]])
+                if number >= TIMED // 10:
+                    taken[name].append(1000 * (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        name: {f"p{share}": round(float(np.percentile(each, share)), 2) for share in (50, 95)}
+        for name, each in taken.items()
+    }
+
+
+def _refuse_other_model(form: Format, parity: Parity) -> None:
+    if form == "onnx" and not parity.lowest_cosine >= MIN_COSINE:
+        raise RunError(
+            f"the graph is not the model: a text's two embeddings have a cosine of {parity.lowest_cosine:.6f}, want "
+            f"{MIN_COSINE} at least; it was not kept"
+        )
+    loss = abs(parity.recall["model"] - parity.recall["graph"])
+    if not loss <= MAX_RECALL_LOSS:
+        raise RunError(
+            f"the graph is not the model: macro Recall@5 {parity.recall['graph']:.4f} instead of "
+            f"{parity.recall['model']:.4f}, want them within {MAX_RECALL_LOSS}; it was not kept"
+            + ("; use --format onnx" if form == "int8" else "")
+        )
+
+
+def _readme(name: str, form: Format, metadata: JsonObject, parity: Parity) -> str:
+    weights = "8-bit weights" if form == "int8" else "fp32"
+    rows = "\n".join(
+        f"| {label} | {parity.recall[key]:.4f} | {parity.milliseconds[key]['p50']:.1f} ms | "
+        f"{parity.milliseconds[key]['p95']:.1f} ms | {parity.bytes[key] / 1e6:.0f} MB |"
+        for label, key in (("Sentence Transformers", "model"), ("this graph", "graph"))
+    )
+    before = {f"{kind}_prompt": prompt for kind, prompt in metadata["prompts"].items() if prompt}
+    defined = "".join(f"{variable} = {json.dumps(prompt)}  # in front of each\n" for variable, prompt in before.items())
+    query = "query_prompt + " * ("query_prompt" in before) + '"How is the bearing replaced?"'
+    return f"""# {name}
+
+{metadata["converted_from"]["name"]} as an ONNX graph ({weights}), from token ids to embeddings. It runs with
+`onnxruntime` and `tokenizers` alone:
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("{name}/{TOKENIZER}")  # cuts at {metadata["max_tokens"]} tokens and pads
+session = onnxruntime.InferenceSession("{name}/{GRAPH}")
+{defined}encoded = tokenizer.encode_batch([{query}])
+embeddings = session.run(None, {{
+    "input_ids": np.array([each.ids for each in encoded]),
+    "attention_mask": np.array([each.attention_mask for each in encoded]),
+}})[0]
+```
+
+| | macro Recall@5 | p50 a query | p95 | weights |
+|---|---:|---:|---:|---:|
+{rows}
+
+Measured when it was converted, on the validation rows of {metadata["pairs"]["name"]} (SHA-256
+{metadata["pairs"]["sha256"]}) and on one core of that machine, from a query's text to its embedding. The lowest cosine
+between the two embeddings of any of {parity.texts} texts is {parity.lowest_cosine:.6f}.
+"""

@@ -1,0 +1,132 @@
+"""The one picture of a model card, Recall@5 of the test part by domain, and what models are called where shown."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from nic_ray.domains import ENDS, changes_of, shown_domains
+from nic_ray.evidence import Intervals, Trained, TrainedTrial
+from nic_ray.metrics.table import METRICS, PRIMARY
+
+COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
+"""Okabe and Ito's, told apart with any colour vision."""
+MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
+NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner"}
+
+
+def with_epochs(name: str, model: str, trained: Trained) -> str:
+    """A model's name with the epochs that it was trained, as far as they are known, for tables and figures.
+
+    Args:
+        name: what it is called there.
+        model: what `trained` knows it by.
+    """
+    epochs = epochs_of(model, trained)
+    return f"{name} ({epochs})" if epochs else name
+
+
+def epochs_of(model: str, trained: Trained) -> str:
+    """Epochs that a model was trained, with their unit; empty where they are not known."""
+    return _epochs(trained.get(model, ()))
+
+
+def described_training(trained: Trained, names: Mapping[str, str] | None = None) -> str:
+    """How long each trial of some models was trained, in a line.
+
+    Args:
+        names: what models are called there, unless as `trained` does.
+    """
+    return "; ".join(
+        f"{(names or {}).get(model, model)}: "
+        + " + ".join(f"{trial['trial']} {_epochs([trial])}, best after {trial['best_epoch']:g}" for trial in trials)
+        for model, trials in trained.items()
+        if all(trial["epochs"] is not None for trial in trials)
+    )
+
+
+def cut_off(trained: Trained) -> str | None:
+    """What to say of a first trial that was not trained to its end; None of one that was."""
+    short = [trial for trial in trained.get("first trial", ()) if not trial["finished"]]
+    if not short:
+        return None
+    return (
+        f"The first trial was cut off after {_epochs(short)}: what the winner gains over it is partly what it was not "
+        "trained."
+    )
+
+
+def _epochs(trials: Sequence[TrainedTrial]) -> str:
+    """Epochs of some trials, and of how many, unless all of them came to their end; empty where none is known."""
+    known = [(trial["epochs"], trial) for trial in trials if trial["epochs"] is not None]
+    if not known:
+        return ""
+    low, high = min(epochs for epochs, _ in known), max(epochs for epochs, _ in known)
+    shown = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    whole = all(trial["finished"] for _, trial in known)
+    planned = "" if whole else f" of {known[0][1]['of']}"
+    return f"{shown}{planned} epoch{'' if shown == '1' and whole else 's'}"
+
+
+def recall_png(
+    results: Mapping[str, Mapping[str, float]],
+    intervals: Intervals,
+    trained: Trained | None = None,
+) -> bytes:
+    """Draw the first metric of each model in each domain, of many in the worst and the best, with its interval.
+
+    Args:
+        results: model -> flat metrics.
+        intervals: of each model's own value; a domain may have none.
+        trained: how long the models were, for the legend.
+    """
+    # no pyplot: it keeps figures, and looks for a screen
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    models = [model for model in COLOURS if model in results]
+    domains = pictured_domains(results)
+    figure = Figure(figsize=(8, 1.6 + 0.55 * len(domains)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, model in enumerate(models):
+        offset = 0.24 * (number - (len(models) - 1) / 2)
+        own = intervals.get(model, {})
+        for row, domain in enumerate(domains):
+            bounds = own.get(domain)
+            if bounds is not None and bounds["low"] is not None and bounds["high"] is not None:
+                axes.plot([bounds["low"], bounds["high"]], [row + offset] * 2, color=COLOURS[model], linewidth=2)
+        values = [results[model][f"{PRIMARY}/{domain}"] for domain in domains]
+        places = [row + offset for row in range(len(domains))]
+        axes.plot(
+            values,
+            places,
+            MARKS[model],
+            color=COLOURS[model],
+            label=with_epochs(NAMES[model], model, trained or {}),
+            markersize=7,
+        )
+    # a $ would start a formula
+    axes.set_yticks(range(len(domains)), [domain.replace("$", r"\$") for domain in domains])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel(f"{METRICS[PRIMARY].label}: {METRICS[PRIMARY].explained}")
+    ends = f", the {ENDS} domains that gain least and most" if len(domains) < len(domains_of(results)) else ""
+    axes.set_title(f"{METRICS[PRIMARY].label} on the test part, with 95 % intervals{ends}", loc="left", fontsize=11)
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=len(models), frameon=False)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", metadata={"Software": None})
+    return written.getvalue()
+
+
+def pictured_domains(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Those of `domains_of` that are drawn: of many, those that gain least and most, and "macro"."""
+    names = domains_of(results)
+    return [*filter(None, shown_domains(changes_of(results))), *(["macro"] if "macro" in names else [])]
+
+
+def domains_of(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Domains of flat metrics by name, then "macro"."""
+    names = {key.partition("/")[2] for flat in results.values() for key in flat if key.startswith(f"{PRIMARY}/")}
+    return [*sorted(names - {"macro", "worst"}), *(["macro"] if "macro" in names else [])]

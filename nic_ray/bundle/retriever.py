@@ -1,0 +1,93 @@
+"""A small search engine over some passages: a tuned model beside its base model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentence_transformers.util import semantic_search
+
+from nic_ray import hardware
+from nic_ray.bundle import files as bundles
+from nic_ray.dataset.passages import Passage
+from nic_ray.model.base import load
+from nic_ray.model.cut import placed
+from nic_ray.model.encoder import plain_model
+
+SHOWN = 160
+"""Characters of a passage that are shown."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that a model has found."""
+
+    rank: int
+    cosine: float
+    """Or what else the model's own similarity is, where its owner means it for another."""
+    domain: str
+    text: str
+    other_rank: int
+    """That the other model gives it."""
+
+
+def retriever(
+    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None], device: str = "cpu"
+) -> Callable[[str, int], dict[str, list[Found]]]:
+    """Embed passages with a bundle's model and with its base model.
+
+    Args:
+        folder: the bundle; it is verified first.
+        passages: to search in.
+        say: is told what is embedded, a line at a time.
+        device: where to embed.
+
+    Returns:
+        a function of a question and a count, that gives for "tuned" and "base" so many passages, the nearest first.
+
+    Raises:
+        InputError: the bundle is damaged or none, or its base model is not to be had.
+    """
+    hardware.keep_to_usable_cpus()
+    tuned, base = bundles.load(folder), load(bundles.read_metadata(folder)["base_model"])
+    assert tuned.max_seq_length is not None  # a model without a tokenizer is not loaded
+    models = {"tuned": placed(tuned, device), "base": placed(plain_model(base, tuned.max_seq_length), device)}
+    say(f"embedding {len(passages)} passages with {folder} and with its base model")
+    texts = [passage.text for passage in passages]
+    corpora = {name: model.encode_document(texts, convert_to_tensor=True) for name, model in models.items()}
+
+    def ask(query: str, count: int) -> dict[str, list[Found]]:
+        hits = {
+            name: semantic_search(
+                model.encode_query(query, convert_to_tensor=True),
+                corpora[name],
+                top_k=len(texts),
+                score_function=model.similarity,
+            )[0]
+            for name, model in models.items()
+        }
+        ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(own, 1)} for name, own in hits.items()}
+        return {
+            name: [
+                Found(
+                    rank,
+                    float(hit["score"]),
+                    passages[hit["corpus_id"]].domain,
+                    passages[hit["corpus_id"]].text,
+                    ranks["base" if name == "tuned" else "tuned"][hit["corpus_id"]],
+                )
+                for rank, hit in enumerate(own[:count], 1)
+            ]
+            for name, own in hits.items()
+        }
+
+    return ask
+
+
+def describe(found: Mapping[str, Sequence[Found]]) -> Iterator[str]:
+    """What the two models found, a line each."""
+    for model, other in (("tuned", "base"), ("base", "tuned")):
+        yield f"{model} model:"
+        for each in found[model]:
+            text = " ".join(each.text.split())
+            yield f"  {each.rank}. {each.cosine:.3f}  {each.domain}  ({other} model: rank {each.other_rank})"
+            yield f"     {text if len(text) <= SHOWN else text[: SHOWN - 2] + ' …'}"

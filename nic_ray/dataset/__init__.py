@@ -1,0 +1,1 @@
+"""Pairs, passages and public sets: read, checked, split."""

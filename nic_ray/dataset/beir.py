@@ -1,0 +1,150 @@
+"""A folder in BEIR form: passages, questions, and which passages answer which question.
+
+Source: Thakur et al. 2021, arXiv:2104.08663; `beir.datasets.data_loader.GenericDataLoader`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nic_ray.dataset.pairs import Collection
+from nic_ray.errors import InputError
+
+CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
+LISTED = 20  # findings that an error message spells out
+
+
+def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
+    """Everything that ranking the passages of a folder for its questions needs.
+
+    A passage's text is its title, a space and its text, as in BEIR. A score above 0 is an answer, however high.
+    Questions without an answer are not asked.
+
+    Args:
+        folder: holds corpus.jsonl, queries.jsonl and qrels/. Its name is the one domain.
+        split: qrels/`split`.tsv says what is asked, with or without a header.
+
+    Returns:
+        the collection, with a row for each pair of a question and an answer, and the first row of each question.
+
+    Raises:
+        InputError: a file is missing or cannot be used; lists the first findings, by line.
+    """
+    passages, queries = _texts(folder / CORPUS), _texts(folder / QUERIES)
+    answers = _answers(folder, split, queries, passages)
+    asked = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in answers))}
+    places = {passage: number for number, passage in enumerate(passages, start=len(asked))}
+    query = np.array([asked[each] for each, _ in answers], dtype=np.int64)
+    collection = Collection(
+        texts=(*(queries[each] for each in asked), *passages.values()),
+        query=query,
+        positive=np.array([places[each] for _, each in answers], dtype=np.int64),
+        negatives=np.empty((len(answers), 0), dtype=np.int64),
+        domains=(folder.resolve().name,) * len(answers),
+        corpus=np.arange(len(asked), len(asked) + len(passages), dtype=np.int64),
+        fully_judged=True,
+    )
+    return collection, np.unique(query, return_index=True)[1].tolist()
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Text by _id."""
+    found: dict[str, str] = {}
+    faults = []
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: not JSON: {error}")
+            continue
+        fault = _fault(row, found)
+        if fault:
+            faults.append(f"line {number}: {fault}")
+        else:
+            found[str(row["_id"])] = f"{row.get('title') or ''} {row['text']}".strip()
+    if not found and not faults:
+        faults.append('holds nothing; want an object a line, with "_id" and "text"')
+    _refuse(path, faults)
+    return found
+
+
+def _fault(row: object, known: dict[str, str]) -> str | None:
+    if not isinstance(row, dict):
+        return f"must be a JSON object, got {type(row).__name__}"
+    if missing := [name for name in ("_id", "text") if name not in row]:
+        return f'"{missing[0]}" is missing (found: {", ".join(sorted(row)) or "nothing"})'
+    if isinstance(row["_id"], bool) or not isinstance(row["_id"], str | int):
+        return f'"_id" must be text, got {type(row["_id"]).__name__}'
+    if str(row["_id"]) in known:
+        return f'"_id" {str(row["_id"])[:80]!r} stands in an earlier line too; each must be of one text'
+    for name, value in (("text", row["text"]), ("title", row.get("title") or "")):
+        if not isinstance(value, str):
+            return f'"{name}" must be text, got {type(value).__name__}'
+    return None
+
+
+def _answers(
+    folder: Path, split: str, queries: Mapping[str, str], passages: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Pairs of a question and a passage that answers it."""
+    path = folder / QRELS / f"{split}.tsv"
+    if not path.is_file():
+        others = ", ".join(sorted(each.stem for each in (folder / QRELS).glob("*.tsv"))) or "none"
+        raise InputError(f"{path}: no such file; name one of these with --split: {others}")
+    found: dict[tuple[str, str], None] = {}
+    faults = []
+    for number, line in _lines(path):
+        columns = line.split("\t")
+        if number == 1 and columns[-1].strip() == "score":
+            continue
+        if len(columns) != 3:
+            faults.append(
+                f"line {number}: want query-id, corpus-id and score with tabs between, got {len(columns)} columns"
+            )
+            continue
+        query, passage, score = (column.strip() for column in columns)
+        unknown = [
+            f"line {number}: {name} {each[:80]!r} is not in {file}"
+            for name, each, known, file in (
+                ("query-id", query, queries, QUERIES),
+                ("corpus-id", passage, passages, CORPUS),
+            )
+            if each not in known
+        ]
+        try:
+            answers = float(score) > 0
+        except ValueError:
+            unknown.append(f"line {number}: score must be a number, got {score[:80]!r}")
+        faults += unknown
+        if not unknown and answers:
+            found[query, passage] = None
+    if not found and not faults:
+        faults.append("names no answer; want lines of query-id, corpus-id and a score above 0, with tabs between")
+    _refuse(path, faults)
+    return list(found)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and content of each line that is not blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; a folder in BEIR form holds {CORPUS}, {QUERIES} and {QRELS}/SPLIT.tsv"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _refuse(path: Path, faults: Sequence[str]) -> None:
+    if len(faults) > LISTED:
+        faults = [*faults[:LISTED], f"... and {len(faults) - LISTED} more"]
+    if faults:
+        raise InputError("\n  ".join([f"{path}: cannot be used", *faults]))

@@ -1,0 +1,418 @@
+"""What is wrong with pairs that can be read: faults that spoil the training or its figures, row by row."""
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ftfy.badness import BADNESS_RE
+
+from nic_ray.dataset.broken import why_broken
+from nic_ray.dataset.duplicates import near_duplicates
+from nic_ray.dataset.pairs import Pair, count_by_domain
+from nic_ray.domains import ENDS
+from nic_ray.errors import InputError
+from nic_ray.metrics.bootstrap import MIN_PASSAGES
+from nic_ray.tokens import NO_PROMPTS, Prompts
+
+PART_SHARE = 0.2
+"""Of a domain's passages, what the default split holds back for validation, and as much for the test."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a code stands for."""
+
+    what: str
+    effect: str
+    """What it does to training, or to the figures."""
+    left_out: bool
+    """Whether such rows do more harm than good, so that a cleaned file goes without them."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a finding. Line is 1-based; what cannot be printed is escaped."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All rows with one fault."""
+
+    code: str
+    what: str
+    effect: str
+    detail: str
+    """Further figures in a sentence; may be empty."""
+    lines: tuple[int, ...]
+    """Of its rows, ascending. Of rows that are copies, the first one is none of them."""
+    examples: tuple[Example, ...]
+
+
+RULES: Mapping[str, Rule] = {
+    "broken-query": Rule(
+        "the query names nothing that a passage could be about",
+        "training pulls a passage towards a question without a subject, and the score counts it as missed",
+        left_out=True,
+    ),
+    "query-is-positive": Rule(
+        "the query is nearly the same text as its passage",
+        "it is solved by comparing equal texts: teaches nothing, and lifts the score",
+        left_out=True,
+    ),
+    "duplicate-row": Rule(
+        "query and passage are those of an earlier row",
+        "the row weighs twice, in training and in the score",
+        left_out=True,
+    ),
+    "near-duplicate-row": Rule(
+        "query and passage are nearly those of an earlier row",
+        "the row weighs twice, in training and in the score",
+        left_out=True,
+    ),
+    "negative-near-positive": Rule(
+        "a negative is nearly the same text as an answer to the query",
+        "the loss masks it, so the row trains without this negative",
+        left_out=False,
+    ),
+    "negative-is-positive": Rule(
+        "a negative is the row's own passage",
+        "the loss masks it, so the row trains without this negative",
+        left_out=False,
+    ),
+    "negative-answers-query": Rule(
+        "a negative is another row's passage for the same query",
+        "the loss masks it, so the row trains without this negative",
+        left_out=False,
+    ),
+    "near-duplicate-passage": Rule(
+        "the passage is nearly the same text as an earlier one",
+        "the two stay on one side of the split; for the other's query each counts neither as right nor as wrong, in "
+        "training and in the score",
+        left_out=False,
+    ),
+    "domain-conflict": Rule(
+        "the passage belongs to another domain, that of most of its rows",
+        "the passage is split with the other domain, and its query counts in this one's score",
+        left_out=False,
+    ),
+    "several-passages": Rule(
+        "rows with the same query name different passages",
+        "each of them counts as an answer, for its share of Recall@5; if only one is, the query is too vague",
+        left_out=False,
+    ),
+    "cut-off": Rule(
+        "query or passage is longer than the model reads",
+        "the model never sees the end: a question about it cannot be answered",
+        left_out=False,
+    ),
+    "mojibake": Rule(
+        "a text was decoded with the wrong character set",
+        "its words become tokens that no query shares; repair the text, for example with ftfy",
+        left_out=False,
+    ),
+    "control-characters": Rule(
+        "a text holds control characters, or U+FFFD where a character was lost",
+        "words are torn apart or end too early; extract the text again",
+        left_out=False,
+    ),
+    "small-domain": Rule(
+        f"the domain has too few passages for a validation part of {MIN_PASSAGES}",
+        "its score is mostly chance, and no interval can be given",
+        left_out=False,
+    ),
+}
+
+EXAMPLES = 3  # of each finding
+
+
+@dataclass(frozen=True)
+class _Found:
+    by_line: Mapping[int, str]
+    """Line of a row -> what to show of it."""
+    detail: str = ""
+
+
+def lint_pairs(
+    pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts = NO_PROMPTS
+) -> list[Finding]:
+    """What is found in rows of a file, in the order of `RULES`; codes that are not found are left out.
+
+    Texts are equal if they are so to the letter, and nearly equal by `near_duplicates`.
+
+    Args:
+        pairs: rows as they were read; their lines tell them apart.
+        tokens: length of every text of `texts_of`, in tokens of the base model with its special ones.
+        max_tokens: how many of them the model reads.
+        prompts: what the model reads in front of a text.
+    """
+    groups = _near_groups(pairs)
+    answers: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        answers[pair.query].add(pair.positive)
+    found = {
+        "broken-query": _broken_queries(pairs),
+        "query-is-positive": _queries_that_are_positives(pairs, groups),
+        **_duplicate_rows(pairs, groups),
+        **_false_negatives(pairs, answers, groups),
+        "near-duplicate-passage": _near_duplicate_passages(pairs, groups),
+        "domain-conflict": _domain_conflicts(pairs),
+        "several-passages": _several_passages(pairs, answers),
+        "cut-off": _cut_off(pairs, tokens, max_tokens, prompts),
+        "mojibake": _rows_with(pairs, BADNESS_RE),
+        "control-characters": _rows_with(pairs, _CONTROL),
+        "small-domain": _small_domains(pairs, groups),
+    }
+    return [
+        Finding(
+            code=code,
+            what=rule.what,
+            effect=rule.effect,
+            detail=found[code].detail,
+            lines=tuple(sorted(found[code].by_line)),
+            examples=_examples(found[code].by_line),
+        )
+        for code, rule in RULES.items()
+        if found[code].by_line
+    ]
+
+
+def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
+    """The first rows, by line, that look different."""
+    first: dict[str, int] = {}
+    for line, text in sorted(by_line.items()):
+        first.setdefault(text, line)
+    return tuple(Example(line, text) for text, line in list(first.items())[:EXAMPLES])
+
+
+def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
+    """Every distinct text of rows behind its prompt, in the order in which they first appear."""
+    return list(
+        dict.fromkeys(prompts.before(is_query=name == "query") + text for pair in pairs for name, text in _texts(pair))
+    )
+
+
+def describe_finding(finding: Finding) -> str:
+    """A finding with its examples, a line for each."""
+    examples = [f"line {example.line}: {example.text}" for example in finding.examples]
+    more = len(finding.lines) - len(examples)
+    rest = [f"... and {more:,} more"] if more else []
+    return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
+
+
+def parse_codes(names: str, option: str) -> list[str]:
+    """Codes from a list with commas.
+
+    Raises:
+        InputError: there is no such code.
+    """
+    codes = [name.strip() for name in names.split(",") if name.strip()]
+    for code in codes:
+        if code not in RULES:
+            near = difflib.get_close_matches(code, RULES, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f'{option}: no finding is called "{code}"; {meant}There are: {", ".join(RULES)}')
+    return codes
+
+
+def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str], out: Path) -> dict[str, int]:
+    """Copy a file byte for byte without the rows of some findings.
+
+    Args:
+        source: file of the pairs that were looked at.
+        findings: in them.
+        codes: whose rows are left out.
+        out: a file that is not there yet.
+
+    Returns:
+        code -> rows left out for it; a row may count under several.
+
+    Raises:
+        InputError: `out` exists or cannot be written.
+    """
+    lines = {finding.code: finding.lines for finding in findings if finding.code in codes}
+    dropped = set().union(*lines.values())
+    try:
+        with source.open("rb") as given, out.open("xb") as kept:
+            kept.writelines(line for number, line in enumerate(given, start=1) if number not in dropped)
+    except FileExistsError:
+        raise InputError(f"{out}: exists already; name another file") from None
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
+        ) from None
+    return {code: len(own) for code, own in lines.items()}
+
+
+_SPACES = re.compile(r"[ \t\r\n]+")
+# Unicode's category Cc without tab and line ends; and what stands for a character that was lost
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+
+
+def _broken_queries(pairs: Sequence[Pair]) -> _Found:
+    reasons = {pair.line: (pair.query, reason) for pair in pairs if (reason := why_broken(pair.query))}
+    counts = Counter(reason for _, reason in reasons.values())
+    return _Found(
+        {line: f"{_shown(query)}: {reason}" for line, (query, reason) in reasons.items()},
+        "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()),
+    )
+
+
+def _near_groups(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Number of each text's group of nearly equal ones."""
+    texts = texts_of(pairs)
+    return dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
+
+
+def _texts(pair: Pair) -> Iterator[tuple[str, str]]:
+    """Each text of a row with the name of its field."""
+    yield "query", pair.query
+    yield "positive", pair.positive
+    for text in pair.negatives:
+        yield "negative", text
+
+
+def _queries_that_are_positives(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
+    return _Found({pair.line: _shown(pair.query) for pair in pairs if groups[pair.query] == groups[pair.positive]})
+
+
+def _duplicate_rows(pairs: Sequence[Pair], groups: Mapping[str, int]) -> dict[str, _Found]:
+    exact: dict[int, str] = {}
+    near: dict[int, str] = {}
+    first: dict[tuple[str, str], int] = {}
+    first_near: dict[tuple[int, int], int] = {}
+    for pair in pairs:
+        row, group = (pair.query, pair.positive), (groups[pair.query], groups[pair.positive])
+        if row in first:
+            exact[pair.line] = f"{_shown(pair.query)}: as line {first[row]}"
+        elif group in first_near:
+            near[pair.line] = f"{_shown(pair.query)}: nearly as line {first_near[group]}"
+        first.setdefault(row, pair.line)
+        first_near.setdefault(group, pair.line)
+    return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
+
+
+def _false_negatives(
+    pairs: Sequence[Pair], answers: Mapping[str, set[str]], groups: Mapping[str, int]
+) -> dict[str, _Found]:
+    own: dict[int, str] = {}
+    others: dict[int, str] = {}
+    near: dict[int, str] = {}
+    for pair in pairs:
+        known = answers[pair.query]
+        near_known = {groups[text] for text in known}
+        for text in pair.negatives:
+            if text == pair.positive:
+                own[pair.line] = _shown(text)
+            elif text in known:
+                others[pair.line] = f"{_shown(pair.query, 60)}: {_shown(text, 60)}"
+            elif groups[text] in near_known:
+                near[pair.line] = _shown(text)
+    return {
+        "negative-near-positive": _Found(near),
+        "negative-is-positive": _Found(own),
+        "negative-answers-query": _Found(others),
+    }
+
+
+def _near_duplicate_passages(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
+    first: dict[int, Pair] = {}
+    copies: dict[str, int] = {}
+    by_line = {}
+    for pair in pairs:
+        earlier = first.setdefault(groups[pair.positive], pair)
+        if earlier.positive != pair.positive:
+            copies[pair.positive] = groups[pair.positive]
+            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in line {earlier.line}"
+    return _Found(by_line, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
+
+
+def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
+    rows: dict[str, Counter[str]] = defaultdict(Counter)
+    for pair in pairs:
+        rows[pair.positive][pair.domain] += 1
+    # as the split decides, too: most rows, then the first by name
+    owner = {text: min(counts, key=lambda name: (-counts[name], name)) for text, counts in rows.items()}
+    return _Found(
+        {
+            pair.line: f"{_shown(pair.positive)}: {pair.domain} here, mostly {owner[pair.positive]}"
+            for pair in pairs
+            if owner[pair.positive] != pair.domain
+        },
+        f"{sum(len(counts) > 1 for counts in rows.values()):,} passages stand under several domains",
+    )
+
+
+def _several_passages(pairs: Sequence[Pair], answers: Mapping[str, set[str]]) -> _Found:
+    several = {query: len(texts) for query, texts in answers.items() if len(texts) > 1}
+    return _Found(
+        {p.line: f"{_shown(p.query)}: {several[p.query]} passages" for p in pairs if p.query in several},
+        f"{len(several):,} queries name {max(several.values(), default=0):,} passages at most",
+    )
+
+
+def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts) -> _Found:
+    by_line = {}
+    for pair in pairs:
+        lengths = [(name, tokens[prompts.before(is_query=name == "query") + text]) for name, text in _texts(pair)]
+        if any(length > max_tokens for name, length in lengths if name != "negative"):
+            long = [f"{name} of {length:,} tokens" for name, length in lengths if length > max_tokens]
+            by_line[pair.line] = ", ".join(long)
+    queries = {prompts.query + pair.query for pair in pairs}
+    passages = {prompts.passage + text for pair in pairs for text in (pair.positive, *pair.negatives)}
+    beyond = np.array([max(0, tokens[text] - max_tokens) for text in passages])
+    long_queries = sum(tokens[text] > max_tokens for text in queries)
+    detail = (
+        f"{np.count_nonzero(beyond):,} of {len(passages):,} passages (positives and negatives) and {long_queries:,} of "
+        f"{len(queries):,} queries have more than {max_tokens} tokens"
+    )
+    if beyond.any():
+        share = beyond.sum() / sum(tokens[text] for text in passages)
+        detail += (
+            f"; the passages {np.median(beyond[beyond > 0]):,.0f} more in the median and {beyond.max():,} at most, "
+            f"{share:.1%} of all their tokens"
+        )
+    return _Found(by_line, detail)
+
+
+def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:
+    """The rows that hold a match in any text, with what surrounds the first one."""
+    spots = {text: match.start() for text in texts_of(pairs) if (match := pattern.search(text))}
+    by_line: dict[int, str] = {}
+    for pair in pairs:
+        for name, text in _texts(pair):
+            if text in spots:
+                by_line.setdefault(pair.line, f"{name}: {_shown(text[max(0, spots[text] - 25) :], 60)}")
+    return _Found(by_line)
+
+
+def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
+    """Passages that are nearly the same count as one, as they do in the split and in an interval."""
+    passages: dict[str, set[int]] = defaultdict(set)
+    for pair in pairs:
+        passages[pair.domain].add(groups[pair.positive])
+    small = {name: len(own) for name, own in sorted(passages.items()) if PART_SHARE * len(own) < MIN_PASSAGES}
+    texts = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
+    shown = {
+        name: f"{name} has {count:,} passages{' that are not nearly the same' * (count < texts[name])}"
+        for name, count in small.items()
+    }
+    named = [*shown.values()][:ENDS]
+    more = f"; {len(shown) - len(named):,} domains more have too few" if len(shown) > len(named) else ""
+    want = int(np.ceil(MIN_PASSAGES / PART_SHARE))
+    return _Found(
+        {pair.line: shown[pair.domain] for pair in pairs if pair.domain in small},
+        f"{'; '.join(named)}{more}; want {want}, of which a share of {PART_SHARE} comes to {MIN_PASSAGES}",
+    )
+
+
+def _shown(text: str, width: int = 100) -> str:
+    """A text in quotes on one line, cut to about `width` characters; control characters would act on the terminal."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _SPACES.sub(" ", text))
+    return f'"{line}"' if len(line) <= width else f'"{line[:width]}…"'

@@ -1,0 +1,290 @@
+"""Rows of (query, positive passage, domain): read from JSONL, refused all at once, numbered by text."""
+
+import itertools
+import shlex
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from nic_ray.dataset.layout import HEAD, WANT, form_of_bytes, form_of_folder, form_of_text
+from nic_ray.errors import InputError
+from nic_ray.validation import row_faults
+
+LISTED = 20  # findings that an error message spells out
+LISTED_BY_CHECK = 100
+RUNS_LISTED = 10  # of the lines that have the same fault
+PASSAGES_PER_DOMAIN = 3  # one each to train, validate and test on
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row: a question, the passage that answers it, and passages that look like it but do not."""
+
+    query: str
+    positive: str
+    domain: str
+    negatives: tuple[str, ...] = ()
+    source_section: str | None = None
+    line: int = 0  # 1-based, in the file it came from; 0: from no file
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a file cannot be used. Line 0 is the file as a whole."""
+
+    line: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Rows by number: every distinct text stands once in `texts`, and rows point to it.
+
+    A text that is a query and a passage too stands there twice: a model may read the two differently.
+
+    query, positive: (N,) index into `texts`.
+    negatives: (N, H) index into `texts`, -1 where a row has fewer than H; H may be 0.
+    domains: (N,) names.
+    corpus: (C,) ascending, the texts that are a positive or a negative of any row.
+    fully_judged: whether people have judged the whole corpus: then what is nearly the same as an answer, and is not
+        named as one, is none.
+    """
+
+    texts: tuple[str, ...]
+    query: NDArray[np.int64]
+    positive: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+    domains: tuple[str, ...]
+    corpus: NDArray[np.int64]
+    fully_judged: bool = False
+
+    @property
+    def is_query(self) -> NDArray[np.bool_]:
+        """(texts,) whether a text is a query; the others are passages."""
+        asks = np.zeros(len(self.texts), dtype=np.bool_)
+        asks[self.query] = True
+        return asks
+
+    @cached_property
+    def near(self) -> NDArray[np.int64]:
+        """(T,) the same number for texts that are nearly the same; found when first asked for, and kept."""
+        if self.fully_judged:
+            return np.arange(len(self.texts))
+        from nic_ray.dataset.duplicates import (
+            near_duplicates,  # brings SciPy, without which a trial's process starts sooner
+        )
+
+        return near_duplicates(self.texts)
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Every row of a JSONL file, texts exactly as they stand there.
+
+    Raises:
+        InputError: the file or any of its lines is unusable; lists the first findings, by line.
+    """
+    pairs, problems = find_problems(path)
+    if problems:
+        raise InputError(describe_problems(path, pairs, problems, listed=LISTED))
+    return pairs
+
+
+def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
+    """The usable rows of a JSONL file, and everything that makes it unusable, by line.
+
+    Never raises for what the file holds, or because there is none. Blank lines are no rows. A file of another form
+    altogether has one problem, which says so, and no rows.
+    """
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            return [], [Problem(0, "is a pipe or a device, which can be read only once; write its rows into a file")]
+        with path.open("rb") as lines:
+            if told := form_of_bytes(path, lines.peek(HEAD)[:HEAD]):
+                return [], [Problem(0, told)]
+            for number, line in enumerate(lines, start=1):
+                content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
+                if content:
+                    try:
+                        pairs.append(_pair(content, number))
+                    except ValueError as error:
+                        problems.extend(Problem(number, message) for message in row_faults(error, content))
+            if problems and len(pairs) <= 1 and lines.seekable():
+                lines.seek(0)
+                text = lines.read().decode("utf-8", errors="replace")
+                # the last row of a list may be a usable line
+                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (told := form_of_text(path, text)):
+                    return [], [Problem(0, told)]
+    except FileNotFoundError:
+        return [], [Problem(0, "no such file; one that comes along is data/reference/pairs.jsonl")]
+    except IsADirectoryError:
+        return [], [Problem(0, form_of_folder(path))]
+    except OSError as error:
+        return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
+    if not pairs and not problems:
+        problems.append(Problem(0, f"holds no rows; {WANT}"))
+    return pairs, problems + list(_small_domains(pairs))
+
+
+def describe_problems(
+    path: Path, pairs: Sequence[Pair], problems: Sequence[Problem], *, listed: int | None = None
+) -> str:
+    """What is wrong with a file, as an error message. What is wrong with several lines is said once, with all of them.
+
+    Args:
+        path: the file.
+        pairs: its usable rows.
+        problems: at least one finding.
+        listed: spell out this many findings and count the others; None is for `nic_ray.check` itself, which spells
+            out five times as many.
+    """
+    if len(problems) == 1 and problems[0].line == 0:
+        return f"{path}: {problems[0].message}"
+    unusable = len({problem.line for problem in problems if problem.line})
+    if unusable:
+        total = len(pairs) + unusable
+        heading = f"{unusable} of {total} lines {'is' if unusable == 1 else 'are'} unusable"
+    else:
+        heading = f"{len(problems)} problems"
+    lines: dict[str, list[int]] = {}
+    for each in problems:
+        lines.setdefault(each.message, []).append(each.line)
+    most = listed or LISTED_BY_CHECK
+    findings = [_at_lines(own) + message for message, own in list(lines.items())[:most]]
+    if len(findings) < len(lines):
+        findings.append(f"... and {len(lines) - len(findings)} more")
+    way_out = "Correct them."
+    if listed is not None or len(lines) > most:
+        option = "" if len(lines) <= LISTED_BY_CHECK else " --json"
+        way_out = f"Correct them, or see all findings with: python -m nic_ray.check {shlex.quote(str(path))}{option}"
+    return "\n  ".join([f"{path}: {heading}", *findings, way_out])
+
+
+def _at_lines(numbers: Sequence[int]) -> str:
+    """Which lines a finding is of, ascending; nothing for the file as a whole."""
+    if numbers[0] == 0:
+        return ""
+    starts = [at for at, number in enumerate(numbers) if at == 0 or number > numbers[at - 1] + 1]
+    runs = [numbers[start:end] for start, end in itertools.pairwise([*starts, len(numbers)])]
+    shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
+    if left := sum(map(len, runs[RUNS_LISTED:])):
+        shown.append(f"and {left:,} more")
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(shown)}: "
+
+
+def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Numbers of rows, distinct queries, positives, positives and negatives, and of rows with negatives."""
+    positives = {pair.positive for pair in pairs}
+    return {
+        "rows": len(pairs),
+        "queries": len({pair.query for pair in pairs}),
+        "positives": len(positives),
+        "passages": len(positives.union(*(pair.negatives for pair in pairs))),
+        "rows_with_negatives": sum(bool(pair.negatives) for pair in pairs),
+    }
+
+
+def count_by_domain(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
+    """`count_pairs` of each domain's rows, by name in alphabetical order."""
+    rows: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        rows.setdefault(pair.domain, []).append(pair)
+    return {domain: count_pairs(rows[domain]) for domain in sorted(rows)}
+
+
+def index_pairs(pairs: Sequence[Pair]) -> Collection:
+    """Number the texts of N rows in the order in which they first appear: query, positive, negatives."""
+    numbers: dict[tuple[str, bool], int] = {}
+
+    def number(text: str, *, is_query: bool = False) -> int:
+        return numbers.setdefault((text, is_query), len(numbers))
+
+    width = max((len(pair.negatives) for pair in pairs), default=0)
+    query = np.empty(len(pairs), dtype=np.int64)
+    positive = np.empty(len(pairs), dtype=np.int64)
+    negatives = np.full((len(pairs), width), -1, dtype=np.int64)
+    for row, pair in enumerate(pairs):
+        query[row] = number(pair.query, is_query=True)
+        positive[row] = number(pair.positive)
+        negatives[row, : len(pair.negatives)] = [number(text) for text in pair.negatives]
+    return Collection(
+        texts=tuple(text for text, _ in numbers),
+        query=query,
+        positive=positive,
+        negatives=negatives,
+        domains=tuple(pair.domain for pair in pairs),
+        corpus=np.unique(np.concatenate([positive, negatives[negatives >= 0]])),
+    )
+
+
+def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
+    """For each query text, every passage that any row names as its positive.
+
+    Two rows may ask the same and name different passages; both then answer the query.
+
+    Returns:
+        index of the query text -> ascending indices of passages, both into `texts`.
+    """
+    named = np.unique(np.stack([collection.query, collection.positive], axis=1), axis=0)
+    queries, starts = np.unique(named[:, 0], return_index=True)
+    return dict(zip(queries.tolist(), np.split(named[:, 1], starts[1:]), strict=False))
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _domain_name(name: str) -> str:
+    """A domain becomes the end of metric keys and a line of tables."""
+    if "/" in name or not name.isprintable() or name != name.strip():
+        shown = name if len(name) <= 40 else name[:39] + "…"
+        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {shown!r}')
+    if name in ("macro", "worst"):
+        raise ValueError(f'must not be "{name}", which names a figure over all domains')
+    return name
+
+
+def _listed(value: Any) -> Any:
+    if value is None:
+        return []
+    return [_not_empty(value)] if isinstance(value, str) else value
+
+
+Text = Annotated[str, AfterValidator(_not_empty)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    query: Text
+    positive: Text
+    domain: Annotated[Text, AfterValidator(_domain_name)]
+    negative: Annotated[list[Text], BeforeValidator(_listed)] = []
+    source_section: str | None = None
+
+
+def _pair(content: bytes, line: int) -> Pair:
+    content.decode("utf-8")  # the parser would report bad bytes as bad JSON
+    row = _Row.model_validate_json(content)
+    return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
+
+
+def _small_domains(pairs: Sequence[Pair]) -> Iterator[Problem]:
+    for domain, counts in count_by_domain(pairs).items():
+        if counts["positives"] < PASSAGES_PER_DOMAIN:
+            yield Problem(
+                0,
+                f'domain "{domain}" has too few distinct positive passages, {counts["positives"]}; want '
+                f"{PASSAGES_PER_DOMAIN}: one each to train, validate and test on; add rows or leave it out",
+            )

@@ -1,0 +1,75 @@
+"""Passages to search in: those of a file of pairs, or the paragraphs of a folder of manuals."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.errors import InputError
+from nic_ray.words import count_words
+
+SUFFIXES = (".txt", ".md")
+SHORT = 12
+"""Words, by `count_words`, up to which a paragraph is taken for a heading, which belongs to what follows it."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text that a search can find."""
+
+    text: str
+    domain: str
+    """Of its pairs, joined if there are several; or the first folder on the way to its file, or the file's name."""
+
+
+def read_corpus(path: Path) -> list[Passage]:
+    """Every distinct passage of a file of pairs, or of all text files in a folder.
+
+    Files of a folder end in .txt or .md and are cut at empty lines; a paragraph of a few words is a heading and stays
+    with the next one.
+
+    Raises:
+        InputError: there is no such file or folder, it cannot be read, or holds no passage.
+    """
+    if path.is_file():
+        return _of_pairs(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; name a JSONL file of pairs, or a folder of text files")
+    found: dict[str, Passage] = {}
+    for file in sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()):
+        inside = file.relative_to(path)
+        domain = inside.parts[0] if len(inside.parts) > 1 else file.stem
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read as UTF-8 text ({error}); convert it, or take it away") from None
+        for passage in _passages(text):
+            found.setdefault(passage, Passage(passage, domain))
+    if not found:
+        raise InputError(f"{path}: holds no text in files that end in {' or '.join(SUFFIXES)}")
+    return list(found.values())
+
+
+def _of_pairs(path: Path) -> list[Passage]:
+    collection = index_pairs(read_pairs(path))
+    domains: dict[int, set[str]] = {}
+    for row, domain in enumerate(collection.domains):
+        domains.setdefault(int(collection.positive[row]), set()).add(domain)
+        for negative in collection.negatives[row].tolist():
+            domains.setdefault(negative, set())
+    return [
+        Passage(collection.texts[number], ", ".join(sorted(domains[number])) or "answer of no row")
+        for number in collection.corpus.tolist()
+    ]
+
+
+def _passages(text: str) -> list[str]:
+    found, headings = [], []
+    for paragraph in (" ".join(part.split()) for part in text.replace("\r\n", "\n").split("\n\n")):
+        if not paragraph:
+            continue
+        if count_words(paragraph) <= SHORT:
+            headings.append(paragraph)
+            continue
+        found.append("\n".join([*headings, paragraph]))
+        headings = []
+    return [*found, *(["\n".join(headings)] if headings else [])]

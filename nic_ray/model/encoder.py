@@ -1,0 +1,248 @@
+"""A base model as all rooms use it: token ids of texts, and the parts below and above a cut.
+
+An `Encoder` is shared by all that is made of it, and nothing of it changes once it is loaded. What trains, what is
+moved and what is exported are copies; what is only run is put together anew around the encoder's own weights.
+"""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nic_ray.errors import InputError
+from nic_ray.metrics.ranking import Similarity
+from nic_ray.model.cut import Lower, Upper, blocks_of, placed, plain_blocks, segment, sharing_weights, tail_of
+from nic_ray.tokens import Prompts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded base model and what identifies it."""
+
+    name: str
+    """As the user named it."""
+    model: "SentenceTransformer"
+    """On the CPU, in fp32 and eval mode. Nobody changes it: others hold it too."""
+    stored_in: str
+    """"fp32", or the 16-bit format that the weights were stored in."""
+    prompts: Prompts
+    """What its owner means to stand in front of a query and of a passage; `model` has them under "query" and
+    "document", the first names that Sentence Transformers looks for."""
+    similarity: Similarity
+    """What its owner means the embeddings for."""
+    weights_sha256: str
+    """Of all weights in fp32, in the order of the state dict: the same for any file format."""
+    blocks: int
+    """Transformer blocks."""
+    can_be_cut: bool
+    """Whether the blocks can be run apart. If not, nothing is computed once: all of them run in every step."""
+    plain: bool
+    """Whether `blocks.Blocks` give what its own blocks give; what trains is then made of them."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The Hugging Face model inside."""
+        return self.model[0].auto_model  # type: ignore[no-any-return]
+
+
+def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> None:
+    """Refuse depths that the model does not have or that leave nothing to train.
+
+    Args:
+        where: the setting's name, for the message.
+
+    Raises:
+        InputError: a value is not in 0 .. blocks - 1.
+    """
+    wrong = sorted({value for value in values if not 0 <= value < encoder.blocks})
+    if wrong:
+        raise InputError(
+            f"{where}: must be 0 to {encoder.blocks - 1} for {encoder.name}, which has {encoder.blocks} blocks, "
+            f"got {', '.join(map(str, wrong))}"
+        )
+
+
+def token_limit(encoder: Encoder, max_tokens: int) -> int:
+    """Tokens a text is cut off at: the model's own limit or `max_tokens`, whichever is lower."""
+    return min(max_tokens, encoder.model.max_seq_length or max_tokens)
+
+
+def tokenize(
+    encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of texts, each behind the prompt of its kind, one after the other without padding.
+
+    Args:
+        max_tokens: special tokens and the prompt included, at most this many of a text.
+        is_query: (texts,) whether each is a query, else a passage; None will do for a model without prompts.
+
+    Returns:
+        ids (T,) and offsets (len(texts) + 1,): text i is ids[offsets[i]:offsets[i + 1]].
+
+    Raises:
+        ValueError: the model has prompts, and nobody says which text gets which.
+    """
+    if encoder.prompts and is_query is None:
+        raise ValueError(f"{encoder.name} has prompts; say which of the texts are queries")
+    if not texts:
+        return np.zeros(0, np.int32), np.zeros(1, np.int64)
+    if encoder.prompts and is_query is not None:
+        texts = [encoder.prompts.before(is_query=bool(asks)) + text for text, asks in zip(texts, is_query, strict=True)]
+    rows = encoder.model.tokenizer(
+        list(texts), truncation=True, max_length=token_limit(encoder, max_tokens), return_attention_mask=False
+    )["input_ids"]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.concatenate([np.asarray(row, np.int32) for row in rows]), offsets
+
+
+def lower(encoder: Encoder, start: int, stop: int) -> Lower:
+    """Blocks [start, stop) to be run without gradient; start 0 takes token ids, with the embeddings.
+
+    Raises:
+        ValueError: the model cannot be cut.
+    """
+    if not encoder.can_be_cut:
+        raise ValueError(f"{encoder.name} cannot be cut")
+    return Lower(sharing_weights(segment(encoder.transformer, start, stop)), start, stop)
+
+
+def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Upper:
+    """The part that trains, with weights of its own: the encoder stays as it is, whatever is done to it.
+
+    Only parameters of the blocks above the cut require a gradient (with `frozen_layers` 0, all but
+    an unused pooler do). So a position bias that all blocks share stays as the frozen blocks need it.
+
+    Args:
+        frozen_layers: blocks below the cut.
+        from_ids: feed it token ids, and run the frozen blocks each time; otherwise it is fed their
+            output. An encoder that cannot be cut is always fed token ids.
+    """
+    cut = copy.deepcopy(_cut(encoder, frozen_layers, from_ids=from_ids))
+    trained = cut.trained()
+    for name, value in cut.upper.named_parameters():
+        value.requires_grad_(name in trained)
+    return cut.upper
+
+
+def base_weights(encoder: Encoder, frozen_layers: int) -> dict[str, Tensor]:
+    """The encoder's own weights above a cut, not copies, by the names of `Upper.trained_state`."""
+    return {name: value.detach() for name, value in _cut(encoder, frozen_layers).trained().items()}
+
+
+def weights_at(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Weights above a cut as weights above a shallower one: those of the blocks between are the encoder's.
+
+    Args:
+        frozen_layers: blocks below the cut that `weights` are of, by the names of `Upper.trained_state`.
+        depth: blocks below the other cut, at most `frozen_layers`.
+
+    Returns:
+        on the CPU, not copied where they lie there.
+
+    Raises:
+        ValueError: `weights` are of another cut.
+    """
+    name_of = {id(value): name for name, value in _cut(encoder, frozen_layers).trained().items()}
+    _refuse_other_cut(name_of.values(), weights)
+    return {
+        name: weights[name_of[id(value)]].to(value) if id(value) in name_of else value.detach()
+        for name, value in _cut(encoder, depth).trained().items()
+    }
+
+
+def with_weights(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Tensor]) -> Encoder:
+    """A copy of an encoder with other weights above a cut. What it says of its base model stays.
+
+    Args:
+        weights: by the names of `Upper.trained_state`.
+
+    Raises:
+        ValueError: `weights` are of another cut.
+    """
+    tuned = copy.deepcopy(encoder)
+    trained = _cut(tuned, frozen_layers).trained()
+    _refuse_other_cut(trained, weights)
+    for name, value in trained.items():
+        value.detach().copy_(weights[name])
+    return tuned
+
+
+def whole(encoder: Encoder, device: str = "cpu") -> Upper:
+    """All of an encoder, fed token ids, to embed with in eval mode: its own weights on the CPU, copies elsewhere."""
+    part = _cut(encoder, 0, from_ids=True).upper
+    return placed(sharing_weights(part), device).eval()
+
+
+def plain_model(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
+    """The model for whoever embeds by Sentence Transformers itself, sharing the encoder's weights on the CPU.
+
+    Args:
+        max_tokens: tokens a text is cut off at, unless the model's own limit is lower.
+    """
+    model = sharing_weights(encoder.model)
+    model.max_seq_length = token_limit(encoder, max_tokens)
+    return model
+
+
+def for_cosine(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
+    """`plain_model` as it is exported: what was trained for cosine says so.
+
+    A model that its owner means for another similarity gets unit length at its end, so that dot product and Euclidean
+    distance, by which an index of the old one may rank, rank as cosine does.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    model = plain_model(encoder, max_tokens)
+    if encoder.similarity != "cosine":
+        if not isinstance(model[-1], Normalize):
+            model.append(Normalize())
+        model.similarity_fn_name = "cosine"
+    return model
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The part of an encoder above a cut, made of the encoder's own modules, and those of them that train."""
+
+    upper: Upper
+    above: Sequence[nn.Module]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by their names in `upper`: of the modules above, and behind the transformer."""
+        trained = {id(value) for module in self.above for value in module.parameters()}
+        trained |= {id(value) for value in self.upper.tail.parameters() if value.requires_grad}
+        pooler = getattr(self.upper.transformer, "pooler", None)  # nothing uses its output
+        trained -= set() if pooler is None else set(map(id, pooler.parameters()))
+        return {name: value for name, value in self.upper.named_parameters() if id(value) in trained}
+
+
+def _cut(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> _Cut:
+    transformer, tail = encoder.transformer, tail_of(encoder.model)
+    blocks = blocks_of(transformer)
+    assert blocks is not None
+    if frozen_layers == 0:
+        top = segment(transformer, 0, encoder.blocks) if encoder.can_be_cut else transformer
+        return _Cut(Upper(top, tail, starts_at_ids=True), [top])
+    above = list(blocks[frozen_layers:])
+    if not encoder.can_be_cut:
+        trained = {module for block in above for module in block.modules()}
+        frozen = [module for module in transformer.modules() if module not in trained]
+        return _Cut(Upper(transformer, tail, starts_at_ids=True, frozen=frozen), above)
+    below = lower(encoder, 0, frozen_layers) if from_ids else None
+    if encoder.plain:
+        plain = plain_blocks(transformer, frozen_layers)
+        return _Cut(Upper(plain, tail, starts_at_ids=False, lower=below), [plain])
+    top = segment(transformer, frozen_layers, encoder.blocks)
+    return _Cut(Upper(top, tail, starts_at_ids=False, lower=below), above)
+
+
+def _refuse_other_cut(wanted: Collection[str], weights: Mapping[str, Tensor]) -> None:
+    if set(wanted) != weights.keys():
+        raise ValueError(f"the state has {len(weights)} tensors of another cut, want {len(wanted)}")

@@ -1,0 +1,309 @@
+"""From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nic_ray.dataset.pairs import Collection, relevant_passages
+from nic_ray.hardware import keep_to_usable_cpus
+from nic_ray.metrics.bm25 import bm25_scores
+from nic_ray.metrics.ranking import Similarity, empty_metrics, flat_metrics, query_metrics, score_metrics
+from nic_ray.model.activations import Feed, feed, in_chunks, padded_batch, token_inputs
+from nic_ray.model.cut import Upper
+from nic_ray.model.encoder import Encoder, whole
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PLAIN_BATCH = 16
+"""Texts that plain Sentence Transformers embeds at once: of 100 tokens each, what `CHUNK_TOKENS` are on a CPU."""
+
+
+@torch.inference_mode()
+def embed(
+    upper: Upper,
+    source: Feed,
+    texts: NDArray[np.int64],
+    *,
+    bf16: bool = False,
+    done: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Embed texts in eval mode, each once.
+
+    Args:
+        source: inputs at the depth that `upper` is fed at, on its device.
+        texts: (n,) numbers of texts.
+        done: is told how many more distinct texts are embedded.
+
+    Returns:
+        (n, D) in the order of `texts`.
+
+    Raises:
+        RunError: the device has too little memory for even a small chunk.
+    """
+    was_training = upper.training
+    upper.eval()
+    distinct, place = np.unique(texts, return_inverse=True)
+    order, parts = [], []
+    # one for all: the weights are cast once
+    with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
+        for chunk, found in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
+            parts.append(found)
+            order.append(chunk)
+            done(len(chunk))
+    upper.train(was_training)
+    embeddings = torch.cat(parts).cpu().numpy()
+    return embeddings[np.argsort(np.concatenate(order))][place]
+
+
+def score(
+    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
+) -> dict[str, float]:
+    """Metrics of rows whose texts are embedded already: those of `query_scores`, by domain.
+
+    Returns:
+        as `ranking.flat_metrics`.
+    """
+    values = query_scores(embeddings, texts, collection, rows)
+    return flat_metrics(values, [collection.domains[row] for row in rows])
+
+
+def query_scores(
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    *,
+    within_domain: bool = False,
+    similarity: Similarity = "cosine",
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of each row's query, ranked over the whole corpus.
+
+    Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: neither a
+    hit nor in the way.
+
+    Args:
+        embeddings: (n, D), of the distinct queries of the rows and of the whole corpus, at least.
+        texts: (n,) ascending: which text each embedding is of.
+        rows: rows of the collection, each one query.
+        within_domain: rank over the passages of the row's own domain alone, those that any row of it names; a
+            passage of another domain then is no answer either.
+        similarity: what passages are ranked by. What is trained here is trained for cosine; a base model may be meant
+            for another.
+
+    Returns:
+        as `ranking.query_metrics`, each (rows,).
+    """
+    relevant = relevant_passages(collection)
+    scores = empty_metrics(len(rows))
+    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
+        queries = collection.query[[rows[place] for place in places]]
+        found = query_metrics(
+            embeddings[np.searchsorted(texts, queries)],
+            embeddings[np.searchsorted(texts, corpus)],
+            [_places(corpus, relevant[query]) for query in queries.tolist()],
+            similarity=similarity,
+            ignored=_left_out(collection, corpus, relevant, queries.tolist()),
+        )
+        for name, values in found.items():
+            scores[name][places] = values
+    return scores
+
+
+def nearest(
+    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int], *, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What each row's query retrieves first from the whole corpus, without what is nearly the same as its answer.
+
+    Args:
+        embeddings: as for `query_scores`.
+        texts: likewise.
+        k: passages of a query; fewer where the corpus has fewer for one of them.
+
+    Returns:
+        (rows, k) numbers of passages, the nearest first, and their cosines.
+    """
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    corpus = unit[np.searchsorted(texts, collection.corpus)].T
+    relevant = relevant_passages(collection)
+    asked = collection.query[list(rows)].tolist()
+    left_out = _left_out(collection, collection.corpus, relevant, asked) or [np.zeros(0, dtype=np.int64)] * len(rows)
+    k = min(k, len(collection.corpus) - max(map(len, left_out), default=0))
+    found, cosines = [], []
+    for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
+        scores = unit[np.searchsorted(texts, asked[start : start + 256])] @ corpus
+        for row, places in enumerate(left_out[start : start + 256]):
+            scores[row, places] = -np.inf
+        first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        found.append(collection.corpus[first])
+        cosines.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
+    return np.concatenate(found), np.concatenate(cosines)
+
+
+def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
+    """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
+    relevant = relevant_passages(collection)
+    scores = empty_metrics(len(rows))
+    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
+        queries = collection.query[[rows[place] for place in places]].tolist()
+        by_words = bm25_scores(
+            [collection.texts[query] for query in queries], [collection.texts[text] for text in corpus.tolist()]
+        )
+        right = [_places(corpus, relevant[query]) for query in queries]
+        found = score_metrics(by_words, right, _left_out(collection, corpus, relevant, queries))
+        for name, values in found.items():
+            scores[name][places] = values
+    return flat_metrics(scores, [collection.domains[row] for row in rows])
+
+
+def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.int64]:
+    """(n,) ascending numbers of the texts that scoring these rows needs: their queries, the whole corpus."""
+    return np.union1d(collection.query[list(rows)], collection.corpus)
+
+
+def evaluate(
+    upper: Upper, source: Feed, collection: Collection, rows: Sequence[int], *, bf16: bool = False
+) -> dict[str, float]:
+    """Per-domain metrics of rows, ranked over the whole corpus.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    texts = texts_to_score(collection, rows)
+    return score(embed(upper, source, texts, bf16=bf16), texts, collection, rows)
+
+
+def evaluate_encoder(
+    encoder: Encoder,
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, float]:
+    """Per-domain metrics of a whole model, from the texts on, in fp32.
+
+    Args:
+        device: where to embed.
+        done: is told how many more of `texts_to_score` are embedded.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    values = encoder_scores(encoder, collection, rows, max_tokens, device=device, done=done)
+    return flat_metrics(values, [collection.domains[row] for row in rows])
+
+
+def encoder_scores(
+    encoder: Encoder,
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """`query_scores` of a whole model, from the texts on, in fp32, by its own prompts and its own similarity.
+
+    Args:
+        device: where to embed; the encoder itself stays on the CPU.
+        done: is told how many more of `texts_to_score` are embedded.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    keep_to_usable_cpus()
+    tokens = token_inputs(encoder, collection.texts, max_tokens, collection.is_query)
+    texts = texts_to_score(collection, rows)
+    embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
+    return query_scores(embeddings, texts, collection, rows, similarity=encoder.similarity)
+
+
+def plain_scores(
+    model: "SentenceTransformer",
+    collection: Collection,
+    rows: Sequence[int],
+    *,
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """`query_scores` of a model as whoever is given its folder uses it: Sentence Transformers alone.
+
+    Queries go through its `encode_query`, passages through `encode_document`, pairs through `similarity`.
+
+    Args:
+        done: is told how many more of `texts_to_score` are embedded.
+
+    Raises:
+        ValueError: a similarity is not finite.
+    """
+    relevant = relevant_passages(collection)
+    corpus = [collection.texts[text] for text in collection.corpus.tolist()]
+    passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)
+    done(len(corpus))
+    asked, place = np.unique(collection.query[list(rows)], return_inverse=True)
+    texts = [collection.texts[query] for query in asked.tolist()]
+    queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
+    done(len(texts))
+    scores = empty_metrics(len(asked))
+    for start in range(0, len(asked), 256):  # a block at a time, so that memory does not grow with the rows
+        block = slice(start, start + 256)
+        right = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]
+        left_out = _left_out(collection, collection.corpus, relevant, asked[block].tolist())
+        for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), right, left_out).items():
+            scores[name][block] = values
+    return {name: values[place] for name, values in scores.items()}
+
+
+def _corpora(
+    collection: Collection, rows: Sequence[int], *, within_domain: bool
+) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Places in `rows` that are ranked over the same passages, with these."""
+    if not within_domain:
+        yield list(range(len(rows))), collection.corpus
+        return
+    names = np.asarray(collection.domains, dtype=np.str_)
+    asked = names[list(rows)]
+    for domain in np.unique(asked):
+        own = names == domain
+        passages = np.union1d(collection.positive[own], collection.negatives[own].ravel())
+        yield np.flatnonzero(asked == domain).tolist(), passages[passages >= 0]
+
+
+def _left_out(
+    collection: Collection,
+    corpus: NDArray[np.int64],
+    relevant: Mapping[int, NDArray[np.int64]],
+    queries: Sequence[int],
+) -> list[NDArray[np.int64]] | None:
+    """For each query the places in the corpus of what is nearly the same as an answer; None if there are none at all.
+
+    Args:
+        corpus: passages that are ranked, ascending.
+        relevant: from `relevant_passages`.
+        queries: numbers of texts.
+    """
+    groups = collection.near[corpus]
+    counts = np.bincount(groups, minlength=len(collection.texts))
+    if counts.max() < 2:
+        return None
+    # the places of each group, one after the other
+    places, ends = np.argsort(groups, kind="stable"), np.cumsum(counts)
+    found = []
+    for query in queries:
+        answers = relevant[query]
+        own = np.unique(collection.near[answers])
+        same = [places[ends[group] - counts[group] : ends[group]] for group in own[counts[own] > 1].tolist()]
+        near = np.sort(np.concatenate(same)) if same else places[:0]
+        found.append(near[~np.isin(corpus[near], answers)])
+    return found if any(map(len, found)) else None
+
+
+def _places(corpus: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where those of the wanted texts stand that are in an ascending corpus."""
+    places: NDArray[np.int64] = np.searchsorted(corpus, wanted)
+    found: NDArray[np.int64] = places[corpus[np.minimum(places, len(corpus) - 1)] == wanted]
+    return found

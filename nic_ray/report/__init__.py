@@ -1,0 +1,1 @@
+"""What people read when a search or a check is over."""

@@ -1,0 +1,140 @@
+"""What the sections of a report are made of: what a run folder tells, and pieces of HTML."""
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import optuna
+import plotly.graph_objects as go
+
+from nic_ray.bundle.picture import NAMES, with_epochs
+from nic_ray.config import Config
+from nic_ray.config_file import load_config
+from nic_ray.errors import InputError
+from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
+from nic_ray.metrics.table import label_of
+from nic_ray.run_folder import RunFolder
+from nic_ray.study import Course, read_courses
+
+CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run folder tells."""
+
+    folder: Path
+    config: Config
+    result: StoredResult
+    queries: Retrieved | None
+    """None if the test rows were not read."""
+    study: optuna.Study | None
+    """Every trial that has a value counts as complete in it; None if there is none."""
+    courses: tuple[Course, ...]
+
+
+Html = Iterator[str]
+"""HTML, in pieces."""
+
+
+def read_run(run_folder: Path) -> FinishedRun:
+    """Read what a search has left.
+
+    Raises:
+        InputError: there is no sound result.json.
+    """
+    try:
+        content = json.loads(RunFolder(run_folder).result.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run_folder}: holds no result of a search ({error}); name a run that has ended") from None
+    result, queries = cast(StoredResult, content), RunFolder(run_folder).queries
+    statuses = {row["trial"]: row["status"] for row in result["trials"]}
+    study, courses = read_courses(RunFolder(run_folder).study, statuses)
+    return FinishedRun(
+        run_folder,
+        load_config(RunFolder(run_folder).config),
+        result,
+        json.loads(queries.read_text(encoding="utf-8")) if queries.exists() else None,
+        study,
+        courses,
+    )
+
+
+def judged_part(result: StoredResult) -> tuple[str, Mapping[str, Flat]]:
+    """The part of the rows that the winner is to be quoted by, and its figures: model -> flat metrics."""
+    part = "test" if result["results"].get("test") else "validation"
+    return part, result["results"][part]
+
+
+def values_of(study: optuna.Study | None) -> list[float]:
+    """The objective of each trial that has one."""
+    return [] if study is None else [trial.value for trial in study.trials if trial.value is not None]
+
+
+def model_name(run: FinishedRun, model: str) -> str:
+    """What a model is called, with the epochs that it was trained."""
+    return with_epochs(NAMES[model], model, run.result.get("trained", {}))
+
+
+def objective_name(run: FinishedRun) -> str:
+    """What the search maximised, as people call it."""
+    return label_of(run.result["objective"])
+
+
+def change_of(changes: Mapping[str, StoredInterval], domain: str) -> str:
+    """A domain's change with its interval, in a few words."""
+    if domain not in changes:
+        return "no interval"
+    own = changes[domain]
+    sure = "too few passages" if own["low"] is None else f"{own['low']:+.3f} to {own['high']:+.3f}"
+    return f"{own['difference']:+.3f} ({sure})"
+
+
+def label(text: str) -> str:
+    """Text for a figure, which would read tags."""
+    return html.escape(text)
+
+
+def sentence(text: str) -> str:
+    """A paragraph."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, scrolled sideways where the screen is narrower."""
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in header)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Figures and names stay on one line; sentences take several."""
+    kind = ' class="long"' if len(text) > 40 else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
+
+
+def figure_html(name: str, figure: go.Figure, *, height: int = 420, width: int | None = None) -> str:
+    """A figure as HTML; one with a width of its own is scrolled sideways where the screen is narrower."""
+    figure.update_layout(
+        template="simple_white",
+        colorway=CYCLE,
+        font={"size": 14, "family": "system-ui, sans-serif"},
+        height=height,
+        autosize=True,
+        margin={"l": 8, "r": 12, "t": 40, "b": 8},
+        showlegend=True,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "xanchor": "left", "title": None},
+    )
+    figure.update_xaxes(automargin=True, title_font_size=14)
+    figure.update_yaxes(automargin=True, title_font_size=14)
+    drawn = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{name}",
+        config={"responsive": True, "displaylogo": False, "displayModeBar": False},
+    )
+    inner = f'<div style="min-width:{width}px">{drawn}</div>' if width else drawn
+    return f'<div class="wide">{inner}</div>'

@@ -1,0 +1,379 @@
+"""The figures of a report, one function each; `html.SECTIONS` says which are drawn, and in which order."""
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
+from nic_ray.config import Config
+from nic_ray.domains import ENDS, changes_of
+from nic_ray.evidence import JsonObject, StoredInterval, front_points
+from nic_ray.metrics.table import METRICS, PRIMARY, label_of
+from nic_ray.report.elements import (
+    CYCLE,
+    FinishedRun,
+    Html,
+    change_of,
+    figure_html,
+    judged_part,
+    label,
+    model_name,
+    objective_name,
+    sentence,
+    table,
+    values_of,
+)
+from nic_ray.run_folder import RunFolder
+
+STATUS_COLOURS = {
+    "finished": "#009E73",
+    "stopped": "#E69F00",
+    "failed": "#D55E00",
+    "cut off": "#999999",
+    "repeated": "#56B4E9",
+}
+MARKS = {"base": "circle", "first trial": "square", "tuned": "diamond"}
+DASHES = ["solid", "dash", "dot", "dashdot"]
+
+
+def recall(run: FinishedRun) -> Html:
+    """Every model in every domain, with its interval, and the same in a table."""
+    part, results = judged_part(run.result)
+    intervals = run.result.get("recall_intervals", {}) if part == "test" else {}
+    domains = pictured_domains(results)
+    figure = go.Figure()
+    for number, model in enumerate(each for each in COLOURS if each in results):
+        values = [results[model][f"{PRIMARY}/{domain}"] for domain in domains]
+        reaches = [
+            _reach(intervals.get(model, {}).get(domain), value) for domain, value in zip(domains, values, strict=True)
+        ]
+        figure.add_scatter(
+            x=values,
+            y=[row + 0.22 * (number - 1) for row in range(len(domains))],
+            mode="markers",
+            name=label(model_name(run, model)),
+            marker={"color": COLOURS[model], "symbol": MARKS[model], "size": 10},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [above for _, above in reaches],
+                "arrayminus": [below for below, _ in reaches],
+            },
+            customdata=[label(domain) for domain in domains],
+            hovertemplate="%{customdata}: %{x:.3f}",
+        )
+    figure.update_xaxes(title=METRICS[PRIMARY].label, range=[0, 1.02])
+    figure.update_yaxes(
+        tickvals=list(range(len(domains))), ticktext=[label(name) for name in domains], autorange="reversed"
+    )
+    yield figure_html("recall", figure, height=150 + 52 * len(domains))
+    yield sentence(
+        f"Measured on the {part} rows; lines are 95 % intervals over passages, left out where a domain has too few."
+        if intervals
+        else f"Measured on the {part} rows."
+    )
+    changes = run.result.get("intervals", {}).get("tuned minus base", {})
+    passages = run.result.get("passages", {}).get(part, {})
+    rows = [
+        [
+            domain,
+            str(passages.get(domain, "–")),
+            *(f"{results[m][f'{PRIMARY}/{domain}']:.3f}" for m in COLOURS if m in results),
+            change_of(changes, domain),
+        ]
+        for domain in domains
+    ]
+    if left_out := len(changes_of(results)) + 1 - len(domains):
+        yield sentence(
+            f"Shown are the {ENDS} domains that gain least and the {ENDS} that gain most; {left_out:,} more lie "
+            f"between, see {RunFolder(run.folder).domains.name} in the run folder."
+        )
+    header = ["domain", "passages", *(model_name(run, m) for m in COLOURS if m in results), "gain over base (95 %)"]
+    yield table(header, rows)
+    if described := described_training(run.result.get("trained", {}), NAMES):
+        yield sentence(f"How long they were trained: {described}.")
+    if warning := cut_off(run.result.get("trained", {})):
+        yield f'<p class="warning">{html.escape(warning)}</p>'
+
+
+def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]:
+    """How far an interval reaches below and above a value; 0 where there is none."""
+    if interval is None or interval["low"] is None or interval["high"] is None:
+        return 0.0, 0.0
+    return value - interval["low"], interval["high"] - value
+
+
+def retention(run: FinishedRun) -> Html:
+    """Gain against retention, for each mix of the base model's and the tuned weights."""
+    measured = front_points(run.result.get("front", []))
+    points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
+    if not points:
+        yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.probe.")
+        return
+    chosen, objective = run.result["alpha"], f"{PRIMARY}/macro"
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[kept for _, kept in points],
+        y=[point.metrics[objective] for point, _ in points],
+        mode="lines+markers+text",
+        name="mix of base and tuned weights",
+        text=[f"{point.alpha:.0%}" if point.alpha in (0, 1) else "" for point, _ in points],
+        hovertext=[f"{point.alpha:.0%}" for point, _ in points],
+        textposition=["top right" if point.alpha == 1 else "bottom left" for point, _ in points],
+        cliponaxis=False,
+        line={"color": "#0072B2"},
+        marker={"size": 8},
+    )
+    figure.add_scatter(
+        x=[kept for point, kept in points if point.alpha == chosen],
+        y=[point.metrics[objective] for point, _ in points if point.alpha == chosen],
+        mode="markers",
+        name=f"chosen: {chosen:.0%} of the way",
+        marker={"color": "#D55E00", "symbol": "star", "size": 16},
+    )
+    limit = -run.result["guard"]["max_retention_loss"]
+    figure.add_vline(x=limit, line={"color": "#666666", "dash": "dash", "width": 2}, opacity=1)
+    lowest, highest = (end(limit, *(kept for _, kept in points)) for end in (min, max))
+    margin = 0.06 * (highest - lowest or 0.01)
+    figure.update_xaxes(range=[lowest - margin, highest + margin])
+    figure.update_xaxes(title=f"change of {METRICS[PRIMARY].label} on the<br>probe (0 = nothing forgotten)")
+    figure.update_yaxes(title=f"{label_of(objective)}, validation rows")
+    yield figure_html("retention", figure)
+    yield sentence(
+        "Each point is a mix of weights, from the base model (0 %) to the tuned one (100 %). Up is better on the "
+        f"domains, right is less forgotten; left of the dashed line ({limit:+.3f}) nothing is exported."
+    )
+
+
+def history(run: FinishedRun) -> Html:
+    """The objective of each trial, and the best so far."""
+    if not values_of(run.study):
+        yield sentence("No trial has a value to draw.")
+        yield from _trials(run)
+        return
+    assert run.study is not None
+    objective = run.result["objective"]
+    figure = optuna.visualization.plot_optimization_history(run.study, target_name=objective)
+    figure.update_traces(marker={"color": "#0072B2", "size": 9}, selector={"mode": "markers"})
+    figure.update_traces(name="one trial", selector={"mode": "markers"})
+    figure.update_traces(line={"color": "#D55E00", "shape": "hv"}, name="best so far", selector={"mode": "lines"})
+    figure.update_xaxes(title="trial (number)", dtick=max(1, len(run.study.trials) // 12))
+    figure.update_yaxes(title=objective_name(run) + ", validation rows")
+    yield figure_html("history", figure.update_layout(title=None))
+    yield sentence("A trial that was stopped early counts with its last value.")
+    yield from _trials(run)
+
+
+def _trials(run: FinishedRun) -> Html:
+    objective = run.result["objective"]
+    shown = {"epochs": ".3g", "best_epoch": ".3g", objective: ".3f"}
+    yield table(
+        ["trial", "how it ended", "epochs", "best after epoch", f"{objective_name(run)}, validation rows"],
+        [
+            [row["trial"], row["status"], *(_figures(row, name, form) for name, form in shown.items())]
+            for row in run.result["trials"]
+        ],
+    )
+    if any(row["status"] == "repeated" for row in run.result["trials"]):
+        yield sentence(
+            "Repeated: trained again with another seed for as long as the trial in its name, which was stopped early."
+        )
+
+
+def rungs(run: FinishedRun) -> Html:
+    """How long each trial was trained, and the rungs at which ASHA may have stopped it."""
+    courses = [each for each in run.courses if each.points or each.status == "failed"]
+    if not courses:
+        yield sentence("The study says of no trial how many epochs it was trained.")
+        return
+    figure = go.Figure()
+    for status, colour in STATUS_COLOURS.items():
+        own = [each for each in courses if each.status == status]
+        if own:
+            figure.add_bar(
+                x=[each.points[-1][0] if each.points else 0 for each in own],
+                y=[each.name for each in own],
+                orientation="h",
+                name=status,
+                marker={"color": colour, "pattern": {"shape": "/" if status == "stopped" else ""}},
+                hovertemplate="%{y}: %{x:.2f} epochs",
+            )
+    search, epochs = run.config.search, run.config.train.epochs
+    rung = float(search.grace_period)
+    while rung <= epochs:
+        figure.add_vline(x=rung, line={"color": "#000000", "dash": "dash", "width": 2}, opacity=1)
+        rung *= search.reduction_factor
+    figure.update_xaxes(title="trained (epochs)<br>dashed: ASHA's rungs", range=[0, epochs * 1.05])
+    figure.update_yaxes(categoryorder="array", categoryarray=[each.name for each in reversed(courses)], dtick=1)
+    yield figure_html("rungs", figure, height=150 + 26 * len(courses))
+    yield sentence(
+        f"At each rung, ASHA lets about the best 1 in {search.reduction_factor:g} of those that have come there go on. "
+        "A trial is judged at its first evaluation at the rung or past it."
+    )
+
+
+def curves(run: FinishedRun) -> Html:
+    """The objective of each trial, evaluation by evaluation."""
+    courses = [each for each in run.courses if each.points]
+    if not courses:
+        yield sentence("The study holds no evaluation with its epoch.")
+        return
+    figure = go.Figure()
+    for number, each in enumerate(courses):
+        figure.add_scatter(
+            x=[epoch for epoch, _ in each.points],
+            y=[value for _, value in each.points],
+            mode="lines+markers",
+            name=each.name,
+            line={"color": CYCLE[number % len(CYCLE)], "dash": DASHES[number // len(CYCLE) % len(DASHES)]},
+        )
+    figure.update_xaxes(title="trained (epochs)", rangemode="tozero")
+    figure.update_yaxes(title=objective_name(run) + ", validation rows")
+    yield figure_html("curves", figure, height=420 + 8 * len(courses))
+
+
+def parallel(run: FinishedRun) -> Html:
+    """The settings of each trial beside each other, coloured by its objective."""
+    names = list(run.config.space)
+    objective = run.result["objective"]
+    trials = [row for row in run.result["trials"] if all(row.get(name) is not None for name in [*names, objective])]
+    trials = [row for row in trials if re.fullmatch(r"trial-\d+", row["trial"])]
+    if len(trials) < 2:
+        yield sentence("Needs at least two trials with a value.")
+        return
+    # drawn as lines, not by plotly's own kind of figure: that one needs WebGL, which not every browser has
+    columns = [*names, objective]
+    scales = {name: _scale([row[name] for row in trials], _is_log(run.config, name)) for name in columns}
+    figure = go.Figure()
+    values = [row[objective] for row in trials]
+    low, high = min(values), max(values)
+    shades = [0.5 if high == low else (value - low) / (high - low) for value in values]
+    for row, shade in sorted(zip(trials, shades, strict=True), key=lambda pair: pair[1]):
+        figure.add_scatter(
+            x=list(range(len(columns))),
+            y=[scales[name](row[name]) for name in columns],
+            mode="lines+markers",
+            line={"color": sample_colorscale("Cividis", [1 - shade])[0], "width": 1.5 + 2.5 * shade},
+            marker={"size": 6},
+            name=row["trial"],
+            showlegend=False,
+            text=[
+                f"{row['trial']}, {_figures(row, 'epochs', '.3g')} epochs<br>{label(name)} {label(_short(row[name]))}"
+                for name in columns
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    for place, name in enumerate(columns):
+        figure.add_vline(x=place, line={"color": "#999999", "width": 1}, opacity=1, layer="below")
+        for at, text in scales[name].ticks:
+            figure.add_annotation(
+                x=place, y=at, text=label(text), showarrow=False, xanchor="left", xshift=5, font={"size": 12},
+                bgcolor="rgba(255,255,255,0.75)",
+            )  # fmt: skip
+    figure.add_scatter(
+        x=[None], y=[None], mode="markers", showlegend=False,
+        marker={
+            "color": [low], "cmin": low, "cmax": high, "colorscale": "Cividis_r", "showscale": True,
+            "colorbar": {
+                "title": {"text": label(objective_name(run)).replace(" ", "<br>")},
+                "thickness": 12, "tickformat": ".3f", "nticks": 5,
+            },
+        },
+    )  # fmt: skip
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))),
+        ticktext=[label(name).replace("_", "<br>") for name in names]
+        + [label(objective_name(run)).replace(" ", "<br>")],
+        range=[-0.45, len(columns) - 0.35],
+        side="top",
+        showgrid=False,
+        tickangle=0,
+    )
+    figure.update_yaxes(visible=False, range=[-0.08, 1.08])
+    yield figure_html("parallel", figure, height=480, width=140 + 105 * len(columns))
+    yield sentence("A line is a trial; dark and thick is a high objective. Scroll sideways on a narrow screen.")
+
+
+def importance(run: FinishedRun) -> Html:
+    """How much of the objective's variance each setting explains."""
+    names = [name for name in run.config.space if len({str(row.get(name)) for row in run.result["trials"]}) > 1]
+    if run.study is None or len(values_of(run.study)) < 4 or not names or len(set(values_of(run.study))) < 2:
+        yield sentence(
+            f"Needs four trials with a value, that differ in it and in their settings; this search has "
+            f"{len(values_of(run.study))} with a value."
+        )
+        return
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    figure = optuna.visualization.plot_param_importances(run.study, evaluator=evaluator, params=names)
+    figure.update_traces(marker_color="#0072B2", showlegend=False)
+    figure.update_xaxes(title="share of the objective's<br>variance (fANOVA)", range=[0, 1.15])
+    figure.update_yaxes(title=None)
+    yield figure_html("importance", figure.update_layout(title=None), height=130 + 36 * len(names))
+    yield sentence(
+        f"Estimated from {len(values_of(run.study))} trials: with so few, read it as a hint, not as a finding."
+    )
+
+
+def timing(run: FinishedRun) -> Html:
+    """How long each trial took."""
+    trials = [row for row in run.result["trials"] if row.get("seconds")]
+    if not trials:
+        yield sentence("No trial has a time.")
+        return
+    figure = go.Figure()
+    for status, colour in STATUS_COLOURS.items():
+        own = [row for row in trials if row["status"] == status]
+        if own:
+            figure.add_bar(
+                x=[row["seconds"] for row in own],
+                y=[row["trial"] for row in own],
+                orientation="h",
+                name=status,
+                marker={"color": colour, "pattern": {"shape": "/" if status == "stopped" else ""}},
+                hovertemplate="%{y}: %{x:.1f} s",
+            )
+    figure.update_xaxes(title="training and evaluation<br>(seconds)", rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=[row["trial"] for row in reversed(trials)], dtick=1)
+    yield figure_html("timing", figure, height=150 + 26 * len(trials))
+    yield sentence(f"Together {sum(row['seconds'] for row in trials) / 60:.1f} minutes in {len(trials)} trials.")
+
+
+def _figures(row: JsonObject, name: str, form: str) -> str:
+    return "–" if row.get(name) is None else format(row[name], form)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    place: Mapping[Any, float]
+    ticks: tuple[tuple[float, str], ...]
+
+    def __call__(self, value: Any) -> float:
+        return self.place[str(value)]
+
+
+def _scale(values: Sequence[Any], log: bool) -> _Scale:
+    """Where values stand on an axis from 0 to 1, and what is written at it."""
+    distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+    if len(distinct) == 1:
+        return _Scale({str(distinct[0]): 0.5}, ((0.5, _short(distinct[0])),))
+    if any(isinstance(value, str | bool) for value in distinct) or len(distinct) <= 4:
+        place = {str(value): number / (len(distinct) - 1) for number, value in enumerate(distinct)}
+        return _Scale(place, tuple((place[str(value)], _short(value)) for value in distinct))
+    at = [math.log(value) if log and value > 0 else float(value) for value in distinct]
+    place = {str(value): (own - at[0]) / (at[-1] - at[0]) for value, own in zip(distinct, at, strict=True)}
+    return _Scale(place, ((0.0, _short(distinct[0])), (1.0, _short(distinct[-1]))))
+
+
+def _is_log(config: Config, name: str) -> bool:
+    return name in config.space and config.space[name].log_uniform is not None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

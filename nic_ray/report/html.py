@@ -1,0 +1,88 @@
+"""report.html of a run folder: what a search has found, in one file that opens without a network."""
+
+import html
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.report import figures, sections
+from nic_ray.report.elements import FinishedRun, Html, read_run, sentence
+from nic_ray.run_folder import RunFolder
+
+log = logging.getLogger("nic_ray.page")
+
+SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
+    ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),
+    ("retention", "What was gained, against what was forgotten", figures.retention),
+    ("history", "How the search got better, trial by trial", figures.history),
+    ("rungs", "Which trial was stopped where", figures.rungs),
+    ("curves", "How each trial learned", figures.curves),
+    ("parallel", "Which settings go with a high objective", figures.parallel),
+    ("importance", "Which settings mattered most", figures.importance),
+    ("lost", "Where recall is lost: lengths and kinds of queries", sections.lost),
+    ("worst", "The queries that went worst", sections.worst),
+    ("data", "What the data check says", sections.data),
+    ("split", "How rows were held back, and what they share with training", sections.split),
+    ("timing", "How long each trial took", figures.timing),
+]
+"""Name, heading and what is drawn, in the order of the page."""
+
+
+def write_page(run_folder: Path) -> Path:
+    """Write report.html into a run folder that has a result.json.
+
+    A section that cannot be drawn says so in its place.
+
+    Raises:
+        InputError: the folder holds no result of a search.
+    """
+    path = RunFolder(run_folder).report
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(page(read_run(run_folder)), encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def page(run: FinishedRun) -> str:
+    """The whole file."""
+    title = html.escape(run.folder.name)
+    links = "".join(f'<a href="#{key}">{html.escape(heading)}</a>' for key, heading, _ in SECTIONS)
+    body = "\n".join(
+        f'<section id="{key}"><h2>{html.escape(heading)}</h2>\n{_drawn(draw, run)}\n</section>'
+        for key, heading, draw in SECTIONS
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
+        f"<body><header><h1>{title}</h1>\n{_drawn(sections.summary, run)}</header>\n<nav>{links}</nav>\n"
+        f"{body}\n</body></html>\n"
+    )
+
+
+def _drawn(draw: Callable[[FinishedRun], Html], run: FinishedRun) -> str:
+    try:
+        return "\n".join(draw(run))
+    except Exception as error:  # an older or a half-written run must not cost the other sections
+        log.warning("%s: %s", RunFolder(run.folder).report, draw.__name__, exc_info=True)
+        return sentence(f"This cannot be shown ({type(error).__name__}: {error}).")
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1100px; margin: 0 auto; padding: 0 16px 48px; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .9rem; } a { color: #0060a0; }
+p, li, summary { overflow-wrap: anywhere; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .8rem 0; }
+th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #666; } td { border-bottom: 1px solid #ddd; white-space: nowrap; }
+td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid #D55E00; padding-left: 12px; } .query { font-weight: 600; margin-bottom: .2rem; }
+.tag { background: #eef2f6; border-radius: 3px; padding: 0 .3rem; font-size: .9rem; }
+details { margin: .5rem 0; border-top: 1px solid #ddd; }
+summary { cursor: pointer; font-weight: 600; padding: .4rem 0; }
+details ol { padding-left: 1.4rem; } details li { margin-bottom: .7rem; }
+"""

@@ -1,0 +1,204 @@
+"""The sections of a report that are read rather than seen: the verdict, single queries, the data, the split."""
+
+import html
+import re
+import shlex
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from nic_ray.bundle.files import file_sha256
+from nic_ray.bundle.picture import COLOURS
+from nic_ray.dataset.lint import lint_pairs, texts_of
+from nic_ray.dataset.pairs import read_pairs
+from nic_ray.domains import ENDS, MANY, between, shown_domains
+from nic_ray.evidence import RetrievedQuery, ShownPassage
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.readings import COLUMNS, cells_of, describe_readings
+from nic_ray.report.elements import (
+    FinishedRun,
+    Html,
+    figure_html,
+    judged_part,
+    label,
+    model_name,
+    objective_name,
+    sentence,
+    table,
+)
+from nic_ray.tokens import count_tokens
+from nic_ray.words import count_words
+
+WORST = 10
+"""Queries of each domain that are shown."""
+SHOWN = 400
+"""Characters of a passage that are shown."""
+QUESTION = re.compile(r"^(what|how|why|when|where|which|who|is|are|do|does|can|should|my|i)\b", re.IGNORECASE)
+# The marks of all scripts; Greek has one that looks like a semicolon. Japanese, Chinese and Thai ask without one, too.
+QUESTION_MARK = re.compile(
+    r"[?\uff1f]\W*$|[\u00bf\u061f\u055e\u1367\u037e]|(?<=[α-ωά-ώ]);\W*$"
+    r"|か[。\s]*$|[吗呢][。\s]*$|อย่างไร|ยังไง|อะไร|ทำไม|ไหม|ไหน|เมื่อไ|เท่าไ|ใคร|กี่"
+)
+LENGTHS = ((6, "up to 6 words"), (9, "7 to 9 words"), (12, "10 to 12 words"), (10**9, "13 words or more"))
+
+
+def summary(run: FinishedRun) -> Html:
+    """What came out, and what stands in its way."""
+    result, objective = run.result, run.result["objective"]
+    part, results = judged_part(result)
+    gain = results["tuned"][objective] - results["base"][objective]
+    yield sentence(
+        f"The winner is {result['winner']['trial']}. On the {part} rows its {objective_name(run)} is "
+        f"{results['tuned'][objective]:.3f}, {gain:+.3f} against the base model."
+    )
+    if told := describe_readings(result.get("readings", [])):
+        yield f'<div class="warning"><p>{html.escape(told[0].upper() + told[1:])}.</p></div>'
+    guard = result.get("guard", {})
+    if guard.get("objections"):
+        verdict = "Exported over these objections" if guard["overridden"] else "Not exported"
+        listed = "".join(f"<li>{html.escape(each)}</li>" for each in guard["objections"])
+        yield f'<div class="warning"><p>{verdict}:</p><ul>{listed}</ul></div>'
+    elif result.get("bundle"):
+        yield sentence(f"Exported to {result['bundle']}.")
+
+
+def lost(run: FinishedRun) -> Html:
+    """Mean of the first metric for queries of each length and kind."""
+    if run.queries is None:
+        yield sentence(
+            "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
+        )
+        return
+    queries = run.queries["queries"]
+    groups: dict[str, list[RetrievedQuery]] = {}
+    for _, name in LENGTHS:
+        groups[name] = [each for each in queries if _length(each["query"]) == name]
+    groups["asks a question"] = [each for each in queries if _asks(each["query"])]
+    groups["keywords or a statement"] = [each for each in queries if not _asks(each["query"])]
+    groups["with a number or code"] = [each for each in queries if re.search(r"\d", each["query"])]
+    groups["without one"] = [each for each in queries if not re.search(r"\d", each["query"])]
+    groups = {name: own for name, own in groups.items() if own}
+    figure = go.Figure()
+    for model in ("base", "tuned"):
+        means = [sum(each["recall"][model] for each in own) / len(own) for own in groups.values()]
+        figure.add_bar(
+            x=means,
+            y=[f"{name} ({len(own)})" for name, own in groups.items()],
+            orientation="h",
+            name=label(model_name(run, model)),
+            marker={"color": COLOURS[model]},
+            hovertemplate="%{y}: %{x:.3f}",
+        )
+    figure.update_xaxes(title=f"mean {METRICS[PRIMARY].label}<br>of the test queries", range=[0, 1.02])
+    figure.update_yaxes(autorange="reversed")
+    yield figure_html("lost", figure.update_layout(barmode="group"), height=150 + 48 * len(groups))
+    yield sentence(
+        "In brackets: the number of queries. A query belongs to one length and to one of each pair of kinds."
+    )
+
+
+def worst(run: FinishedRun) -> Html:
+    """The test queries whose answers stand lowest, and what came first instead."""
+    if run.queries is None:
+        yield sentence(
+            "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
+        )
+        return
+    passages = run.queries["passages"]
+    yield sentence(
+        f"Up to {WORST} test queries of each domain whose best answer stands lowest in the winner's ranking of all "
+        "passages, and what came first instead. Read them to understand the model, not to change it: whatever is tuned "
+        "by them can no longer be measured on the test rows."
+    )
+    by_domain: dict[str, list[RetrievedQuery]] = {}
+    for each in run.queries["queries"]:
+        by_domain.setdefault(each["domain"], []).append(each)
+    names = sorted(by_domain)
+    if len(names) > MANY:
+        found_of = {name: sum(each["recall"]["tuned"] for each in own) / len(own) for name, own in by_domain.items()}
+        names = sorted(names, key=lambda name: (found_of[name], name))[: 2 * ENDS]
+        yield sentence(f"Of {len(by_domain):,} domains, the {len(names)} in which the winner finds least:")
+    for domain in names:
+        own = [each for each in by_domain[domain] if each["rank"] > 1]
+        own = sorted(own, key=lambda each: (-each["rank"], each["query"]))[:WORST]
+        items = "".join(_miss(each, passages) for each in own) or "<li>Every query finds its passage first.</li>"
+        yield f"<details><summary>{html.escape(domain)}</summary><ol>{items}</ol></details>"
+
+
+def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
+    def shown(number: int) -> str:
+        text = passages[str(number)]["text"]
+        return html.escape(text if len(text) <= SHOWN else text[:SHOWN] + " …")
+
+    instead = "".join(
+        f'<li><span class="tag">{html.escape(", ".join(passages[str(number)]["domains"]) or "answer of no row")}, '
+        f"cosine {cosine:.3f}</span> {shown(number)}</li>"
+        for number, cosine in query["retrieved"][: min(3, query["rank"] - 1)]
+        if number != query["passage"]
+    )
+    return (
+        f'<li><p class="query">{html.escape(query["query"])}</p><p><span class="tag">its passage; the best answer '
+        f"stands at rank {query['rank']}</span> {shown(query['passage'])}</p>"
+        f"<p>Retrieved instead:</p><ol>{instead}</ol></li>"
+    )
+
+
+def data(run: FinishedRun) -> Html:
+    """The pairs, and what the check finds in them."""
+    data, file = run.result["data"], run.config.data.pairs
+    yield sentence(f"{data['pairs']}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
+    sizes = {name: float(rows) for name, rows in data["domains"].items()}
+    yield table(
+        ["domain", "rows"],
+        [
+            [between(sizes), ""] if name is None else [name, f"{data['domains'][name]:,}"]
+            for name in shown_domains(sizes)
+        ],
+    )
+    if not file.exists() or file_sha256(file) != data["sha256"]:
+        yield sentence("The file is no longer there as it was, so it cannot be checked here.")
+        return
+    rows = read_pairs(file)
+    train = run.config.train
+    findings = lint_pairs(rows, *count_tokens(train.base_model, texts_of(rows), train.max_tokens))
+    if not findings:
+        yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
+        return
+    yield table(
+        ["finding", "rows", "what it does"], [[each.code, f"{len(each.lines):,}", each.effect] for each in findings]
+    )
+    yield sentence(f"Single rows: python -m nic_ray.check {shlex.quote(str(file))}")
+
+
+def split(run: FinishedRun) -> Html:
+    """Rows of each part, who read the test rows, and what they share with training."""
+    held_back = run.result["split"]
+    yield sentence(f"Protocol {held_back['protocol'].replace('_', ' ')}, seed {held_back['seed']}.")
+    yield table(["part", "rows"], [[part.replace("_", " "), f"{rows:,}"] for part, rows in held_back["rows"].items()])
+    if readings := run.result.get("readings"):
+        yield sentence(
+            "Readings of the test rows, those of other runs beside this one that hold back the same included:"
+        )
+        yield table(COLUMNS, cells_of(readings))
+    leaks = run.result.get("leaks")
+    if not leaks:
+        yield sentence("This run holds no leak report.")
+        return
+    parts = list(dict.fromkeys(part for own in leaks.values() for part in own))
+    yield sentence("Rows that share something with the training rows:")
+    yield table(
+        ["shared", *(part.replace("_", " ") for part in parts)],
+        [[name, *(f"{own.get(part, 0):,}" for part in parts)] for name, own in leaks.items()],
+    )
+    if "unseen_queries" in parts:
+        yield sentence(
+            "Unseen queries are new questions about trained passages, so they share their passages on purpose."
+        )
+
+
+def _length(query: str) -> str:
+    return next(name for most, name in LENGTHS if count_words(query) <= most)
+
+
+def _asks(query: str) -> bool:
+    return bool(QUESTION_MARK.search(query) or QUESTION.match(query.strip()))

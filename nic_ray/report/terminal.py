@@ -1,0 +1,157 @@
+"""What people read when a search is over."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+
+from nic_ray import console
+from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
+from nic_ray.domains import between, shown_domains
+from nic_ray.errors import RunError
+from nic_ray.evidence import Evidence, Results, front_points
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.readings import describe_readings
+from nic_ray.run_folder import RunFolder
+from nic_ray.selection.selection import IN_DOMAIN, Outcome
+
+PARTS = {
+    "validation": "validation: the rows that picked the model",
+    "test": "test: each question ranked against all passages",
+    IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
+    "unseen_queries": "new questions about passages that were trained on: the easier protocol",
+}
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print what a search has found.
+
+    Raises:
+        RunError: the guard did not let it be exported.
+    """
+    judgement = outcome.judgement
+    trained = judgement.evidence["trained"]
+    for part, results in judgement.results.items():
+        console.say(f"\n{describe_part(part)}")
+        # no brackets: the columns are six letters wide
+        shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
+        console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
+    for line in describe_evidence(judgement.evidence, judgement.results):
+        console.say(line)
+    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {RunFolder(outcome.run_folder).domains}")
+    if RunFolder(outcome.run_folder).report.exists():
+        console.say(f"report, for any browser: {RunFolder(outcome.run_folder).report}")
+    if outcome.folder is None:
+        listed = "\n  ".join(judgement.evidence["guard"]["objections"])
+        raise RunError(
+            f"not exported:\n  {listed}\nthe run is kept; to export it all the same, with these objections in its "
+            f"model card: python -m nic_ray.export {shlex.quote(str(outcome.run_folder))} --export-anyway"
+        )
+    console.say_how_to_load(outcome.folder)
+
+
+def describe_part(part: str) -> str:
+    """The heading of a table of metrics."""
+    return PARTS[part]
+
+
+def passages_of(evidence: Evidence, part: str) -> Mapping[str, int]:
+    """Passages that the rows of a part ask about, by domain."""
+    counted: Mapping[str, int] = evidence["passages"].get("test" if part == IN_DOMAIN else part, {})
+    return counted
+
+
+def describe_evidence(evidence: Evidence, results: Results) -> list[str]:
+    """What stands beside the tables, a line each.
+
+    Args:
+        evidence: of a `selection.Judgement`.
+        results: likewise.
+    """
+    return [
+        *_training(evidence),
+        *_confirmed(evidence),
+        *_intervals(evidence),
+        *_retention(evidence),
+        *_front(evidence),
+        *_words(results),
+        *_leaks(evidence),
+        *_readings(evidence),
+    ]
+
+
+def _training(evidence: Evidence) -> Iterator[str]:
+    if described := described_training(evidence["trained"]):
+        yield f"\ntrained: {described}"
+    if warning := cut_off(evidence["trained"]):
+        yield warning
+
+
+def _confirmed(evidence: Evidence) -> Iterator[str]:
+    if evidence["confirmed"]:
+        yield "\nthe best of the search, trained again with other seeds, on the validation rows:"
+    for each in evidence["confirmed"]:
+        values = ", ".join(f"{value:.3f} with {seed}" for seed, value in each["by_seed"].items())
+        epochs = "" if each["epochs"] is None else f", {each['epochs']:.3g} epochs"
+        yield f"  {each['trial']}: {each['mean']:.3f} over {each['seeds']} seed(s){epochs} ({values})"
+
+
+def _intervals(evidence: Evidence) -> Iterator[str]:
+    for difference, domains in evidence.get("intervals", {}).items():
+        below = difference.partition(" minus ")[2]
+        shown = with_epochs(difference, below, evidence["trained"])
+        yield f"\n{shown}, {METRICS[PRIMARY].label} on the test rows, with 95 % intervals over passages:"
+        changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
+        for domain in (*shown_domains(changes), "macro"):
+            if domain is None:
+                yield f"  {between(changes)}"
+                continue
+            interval = domains[domain]
+            sure = "too few passages for an interval"
+            if interval["low"] is not None and interval["high"] is not None:
+                sure = f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+            yield (
+                f"  {domain}: {interval['difference']:+.3f} ({sure}; {interval['queries']} questions about "
+                f"{interval['passages']} passages)"
+            )
+
+
+def _retention(evidence: Evidence) -> Iterator[str]:
+    if evidence["retention"]:
+        changes = "; ".join(
+            f"{with_epochs(model, model, evidence['trained'])} {_changes(retention)}"
+            for model, retention in evidence["retention"].items()
+        )
+        yield f"\nretention on the probe, against the base model: {changes}"
+
+
+def _changes(retention: Mapping[str, float]) -> str:
+    return ", ".join(f"{change:+.3f} {METRICS[name].label}" for name, change in retention.items())
+
+
+def _front(evidence: Evidence) -> Iterator[str]:
+    label = METRICS[PRIMARY].label
+    yield f"\nbetween the base model (0) and the tuned one (1), validation {label} against retention:"
+    for point in front_points(evidence["front"]):
+        kept = "" if point.retention is None else f"  {point.retention[PRIMARY]:+.3f}"
+        chosen = "  <- chosen" if point.alpha == evidence["alpha"] else ""
+        yield f"  {point.alpha:.1f}: {point.metrics[f'{PRIMARY}/macro']:.3f}{kept}{chosen}"
+
+
+def _words(results: Results) -> Iterator[str]:
+    if lexical := results.get("test", {}).get("BM25"):
+        figures = ", ".join(f"{metric.label} {lexical[f'{name}/macro']:.3f}" for name, metric in METRICS.items())
+        yield f"\na search by words (BM25) finds macro {figures} on the test rows"
+
+
+def _leaks(evidence: Evidence) -> Iterator[str]:
+    found = [
+        f"{count} {part} row{'s' if count > 1 else ''} ({name})"
+        for name, parts in evidence["leaks"].items()
+        for part, count in parts.items()
+        if count and not (part == "unseen_queries" and "passage" in name)
+    ]
+    yield f"shared with the training rows: {', '.join(found) or 'nothing'}"
+
+
+def _readings(evidence: Evidence) -> Iterator[str]:
+    if told := describe_readings(evidence.get("readings", [])):
+        yield f"warning: {told}"

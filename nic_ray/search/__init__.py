@@ -1,0 +1,1 @@
+"""A search under Ray, and one training without it."""

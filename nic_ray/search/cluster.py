@@ -1,0 +1,188 @@
+"""What a search asks of the Ray cluster that it runs on: room, GPUs, shared folders, the output of frozen blocks.
+
+Everything here runs within a `session.ray_session`.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nic_ray import hardware
+from nic_ray.config import Config
+from nic_ray.errors import InputError
+from nic_ray.model.activations import Inputs, run_chain
+from nic_ray.model.cache import Chain, StoredInputs
+from nic_ray.model.cut import Lower
+from nic_ray.run_folder import RunFolder
+from nic_ray.search.placement import Placement, place_trials, trains_on_gpus
+from nic_ray.training.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class VisibleGpus:
+    """What PyTorch finds on a node."""
+
+    missing: str
+    """Why it sees no GPU; empty if it sees one."""
+    bf16: bool
+    """Whether the GPU is to compute in 16 bits."""
+
+
+def placement_on_cluster(config: Config) -> Placement:
+    """The layout of the trials on the cluster that Ray has."""
+    return place_trials(
+        config, ray.cluster_resources().get("CPU", 1), [node["Resources"].get("GPU", 0) for node in _nodes()]
+    )
+
+
+def in_format_of_trials(prepared: Prepared, placement: Placement, *, joined: bool) -> Prepared:
+    """`prepared` with the number format of the place where the trials compute, which need not be this machine.
+
+    Args:
+        joined: whether Ray was there before the search, perhaps on other machines.
+
+    Raises:
+        InputError: Ray and PyTorch do not see the same GPUs.
+    """
+    config = prepared.config
+    if not placement.gpus_per_worker:
+        if trains_on_gpus(config) and torch.cuda.is_available() and not joined:
+            raise InputError(
+                f"resources.gpus_per_worker: PyTorch sees {torch.cuda.device_count()} GPU(s) on this machine, and Ray "
+                "sees none that it could give to trials; look at nvidia-smi, or train on CPUs with train.device: cpu"
+            )
+        return replace(prepared, bf16=hardware.computes_in_bf16(config.train.precision, "cpu"))
+    formats = []
+    for node in _nodes():
+        if not node["Resources"].get("GPU"):
+            continue
+        visible = _on_node(node, look_for_gpus, config.train.precision)
+        if visible.missing:
+            raise InputError(
+                f"node {node['NodeManagerAddress']}: Ray gives trials {node['Resources']['GPU']:g} GPU(s) there, and "
+                f"{visible.missing}; or train on CPUs with train.device: cpu"
+            )
+        formats.append(visible.bf16)
+    return replace(prepared, bf16=all(formats))
+
+
+def refuse_unshared_places(shared: Sequence[Path]) -> None:
+    """Look from every node for what its trials will read and write.
+
+    Args:
+        shared: files that must be visible from all of them.
+
+    Raises:
+        InputError: a node does not see one.
+    """
+    for node in _nodes() if shared else ():
+        if node["Resources"].get("CPU") and (missing := _on_node(node, missing_files, shared)):
+            raise InputError(
+                f"{missing[0]}: is not visible from node {node['NodeManagerAddress']}; name a folder that all nodes "
+                "share, or a URI, with --storage (what does not fit activations.memory_budget_gib lies in its runs/)"
+            )
+
+
+def files_to_share(inputs: Mapping[int, Inputs | StoredInputs], run_folder: Path | None) -> list[Path]:
+    """What every node must see: activations on disk, and the run folder, unless trials write elsewhere (None)."""
+    stored = [each.path for each in inputs.values() if isinstance(each, StoredInputs)]
+    return ([RunFolder(run_folder).config] if run_folder else []) + stored
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on_node(node: Mapping[str, Any], function: Callable[[Any], Any], argument: Any) -> Any:
+    """What a function gives on a node; on this one without a task."""
+    if node["NodeID"] == ray.get_runtime_context().get_node_id():
+        return function(argument)
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.get(ray.remote(num_cpus=0)(function).options(scheduling_strategy=there).remote(argument))
+
+
+def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> VisibleGpus:
+    """A Ray task: what PyTorch finds on this node."""
+    missing = hardware.why_no_gpu()
+    return VisibleGpus(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
+
+
+def missing_files(paths: Sequence[Path]) -> list[Path]:
+    """A Ray task: those of some paths that are not on this node."""
+    return [path for path in paths if not path.exists()]
+
+
+def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
+    """Frozen blocks on whatever the trials will train on: as Ray tasks, a shard each; or a process a GPU for all."""
+
+    def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
+        given = ray.put(list(blocks))
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if placement.gpus_per_worker else 0
+        if gpus:
+            work = functools.partial(run_shard_on_gpu, given, bf16)
+            yield from on_gpus(work, shards, min(gpus, len(shards)))
+            return
+        task = ray.remote(num_cpus=1)(run_shard)
+        # no more in flight than are worked on and waiting: their outputs would fill the object store
+        most = 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
+        pending: list[Any] = []
+        for shard in shards:
+            pending.append(task.remote(given, shard, "cpu", bf16))
+            if len(pending) == most:
+                yield ray.get(pending.pop(0))
+        while pending:
+            yield ray.get(pending.pop(0))
+
+    return chain
+
+
+def on_gpus(work: Callable[[Any], Any], shards: Iterable[Any], gpus: int) -> Iterator[Any]:
+    """What a function gives for each shard, in order, computed by one process a GPU.
+
+    Ray would start a process for each task on a GPU, which costs seconds, for work of milliseconds. These stay to the
+    end, and take their memory on the device with them.
+    """
+    runners = [ray.remote(num_cpus=0, num_gpus=1)(ShardRunner).remote() for _ in range(gpus)]
+    try:
+        # only those that have been given their GPU are handed shards: others may be in use
+        busy = {runner.__ray_ready__.remote(): runner for runner in runners}
+        pending: list[Any] = []
+        for shard in shards:
+            done, _ = ray.wait(list(busy), num_returns=1)
+            runner = busy.pop(done[0])
+            pending.append(runner.run.remote(work, shard))
+            busy[pending[-1]] = runner
+            if len(pending) > gpus:
+                yield ray.get(pending.pop(0))
+        while pending:
+            yield ray.get(pending.pop(0))
+    finally:
+        for runner in runners:
+            ray.kill(runner)
+
+
+class ShardRunner:
+    """A Ray actor: a process that works on one shard after the other."""
+
+    def run(self, function: Callable[[Any], Any], shard: Any) -> Any:
+        """What a function gives for a shard."""
+        return function(shard)
+
+
+def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -> list[NDArray[Any]]:
+    """A Ray task: the values after each of some frozen blocks, for a part of the texts."""
+    hardware.keep_freed_memory()
+    torch.set_num_threads(1)
+    return run_chain(blocks, shard, device=device, bf16=bf16)
+
+
+def run_shard_on_gpu(blocks: "ray.ObjectRef[Sequence[Lower]]", bf16: bool, shard: Inputs) -> list[NDArray[Any]]:
+    """`run_shard` on the GPU of this process."""
+    return run_shard(ray.get(blocks), shard, "cuda", bf16)

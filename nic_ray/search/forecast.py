@@ -1,0 +1,396 @@
+"""How long a search will take and what room it needs, from a short training on this machine."""
+
+import functools
+import itertools
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nic_ray import hardware
+from nic_ray.config import Config, SearchConfig, TrainConfig
+from nic_ray.dataset.pairs import index_pairs, read_pairs, relevant_passages
+from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
+from nic_ray.model.base import load
+from nic_ray.model.cache import budget, layout_of
+from nic_ray.model.encoder import Encoder, base_weights
+from nic_ray.model.evaluation import embed, texts_to_score
+from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
+from nic_ray.selection.interpolation import ALPHAS
+from nic_ray.training import loop
+from nic_ray.training.batches import batches_of_epoch, make_batch
+from nic_ray.training.prepared import Prepared, depths, prepare
+
+TIMED_BATCHES = (32, 128)
+"""Batch sizes that are timed: two, to tell what a token costs from what a step does."""
+TIMED_STEPS = 2
+"""Steps of each, after one that also allocates."""
+WARM_UP_TEXTS = 8
+"""Texts that go through the frozen blocks before their time is taken."""
+SAMPLED_BATCHES = 6
+"""Batches of an epoch whose tokens are counted for all of them: to count every one would take as long as to train."""
+
+DRAWS = 400
+"""Searches that are drawn, to see how many epochs ASHA lets trials have and when the last trial ends."""
+FURTHER_THREAD = 1.0
+"""What one more thread does of the work that the first one does."""
+
+RAY_START_S, TUNE_START_S = 8.0, 8.0
+"""Seconds until Ray runs, and from there until its first trial does, beside that trial's own start: on two cores."""
+EXPORT_S = 10.0
+"""Seconds in which the model is written with its card and the report, however long the search was: on two cores."""
+RAY_BYTES = 1.2 * 2**30
+"""What Ray's own processes take, dashboard included."""
+BYTES_A_PARAMETER = 4 * 4
+"""Of a checkpoint: the parameter, two moments of the optimizer and the best value, each in fp32."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What work costs one trial while as many run beside it as will in the search. Seconds and bytes.
+
+    A block is one transformer block; a token is one with its padding.
+    """
+
+    start: float
+    """Until a new process can train."""
+    frozen: float
+    """A token and a frozen block, once."""
+    trained: float
+    """A token and a trained block, forward and backward."""
+    step: float
+    """A step, beside its tokens."""
+    read: float
+    """A token and a trained block, in an evaluation."""
+    memory: float
+    """What the process has for itself."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a search will take: seconds, bytes. No time is known where trials train on GPUs, and none is here."""
+
+    trials: int
+    concurrent: int
+    epochs: float
+    """Of all trials together, as ASHA is expected to let them have."""
+    first_trial_s: float | None
+    """The configuration under `train`, to its last epoch."""
+    mean_trial_s: float | None
+    """The mean over the search space, likewise."""
+    activations_s: float | None
+    """Once for these pairs; nothing if an earlier run has left them."""
+    search_s: float | None
+    confirm_s: float | None
+    end_s: float | None
+    """Interpolation, guard, the test rows, export."""
+    total_s: float | None
+    memory: float
+    activations: float
+    """Of all depths together, in memory and on disk."""
+    disk: float
+    """Of checkpoints and activations."""
+
+
+TIMES = [field.name for field in fields(Forecast) if field.name.endswith("_s")]
+
+
+def forecast(config: Config) -> Forecast:
+    """Measure for about a minute, on the device that trials would train on, and reckon.
+
+    Raises:
+        InputError: unusable pairs, probe, base model, frozen_layers or device.
+    """
+    on_gpus = trains_on_gpus(config)
+    prepared = prepare(config, on_gpu=on_gpus)
+    cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
+    path = config.guard.probe
+    probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
+    if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
+        placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
+        rates = measured(config, 1, placement.threads, "cpu")
+        prepared = replace(prepared, bf16=config.train.precision == "bf16")
+        unknown: Any = dict.fromkeys(TIMES)
+        return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
+    placement = place_trials(config, cpus, [gpus])
+    sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs
+    rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
+    return reckoned(prepared, rates, placement, gpus or cpus, probe)
+
+
+def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
+    """Rates by a short training in as many processes as will train at a time: they share the machine, or a GPU."""
+    started = time.time()
+    given = [(config, threads, started, device)] * processes
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = pool.starmap(_measure, given, chunksize=1)
+    means = np.mean([[getattr(each, field.name) for field in fields(Rates)] for each in found], axis=0)
+    return Rates(*map(float, means))
+
+
+def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors: int, probe_tokens: int) -> Forecast:
+    """What a search will take at some rates.
+
+    Args:
+        placement: of its trials.
+        processors: GPUs where trials train on them, else CPUs.
+        probe_tokens: of the guard's probe, 0 without one.
+    """
+    config, encoder = prepared.config, prepared.encoder
+    search, room = config.search, budget(config.activations, Path())
+    layout = layout_of(encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16)
+    seconds_of = functools.partial(trial_s, prepared, rates, cached=layout.cached, workers=placement.workers)
+    first, others = seconds_of(config.train), [seconds_of(sample) for sample in _samples(config)]
+    mean = float(np.mean(others))
+    again = min(config.confirm.trials, search.trials) * config.confirm.seeds if search.trials > 1 else 0
+
+    epochs = drawn_epochs(search, config.train.epochs)
+    lasting = np.random.default_rng(1).choice(others, size=epochs.shape)
+    lasting[:, 0] = first
+    lasting = rates.start + lasting * epochs / config.train.epochs
+    pace = functools.partial(_pace, placement, processors)
+    searched = float(np.mean([makespan(one, placement.concurrent, pace) for one in lasting.tolist()]))
+    if search.time_budget is not None:
+        searched = min(searched, search.time_budget)
+    confirmed = makespan([rates.start + mean] * again, placement.concurrent, pace)
+
+    frozen = len(prepared.tokens.values) * max(layout.cached, default=0) * rates.frozen
+    frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread a processor
+    end = _readings_s(prepared, rates, layout.cached, again, probe_tokens)
+    end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
+    start = rates.start + RAY_START_S + TUNE_START_S
+    checkpoints = (search.trials + again) * BYTES_A_PARAMETER * _trained_parameters(encoder, min(depths(config)))
+    return Forecast(
+        trials=search.trials,
+        concurrent=placement.concurrent,
+        epochs=float(epochs.sum(axis=1).mean()),
+        first_trial_s=first,
+        mean_trial_s=mean,
+        activations_s=frozen,
+        search_s=searched,
+        confirm_s=confirmed,
+        end_s=end,
+        total_s=start + frozen + searched + confirmed + end,
+        memory=RAY_BYTES
+        + (1 + placement.concurrent * placement.workers) * rates.memory
+        + layout.in_memory * layout.size,
+        activations=float(len(layout.cached) * layout.size),
+        disk=float(len(layout.files) * layout.size + checkpoints),
+    )
+
+
+def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig, *, cached: Collection[int], workers: int) -> float:
+    """Seconds that the epochs of a configuration take, evaluations included.
+
+    Args:
+        cached: depths whose activations are kept; at others the frozen blocks run in every step.
+        workers: processes that train it together.
+    """
+    steps, tokens = _epoch(prepared, config)
+    trained = tokens * (prepared.encoder.blocks - config.frozen_layers) * rates.trained
+    if config.frozen_layers not in cached:
+        trained += tokens * config.frozen_layers * rates.frozen
+    read = (
+        _tokens_to_score(prepared, "validation") * _blocks_read(prepared, [config.frozen_layers], cached) * rates.read
+    )
+    return config.epochs * (steps * rates.step + (trained + config.evaluations_per_epoch * read) / workers)
+
+
+def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
+    """(DRAWS, trials) epochs that ASHA lets the trials of a search have, if none is better than another but by chance.
+
+    The search's first trial is never stopped; each later one goes on if it belongs to the best 1 / reduction_factor
+    of those that came to the rung before it (as in Ray: at or above that percentile).
+
+    Args:
+        epochs: that a trial has which is not stopped.
+    """
+    generator = np.random.default_rng(0)
+    rungs = [search.grace_period]
+    while rungs[-1] * search.reduction_factor < epochs:
+        rungs.append(rungs[-1] * search.reduction_factor)
+    rungs = [rung for rung in rungs if rung < epochs]
+    drawn = np.full((DRAWS, search.trials), epochs)
+    for own in drawn:
+        recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
+        for number, value in enumerate(generator.random(search.trials)):
+            for rung in rungs:
+                before = recorded[rung]
+                goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / search.reduction_factor))
+                before.append(float(value))
+                if not goes_on:
+                    own[number] = rung
+                    break
+    return drawn
+
+
+def makespan(seconds: Sequence[float], concurrent: int, pace: Callable[[int], float]) -> float:
+    """Seconds until the last of some trials has ended, of which so many run at a time, begun in their order.
+
+    Args:
+        seconds: that each takes at the planned pace.
+        pace: how many times the planned pace each goes while so many run.
+    """
+    waiting, running, passed = list(reversed(seconds)), list[float](), 0.0
+    while waiting or running:
+        while waiting and len(running) < concurrent:
+            running.append(waiting.pop())
+        least = min(running)
+        passed += least / pace(len(running))
+        running = [left - least for left in running if left > least]
+    return passed
+
+
+def _pace(placement: Placement, processors: int, trials: int) -> float:
+    """How many times the planned pace a trial goes while so many run: the CPUs of those that have ended are shared."""
+    if placement.gpus_per_worker or placement.concurrent == 1:
+        return 1.0  # what is gained by being alone on a GPU has not been measured
+    share = max(1, processors // (trials * placement.workers))
+    return _gain(threads_of(share, placement.threads)) / _gain(placement.threads)
+
+
+def _gain(threads: int) -> float:
+    """How many times the work of one thread so many do."""
+    return 1 + FURTHER_THREAD * (threads - 1)
+
+
+def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, probe_tokens: int) -> float:
+    """Seconds that one process takes, of those that were measured, to read what a search ends with.
+
+    On the validation rows the base model is read, every trial that may join the mean, and every alpha; on the test rows
+    the base model, the first trial and the tuned one; on the probe the base model, every trial and every alpha, and the
+    first trial once more. At last the exported folder is read, from the texts on.
+
+    Args:
+        again: trials that are trained with other seeds.
+    """
+    config, search = prepared.config, prepared.config.search
+    base = _blocks_read(prepared, [max(depths(config))], cached)
+    first = _blocks_read(prepared, [config.train.frozen_layers], cached)
+    other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(config)], cached)
+    trials = search.trials + again
+    tried = 0 if search.averaged_trials == 1 else trials - 1
+    validation = _tokens_to_score(prepared, "validation") * (base + (tried + len(ALPHAS)) * other)
+    test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + other)
+    probe = probe_tokens * (base + first + (trials + len(ALPHAS)) * other)
+    frozen = probe_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
+    return (validation + test + probe) * rates.read + frozen * rates.frozen
+
+
+def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:
+    """Blocks that run for a reading of a model, on average over the cuts that it may have."""
+    return prepared.encoder.blocks - float(np.mean([cut if cut in cached else 0 for cut in cuts]))
+
+
+def _measure(config: Config, threads: int, started: float, device: str) -> Rates:
+    torch.set_num_threads(threads)
+    hardware.keep_freed_memory()
+    pairs = read_pairs(config.data.pairs)
+    encoder = load(config.train.base_model)
+    ready = time.time() - started
+    # passages with all of their rows, as many as the larger batch has rows
+    rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]
+    collection = index_pairs([pairs[row] for row in rows])
+    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
+    depth = max(1, config.train.frozen_layers if encoder.can_be_cut else 0)
+    bf16 = hardware.computes_in_bf16(config.train.precision, device)
+    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1], depth=0)
+    frozen_inputs(encoder, few, [depth], device=device)
+    began = time.perf_counter()
+    inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
+    frozen = (time.perf_counter() - began) / (len(tokens.values) * depth)
+    source = feed(inputs, device)
+    upper = upper_for(encoder, inputs).to(device)
+    trained = encoder.blocks - depth
+    data = loop.TrainingData(collection, np.arange(len(rows)), source, bf16)
+    (less, few_tokens), (more, many_tokens) = (
+        _timed_steps(loop.new_training(config.train, upper, data), data.rows[:size]) for size in TIMED_BATCHES
+    )
+    per_token = max(0.0, (more - less) / (many_tokens - few_tokens))
+    began = time.perf_counter()
+    everything = np.arange(len(collection.texts))
+    embed(upper, source, everything, bf16=bf16)
+    read = (time.perf_counter() - began) / (_padded(inputs.lengths, everything, device) * trained)
+    return Rates(
+        start=ready,
+        frozen=frozen,
+        trained=per_token / trained,
+        step=max(0.0, less - per_token * few_tokens),
+        read=read,
+        memory=_own_bytes(),
+    )
+
+
+def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[float, int]:
+    """Seconds of a step on some rows, and its tokens with padding."""
+    device, began = training.data.source.device.type, 0.0
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    for number in range(TIMED_STEPS + 1):
+        if number == 1:
+            wait()
+            began = time.perf_counter()
+        loop.train_step(training, rows)
+    wait()
+    seconds = (time.perf_counter() - began) / TIMED_STEPS
+    batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
+    return seconds, _padded(training.data.source.lengths, batch.texts, device)
+
+
+def _samples(config: Config) -> Iterator[TrainConfig]:
+    """A configuration for each combination of what makes a difference to the time."""
+    names = [name for name in ("frozen_layers", "batch_size", "queries_per_passage") if name in config.space]
+    for values in itertools.product(*(config.space[name].ends() for name in names)):
+        yield config.train.model_copy(update=dict(zip(names, values, strict=True)))
+
+
+def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
+    """Steps of an epoch, and its tokens with padding, from some of its batches."""
+    batches = batches_of_epoch(config, prepared.collection, prepared.rows("train"), 0)
+    relevant = relevant_passages(prepared.collection)
+    tokens = [
+        _padded(
+            prepared.tokens.lengths,
+            make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts,
+            prepared.device,
+        )
+        for batch in batches[:: max(1, len(batches) // SAMPLED_BATCHES)]
+    ]
+    return len(batches), float(np.mean(tokens)) * len(batches)
+
+
+def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
+    """Tokens with padding that scoring some parts needs, all of them at once."""
+    rows = np.concatenate([prepared.rows(part) for part in parts])
+    return _padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
+
+
+def _tokens_of(prepared: Prepared, pairs: Path) -> int:
+    asked, limit = index_pairs(read_pairs(pairs)), prepared.config.train.max_tokens
+    return len(token_inputs(prepared.encoder, asked.texts, limit, asked.is_query).values)
+
+
+def _padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -> int:
+    return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS[device]))
+
+
+def _nothing() -> None:
+    """On a CPU nothing is to be waited for."""
+
+
+def _trained_parameters(encoder: Encoder, depth: int) -> int:
+    return sum(value.numel() for value in base_weights(encoder, depth).values())
+
+
+def _own_bytes() -> float:
+    """Memory that this process shares with none, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    return float(status.read_text().split("RssAnon:")[1].split()[0]) * 1024

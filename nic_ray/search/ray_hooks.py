@@ -1,0 +1,384 @@
+"""What of Ray Tune is changed for a search: its searcher and scheduler, its callbacks, the class of its trials."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from ray.tune import Callback, PlacementGroupFactory
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from nic_ray.config import Config, SearchConfig, TrainConfig
+from nic_ray.errors import RunError
+from nic_ray.progress import View
+from nic_ray.record import EndedTrial, add_ended
+from nic_ray.remote import Mirror, push, push_database
+from nic_ray.run_folder import RunFolder
+from nic_ray.search.ray_private import optuna_study_of, optuna_trials_of, rungs_of, trial_class_of
+from nic_ray.study import NAME as STUDY_NAME
+from nic_ray.study import (
+    distribution_of,
+    epoch_attribute,
+    evaluations,
+    keep_quiet,
+    open_study,
+    sampler,
+    storage,
+    trial_name,
+)
+
+OBJECTIVE = "objective"
+"""The metric that Tune, ASHA and Optuna see: the best value so far of what the search maximises."""
+WHOLE = ("finished", "repeated")
+"""How a training ends that was trained for as long as it should be."""
+TuneResult = dict[str, Any]
+"""What a trial has reported, as Tune hands it on: metrics by name, "config" and figures of Tune's own."""
+Sample = dict[str, Any]
+"""What Tune hands a trial: hyperparameters by name, and what stands below."""
+NUMBER, NAME, START, UNTIL = "number", "name", "start", "until"
+"""What a trial's sample says besides hyperparameters: its number in the study, or its name if it is in none; the folder
+of the checkpoint that it starts from, in the run folder; the epochs after which it ends, however many were planned."""
+
+
+class StudySearch(OptunaSearch):
+    """OptunaSearch that numbers its trials, tells the study which were stopped early, and goes on with those cut off.
+
+    Ray tells Optuna COMPLETE for a trial that ASHA stopped, so that TPE takes the value after one epoch for
+    that of a full training. Here it is PRUNED, with the value it had.
+    """
+
+    def __init__(self, *args: Any, cut_off: Mapping[int, str | None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cut_off = dict(cut_off)
+        self._told: dict[str, set[int]] = {}
+
+    def suggest(self, trial_id: str) -> Sample | None:
+        """The sample, and under "number" the trial's number in the study: 0 is the first.
+
+        Trials that an earlier run of the study left unfinished come first, with what they go on from.
+        """
+        trials = optuna_trials_of(self)
+        if not self._cut_off:
+            sample = super().suggest(trial_id)
+            return None if sample is None else {**sample, NUMBER: trials[trial_id].number}
+        number = min(self._cut_off)
+        start = self._cut_off.pop(number)
+        study = optuna_study_of(self)
+        left = next(trial for trial in study.trials if trial.number == number)
+        trials[trial_id] = optuna.trial.Trial(study, left._trial_id)
+        self._told[trial_id] = set(left.intermediate_values)
+        return {**left.params, NUMBER: number, START: start}
+
+    def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
+        """Report an intermediate value; its step is the number of the evaluation, and its epoch is kept beside."""
+        evaluation = int(result["evaluation"])
+        if evaluation in self._told.setdefault(trial_id, set()):
+            return  # the trial died after it, and has come to it again
+        self._told[trial_id].add(evaluation)
+        optuna_trials_of(self)[trial_id].set_user_attr(epoch_attribute(evaluation), result["epoch"])
+        super().on_trial_result(trial_id, {**result, "training_iteration": evaluation})
+
+    def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
+        """Tell the study how a trial ended. `result` is its last one."""
+        if result and not error and not result.get("finished"):
+            self.on_trial_result(trial_id, result)
+            result = None  # Optuna then takes the last intermediate value, and PRUNED
+        super().on_trial_complete(trial_id, result, error)
+
+
+class FixedSearch(Searcher):
+    """Hands out samples of a list, one after the other. Each has a "name"."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._left = list(samples)
+
+    def suggest(self, trial_id: str) -> Sample | str:
+        """The next one."""
+        return dict(self._left.pop(0)) if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
+        """Learn nothing."""
+
+
+def end_of(trial: Any) -> str:
+    """How a trial ended that did not fail: "finished", "stopped" early, or "repeated" one that was."""
+    last = trial.last_result or {}
+    if last.get("finished"):
+        return "finished"
+    return "repeated" if last.get("epoch", 0.0) >= trial.config.get(UNTIL, math.inf) else "stopped"
+
+
+def has_run_long_enough(trial_id: str, result: TuneResult) -> bool:
+    """Whether a trial of `FixedSearch` has come to its end; one that ends by itself is not to be killed."""
+    return bool(result["epoch"] >= result["config"][UNTIL] and not result.get("finished"))
+
+
+class FinishingAsha(ASHAScheduler):
+    """ASHA that remembers earlier runs of its study, and lets a trial end by itself after its last evaluation.
+
+    The first trial, the default configuration, is never stopped: what others are held against must not depend on which
+    of them came to a rung before it. Its values count at the rungs as others' do.
+
+    Ray forgets the rungs when a search is resumed, so that the next trial to come would be the first again and go on
+    whatever it is worth. And it kills a trial that it stops; one that has nothing left to do is not worth killing,
+    and would count as stopped early.
+    """
+
+    def __init__(self, *args: Any, past: Mapping[int, Sequence[tuple[float, float]]], **options: Any) -> None:
+        """Fill the rungs.
+
+        Args:
+            past: by number of the trial, (epoch, value) of its evaluations in order.
+        """
+        super().__init__(*args, **options)
+        for number, points in past.items():
+            for epoch, value in points:
+                for milestone, recorded in rungs_of(self):
+                    if epoch >= milestone and _past(number) not in recorded:
+                        recorded[_past(number)] = value
+                        break  # as ASHA does: a value counts at one rung, the highest that it has reached
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Know a trial again that was cut off."""
+        super().on_trial_add(tune_controller, trial)
+        for _, recorded in rungs_of(self):
+            if _past(trial.config.get(NUMBER)) in recorded:
+                recorded[trial.trial_id] = recorded.pop(_past(trial.config[NUMBER]))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
+        """Decide whether a trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        goes_on = result.get("finished") or trial.config.get(NUMBER) == 0
+        return TrialScheduler.CONTINUE if goes_on else decision
+
+
+def _past(number: int | None) -> str:
+    """What stands for a trial of an earlier run, whose id nobody knows any more."""
+    return f"past {number}"
+
+
+class Ledger(Callback):
+    """Writes down in the run folder how each trial ended."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._run_folder = run_folder
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It was finished, stopped or repeated."""
+        self._add(trial, end_of(trial), "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It failed."""
+        self._add(trial, "failed", failure_of(trial))
+
+    def _add(self, trial: Any, status: str, error: str) -> None:
+        last = trial.last_result or {}
+        row = EndedTrial(
+            status=status,
+            error=error,
+            sample={name: value for name, value in trial.config.items() if name in TrainConfig.model_fields},
+            seconds=round(last.get("time_total_s", 0.0), 1),
+        )
+        if "epoch" in last:
+            row["epoch"], row["evaluation"], row["objective"] = last["epoch"], last["evaluation"], last[OBJECTIVE]
+        add_ended(self._run_folder, str(trial), row)
+
+
+class Backup(Callback):
+    """Copies what the driver alone knows to a mirror whenever it has changed: the study and the ledger."""
+
+    def __init__(self, run_folder: Path, mirror: Mirror) -> None:
+        self._run_folder, self._mirror = run_folder, mirror
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is in the study."""
+        self._copy()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has a value."""
+        self._copy()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has ended."""
+        self._copy()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has failed."""
+        self._copy()
+
+    def _copy(self) -> None:
+        with suppress(RunError):  # the next one may get through; the last one, at the end, has to
+            back_up(self._run_folder, self._mirror)
+
+
+def back_up(run_folder: Path, mirror: Mirror) -> None:
+    """Copy the study and the ledger to a mirror.
+
+    Raises:
+        RunError: it cannot be written to.
+    """
+    folder = RunFolder(run_folder)
+    if folder.study.exists():
+        push_database(folder.study, mirror / folder.study.name)
+    if folder.ended.exists():
+        push(folder.ended, mirror / folder.ended.name)
+
+
+class ProgressCallback(Callback):
+    """Tells a view how trials go."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __reduce__(self) -> tuple[type["ProgressCallback"], tuple[View]]:
+        # Tune writes its callbacks to disk, where a terminal cannot go
+        return ProgressCallback, (View(),)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """With its configuration."""
+        self._view.started(str(trial), shown_sample(trial.config))
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: TuneResult, **info: Any) -> None:
+        """With an evaluation."""
+        self._view.evaluated(str(trial), result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has died and is started again."""
+        self._view.restarted(str(trial), failure_of(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It was finished, stopped or repeated."""
+        self._view.ended(str(trial), end_of(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It failed."""
+        self._view.ended(str(trial), "failed", failure_of(trial))
+
+
+class Interruptible(Callback):
+    """Ends a run of trials at Ctrl-C, between two of Tune's steps; a second Ctrl-C ends it wherever it is.
+
+    The exception may come to light anywhere in Ray's code, and where that discards exceptions the search would go on.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> "Interruptible":
+        self._before = signal.signal(signal.SIGINT, self._ask) if _is_main_thread() else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End it if that was asked for."""
+        self.end_if_asked()
+
+    def end_if_asked(self) -> None:
+        """Raise what Ctrl-C is expected to raise."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, signum: int, frame: object) -> None:
+        self.end_if_asked()
+        self._asked = True
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | None]) -> StudySearch:
+    """Optuna over the search space, first the configuration under `train`.
+
+    Args:
+        study_file: where the study is kept (sqlite).
+        cut_off: numbers of trials that are in the study and not at their end, with the checkpoint of each.
+    """
+    keep_quiet()
+    study = open_study(study_file)
+    known = 0 if study is None else len(study.trials)
+    return StudySearch(
+        {name: distribution_of(dimension) for name, dimension in config.space.items()},
+        metric=OBJECTIVE,
+        mode="max",
+        sampler=sampler(config.search, known),
+        points_to_evaluate=[] if known else [{name: getattr(config.train, name) for name in config.space}],
+        storage=storage(study_file),
+        study_name=STUDY_NAME,
+        cut_off=cut_off,
+    )
+
+
+def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> FinishingAsha:
+    """ASHA on our own epoch, which goes on where it was after a resume.
+
+    Args:
+        study: what earlier runs have left.
+    """
+    return FinishingAsha(
+        time_attr="epoch",
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=epochs + 1,  # the last rung may lie at the last epoch
+        grace_period=search.grace_period,
+        reduction_factor=search.reduction_factor,
+        past={} if study is None else {trial.number: evaluations(trial) for trial in study.trials},
+    )
+
+
+def trial_class(function: Callable[[Sample], None], resources: Mapping[str, float]) -> type[Any]:
+    """A class of trials that stands in Ray's lists as "Trial", and each of its actors under the trial's name.
+
+    Args:
+        function: trains one sample.
+        resources: what Tune books for a trial, "CPU" and "GPU".
+    """
+    base: Any = trial_class_of(function)
+
+    class Trial(base):
+        @classmethod
+        def default_resource_request(cls, config: Sample) -> PlacementGroupFactory:
+            return PlacementGroupFactory([dict(resources)])
+
+        def __repr__(self) -> str:
+            return str(self.trial_name)
+
+    Trial.__qualname__ = Trial.__name__  # the dashboard would show where it is defined
+    return Trial
+
+
+def name_of(trial: Any) -> str:
+    """The name of one of Tune's trials: of its actor and of its folder."""
+    return str(trial.config.get(NAME) or trial_name(trial.config[NUMBER]))
+
+
+def shown_sample(sample: Sample) -> str:
+    """A sample in one line."""
+    values = {name: value for name, value in sample.items() if name not in (NUMBER, NAME, UNTIL, START)}
+    return "  ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def failure_of(trial: Any) -> str:
+    """Why a trial failed, in one line."""
+    if trial.error_file and Path(trial.error_file).exists():
+        return reason_in(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
+    return reason_in("")
+
+
+def reason_in(traceback: str) -> str:
+    """The last line of a traceback; of an error of our own only its message."""
+    lines = traceback.strip().splitlines() or ["unknown reason"]
+    reason = lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
+    return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each death

@@ -1,0 +1,357 @@
+"""The trials of a search: those that are left are run, then the best of them again with other seeds."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from nic_ray.config import Config, TrainConfig, trial_config
+from nic_ray.errors import InputError, RunError
+from nic_ray.metrics.table import PRIMARY, TIE_BREAKER
+from nic_ray.model.activations import Inputs, upper_for
+from nic_ray.model.cache import StoredInputs, opened
+from nic_ray.progress import TrialBatch, View
+from nic_ray.record import TrialRow, checkpoints, last_state, read_ended
+from nic_ray.remote import exists, folders, pull
+from nic_ray.run_folder import RunFolder
+from nic_ray.search import ray_hooks, worker
+from nic_ray.search.placement import Placement
+from nic_ray.search.ray_hooks import Sample, TuneResult
+from nic_ray.search.run import Run
+from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
+from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.study import end_unfinished, note_forgotten, open_study, rebuild_study, trial_name
+from nic_ray.training.prepared import Prepared
+
+EXPERIMENT, CONFIRMING = "ray", "confirm"
+"""Tune's folders in a run's."""
+
+
+@dataclass(frozen=True)
+class SearchSetup:
+    """What all rounds of a search have in common."""
+
+    prepared: Prepared
+    run: Run
+    placement: Placement
+    inputs: worker.TrialInputs
+    base: Mapping[str, float]
+    """Flat validation metrics of the base model."""
+    trackers: Sequence[Callback]
+    """They record trials elsewhere."""
+    deadline: float
+    """When no trial goes on, by the monotonic clock."""
+    trains: bool
+    """Whether trials are run; if not, what is there is only read."""
+    view: View
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What the trials of a round have come to."""
+
+    best: list[Candidate]
+    """The best evaluation of each trial that has one, without weights, the best first."""
+    rows: list[TrialRow]
+    """A row of trials.csv for each trial that began."""
+
+
+def trial_inputs(
+    prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], placement: Placement, run: Run
+) -> worker.TrialInputs:
+    """What every trial is given, its large values put into Ray's object store once.
+
+    Args:
+        inputs: by depth.
+    """
+    config = prepared.config
+    return worker.TrialInputs(
+        base=config.train,
+        objective=config.search.objective,
+        train_rows=prepared.rows("train"),
+        validation_rows=prepared.rows("validation"),
+        collection=ray.put(prepared.collection),
+        inputs={depth: ray.put(each) for depth, each in inputs.items()},
+        uppers={depth: ray.put(upper_for(prepared.encoder, opened(each))) for depth, each in inputs.items()},
+        workers=placement.workers,
+        gpus_per_worker=placement.gpus_per_worker,
+        concurrent=placement.concurrent,
+        threads=placement.threads,
+        run_folder=run.folder,
+        mirror=run.mirror,
+    )
+
+
+def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
+    """Run the trials that are left of a search; the samples of all that its study holds, by name."""
+    config, run_folder, view = setup.prepared.config, setup.run.folder, setup.view
+    study = study_of(run_folder, config, view.say)
+    if study is not None:
+        note_forgotten(study, run_folder, read_ended(run_folder))
+    before = [] if study is None else study.trials
+    left = config.search.trials - sum(trial.state.is_finished() for trial in before)
+    if setup.trains and left > 0:
+        done = f"{config.search.trials - left} of {config.search.trials} trials are done; " if before else ""
+        view.say(f"{done}{_describe_trials(left, setup.placement)}")
+        cut_off = {
+            trial.number: newest_checkpoint(run_folder, trial_name(trial.number))
+            for trial in before
+            if trial.state == optuna.trial.TrialState.RUNNING
+        }
+        run_round(
+            setup,
+            _batch(setup, "search", left, config.train.epochs, best_before(run_folder, before)),
+            experiment=EXPERIMENT,
+            searcher=ray_hooks.study_search(config, RunFolder(run_folder).study, cut_off),
+            scheduler=ray_hooks.asha(config.search, config.train.epochs, study),
+        )
+        study = open_study(RunFolder(run_folder).study)
+        if study is not None and time.monotonic() >= setup.deadline:
+            view.say("the time budget is used up")
+            end_unfinished(study, run_folder, "out of time")
+            study = open_study(RunFolder(run_folder).study)
+    fetch_checkpoints(setup.run)
+    return {} if study is None else {trial_name(trial.number): trial.params for trial in study.trials}
+
+
+def run_trials_again(setup: SearchSetup, chosen: Sequence[Candidate]) -> dict[str, Sample]:
+    """Train configurations again with other seeds, as far as that has not been done; the samples of all such trials.
+
+    Args:
+        chosen: the best of the search; with fewer than two there is nothing to tell apart.
+
+    Returns:
+        by name, those of an earlier end of this search too, whose configurations are no longer the best.
+    """
+    run_folder = setup.run.folder
+    wanted = {} if len(chosen) < 2 else samples_again(chosen, setup.prepared.config)
+    ended = read_ended(run_folder)
+    missing = [
+        {**sample, ray_hooks.START: newest_checkpoint(run_folder, name)}
+        for name, sample in wanted.items()
+        if name not in ended or ended[name]["status"] not in (*ray_hooks.WHOLE, "failed")
+    ]
+    if setup.trains and missing and time.monotonic() < setup.deadline:
+        names = ", ".join(sample[ray_hooks.NAME] for sample in missing)
+        setup.view.say(f"training the best again with other seeds: {names}")
+        longest = max(sample[ray_hooks.UNTIL] for sample in missing)
+        run_round(
+            setup,
+            _batch(setup, "again", len(missing), longest),
+            experiment=CONFIRMING,
+            searcher=ray_hooks.FixedSearch(missing),
+            stop=ray_hooks.has_run_long_enough,
+        )
+    fetch_checkpoints(setup.run)
+    if setup.run.mirror:
+        ray_hooks.back_up(run_folder, setup.run.mirror)
+    return {name: row["sample"] for name, row in ended.items() if "-seed-" in name} | wanted
+
+
+def run_round(
+    setup: SearchSetup,
+    batch: TrialBatch,
+    *,
+    experiment: str,
+    searcher: Searcher,
+    scheduler: TrialScheduler | None = None,
+    stop: Callable[[str, TuneResult], bool] | None = None,
+) -> None:
+    """Let Tune run a batch of trials until they have ended, or until the deadline.
+
+    Args:
+        experiment: Tune's folder in the run's; a number is added to it if it is there already.
+        searcher: hands out the samples.
+        scheduler: stops weak trials; None stops none.
+        stop: whether a trial, by its id and its last result, is to end.
+    """
+    interruptible, run = ray_hooks.Interruptible(), setup.run
+    backup = [ray_hooks.Backup(run.folder, run.mirror)] if run.mirror else []
+    recorders = [ray_hooks.Ledger(run.folder), *backup, *setup.trackers, ray_hooks.ProgressCallback(setup.view)]
+    function = tune.with_parameters(worker.run_trial, shared=setup.inputs)
+    remaining = None if math.isinf(setup.deadline) else max(1.0, setup.deadline - time.monotonic())
+    tuner = tune.Tuner(
+        ray_hooks.trial_class(function, trial_resources(setup.placement)),
+        tune_config=tune.TuneConfig(
+            num_samples=batch.trials,
+            time_budget_s=remaining,
+            max_concurrent_trials=setup.placement.concurrent,
+            search_alg=searcher,
+            scheduler=scheduler,
+            trial_name_creator=ray_hooks.name_of,
+            trial_dirname_creator=ray_hooks.name_of,
+        ),
+        run_config=tune.RunConfig(
+            name=_free_name(run, experiment),  # Tune would add to an older one
+            **worker.storage_of(run.folder, run.mirror),
+            verbose=0,
+            stop=stop,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            failure_config=tune.FailureConfig(max_failures=worker.RETRIES),
+            callbacks=[interruptible, *recorders],
+        ),
+    )
+    setup.view.begin(batch)
+    with interruptible:
+        tuner.fit()
+    interruptible.end_if_asked()
+    setup.view.over()
+
+
+def trial_resources(placement: Placement) -> dict[str, float]:
+    """What Tune books for a trial. Workers of a distributed trial book for themselves, beside it."""
+    if placement.workers > 1:
+        return {"CPU": 0.01}
+    gpu = {"GPU": placement.gpus_per_worker} if placement.gpus_per_worker else {}
+    return {"CPU": 1.0, **gpu}
+
+
+def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: Probe | None) -> RoundResult:
+    """What trials have left in the run folder.
+
+    Args:
+        samples: hyperparameters of each trial, by name.
+        probe: to measure what each has forgotten; None measures nothing.
+    """
+    prepared, run_folder = setup.prepared, setup.run.folder
+    objective = prepared.config.search.objective
+    ended = read_ended(run_folder)
+    candidates: list[Candidate] = []
+    rows = []
+    for name, given in samples.items():
+        sample = {key: value for key, value in given.items() if key in TrainConfig.model_fields}
+        state, end = last_state(run_folder, name), ended.get(name)
+        if state is None and end is None:
+            continue
+        row: TrialRow = {"trial": name, "status": end["status"] if end else "cut off", **sample}
+        if state is not None:
+            best = best_of(name, trial_config(prepared.config.train, sample), state)
+            epochs = best.epochs if end is None else end.get("epoch", best.epochs)
+            candidates.append(replace(best, weights={}, epochs=epochs))
+            row |= {
+                objective: best.metrics[objective],
+                f"{TIE_BREAKER}/macro": best.metrics[f"{TIE_BREAKER}/macro"],
+                **({} if probe is None else {"retention": retention_of(prepared, probe, best)[PRIMARY]}),
+                "best_epoch": best.metrics["epoch"],
+                "micro_batch_tokens": state.get("micro_batch_tokens", best.config.micro_batch_tokens),
+                "epochs": epochs,
+                "seconds": end["seconds"] if end else 0.0,
+            }
+        rows.append(row | {"error": end["error"] if end else ""})
+    return RoundResult(best_first(candidates, objective), rows)
+
+
+def confirmed(
+    setup: SearchSetup, chosen: Sequence[Candidate], again: RoundResult
+) -> tuple[Candidate, list[Confirmation]]:
+    """The best configuration over its seeds, and what is known of those that were tried again.
+
+    Args:
+        chosen: configurations of the search.
+        again: the trials that trained them again.
+
+    Returns:
+        the candidate; and the configurations, the best first, none if no second training came to its end.
+    """
+    ended, objective = read_ended(setup.run.folder), setup.prepared.config.search.objective
+    # one that was cut off, or has failed, says nothing about its configuration
+    known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.WHOLE]
+    tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in chosen]
+    winner, confirmations = confirm(tried, objective)
+    return winner, confirmations if known else []
+
+
+def refuse_no_model(result: RoundResult) -> None:
+    """See that a search has a model to end with.
+
+    Raises:
+        RunError: no trial has come to an evaluation; names the reasons.
+    """
+    if not result.best:
+        reasons = sorted({str(row["error"]) for row in result.rows if row["error"]})
+        listed = "\n  ".join(reasons or ["none has come to its first evaluation"])
+        raise RunError(f"no trial produced a model:\n  {listed}")
+
+
+def samples_again(candidates: Sequence[Candidate], config: Config) -> dict[str, Sample]:
+    """For each candidate and further seed a sample that trains it as long as it was, and not longer; by its name."""
+    samples = {}
+    for candidate in candidates:
+        for further in range(1, config.confirm.seeds + 1):
+            seed = candidate.config.seed + further
+            name = f"{candidate.name}-seed-{seed}"
+            sample = {setting: getattr(candidate.config, setting) for setting in config.space}
+            samples[name] = sample | {"seed": seed, ray_hooks.NAME: name, ray_hooks.UNTIL: candidate.epochs}
+    return samples
+
+
+def study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> optuna.Study | None:
+    """The study of an earlier run, made anew where it is damaged or lost; None at the beginning."""
+    ended, study_file = read_ended(run_folder), RunFolder(run_folder).study
+    try:
+        study = open_study(study_file)
+        if study is not None or not ended:
+            return study
+        fault = f"{study_file}: is not there, or empty"
+    except InputError as error:
+        fault = str(error)
+    say(f"{fault}; it is made anew from the trials that have ended")
+    rebuild_study(study_file, config.space, ended)
+    return open_study(study_file)
+
+
+def newest_checkpoint(run_folder: Path, trial: str) -> str | None:
+    """The newest checkpoint of a trial, in the run folder."""
+    paths = checkpoints(run_folder, trial)
+    return str(paths[0].relative_to(run_folder)) if paths else None
+
+
+def best_before(run_folder: Path, trials: Sequence[optuna.trial.FrozenTrial]) -> tuple[str, Mapping[str, float]] | None:
+    """The best of a study's trials and its metrics, for the view; None if none is known."""
+    values = {
+        trial_name(trial.number): max(trial.intermediate_values.values())
+        for trial in trials
+        if trial.intermediate_values
+    }
+    # of that one only: a checkpoint is as large as what trains, several times over
+    best = max(values, key=values.__getitem__, default=None)
+    state = None if best is None else last_state(run_folder, best)
+    return None if best is None or state is None else (best, state["best"]["metrics"])
+
+
+def fetch_checkpoints(run: Run) -> None:
+    """With a mirror the trials have written there, perhaps from other machines."""
+    if run.mirror:
+        for name in folders(run.mirror):
+            pull(run.mirror / name, run.folder / name)
+
+
+def _batch(
+    setup: SearchSetup, name: str, trials: int, epochs: float, best: tuple[str, Mapping[str, float]] | None = None
+) -> TrialBatch:
+    objective = setup.prepared.config.search.objective
+    return TrialBatch(name, trials, epochs, objective, setup.base, setup.deadline, best)
+
+
+def _describe_trials(trials: int, placement: Placement) -> str:
+    gpus = f" and {placement.gpus_per_worker:g} GPU" if placement.gpus_per_worker else ""
+    return (
+        f"{trials} trials, {placement.concurrent} at a time, each with {placement.workers} worker(s) of "
+        f"{placement.threads} thread(s){gpus}"
+    )
+
+
+def _free_name(run: Run, name: str) -> str:
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(
+        free for free in names if not (run.folder / free).exists() and not (run.mirror and exists(run.mirror / free))
+    )

@@ -1,0 +1,308 @@
+"""The run of a search: its folder, the bundle that it is for, their copies elsewhere; begun, or opened again."""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nic_ray.bundle.files import refuse_existing
+from nic_ray.config import Config, Dimension
+from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
+from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.record import is_full
+from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
+from nic_ray.run_folder import RunFolder
+from nic_ray.selection.export import new_run_folder
+from nic_ray.training.prepared import Prepared, describe_start
+
+RUNS, MODELS = "runs", "models"
+"""Folders in `storage`."""
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for what `ray job submit` starts."""
+log = logging.getLogger("nic_ray.progress")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a search is to leave its run and its bundle."""
+
+    bundle: Path
+    run_root: Path
+    """Folder that receives the run folder."""
+    store: Mirror | None
+    """Of `storage`, where that is a URI."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a search was started for."""
+
+    folder: Path
+    bundle: Path
+    overwrite: bool
+    export_anyway: bool
+    mirror: Mirror | None
+    """Of the run folder, where `storage` is a URI."""
+    bundle_mirror: Mirror | None
+    command: str
+    """The command that works on it, as it stands in the ledger of readings."""
+
+    @property
+    def files(self) -> RunFolder:
+        """Where the run folder holds what."""
+        return RunFolder(self.folder)
+
+    @property
+    def resume_command(self) -> str:
+        """What a user enters to go on with it."""
+        return f"python -m nic_ray.tune --resume {shlex.quote(str(self.folder))}"
+
+
+def destination(config: Config, *, out: Path, name: str, run_root: Path, overwrite: bool) -> Destination:
+    """Where a new search leaves what it finds, all of it tried; nothing is made yet.
+
+    Args:
+        out: folder that receives `name`/, the bundle; models/ in `storage` where that names a folder.
+        run_root: folder that receives the run folder; likewise runs/.
+        overwrite: whether a bundle that is there already may be replaced.
+
+    Raises:
+        InputError: a name that is none of a folder, a place that cannot be written, a bundle that is there already.
+    """
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise InputError(f"--name {name!r}: must be the name of one folder, without a slash and printable")
+    out, run_root = places(config.storage, out, run_root)
+    refuse_existing(out / name, overwrite)
+    refuse_unwritable(out, run_root)
+    store = mirror_at(config.storage) if config.storage and is_uri(config.storage) else None
+    if store and exists(store / MODELS / name) and not overwrite:
+        raise InputError(
+            f"{store / MODELS / name}: exists already; choose another --name, or replace it with --overwrite"
+        )
+    return Destination(out / name, run_root, store)
+
+
+def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export_anyway: bool) -> Run:
+    """Make the folder of a new run, with its settings and with what it starts from."""
+    name = where.bundle.name
+    folder = new_run_folder(where.run_root, name)
+    run = Run(
+        folder=folder,
+        bundle=Path(os.path.realpath(where.bundle)),
+        overwrite=overwrite,
+        export_anyway=export_anyway,
+        mirror=where.store / RUNS / folder.name if where.store else None,
+        bundle_mirror=where.store / MODELS / name if where.store else None,
+        command="tune",
+    )
+    RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
+    asked = {
+        "bundle": str(run.bundle),
+        "overwrite": overwrite,
+        "export_anyway": export_anyway,
+        **describe_start(prepared),
+    }
+    RunFolder(folder).start.write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    if run.mirror:
+        for file in (RunFolder(folder).config, RunFolder(folder).start):
+            push(file, run.mirror / file.name)
+    return run
+
+
+def reopen_run(
+    where: str, command: str, *, overwrite: bool, export_anyway: bool
+) -> tuple[Run, Config, Mapping[str, object]]:
+    """A run that was begun before, with its settings and with what it was started from.
+
+    Args:
+        where: run folder of the search, or the URI of its mirror; that is copied to runs/ first.
+        command: what works on it now.
+        overwrite, export_anyway: granted in addition to what the search was started with.
+
+    Raises:
+        InputError: there is no such run, its settings have changed, or its bundle is there already.
+    """
+    mirror = mirror_at(where) if is_uri(where) else None
+    folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
+    if mirror:
+        pull(mirror, folder)
+    try:
+        asked = json.loads(RunFolder(folder).start.read_text(encoding="utf-8"))
+        bundle = Path(asked["bundle"])
+        granted = (overwrite or bool(asked["overwrite"]), export_anyway or bool(asked["export_anyway"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{where}: no run of a search (holds no sound run.json); name a folder in runs/") from None
+    if not RunFolder(folder).config.is_file():
+        raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
+    config = load_config(RunFolder(folder).config)
+    try:
+        noted = None if asked.get("settings") is None else started_settings(asked["settings"])
+    except InputError as error:
+        raise InputError(f"{RunFolder(folder).start}: {error}, so the search cannot go on; start anew") from None
+    refuse_other_settings(folder, config, noted)
+    if mirror is None and config.storage and is_uri(config.storage):
+        mirror = mirror_at(config.storage) / RUNS / folder.name
+    bundle_mirror = None
+    if mirror:
+        bundle = Path(MODELS, bundle.name).resolve()
+        store = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{folder.name}"))
+        bundle_mirror = store / MODELS / bundle.name
+    run = Run(folder, bundle, *granted, mirror, bundle_mirror, command)
+    refuse_existing(run.bundle, run.overwrite, "to move it away")
+    refuse_unwritable(run.bundle.parent, folder)
+    return run, config, asked
+
+
+def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str, object]) -> None:
+    """See that nothing is asked for beside a run to go on with.
+
+    Args:
+        resumed: the run.
+        config: file of settings that was named, too.
+        options: other options by name; None for those that were not given.
+
+    Raises:
+        InputError: something is.
+    """
+    others = {name: str(value) for name, value in options.items() if value is not None}
+    if config is None and not others:
+        return
+    file = config or ("CONFIG" if is_uri(resumed) else RunFolder(Path(resumed)).config)
+    anew = shlex.join([str(file), *itertools.chain(*others.items())])
+    raise InputError(
+        f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
+        "run, to the end that it was started for; leave it away. For other settings, or more trials than the "
+        "run has in all, start a new search; the output of the frozen blocks is kept for it: "
+        f"python -m nic_ray.tune {anew} --name NAME"
+    )
+
+
+def refuse_other_settings(run_folder: Path, config: Config, started: StartedSettings | None) -> None:
+    """Look whether the trials that are there are those of these settings: others cannot stand beside them.
+
+    Args:
+        config: as the run folder says it now.
+        started: the settings that the search was started with; None if they were not noted: then the study knows its
+            space at least.
+
+    Raises:
+        InputError: another space, objective or training; names each difference.
+    """
+    now = _described(config.space)
+    if started is None:
+        differences, drawn = [], _space_in_study(run_folder) or now
+    else:
+        differences = changed_settings(config, started)
+        drawn = _described(started.space)
+    differences += [
+        f"space.{name} is {now.get(name, 'left out')}, was {drawn.get(name, 'left out')}"
+        for name in {**drawn, **now}
+        if now.get(name) != drawn.get(name)
+    ]
+    if differences:
+        file = RunFolder(run_folder).config
+        raise InputError(
+            f"{file}: not those of the start ({'; '.join(differences)}), and trials of both cannot be compared. "
+            f"Put the old values back to go on, or start a new search with the new ones: "
+            f"python -m nic_ray.tune {shlex.quote(str(file))}"
+        )
+
+
+def _described(space: Mapping[str, Dimension]) -> dict[str, str]:
+    given = {name: each.model_dump(mode="json", exclude_none=True).items() for name, each in space.items()}
+    return {name: " ".join(f"{kind} {values}" for kind, values in each) for name, each in given.items()}
+
+
+def _space_in_study(run_folder: Path) -> dict[str, str]:
+    """What the trials of a study were drawn from; empty if it cannot be read, or has none."""
+    from nic_ray.study import open_study, space_of  # Optuna is not needed where the settings were noted
+
+    with contextlib.suppress(InputError):
+        if study := open_study(RunFolder(run_folder).study):
+            return _described(space_of(study))
+    return {}
+
+
+def places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:
+    """Where bundle and run go.
+
+    Raises:
+        InputError: `storage` is no absolute folder, or the folder of a job would take both with it when it ends.
+    """
+    if storage is not None and not is_uri(storage):
+        folder = local_folder(storage)
+        if not folder.is_absolute():
+            raise InputError(
+                f"storage: want an absolute folder or a URI, got {storage}; each node has its own working folder"
+            )
+        return folder / MODELS, folder / RUNS
+    if storage is None and JOB in os.environ and not (out.is_absolute() and run_root.is_absolute()):
+        raise InputError(
+            f"--out {out}, --run-dir {run_root}: the working folder of a Ray job is deleted after it; name a shared "
+            "folder or a URI with --storage, or absolute folders"
+        )
+    return out, run_root
+
+
+def refuse_unwritable(*folders: Path) -> None:
+    """Look whether folders can be written, or made, without making them.
+
+    Raises:
+        InputError: one cannot.
+    """
+    for folder in folders:
+        place = _existing(folder.absolute())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            fault = f"{place} cannot be written" if place.is_dir() else f"{place} is no folder"
+            raise InputError(f"{folder}: nothing can be kept there ({fault}); name others with --out and --run-dir")
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+@contextlib.contextmanager
+def explaining_a_full_disk(run: Run) -> Iterator[None]:
+    """Turn whatever a full disk leads to into one message with the room of each place and the way to go on.
+
+    Raises:
+        RunError: there is no room.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Ray may stumble over what it could not write before, and say something else
+        full = is_full(run.folder) and not isinstance(error, InputError | RunError)
+        if not (full or wants_room(error)):
+            raise
+        log.error("no room", exc_info=True)
+        raise RunError(_describe_want_of_room(run)) from None
+
+
+def _describe_want_of_room(run: Run) -> str:
+    looked_at = {"run": run.folder, "bundle": _existing(run.bundle), "temporary files": Path(tempfile.gettempdir())}
+    free = {what: shutil.disk_usage(place).free for what, place in looked_at.items()}
+    listed = ", ".join(f"{looked_at[what]} ({what}) has {free[what] / 2**20:,.0f} MiB left" for what in looked_at)
+    return (
+        f"no space left on a disk: {listed}; what has ended is kept. Make room, then go on with: "
+        f"{run.resume_command} (python -m nic_ray.plan predicts what a search needs)"
+    )
+
+
+@contextlib.contextmanager
+def explaining_an_interrupt(run: Run) -> Iterator[None]:
+    """Have Ctrl-C say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; go on with: {run.resume_command}\n"
+            f"or export the best so far: python -m nic_ray.export {shlex.quote(str(run.folder))}"
+        ) from None

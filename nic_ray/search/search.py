@@ -1,0 +1,356 @@
+"""A search, from its settings to the exported model: trials under Ray, selection, the one test reading, export."""
+
+import csv
+import functools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from nic_ray import hardware
+from nic_ray.config import DEFAULT_PROBE, Config
+from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
+from nic_ray.domains import as_csv
+from nic_ray.errors import InputError
+from nic_ray.evidence import StoredReading, StoredResult
+from nic_ray.model.activations import Inputs
+from nic_ray.model.cache import budget, inputs_by_depth, opened
+from nic_ray.progress import View
+from nic_ray.readings import note_reading
+from nic_ray.record import TrialRow, held, last_state, logging_to, training_log
+from nic_ray.remote import push, remove
+from nic_ray.run_folder import RunFolder
+from nic_ray.search.placement import trains_on_gpus
+from nic_ray.search.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
+from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
+from nic_ray.selection.candidates import Candidate, Confirmation, best_first
+from nic_ray.selection.export import export
+from nic_ray.selection.retention import Probe, load_probe
+from nic_ray.selection.scoring import Scorer, deepest
+from nic_ray.selection.selection import Contestants, Judgement, Outcome, final, judge
+from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
+
+NOTED = (
+    "nic_ray.progress",
+    "nic_ray.tracking",
+    "nic_ray.page",
+    "nic_ray.study",
+    "ray",
+    "optuna",
+    "mlflow",
+    "alembic",
+    "py.warnings",
+)
+"""Loggers whose messages go to the run's log, and not to the terminal."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the trials of a search have come to, of which one model is selected."""
+
+    prepared: Prepared
+    """In the number format of the trials."""
+    inputs: Mapping[int, Inputs]
+    """By depth."""
+    first: Candidate | None
+    """The first trial, with its weights; None if it failed."""
+    best: list[Candidate]
+    """Every trial's best evaluation, without weights: the winner's, then the others, the best first."""
+    confirmations: list[Confirmation]
+    rows: list[TrialRow]
+    """Of trials.csv."""
+
+
+def run_search(
+    config: Config,
+    *,
+    out: Path,
+    name: str,
+    run_root: Path,
+    overwrite: bool,
+    export_anyway: bool = False,
+    view: View,
+) -> Outcome:
+    """Search, try the best again, average, draw back towards the base, judge, read the test rows once, export.
+
+    Args:
+        out: folder that receives `name`/, the bundle; models/ in `storage` where that names a folder.
+        run_root: folder that receives the run folder, `name`-<UTC time>; likewise runs/.
+        overwrite: whether a bundle that is there already may be replaced, at the very end.
+        export_anyway: export what the guard objects to, too; the model card then says so.
+        view: is shown what goes on.
+
+    Raises:
+        InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
+        RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
+    """
+    where = destination(config, out=out, name=name, run_root=run_root, overwrite=overwrite)
+    if not config.space:
+        raise InputError(
+            "space: names nothing to search; add a hyperparameter, or train one configuration with "
+            "python -m nic_ray.train"
+        )
+    _refuse_what_is_of_no_use(config)
+    probe_pairs = _read_probe(config)
+    prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
+    run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
+    return _search(prepared, run, probe_pairs, trains=True, view=view)
+
+
+def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> Outcome:
+    """Go on with a search that was cut off, to the end that it was started for.
+
+    What has ended stays as it is; trials that were cut off go on from their last checkpoints.
+
+    Args:
+        where: run folder of the search, or the URI of its mirror; that is copied to runs/ first.
+        search_on: whether trials go on and new ones are started; if not, the best so far is judged and exported.
+        overwrite: as in `run_search`, in addition to what the search was started with.
+        export_anyway: likewise.
+
+    Raises:
+        InputError: no such run, or its settings or its pairs have changed, or its bundle is there already.
+        RunError: as `run_search`.
+    """
+    command = "tune --resume" if search_on else "export"
+    run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway)
+    _refuse_what_is_of_no_use(config)
+    probe_pairs = _read_probe(config)
+    prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
+    refuse_other_start(prepared, started, run.folder)
+    return _search(prepared, run, probe_pairs, trains=search_on, view=view)
+
+
+def _refuse_what_is_of_no_use(config: Config) -> None:
+    """Try GPUs, what Ray needs, and the tracker if one is named, before pairs and model are read."""
+    trains_on_gpus(config)  # or says why it cannot
+    refuse_what_ray_cannot_use()
+    if config.trackers.mlflow is not None:
+        import_ray()
+        from nic_ray.search import trackers
+
+        trackers.tracker_callbacks(config.trackers, "")
+
+
+def may_use_a_gpu_here(config: Config) -> bool:
+    """Whether what this process computes may run on a GPU; of a cluster, only the nodes may have any."""
+    return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
+
+
+def _read_probe(config: Config) -> Collection | None:
+    path = config.guard.probe
+    # whoever works in another folder, and names none, has not asked for it
+    if path is None or (path == DEFAULT_PROBE and not path.exists()):
+        return None
+    return index_pairs(read_pairs(path))
+
+
+def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> Outcome:
+    """Search as far as that has not been done, select a model, export it."""
+    with held(run.folder), logging_to(run.files.log, NOTED), _warnings_logged(), explaining_a_full_disk(run):
+        for line in describe_run(prepared):
+            view.say(line)
+        if probe_pairs is None:
+            view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
+        view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
+        hardware.keep_freed_memory()
+        with explaining_an_interrupt(run):
+            trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
+        _write_trials(run.files.trials, trained.rows)
+        if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
+            others = len(trained.best) - 1
+            view.say(f"averaging: trying whether the mean with any of {others} other trials is better than the best")
+        judgement = judge(
+            trained.prepared,
+            trained.inputs,
+            Contestants(
+                trained.first,
+                (_with_weights(run.folder, candidate) for candidate in trained.best),
+                trained.confirmations,
+            ),
+            probe,
+            export_anyway=run.export_anyway,
+            say=view.say,
+            note_reading=functools.partial(_note_reading, run, prepared),
+        )
+        folder = run.bundle if judgement.may_be_exported else None
+        outcome = Outcome(folder, run.folder, judgement, trained.first, trained.rows)
+        _write_result(outcome, trained.prepared, bundle=None)
+        if folder is not None:
+            _export(trained, judgement, run, view)
+            _write_result(outcome, trained.prepared, bundle=folder)
+        _write_page(run, view.say)
+        _copy_results(run)
+        return outcome
+
+
+def _train(
+    prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View
+) -> tuple[Trained, Probe | None]:
+    """Run the trials that are left, then the best of them again with other seeds."""
+    import_ray()
+    from nic_ray.search import cluster, rounds, trackers
+    from nic_ray.study import trial_name
+
+    config = prepared.config
+    recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
+    joined = joins_a_cluster()
+    with ray_session(view):
+        placement = cluster.placement_on_cluster(config)
+        prepared = cluster.in_format_of_trials(prepared, placement, joined=joined)
+        found = inputs_by_depth(
+            prepared.encoder,
+            prepared.tokens,
+            depths(config),
+            budget(config.activations, run.folder.parent),
+            bf16=prepared.bf16,
+            chain=cluster.chain_on_cluster(placement, bf16=prepared.bf16),
+            view=view,
+        )
+        inputs = {depth: opened(each) for depth, each in found.items()}
+        base = Scorer(prepared, deepest(inputs)).metrics(None, prepared.rows("validation"))
+        objective = config.search.objective
+        view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
+        if placement.note:
+            view.say(placement.note)
+        cluster.refuse_unshared_places(cluster.files_to_share(found, None if run.mirror else run.folder))
+        setup = rounds.SearchSetup(
+            prepared=prepared,
+            run=run,
+            placement=placement,
+            inputs=rounds.trial_inputs(prepared, found, placement, run),
+            base=base,
+            trackers=recorders,
+            deadline=time.monotonic() + (config.search.time_budget or math.inf),
+            trains=trains,
+            view=view,
+        )
+        samples = rounds.run_search_trials(setup)
+        # none of the trials needs the probe
+        probe = None if probe_pairs is None else load_probe(prepared, probe_pairs, depths(config))
+        searched = rounds.result_of_trials(setup, samples, probe)
+        rounds.refuse_no_model(searched)
+        chosen = searched.best[: config.confirm.trials]
+        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), probe)
+        winner, confirmations = rounds.confirmed(setup, chosen, again)
+        for confirmation in confirmations:
+            values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
+            seeds = f"{len(confirmation.values)} seed(s)"
+            view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
+    others = best_first([each for each in [*searched.best, *again.best] if each is not winner], objective)
+    first = next((each for each in searched.best if each.name == trial_name(0)), None)
+    first = None if first is None else _with_weights(run.folder, first)
+    rows = searched.rows + again.rows
+    return Trained(prepared, inputs, first, [winner, *others], confirmations, rows), probe
+
+
+def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
+    """A candidate with what its trial has left."""
+    state = last_state(run_folder, candidate.name)
+    assert state is not None  # it has been read before
+    return replace(candidate, weights=state["best"]["upper"])
+
+
+def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReading]:
+    """Write down that the test rows are about to be read; gives all their readings."""
+    readings = note_reading(
+        run.folder,
+        command=run.command,
+        part="test",
+        rows=len(prepared.rows("test")),
+        model=model,
+        split=describe_data(prepared)["split"]["sha256"],
+    )
+    if run.mirror:
+        ledger = run.files.readings
+        push(ledger, run.mirror / ledger.name)
+    return readings
+
+
+def _export(trained: Trained, judgement: Judgement, run: Run, view: View) -> None:
+    """Write the bundle, and its copy where storage is a URI."""
+    prepared, winner = trained.prepared, judgement.winner
+    if prepared.config.refit == "all":
+        view.say(f"training {winner.name} again on all {len(prepared.parts)} rows")
+    view.say(f"exporting {winner.name} to {run.bundle}")
+    members = winner.members or (winner,)
+    export(
+        prepared,
+        final(prepared, trained.inputs, judgement),
+        {**judgement.evidence, "results": judgement.results, "run": str(run.folder)},
+        run.bundle,
+        training_log="".join(training_log(run.folder, member.name) for member in members),
+        overwrite=run.overwrite,
+        view=view,
+    )
+    if run.bundle_mirror:
+        view.say(f"copying it to {run.bundle_mirror}")
+        remove(run.bundle_mirror)
+        push(run.bundle, run.bundle_mirror)
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+
+
+def _write_page(run: Run, say: Callable[[str], None]) -> None:
+    """Draw what the run has found. A search is worth more than its pictures, so nothing that fails here ends it."""
+    from nic_ray.report.html import write_page  # plotly costs every start a second, and is needed at the end only
+
+    try:
+        say(f"report: {write_page(run.folder)}")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        say(f"{run.files.report}: not written ({reason})")
+
+
+def _copy_results(run: Run) -> None:
+    if run.mirror:
+        for file in filter(Path.exists, run.files.results):
+            push(file, run.mirror / file.name)
+
+
+def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
+    columns = list(dict.fromkeys(key for row in trials for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(trials)
+
+
+def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> None:
+    judgement = outcome.judgement
+    content: StoredResult = {
+        "bundle": None if bundle is None else str(bundle),
+        "objective": prepared.config.search.objective,
+        "winner": {
+            "trial": judgement.tuned.name,
+            "averaged": [member.name for member in judgement.tuned.members],
+            "config": judgement.tuned.config.model_dump(mode="json"),
+            "metrics": dict(judgement.tuned.metrics),
+        },
+        "results": judgement.results,
+        **judgement.evidence,
+        "trials": outcome.trials,
+        **describe_data(prepared),
+    }
+    path = RunFolder(outcome.run_folder).result
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})
+    every = as_csv(judgement.results, counted, intervals)
+    RunFolder(outcome.run_folder).domains.write_text(every, encoding="utf-8")
+    if judgement.queries is None:
+        RunFolder(outcome.run_folder).queries.unlink(missing_ok=True)  # of an earlier judgement of this run
+    else:
+        RunFolder(outcome.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")

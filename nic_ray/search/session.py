@@ -1,0 +1,256 @@
+"""Ray's start: what it needs is tried first, in seconds; then a cluster is made on this machine, or joined."""
+
+import contextlib
+import datetime
+import errno
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nic_ray import hardware
+from nic_ray.errors import InputError, RunError
+from nic_ray.progress import View
+from nic_ray.search.ray_private import ask_head_node, bootstrap_address, hand_messages_to, refuse_unknown_ray
+
+RAY_SWITCHES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune then prints nothing of its own
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll; the default is 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a trial, of use on spot nodes only
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C would end fit() as if the search were done
+}
+
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Bytes of a Unix socket's path."""
+SOME_ROOM = 2**20
+"""Bytes that must fit where Ray keeps its session; it will need more."""
+CONNECT_S, ANSWER_S = 5.0, 10.0
+"""Seconds that a cluster has to take a connection, and to answer."""
+
+
+def joins_a_cluster() -> bool:
+    """Whether the search runs on a cluster that is there already, and starts none of its own."""
+    ray = sys.modules.get("ray")
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local") or bool(ray and ray.is_initialized())
+
+
+def refuse_what_ray_cannot_use() -> None:
+    """Try the places and the address that Ray will be started with, before anything else is done.
+
+    Raises:
+        InputError: Ray could not start on this machine, or there is no cluster at RAY_ADDRESS.
+    """
+    _settle_switches()
+    if not joins_a_cluster():
+        _refuse_temporary_folder()
+        _refuse_token_file()
+    elif "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        _refuse_address(os.environ["RAY_ADDRESS"])
+
+
+@contextlib.contextmanager
+def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or stay in a session that runs.
+
+    Args:
+        view: is told the dashboard's address.
+        num_cpus: logical CPUs of a cluster that is started here; None takes those that this process may use.
+
+    Raises:
+        InputError: the cluster cannot be joined.
+        RunError: Ray does not start.
+    """
+    _settle_switches()
+    joins = joins_a_cluster()
+    handlers = logging.getLogger("ray").handlers[:]
+    import ray
+
+    # what Ray says is for the log; it would put a handler for stderr beside ours
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    started_here = not ray.is_initialized()
+    if started_here:
+        # "local": Ray would otherwise join whatever cluster happens to run on this machine
+        local = {
+            "address": "local",
+            "num_cpus": hardware.usable_cpus() if num_cpus is None else num_cpus,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+        }
+        # a cluster of our own inherits the switches; workers of another one are handed them
+        given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
+        handed = {"runtime_env": {"env_vars": given}}
+        try:
+            context = ray.init(**(handed if joins else local), **quiet)
+        except Exception as error:
+            logging.getLogger("ray").handlers = handlers
+            logging.getLogger("ray").error("Ray does not start", exc_info=True)
+            if joins and isinstance(error, ConnectionError | ray.exceptions.AuthenticationError):
+                raise _cannot_be_joined(os.environ.get("RAY_ADDRESS", ""), str(error)) from None
+            raise RunError(
+                f"Ray does not start ({type(error).__name__}: {' '.join(str(error).split())[:300]}); search.log in "
+                "the run folder says more"
+            ) from None
+        # Ray takes ours away instead, and its errors would go to stderr, tracebacks included
+        logging.getLogger("ray").handlers = handlers
+        hand_messages_to(_note_what_ray_says)
+        if context.dashboard_url:
+            token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
+            view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def import_ray() -> None:
+    """Import Ray with the switches that this project needs.
+
+    Raises:
+        RunError: it is a Ray that lacks what is used of it.
+    """
+    _settle_switches()
+    handlers = logging.getLogger("ray").handlers[:]
+
+    logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
+    refuse_unknown_ray()
+
+
+def _settle_switches() -> None:
+    """Set Ray's switches, which it reads when it is imported."""
+    for switch, value in RAY_SWITCHES.items():
+        if not (switch == "RAY_AUTH_MODE" and joins_a_cluster()):  # another cluster has settled that for itself
+            os.environ.setdefault(switch, value)
+
+
+def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """Instead of printing it: what Ray's own processes have to say of the death of a worker, say."""
+    for line in data["lines"]:
+        logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
+
+
+def _refuse_temporary_folder() -> None:
+    """Ray keeps sockets and logs of a session in a folder of a name of its own."""
+    name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), None)
+    place = os.environ[name] if name else "/tmp"
+    said, way_out = (f"{name}={place}" if name else place), "set RAY_TMPDIR to a folder such as /tmp"
+    if not place:
+        raise InputError(f"{name} is set and empty: Ray's processes need a folder for files; unset it, or {way_out}")
+    if not Path(place).is_absolute():
+        raise InputError(f"{said}: Ray's processes need an absolute folder for their files; {way_out}")
+    if not place.isascii():
+        raise InputError(f"{said}: Ray's processes can use a folder in plain ASCII letters only; {way_out}")
+    session = datetime.datetime.now().strftime(f"session_%Y-%m-%d_%H-%M-%S_%f_{os.getpid()}")
+    path = os.fsencode(Path(place, "ray", session, "sockets", "plasma_store"))
+    if len(path) > LONGEST_SOCKET:
+        raise InputError(
+            f"{said}: too long for Ray, whose sockets in it would have paths of {len(path)} bytes, and the system "
+            f"allows {LONGEST_SOCKET}; set RAY_TMPDIR to a shorter folder such as /tmp"
+        )
+    try:
+        Path(place, "ray").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(place, "ray")) as tried:
+            tried.write(b"\0" * SOME_ROOM)
+    except OSError as error:
+        raise InputError(
+            f"{said}: Ray cannot keep its files there ({error.strerror}); {way_out} that can be written"
+        ) from None
+    try:
+        tempfile.gettempdir()  # of Python, which looks for others where TMPDIR is of no use
+    except FileNotFoundError as error:
+        raise InputError(f"{error.strerror}; set TMPDIR to a folder that can be written") from None
+
+
+def _refuse_token_file() -> None:
+    """Ray makes a token for a cluster that it starts, in the user's home."""
+    if os.environ["RAY_AUTH_MODE"].lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        fault = _fault_of_token(Path(named))
+        if fault:
+            raise InputError(
+                f"RAY_AUTH_TOKEN_PATH={named}: cannot be read ({fault}), and Ray wants its token from there; name a "
+                "file that holds one, or unset it"
+            )
+        return
+    way_out = "set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a secret of your own"
+    try:
+        file = Path.home() / ".ray" / "auth_token"
+    except RuntimeError:
+        raise InputError(
+            f"HOME is not set, and user {os.getuid()} has no entry that names a home, where Ray keeps its token; "
+            f"{way_out}"
+        ) from None
+    fault = _fault_of_token(file)
+    if fault == os.strerror(errno.ENOENT):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=file.parent):
+                fault = ""
+        except OSError as error:
+            fault = str(error.strerror)
+    if fault:
+        raise InputError(f"{file}: cannot be used ({fault}), and Ray keeps its token there; {way_out}")
+
+
+def _fault_of_token(file: Path) -> str:
+    """Why no token can be read from a file; empty if one can."""
+    try:
+        return "" if file.read_text(encoding="utf-8").strip() else "it is empty"
+    except UnicodeDecodeError:
+        return "it is no text"
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _refuse_address(address: str) -> None:
+    """Call the cluster that is to be joined. What does not answer would have Ray wait for ten minutes."""
+    scheme, found, place = address.rpartition("://")
+    if scheme in ("http", "https"):
+        raise InputError(
+            f"RAY_ADDRESS={address}: is where jobs are submitted, and no cluster that a command can join; use "
+            f"ray job submit --address {address} -- python -m nic_ray.tune ..., or name the cluster's own address, "
+            "host:6379"
+        )
+    if found and scheme != "ray":
+        if not scheme.isidentifier() or importlib.util.find_spec(scheme) is None:
+            raise _cannot_be_joined(address, f"there is no {scheme}://, want host:port or ray://host:port")
+        return  # of another program's, that Ray asks for the cluster
+    if place.startswith(":"):  # of which Ray would print a traceback
+        raise _cannot_be_joined(address, "it names no host")
+    import grpc
+    import ray
+
+    try:
+        # "auto" becomes an address, and one of this host the one that Ray will use
+        target = bootstrap_address(place)
+        ask_head_node(target, by_client=scheme == "ray", connect_s=CONNECT_S, answer_s=ANSWER_S)
+    except grpc.FutureTimeoutError:
+        raise _cannot_be_joined(address, "what listens there does not answer as Ray does") from None
+    except grpc.RpcError as error:
+        code = error.code()
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            said = "it wants a token: RAY_AUTH_MODE=token, and the token of its head node in ~/.ray/auth_token"
+        else:
+            said = f"what listens there does not answer as Ray does: {code.name.lower().replace('_', ' ')}"
+        raise _cannot_be_joined(address, said) from None
+    except (OSError, OverflowError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise _cannot_be_joined(address, str(error)) from None
+
+
+def _cannot_be_joined(address: str, said: str) -> InputError:
+    return InputError(
+        f"RAY_ADDRESS={address}: no Ray cluster can be joined there ({' '.join(said.split())[:200]}); unset it, and "
+        "leave --address away, to search on this machine"
+    )

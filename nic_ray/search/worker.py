@@ -1,0 +1,368 @@
+"""One trial under Ray: a TorchTrainer around the training loop, in one process or in several."""
+
+import gc
+
+# Each trial's process imports this first. Python would look for garbage meanwhile, among objects that imports make to
+# stay: 3.5 seconds of processor time instead of 2.8, a fifth less in the median of 12 pairs on two cores
+# (`python benchmarks/processes.py --pairs 12`). In the searching process, which imports it too, the same holds.
+_collected = gc.isenabled()
+gc.disable()
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from ray import tune
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from nic_ray import hardware
+from nic_ray.config import TrainConfig, trial_config
+from nic_ray.dataset.pairs import Collection
+from nic_ray.errors import RunError
+from nic_ray.model.activations import Feed, feed
+from nic_ray.model.cache import opened
+from nic_ray.model.cut import Upper
+from nic_ray.model.evaluation import embed, evaluate, score, texts_to_score
+from nic_ray.record import FAILURE_FILE, LOG, TrainingState, logging_to, readable_state, save_state
+from nic_ray.remote import Mirror, exists, pull, push
+from nic_ray.run_folder import RunFolder
+from nic_ray.search.placement import threads_of
+from nic_ray.search.ray_private import hand_to_train_workers
+from nic_ray.training import loop
+from nic_ray.training.gradients import gather_rows
+
+gc.freeze()
+if _collected:
+    gc.enable()
+
+log = logging.getLogger("nic_ray.training")
+
+RETRIES = 1
+"""Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
+
+SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
+"""Where a user's trainings on a machine find out how many they are."""
+
+LOOK_S = 2.0
+"""Least time between two looks at how many they are."""
+
+TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name
+"""In a run folder, and in its mirror."""
+
+CPUS_OF_A_WORKER = 0.98
+"""Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """What every trial of a search is given, beside its sample. Large values are Ray references.
+
+    collection: of `Collection`.
+    inputs, uppers: by frozen_layers, of `Inputs` (or `StoredInputs`) and `Upper` at that depth.
+    concurrent, threads: trials at a time, and threads of each of their workers to begin with.
+    run_folder: on a disk that all nodes share; or, with a mirror, of the driver alone.
+    mirror: of the run folder.
+    """
+
+    base: TrainConfig
+    objective: str
+    train_rows: NDArray[np.int64]
+    validation_rows: NDArray[np.int64]
+    collection: "ray.ObjectRef[Collection]"
+    inputs: Mapping[int, "ray.ObjectRef[Any]"]
+    uppers: Mapping[int, "ray.ObjectRef[Any]"]
+    workers: int
+    gpus_per_worker: float
+    concurrent: int
+    threads: int
+    run_folder: Path
+    mirror: Mirror | None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one trial is to train."""
+
+    train: TrainConfig
+    shared: TrialInputs
+    start: str | None
+    """Folder of the checkpoint of an earlier search that it goes on from, in the run folder."""
+
+
+def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
+    """The trainable: train one configuration and report each evaluation to Ray Tune.
+
+    Args:
+        config: sampled hyperparameters, by name.
+        shared: the same for all trials.
+    """
+    sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
+    assignment = Assignment(trial_config(shared.base, sample), shared, config.get("start"))
+    if shared.workers == 1:
+        TorchTrainer(
+            _train_here,
+            train_loop_config={"assignment": assignment},
+            scaling_config=ray.train.ScalingConfig(num_workers=0),
+        ).fit()
+        return
+    # The cleaner that frees the workers of a stopped trial asks the cluster for the trial's fate. Without the
+    # address it gives up where two clusters run on one machine, and the next trial waits for ever.
+    hand_to_train_workers("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    TorchTrainer(
+        _train_with_others,
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(backend=backend(shared.gpus_per_worker)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=shared.workers,
+            use_gpu=shared.gpus_per_worker > 0,
+            resources_per_worker={"CPU": CPUS_OF_A_WORKER}
+            | ({"GPU": shared.gpus_per_worker} if shared.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=tune.get_context().get_trial_name(),
+            **storage_of(shared.run_folder, shared.mirror, TRIAL_FOLDERS),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def storage_of(run_folder: Path, mirror: Mirror | None, *names: str) -> dict[str, Any]:
+    """Where Tune or Train keep their files, as their RunConfig wants it: a folder in the run's, or in its mirror."""
+    if mirror is None:
+        return {"storage_path": str(run_folder.joinpath(*names))}
+    return {"storage_path": "/".join([mirror.path, *names]), "storage_filesystem": mirror.filesystem}
+
+
+def _device(shared: TrialInputs) -> str:
+    """Where this process trains.
+
+    Raises:
+        RunError: it has been given a GPU, and PyTorch sees none.
+    """
+    if not shared.gpus_per_worker:
+        return "cpu"
+    if missing := hardware.why_no_gpu():
+        raise RunError(f"Ray has given this trial a GPU, and {missing}")
+    return "cuda"
+
+
+def backend(gpus_per_worker: float) -> str:
+    """How several workers of a trial talk to each other.
+
+    NCCL refuses two ranks on one device, as Ray packs them where each is given a fraction of a GPU. Gloo moves CUDA
+    tensors through the host itself, in all three operations that the training needs (all_gather, all_reduce,
+    broadcast: ProcessGroupGloo.cpp).
+    """
+    return "nccl" if gpus_per_worker >= 1 else "gloo"
+
+
+def _train_here(given: Mapping[str, Assignment]) -> None:
+    assignment = given["assignment"]
+    checkpoint = tune.get_checkpoint()
+    device = _device(assignment.shared)
+    # not to Tune's own folder, which lags behind by seconds that a crash would lose
+    with _own_folder(assignment.shared, tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
+        _train(assignment, device, checkpoint, own, lambda metrics, folder: tune.report(
+            metrics, checkpoint=tune.Checkpoint.from_directory(folder)
+        ))  # fmt: skip
+
+
+def _train_with_others(given: Mapping[str, Assignment]) -> None:
+    assignment = given["assignment"]
+    device = _device(assignment.shared)
+    context = ray.train.get_context()
+    checkpoint = ray.train.get_checkpoint()
+    first = context.get_world_rank() == 0
+
+    def report(metrics: dict[str, float], folder: Path) -> None:
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
+
+    with (
+        _own_folder(assignment.shared, context.get_experiment_name()) as own,
+        logging_to(own / LOG) if first else contextlib.nullcontext(),
+    ):
+        _train(assignment, device, checkpoint, own, report)
+
+
+def _train(
+    assignment: Assignment,
+    device: str,
+    checkpoint: Any,
+    own: Path,
+    report: Callable[[dict[str, float], Path], None],
+) -> None:
+    """Train, from the newest state that can be read.
+
+    Args:
+        checkpoint: of this search, Tune's or Train's; None at its beginning.
+        own: from `_own_folder`.
+        report: is handed each evaluation, with the folder of its checkpoint.
+    """
+    shared, config = assignment.shared, assignment.train
+    leads = not dist.is_initialized() or dist.get_rank() == 0
+    if (own / FAILURE_FILE).exists():  # it would end in the same way again
+        raise RunError((own / FAILURE_FILE).read_text(encoding="utf-8"))
+    hardware.keep_freed_memory()
+    collection: Collection = ray.get(shared.collection)
+    upper: Upper = ray.get(shared.uppers[config.frozen_layers]).to(device)
+    # a fraction of a GPU is shared with other workers
+    share = min(1.0, shared.gpus_per_worker)
+    source = feed(opened(ray.get(shared.inputs[config.frozen_layers])), device, share=share)
+    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
+    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
+    state = _state_to_go_on_from(shared, checkpoint, assignment.start)
+    if state is not None and state["finished"]:
+        with tempfile.TemporaryDirectory() as folder:  # Tune has not heard of its end
+            if leads:
+                save_state(state, Path(folder))
+            report(state["metrics"], Path(folder))
+        return
+    try:
+        with _shared_threads(shared) as take_share:
+            for evaluation in loop.fit(
+                config,
+                upper,
+                loop.TrainingData(collection, shared.train_rows, source, bf16),
+                loop.Validation(
+                    lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
+                    shared.objective,
+                ),
+                state=state,
+                before_step=take_share,
+            ):
+                with tempfile.TemporaryDirectory() as folder:
+                    if leads:
+                        save_state(evaluation.state, Path(folder))
+                    report(evaluation.metrics, Path(folder))
+                if leads:
+                    _copy_to_mirror(shared, own, LOG)
+    except RunError as error:  # perhaps of this worker alone, as where its memory is too small
+        (own / FAILURE_FILE).write_text(str(error), encoding="utf-8")
+        _copy_to_mirror(shared, own, FAILURE_FILE)
+        raise
+
+
+@contextlib.contextmanager
+def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
+    """Begin with the planned threads; what is yielded takes an even share of the machine's CPUs, whoever comes or goes.
+
+    At the end of a search, or where ASHA has stopped many, the last trials would otherwise leave most cores idle, and
+    on a node that Ray has packed they would have more threads than it has cores.
+    """
+    host, cpus = _this_machine()
+    workers_here = ray.train.get_context().get_local_world_size() if dist.is_initialized() else 1
+    planned = max(1, min(shared.threads, cpus // workers_here))
+    torch.set_num_threads(planned)
+    with contextlib.ExitStack() as held:
+        try:
+            share = held.enter_context(hardware.shared_cpus(cpus, SHARING / host))
+        except OSError as error:
+            log.warning("threads: %d throughout, other trainings cannot be counted: %s", planned, error)
+            share = None
+        looked = time.monotonic()
+
+        def take() -> None:
+            nonlocal looked
+            # with one trial at a time always the same threads, so that the same numbers are found again
+            if share is None or shared.concurrent == 1 or time.monotonic() - looked < LOOK_S:
+                return
+            looked = time.monotonic()
+            with contextlib.suppress(OSError):  # whoever has removed the folder has not asked for an end of this
+                threads = threads_of(share(), planned)
+                if threads != torch.get_num_threads():
+                    log.info("threads: %d", threads)
+                    torch.set_num_threads(threads)
+
+        yield take
+
+
+def _this_machine() -> tuple[str, int]:
+    """Its name, and the CPUs that Ray may use on it: of all of its nodes, where it plays several."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
+    booked = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeManagerHostname"] == host)
+    return host, max(1, min(int(booked), hardware.usable_cpus()))
+
+
+@contextlib.contextmanager
+def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
+    """The trial's folder in the run's; with a mirror one of this machine that holds the same files for a while."""
+    if shared.mirror is None:
+        folder = RunFolder(shared.run_folder).trial_folders / trial
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / trial
+        folder.mkdir()
+        for name in (LOG, FAILURE_FILE):
+            copy = _copy_of(shared.mirror, trial, name)
+            if exists(copy):
+                pull(copy, folder / name)
+        yield folder
+
+
+def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
+    if shared.mirror is not None:
+        push(own / name, _copy_of(shared.mirror, own.name, name))
+
+
+def _copy_of(mirror: Mirror, trial: str, name: str) -> Mirror:
+    """Where a file of a trial's folder is kept in the mirror of its run."""
+    return mirror / TRIAL_FOLDERS / trial / name
+
+
+def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
+    """The newest state of a trial that can be read: of this search, or of one that was cut off; None for none.
+
+    Args:
+        checkpoint: of this search, Tune's (one process) or Train's (several); None at its beginning.
+        start: folder of the checkpoint of an earlier one, in the run folder.
+    """
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            if state := readable_state(Path(folder)):
+                return state
+    if start is None:
+        return None
+    if shared.mirror is None:
+        return readable_state(shared.run_folder / start)
+    with tempfile.TemporaryDirectory() as folder:
+        pull(shared.mirror / start, Path(folder))
+        return readable_state(Path(folder))
+
+
+def _evaluate_together(
+    upper: Upper, source: Feed, collection: Collection, rows: NDArray[np.int64], *, bf16: bool
+) -> dict[str, float]:
+    """The same metrics on every worker, each having embedded its share of the texts."""
+    if not dist.is_initialized():
+        return evaluate(upper, source, collection, rows.tolist(), bf16=bf16)
+    texts = texts_to_score(collection, rows.tolist())
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
+    counts = [len(texts[part::workers]) for part in range(workers)]
+    embeddings = np.empty((len(texts), own.shape[1]), np.float32)
+    for part, received in enumerate(gather_rows(own.to(source.device), counts)):
+        embeddings[part::workers] = received.cpu().numpy()
+    # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
+    # that goes on would wait for ever for those that have stopped
+    metrics = [score(embeddings, texts, collection, rows.tolist())]
+    dist.broadcast_object_list(metrics, src=0)
+    return metrics[0]

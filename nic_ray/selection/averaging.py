@@ -1,0 +1,95 @@
+"""The mean of trials' weights, and the members of one trained again on all rows."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from nic_ray.metrics.table import order_key
+from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.encoder import weights_at
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.scoring import Scorer
+from nic_ray.training import loop
+from nic_ray.training.prepared import Prepared
+
+
+def averaged(
+    prepared: Prepared,
+    inputs: Mapping[int, Inputs],
+    candidates: Iterable[Candidate],
+    objective: str,
+    *,
+    most: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Candidate:
+    """The mean of candidates' weights, as far as each of them makes it better on the validation rows.
+
+    Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
+    better one than either. The first candidate begins; each next one joins if the mean with it is better than
+    without: by objective, then mrr/macro. Beside the mean, the weights of one candidate are held at a time.
+
+    Args:
+        inputs: by depth, at those of the candidates.
+        candidates: the winner, then others, the best first. They are asked for one by one.
+        most: candidates that the mean may have; None for any number.
+        say: is told of each that joins.
+
+    Returns:
+        the first candidate itself if no other one helps; else a candidate whose configuration is that one's
+        with the shallowest cut of the members, below which none of them was trained.
+
+    Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
+    """
+    left = iter(candidates)
+    first = next(left)
+    mean, members = first, [first]
+    while len(members) != most and (candidate := next(left, None)) is not None:
+        depth = min(mean.config.frozen_layers, candidate.config.frozen_layers)
+        own = _weights_at(prepared, candidate, depth)
+        weights = {
+            name: value.lerp(own[name], 1 / (len(members) + 1))
+            for name, value in _weights_at(prepared, mean, depth).items()
+        }
+        found = Scorer(prepared, inputs[depth]).metrics(weights, prepared.rows("validation"))
+        if order_key(found, objective) > order_key(mean.metrics, objective):
+            members.append(replace(candidate, weights={}))
+            config = first.config.model_copy(update={"frozen_layers": depth})
+            mean = Candidate(f"{mean.name} + {candidate.name}", config, {**mean.metrics, **found}, weights)
+            say(f"the mean with {candidate.name}: {objective} {found[objective]:.4f} on validation")
+    if len(members) == 1:
+        return first
+    return replace(mean, members=(replace(first, weights={}), *members[1:]))
+
+
+def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate) -> Candidate:
+    """The winner's configurations trained again, as long as they were, on the rows of all parts.
+
+    Its metrics stay those of the winner: nothing is held back to measure it on.
+
+    Args:
+        inputs: by depth, at those of the winner and of its members.
+    """
+    depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts))
+    total: dict[str, Tensor] = {}
+    members = winner.members or (winner,)
+    for member in members:
+        own = inputs[member.config.frozen_layers]
+        # with more rows an evaluation of the same name falls on another fraction of the epoch, by less than half a step
+        enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
+        upper = upper_for(prepared.encoder, own).to(prepared.device)
+        data = loop.TrainingData(prepared.collection, rows, feed(own, prepared.device), prepared.bf16)
+        config = member.config.model_copy(update={"patience": None})  # nothing is measured that could stop it
+        for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
+            if evaluation.metrics["epoch"] > enough:
+                break
+        trained = replace(member, weights=upper.trained_state())
+        for name, value in _weights_at(prepared, trained, depth).items():
+            total[name] = total.get(name, 0) + value / len(members)
+    return replace(winner, weights=total, measured=False)
+
+
+def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
+    """A candidate's weights above a cut that is no deeper than its own: those between are the base model's."""
+    return weights_at(prepared.encoder, candidate.config.frozen_layers, candidate.weights, depth)

@@ -1,0 +1,56 @@
+"""Weights between the base model's and a tuned model's, and what they are worth: tuning gains, and forgets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.model.activations import Inputs
+from nic_ray.model.encoder import base_weights
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.guard import Point
+from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.training.prepared import Prepared
+
+ALPHAS = tuple(step / 10 for step in range(1, 11))
+
+
+def interpolation_path(
+    prepared: Prepared,
+    inputs: Inputs,
+    winner: Candidate,
+    base: Mapping[str, NDArray[np.float64]],
+    probe: Probe | None,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+) -> list[Point]:
+    """What the weights between the base model's and the winner's are worth, the base model itself first.
+
+    Args:
+        inputs: at the winner's depth.
+        base: the base model's scores at the validation queries.
+        probe: None measures no retention.
+        alphas: how far to go towards the winner, each in (0, 1].
+    """
+    rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
+    at_base = None if probe is None else dict.fromkeys(probe.base, 0.0)
+    points = [Point(0.0, flat_metrics(base, domains), base, at_base)]
+    for alpha in alphas:
+        weights = interpolated(prepared, winner, alpha)
+        scores = Scorer(prepared, inputs).scores(weights, rows)
+        kept = None if probe is None else retention_of(prepared, probe, replace(winner, weights=weights))
+        points.append(Point(alpha, flat_metrics(scores, domains), scores, kept))
+    return points
+
+
+def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict[str, Tensor]:
+    """Weights alpha * the candidate's + (1 - alpha) * the base model's, above the candidate's cut.
+
+    Source: WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903.
+    """
+    base = base_weights(prepared.encoder, candidate.config.frozen_layers)
+    return {name: value.lerp(candidate.weights[name].to(value), alpha) for name, value in base.items()}

@@ -1,0 +1,52 @@
+"""What a model still finds of questions from other fields: what its tuning has not forgotten."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nic_ray.dataset.pairs import Collection
+from nic_ray.metrics.table import METRICS
+from nic_ray.model.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.scoring import Scorer, Weights, deepest
+from nic_ray.training.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Questions from other fields: what a model still finds there shows what its tuning has forgotten."""
+
+    collection: Collection
+    inputs: Mapping[int, Inputs]
+    """By depth."""
+    base: Mapping[str, float]
+    """Metric -> its macro mean of the base model on it."""
+
+
+def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> Probe:
+    """Run a probe's texts through the frozen blocks, for each depth that it will be scored at, and score the base.
+
+    Raises:
+        InputError: the base model's embeddings of them are not finite.
+    """
+    encoder, config = prepared.encoder, prepared.config.train
+    tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
+    wanted = sorted(set(depths)) if encoder.can_be_cut else []
+    found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+    inputs = {depth: found.get(depth, replace(tokens, depth=depth)) for depth in depths}
+    return Probe(collection, inputs, _macro_metrics(prepared, collection, deepest(inputs), None))
+
+
+def retention_of(prepared: Prepared, probe: Probe, candidate: Candidate) -> dict[str, float]:
+    """Each metric's macro mean of a candidate on the probe, minus the base model's."""
+    inputs = probe.inputs[candidate.config.frozen_layers]
+    found = _macro_metrics(prepared, probe.collection, inputs, candidate.weights)
+    return {name: value - probe.base[name] for name, value in found.items()}
+
+
+def _macro_metrics(
+    prepared: Prepared, collection: Collection, inputs: Inputs, weights: Weights | None
+) -> dict[str, float]:
+    found = Scorer(prepared, inputs, collection).metrics(weights, np.arange(len(collection.query)))
+    return {name: found[f"{name}/macro"] for name in METRICS}

@@ -1,0 +1,380 @@
+"""What a search has found, judged: how far from the base to go, whether it may be exported, the one test reading."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.bundle.files import file_sha256
+from nic_ray.config import Config, GuardConfig
+from nic_ray.dataset.pairs import Collection
+from nic_ray.evidence import (
+    Evidence,
+    FrontPoint,
+    Intervals,
+    Retrieved,
+    StoredInterval,
+    StoredReading,
+    TrainedTrial,
+    front_row,
+)
+from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, paired_intervals
+from nic_ray.metrics.ranking import Similarity, flat_metrics
+from nic_ray.metrics.table import METRICS, PRIMARY, objectives
+from nic_ray.model.activations import Inputs
+from nic_ray.model.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
+from nic_ray.record import TrialRow
+from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.candidates import Candidate, Confirmation
+from nic_ray.selection.guard import Point, choose, macro_bound, objections
+from nic_ray.selection.interpolation import interpolated, interpolation_path
+from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
+from nic_ray.training.prepared import Prepared, leaks
+
+CONFIDENCE = 0.95
+"""Of the intervals that are shown; the guard's bounds are stricter."""
+
+IN_DOMAIN = "test in domain"
+"""The test rows, each ranked only against the passages of its own domain."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the rows say that took no part in choosing."""
+
+    results: dict[str, dict[str, dict[str, float]]]
+    """"test", "test in domain" and "unseen_queries" -> model -> flat metrics."""
+    intervals: Intervals
+    """"tuned minus base" and the like -> domain -> interval of the first metric's difference on the test rows."""
+    recall: dict[str, NDArray[np.float64]]
+    """Model -> (Q,) the first metric of each test query."""
+    recall_intervals: Intervals
+    """Model -> domain -> interval of its own mean on the test rows."""
+    queries: Retrieved
+    """What the tuned model retrieved for each test query."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the export is decided by, and made of."""
+
+    winner: Candidate
+    """As it was trained."""
+    tuned: Candidate
+    """Its weights drawn back towards the base model's: what the numbers are of."""
+    results: dict[str, dict[str, dict[str, float]]]
+    """part -> model ("base", "first trial", "tuned") -> flat metrics; without the test rows if they were not
+    read."""
+    evidence: Evidence
+    """What else vouches for the numbers, as it is stored."""
+    may_be_exported: bool
+    queries: Retrieved | None = None
+    """What the tuned model retrieved for each test query; None if the test rows were not read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found."""
+
+    folder: Path | None
+    """The bundle; None if the guard refused it."""
+    run_folder: Path
+    judgement: Judgement
+    first: Candidate | None
+    """The first trial; None if it failed."""
+    trials: list[TrialRow]
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """What the trials of a search have left to select from."""
+
+    first: Candidate | None
+    """The first trial, with its weights; None if it failed."""
+    best: Iterable[Candidate]
+    """The winner, then others, the best first; asked for one by one, as all weights might not fit into memory."""
+    confirmations: Sequence[Confirmation]
+    """What is known of configurations that were tried with several seeds."""
+
+
+def judge(
+    prepared: Prepared,
+    inputs: Mapping[int, Inputs],
+    contestants: Contestants,
+    probe: Probe | None,
+    *,
+    export_anyway: bool,
+    say: Callable[[str], None],
+    note_reading: Callable[[str], list[StoredReading]] = lambda _: [],
+) -> Judgement:
+    """Average the best, draw them back towards the base model, hold them against it, read the test rows once.
+
+    Args:
+        inputs: by depth, at those of the candidates.
+        probe: with inputs at the depths of the candidates; None measures no retention.
+        export_anyway: whether objections stand in the way.
+        say: is handed what is found, a line at a time.
+        note_reading: is told of which model the test rows are about to be read, and gives all their readings.
+    """
+    config, asked = prepared.config, queries_of(prepared, "validation")
+    base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
+    winner = _averaged(prepared, inputs, contestants.best, say)
+    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
+    chosen, objections_found = _chosen(points, asked, config)
+    tuned = replace(
+        winner,
+        weights=interpolated(prepared, winner, chosen.alpha),
+        metrics={**winner.metrics, **chosen.metrics},
+    )
+    say(_described(chosen, config.search.objective))
+    values = (chosen.scores[PRIMARY], base[PRIMARY], asked)
+    objections_found += _objections("validation", *values, config.guard)
+    bounds = {"validation": macro_bound("validation", *values)}
+    models = ({"first trial": contestants.first} if contestants.first else {}) | {"tuned": tuned}
+    results = {"validation": {"base": flat_metrics(base, asked.domains)}}
+    results["validation"] |= {label: _figures(model.metrics) for label, model in models.items()}
+    kept = {
+        label: retention_of(prepared, probe, model) for label, model in models.items() if probe and model is not tuned
+    }
+    evidence = _evidence(prepared, models, points, contestants.confirmations)
+    evidence["alpha"] = chosen.alpha
+    evidence["retention"] = None if chosen.retention is None else {**kept, "tuned": chosen.retention}
+    queries = None
+    if not objections_found or export_anyway:  # what has failed already is not worth the one reading of the test rows
+        evidence["readings"] = note_reading(tuned.name)
+        reading = read_once(prepared, inputs, models)
+        results, queries = results | reading.results, reading.queries
+        evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
+        evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
+        at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
+        objections_found += _objections("test", *at_test, config.guard)
+        bounds["test"] = macro_bound("test", *at_test)
+    evidence["guard"] = {
+        "objections": objections_found,
+        "overridden": bool(objections_found) and export_anyway,
+        "max_retention_loss": config.guard.max_retention_loss,
+        "max_domain_drop": config.guard.max_domain_drop,
+        "lower_bounds": bounds,
+    }
+    if probe is not None and config.guard.probe is not None:
+        evidence["probe"] = {"pairs": config.guard.probe.name, "sha256": file_sha256(config.guard.probe)}
+    return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, queries)
+
+
+def _averaged(
+    prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
+) -> Candidate:
+    """The mean of the best candidates, and what is to be said of it."""
+    search = prepared.config.search
+    winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
+    if winner.members:
+        alone, objective = winner.members[0], search.objective
+        say(
+            f"the mean of {winner.name}: {objective} {winner.metrics[objective]:.4f}, {alone.name} alone: "
+            f"{alone.metrics[objective]:.4f} on validation"
+        )
+    return winner
+
+
+def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
+    """How far to go from the base model, the first of some points; and what the probe objects."""
+    objective, limit = config.search.objective, config.guard.max_retention_loss
+    chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
+    if chosen is not None:
+        return chosen, []
+    objection = (
+        f"probe: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
+        f"{METRICS[PRIMARY].label}"
+    )
+    return max(points[1:], key=lambda point: point.metrics[objective]), [objection]
+
+
+def _evidence(
+    prepared: Prepared,
+    models: Mapping[str, Candidate],
+    points: Sequence[Point],
+    confirmations: Sequence[Confirmation],
+) -> Evidence:
+    """What vouches for the numbers and is known before the test rows are read."""
+    return {
+        "front": [front_row(_shown(point)) for point in points],
+        "confirmed": [
+            {
+                "trial": confirmation.trial,
+                "epochs": confirmation.epochs,
+                "by_seed": dict(confirmation.values),
+                "seeds": len(confirmation.values),
+                "mean": confirmation.mean,
+                "spread": confirmation.spread,
+            }
+            for confirmation in confirmations
+        ],
+        "trained": {label: _trained(model) for label, model in models.items()},
+        "leaks": leaks(prepared),
+        "passages": {
+            part: count_passages(queries_of(prepared, part))
+            for part in ("validation", "test", "unseen_queries")
+            if len(prepared.rows(part))
+        },
+        "refit": prepared.config.refit,
+    }
+
+
+def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement) -> Candidate:
+    """The weights to export: those that the numbers are of, or with `refit: all` the same trained on every row."""
+    if prepared.config.refit == "none":
+        return judgement.tuned
+    again = refitted(prepared, inputs, judgement.winner)
+    weights = interpolated(prepared, again, judgement.evidence["alpha"])
+    return replace(judgement.tuned, weights=weights, measured=again.measured)
+
+
+def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> Reading:
+    """The one reading of the test rows: of the base model, of others, and of a search by words.
+
+    Nothing may be chosen by what it returns. With the test rows come the questions about trained passages that
+    were held back, if there are any: the easier protocol, on the same models.
+
+    Args:
+        inputs: by depth, at those of the models.
+        models: "tuned" and others.
+    """
+    collection, asked = prepared.collection, queries_of(prepared, "test")
+    rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
+    texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
+    cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
+    cuts |= {label: (inputs[model.config.frozen_layers], model.weights) for label, model in models.items()}
+    results: dict[str, dict[str, dict[str, float]]] = {"test": {}, IN_DOMAIN: {}}
+    recall: dict[str, NDArray[np.float64]] = {}
+    ranks: dict[str, NDArray[np.int64]] = {}
+    for label, (at, weights) in cuts.items():
+        embeddings = Scorer(prepared, at).embeddings(weights, texts)
+        if label == "tuned":
+            first = nearest(embeddings, texts, collection, rows["test"], k=5)
+        how: Similarity = "cosine" if weights is not None else prepared.encoder.similarity
+        for part, asking in (("test", "test"), (IN_DOMAIN, "test"), ("unseen_queries", "unseen_queries")):
+            if not rows[asking]:
+                continue
+            scores = query_scores(
+                embeddings, texts, collection, rows[asking], within_domain=part == IN_DOMAIN, similarity=how
+            )
+            domains = [collection.domains[row] for row in rows[asking]]
+            results.setdefault(part, {})[label] = flat_metrics(scores, domains)
+            if part == "test":
+                recall[label] = scores[PRIMARY]
+                ranks[label] = np.rint(1 / scores["mrr"]).astype(int)
+    for part, own in results.items():
+        base, *others = own.items()
+        asking = "unseen_queries" if part == "unseen_queries" else "test"
+        by_words = lexical_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
+        results[part] = dict([base, ("BM25", by_words), *others])
+    queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
+    below = [label for label in recall if label != "tuned"]
+    return Reading(
+        results,
+        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
+        recall,
+        # a model's own interval is that of its difference to one that finds nothing
+        {label: _within_one(_intervals(values, np.zeros_like(values), asked)) for label, values in recall.items()},
+        queries,
+    )
+
+
+def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], asked: Queries) -> dict[str, StoredInterval]:
+    intervals = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE)
+    return {
+        domain: StoredInterval(
+            difference=own.difference, low=own.low, high=own.high, queries=own.queries, passages=own.passages
+        )
+        for domain, own in intervals.items()
+    }
+
+
+def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
+    """Of a mean that is no less than 0 and no more than 1."""
+    return {
+        domain: own
+        if own["low"] is None or own["high"] is None
+        else {**own, "low": max(0.0, own["low"]), "high": min(1.0, own["high"])}
+        for domain, own in intervals.items()
+    }
+
+
+def _retrieved(
+    collection: Collection,
+    rows: Sequence[int],
+    ranks: NDArray[np.int64],
+    recall: Mapping[str, NDArray[np.float64]],
+    first: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+) -> Retrieved:
+    """Queries with the rank of their best answer and what came first, as it is stored.
+
+    Args:
+        ranks: (Q,) of each row's best answer.
+        recall: model -> (Q,) of each row.
+        first, cosines: (Q, k) passages that came first, and how near they are.
+    """
+    shown = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
+    domains: dict[int, set[str]] = {number: set() for number in shown}
+    for number, domain in zip(collection.positive.tolist(), collection.domains, strict=True):
+        if number in shown:
+            domains[number].add(domain)
+    return {
+        "queries": [
+            {
+                "query": collection.texts[collection.query[row]],
+                "domain": collection.domains[row],
+                "passage": int(collection.positive[row]),
+                "rank": int(ranks[place]),
+                "retrieved": [list(pair) for pair in zip(first[place].tolist(), near, strict=True)],
+                "recall": {label: float(values[place]) for label, values in recall.items()},
+            }
+            for place, (row, near) in enumerate(zip(rows, cosines.round(4).tolist(), strict=True))
+        ],
+        "passages": {
+            str(number): {"text": collection.texts[number], "domains": sorted(domains[number])}
+            for number in sorted(shown)
+        },
+    }
+
+
+def _objections(
+    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], asked: Queries, limits: GuardConfig
+) -> list[str]:
+    return objections(part, tuned, base, asked, max_domain_drop=limits.max_domain_drop)
+
+
+def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of the rows, not of the training."""
+    return {name: value for name, value in metrics.items() if "/" in name}
+
+
+def _trained(candidate: Candidate) -> list[TrainedTrial]:
+    """How long the trials of a model were trained."""
+    return [
+        TrainedTrial(
+            trial=member.name,
+            epochs=member.epochs,
+            of=member.config.epochs,
+            best_epoch=member.metrics["epoch"],
+            finished=member.finished,
+        )
+        for member in candidate.members or (candidate,)
+    ]
+
+
+def _shown(point: Point) -> FrontPoint:
+    """A point with the figures that are shown of it: means over domains, worst domains."""
+    return FrontPoint(point.alpha, {name: point.metrics[name] for name in objectives()}, point.retention)
+
+
+def _described(point: Point, objective: str) -> str:
+    kept = "" if point.retention is None else f", {point.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the probe"
+    return (
+        f"{point.alpha:.0%} of the way from the base model to it: {objective} {point.metrics[objective]:.4f} on "
+        f"validation{kept}"
+    )

@@ -1,0 +1,134 @@
+"""The gradients of a global batch: chunk by chunk within memory, by one worker or by several together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nic_ray.config import TrainConfig
+from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
+from nic_ray.model.cut import Upper
+from nic_ray.training.batches import Batch
+from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
+
+
+def accumulate_gradients(
+    upper: Upper,
+    source: Feed,
+    batch: Batch,
+    config: TrainConfig,
+    *,
+    bf16: bool = False,
+    loss: Loss = multiple_negatives_ranking_loss,
+) -> Tensor:
+    """Add the gradients of the global batch's loss to `upper`; returns that loss, () detached.
+
+    The loss is taken on embeddings that are cut off from the blocks, and its gradient with respect to
+    them is then sent through the blocks, chunk by chunk of similar length, of at most `micro_batch_tokens`
+    each. Where the chunks' graphs would hold more than that together, they are built again one at a time, with the same
+    dropout (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
+
+    With several workers each embeds its share of the texts; all compute the loss of the whole batch,
+    so that the sum of their gradients is that of one worker with the whole batch.
+    """
+    device = source.device
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    shares = [_share(source, batch.texts, part, workers) for part in range(workers)]
+    at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
+    parts = list(chunks(source.lengths, batch.texts[shares[rank]], at_most))
+    padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
+    at_once = padded <= config.micro_batch_tokens
+
+    outputs, states = [], []
+    # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(at_once):
+        for part in parts:
+            if not at_once:
+                states.append(random_state(device))
+            outputs.append(upper(*padded_batch(source, part)))
+    order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
+    own = torch.cat([output.detach() for output in outputs])
+    embeddings = _gathered(own, order, shares, len(batch.texts)).requires_grad_()
+    value = loss(
+        embeddings[torch.from_numpy(batch.queries).to(device)],
+        embeddings[torch.from_numpy(batch.passages).to(device)],
+        torch.from_numpy(batch.positive).to(device),
+        torch.from_numpy(batch.masked).to(device),
+        scale=config.scale,
+    )
+    value.backward()
+    assert embeddings.grad is not None
+    gradients = embeddings.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])
+    if at_once:
+        torch.autograd.backward(outputs, list(gradients))
+    else:
+        for part, gradient, state in zip(parts, gradients, states, strict=True):
+            set_random_state(device, state)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = upper(*padded_batch(source, part))
+            output.backward(gradient)
+    if workers > 1:
+        _sum_gradients(upper)
+    return value.detach()
+
+
+def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Each worker's rows, in the order of ranks, on every worker.
+
+    Args:
+        own: (counts[rank], D).
+        counts: rows of each worker, the same list everywhere.
+    """
+    padded = own.new_zeros(max(counts), own.shape[1])
+    padded[: len(own)] = own
+    received = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(received, padded)
+    return [rows[:count] for rows, count in zip(received, counts, strict=True)]
+
+
+def trained_parameters(upper: Upper) -> list[Tensor]:
+    """Those that train, in their own order."""
+    return [value for value in upper.parameters() if value.requires_grad]
+
+
+def random_state(device: torch.device) -> Tensor:
+    """State of the generator that dropout on a device draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """Put a state of `random_state` back."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDArray[np.int64]:
+    """Places in `texts` that one worker embeds: dealt out by length, so that all have as much to do."""
+    return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
+
+
+def _gathered(own: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
+    """(total, D) embeddings of all texts of the batch, from this worker's and the others'."""
+    result = own.new_empty(total, own.shape[1])
+    result[torch.from_numpy(order).to(own.device)] = own
+    if len(shares) > 1:
+        mine = result[torch.from_numpy(shares[dist.get_rank()]).to(own.device)]
+        for share, rows in zip(shares, gather_rows(mine, [len(share) for share in shares]), strict=True):
+            result[torch.from_numpy(share).to(own.device)] = rows
+    return result
+
+
+def _sum_gradients(upper: Upper) -> None:
+    gradients = [
+        value.grad if value.grad is not None else torch.zeros_like(value) for value in trained_parameters(upper)
+    ]
+    flat = torch.cat([gradient.ravel() for gradient in gradients])
+    dist.all_reduce(flat)
+    for value, part in zip(trained_parameters(upper), flat.split([each.numel() for each in gradients]), strict=True):
+        value.grad = part.view_as(value)

@@ -1,0 +1,257 @@
+"""From a config to what can be trained on: pairs read and split, the base model loaded, inputs computed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray import hardware
+from nic_ray.config import Config, DataConfig
+from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
+from nic_ray.errors import InputError
+from nic_ray.evidence import DataAndSplit, StoredStart
+from nic_ray.model.activations import Inputs, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
+
+PARTS = get_args(Part)
+LEAST_TOKENS = 8  # of a text, behind a prompt
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the trials of a run share."""
+
+    config: Config
+    collection: Collection
+    passages: NDArray[np.int64]
+    """(N,) number of each row's passage, the same for passages that are nearly the same."""
+    parts: NDArray[np.str_]
+    """(N,) "train", "validation", "test" or "unseen_queries" for each row."""
+    pairs_sha256: str
+    encoder: Encoder
+    """Of the base model; it stays as it was loaded."""
+    tokens: Inputs
+    device: str
+    bf16: bool
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Ascending numbers of the rows of one part."""
+        return np.flatnonzero(self.parts == part)
+
+
+def prepare(config: Config, *, on_gpu: bool) -> Prepared:
+    """Read, check, split and tokenise; nothing is trained or written.
+
+    Args:
+        on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
+
+    Raises:
+        InputError: unusable pairs, base model, frozen_layers or device.
+    """
+    hardware.keep_to_usable_cpus()
+    device = hardware.pick_device(config.train.device if on_gpu else "cpu")
+    pairs = read_pairs(config.data.pairs)
+    encoder = load(config.train.base_model)
+    check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
+    if "frozen_layers" in config.space:
+        check_frozen_layers(encoder, depths(config), "space.frozen_layers")
+    _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
+    collection, parts = divide(pairs, config.data)
+    return Prepared(
+        config=config,
+        collection=collection,
+        passages=collection.near[collection.positive],
+        parts=parts,
+        pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
+        encoder=encoder,
+        tokens=token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query),
+        device=device,
+        bf16=hardware.computes_in_bf16(config.train.precision, device),
+    )
+
+
+def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:
+    for kind, prompt in (("query", encoder.prompts.query), ("passage", encoder.prompts.passage)):
+        taken = len(encoder.model.tokenizer(prompt)["input_ids"]) if prompt else 0
+        if taken and limit - taken < LEAST_TOKENS:
+            raise InputError(
+                f"{encoder.name}: its prompt for a {kind} takes {taken} of the {limit} tokens that are read of a text, "
+                f"which leaves fewer than {LEAST_TOKENS}; raise train.max_tokens, or shorten the prompt"
+            )
+
+
+def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
+    """The rows that a run uses, and the part that each belongs to.
+
+    Args:
+        pairs: every row of the file.
+        data: share of the passages to use, and how to split what they leave.
+
+    Returns:
+        the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
+
+    Raises:
+        InputError: a domain has too few groups to split.
+    """
+    collection = index_pairs(pairs)
+    if data.sample_share < 1:
+        groups = collection.near[collection.positive]
+        kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
+        collection = index_pairs([pairs[row] for row in kept])
+    parts = split_rows(
+        collection.query,
+        collection.near[collection.positive],
+        collection.domains,
+        validation_share=data.validation_share,
+        test_share=data.test_share,
+        seed=data.seed,
+        protocol=data.protocol,
+    )
+    if data.protocol == "unseen_passages":
+        parts = hold_back_queries(
+            collection.query,
+            collection.positive,
+            collection.domains,
+            parts,
+            share=data.query_share,
+            seed=data.seed,
+        )
+    return collection, parts
+
+
+def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """What the held-back rows share with what was trained on: rows by part, for each way in which they can.
+
+    "passage" and "near-duplicate passage": their passage answers a training row, to the letter or nearly.
+    "query" and "near-duplicate query": their question is one of a training row.
+    "passage as a negative" and "near-duplicate passage as a negative": their passage is a wrong answer of a training
+    row.
+    """
+    collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
+    near = collection.near
+    negatives = collection.negatives[trained].ravel()
+    return {
+        name: shared_with_training(labels, parts, met)
+        for name, labels, met in (
+            ("passage", collection.positive, collection.positive[trained]),
+            ("near-duplicate passage", near[collection.positive], near[collection.positive[trained]]),
+            ("query", collection.query, collection.query[trained]),
+            ("near-duplicate query", near[collection.query], near[collection.query[trained]]),
+            ("passage as a negative", collection.positive, negatives[negatives >= 0]),
+            (
+                "near-duplicate passage as a negative",
+                near[collection.positive],
+                near[negatives[negatives >= 0]],
+            ),
+        )
+    }
+
+
+def depths(config: Config) -> list[int]:
+    """Values of frozen_layers that the run can meet: the first trial's, then the deepest first."""
+    searched = map(int, config.space["frozen_layers"].ends()) if "frozen_layers" in config.space else ()
+    first = config.train.frozen_layers
+    return [first, *sorted(set(searched) - {first}, reverse=True)]
+
+
+def describe_run(prepared: Prepared) -> Iterator[str]:
+    """What a run is about to work on, in lines for the user."""
+    rows = {part: len(prepared.rows(part)) for part in PARTS}
+    yield (
+        f"{prepared.config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} "
+        f"passages; {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
+        f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
+        f"({prepared.config.data.protocol})"
+    )
+    encoder = prepared.encoder
+    if encoder.prompts:
+        yield (
+            f"{encoder.name} has prompts of its own, which are used: {encoder.prompts.query!r} before a query, "
+            f"{encoder.prompts.passage!r} before a passage"
+        )
+    if encoder.similarity != "cosine":
+        yield (
+            f"{encoder.name} is meant for similarity {encoder.similarity} and scored by it; what is tuned is trained, "
+            "scored and exported for cosine, with embeddings of length 1, which rank alike by dot product and distance"
+        )
+    if encoder.stored_in != "fp32":
+        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained and exported in fp32"
+    if not encoder.can_be_cut:
+        yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
+
+
+def describe_start(prepared: Prepared) -> StoredStart:
+    """What a run starts with and must find again when it is resumed: settings, data, split and base model."""
+    settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
+    return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
+
+
+def refuse_other_start(prepared: Prepared, started: Mapping[str, object], run_folder: Path) -> None:
+    """Look whether a run that is resumed has the data, the split and the base model that it was started with.
+
+    Args:
+        started: `describe_start` of then, as JSON.
+
+    Raises:
+        InputError: it has others.
+    """
+    found, pairs = describe_start(prepared), prepared.config.data.pairs
+    weights = found["base_weights_sha256"]
+    if started.get("base_weights_sha256", weights) != weights:
+        raise InputError(
+            f"{prepared.encoder.name}: holds other weights than when {run_folder} was started, and its trials go with "
+            "those; put the old ones back, or start anew"
+        )
+    if (started.get("data"), started.get("split")) == (found["data"], found["split"]):
+        return
+    if started.get("data") == found["data"]:
+        raise InputError(
+            f"{pairs}: is split otherwise than when {run_folder} was started, by other settings or another version of "
+            "nic_ray; go on with those, or start anew"
+        )
+    raise InputError(
+        f"{pairs}: has changed since {run_folder} was started, and its split with it; put the old file back, or start "
+        "anew"
+    )
+
+
+def describe_data(prepared: Prepared) -> DataAndSplit:
+    """Data and split in numbers and hashes, for the records of a run."""
+    collection, data = prepared.collection, prepared.config.data
+    domains = sorted(set(collection.domains))
+    return {
+        "data": {
+            "pairs": data.pairs.name,
+            "sha256": prepared.pairs_sha256,
+            "rows": len(collection.query),
+            "passages": len(collection.corpus),
+            "domains": {domain: collection.domains.count(domain) for domain in domains},
+        },
+        "split": {
+            "protocol": data.protocol,
+            "seed": data.seed,
+            "sample_share": data.sample_share,
+            "validation_share": data.validation_share,
+            "test_share": data.test_share,
+            "query_share": data.query_share,
+            "rows": {part: len(prepared.rows(part)) for part in PARTS},
+            "sha256": split_sha256(collection, prepared.parts),
+        },
+    }
+
+
+def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
+    """SHA-256 of which row is in which part; `parts` (N,) as `divide` gives them."""
+    assignment = json.dumps(
+        [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
+            collection.query.tolist(), collection.positive.tolist(), parts.tolist(), strict=True
+        )]
+    )  # fmt: skip
+    return hashlib.sha256(assignment.encode()).hexdigest()
