@@ -161,7 +161,8 @@ def test_a_process_that_is_handed_what_trains_imports_neither_transformers_nor_s
     # torch.save of the whole module, as Ray's pickle does
     torch.save(upper(load(str(tiny_model_folder)), 1), tmp_path / "upper.pt")
     script = (
-        "import sys, torch, nic_ray.loop, nic_ray.evaluation, nic_ray.cache, nic_ray.worker\n"
+        "import sys, torch, nic_ray.training.loop, nic_ray.search.worker\n"
+        "import nic_ray.model.evaluation, nic_ray.model.cache\n"
         f"part = torch.load({str(tmp_path / 'upper.pt')!r}, weights_only=False)\n"
         "part(torch.zeros(1, 3, 32), torch.ones(1, 3).long())\n"
         "heavy = {'transformers', 'sentence_transformers', 'sklearn', 'datasets', 'scipy', 'optuna'}\n"

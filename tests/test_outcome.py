@@ -87,8 +87,8 @@ def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp
     monkeypatch.setattr(files, "_save_model", lose)
     with pytest.raises(RunError, match=r"a text's two embeddings have a cosine of .*; it was not kept"):
         exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
-    monkeypatch.setattr(export, "_refuse_other_embeddings", lambda *_: None)
-    monkeypatch.setattr(export, "_one_query", lambda _: 0.0)
+    monkeypatch.setattr(exporting, "_refuse_other_embeddings", lambda *_: None)
+    monkeypatch.setattr(exporting, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", changed_model(prompts=PROMPTS, layers=3))
     assert not (tmp_path / "out").exists()
@@ -97,7 +97,7 @@ def test_an_export_that_lost_its_prompts_is_refused(searched, changed_model, tmp
 def test_an_export_that_ranks_by_another_similarity_is_refused(searched, changed_model, tmp_path, monkeypatch):
     base = changed_model(similarity="dot", behind=[Pooling(32)], layers=3)
     monkeypatch.setattr(exporting.encoders, "for_cosine", lambda encoder, max_tokens: encoder.model)
-    monkeypatch.setattr(export, "_one_query", lambda _: 0.0)
+    monkeypatch.setattr(exporting, "_one_query", lambda _: 0.0)
     with pytest.raises(RunError, match="the exported folder does not give the winner's numbers"):
         exported(searched, tmp_path / "out", base)
 

@@ -311,5 +311,5 @@ def test_texts_that_are_nearly_the_same_have_one_number_which_travels_with_the_c
 
 
 def test_reading_pairs_does_not_load_scipy():
-    code = "import sys, nic_ray.pairs; sys.exit('scipy' in sys.modules)"
+    code = "import sys, nic_ray.dataset.pairs; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
