@@ -13,7 +13,7 @@ from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
 from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import evaluate_encoder, query_scores, texts_to_score
 from nic_ray.progress import View
-from nic_ray.selection.scoring import Scorer, base_scores, deepest, queries_of
+from nic_ray.selection.scoring import Scorer, deepest, queries_of
 
 
 def test_a_part_is_scored_as_whole_models_are(searched):
@@ -78,20 +78,11 @@ def test_the_base_is_scored_as_its_owner_means_it_and_what_is_trained_by_cosine(
     expected = evaluate_encoder(load(str(folder)), prepared.collection, rows.tolist(), 64)
     assert scorer.metrics(None, rows) == pytest.approx(expected, abs=1e-6)
     texts = texts_to_score(prepared.collection, rows.tolist())
-    by_embeddings = base_scores(prepared, scorer.embeddings(None, texts), rows, prepared.collection)
-    assert flat_metrics(by_embeddings, queries_of(prepared, "validation").domains) == scorer.metrics(None, rows)
     tuned = query_scores(scorer.embeddings(candidate.weights, texts), texts, prepared.collection, rows.tolist())
     found = scorer.scores(candidate.weights, rows)
     assert {name: values.tolist() for name, values in found.items()} == {n: own.tolist() for n, own in tuned.items()}
     metrics = scorer.metrics(candidate.weights, rows)
     assert metrics == pytest.approx({name: candidate.metrics[name] for name in metrics}, abs=1e-6)
-
-
-def test_all_that_is_to_embed_is_told(searched):
-    prepared, inputs, _ = searched(1)
-    told: list[int] = []
-    Scorer(prepared, inputs[1]).embeddings(None, np.array([3, 4, 4, 7]), done=told.append)
-    assert sum(told) == 3
 
 
 def test_inputs_of_other_texts_are_scored_with_their_own_collection(searched, tiny_pairs):

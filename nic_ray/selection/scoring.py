@@ -1,6 +1,6 @@
 """What models are worth on some rows: the base model, and weights that were trained above one of its blocks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
 from nic_ray.metrics.bootstrap import Queries
-from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.evaluation import embed, query_scores, texts_to_score
 from nic_ray.training.prepared import Prepared
@@ -32,19 +32,16 @@ class Scorer:
     collection: Collection | None = None
     """Whose texts these are; None for the prepared one."""
 
-    def embeddings(
-        self, weights: Weights | None, texts: NDArray[np.int64], *, done: Callable[[int], None] = lambda _: None
-    ) -> NDArray[np.float32]:
-        """(n, D) embeddings of texts.
+    def similarity(self, weights: Weights | None) -> Similarity:
+        """What passages are ranked by."""
+        return self.prepared.encoder.similarity if weights is None else "cosine"
 
-        Args:
-            texts: (n,) their numbers.
-            done: is told how many more of them are embedded.
-        """
+    def embeddings(self, weights: Weights | None, texts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, D) embeddings of texts, (n,) numbers."""
         upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
         if weights is not None:
             upper.load_trained_state(weights)
-        return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16, done=done)
+        return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
 
     def scores(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Every metric of each row's query, (rows,).
@@ -53,37 +50,23 @@ class Scorer:
             InputError: an embedding by the base model is not finite.
             ValueError: one by the weights is not.
         """
-        collection = self.collection or self.prepared.collection
-        embeddings = self.embeddings(weights, texts_to_score(collection, rows.tolist()))
-        if weights is None:
-            return base_scores(self.prepared, embeddings, rows, collection)
-        return query_scores(embeddings, texts_to_score(collection, rows.tolist()), collection, rows.tolist())
+        collection, numbers = self.collection or self.prepared.collection, rows.tolist()
+        texts = texts_to_score(collection, numbers)
+        embeddings = self.embeddings(weights, texts)
+        try:
+            return query_scores(embeddings, texts, collection, numbers, similarity=self.similarity(weights))
+        except ValueError:
+            if weights is not None:
+                raise
+            raise InputError(
+                f"{self.prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; "
+                "name another train.base_model"
+            ) from None
 
     def metrics(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, float]:
         """Flat metrics of some rows; raises what `scores` does."""
         domains = (self.collection or self.prepared.collection).domains
         return flat_metrics(self.scores(weights, rows), [domains[row] for row in rows.tolist()])
-
-
-def base_scores(
-    prepared: Prepared, embeddings: NDArray[np.float32], rows: NDArray[np.int64], collection: Collection
-) -> dict[str, NDArray[np.float64]]:
-    """Every metric of each row's query, (rows,), by the base model.
-
-    Args:
-        embeddings: (n, D), of `texts_to_score` of the rows.
-
-    Raises:
-        InputError: they are not finite.
-    """
-    texts = texts_to_score(collection, rows.tolist())
-    try:
-        return query_scores(embeddings, texts, collection, rows.tolist(), similarity=prepared.encoder.similarity)
-    except ValueError:
-        raise InputError(
-            f"{prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; name "
-            "another train.base_model"
-        ) from None
 
 
 def deepest(inputs: Mapping[int, Inputs]) -> Inputs:

@@ -21,7 +21,7 @@ from nic_ray.evidence import (
     front_row,
 )
 from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, paired_intervals
-from nic_ray.metrics.ranking import Similarity, flat_metrics
+from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, objectives
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
@@ -251,15 +251,15 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     recall: dict[str, NDArray[np.float64]] = {}
     ranks: dict[str, NDArray[np.int64]] = {}
     for label, (at, weights) in cuts.items():
-        embeddings = Scorer(prepared, at).embeddings(weights, texts)
+        scorer = Scorer(prepared, at)
+        embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
         if label == "tuned":
             first = nearest(embeddings, texts, collection, rows["test"], k=5)
-        how: Similarity = "cosine" if weights is not None else prepared.encoder.similarity
         for part, asking in (("test", "test"), (IN_DOMAIN, "test"), ("unseen_queries", "unseen_queries")):
             if not rows[asking]:
                 continue
             scores = query_scores(
-                embeddings, texts, collection, rows[asking], within_domain=part == IN_DOMAIN, similarity=how
+                embeddings, texts, collection, rows[asking], within_domain=part == IN_DOMAIN, similarity=similarity
             )
             domains = [collection.domains[row] for row in rows[asking]]
             results.setdefault(part, {})[label] = flat_metrics(scores, domains)
