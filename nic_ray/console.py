@@ -14,6 +14,7 @@ import typer
 
 from nic_ray.domains import between, changes_of, shown_domains
 from nic_ray.errors import InputError, RunError, is_utf8, wants_room
+from nic_ray.metrics.table import METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,7 +84,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
 
 def metrics_table(
     results: Mapping[str, Mapping[str, float]],
-    metrics: Sequence[str] = ("recall_at_5", "mrr"),
+    metrics: Sequence[str] | None = None,
     *,
     passages: Mapping[str, int] | None = None,
 ) -> "Table":
@@ -91,10 +92,11 @@ def metrics_table(
 
     Args:
         results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
-        metrics: what to show. With two models or more, each also gets its gain: the last model's value
+        metrics: what to show; None for all. With two models or more, each also gets its gain: the last model's value
             minus the first's. A value that a model lacks is shown as "-".
         passages: domain -> passages that are asked about, for a column of them.
     """
+    metrics = [*METRICS] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
     domains = [name for name in names if name not in OVER_ALL_DOMAINS]
