@@ -22,9 +22,9 @@ from pydantic import (
 
 from nic_ray.errors import InputError, is_utf8
 from nic_ray.metrics.table import PRIMARY, objectives
+from nic_ray.protocol import Protocol
 from nic_ray.validation import setting_fault, setting_faults, shown_value, suggestion
 
-Protocol = Literal["unseen_passages", "unseen_queries"]
 if TYPE_CHECKING:
     Objective: TypeAlias = str
 else:  # whatever stands in the table of metrics

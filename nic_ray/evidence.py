@@ -1,12 +1,15 @@
 """What vouches for a model's numbers, in the form in which runs and bundles store it.
 
 Each of these is written by the function that finds it out and read by whoever shows it; a key that is renamed in one
-place only is an error of types. Keys that an earlier version did not write may be missing.
+place only is an error of types. `stored.checked` reads them from files: keys that an earlier version did not write may
+be missing, and keys of a later one are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # before Python 3.12 pydantic refuses that of `typing`
 
 JsonObject = dict[str, Any]
 """What JSON holds that has no fixed keys: settings, hyperparameters, metrics."""
@@ -51,10 +54,10 @@ class Confirmed(TypedDict):
     """A configuration that was trained with several seeds."""
 
     trial: str
-    epochs: float | None
+    epochs: NotRequired[float | None]
     by_seed: Mapping[int, float]
-    """Seed (text, where it was read from JSON) -> objective on the validation rows."""
-    seeds: int
+    """Seed -> objective on the validation rows."""
+    seeds: NotRequired[int]
     mean: float
     spread: float
     """The highest value minus the lowest."""
@@ -148,7 +151,7 @@ def front_points(rows: Iterable[JsonObject]) -> list[FrontPoint]:
     ]
 
 
-class StoredData(TypedDict):
+class StoredData(TypedDict, total=False):
     """The pairs of a run."""
 
     pairs: str
@@ -160,7 +163,7 @@ class StoredData(TypedDict):
     """Domain -> rows."""
 
 
-class StoredSplit(TypedDict):
+class StoredSplit(TypedDict, total=False):
     """How the pairs of a run were split."""
 
     protocol: str
@@ -182,27 +185,44 @@ class DataAndSplit(TypedDict):
     split: StoredSplit
 
 
-class StoredStart(DataAndSplit):
-    """What a run starts with and must find again when it is resumed."""
+class StoredStart(TypedDict, total=False):
+    """data.json of a training: what a run starts with and must find again when it is resumed."""
 
-    settings: JsonObject
+    settings: object
+    """All of them; `config_file.started_settings` reads them."""
+    data: StoredData
+    split: StoredSplit
     base_weights_sha256: str
+
+
+class StoredRun(StoredStart):
+    """run.json of a search: what it was started with, and for."""
+
+    bundle: str
+    """Folder of the bundle."""
+    overwrite: bool
+    export_anyway: bool
 
 
 class Winner(TypedDict):
     """The model that a search ended with."""
 
     trial: str
-    averaged: list[str]
-    config: JsonObject
-    metrics: Flat
+    averaged: NotRequired[list[str]]
+    config: NotRequired[JsonObject]
+    metrics: NotRequired[Flat]
 
 
-class StoredResult(Evidence, total=False):
-    """result.json of a search."""
+class Exported(TypedDict):
+    """Whether a search has exported its winner."""
 
     bundle: str | None
-    """None if it was not exported."""
+    """Folder of the bundle; None if it was not exported."""
+
+
+class StoredResult(Evidence, Exported):
+    """result.json of a search."""
+
     objective: str
     winner: Winner
     trials: list[JsonObject]
@@ -223,7 +243,8 @@ class Metadata(Evidence, total=False):
     name: str
     created: str
     base_model: str
-    base_weights_sha256: str
+    base_weights_sha256: str | None
+    """None in that of a graph whose model did not say it."""
     base_stored_in: str
     base_similarity: str
     stored_in: str

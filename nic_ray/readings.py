@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
+from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading
 from nic_ray.record import add_line, read_lines
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import checked
 
 COLUMNS = ["when", "command", "part", "rows", "model", "run"]
 LISTED = 3  # earlier readings that a sentence names
@@ -59,16 +60,17 @@ def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
 
 
 def _rows_of(path: Path, split: str | None) -> list[StoredReading]:
-    """Readings of a split in a ledger; a row that lacks something is none."""
-    return [
-        cast(StoredReading, {name: value for name, value in row.items() if name != "split"})
-        for row in read_lines(path)
-        if row.get("split") == split and row.keys() >= StoredReading.__required_keys__
-    ]
+    """Readings of a split in a ledger; a row that lacks something, or is damaged, is none."""
+    readings = []
+    for row in read_lines(path):
+        if row.pop("split", None) == split:
+            with suppress(InputError):
+                readings.append(checked(row, StoredReading, path, "leave the line out"))
+    return readings
 
 
 def _when(reading: StoredReading) -> str:
-    return str(reading.get("when"))
+    return reading["when"]
 
 
 def merged(*known: Sequence[StoredReading]) -> list[StoredReading]:

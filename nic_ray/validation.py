@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in sentences that a user can act on: of settings, and of rows of pairs."""
+"""What pydantic finds wrong, in sentences that a user can act on: of settings, rows of pairs, and stored JSON."""
 
 import difflib
 import math
@@ -52,6 +52,23 @@ def setting_fault(error: Any, model: type[BaseModel]) -> str:
     else:
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(found)}"
     return f"must be {rule}, got {shown_value(found)}"
+
+
+def stored_faults(error: ValidationError) -> Iterator[str]:
+    """What is wrong with JSON that a program has written, a sentence for each place in it."""
+    rules = {"string_type": "text", "list_type": "a list", "dict_type": "an object", "mapping_type": "an object"}
+    for each in error.errors():
+        kind, place = each["type"], ".".join(str(part) for part in each["loc"] if part != "[key]")
+        if kind == "missing":
+            yield f"{place} is missing"
+            continue
+        if kind.startswith("bool_"):
+            rule = "true or false"
+        elif kind.startswith(("int_", "float_", "finite_")):
+            rule = "a whole number" if kind.startswith("int_") else "a number"
+        else:
+            rule = rules.get(kind, f"of another kind ({each['msg']})")
+        yield f"{place} must be {rule}, got {shown_value(each['input'])}".lstrip()
 
 
 def shown_value(value: object) -> str:

@@ -8,14 +8,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
 from nic_ray.evidence import Metadata, StoredInterval, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
-
-METADATA, PICTURE = "metadata.json", "recall.png"
 
 HEADINGS = {
     "test": ("Test part", "which took no part in choosing"),
@@ -25,17 +25,6 @@ HEADINGS = {
         "the easier protocol: new questions about trained passages",
     ),
     "validation": ("Validation part", "which picked the weights"),
-}
-
-PROTOCOLS = {
-    "unseen_passages": (
-        "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
-        "names it as a wrong answer to a training row, it was trained on as that"
-    ),
-    "unseen_queries": (
-        "unseen queries only. The passages of validation and test rows may have been trained on with other "
-        "queries, which flatters the figures"
-    ),
 }
 
 
@@ -159,7 +148,7 @@ def _results_section(metadata: Metadata) -> str:
     if warning := cut_off(trained):
         lines.append(f"**{warning}**")
     if protocol := split.get("protocol"):
-        lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
+        lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.")
     for part in parts:
         asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
         counted = "" if asked is None else f" ({asked} queries)"

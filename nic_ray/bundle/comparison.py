@@ -1,6 +1,5 @@
 """Models beside each other on the same rows: an exported one and its base, or several."""
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
-from nic_ray.bundle.card import METADATA
 from nic_ray.bundle.files import file_sha256, read_metadata
-from nic_ray.config import DataConfig, Protocol, TrainConfig
+from nic_ray.bundle.names import METADATA
+from nic_ray.config import DataConfig, TrainConfig
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part
@@ -21,12 +20,15 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata, StoredSplit
 from nic_ray.metrics.bootstrap import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.progress import View
+from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.training.prepared import divide, split_sha256
 from nic_ray.validation import setting_faults
@@ -188,8 +190,7 @@ def describe_rows(comparison: Comparison) -> str:
             "stands in the model card"
         )
     whose = "as the model was trained" if comparison.split_from == "bundle" else "by the default split"
-    protocol = comparison.protocol.replace("_", " ")
-    return f"{comparison.split} part of {comparison.pairs}, {whose} ({protocol}): {counts}"
+    return f"{comparison.split} part of {comparison.pairs}, {whose} ({shown_name(comparison.protocol)}): {counts}"
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Ranking:
     results: dict[str, dict[str, float]]
     """Model, as the user named it -> flat metrics."""
     intervals: dict[str, dict[str, Interval]]
-    """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
+    """Each model but the first -> domain -> first metric of the table minus that of the first, paired by query."""
     warnings: list[str]
     """Why a model may have an advantage, and what is to be known of the test rows that were read."""
 
@@ -259,9 +260,7 @@ def compare_models(
         passages=len(collection.corpus),
         results={name: flat_metrics(each, asked.domains) for name, each in scores.items()},
         intervals={
-            name: paired_intervals(
-                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], asked.passages, asked.domains
-            )
+            name: paired_intervals(scores[name][PRIMARY], scores[names[0]][PRIMARY], asked.passages, asked.domains)
             for name in names[1:]
         },
         warnings=warnings,
@@ -284,17 +283,13 @@ def _model_of(name: str) -> str:
         return name
     if not run.result.exists() and run.trained.is_dir():
         return str(run.trained)
-    try:
-        bundle = json.loads(run.result.read_text(encoding="utf-8"))["bundle"]
-    except (OSError, ValueError, KeyError, TypeError):
-        bundle = None
+    bundle = exported_bundle(run.path)
     if bundle is None or not Path(bundle).is_dir():
         raise InputError(
             f"{name}: has exported no model that is still there; export it with python -m nic_ray.export "
-            f"{shlex.quote(name)}, "
-            "or name a model"
+            f"{shlex.quote(name)}, or name a model"
         )
-    return str(bundle)
+    return bundle
 
 
 def _advantages(

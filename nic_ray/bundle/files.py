@@ -17,15 +17,16 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
-from nic_ray.bundle.card import METADATA, PICTURE, model_card, pictured
+from nic_ray.bundle.card import model_card, pictured
+from nic_ray.bundle.names import CARD, LOG, METADATA, PICTURE
 from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
+from nic_ray.stored import checked
 
 log = logging.getLogger("nic_ray.bundle")
 
-CARD, LOG = "README.md", "training.log"
 OWN_KEYS = {"name", "base_model", "files"}
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
 
@@ -144,7 +145,7 @@ def read_metadata(folder: Path) -> StoredMetadata:
     """What `write_bundle` stored about a bundle, "files" included.
 
     Raises:
-        InputError: the folder is not a bundle.
+        InputError: the folder is not a bundle, or its metadata is damaged.
     """
     path = folder / METADATA
     way_out = "name a folder that was exported to models/"
@@ -161,10 +162,8 @@ def read_metadata(folder: Path) -> StoredMetadata:
         raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
     if missing := sorted(OWN_KEYS - content.keys()):
         raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
-    for name, kind in (("config", dict), ("data", dict), ("split", dict), ("run", str)):
-        if not isinstance(content.get(name, kind()), kind):
-            raise InputError(f'{path}: damaged, "{name}" is {type(content[name]).__name__}; export the bundle again')
-    return cast(StoredMetadata, content)
+    # its "files" pass as they are: whether each has a hash is for `find_faults` to say
+    return cast(StoredMetadata, checked(content, Metadata, path, "export the bundle again"))
 
 
 def find_faults(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import rows_of_model
+from nic_ray.bundle.names import CARD, WEIGHTS
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
@@ -95,9 +96,9 @@ def convert(
             say("storing its matrices in 8 bits")
             _quantize(work / GRAPH)
         say(f"holding it against the model, on texts of {pairs}")
-        parity = _measure(model, collection, rows, work, folder / "model.safetensors")
+        parity = _measure(model, collection, rows, work, folder / WEIGHTS)
         _refuse_other_model(form, parity)
-        source = {"name": metadata["name"], "weights_sha256": metadata["files"].get("model.safetensors")}
+        source = {"name": metadata["name"], "weights_sha256": metadata["files"].get(WEIGHTS)}
         written = {
             "name": out.name,
             "base_model": metadata["base_model"],
@@ -109,7 +110,7 @@ def convert(
             "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
             "parity": asdict(parity),
         }
-        (work / "README.md").write_text(_readme(out.name, form, written, parity), encoding="utf-8")
+        (work / CARD).write_text(_readme(out.name, form, written, parity), encoding="utf-8")
 
         def fill(unfinished: Path) -> None:
             shutil.copytree(work, unfinished, dirs_exist_ok=True)

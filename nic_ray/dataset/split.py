@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.errors import InputError
+from nic_ray.protocol import Protocol
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
-Protocol = Literal["unseen_passages", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
 LISTED = 20  # domains that an error message spells out

@@ -1,11 +1,9 @@
 """What the sections of a report are made of: what a run folder tells, and pieces of HTML."""
 
 import html
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import optuna
 import plotly.graph_objects as go
@@ -13,10 +11,10 @@ import plotly.graph_objects as go
 from nic_ray.bundle.picture import NAMES, with_epochs
 from nic_ray.config import Config
 from nic_ray.config_file import load_config
-from nic_ray.errors import InputError
 from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
 from nic_ray.metrics.table import label_of
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import read_result, read_retrieved
 from nic_ray.study import Course, read_courses
 
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
@@ -44,23 +42,11 @@ def read_run(run_folder: Path) -> FinishedRun:
     """Read what a search has left.
 
     Raises:
-        InputError: there is no sound result.json.
+        InputError: there is no sound result.json, queries.json or config.yaml.
     """
-    try:
-        content = json.loads(RunFolder(run_folder).result.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run_folder}: holds no result of a search ({error}); name a run that has ended") from None
-    result, queries = cast(StoredResult, content), RunFolder(run_folder).queries
-    statuses = {row["trial"]: row["status"] for row in result["trials"]}
-    study, courses = read_courses(RunFolder(run_folder).study, statuses)
-    return FinishedRun(
-        run_folder,
-        load_config(RunFolder(run_folder).config),
-        result,
-        json.loads(queries.read_text(encoding="utf-8")) if queries.exists() else None,
-        study,
-        courses,
-    )
+    files, result = RunFolder(run_folder), read_result(run_folder)
+    study, courses = read_courses(files.study, {row["trial"]: row["status"] for row in result["trials"]})
+    return FinishedRun(run_folder, load_config(files.config), result, read_retrieved(run_folder), study, courses)
 
 
 def judged_part(result: StoredResult) -> tuple[str, Mapping[str, Flat]]:

@@ -14,6 +14,7 @@ from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import ENDS, MANY, between, shown_domains
 from nic_ray.evidence import RetrievedQuery, ShownPassage
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.protocol import shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
     FinishedRun,
@@ -173,8 +174,8 @@ def data(run: FinishedRun) -> Html:
 def split(run: FinishedRun) -> Html:
     """Rows of each part, who read the test rows, and what they share with training."""
     held_back = run.result["split"]
-    yield sentence(f"Protocol {held_back['protocol'].replace('_', ' ')}, seed {held_back['seed']}.")
-    yield table(["part", "rows"], [[part.replace("_", " "), f"{rows:,}"] for part, rows in held_back["rows"].items()])
+    yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
+    yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
         yield sentence(
             "Readings of the test rows, those of other runs beside this one that hold back the same included:"
@@ -187,7 +188,7 @@ def split(run: FinishedRun) -> Html:
     parts = list(dict.fromkeys(part for own in leaks.values() for part in own))
     yield sentence("Rows that share something with the training rows:")
     yield table(
-        ["shared", *(part.replace("_", " ") for part in parts)],
+        ["shared", *map(shown_name, parts)],
         [[name, *(f"{own.get(part, 0):,}" for part in parts)] for name, own in leaks.items()],
     )
     if "unseen_queries" in parts:

@@ -16,10 +16,12 @@ from nic_ray.bundle.files import refuse_existing
 from nic_ray.config import Config, Dimension
 from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.evidence import StoredRun
 from nic_ray.record import is_full
 from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.export import new_run_folder
+from nic_ray.stored import read_object
 from nic_ray.training.prepared import Prepared, describe_start
 
 RUNS, MODELS = "runs", "models"
@@ -103,7 +105,7 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
         command="tune",
     )
     RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
-    asked = {
+    asked: StoredRun = {
         "bundle": str(run.bundle),
         "overwrite": overwrite,
         "export_anyway": export_anyway,
@@ -116,9 +118,7 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
     return run
 
 
-def reopen_run(
-    where: str, command: str, *, overwrite: bool, export_anyway: bool
-) -> tuple[Run, Config, Mapping[str, object]]:
+def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool) -> tuple[Run, Config, StoredRun]:
     """A run that was begun before, with its settings and with what it was started from.
 
     Args:
@@ -133,12 +133,13 @@ def reopen_run(
     folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
     if mirror:
         pull(mirror, folder)
-    try:
-        asked = json.loads(RunFolder(folder).start.read_text(encoding="utf-8"))
-        bundle = Path(asked["bundle"])
-        granted = (overwrite or bool(asked["overwrite"]), export_anyway or bool(asked["export_anyway"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: no run of a search (holds no sound run.json); name a folder in runs/") from None
+    asked = read_object(
+        RunFolder(folder).start,
+        StoredRun,
+        absent=f"{where}: no run of a search (holds no sound run.json); name a folder in runs/",
+        way_out="start the search anew",
+    )
+    bundle, granted = Path(asked["bundle"]), (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
     if not RunFolder(folder).config.is_file():
         raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
     config = load_config(RunFolder(folder).config)

@@ -9,7 +9,7 @@ from nic_ray import hardware
 from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
-from nic_ray.evidence import StoredReading
+from nic_ray.evidence import StoredReading, StoredStart
 from nic_ray.metrics.bootstrap import count_passages
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
@@ -21,6 +21,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.selection.candidates import best_of
 from nic_ray.selection.export import export, new_run_folder
 from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.stored import read_object
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 
@@ -76,12 +77,14 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     if (run_folder / "study.db").exists():
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
+    start = RunFolder(run_folder).training_start
+    absent = f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/"
+    asked = read_object(start, StoredStart, absent=absent, way_out="start anew")
+    settings = asked.get("settings", started_with.model_dump(mode="json"))
     try:
-        asked = json.loads(RunFolder(run_folder).training_start.read_text(encoding="utf-8"))
-        settings = asked.get("settings", started_with.model_dump(mode="json"))
         changed = changed_settings(started_with, started_settings(settings))
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/") from None
+    except InputError as error:
+        raise InputError(f"{start}: {error}, so the training cannot go on; start anew") from None
     if changed:
         raise InputError(
             f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "

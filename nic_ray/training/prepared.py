@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -193,11 +193,11 @@ def describe_start(prepared: Prepared) -> StoredStart:
     return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
 
 
-def refuse_other_start(prepared: Prepared, started: Mapping[str, object], run_folder: Path) -> None:
+def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
     """Look whether a run that is resumed has the data, the split and the base model that it was started with.
 
     Args:
-        started: `describe_start` of then, as JSON.
+        started: `describe_start` of then, as far as it was noted.
 
     Raises:
         InputError: it has others.
