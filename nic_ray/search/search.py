@@ -153,15 +153,20 @@ def _read_probe(config: Config) -> Collection | None:
 
 def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> Outcome:
     """Search as far as that has not been done, select a model, export it."""
-    with held(run.folder), logging_to(run.files.log, NOTED), _warnings_logged(), explaining_a_full_disk(run):
+    with (
+        held(run.folder),
+        logging_to(run.files.log, NOTED),
+        _warnings_logged(),
+        explaining_a_full_disk(run),
+        explaining_an_interrupt(run),
+    ):
         for line in describe_run(prepared):
             view.say(line)
         if probe_pairs is None:
             view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        with explaining_an_interrupt(run):
-            trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
+        trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
         _write_trials(run.files.trials, trained.rows)
         if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
             others = len(trained.best) - 1

@@ -115,7 +115,7 @@ def judge(
     Args:
         inputs: by depth, at those of the candidates.
         probe: with inputs at the depths of the candidates; None measures no retention.
-        export_anyway: whether objections stand in the way.
+        export_anyway: whether to read the test rows and export despite objections.
         say: is handed what is found, a line at a time.
         note_reading: is told of which model the test rows are about to be read, and gives all their readings.
     """
@@ -180,7 +180,7 @@ def _averaged(
 
 
 def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """How far to go from the base model, the first of some points; and what the probe objects."""
+    """How far to go from the base model, which is `points[0]`, among the other points; and what the probe objects."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
     chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
     if chosen is not None:
