@@ -138,7 +138,7 @@ def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
         add_ended(run_folder, trial_name(trial.number), _ledger_row(trial, state, seconds, failure))
 
 
-def note_forgotten(study: optuna.Study, run_folder: Path, known: Container[str]) -> None:
+def restore_ledger_rows(study: optuna.Study, run_folder: Path, known: Container[str]) -> None:
     """Write into the ledger what the study alone knows to have ended: the run died between the two.
 
     Args:

@@ -15,7 +15,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search import search
 from nic_ray.selection.candidates import Confirmation
 from nic_ray.selection.retention import load_probe
-from nic_ray.selection.selection import Contestants, Outcome, judge
+from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.stored import checked, exported_bundle, read_result, read_retrieved
 
 NAMES = {
@@ -142,7 +142,7 @@ def judged_run(searched, tiny_pairs, tmp_path):
         export_anyway=True, say=lambda _: None,
         note_reading=lambda model: note_reading(run, command="tune", part="test", rows=12, model=model, split="s"),
     )  # fmt: skip
-    search._write_result(Outcome(None, run, found, None, []), prepared, None)
+    search._write_result(SearchResult(None, run, found, None, []), prepared, None)
     return run
 
 

@@ -143,7 +143,7 @@ def nearest(
     return np.concatenate(found), np.concatenate(cosines)
 
 
-def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
+def bm25_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
     """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
     relevant = relevant_passages(collection)
     scores = empty_metrics(len(rows))

@@ -11,7 +11,7 @@ from nic_ray.evidence import Evidence, Results, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
-from nic_ray.selection.selection import IN_DOMAIN, Outcome
+from nic_ray.selection.selection import IN_DOMAIN, SearchResult
 
 PARTS = {
     "validation": "validation: the rows that picked the model",
@@ -21,7 +21,7 @@ PARTS = {
 }
 
 
-def show_outcome(outcome: Outcome) -> None:
+def show_result(outcome: SearchResult) -> None:
     """Print what a search has found.
 
     Raises:

@@ -29,7 +29,7 @@ from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.run import Run
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.selection.retention import Probe, retention_of
-from nic_ray.study import end_unfinished, note_forgotten, open_study, rebuild_study, trial_name
+from nic_ray.study import end_unfinished, open_study, rebuild_study, restore_ledger_rows, trial_name
 from nic_ray.training.prepared import Prepared
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
@@ -96,7 +96,7 @@ def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
     config, run_folder, view = setup.prepared.config, setup.run.folder, setup.view
     study = study_of(run_folder, config, view.say)
     if study is not None:
-        note_forgotten(study, run_folder, read_ended(run_folder))
+        restore_ledger_rows(study, run_folder, read_ended(run_folder))
     before = [] if study is None else study.trials
     left = config.search.trials - sum(trial.state.is_finished() for trial in before)
     if setup.trains and left > 0:
@@ -133,7 +133,7 @@ def run_trials_again(setup: SearchSetup, chosen: Sequence[Candidate]) -> dict[st
         by name, those of an earlier end of this search too, whose configurations are no longer the best.
     """
     run_folder = setup.run.folder
-    wanted = {} if len(chosen) < 2 else samples_again(chosen, setup.prepared.config)
+    wanted = {} if len(chosen) < 2 else retraining_samples(chosen, setup.prepared.config)
     ended = read_ended(run_folder)
     missing = [
         {**sample, ray_hooks.START: newest_checkpoint(run_folder, name)}
@@ -282,7 +282,7 @@ def refuse_no_model(result: RoundResult) -> None:
         raise RunError(f"no trial produced a model:\n  {listed}")
 
 
-def samples_again(candidates: Sequence[Candidate], config: Config) -> dict[str, Sample]:
+def retraining_samples(candidates: Sequence[Candidate], config: Config) -> dict[str, Sample]:
     """For each candidate and further seed a sample that trains it as long as it was, and not longer; by its name."""
     samples = {}
     for candidate in candidates:

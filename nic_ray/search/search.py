@@ -33,7 +33,7 @@ from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.retention import Probe, load_probe
 from nic_ray.selection.scoring import Scorer, deepest
-from nic_ray.selection.selection import Contestants, Judgement, Outcome, final, judge
+from nic_ray.selection.selection import Contestants, Judgement, SearchResult, final, judge
 from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
 
 NOTED = (
@@ -76,7 +76,7 @@ def run_search(
     overwrite: bool,
     export_anyway: bool = False,
     view: View,
-) -> Outcome:
+) -> SearchResult:
     """Search, try the best again, average, draw back towards the base, judge, read the test rows once, export.
 
     Args:
@@ -103,7 +103,7 @@ def run_search(
     return _search(prepared, run, probe_pairs, trains=True, view=view)
 
 
-def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> Outcome:
+def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
     """Go on with a search that was cut off, to the end that it was started for.
 
     What has ended stays as it is; trials that were cut off go on from their last checkpoints.
@@ -151,7 +151,7 @@ def _read_probe(config: Config) -> Collection | None:
     return index_pairs(read_pairs(path))
 
 
-def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> Outcome:
+def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
     with (
         held(run.folder),
@@ -185,7 +185,7 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
             note_reading=functools.partial(_note_reading, run, prepared),
         )
         folder = run.bundle if judgement.may_be_exported else None
-        outcome = Outcome(folder, run.folder, judgement, trained.first, trained.rows)
+        outcome = SearchResult(folder, run.folder, judgement, trained.first, trained.rows)
         _write_result(outcome, trained.prepared, bundle=None)
         if folder is not None:
             _export(trained, judgement, run, view)
@@ -334,7 +334,7 @@ def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
         writer.writerows(trials)
 
 
-def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> None:
+def _write_result(outcome: SearchResult, prepared: Prepared, bundle: Path | None) -> None:
     judgement = outcome.judgement
     content: StoredResult = {
         "bundle": None if bundle is None else str(bundle),

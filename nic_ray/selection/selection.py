@@ -24,7 +24,7 @@ from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, pai
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, objectives
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
+from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_to_score
 from nic_ray.record import TrialRow
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
@@ -42,7 +42,7 @@ IN_DOMAIN = "test in domain"
 
 
 @dataclass(frozen=True)
-class Reading:
+class TestFigures:
     """What the rows say that took no part in choosing."""
 
     results: dict[str, dict[str, dict[str, float]]]
@@ -76,7 +76,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """What a search found."""
 
     folder: Path | None
@@ -232,7 +232,7 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
     return replace(judgement.tuned, weights=weights, measured=again.measured)
 
 
-def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> Reading:
+def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> TestFigures:
     """The one reading of the test rows: of the base model, of others, and of a search by words.
 
     Nothing may be chosen by what it returns. With the test rows come the questions about trained passages that
@@ -269,11 +269,11 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     for part, own in results.items():
         base, *others = own.items()
         asking = "unseen_queries" if part == "unseen_queries" else "test"
-        by_words = lexical_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
+        by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
     queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
     below = [label for label in recall if label != "tuned"]
-    return Reading(
+    return TestFigures(
         results,
         {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
         recall,
