@@ -122,9 +122,8 @@ def import_ray() -> None:
     """
     _settle_switches()
     handlers = logging.getLogger("ray").handlers[:]
-
-    logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
-    refuse_unknown_ray()
+    refuse_unknown_ray()  # imports it
+    logging.getLogger("ray").handlers = handlers  # Ray has added one for stderr beside ours
 
 
 def _settle_switches() -> None:
