@@ -1,4 +1,4 @@
-"""The model card of an exported folder: Hugging Face's YAML header with the test part's figures, and the text."""
+"""The model card of an exported folder: Hugging Face's YAML header with the results of the test part, and the text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +29,11 @@ HEADINGS = {
 
 
 def model_card(metadata: Metadata) -> str:
-    """README.md of a bundle: Hugging Face's YAML header with results of the test part, and the text.
+    """Compose README.md of a bundle: Hugging Face's YAML header with the results of the test part, and the text.
 
     Args:
-        metadata: as for `write_bundle`. What it lacks is left out, but for "name" and "base_model".
+        metadata: as for `write_bundle`. Keys that it lacks are left out of the card; "name" and "base_model" are
+            required.
     """
     sections = [
         _introduction(metadata),
@@ -60,7 +61,7 @@ def _card_data(metadata: Metadata) -> ModelCardData:
 
 
 def _hub_id(base_model: str) -> str | None:
-    """The base model's name on the hub; None for a folder, which means nothing elsewhere."""
+    """The base model's name on the hub; None for a folder, whose path means nothing on another machine."""
     if base_model in PACKAGED_NAMES:
         return PACKAGED_NAMES[-1]
     try:
@@ -164,7 +165,7 @@ def _results_section(metadata: Metadata) -> str:
 
 
 def pictured(metadata: Metadata) -> Mapping[str, Mapping[str, float]]:
-    """Results that the card has a picture of; empty if it has none."""
+    """The results that the card's picture shows; empty if the card has no picture."""
     tested: Mapping[str, Mapping[str, float]] = metadata.get("results", {}).get("test", {})
     domains = domains_of(tested)
     whole = all(f"{PRIMARY}/{domain}" in flat for flat in tested.values() for domain in domains)
@@ -194,7 +195,7 @@ def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
 
 
 def _evidence_section(metadata: Metadata) -> str:
-    """What is known of how far the figures can be trusted; nothing for a model that no search made."""
+    """The section on how far the figures can be trusted; empty for a model that did not come from a search."""
     if "guard" not in metadata:
         return ""
     lines = ["## How far to trust them"]
@@ -377,7 +378,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of its table cell."""
+    """The text, escaped so that it cannot break out of its table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""The sections of a report that are read rather than seen: the verdict, single queries, the data, the split."""
+"""The sections of a report that are mainly text: the verdict, single queries, the data and the split."""
 
 import html
 import re
@@ -31,11 +31,12 @@ from nic_ray.tokens import count_tokens
 from nic_ray.words import count_words
 
 WORST = 10
-"""Queries of each domain that are shown."""
+"""Number of queries shown for each domain."""
 SHOWN = 400
-"""Characters of a passage that are shown."""
+"""Number of characters shown of each passage."""
 QUESTION = re.compile(r"^(what|how|why|when|where|which|who|is|are|do|does|can|should|my|i)\b", re.IGNORECASE)
-# The marks of all scripts; Greek has one that looks like a semicolon. Japanese, Chinese and Thai ask without one, too.
+# Question marks of many scripts; the Greek one looks like a semicolon. Japanese, Chinese and Thai also ask questions
+# without a mark, with the particles and words that are listed here.
 QUESTION_MARK = re.compile(
     r"[?\uff1f]\W*$|[\u00bf\u061f\u055e\u1367\u037e]|(?<=[α-ωά-ώ]);\W*$"
     r"|か[。\s]*$|[吗呢][。\s]*$|อย่างไร|ยังไง|อะไร|ทำไม|ไหม|ไหน|เมื่อไ|เท่าไ|ใคร|กี่"
@@ -44,7 +45,7 @@ LENGTHS = ((6, "up to 6 words"), (9, "7 to 9 words"), (12, "10 to 12 words"), (1
 
 
 def summary(run: FinishedRun) -> Html:
-    """What came out, and what stands in its way."""
+    """The winner and its gain, any warnings, and whether it was exported."""
     result, objective = run.result, run.result["objective"]
     part, results = judged_part(result)
     gain = results["tuned"][objective] - results["base"][objective]
@@ -64,7 +65,7 @@ def summary(run: FinishedRun) -> Html:
 
 
 def lost(run: FinishedRun) -> Html:
-    """Mean of the first metric for queries of each length and kind."""
+    """The mean of the primary metric over the test queries of each length and kind."""
     if run.queries is None:
         yield sentence(
             "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
@@ -99,7 +100,7 @@ def lost(run: FinishedRun) -> Html:
 
 
 def worst(run: FinishedRun) -> Html:
-    """The test queries whose answers stand lowest, and what came first instead."""
+    """The test queries whose best answers rank lowest, and the passages that ranked first instead."""
     if run.queries is None:
         yield sentence(
             "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
@@ -145,7 +146,7 @@ def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
 
 
 def data(run: FinishedRun) -> Html:
-    """The pairs, and what the check finds in them."""
+    """The pairs, and the findings of the data check on them."""
     data, file = run.result["data"], run.config.data.pairs
     yield sentence(f"{data['pairs']}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
     sizes = {name: float(rows) for name, rows in data["domains"].items()}
@@ -172,7 +173,7 @@ def data(run: FinishedRun) -> Html:
 
 
 def split(run: FinishedRun) -> Html:
-    """Rows of each part, who read the test rows, and what they share with training."""
+    """The number of rows in each part, the readings of the test rows, and what rows share with the training rows."""
     held_back = run.result["split"]
     yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])

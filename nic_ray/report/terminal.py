@@ -1,4 +1,4 @@
-"""What people read when a search is over."""
+"""What is printed in the terminal at the end of a search."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -22,16 +22,16 @@ PARTS = {
 
 
 def show_result(outcome: SearchResult) -> None:
-    """Print what a search has found.
+    """Print the results of a search.
 
     Raises:
-        RunError: the guard did not let it be exported.
+        RunError: the model was not exported because of the guard's objections.
     """
     judgement = outcome.judgement
     trained = judgement.evidence["trained"]
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
-        # no brackets: the columns are six letters wide
+        # without the brackets of `with_epochs`: headers wrap at a width of six characters
         shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
         console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
@@ -49,22 +49,22 @@ def show_result(outcome: SearchResult) -> None:
 
 
 def describe_part(part: str) -> str:
-    """The heading of a table of metrics."""
+    """The heading of the metrics table of a part."""
     return PARTS[part]
 
 
 def passages_of(evidence: Evidence, part: str) -> Mapping[str, int]:
-    """Passages that the rows of a part ask about, by domain."""
+    """The number of passages that the rows of a part ask about, by domain."""
     counted: Mapping[str, int] = evidence["passages"].get("test" if part == IN_DOMAIN else part, {})
     return counted
 
 
 def describe_evidence(evidence: Evidence, results: Results) -> list[str]:
-    """What stands beside the tables, a line each.
+    """The text that is printed after the tables, as a list of lines.
 
     Args:
-        evidence: of a `selection.Judgement`.
-        results: likewise.
+        evidence: the evidence of a `selection.Judgement`.
+        results: the results of the same judgement.
     """
     return [
         *_training(evidence),

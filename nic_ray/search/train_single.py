@@ -1,4 +1,4 @@
-"""One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
+"""One configuration, trained in this process: no search, no Ray, one checkpoint per epoch."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ from nic_ray.training.prepared import Prepared, describe_data, describe_run, des
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left behind."""
+    """What a training run leaves behind."""
 
     run_folder: Path
     folder: Path
@@ -36,15 +36,15 @@ class Trained:
     results: dict[str, dict[str, dict[str, float]]]
     """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
     passages: dict[str, dict[str, int]]
-    """part -> domain -> passages that its rows ask about."""
+    """part -> domain -> number of passages that its rows ask about."""
 
 
 def train_one(config: Config, *, out: Path, view: View) -> Trained:
     """Train the configuration under `train` in a new run folder.
 
     Args:
-        out: receives the run folder, train-<UTC time>.
-        view: is shown what goes on.
+        out: folder that receives the run folder, train-<UTC time>.
+        view: shows the progress.
 
     Raises:
         InputError: unusable config, pairs, model or device.
@@ -59,13 +59,13 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
 
 
 def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
-    """Go on with a training from the last checkpoint in its run folder, to the same end.
+    """Resume a training from the last checkpoint in its run folder, up to the same end.
 
     Args:
-        config: must be what the run was started with; None takes that.
+        config: must equal the config that the run was started with; None uses that config.
 
     Raises:
-        InputError: no such run, or its config or its pairs are others now.
+        InputError: there is no such run, or its config or its pairs have changed.
     """
     if not RunFolder(run_folder).config.is_file():
         raise InputError(f"{run_folder}: no run of nic_ray.train (holds no config.yaml); name one in runs/")
@@ -93,7 +93,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     paths = RunFolder(run_folder).checkpoints.glob("epoch-*/state.pt")
     checkpoints = sorted((path.parent for path in paths), reverse=True)
-    # one that was cut off while it was written is passed over
+    # a checkpoint that was cut off while it was written is skipped
     sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)))
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
@@ -104,7 +104,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
 
 
 def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> Trained:
-    """Train from a state on, read the test rows of the best evaluation, and write it as a bundle."""
+    """Train from a state, if given, evaluate the best weights on the test rows, and write them as a bundle."""
     config = prepared.config
     depth, objective = config.train.frozen_layers, config.search.objective
     for line in describe_run(prepared):
@@ -151,7 +151,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
 def _last_state(
     prepared: Prepared, inputs: Inputs, run_folder: Path, state: TrainingState | None, view: View
 ) -> TrainingState:
-    """Train to the end, from a state on if there is one, with a checkpoint an epoch; the state at the end."""
+    """Train to the end, from a state if there is one, with one checkpoint per epoch; return the final state."""
     config, collection, bf16 = prepared.config, prepared.collection, prepared.bf16
     source, validation_rows = feed(inputs, prepared.device), prepared.rows("validation").tolist()
     upper = upper_for(prepared.encoder, inputs)
@@ -178,7 +178,7 @@ def _last_state(
 
 
 def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[StoredReading]:
-    """Write down that the test rows are about to be read; gives all their readings."""
+    """Record that the test rows are about to be read, and return all their readings."""
     split = describe_data(prepared)["split"]
     readings = note_reading(
         run_folder,
