@@ -595,7 +595,7 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
         return 3600.0 if any(re.match(r"trial-\d+: epoch", line) for line in said) else 0.0
 
     clock = SimpleNamespace(time=lambda: time.time() + later(), monotonic=lambda: time.monotonic() + later())
-    for module in ("nic_ray.search", "nic_ray.rounds", "ray.tune.stopper.timeout"):
+    for module in ("nic_ray.search.search", "nic_ray.search.rounds", "ray.tune.stopper.timeout"):
         monkeypatch.setattr(f"{module}.time", clock)
     outcome = search(
         tiny_model(layers=3),
