@@ -160,7 +160,8 @@ def standard_error(scores: NDArray[np.floating], passages: NDArray[np.integer], 
     """Compute the standard error of one model's macro mean: the root of the variance that `paired_intervals` uses.
 
     It says how far the mean may lie from the mean over other passages. The difference of two models at the same queries
-    is more certain than it suggests, since a hard passage is hard for both: compare models with `paired_intervals`.
+    is more certain than it suggests, since a hard passage is hard for both: compare models with `paired_intervals`,
+    which also enlarges the variance if there is a single domain.
 
     Args:
         scores: (N,) score of the model at each query.

@@ -124,7 +124,9 @@ def objections(
 def falls(
     tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, *, max_domain_drop: float
 ) -> list[str]:
-    """Which domains fall by more than `max_domain_drop`, and not by chance; a sentence each, the worst first.
+    """Which domains fall by more than `max_domain_drop`, and not by chance; one sentence per domain.
+
+    The worst come first; beyond `NAMED` domains a last sentence counts the others.
 
     Surely: an upper bound of the difference lies below zero. Many domains are asked, so each bound is as much
     stricter (Bonferroni): with no change anywhere one of them lies below zero in `FALSE_ALARMS` of cases, and not in

@@ -167,7 +167,7 @@ def judge(
 def _averaged(
     prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
 ) -> Candidate:
-    """The mean of the best candidates, and what is to be said of it."""
+    """The mean of the best candidates; a line about it is passed to `say`."""
     search = prepared.config.search
     winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
     if winner.members:
