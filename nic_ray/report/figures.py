@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ def recall(run: FinishedRun) -> Html:
             customdata=[label(domain) for domain in domains],
             hovertemplate="%{customdata}: %{x:.3f}",
         )
-    figure.update_xaxes(title=METRICS[PRIMARY].label, range=[0, 1.02])
+    counted = f"{METRICS[PRIMARY].label}: {METRICS[PRIMARY].explained}"
+    figure.update_xaxes(title="<br>".join(textwrap.wrap(counted, width=32)), range=[0, 1.02])
     figure.update_yaxes(
         tickvals=list(range(len(domains))), ticktext=[label(name) for name in domains], autorange="reversed"
     )
