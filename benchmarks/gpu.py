@@ -46,7 +46,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = (
     "torch numpy scipy sklearn matplotlib transformers sentence_transformers tokenizers safetensors huggingface_hub "
-    "filelock yaml regex pydantic bm25s"
+    "filelock yaml regex typing_extensions pydantic bm25s"
 ).split()
 """Modules without which nothing here runs."""
 FOR_TESTS = ("pytest", "pytest_timeout", "hypothesis")

@@ -36,6 +36,7 @@ def main(
     from nic_ray.bundle.comparison import compare_models, verdict
     from nic_ray.domains import MANY, between, shown_domains
     from nic_ray.hardware import pick_device
+    from nic_ray.metrics.table import METRICS, PRIMARY
     from nic_ray.packaged import packaged
 
     pairs = packaged(pairs)
@@ -49,9 +50,9 @@ def main(
     console.say(f"\n{rows}: {ranking.queries} queries, ranked over {ranking.passages} passages")
     for line in ranking.warnings:
         console.say(f"warning: {line}")
-    first = models[0]
+    first, heading = models[0], f"{METRICS[PRIMARY].label} of A"
     for other, intervals in ranking.intervals.items():
-        console.say(f"\nRecall@5 of A = {first}\n            B = {other}")
+        console.say(f"\n{heading} = {first}\n{'B'.rjust(len(heading))} = {other}")
         changes = {domain: each.difference for domain, each in intervals.items() if domain != "macro"}
         lines = []
         for domain in (*shown_domains(changes), "macro"):
@@ -59,7 +60,7 @@ def main(
                 lines.append([between(changes)])
                 continue
             each = intervals[domain]
-            found = (f"{ranking.results[model][f'recall_at_5/{domain}']:.3f}" for model in (first, other))
+            found = (f"{ranking.results[model][f'{PRIMARY}/{domain}']:.3f}" for model in (first, other))
             sure = "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
             lines.append([domain, str(each.passages), *found, f"{each.difference:+.3f}", sure])
         console.show(console.table(["domain", "passages", "A", "B", "B - A", "95 % interval"], lines))

@@ -22,12 +22,12 @@ from pydantic import (
 
 from nic_ray.errors import InputError, is_utf8
 from nic_ray.metrics.table import PRIMARY, objectives
+from nic_ray.protocol import Protocol
 from nic_ray.validation import setting_fault, setting_faults, shown_value, suggestion
 
-Protocol = Literal["unseen_passages", "unseen_queries"]
 if TYPE_CHECKING:
     Objective: TypeAlias = str
-else:  # whatever stands in the table of metrics
+else:  # the objectives in the table of metrics
     Objective = Literal[objectives()]
 Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
 
@@ -43,7 +43,7 @@ SAME_FOR_ALL_TRIALS = (
 
 
 FREE = ("device", "precision", "micro_batch_tokens")
-"""Settings under `train` that decide how a model is trained, not what it learns: a resumed run may have others."""
+"""Settings under `train` that decide how a model is trained, not what it learns: a resumed run may change them."""
 
 
 class Section(BaseModel):
@@ -54,7 +54,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _can_be_written(cls, value: Any) -> Any:
-        """YAML can name characters that no file name, address or UTF-8 text has."""
+        """Refuse characters that YAML can express but that no file name, address or UTF-8 text can contain."""
         if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
             raise ValueError(f"must be text without null characters and halves of characters, got {shown_value(value)}")
         return value
@@ -186,14 +186,14 @@ class Dimension(Section):
         return self
 
     def holds(self, value: Any) -> bool:
-        """Whether a sample can have this value."""
+        """Whether a sample can take this value."""
         if self.choice is not None:
             return value in self.choice
         low, high = self.log_uniform or self.uniform or (0, 0)
         return isinstance(value, int | float) and low <= value <= high
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that a sample can reach at the extremes: what must be legal for all to be."""
+        """The choices, or the two ends of the range: if these are legal, every value of the dimension is."""
         return self.choice or self.log_uniform or self.uniform or ()
 
 
@@ -207,7 +207,7 @@ DURATION = {
 
 
 def _seconds(value: Any) -> Any:
-    """Seconds of a duration such as "30m"; numbers are seconds already."""
+    """Convert a duration such as "30m" to seconds; numbers are already in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
     if found:
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
@@ -377,7 +377,7 @@ class Config(Section):
 
 
 def _faults(name: str, dimension: Dimension) -> Iterator[str]:
-    """What is wrong with the values of a hyperparameter by themselves."""
+    """Yield what is wrong with the values of one hyperparameter, regardless of the other settings."""
     if TrainConfig.model_fields[name].annotation is not float and dimension.choice is None:
         yield f"space.{name}: does not take every number of a range; want choice: [...]"
         return
@@ -394,10 +394,10 @@ def _refuse(faults: Iterable[str]) -> None:
 
 
 def trial_config(base: TrainConfig, sample: Mapping[str, object]) -> TrainConfig:
-    """The complete configuration of one trial: `base` with the sampled values in place.
+    """The complete configuration of one trial: `base` with the sampled values filled in.
 
     Raises:
-        InputError: a sampled value is not legal together with the others.
+        InputError: a sampled value is not legal together with the other settings.
     """
     try:
         return Config.model_validate({"train": {**base.model_dump(), **sample}}).train

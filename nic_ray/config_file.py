@@ -1,4 +1,7 @@
-"""Settings in files: read from YAML, refused with all faults at once, written, and held against those of a start."""
+"""Settings in files: reading and checking YAML, writing it, and comparing settings with those of a run's start.
+
+All faults in a file are reported at once.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +21,7 @@ class _Search(BaseModel):
 
 
 class StartedSettings(BaseModel):
-    """What a run is resumed with must agree with, of the settings that it was started with."""
+    """The part of a run's original settings with which the settings of a resumed run must agree."""
 
     train: dict[str, object]
     search: _Search
@@ -26,13 +29,13 @@ class StartedSettings(BaseModel):
 
 
 def started_settings(stored: object) -> StartedSettings:
-    """Settings of a run's start, as they were noted.
+    """Validate the settings that were recorded when a run was started.
 
     Args:
-        stored: whatever the file holds.
+        stored: the settings as read from the file, not yet validated.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the settings are damaged.
     """
     try:
         return StartedSettings.model_validate(stored)
@@ -41,14 +44,15 @@ def started_settings(stored: object) -> StartedSettings:
 
 
 def changed_settings(config: Config, started: StartedSettings) -> list[str]:
-    """What was changed, of the settings beside the space that the figures of a training depend on.
+    """List the changed settings that training results depend on; the search space is not compared.
 
     Args:
-        config: as it is now.
-        started: as it was at the start.
+        config: the settings now.
+        started: the settings when the run was started.
 
     Returns:
-        a sentence for each, such as "train.epochs is 3, was 2". Settings that the start did not know are none.
+        one phrase per changed setting, such as "train.epochs is 3, was 2". Settings that did not exist when the run
+        was started do not count as changed.
     """
     now, then = _decisive(StartedSettings.model_validate(config.model_dump(mode="json"))), _decisive(started)
     return [f"{name} is {now[name]}, was {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
@@ -63,13 +67,13 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     """Read and check a YAML file.
 
     Args:
-        path: the file, or the name of one that comes along, such as tune_configs/cpu.yaml. An empty file means every
-            default.
-        overrides: values by dotted name ("search.trials", "storage") that win over the file's; None is skipped.
+        path: the file, or the name of a packaged one, such as tune_configs/cpu.yaml. An empty file means that every
+            setting has its default.
+        overrides: values by dotted name ("search.trials", "storage") that replace the file's; None is skipped.
 
     Raises:
         InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
-            contradictory; every one of them is listed.
+            contradictory; the message lists all of them.
     """
     path = packaged(path)
     content = _read_yaml(path)
@@ -91,7 +95,7 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
 
 
 def _with_packaged_files(config: Config) -> Config:
-    """Settings whose pairs and probe are found in any working folder, where they are those that come along."""
+    """The settings with the paths of packaged pairs and probe resolved, so that any working folder finds them."""
     data = config.data.model_copy(update={"pairs": packaged(config.data.pairs)})
     probe = config.guard.probe
     guard = config.guard.model_copy(update={"probe": None if probe is None else packaged(probe)})
@@ -99,9 +103,9 @@ def _with_packaged_files(config: Config) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The YAML text that `load_config` reads back to an equal config."""
+    """The settings as YAML text, which `load_config` reads back as an equal config."""
     content = config.model_dump(mode="json", exclude_none=True)
-    if config.guard.probe is None:  # elsewhere null is the default
+    if config.guard.probe is None:  # for every other setting that can be null, null is the default
         content["guard"]["probe"] = None
     return yaml.safe_dump(content, sort_keys=False)
 

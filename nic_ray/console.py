@@ -1,4 +1,4 @@
-"""What a command does at the terminal: parse, turn errors into exit codes, print tables."""
+"""What all commands do at the terminal: parse arguments, turn errors into exit codes, print tables."""
 
 import errno
 import functools
@@ -14,6 +14,7 @@ import typer
 
 from nic_ray.domains import between, changes_of, shown_domains
 from nic_ray.errors import InputError, RunError, is_utf8, wants_room
+from nic_ray.metrics.table import METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,36 +22,36 @@ if TYPE_CHECKING:
 OVER_ALL_DOMAINS = ("worst", "macro")
 
 NEW_OBJECTS = 100_000
-"""So many more objects than before, and Python looks for garbage, as long as a command runs. By default it looks every
-700, which takes a fifth of the time that the imports need, and finds none; what a command computes with is made of few
-objects, and large ones."""
+"""Threshold of Python's garbage collector while a command runs: the number of new objects that starts a collection.
+With the default of 700, collection takes a fifth of the time of the imports and frees nothing; the data that a command
+computes with consists of few, large objects."""
 
 
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
-"""Errors of the path itself: too long, behind a folder that may not be entered, or a loop of links."""
+"""Errors of the path itself: too long, access denied, or a loop of links."""
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run a typed function as a command of its own and exit.
+    """Run a typed function as a standalone command and exit.
 
-    Exit codes: 0 done; 1 `RunError`, or a full disk; 2 `InputError` or arguments that do not parse; 130 interrupted
-    (with what the exception says of how to go on).
+    Exit codes: 0 success; 1 `RunError`, or a full disk; 2 `InputError`, a path that cannot be used, or arguments that
+    do not parse; 130 interrupted (the exception's message, which may say how to resume, is printed).
     Any other exception is a defect and keeps its traceback.
 
     Args:
-        main: its signature gives arguments and options, its docstring the help.
+        main: its signature defines the arguments and options, its docstring is the help text.
     """
     gc.set_threshold(NEW_OBJECTS)
-    # without markup, brackets in help texts and in what the user typed stay as they are
+    # with markup off, brackets in help texts and in the user's input are printed unchanged
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_exit_codes(main))
     app()
 
 
 def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) -> None:
-    """Run one of several functions, by its name, as `run` does, and exit.
+    """Run one of several functions, selected by name on the command line, as `run` does, and exit.
 
-    The program also has `--install-completion` and `--show-completion`, for its user's shell.
+    The program also has the options `--install-completion` and `--show-completion` for the user's shell.
     """
     gc.set_threshold(NEW_OBJECTS)
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, help=description, no_args_is_help=True)
@@ -61,12 +62,12 @@ def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) ->
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """A table of plain text, the first column to the left, figures to the right; an empty row is a gap."""
+    """Build a table of plain text: first column left-aligned, the others right-aligned; an empty row makes a gap."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    narrow = len(columns) > 9  # three models, two metrics and the passages have 80 columns
+    narrow = len(columns) > 9  # three models, two metrics and the passages must fit into 80 columns
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0))
     for number, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if number else "left"
@@ -83,18 +84,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
 
 def metrics_table(
     results: Mapping[str, Mapping[str, float]],
-    metrics: Sequence[str] = ("recall_at_5", "mrr"),
+    metrics: Sequence[str] | None = None,
     *,
     passages: Mapping[str, int] | None = None,
 ) -> "Table":
-    """Models side by side: a line for each domain, of many the worst and the best, then the worst and the macro mean.
+    """Build a table of models side by side: one row per domain, then the worst domain and the macro mean.
+
+    Of many domains, those at both ends have a row.
 
     Args:
         results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
-        metrics: what to show. With two models or more, each also gets its gain: the last model's value
+        metrics: what to show; None for all. With two models or more, each also gets its gain: the last model's value
             minus the first's. A value that a model lacks is shown as "-".
         passages: domain -> passages that are asked about, for a column of them.
     """
+    metrics = [*METRICS] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
     domains = [name for name in names if name not in OVER_ALL_DOMAINS]
@@ -122,18 +126,18 @@ def show(shown: "Table") -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to stdout at once, so that it can be followed through a pipe."""
+    """Print a line to stdout and flush it, so that a reader at the other end of a pipe sees it at once."""
     typer.echo(line)
     sys.stdout.flush()
 
 
 def say_how_to_load(folder: Path) -> None:
-    """Print the line of Python that loads a model, to be pasted whatever its folder is called."""
+    """Print the line of Python that loads a model, quoted so that it can be pasted whatever the folder is called."""
     say(f"load it with: SentenceTransformer({json.dumps(str(folder), ensure_ascii=False)})")
 
 
 def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
-    # inside the parser's own handling, which would turn an interrupt into exit code 1
+    # errors are handled inside the parser's handling, which would turn an interrupt into exit code 1
     @functools.wraps(main)
     def command(*args: object, **options: object) -> None:
         try:

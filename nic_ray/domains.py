@@ -1,4 +1,4 @@
-"""Which domains a table or a picture shows, and all of them for other programs."""
+"""The choice of domains that a table or a picture shows, and a CSV file of all domains for other programs."""
 
 import csv
 import io
@@ -8,20 +8,20 @@ from nic_ray.evidence import Intervals
 from nic_ray.metrics.table import METRICS, PRIMARY
 
 MANY = 24
-"""So many domains are shown, each. Of more, the worst and the best."""
+"""Largest number of domains that are all shown. Of more, only the worst and the best are shown."""
 ENDS = 10
-"""Domains at each end of many."""
+"""Number of domains shown at each end when there are more than `MANY`."""
 
 
 def shown_domains(changes: Mapping[str, float], *, many: int = MANY, ends: int = ENDS) -> list[str | None]:
-    """All domains as they come; of more than `many` those at both ends, the worst first.
+    """All domains in their given order; if there are more than `many`, those at both ends, the worst first.
 
     Args:
-        changes: domain -> what it gains, or another number by which the ends are told.
+        changes: domain -> its gain, or another number by which the domains are ranked.
         many: at least 2 * `ends`.
 
     Returns:
-        names; None stands for those between the ends.
+        the names of the domains; None marks the place of the domains between the ends.
     """
     if len(changes) <= many:
         return [*changes]
@@ -30,13 +30,13 @@ def shown_domains(changes: Mapping[str, float], *, many: int = MANY, ends: int =
 
 
 def between(changes: Mapping[str, float], *, many: int = MANY, ends: int = ENDS) -> str:
-    """What stands in the place of None."""
+    """The text to show in the place of the None in `shown_domains`."""
     left_out = len(changes) - 2 * ends if len(changes) > many else 0
     return f"… {left_out:,} more"
 
 
 def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = PRIMARY) -> dict[str, float]:
-    """Domain -> what the last model finds minus what the first does; what it finds, of one model; by name.
+    """Domain -> the last model's value minus the first's, sorted by name; of a single model, its value.
 
     Args:
         results: model -> flat metrics.
@@ -51,7 +51,7 @@ def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = PRIMARY
 
 
 def names_of(domains: Mapping[str, object], *, many: int = MANY) -> str:
-    """Domains in a sentence: all of them, or their number and the first few."""
+    """Domains for use in a sentence: all of them, or their number and the first three."""
     if len(domains) <= many:
         return ", ".join(domains)
     return f"{len(domains):,} domains, such as {', '.join(list(domains)[:3])}"
@@ -62,12 +62,12 @@ def as_csv(
     passages: Mapping[str, Mapping[str, int]],
     intervals: Intervals,
 ) -> str:
-    """All domains of all parts: a line each, with the passages that were asked about, metrics and intervals.
+    """All domains of all parts as CSV: one line per domain and part, with its passages, metrics and intervals.
 
     Args:
         results: part -> model -> flat metrics.
-        passages: part -> domain -> passages; "test in domain" has those of "test".
-        intervals: "tuned minus base" and the like -> domain -> `bootstrap.Interval` on the test rows.
+        passages: part -> domain -> number of passages that are asked about; "test in domain" has those of "test".
+        intervals: a difference such as "tuned minus base" -> domain -> `bootstrap.Interval` on the test rows.
     """
     rows = []
     for part, models in results.items():

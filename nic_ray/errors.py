@@ -1,36 +1,39 @@
-"""The two ways in which a command ends badly, and what any line can meet: a full disk, text that is no UTF-8."""
+"""The two errors that end a command, and tests for faults that can occur anywhere: a full disk, text not in UTF-8."""
 
 import errno
 from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-"""As libraries put it that wrap the error in one of their own."""
+"""The messages of libraries that wrap the system's error in an error of their own."""
 
 
 class InputError(ValueError):
-    """The user's files, values or arguments cannot be used: exit code 2.
+    """The user's files, values or arguments cannot be used; the command exits with code 2.
 
-    The message names the place, the value found, the rule, and the way out.
+    The message states the place, the value found there, the rule it breaks, and a remedy.
     """
 
 
 class RunError(RuntimeError):
-    """The input was fine and the run failed all the same: exit code 1."""
+    """The run failed although the input was valid; the command exits with code 1."""
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8. Arguments that are other bytes, and escapes of YAML, hold surrogates."""
+    """Whether a text can be written as UTF-8.
+
+    Command-line arguments that are not UTF-8, and escapes in YAML, can put surrogates into a text.
+    """
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and cut off at 200 characters."""
+    """The message of an error, without line breaks and cut off at 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def wants_room(error: BaseException) -> bool:
-    """Whether an exception, or one behind it, says that a disk is full."""
+    """Whether an exception, or one in its chain of causes, reports that a disk is full."""
     return any(
         (isinstance(each, OSError) and each.errno in FULL) or any(words in str(each) for words in FULL_IN_WORDS)
         for each in _behind(error)

@@ -1,15 +1,18 @@
-"""What vouches for a model's numbers, in the form in which runs and bundles store it.
+"""The evidence for a model's results, in the form in which runs and bundles store it.
 
 Each of these is written by the function that finds it out and read by whoever shows it; a key that is renamed in one
-place only is an error of types. Keys that an earlier version did not write may be missing.
+place only is an error of types. `stored.checked` reads them from files: keys that an earlier version did not write may
+be missing, and keys of a later one are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # before Python 3.12 pydantic refuses that of `typing`
 
 JsonObject = dict[str, Any]
-"""What JSON holds that has no fixed keys: settings, hyperparameters, metrics."""
+"""A JSON object without fixed keys: settings, hyperparameters or metrics."""
 Flat = Mapping[str, float]
 """Metrics such as "recall_at_5/macro": metric, then domain."""
 Results = Mapping[str, Mapping[str, Flat]]
@@ -17,7 +20,7 @@ Results = Mapping[str, Mapping[str, Flat]]
 
 
 class StoredInterval(TypedDict):
-    """A `bootstrap.Interval`; without low and high where there are too few passages for one."""
+    """A `bootstrap.Interval`; low and high are None where there are too few passages for an interval."""
 
     difference: float
     low: float | None
@@ -27,20 +30,20 @@ class StoredInterval(TypedDict):
 
 
 Intervals = Mapping[str, Mapping[str, StoredInterval]]
-"""A model, or "tuned minus base" and the like -> domain -> its interval."""
+"""A model, or a difference such as "tuned minus base" -> domain -> its interval."""
 
 
 class TrainedTrial(TypedDict):
-    """How long a trial was trained: figures of unlike length say something about their length too."""
+    """How long a trial was trained: results of trainings of different length partly reflect that difference."""
 
     trial: str
     epochs: float | None
-    """None where that is not known."""
+    """None where the number is not known."""
     of: int
-    """Epochs that its configuration asks for."""
+    """Number of epochs in its configuration."""
     best_epoch: float
     finished: bool
-    """Whether it came to its own end, and was not stopped or cut off before."""
+    """Whether it was trained to its planned end, without being stopped or cut off before."""
 
 
 Trained = Mapping[str, Sequence[TrainedTrial]]
@@ -51,29 +54,29 @@ class Confirmed(TypedDict):
     """A configuration that was trained with several seeds."""
 
     trial: str
-    epochs: float | None
+    epochs: NotRequired[float | None]
     by_seed: Mapping[int, float]
-    """Seed (text, where it was read from JSON) -> objective on the validation rows."""
-    seeds: int
+    """Seed -> objective on the validation rows."""
+    seeds: NotRequired[int]
     mean: float
     spread: float
     """The highest value minus the lowest."""
 
 
 class GuardVerdict(TypedDict, total=False):
-    """What the guard had to say."""
+    """The verdict of the guard, which decides whether a model may be exported."""
 
     objections: list[str]
     overridden: bool
-    """Whether it was exported all the same."""
+    """Whether the model was exported despite the objections."""
     max_retention_loss: float
     max_domain_drop: float
     lower_bounds: Mapping[str, float | None]
-    """Part -> what the macro difference exceeds for sure enough."""
+    """Part -> lower confidence bound of the macro difference."""
 
 
 class IntervalRule(TypedDict):
-    """How intervals were made."""
+    """How intervals were computed."""
 
     confidence: float
     min_passages: int
@@ -98,21 +101,21 @@ class StoredReading(TypedDict):
 
 
 class Evidence(TypedDict, total=False):
-    """What vouches for the numbers of a model that a search or a training has exported."""
+    """The evidence for the results of a model that a search or a training has exported."""
 
     results: Results
     alpha: float
-    """How far the weights lie on the way from the base model's, 0, to the tuned ones, 1."""
+    """Position of the weights between those of the base model (0) and the tuned ones (1)."""
     retention: Mapping[str, Mapping[str, float]] | None
     """Model -> macro metrics on the probe minus the base model's; None without a probe."""
     front: list[JsonObject]
-    """From `front_row`; `front_points` reads it."""
+    """Rows written by `front_row` and read by `front_points`."""
     confirmed: list[Confirmed]
     trained: Trained
     leaks: Mapping[str, Mapping[str, int]]
-    """Way in which rows share something with the training rows -> part -> rows."""
+    """Way in which rows share something with the training rows -> part -> number of rows."""
     passages: Mapping[str, Mapping[str, int]]
-    """Part -> domain -> passages that its rows ask about; "macro" -> their sum."""
+    """Part -> domain -> number of passages that its rows ask about; "macro" -> their sum."""
     refit: str
     readings: list[StoredReading]
     intervals: Intervals
@@ -126,29 +129,29 @@ class Evidence(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """What a mix of the base model's and the tuned weights is worth."""
+    """The results of one mixture of the base model's weights and the tuned weights."""
 
     alpha: float
     metrics: Flat
-    """Of the validation rows: macro means, and the worst domain where the metric shows it."""
+    """Metrics on the validation rows: macro means, and the worst domain for metrics that report it."""
     retention: Mapping[str, float] | None
     """Macro metrics on the probe minus the base model's; None without a probe."""
 
 
 def front_row(point: FrontPoint) -> JsonObject:
-    """A point as it is stored."""
+    """A point in the form in which it is stored."""
     return {"alpha": point.alpha, **point.metrics, "retention": point.retention}
 
 
 def front_points(rows: Iterable[JsonObject]) -> list[FrontPoint]:
-    """Points that were stored by `front_row`."""
+    """Read points back from the rows of `front_row`."""
     return [
         FrontPoint(row["alpha"], {name: value for name, value in row.items() if "/" in name}, row["retention"])
         for row in rows
     ]
 
 
-class StoredData(TypedDict):
+class StoredData(TypedDict, total=False):
     """The pairs of a run."""
 
     pairs: str
@@ -157,10 +160,10 @@ class StoredData(TypedDict):
     rows: int
     passages: int
     domains: Mapping[str, int]
-    """Domain -> rows."""
+    """Domain -> number of rows."""
 
 
-class StoredSplit(TypedDict):
+class StoredSplit(TypedDict, total=False):
     """How the pairs of a run were split."""
 
     protocol: str
@@ -170,9 +173,9 @@ class StoredSplit(TypedDict):
     test_share: float
     query_share: float
     rows: Mapping[str, int]
-    """Part -> rows."""
+    """Part -> number of rows."""
     sha256: str
-    """Of which row is in which part."""
+    """Hash of the assignment of rows to parts."""
 
 
 class DataAndSplit(TypedDict):
@@ -182,27 +185,44 @@ class DataAndSplit(TypedDict):
     split: StoredSplit
 
 
-class StoredStart(DataAndSplit):
-    """What a run starts with and must find again when it is resumed."""
+class StoredStart(TypedDict, total=False):
+    """data.json of a training: what a run starts with and must find again when it is resumed."""
 
-    settings: JsonObject
+    settings: object
+    """All of them; `config_file.started_settings` reads them."""
+    data: StoredData
+    split: StoredSplit
     base_weights_sha256: str
 
 
+class StoredRun(StoredStart):
+    """run.json of a search: what it was started with, and for."""
+
+    bundle: str
+    """Folder of the bundle."""
+    overwrite: bool
+    export_anyway: bool
+
+
 class Winner(TypedDict):
-    """The model that a search ended with."""
+    """The model that a search selected."""
 
     trial: str
-    averaged: list[str]
-    config: JsonObject
-    metrics: Flat
+    averaged: NotRequired[list[str]]
+    config: NotRequired[JsonObject]
+    metrics: NotRequired[Flat]
 
 
-class StoredResult(Evidence, total=False):
-    """result.json of a search."""
+class Exported(TypedDict):
+    """Whether a search has exported its winner."""
 
     bundle: str | None
-    """None if it was not exported."""
+    """Folder of the bundle; None if it was not exported."""
+
+
+class StoredResult(Evidence, Exported):
+    """result.json of a search."""
+
     objective: str
     winner: Winner
     trials: list[JsonObject]
@@ -223,7 +243,8 @@ class Metadata(Evidence, total=False):
     name: str
     created: str
     base_model: str
-    base_weights_sha256: str
+    base_weights_sha256: str | None
+    """None in that of a graph whose model did not say it."""
     base_stored_in: str
     base_similarity: str
     stored_in: str
@@ -243,7 +264,7 @@ class StoredMetadata(Metadata):
     """metadata.json of a bundle."""
 
     files: Mapping[str, str]
-    """Path in the folder -> SHA-256, of every other file."""
+    """Path in the folder -> SHA-256, for every other file."""
 
 
 class RetrievedQuery(TypedDict):
@@ -253,15 +274,15 @@ class RetrievedQuery(TypedDict):
     domain: str
     passage: int
     rank: int
-    """Of its best answer; 1 is the first."""
+    """Rank of its best answer; 1 is the first."""
     retrieved: list[list[Any]]
-    """Pairs of a passage and its cosine, the nearest first."""
+    """Pairs of a passage's number and its cosine, the nearest first."""
     recall: Mapping[str, float]
     """Model -> Recall@5 of this query."""
 
 
 class ShownPassage(TypedDict):
-    """A passage that some query names."""
+    """A passage that is shown for a query: as its answer, or as one that was retrieved."""
 
     text: str
     domains: list[str]
@@ -272,4 +293,4 @@ class Retrieved(TypedDict):
 
     queries: list[RetrievedQuery]
     passages: Mapping[str, ShownPassage]
-    """By number, as text."""
+    """Passages by their number, written as text."""

@@ -20,14 +20,14 @@ def main(
     Nothing is trained. The test rows are read as at the end of a search: do this once.
     """
     from nic_ray.progress import view
-    from nic_ray.report.terminal import show_outcome
+    from nic_ray.report.terminal import show_result
     from nic_ray.search.search import resume_search
 
     with view(quiet=quiet) as shown:
         outcome = resume_search(
             run_folder, search_on=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
         )
-    show_outcome(outcome)
+    show_result(outcome)
 
 
 if __name__ == "__main__":

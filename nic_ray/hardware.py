@@ -1,4 +1,4 @@
-"""What this machine computes on, and how."""
+"""The hardware of this machine: device, number format, usable CPUs and memory."""
 
 import contextlib
 import ctypes
@@ -19,10 +19,10 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], asked_by: str = "train.d
     """The device to compute on: "cpu" or "cuda".
 
     Args:
-        asked_by: the setting or option, for the user.
+        asked_by: name of the setting or option that requests the device, for the error message.
 
     Raises:
-        InputError: a CUDA device is asked for and there is none.
+        InputError: a CUDA device is requested and there is none.
     """
     missing = "" if wanted == "cpu" else why_no_gpu()
     if wanted == "cuda" and missing:
@@ -50,22 +50,23 @@ def computes_in_bf16(precision: Literal["auto", "bf16", "fp32"], device: str) ->
 
 
 def usable_cpus(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that this process may keep busy: those it may run on, within the quotas of its control groups; 1 at least.
+    """Number of CPUs that this process may keep busy, at least 1.
 
-    A part of a CPU does not count: a thread that has to wait for it holds up the others.
+    These are the CPUs on which it may run, limited by the quotas of its control groups. A fraction of a CPU does not
+    count, because a thread that has to wait for it delays the others.
 
     Args:
-        cgroups: where the control groups are mounted, of version 1 or 2.
-        own: file that names those of this process.
+        cgroups: where the control groups, of version 1 or 2, are mounted.
+        own: file that lists the control groups of this process.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([float(cpus), *_quotas(cgroups, own)])))
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """CPUs that each control group above this process grants, where it sets a limit.
+    """Yield the number of CPUs that each control group of this process grants, for groups that set a limit.
 
-    Within a container the path that the kernel names may be the host's, of which only the mounted root is to be seen.
+    In a container, the path that the kernel reports may be that of the host, of which only the mounted root is visible.
     """
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():
@@ -92,7 +93,7 @@ def _quota_of(folder: Path) -> Iterator[float]:
 
 
 def keep_to_usable_cpus() -> None:
-    """Have PyTorch compute in no more threads than `usable_cpus`: by itself it does not know of quotas."""
+    """Limit PyTorch to at most `usable_cpus` threads, since its default does not take quotas into account."""
     if torch.get_num_threads() > usable_cpus():
         torch.set_num_threads(usable_cpus())
 
@@ -100,8 +101,8 @@ def keep_to_usable_cpus() -> None:
 def keep_freed_memory() -> None:
     """Ask glibc to keep the memory of freed tensors for the next ones.
 
-    By default it hands every large block back to the system, and each step pays for its pages again:
-    zeroed by the kernel, one fault each. Elsewhere than under glibc this does nothing.
+    By default it returns every large block to the system, and each training step pays for the pages again: the kernel
+    zeroes each of them, at the cost of one page fault per page. On systems without glibc this does nothing.
     """
     if sys.platform != "linux":
         return
@@ -114,20 +115,21 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
-    """Divide CPUs among the processes of this machine that are within this context at the same time.
+    """Divide CPUs among the processes of this machine that are inside this context at the same time.
 
-    Each holds the lock of one file, which the system takes away when the process ends, however it ends. Files stay, and
-    are taken again. Two that count at the same moment may take each other for one more, until they count again.
+    Each process holds the lock of one file, which the system releases when the process ends, for whatever reason. The
+    files stay and are reused. Two processes that count at the same moment may each count one process too many, until
+    they count again.
 
     Args:
-        cpus: that they have together.
-        folder: for the files, on a disk of this machine, the same one for all.
+        cpus: number of CPUs that the processes share.
+        folder: folder of the lock files, on a disk of this machine and the same for all processes.
 
     Yields:
-        a function that gives this process's share at the moment, in whole CPUs, 1 at least.
+        a function that returns this process's current share, in whole CPUs, at least 1.
 
     Raises:
-        OSError: the folder, or a file in it, cannot be made or read; the function, too.
+        OSError: the folder, or a file in it, cannot be created or read; the yielded function raises it too.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = next(lock for number in itertools.count() if (lock := _taken(folder / f"{number}.lock")) is not None)
@@ -138,7 +140,7 @@ def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
 
 
 def _taken(file: Path) -> BaseFileLock | None:
-    """The lock of a file, held; None if another process holds it."""
+    """Acquire and return the lock of a file; None if another process holds it."""
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)

@@ -1,19 +1,19 @@
-"""Files that come along with nic_ray: the configurations, the reference pairs, the probe.
+"""Files that are distributed with nic_ray: the configurations, the reference pairs, the probe.
 
-In a checkout they lie in `tune_configs/` and `data/` beside the package; a wheel carries the same folders within it.
+In a checkout they are in `tune_configs/` and `data/` beside the package; a wheel holds the same folders inside it.
 """
 
 from importlib.resources import files
 from pathlib import Path
 
 PLACES = (Path(str(files("nic_ray") / "packaged_files")), Path(__file__).resolve().parent.parent)
-"""Within a wheel's package; in a checkout."""
+"""Folders that hold the files: inside the package of a wheel, and in a checkout."""
 
 
 def packaged(path: Path) -> Path:
-    """Where a file is: at its path if there is one, else where it comes along under that name; else its path.
+    """Locate a file: at its path if it exists there, else among the packaged files; else the path is returned as it is.
 
-    So `data/reference/pairs.jsonl` is found in any working folder, unless that folder has a file of this name itself.
+    Thus `data/reference/pairs.jsonl` is found from any working folder, unless that folder has a file with this path.
     """
     if path.is_absolute() or path.exists():
         return path

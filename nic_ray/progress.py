@@ -1,4 +1,4 @@
-"""What is shown of long work: a live view in a terminal, lines elsewhere, nothing where that is asked for."""
+"""The display of progress: a live view in a terminal, lines of text elsewhere, nothing if the user wants quiet."""
 
 import collections
 import contextlib
@@ -19,13 +19,13 @@ log = logging.getLogger("nic_ray.progress")
 
 ENDS = ("finished", "stopped", "failed", "repeated")
 BAR = 24
-"""Characters of a full bar of a domain."""
+"""Number of characters in a full bar."""
 DOMAINS = 12
-"""Domains that have a line; of more the worst and the best."""
+"""Largest number of domains that have a line; of more, the worst and the best are shown."""
 SHOWN = 10
-"""Running trials that have a line; the best and the counts below must stay in sight."""
+"""Largest number of running trials that have a line; the best trial and the counts below must stay visible."""
 REDRAWN = 2
-"""Times a second that the live view is drawn; each costs a few milliseconds of the trials' time."""
+"""Number of times per second that the live view is drawn; each takes a few milliseconds from the trials."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class TrialBatch:
     name: str
     trials: int
     epochs: float
-    """That a trial trains, at most."""
+    """Largest number of epochs that a trial trains for."""
     objective: str
     base: Mapping[str, float]
     """Flat validation metrics of the base model."""
     deadline: float = math.inf
-    """When no trial goes on, by the monotonic clock."""
+    """Time after which no trial continues, in seconds of the monotonic clock."""
     best: tuple[str, Mapping[str, float]] | None = None
     """The best trial of an earlier part of the search, and its metrics."""
 
 
 class View:
-    """Shows nothing. Whatever happens goes to the logger "nic_ray.progress", a line each."""
+    """A view that shows nothing. Every event is written to the logger "nic_ray.progress", one line per event."""
 
     def __init__(self) -> None:
         self._trials, self._ended = 0, 0
@@ -56,61 +56,66 @@ class View:
         log.info(line)
 
     def say(self, line: str) -> None:
-        """Something that is worth a line."""
+        """Report something that the user should see as a line."""
         self.note(line)
 
     def dashboard(self, address: str) -> None:
-        """Where Ray's dashboard is to be found."""
+        """Report the address of Ray's dashboard."""
         self.note(f"dashboard: {address}")
 
     def begin(self, trials: TrialBatch) -> None:
-        """Trials are about to be run."""
+        """Report that a batch of trials is about to be run."""
         self._trials, self._ended = trials.trials, 0
 
     def started(self, trial: str, sample: str) -> None:
-        """A trial has been handed its configuration."""
+        """Report that a trial has been given its configuration."""
         self.note(f"{trial}: {sample}")
 
     def evaluated(self, trial: str, metrics: Mapping[str, float]) -> None:
-        """A trial has come to an evaluation; see `headline`."""
+        """Report an evaluation of a trial; for `metrics`, see `headline`."""
         self.note(f"{trial}: {headline(metrics)}")
 
     def restarted(self, trial: str, reason: str) -> None:
-        """A trial has died and goes on from its last checkpoint."""
+        """Report that a trial has died and resumes from its last checkpoint."""
         self.say(f"{trial}: {reason}; it goes on from its last checkpoint")
 
     def ended(self, trial: str, status: str, reason: str = "") -> None:
-        """A trial is over: "finished", "stopped", "repeated" for as long as another one, or "failed" for a reason."""
+        """Report that a trial has ended.
+
+        Args:
+            status: "finished", "stopped", "repeated" (trained again for as long as another trial) or "failed".
+            reason: why it failed.
+        """
         self._ended += 1
         how = {"stopped": "stopped early", "failed": f"failed: {reason}"}.get(status, status)
         self.note(f"{trial}: {how} ({self._ended} of {self._trials} done)")
 
     def over(self) -> None:
-        """All trials that were about to be run are over."""
+        """Report that all trials of the batch have ended."""
 
     @contextlib.contextmanager
     def work(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Work on `total` texts; what is yielded is to be told how many more are done."""
+        """Report work on `total` texts; the yielded function is called with the number of further texts done."""
         self.note(what)
         yield lambda _: None
 
 
 class Lines(View):
-    """A line for each thing that happens, for files, pipes and terminals that cannot do more."""
+    """A view that writes one line per event, for files, pipes and terminals that cannot do more."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
         self._write = write
 
     def note(self, line: str) -> None:
-        """Write a line."""
+        """Write a line to the log and to the output."""
         super().note(line)
         self._write(line)
 
 
 @dataclass
 class Running:
-    """A trial that runs."""
+    """A trial that is running."""
 
     sample: str
     epoch: float = 0.0
@@ -122,12 +127,12 @@ class Running:
 
 @dataclass
 class Board:
-    """What the live view is drawn from."""
+    """The data from which the live view is drawn."""
 
     dashboard: str = ""
     round: TrialBatch | None = None
     begun: float = 0.0
-    """Seconds, of the clock that it is drawn by."""
+    """Start of the batch, in seconds of the clock that is used for drawing."""
     running: dict[str, Running] = field(default_factory=dict)
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     best: tuple[str, Mapping[str, float]] | None = None
@@ -138,7 +143,7 @@ class Board:
 
 
 class Live(View):
-    """A table that is drawn again and again at the foot of a terminal; lines go above it."""
+    """A table that is redrawn continually at the bottom of a terminal; lines are printed above it."""
 
     def __init__(self, console: "Console", clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -162,25 +167,25 @@ class Live(View):
         self._print(line)
 
     def dashboard(self, address: str) -> None:
-        """Keep it in sight."""
+        """Keep the address of the dashboard visible."""
         super().dashboard(address)
         self.board.dashboard = address
 
     def begin(self, trials: TrialBatch) -> None:
-        """Empty the table. The best so far stays: it is still that."""
+        """Empty the table. The best trial so far stays, since it is still the best."""
         super().begin(trials)
         self.board.round, self.board.begun = trials, self._clock()
         self.board.running, self.board.ends = {}, collections.Counter()
         self.board.best = self.board.best or trials.best
 
     def started(self, trial: str, sample: str) -> None:
-        """Add a line; one that is started again keeps its own."""
+        """Add a row for the trial; a trial that is started again keeps its row."""
         super().started(trial, sample)
         if trial not in self.board.running:
             self.board.running = self.board.running | {trial: Running(sample)}
 
     def evaluated(self, trial: str, metrics: Mapping[str, float]) -> None:
-        """Change its line, and perhaps what is the best so far."""
+        """Update the trial's row and, if its objective is higher, the best trial so far."""
         super().evaluated(trial, metrics)
         assert self.board.round is not None
         objective = self.board.round.objective
@@ -191,7 +196,7 @@ class Live(View):
             self.board.best = (trial, dict(metrics))
 
     def ended(self, trial: str, status: str, reason: str = "") -> None:
-        """Take its line away, and leave one above for good."""
+        """Remove the trial's row, and print a permanent line about it above the table."""
         super().ended(trial, status, reason)
         last = self._known(trial)
         self.board.running = {name: each for name, each in self.board.running.items() if name != trial}
@@ -202,12 +207,12 @@ class Live(View):
         )
 
     def over(self) -> None:
-        """Draw no table of trials any more."""
+        """Stop drawing the table of trials."""
         self.board.round = None
 
     @contextlib.contextmanager
     def work(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar below the table."""
+        """Draw a progress bar below the table."""
         self.say(what)
         self.board.work, self.board.done, self.board.total = what, 0, total
 
@@ -220,7 +225,7 @@ class Live(View):
             self.board.work = ""
 
     def _known(self, trial: str) -> Running:
-        # one that never came up has not been announced
+        # a trial that failed before it started was never announced
         return self.board.running.get(trial, Running(""))
 
     def _print(self, line: str) -> None:
@@ -231,7 +236,7 @@ class Live(View):
 
 @contextlib.contextmanager
 def view(*, quiet: bool) -> Iterator[View]:
-    """What suits stdout: a live view in a terminal, else lines; nothing if `quiet`."""
+    """The view that suits stdout: a live view in a terminal, else lines; one that shows nothing if `quiet`."""
     import rich
     import typer
 
@@ -252,7 +257,7 @@ def view(*, quiet: bool) -> Iterator[View]:
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    """An evaluation in one line.
+    """Describe an evaluation in one line.
 
     Args:
         metrics: flat; "epoch", "loss", the macro metrics and, if it was measured, "pairs_per_second".
@@ -266,7 +271,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def drawn(board: Board, now: float) -> "RenderableType":
-    """The picture of a board.
+    """Draw a board.
 
     Args:
         now: seconds, by the clock that `board.begun` was read from.
@@ -340,7 +345,7 @@ def _counts(board: Board, trials: TrialBatch, now: float) -> str:
     )
     elapsed = now - board.begun
     share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials
-    # before that, the start of the first trials is most of what is known
+    # below 5 %, the start-up of the first trials dominates the elapsed time
     rest = elapsed * (1 - share) / share if share >= 0.05 else math.inf
     until = max(0.0, trials.deadline - now)
     if math.isinf(min(rest, until)):
@@ -351,7 +356,7 @@ def _counts(board: Board, trials: TrialBatch, now: float) -> str:
 
 
 def _filled(share: float) -> str:
-    """A bar of `BAR` characters, filled to a share; exact to an eighth of a character."""
+    """A bar of `BAR` characters, filled to the given share, to the nearest eighth of a character."""
     eighths = round(min(1.0, max(0.0, share)) * BAR * 8)
     return ("█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")).ljust(BAR, "·")
 

@@ -1,44 +1,46 @@
-"""The ledger of a run: who has read its test rows, when, and of which model.
+"""The record of a run's test readings: which command read its test rows, when, and for which model.
 
-A figure of the test rows can be believed because nothing was chosen by them. From the second reading on, whoever
-chooses has seen the first.
+A result on the test rows can be trusted because nothing was chosen by them. From the second reading on, any choice may
+have been made in the knowledge of the first.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
+from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading
 from nic_ray.record import add_line, read_lines
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import checked
 
 COLUMNS = ["when", "command", "part", "rows", "model", "run"]
-LISTED = 3  # earlier readings that a sentence names
+LISTED = 3  # number of earlier readings that a sentence lists
 
 
 def note_reading(
     run_folder: Path, *, command: str, part: str, rows: int, model: str, split: str | None, when: datetime | None = None
 ) -> list[StoredReading]:
-    """Write down that test rows are about to be read.
+    """Record that test rows are about to be read.
 
     Args:
-        run_folder: of the run that has held them back.
-        command: that reads them.
-        part: what it reads: "test", or "all" where they are among others.
-        rows: how many test rows that are.
-        model: whose figures come of it.
-        split: SHA-256 of which row is in which part. Runs of the same one hold back the same rows.
-        when: now, if None. What a command reads of several models at once is one reading, and has one time.
+        run_folder: folder of the run that has held the rows back.
+        command: the command that reads them.
+        part: the part that it reads: "test", or "all" where the test rows are read among others.
+        rows: number of test rows.
+        model: the model that is evaluated.
+        split: SHA-256 of the assignment of rows to parts. Runs with the same value hold back the same rows.
+        when: time of the reading; None means now. A command that evaluates several models makes one reading, with one
+            time.
 
     Returns:
-        every reading of these rows that this run and those beside it know of, the new one last.
+        every reading of these rows that is recorded in this run and in the runs beside it, the new one last.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the record cannot be written.
     """
-    # to the microsecond: `merged` takes two rows that are equal for one reading
+    # to the microsecond: `merged` treats two equal rows as one reading
     now = (when or datetime.now(UTC)).isoformat(timespec="microseconds")
     row = StoredReading(when=now, command=command, part=part, rows=rows, model=model, run=run_folder.name)
     known = readings_of(run_folder, split)
@@ -47,7 +49,7 @@ def note_reading(
 
 
 def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
-    """What a run, and those beside it, know of readings of a split's test rows, the oldest first."""
+    """The readings of a split's test rows that are recorded in a run and in the runs beside it, the oldest first."""
     own = RunFolder(run_folder).readings
     found = _rows_of(own, split)
     if split is not None:
@@ -59,20 +61,21 @@ def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
 
 
 def _rows_of(path: Path, split: str | None) -> list[StoredReading]:
-    """Readings of a split in a ledger; a row that lacks something is none."""
-    return [
-        cast(StoredReading, {name: value for name, value in row.items() if name != "split"})
-        for row in read_lines(path)
-        if row.get("split") == split and row.keys() >= StoredReading.__required_keys__
-    ]
+    """Readings of a split in a ledger; a row that lacks something, or is damaged, is none."""
+    readings = []
+    for row in read_lines(path):
+        if row.pop("split", None) == split:
+            with suppress(InputError):
+                readings.append(checked(row, StoredReading, path, "leave the line out"))
+    return readings
 
 
 def _when(reading: StoredReading) -> str:
-    return str(reading.get("when"))
+    return reading["when"]
 
 
 def merged(*known: Sequence[StoredReading]) -> list[StoredReading]:
-    """Readings that are known from several places, each once, the oldest first."""
+    """Merge readings from several sources without duplicates, the oldest first."""
     once: list[StoredReading] = []
     for reading in (reading for readings in known for reading in readings):
         if reading not in once:
@@ -81,10 +84,10 @@ def merged(*known: Sequence[StoredReading]) -> list[StoredReading]:
 
 
 def describe_readings(readings: Sequence[StoredReading]) -> str | None:
-    """What has to be said of readings if the last of them was not the first; else None."""
+    """A warning that the test rows had been read before the last reading; None if they had not."""
     if not readings:
         return None
-    # one for all models that a command has read at once
+    # one reading for all models that a command evaluated at once
     *earlier, last = {(row["when"], row["command"]): row for row in readings}.values()
     if not earlier:
         return None
@@ -98,10 +101,10 @@ def describe_readings(readings: Sequence[StoredReading]) -> str | None:
 
 
 def described(reading: StoredReading) -> str:
-    """A reading in a few words."""
+    """A reading as short text."""
     return f"{reading['when']} by {reading['command']}, of {reading['model']} ({reading['run']})"
 
 
 def cells_of(readings: Sequence[StoredReading]) -> list[list[str]]:
-    """Rows of a table with `COLUMNS`."""
+    """The readings as rows of a table with the columns `COLUMNS`."""
     return [[row["when"], row["command"], row["part"], str(row["rows"]), row["model"], row["run"]] for row in readings]

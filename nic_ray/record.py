@@ -1,4 +1,4 @@
-"""What a training leaves on disk while it runs: its checkpoint and its log."""
+"""The files that a training writes while it runs: its checkpoint, its log and the record of ended trials."""
 
 import errno
 import json
@@ -22,28 +22,28 @@ from nic_ray.run_folder import RunFolder
 CHECKPOINT = "state.pt"
 LOG = "training.log"
 FAILURE_FILE = "failed.txt"
-"""In a trial's folder: why it cannot be trained, so that it is not tried again."""
+"""File in a trial's folder that says why the trial cannot be trained, so that it is not tried again."""
 
 
 TrialRow = dict[str, str | float | None]
-"""A row of trials.csv: name, how the trial ended, hyperparameters, its best evaluation."""
+"""A row of trials.csv: the trial's name, how it ended, its hyperparameters and its best evaluation."""
 
 
 class EndedTrial(TypedDict):
-    """How a trial ended, as the ledger of a run holds it, a line for each."""
+    """How a trial ended, as ended.jsonl in the run folder records it, one line per trial."""
 
     status: str
-    """"finished", "stopped" early, "repeated" for as long as another one, or "failed"."""
+    """"finished", "stopped" (early), "repeated" (trained again for as long as another trial) or "failed"."""
     error: str
     """Why it failed; empty if it did not."""
     sample: JsonObject
     """Its hyperparameters."""
     seconds: float
-    """That it took."""
+    """Its duration in seconds."""
     epoch: NotRequired[float]
-    """At its last evaluation; without one, this and the next two are missing."""
+    """Epoch of its last evaluation; if it had no evaluation, this key and the next two are missing."""
     evaluation: NotRequired[int]
-    """The number of its last evaluation, 1 for the first."""
+    """The number of its last evaluation, counted from 1."""
     objective: NotRequired[float]
     """Its best value so far."""
 
@@ -52,38 +52,38 @@ class BestState(TypedDict):
     """The best evaluation of a training so far."""
 
     metrics: dict[str, float]
-    """What it found, with its "loss", "epoch" and "step"."""
+    """The metrics of the evaluation, with its "loss", "epoch" and "step"."""
     upper: dict[str, Tensor]
-    """The parameters that train, as they were then, by name."""
+    """The trained parameters at that evaluation, by name."""
 
 
 class TrainingState(TypedDict):
-    """What a training goes on from: `loop.fit` writes and reads it, and a checkpoint holds it."""
+    """The state from which a training resumes: `loop.fit` writes and reads it, and a checkpoint holds it."""
 
     upper: dict[str, Tensor]
-    """The parameters that train, by name."""
+    """The trained parameters, by name."""
     optimizer: dict[str, Any]
-    """Its `state_dict`."""
+    """The optimizer's `state_dict`."""
     random: Tensor
-    """State of the generator that dropout draws from: that of the device, in the first worker."""
+    """State of the random generator that dropout draws from: that of the device, in the first worker."""
     random_of: NotRequired[str]
-    """Kind of that device; checkpoints of early versions do not say it."""
+    """Kind of that device; missing in checkpoints of early versions."""
     micro_batch_tokens: NotRequired[int]
-    """The configuration's, or what memory has left of it; likewise."""
+    """The configured value, or a lower one that fits into memory; missing in checkpoints of early versions."""
     step: int
-    """Steps that have been taken."""
+    """Number of steps taken."""
     stale: int
-    """Evaluations since the best one."""
+    """Number of evaluations since the best one."""
     best: BestState
     metrics: dict[str, float]
-    """Those of the last evaluation."""
+    """The metrics of the last evaluation."""
     finished: bool
-    """Whether it was the last of all."""
+    """Whether that evaluation was the last one of the training."""
 
 
 @contextmanager
 def held(run_folder: Path) -> Iterator[None]:
-    """Keep a run folder for this process; two that go on with one run would train its trials twice.
+    """Lock a run folder for this process; two processes that resume the same run would train its trials twice.
 
     Raises:
         InputError: another process holds it.
@@ -104,16 +104,16 @@ def held(run_folder: Path) -> Iterator[None]:
 
 
 def save_state(state: TrainingState, folder: Path) -> None:
-    """Write the state of a training into a folder, whole or not at all.
+    """Write the state of a training into a folder, completely or not at all.
 
     Raises:
-        OSError: there is no room for it, or another reason not to write it.
+        OSError: the disk is full, or the state cannot be written for another reason.
     """
     temporary = folder / f"{CHECKPOINT}.tmp"
     try:
         torch.save(dict(state), temporary)
         temporary.replace(folder / CHECKPOINT)
-    except RuntimeError as error:  # PyTorch does not say what has gone wrong
+    except RuntimeError as error:  # PyTorch does not say whether the disk is full
         if is_full(folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary)) from error
         raise
@@ -122,15 +122,17 @@ def save_state(state: TrainingState, folder: Path) -> None:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether next to nothing, less than 1 MiB, fits on the disk of a folder."""
+    """Whether the disk that holds a folder is practically full: less than 1 MiB is free."""
     return shutil.disk_usage(folder).free < 2**20
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read back what `save_state` wrote, on the CPU. Tensors and plain values only: no code is run.
+    """Read back what `save_state` wrote, with its tensors on the CPU.
+
+    Only tensors and plain values are read; no code from the file is run.
 
     Raises:
-        ValueError: the file holds something else than the state of a training.
+        ValueError: the file holds something other than the state of a training.
         OSError, RuntimeError, EOFError, pickle.UnpicklingError: it is missing, or damaged.
     """
     state: Any = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
@@ -140,48 +142,48 @@ def load_state(folder: Path) -> TrainingState:
 
 
 def last_state(run_folder: Path, trial: str) -> TrainingState | None:
-    """The state of a trial's last evaluation; None if it has none that can be read.
+    """The state of a trial's last evaluation; None if the trial has no readable checkpoint.
 
-    Tune keeps the checkpoint of a trial in one process, Train that of a trial in several. One that was cut off while
-    it was written is passed over.
+    Ray Tune keeps the checkpoint of a trial that runs in one process, Ray Train that of a trial in several processes.
+    A checkpoint whose writing was interrupted is skipped.
     """
     return next(filter(None, map(readable_state, checkpoints(run_folder, trial))), None)
 
 
 def readable_state(folder: Path) -> TrainingState | None:
-    """As `load_state`; None if it cannot be read."""
+    """Like `load_state`, but returns None if the state cannot be read."""
     with suppress(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         return load_state(folder)
     return None
 
 
 def checkpoints(run_folder: Path, trial: str) -> list[Path]:
-    """Folders with a state of a trial, the newest first."""
+    """The folders that hold checkpoints of a trial, the newest first."""
     found = run_folder.glob(f"*/{trial}/checkpoint_*/{CHECKPOINT}")
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def training_log(run_folder: Path, trial: str) -> str:
-    """All that a trial has logged, under its name; empty if nothing was."""
+    """Everything that a trial has logged, below a line with its name; empty if it has no log."""
     found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
     logged = [path.read_text(encoding="utf-8", errors="replace") for path in found]
     return "".join([f"{trial}\n", *logged]) if logged else ""
 
 
 def study_url(study_file: Path) -> str:
-    """The address of a study, for Optuna. A path has characters that mean something else in it: %, ?, #, {."""
-    from sqlalchemy.engine import URL  # a search needs it, a training does not
+    """The URL of a study, for Optuna. In a URL, some characters of a path have another meaning: %, ?, #, {."""
+    from sqlalchemy.engine import URL  # a search needs SQLAlchemy, a single training does not
 
     return URL.create("sqlite", database=str(study_file.absolute())).render_as_string()
 
 
 def add_ended(run_folder: Path, trial: str, row: EndedTrial) -> None:
-    """Note for good how a trial ended."""
+    """Record durably how a trial ended."""
     add_line(RunFolder(run_folder).ended, {"trial": trial, **row})
 
 
 def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
-    """How trials ended, by name. A last line that was cut off is no trial."""
+    """How trials ended, by name. A last line that was cut off is ignored."""
     ended = {}
     for row in read_lines(RunFolder(run_folder).ended):
         if isinstance(row.get("trial"), str) and isinstance(row.get("status"), str):
@@ -191,11 +193,11 @@ def read_ended(run_folder: Path) -> dict[str, EndedTrial]:
 
 
 def add_line(path: Path, row: Mapping[str, object]) -> None:
-    """Add an object to a file of JSON lines, for good."""
+    """Append an object to a file of JSON lines, and flush it to disk."""
     with path.open("ab+") as file:
         if size := file.seek(0, os.SEEK_END):
             file.seek(size - 1)
-            if file.read(1) != b"\n":  # a crash, or a full disk, has cut the last line off
+            if file.read(1) != b"\n":  # a crash or a full disk has cut off the last line
                 file.write(b"\n")
         file.write(json.dumps(row).encode() + b"\n")
         file.flush()
@@ -203,7 +205,7 @@ def add_line(path: Path, row: Mapping[str, object]) -> None:
 
 
 def read_lines(path: Path) -> list[JsonObject]:
-    """The objects of a file of JSON lines; none if there is no file. A line that was cut off, or damaged, is none."""
+    """The objects in a file of JSON lines; empty if there is no file. Damaged and truncated lines are skipped."""
     found = []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
@@ -214,20 +216,20 @@ def read_lines(path: Path) -> list[JsonObject]:
 
 class _Log(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Lose the line: on a full disk the standard handler would print a traceback for each."""
+        """Drop the line: on a full disk, the standard handler would print a traceback for every line."""
 
     def close(self) -> None:
-        """Close it, with what could be written."""
+        """Close the file, ignoring errors from lines that could not be written."""
         with suppress(OSError):
             super().close()
 
 
 @contextmanager
 def logging_to(path: Path, loggers: Sequence[str] = ("nic_ray.training",)) -> Iterator[None]:
-    """Append what loggers are told to a file, and nowhere else, a line at a time, so that it can be followed.
+    """Write the messages of loggers to the end of a file and nowhere else, line by line, so that it can be followed.
 
     Args:
-        loggers: their names; those of the training loop by default.
+        loggers: names of the loggers; by default that of the training loop.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _Log(path, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A copy of a run in a place that outlives this machine: S3, GCS, HDFS, whatever pyarrow reads by its URI."""
+"""A copy of a run in storage that outlives this machine: S3, GCS, HDFS or any other that pyarrow reads by its URI."""
 
 import re
 import sqlite3
@@ -19,36 +19,36 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @dataclass(frozen=True)
 class Mirror:
-    """A folder of a file system; both travel to other processes."""
+    """A folder of a file system; both can be sent to other processes."""
 
     filesystem: pyarrow.fs.FileSystem
     path: str
-    """Without a slash at its end."""
+    """Path without a trailing slash."""
 
     def __truediv__(self, name: str) -> "Mirror":
-        """The folder or file of that name in it."""
+        """The folder or file with this name in the folder."""
         return Mirror(self.filesystem, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        """For messages: what kind of file system it is, and where."""
+        """The type of the file system and the path, for messages."""
         return f"{self.filesystem.type_name}:{self.path}"
 
 
 def is_uri(place: str) -> bool:
-    """Whether a place is one that this room is for, rather than a folder of this machine."""
+    """Whether a place is a URI of remote storage, which this module handles, rather than a folder on this machine."""
     return SCHEME.match(place) is not None and not place.startswith("file://")
 
 
 def local_folder(place: str) -> Path:
-    """The folder of this machine that a place names which is no `is_uri`: a path, or one that is quoted in file://."""
+    """The folder on this machine that a place other than an `is_uri` names: a path, or a quoted path after file://."""
     return Path(unquote(place.removeprefix("file://"))) if place.startswith("file://") else Path(place)
 
 
 def mirror_at(uri: str) -> Mirror:
-    """The place of a URI; nothing is written.
+    """The place that a URI names; nothing is written.
 
     Raises:
-        InputError: pyarrow knows no such place, or it cannot be reached.
+        InputError: pyarrow does not support the URI, or the place cannot be reached.
     """
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(_with_patience(uri))
@@ -66,20 +66,20 @@ def mirror_at(uri: str) -> Mirror:
 
 
 def _with_patience(uri: str) -> str:
-    """Bound how long a bucket of Google's is tried that cannot be reached: else for many minutes, deaf to Ctrl-C."""
+    """Limit the retries for an unreachable Google bucket, which would last many minutes and ignore Ctrl-C."""
     if not uri.startswith(("gs://", "gcs://")) or PATIENCE in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}{PATIENCE}=10"
 
 
 def exists(place: Mirror) -> bool:
-    """Whether a file or a folder is there."""
+    """Whether a file or a folder exists at a place."""
     with _explained(place):
         return bool(place.filesystem.get_file_info(place.path).type != pyarrow.fs.FileType.NotFound)
 
 
 def push(local: Path, place: Mirror) -> None:
-    """Copy a file, or a folder with all in it, to a place; what is there of that name is replaced.
+    """Copy a file, or a folder with all its contents, to a place; existing files of the same name are replaced.
 
     Raises:
         RunError: it cannot be written.
@@ -96,7 +96,7 @@ def push(local: Path, place: Mirror) -> None:
 
 
 def push_database(local: Path, place: Mirror) -> None:
-    """Copy an SQLite database that may be written to meanwhile.
+    """Copy an SQLite database, which other processes may be writing to during the copy.
 
     Raises:
         RunError: it cannot be written.
@@ -113,7 +113,7 @@ def push_database(local: Path, place: Mirror) -> None:
 
 
 def pull(place: Mirror, local: Path) -> None:
-    """Copy a file, or a folder with all in it, from a place; files that are there already are replaced.
+    """Copy a file, or a folder with all its contents, from a place; existing local files are replaced.
 
     Raises:
         RunError: it cannot be read.
@@ -128,10 +128,10 @@ def pull(place: Mirror, local: Path) -> None:
 
 
 def folders(place: Mirror) -> list[str]:
-    """Names of the folders in a place; none if it is not there.
+    """Names of the folders in a place; empty if the place does not exist.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the place cannot be read.
     """
     with _explained(place):
         found = place.filesystem.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True))
@@ -139,10 +139,10 @@ def folders(place: Mirror) -> list[str]:
 
 
 def remove(place: Mirror) -> None:
-    """Delete a folder with all in it, if it is there.
+    """Delete a folder with all its contents, if it exists.
 
     Raises:
-        RunError: it cannot be deleted.
+        RunError: the folder cannot be deleted.
     """
     with _explained(place):
         if exists(place):

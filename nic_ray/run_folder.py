@@ -1,4 +1,4 @@
-"""Where a run keeps what it leaves: the one owner of the names of its files."""
+"""The layout of a run folder: the only module that defines the names of its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,23 +6,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, and the place of each file in it."""
+    """The folder of a run, and the path of each file in it."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The settings, as they were given."""
+        """The settings of the run."""
         return self.path / "config.yaml"
 
     @property
     def start(self) -> Path:
-        """What a search started from and for: settings, data, split, base model, bundle."""
+        """The starting point and target of a search: settings, data, split, base model, bundle."""
         return self.path / "run.json"
 
     @property
     def training_start(self) -> Path:
-        """What the training of a single configuration started from."""
+        """The starting point of the training of a single configuration."""
         return self.path / "data.json"
 
     @property
@@ -32,42 +32,42 @@ class RunFolder:
 
     @property
     def ended(self) -> Path:
-        """A line for each trial that came to its end, and how."""
+        """How each trial ended, one line per trial that has ended."""
         return self.path / "ended.jsonl"
 
     @property
     def readings(self) -> Path:
-        """A line for each reading of the test rows that the run has held back."""
+        """The readings of the test rows that the run has held back, one line per reading."""
         return self.path / "readings.jsonl"
 
     @property
     def log(self) -> Path:
-        """What a search, Ray and Optuna had to say."""
+        """The log messages of the search, of Ray and of Optuna."""
         return self.path / "search.log"
 
     @property
     def trials(self) -> Path:
-        """A row for each trial, with its sample and its best evaluation."""
+        """A table with one row per trial, with its sampled hyperparameters and its best evaluation."""
         return self.path / "trials.csv"
 
     @property
     def result(self) -> Path:
-        """What a search found, for programs."""
+        """The results of a search, for programs."""
         return self.path / "result.json"
 
     @property
     def domains(self) -> Path:
-        """The figures of every domain, of which tables and pictures show the ends where they are many."""
+        """The results for every domain; where there are many domains, tables and pictures show only both ends."""
         return self.path / "domains.csv"
 
     @property
     def queries(self) -> Path:
-        """What the winner retrieved for each test query."""
+        """The passages that the winner retrieved for each test query."""
         return self.path / "queries.json"
 
     @property
     def report(self) -> Path:
-        """What people read."""
+        """The report for human readers."""
         return self.path / "report.html"
 
     @property
@@ -77,25 +77,25 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints of the training of a single configuration, a folder an epoch."""
+        """The checkpoints of the training of a single configuration, one folder per epoch."""
         return self.path / "checkpoints"
 
     @property
     def training_log(self) -> Path:
-        """What the training of a single configuration logged."""
+        """The log of the training of a single configuration."""
         return self.path / "training.log"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that works on the run."""
+        """The lock that is held by the process that works on the run."""
         return self.path / ".lock"
 
     @property
     def trial_folders(self) -> Path:
-        """A folder for each trial, with its log and with what Ray Train keeps of trials in several processes."""
+        """The folders of the trials, with their logs and Ray Train's files of trials that run in several processes."""
         return self.path / "train"
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """What is left to be read when a search has ended."""
+        """The files that hold the results when a search has ended."""
         return self.trials, self.result, self.domains, self.queries, self.report

@@ -1,6 +1,6 @@
-"""The Optuna study of a search: how trials are named in it, what is noted beside them, how it is read and mended.
+"""The Optuna study of a search: the names and attributes of its trials, how it is read and how it is repaired.
 
-The sampler is made here, too: another one is one line of `sampler`.
+The sampler is also created here: using another one means changing one line of `sampler`.
 """
 
 import logging
@@ -23,39 +23,39 @@ from nic_ray.record import EndedTrial, add_ended, study_url
 log = logging.getLogger("nic_ray.study")
 
 NAME = "nic_ray"
-"""Of the study in its file."""
+"""Name of the study in its file."""
 STATUS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
 """How a trial ended, in the words of `trials.csv`."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a trial went."""
+    """The course of a trial: how it ended, and its evaluations."""
 
     name: str
     status: str
     points: tuple[tuple[float, float], ...]
-    """(epoch, objective) of its evaluations."""
+    """(epoch, objective) of each evaluation."""
 
 
 def trial_name(number: int) -> str:
-    """The name of the trial that has this number in the study."""
+    """The name of the trial with the given number in the study."""
     return f"trial-{number:03d}"
 
 
 def trial_number(name: str) -> int | None:
-    """The number behind a name of `trial_name`; None for any other name, such as that of a repeated trial."""
+    """The number of a trial named by `trial_name`; None for any other name, such as that of a repeated trial."""
     digits = name.removeprefix("trial-")
     return int(digits) if digits.isdigit() and name != digits else None
 
 
 def epoch_attribute(evaluation: int) -> str:
-    """The user attribute of a trial that holds the epoch of one of its evaluations, 1 for the first."""
+    """Name of the trial's user attribute that holds the epoch of an evaluation; evaluations are counted from 1."""
     return f"epoch at {evaluation}"
 
 
 def evaluations(trial: FrozenTrial) -> list[tuple[float, float]]:
-    """(epoch, objective) of each evaluation that the study was told of, the first one first."""
+    """(epoch, objective) of each evaluation that was reported to the study, in order."""
     return [
         (float(trial.user_attrs[epoch_attribute(number)]), value)
         for number, value in sorted(trial.intermediate_values.items())
@@ -64,21 +64,21 @@ def evaluations(trial: FrozenTrial) -> list[tuple[float, float]]:
 
 
 def storage(study_file: Path) -> optuna.storages.RDBStorage:
-    """The SQLite file that holds a study."""
+    """Open the SQLite file that holds a study, as Optuna's storage."""
     return optuna.storages.RDBStorage(study_url(study_file))
 
 
 def keep_quiet() -> None:
-    """Have Optuna say what it has to say in the run's log only."""
+    """Keep Optuna's messages off the terminal: they go to the run's log only."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     optuna.logging.disable_default_handler()
 
 
 def open_study(study_file: Path) -> optuna.Study | None:
-    """The study that an earlier run has left; None if there is none.
+    """Open the study that an earlier run has left; None if there is none.
 
     Raises:
-        InputError: there is a file, and it cannot be read.
+        InputError: the file exists but cannot be read.
     """
     keep_quiet()
     if not study_file.exists():
@@ -86,7 +86,7 @@ def open_study(study_file: Path) -> optuna.Study | None:
     try:
         study = optuna.load_study(study_name=NAME, storage=storage(study_file))
         study.get_trials()  # reads the whole file
-    except KeyError:  # the run was cut off before it made one
+    except KeyError:  # the run was interrupted before it created the study
         return None
     except (SQLAlchemyError, RuntimeError) as error:
         raise InputError(f"{study_file}: cannot be read ({' '.join(str(error).split())[:200]})") from None
@@ -94,10 +94,11 @@ def open_study(study_file: Path) -> optuna.Study | None:
 
 
 def sampler(search: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
-    """What proposes configurations.
+    """The sampler that proposes configurations.
 
     Args:
-        known: trials that the study holds; a resumed search must not draw the first samples again.
+        known: number of trials in the study, added to the seed so that a resumed search does not draw the first
+            samples again.
     """
     return optuna.samplers.TPESampler(
         multivariate=True, constant_liar=True, n_startup_trials=search.startup_trials, seed=search.seed + known
@@ -105,7 +106,7 @@ def sampler(search: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
-    """What Optuna draws the values of a hyperparameter from."""
+    """The Optuna distribution from which the values of a hyperparameter are drawn."""
     if dimension.choice is not None:
         return CategoricalDistribution(dimension.choice)
     bounds = dimension.log_uniform or dimension.uniform
@@ -127,7 +128,10 @@ def _dimension_of(distribution: Any) -> Dimension:
 
 
 def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
-    """Tell study and ledger of trials that were ended from outside: stopped with what they had, else failed."""
+    """Record in the study and in ended.jsonl the trials that were ended from outside.
+
+    A trial that has an evaluation is recorded as stopped, any other as failed for the given reason.
+    """
     for trial in study.trials:
         if trial.state.is_finished():
             continue
@@ -138,11 +142,11 @@ def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
         add_ended(run_folder, trial_name(trial.number), _ledger_row(trial, state, seconds, failure))
 
 
-def note_forgotten(study: optuna.Study, run_folder: Path, known: Container[str]) -> None:
-    """Write into the ledger what the study alone knows to have ended: the run died between the two.
+def restore_ledger_rows(study: optuna.Study, run_folder: Path, known: Container[str]) -> None:
+    """Record in ended.jsonl the trials that only the study lists as ended, since the run died between the two writes.
 
     Args:
-        known: names of the trials in the ledger.
+        known: names of the trials that are already in ended.jsonl.
     """
     for trial in study.trials:
         if trial.state.is_finished() and trial_name(trial.number) not in known:
@@ -152,7 +156,7 @@ def note_forgotten(study: optuna.Study, run_folder: Path, known: Container[str])
 
 
 def _ledger_row(trial: FrozenTrial, state: TrialState, seconds: float, failure: str) -> EndedTrial:
-    """What the ledger says of a trial, as far as the study knows it; `failure` is for one that failed."""
+    """The record of a trial for ended.jsonl, from what the study holds; `failure` is the error of a failed trial."""
     error = failure if state == TrialState.FAIL else ""
     row = EndedTrial(status=STATUS[state], error=error, sample=trial.params, seconds=round(seconds, 1))
     if points := evaluations(trial):
@@ -162,11 +166,11 @@ def _ledger_row(trial: FrozenTrial, state: TrialState, seconds: float, failure: 
 
 
 def rebuild_study(study_file: Path, space: Mapping[str, Dimension], ended: Mapping[str, EndedTrial]) -> None:
-    """Make a damaged or lost study anew from how its trials ended; a damaged one is kept beside it.
+    """Rebuild a damaged or lost study from the records of its trials; a damaged file is kept beside the new one.
 
     Args:
-        space: what the trials were drawn from.
-        ended: from `record.read_ended`. Numbers that are missing in between become failed trials.
+        space: the search space that the trials were drawn from.
+        ended: from `record.read_ended`. Missing numbers, and trials without an objective, become failed trials.
     """
     states = {status: state for state, status in STATUS.items()}
     if study_file.exists():
@@ -192,13 +196,13 @@ def rebuild_study(study_file: Path, space: Mapping[str, Dimension], ended: Mappi
 
 
 def read_courses(study_file: Path, statuses: Mapping[str, str]) -> tuple[optuna.Study | None, tuple[Course, ...]]:
-    """A study for drawing, and how its trials went; (None, ()) where there is none, or it is damaged.
+    """Read a study for plotting, and the courses of its trials; (None, ()) if there is no study or it is damaged.
 
-    Every trial that has a value counts as complete in it: Optuna draws no trial that was stopped early, and nearly
-    all of them are.
+    In the returned study, every ended trial that has a value counts as complete, because Optuna does not plot trials
+    that were stopped early, and nearly all of them are.
 
     Args:
-        statuses: how trials ended, by name, as far as that is known.
+        statuses: how trials ended, by name, as far as it is known.
     """
     trials = _trials_in(study_file)
     if trials is None:
@@ -229,7 +233,7 @@ def _trials_in(study_file: Path) -> Sequence[FrozenTrial] | None:
         with _opened(study_file) as opened:
             names = optuna.get_all_study_names(opened)
             return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
-    except Exception as error:  # damage has many faces, and costs the figures of the study only
+    except Exception as error:  # damage takes many forms, and costs only the figures of the study
         log.warning("%s: cannot be read (%s)", study_file, " ".join(str(error).split())[:200])
         return None
 

@@ -1,4 +1,4 @@
-"""A base model's files: where they lie, its prompts, and how long texts are for it. No weights, no torch."""
+"""A base model's files: their location, the prompts, and token counts of texts. Needs neither weights nor torch."""
 
 import json
 import math
@@ -27,7 +27,7 @@ _PROMPTS = "config_sentence_transformers.json"
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a model reads in front of a text, by what the text is; empty for nothing."""
+    """The prompts that are prepended to a query and to a passage; empty for no prompt."""
 
     query: str = ""
     passage: str = ""
@@ -36,7 +36,7 @@ class Prompts:
         return bool(self.query or self.passage)
 
     def before(self, *, is_query: bool) -> str:
-        """What stands in front of a text."""
+        """The prompt that is prepended to a query or to a passage."""
         return self.query if is_query else self.passage
 
 
@@ -44,10 +44,11 @@ NO_PROMPTS = Prompts()
 
 
 def located(base_model: str) -> Path | None:
-    """Where a base model lies on this machine; None for a hub id.
+    """Path of a base model on this machine; None for a hub id.
 
     Args:
-        base_model: a folder, which goes before a packaged model of the same name; the packaged name; or a hub id.
+        base_model: a folder, which takes precedence over a packaged model of the same name; the packaged name; or a
+            hub id.
     """
     if Path(base_model).exists():
         return Path(base_model)
@@ -59,7 +60,7 @@ def located(base_model: str) -> Path | None:
 
 
 def not_on_the_hub(base_model: str, error: Exception) -> InputError:
-    """The error for a name that is no folder and that the model hub does not give either."""
+    """The error for a name that is not a folder and that the model hub does not provide either."""
     return InputError(
         f"{base_model}: no such folder, and the model hub does not give it ({in_one_line(error)}); name a folder or "
         f"{PACKAGED_NAMES[0]}, which needs no network"
@@ -67,15 +68,15 @@ def not_on_the_hub(base_model: str, error: Exception) -> InputError:
 
 
 def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts:
-    """The prompts that a model's owner means for queries and for passages.
+    """The prompts that a model's owner intends for queries and for passages.
 
-    Those under the names that Sentence Transformers' `encode_query` and `encode_document` look for, the first that is
-    not empty; if neither has one, the default for both. (Sentence Transformers 6.2 gives a model without a prompt
-    "document" an empty one, and so comes by no "passage", no "corpus" and no default.)
+    For each, this is the first non-empty prompt under the names that Sentence Transformers' `encode_query` and
+    `encode_document` look for; if neither has one, it is the default prompt for both. (Sentence Transformers 6.2 gives
+    a model without a prompt "document" an empty one, and so never uses "passage", "corpus" or the default.)
 
     Args:
-        stored: prompts by name; None and "" are none.
-        default: name of the one for any text.
+        stored: prompts by name; None and "" mean no prompt.
+        default: name of the prompt for any text.
     """
     passage = next((prompt for name in ("document", "passage", "corpus") if (prompt := stored.get(name))), "")
     own = Prompts(stored.get("query") or "", passage)
@@ -84,13 +85,13 @@ def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts
 
 
 def stored_prompts(base_model: str) -> Prompts:
-    """The prompts in a base model's files.
+    """Read the prompts from a base model's files.
 
     Args:
         base_model: the packaged name, a folder or a hub id.
 
     Raises:
-        InputError: it is not to be had.
+        InputError: the model is not available, or its files are damaged.
     """
     file = _folder(base_model) / _PROMPTS
     if not file.is_file():
@@ -113,15 +114,18 @@ def _settings_in(file: Path) -> dict[str, Any]:
 
 
 def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tuple[dict[str, int], int]:
-    """Tokens of each text, special ones included and nothing cut off; and how many of them are read.
+    """Count the tokens of each text, special tokens included and without truncation; and the number that is read.
 
     Args:
         base_model: the packaged name, a folder or a hub id.
-        texts: each counted once.
-        max_tokens: what is read at most; the model's own limit if that is lower.
+        texts: the texts; repeated ones are counted once.
+        max_tokens: largest number of tokens that are read of a text, unless the model's own limit is lower.
+
+    Returns:
+        the number of tokens by text, and the number of tokens after which a text is cut off.
 
     Raises:
-        InputError: no tokenizer is found there.
+        InputError: the model is not available, or has no usable tokenizer.
     """
     file = _tokenizer_file(base_model)
     try:
@@ -137,7 +141,7 @@ def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tupl
 
 def _tokenizer_file(base_model: str) -> Path:
     folder = _folder(base_model)
-    # in the folder itself, or in that of its first module
+    # in the folder itself, or in the subfolder of its first module
     found = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
     if not found:
         raise InputError(f"{base_model}: holds no tokenizer.json; name a folder that SentenceTransformer.save wrote")
@@ -152,7 +156,7 @@ def _folder(base_model: str) -> Path:
     try:
         names = ("tokenizer.json", _PROMPTS, *_LIMITS)
         return Path(snapshot_download(base_model, allow_patterns=[f"*{name}" for name in names]))
-    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+    except Exception as error:  # the hub client raises a dozen types of exceptions, none of them from this package
         raise not_on_the_hub(base_model, error) from None
 
 

@@ -37,7 +37,7 @@ def main(
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config_file import load_config
     from nic_ray.progress import view
-    from nic_ray.report.terminal import show_outcome
+    from nic_ray.report.terminal import show_result
     from nic_ray.search.run import refuse_new_settings
     from nic_ray.search.search import resume_search, run_search
 
@@ -68,7 +68,7 @@ def main(
                 export_anyway=export_anyway,
                 view=shown,
             )
-    show_outcome(outcome)
+    show_result(outcome)
 
 
 if __name__ == "__main__":

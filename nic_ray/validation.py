@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in sentences that a user can act on: of settings, and of rows of pairs."""
+"""Pydantic's errors as messages that a user can act on, for settings and for rows of pairs."""
 
 import difflib
 import math
@@ -9,21 +9,21 @@ from pydantic import BaseModel, ValidationError
 
 
 def setting_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """What is wrong with settings, a sentence for each with its place.
+    """Yield one message per fault in the settings, with its place.
 
     Args:
-        model: that they were validated as.
+        model: the model that the settings were validated as.
     """
     for each in error.errors():
         message = setting_fault(each, model)
         where = ".".join(str(part) for part in each["loc"] if part != "[key]")
-        # the checks of the whole space name the place in each of their lines
+        # the checks of the whole search space name the place in every line of their message
         names_places = each["type"] == "value_error" and where in ("", "space")
         yield from message.split("\n") if names_places else [f"{where}: {message}"]
 
 
 def setting_fault(error: Any, model: type[BaseModel]) -> str:
-    """One of pydantic's errors as the rule that was broken and the value that was found."""
+    """Describe one of pydantic's errors by the rule that was broken and the value that was given."""
     kind, found, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"no such setting{suggestion(str(error['loc'][-1]), _siblings(error['loc'], model))}"
@@ -54,34 +54,51 @@ def setting_fault(error: Any, model: type[BaseModel]) -> str:
     return f"must be {rule}, got {shown_value(found)}"
 
 
+def stored_faults(error: ValidationError) -> Iterator[str]:
+    """What is wrong with JSON that a program has written, a sentence for each place in it."""
+    rules = {"string_type": "text", "list_type": "a list", "dict_type": "an object", "mapping_type": "an object"}
+    for each in error.errors():
+        kind, place = each["type"], ".".join(str(part) for part in each["loc"] if part != "[key]")
+        if kind == "missing":
+            yield f"{place} is missing"
+            continue
+        if kind.startswith("bool_"):
+            rule = "true or false"
+        elif kind.startswith(("int_", "float_", "finite_")):
+            rule = "a whole number" if kind.startswith("int_") else "a number"
+        else:
+            rule = rules.get(kind, f"of another kind ({each['msg']})")
+        yield f"{place} must be {rule}, got {shown_value(each['input'])}".lstrip()
+
+
 def shown_value(value: object) -> str:
-    """A value as it stands in YAML or Python, cut to a length that a message can hold."""
+    """A value as it is written in YAML or Python, shortened to at most 80 characters for a message."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _siblings(location: tuple[Any, ...], model: Any) -> list[str]:
-    """Names that a setting could have where it stands."""
+    """The valid names of settings at a location."""
     parts = iter(location[:-1])
     for part in parts:
         model = model.model_fields[part].annotation
-        if get_origin(model) is dict:  # of settings by a name that the user chooses
+        if get_origin(model) is dict:  # a mapping whose keys the user chooses
             model = get_args(model)[-1]
             next(parts, None)
     return list(model.model_fields)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The known name that was perhaps meant, or all of them; for the end of a sentence."""
+    """The known name that the user probably meant, or all known names; for the end of a message."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
 def row_faults(error: ValueError, content: bytes) -> Iterator[str]:
-    """What is wrong with a line of a JSONL file, a sentence for each.
+    """Yield one message per fault in a line of a JSONL file.
 
     Args:
-        error: that reading or validating it raised.
+        error: the error that reading or validating the line raised; errors of other kinds are raised again.
         content: the line.
     """
     if isinstance(error, UnicodeDecodeError):
@@ -94,7 +111,7 @@ def row_faults(error: ValueError, content: bytes) -> Iterator[str]:
 
 
 def _row_fault(error: Any, content: bytes) -> str:
-    """One pydantic error as field, rule and value found."""
+    """Describe one of pydantic's errors by the field, the rule that was broken and the value that was given."""
     kind, found, place = error["type"], error["input"], error["loc"]
     if kind == "json_invalid" and content.endswith(b","):
         return "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does"

@@ -1,4 +1,4 @@
-"""Words of texts in any script, told apart as Unicode does it: to compare texts, to search in them, to count."""
+"""Segmentation of texts in any script into words by Unicode's rules: for comparing, searching and counting."""
 
 import itertools
 import math
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import regex
 
-# The words of Unicode Standard Annex 29, of its classes of characters: `regex` has a mode for its boundaries, which
-# loses words that begin with a vowel behind an apostrophe. "___" is no word.
+# Words by Unicode Standard Annex 29, built from its character classes: `regex` has a mode for the annex's boundaries,
+# but that mode loses words that begin with a vowel after an apostrophe. "___" is not a word.
 _SIGN = r"\p{WB=Extend}\p{WB=ZWJ}"
 _LETTER = r"\p{WB=ALetter}\p{WB=Hebrew_Letter}"
 _DIGIT = r"\p{WB=Numeric}"
@@ -22,24 +22,24 @@ _WORD = regex.compile(rf"(?!_+(?!\w))(?:{_JOINED}|{_ALONE})", regex.V1)
 # Scripts that put no spaces between words: those of China and Japan, and (lb=SA) of Thailand and its neighbours.
 _IDEOGRAPHS = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
 _UNSPACED = r"\p{lb=SA}"
-_UNSPACED_OF_A_WORD = 4  # of Thai, signs not counted, in the mean
+_UNSPACED_OF_A_WORD = 4  # mean number of letters in a Thai word, not counting signs
 _IDEOGRAPHS_OF_A_WORD = 2
 _UNSPACED_RUN = regex.compile(rf"(?P<ideographs>{_IDEOGRAPHS}+)|(?P<letters>(?:{_UNSPACED}\p{{M}}*)+)")
 
-# Korean puts spaces, but what belongs to a word hangs on to it
+# Korean uses spaces, but attaches particles and endings to the word
 _GLUED = rf"(?:{_IDEOGRAPHS}|{_UNSPACED}|\p{{Hangul}})"
 _TERM = regex.compile(rf"((?:{_GLUED}\p{{M}}*)+)|(?=_*[^\W_])(?:(?!{_GLUED})\w){{2,}}")
 _CHARACTER = regex.compile(r"\X")
 
-# soft hyphens, joiners, marks of direction; a space of no width parts words
+# soft hyphens, joiners, direction marks; not the zero-width space, which separates words
 _INVISIBLE = regex.compile(r"[\p{Cf}--\u200b]+", regex.V1)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in their order, without case and without the variants of a character (NFKC).
+    """The words of a text in order, with case and variants of characters folded (NFKC).
 
-    Numbers ("3.5") and words with vowel signs or an apostrophe are whole. Where a script does not put spaces between
-    words, an ideograph, a kana of hiragana, or a letter with its signs (Thai, Lao, Khmer, Burmese) is one word.
+    Numbers ("3.5") and words with vowel signs or an apostrophe stay whole. In scripts that do not put spaces between
+    words, each ideograph, each hiragana, or each letter with its signs (Thai, Lao, Khmer, Burmese) is one word.
 
     Source: Unicode Standard Annex 29, "Unicode text segmentation".
     """
@@ -47,10 +47,10 @@ def words(text: str) -> list[str]:
 
 
 def search_terms(text: str) -> list[str]:
-    """What a search by words compares: runs of two or more letters, digits and their signs, folded like `words`.
+    """The terms that a lexical search compares: runs of two or more letters, digits and signs, folded as in `words`.
 
-    Where a script does not put spaces between words, and in Korean, every two successive characters of a run are a
-    term, or its only one, as in Lucene's CJKAnalyzer.
+    In scripts that do not put spaces between words, and in Korean, each pair of successive characters in a run is a
+    term, or the single character of a run of one, as in Lucene's CJKAnalyzer.
     """
     found: list[str] = []
     for match in _TERM.finditer(_INVISIBLE.sub("", text)):
@@ -63,10 +63,10 @@ def search_terms(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    """How long a text is, in words as people count them: what stands between spaces, if a letter or digit is in it.
+    """The length of a text in words as people count them: pieces between spaces that contain a letter or digit.
 
-    Where a script does not put spaces between words it is an estimate: a word for two ideographs or kana, or for four
-    letters of Thai and its like.
+    For scripts that do not put spaces between words, this is an estimate: one word per two ideographs or kana, or per
+    four letters of Thai and similar scripts.
     """
     total = 0
     for piece in text.split():
@@ -80,6 +80,6 @@ def count_words(text: str) -> int:
 
 
 def _folded(found: Sequence[str]) -> list[str]:
-    # NFKC writes an accent that stands alone as a space with an accent
+    # NFKC converts a standalone accent to a space followed by an accent
     folded = unicodedata.normalize("NFKC", "\n".join(found)).replace(" ", "").casefold()
     return folded.split("\n") if found else []

@@ -371,7 +371,7 @@ def test_every_figure_of_the_card_is_in_the_metadata():
         (b'{"name": "x"}', r"some/metadata\.json: not that of a bundle, lacks base_model, files"),
         (
             b'{"name": "x", "base_model": "y", "files": {}, "split": null}',
-            r'some/metadata\.json: damaged, "split" is NoneType; export the bundle again',
+            r"some/metadata\.json: damaged, split must be an object, got null; export the bundle again",
         ),
     ],
 )

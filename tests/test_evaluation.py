@@ -25,10 +25,10 @@ from nic_ray.model.activations import CHUNK_TOKENS, feed, token_inputs
 from nic_ray.model.base import load
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import (
+    bm25_metrics,
     embed,
     evaluate,
     evaluate_encoder,
-    lexical_metrics,
     nearest,
     plain_scores,
     query_scores,
@@ -151,7 +151,7 @@ def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs)
     rows = list(range(len(tiny_pairs)))
     both = index_pairs(with_variants(tiny_pairs))
     names = [both.domains[row] for row in rows]
-    found = lexical_metrics(both, rows)
+    found = bm25_metrics(both, rows)
     scores = bm25_scores([both.texts[both.query[row]] for row in rows], [both.texts[text] for text in both.corpus])
     ranks = []
     for place, row in enumerate(rows):

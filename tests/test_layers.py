@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 COMMANDS = "check train tune evaluate export verify plan mine compare retrieve convert".split()
 ORDER = [
-    *"errors words packaged hardware run_folder evidence validation".split(),
+    *"errors words protocol packaged hardware run_folder evidence validation stored".split(),
     "metrics",
     *"config config_file tokens domains remote record readings study progress console".split(),
     *"dataset model training bundle selection report search".split(),

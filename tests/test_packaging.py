@@ -62,7 +62,8 @@ def installed(tmp_path_factory) -> Path:
     ignored = shutil.ignore_patterns(".*", "runs", "models", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder / "source", ignore=ignored)
     (folder / "dist").mkdir()
-    build = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+    # setuptools changes sys.argv
+    build = "import sys; from setuptools import build_meta as b; p = sys.argv[1]; b.build_sdist(p); b.build_wheel(p)"
     command = [sys.executable, "-c", build, str(folder / "dist")]
     subprocess.run(command, cwd=folder / "source", check=True, capture_output=True, timeout=300)
     (wheel,) = (folder / "dist").glob("*.whl")

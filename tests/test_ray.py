@@ -31,7 +31,7 @@ from nic_ray.progress import Lines
 from nic_ray.record import read_ended, training_log
 from nic_ray.search.search import resume_search, run_search
 from nic_ray.search.session import ray_session
-from nic_ray.selection.selection import Outcome
+from nic_ray.selection.selection import SearchResult
 
 pytestmark = [
     pytest.mark.ray,
@@ -88,7 +88,7 @@ def search(
     name: str = "tiny",
     export_anyway: bool = True,  # rows so few convince no guard
     **changes: dict[str, object],
-) -> Outcome:
+) -> SearchResult:
     sections = settings(model, pairs, trials, **changes)
     said.clear()
     config = Config.model_validate(sections)
@@ -595,7 +595,7 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
         return 3600.0 if any(re.match(r"trial-\d+: epoch", line) for line in said) else 0.0
 
     clock = SimpleNamespace(time=lambda: time.time() + later(), monotonic=lambda: time.monotonic() + later())
-    for module in ("nic_ray.search", "nic_ray.rounds", "ray.tune.stopper.timeout"):
+    for module in ("nic_ray.search.search", "nic_ray.search.rounds", "ray.tune.stopper.timeout"):
         monkeypatch.setattr(f"{module}.time", clock)
     outcome = search(
         tiny_model(layers=3),
@@ -639,10 +639,10 @@ def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(
     resumed = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, view=Lines(say))
     whole = search(model, tiny_pairs_file, tmp_path / "whole", trials=2, **changes)
 
-    def told(outcome: Outcome) -> list[dict[str, object]]:
+    def told(outcome: SearchResult) -> list[dict[str, object]]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in outcome.trials]
 
-    def losses(outcome: Outcome) -> dict[str, str]:
+    def losses(outcome: SearchResult) -> dict[str, str]:
         log = training_log(outcome.run_folder, "trial-001")
         return dict(re.findall(r"epoch ([0-9.]+)  step \d+/\d+  (loss [0-9.]+)", log))
 

@@ -566,3 +566,22 @@ def test_a_name_that_is_none_of_a_folder_is_refused_before_anything_is_read(tmp_
     with pytest.raises(InputError, match=r"--name .*: must be the name of one folder, without a slash and printable"):
         search.run_search(config(), out=tmp_path, name=name, run_root=tmp_path, overwrite=False, view=View())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["_train", "judge", "_export"])
+def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_path, monkeypatch, step):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    steps = {
+        "_train": lambda *_, **__: (search.Trained(prepared, {}, None, [], [], []), None),
+        "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True),
+        "_export": None,
+        "_write_trials": lambda *_: None,
+        "_write_result": lambda *_, **__: None,
+    }
+    for name, replacement in (steps | {step: interrupt}).items():
+        monkeypatch.setattr(search, name, replacement)
+    run = run_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        search._search(prepared, run, None, trains=False, view=View())

@@ -320,3 +320,11 @@ with ray_session(View()):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     assert "concurrent=1, threads=1," in done.stdout
+
+
+def test_a_handler_that_ray_adds_when_it_is_imported_is_taken_away(monkeypatch):
+    added = logging.NullHandler()
+    monkeypatch.setattr(session, "refuse_unknown_ray", lambda: logging.getLogger("ray").addHandler(added))
+    before = logging.getLogger("ray").handlers[:]
+    session.import_ray()
+    assert logging.getLogger("ray").handlers == before

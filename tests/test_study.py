@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from nic_ray.record import add_ended, read_ended
-from nic_ray.study import Course, note_forgotten, read_courses, storage, trial_name, trial_number
+from nic_ray.study import Course, read_courses, restore_ledger_rows, storage, trial_name, trial_number
 
 
 @pytest.mark.parametrize("number", [0, 7, 123, 12345])
@@ -61,7 +61,7 @@ def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
         )
     study.ask()  # still running
     add_ended(tmp_path, "trial-000", {"status": "finished", "seconds": 12.0})
-    note_forgotten(study, tmp_path, read_ended(tmp_path))
+    restore_ledger_rows(study, tmp_path, read_ended(tmp_path))
     found = read_ended(tmp_path)
     assert list(found) == ["trial-000", "trial-001", "trial-002", "trial-003"]
     assert found["trial-000"].items() >= {"trial": "trial-000", "status": "finished", "seconds": 12.0}.items()

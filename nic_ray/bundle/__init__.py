@@ -1,4 +1,4 @@
-"""The exported folder: its files, its card, its graph, what it is compared with. `load` is for services."""
+"""The exported folder: its files, model card, ONNX graph and comparisons. `load` is for services."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,11 +8,12 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, fallback: str | None = None) -> "SentenceTransformer":
-    """A verified model for a service: the bundle's, or else the fallback's, never a damaged one; see `files.load`.
+    """Load a verified model for a service: the bundle's or else the fallback's, never a damaged one; see `files.load`.
 
     Raises:
-        InputError: the bundle is damaged or none, and there is no fallback; or the fallback cannot be loaded.
+        InputError: the folder is a damaged bundle or no bundle, and there is no fallback; or the fallback cannot be
+            loaded.
     """
-    from nic_ray.bundle import files  # only whoever loads a model pays for what that needs
+    from nic_ray.bundle import files  # only callers that load a model pay for these imports
 
     return files.load(folder, fallback)

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: Hugging Face's YAML header with the test part's figures, and the text."""
+"""The model card of an exported folder: Hugging Face's YAML header with the results of the test part, and the text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,14 +8,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
 from nic_ray.evidence import Metadata, StoredInterval, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
-
-METADATA, PICTURE = "metadata.json", "recall.png"
 
 HEADINGS = {
     "test": ("Test part", "which took no part in choosing"),
@@ -27,23 +27,13 @@ HEADINGS = {
     "validation": ("Validation part", "which picked the weights"),
 }
 
-PROTOCOLS = {
-    "unseen_passages": (
-        "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
-        "names it as a wrong answer to a training row, it was trained on as that"
-    ),
-    "unseen_queries": (
-        "unseen queries only. The passages of validation and test rows may have been trained on with other "
-        "queries, which flatters the figures"
-    ),
-}
-
 
 def model_card(metadata: Metadata) -> str:
-    """README.md of a bundle: Hugging Face's YAML header with results of the test part, and the text.
+    """Compose README.md of a bundle: Hugging Face's YAML header with the results of the test part, and the text.
 
     Args:
-        metadata: as for `write_bundle`. What it lacks is left out, but for "name" and "base_model".
+        metadata: as for `write_bundle`. Keys that it lacks are left out of the card; "name" and "base_model" are
+            required.
     """
     sections = [
         _introduction(metadata),
@@ -71,7 +61,7 @@ def _card_data(metadata: Metadata) -> ModelCardData:
 
 
 def _hub_id(base_model: str) -> str | None:
-    """The base model's name on the hub; None for a folder, which means nothing elsewhere."""
+    """The base model's name on the hub; None for a folder, whose path means nothing on another machine."""
     if base_model in PACKAGED_NAMES:
         return PACKAGED_NAMES[-1]
     try:
@@ -159,7 +149,7 @@ def _results_section(metadata: Metadata) -> str:
     if warning := cut_off(trained):
         lines.append(f"**{warning}**")
     if protocol := split.get("protocol"):
-        lines.append(f"How rows were held back: {PROTOCOLS.get(protocol, protocol)}.")
+        lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.")
     for part in parts:
         asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
         counted = "" if asked is None else f" ({asked} queries)"
@@ -175,7 +165,7 @@ def _results_section(metadata: Metadata) -> str:
 
 
 def pictured(metadata: Metadata) -> Mapping[str, Mapping[str, float]]:
-    """Results that the card has a picture of; empty if it has none."""
+    """The results that the card's picture shows; empty if the card has no picture."""
     tested: Mapping[str, Mapping[str, float]] = metadata.get("results", {}).get("test", {})
     domains = domains_of(tested)
     whole = all(f"{PRIMARY}/{domain}" in flat for flat in tested.values() for domain in domains)
@@ -205,7 +195,7 @@ def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
 
 
 def _evidence_section(metadata: Metadata) -> str:
-    """What is known of how far the figures can be trusted; nothing for a model that no search made."""
+    """The section on how far the figures can be trusted; empty for a model that did not come from a search."""
     if "guard" not in metadata:
         return ""
     lines = ["## How far to trust them"]
@@ -388,7 +378,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of its table cell."""
+    """The text, escaped so that it cannot break out of its table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

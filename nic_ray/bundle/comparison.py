@@ -1,6 +1,5 @@
-"""Models beside each other on the same rows: an exported one and its base, or several."""
+"""Comparison of models on the same rows: an exported model with its base model, or several models."""
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
-from nic_ray.bundle.card import METADATA
 from nic_ray.bundle.files import file_sha256, read_metadata
-from nic_ray.config import DataConfig, Protocol, TrainConfig
+from nic_ray.bundle.names import METADATA
+from nic_ray.config import DataConfig, TrainConfig
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part
@@ -21,12 +20,15 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata, StoredSplit
 from nic_ray.metrics.bootstrap import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, evaluate_encoder, texts_to_score
 from nic_ray.progress import View
+from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.training.prepared import divide, split_sha256
 from nic_ray.validation import setting_faults
@@ -34,30 +36,30 @@ from nic_ray.validation import setting_faults
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model beside the base model it was made of, on the same rows."""
+    """A model compared with its base model on the same rows."""
 
     model: str
     """As the user named it."""
     base_model: str
     pairs: str
-    """The file, or the folder in BEIR form."""
+    """The file of pairs, or the folder in BEIR form."""
     split: str
-    """Part of the rows, "all", or whose qrels of a folder."""
+    """The part of the rows, "all", or the name of the qrels file of a folder."""
     protocol: Protocol | None
-    """What was held back from training; None for all rows, where nothing was, and for a folder."""
+    """What was held back from training; None for all rows, where nothing was held back, and for a folder."""
     refit: bool
     """Whether the exported weights were trained again on the rows of all parts."""
     split_from: Literal["bundle", "defaults", "qrels"] | None
-    """Whether the split is the one that the model was trained with, or that of a folder; None for all rows."""
+    """Whether the split is that of the model's training, the default one or that of a folder; None for all rows."""
     queries: int
     passages: int
-    """In the corpus."""
+    """Number of passages in the corpus."""
     results: dict[str, dict[str, float]]
-    """"base" and "model" -> flat metrics; "model" alone if it is the base model itself."""
+    """"base" and "model" -> flat metrics; "model" alone if the model is the base model itself."""
     asked: dict[str, int]
-    """Domain -> passages that its queries ask about; "macro" -> their sum."""
+    """Domain -> number of passages that its queries ask about; "macro" -> their sum."""
     warnings: list[str]
-    """What is to be known of the test rows that were read."""
+    """What the reader must know about the test rows that were read."""
 
 
 def compare_with_base(
@@ -67,11 +69,11 @@ def compare_with_base(
 
     Args:
         model: a bundle, another folder that Sentence Transformers loads, the packaged name or a hub id.
-            A bundle names its base model, its cut of long texts and, if it was trained on these very pairs,
-            their split. Others are compared with the packaged model on the default split.
+            A bundle states its base model, the number of tokens at which texts are cut off and, if it was trained on
+            these very pairs, their split. Other models are compared with the packaged model on the default split.
         pairs: JSONL file.
-        split: part of the rows that asks; the corpus is that of all parts.
-        view: is shown how it goes.
+        split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
+        view: shows the progress.
         device: where the texts are embedded.
 
     Raises:
@@ -108,8 +110,8 @@ def compare_on_folder(
     Args:
         model: as for `compare_with_base`.
         folder: see `beir.read_beir`.
-        split: qrels/`split`.tsv says what is asked.
-        view: is shown how it goes.
+        split: the queries are those of qrels/`split`.tsv.
+        view: shows the progress.
         device: where the texts are embedded.
 
     Raises:
@@ -134,7 +136,7 @@ def compare_on_folder(
 
 
 def part_named(split: str | None) -> Part | Literal["all"]:
-    """The part of some pairs that a user names; the validation rows if none is named.
+    """The part of the pairs that a user names; the validation rows if the user names none.
 
     Raises:
         InputError: there is no such part.
@@ -151,7 +153,7 @@ def _base_of(metadata: Metadata) -> str:
 
 
 def _with_base(model: str, metadata: Metadata) -> dict[str, Encoder]:
-    """Models by "base" and "model", loaded; "model" alone if it is the base model itself."""
+    """Load the models, as "base" and "model"; "model" alone if it is the base model itself."""
     base_model = _base_of(metadata)
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
     names = {"model": model} if is_base else {"base": base_model, "model": model}
@@ -175,7 +177,7 @@ def _evaluated(
 
 
 def describe_rows(comparison: Comparison) -> str:
-    """One line: which rows of which file, by which protocol, against how many passages."""
+    """Describe in one line which rows of which file were evaluated, by which protocol and over how many passages."""
     counts = f"{comparison.queries} queries, ranked over {comparison.passages} passages"
     if comparison.split_from == "qrels":
         return f"{comparison.split} questions of {comparison.pairs}: {counts}"
@@ -188,28 +190,27 @@ def describe_rows(comparison: Comparison) -> str:
             "stands in the model card"
         )
     whose = "as the model was trained" if comparison.split_from == "bundle" else "by the default split"
-    protocol = comparison.protocol.replace("_", " ")
-    return f"{comparison.split} part of {comparison.pairs}, {whose} ({protocol}): {counts}"
+    return f"{comparison.split} part of {comparison.pairs}, {whose} ({shown_name(comparison.protocol)}): {counts}"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Several models on the same rows, each held against the first."""
+    """Several models on the same rows, each compared with the first."""
 
     pairs: str
-    """The file."""
+    """The file of pairs."""
     split: Part | Literal["all"]
     split_from: str | None
-    """The model whose split it is; None for the default split, and for all rows."""
+    """The model whose split is used; None for the default split, and for all rows."""
     queries: int
     passages: int
-    """In the corpus."""
+    """Number of passages in the corpus."""
     results: dict[str, dict[str, float]]
     """Model, as the user named it -> flat metrics."""
     intervals: dict[str, dict[str, Interval]]
-    """Each model but the first -> domain -> its Recall@5 minus that of the first, paired by query."""
+    """Each model but the first -> domain -> first metric of the table minus that of the first, paired by query."""
     warnings: list[str]
-    """Why a model may have an advantage, and what is to be known of the test rows that were read."""
+    """Why a model may have an advantage, and what the reader must know about the test rows that were read."""
 
 
 def compare_models(
@@ -220,18 +221,19 @@ def compare_models(
     say: Callable[[str], None],
     device: str = "cpu",
 ) -> Ranking:
-    """Evaluate models on the same rows, and say how sure the differences are.
+    """Evaluate models on the same rows, with intervals of the differences.
 
     Args:
-        names: two or more run folders, bundles, other model folders, packaged names or hub ids. A run stands for
-            what it has exported, that of a single training for its best model.
+        names: two or more run folders, bundles, other model folders, packaged names or hub ids. The folder of a search
+            stands for the model that it exported, the folder of a single training for the best model of that training.
         pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
-        split: part of the rows that asks; the corpus is that of all parts.
-        say: is told which model is read.
+        split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
+        say: called with a line that names each model before it is read.
         device: where the texts are embedded.
 
     Raises:
-        InputError: a name stands there twice, or for no model; or the pairs cannot be used.
+        InputError: fewer than two names are given, a name is given twice or stands for no model, or the pairs cannot
+            be used.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
@@ -259,9 +261,7 @@ def compare_models(
         passages=len(collection.corpus),
         results={name: flat_metrics(each, asked.domains) for name, each in scores.items()},
         intervals={
-            name: paired_intervals(
-                scores[name]["recall_at_5"], scores[names[0]]["recall_at_5"], asked.passages, asked.domains
-            )
+            name: paired_intervals(scores[name][PRIMARY], scores[names[0]][PRIMARY], asked.passages, asked.domains)
             for name in names[1:]
         },
         warnings=warnings,
@@ -269,7 +269,7 @@ def compare_models(
 
 
 def verdict(macro: Interval) -> str:
-    """What the interval of the macro mean of B minus A says, in a sentence."""
+    """State in one sentence what the interval of the macro mean of B minus A says."""
     if macro.low is None or macro.high is None:
         return "How sure the difference is cannot be said of passages so few."
     if macro.low > 0 or macro.high < 0:
@@ -278,23 +278,19 @@ def verdict(macro: Interval) -> str:
 
 
 def _model_of(name: str) -> str:
-    """The folder of a model; of a run's, what it has exported."""
+    """The folder of a model; for a run folder, the model that the run exported."""
     run = RunFolder(Path(name))
     if not run.config.is_file():
         return name
     if not run.result.exists() and run.trained.is_dir():
         return str(run.trained)
-    try:
-        bundle = json.loads(run.result.read_text(encoding="utf-8"))["bundle"]
-    except (OSError, ValueError, KeyError, TypeError):
-        bundle = None
+    bundle = exported_bundle(run.path)
     if bundle is None or not Path(bundle).is_dir():
         raise InputError(
             f"{name}: has exported no model that is still there; export it with python -m nic_ray.export "
-            f"{shlex.quote(name)}, "
-            "or name a model"
+            f"{shlex.quote(name)}, or name a model"
         )
-    return str(bundle)
+    return bundle
 
 
 def _advantages(
@@ -314,10 +310,10 @@ def _advantages(
 def _note_reading(
     model: str, metadata: Metadata, split: Part | Literal["all"], command: str, when: datetime | None = None
 ) -> Iterator[str]:
-    """Write down, in the folder of the run that made a model, that its test rows are about to be read.
+    """Record, in the folder of the run that made a model, that its test rows are about to be read.
 
     Yields:
-        what is to be said of that.
+        warnings for the user, one line each.
     """
     if split not in ("test", "all"):
         return
@@ -362,7 +358,9 @@ def _max_tokens(metadata: Metadata) -> int:
 
 
 def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
-    """The texts of some pairs, and the rows of a part: as the model was trained if it was on these, else by default.
+    """The texts of the pairs, and the rows of a part: by the split of the model if it was trained on these pairs.
+
+    For a model that was trained on other pairs, the default split is used.
 
     Raises:
         InputError: unusable pairs or metadata.
@@ -373,7 +371,7 @@ def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"])
 
 
 def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
-    """The split of a model that was trained on the pairs, else the default one; None for all rows."""
+    """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
     return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
@@ -382,13 +380,13 @@ def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], fol
 def _rows(
     read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None, sha256: str | None
 ) -> tuple[Collection, list[int]]:
-    """The texts, and the rows that ask; all of them without a split.
+    """The texts, and the rows whose queries are asked; all rows if there is no split.
 
     Args:
-        sha256: of the split that a model was trained with; None where none is known.
+        sha256: SHA-256 of the split that a model was trained with; None where it is not known.
 
     Raises:
-        InputError: the rows are split otherwise today.
+        InputError: this version splits the rows differently.
     """
     if data is None:
         return index_pairs(read), list(range(len(read)))
@@ -402,7 +400,7 @@ def _rows(
 
 
 def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
-    """Passages that are nearly the same count as one."""
+    """The queries of some rows with their passages; nearly identical passages count as one."""
     return Queries(collection.near[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
 
 

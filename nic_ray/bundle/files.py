@@ -1,4 +1,4 @@
-"""The exported folder: a model that plain Sentence Transformers loads, and where it comes from."""
+"""The exported folder: a model that plain Sentence Transformers loads, and the record of its origin."""
 
 import hashlib
 import json
@@ -17,29 +17,30 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
-from nic_ray.bundle.card import METADATA, PICTURE, model_card, pictured
+from nic_ray.bundle.card import model_card, pictured
+from nic_ray.bundle.names import CARD, LOG, METADATA, PICTURE
 from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
+from nic_ray.stored import checked
 
 log = logging.getLogger("nic_ray.bundle")
 
-CARD, LOG = "README.md", "training.log"
 OWN_KEYS = {"name", "base_model", "files"}
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
 
 
 def refuse_existing(folder: Path, overwrite: bool, other_place: str = "another --name") -> None:
-    """Refuse a place that `write_bundle` could not or must not write to. Changes nothing.
+    """Refuse a place that `write_bundle` could not or must not write to. Nothing is changed.
 
     Args:
-        folder: where the bundle shall be.
-        overwrite: an older bundle, or an empty folder, may be there and be replaced.
-        other_place: how the user names another one.
+        folder: where the bundle will be written.
+        overwrite: whether an older bundle, or an empty folder, may be there and be replaced.
+        other_place: how the user names another place, for the message.
 
     Raises:
-        InputError: something is there that must stay, or the folder cannot be made.
+        InputError: the place holds something that must stay, or the folder cannot be made.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         kind = "a link" if folder.is_symlink() else "a file"
@@ -70,22 +71,22 @@ def write_bundle(
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Export a model: whole or not at all, without the network.
+    """Export a model, completely or not at all, without using the network.
 
-    Everything is written to a folder beside `folder`, which is then renamed; a bundle that is replaced
-    stays until then, and comes back if the renaming fails.
+    Everything is written to a temporary folder beside `folder`, which is then renamed to `folder`. A bundle that is
+    replaced stays until then, and is restored if the renaming fails.
 
     Args:
-        folder: becomes the bundle.
-        model: saved as it is, `max_seq_length` included: plain Sentence Transformers cuts texts off there.
-        metadata: where the model comes from, JSON values. The model card is made of it, and it is stored as
-            metadata.json with "files": the SHA-256 of every other file by its path in the folder.
+        folder: where the bundle is written.
+        model: saved as it is, with its `max_seq_length`, at which plain Sentence Transformers cuts texts off.
+        metadata: where the model comes from, as JSON values. The model card is made from it, and it is stored as
+            metadata.json together with "files": the SHA-256 of every other file by its path in the folder.
         training_log: text of training.log.
-        overwrite: replace an older bundle.
-        check: is handed the finished folder before it gets its name; what it raises stops the export.
+        overwrite: whether an older bundle may be replaced.
+        check: called with the finished folder before that gets its final name; an exception from it stops the export.
 
     Raises:
-        InputError: as `refuse_existing`.
+        InputError: as for `refuse_existing`.
         RunError: the files cannot be written.
     """
 
@@ -108,17 +109,17 @@ def write_files(
     overwrite: bool,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a folder that `find_faults` can vouch for, as `write_bundle` does.
+    """Write a folder whose files `find_faults` can verify, in the way that `write_bundle` does.
 
     Args:
-        folder: what it becomes.
-        fill: writes the files into the folder that it is handed.
-        metadata: stored with the SHA-256 of all of them.
-        overwrite: replace an older one.
-        check: is handed the finished folder before it gets its name; what it raises stops it.
+        folder: where the finished folder is placed.
+        fill: writes the files into the folder that it is called with.
+        metadata: stored together with the SHA-256 of all the files.
+        overwrite: whether an older folder may be replaced.
+        check: called with the finished folder before that gets its final name; an exception from it stops the writing.
 
     Raises:
-        InputError: as `refuse_existing`.
+        InputError: as for `refuse_existing`.
         RunError: the files cannot be written.
     """
     refuse_existing(folder, overwrite)
@@ -141,10 +142,10 @@ def write_files(
 
 
 def read_metadata(folder: Path) -> StoredMetadata:
-    """What `write_bundle` stored about a bundle, "files" included.
+    """Read the metadata that `write_bundle` stored with a bundle, "files" included.
 
     Raises:
-        InputError: the folder is not a bundle.
+        InputError: the folder is not a bundle, or its metadata is damaged.
     """
     path = folder / METADATA
     way_out = "name a folder that was exported to models/"
@@ -161,17 +162,16 @@ def read_metadata(folder: Path) -> StoredMetadata:
         raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
     if missing := sorted(OWN_KEYS - content.keys()):
         raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
-    for name, kind in (("config", dict), ("data", dict), ("split", dict), ("run", str)):
-        if not isinstance(content.get(name, kind()), kind):
-            raise InputError(f'{path}: damaged, "{name}" is {type(content[name]).__name__}; export the bundle again')
-    return cast(StoredMetadata, content)
+    # its "files" pass as they are: whether each has a hash is for `find_faults` to say
+    return cast(StoredMetadata, checked(content, Metadata, path, "export the bundle again"))
 
 
 def find_faults(folder: Path) -> list[str]:
-    """What is wrong with the files of a bundle, a sentence each; none if they are those that were exported.
+    """List the faults in the files of a bundle, one line each; empty if the files are those that were exported.
 
-    Every file must have its SHA-256 of metadata.json, none may be missing, be a link, or stand there besides. The
-    hashes tell damage and exchange, not forgery: whoever can write the folder can write metadata.json too.
+    Every file except metadata.json must have the SHA-256 that metadata.json states; no file may be missing, be a link
+    or be extra. The hashes reveal damaged and exchanged files, not forgery: whoever can write the folder can also
+    write metadata.json.
 
     Raises:
         InputError: the folder is not a bundle.
@@ -195,14 +195,15 @@ def find_faults(folder: Path) -> list[str]:
 
 
 def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
-    """A verified model for a service: the bundle's, or else the fallback's, never a damaged one.
+    """Load a verified model for a service: the bundle's or else the fallback's, never a damaged one.
 
     Args:
         folder: the bundle.
-        fallback: base model to load instead, with a warning in the log; None refuses.
+        fallback: base model to load instead, with a warning in the log; with None, an error is raised instead.
 
     Raises:
-        InputError: the bundle is damaged or none, and there is no fallback; or the fallback cannot be loaded.
+        InputError: the folder is a damaged bundle or no bundle, and there is no fallback; or the fallback cannot be
+            loaded.
     """
     try:
         faults = find_faults(folder)
@@ -217,7 +218,7 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what decides the numbers, by name; of those that are installed."""
+    """Versions, by name, of Python, of this package and of the installed libraries that determine the results."""
     found = {"python": platform.python_version(), "nic_ray": __version__}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):  # without a search, a model is trained and exported without Ray
@@ -232,11 +233,11 @@ def file_sha256(path: Path) -> str:
 
 
 def _save_model(model: SentenceTransformer, folder: Path) -> None:
-    # The tokenizer is saved with the cut and the padding of its last call, which may have been anyone's.
+    # The tokenizer is saved with the truncation and padding of its last call, whoever made that call.
     model.preprocess([""])
     model.save(str(folder), create_model_card=False, safe_serialization=True)
     for path in _files(folder):
-        # Safetensors lets only the owner read its file, whatever the umask says.
+        # Safetensors makes its file readable by the owner only, whatever the umask is.
         shutil.copymode(folder / "modules.json", path)
 
 

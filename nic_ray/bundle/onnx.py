@@ -1,4 +1,4 @@
-"""An exported model as an ONNX graph, in fp32 or with 8-bit weights, held against the model it comes from."""
+"""An exported model as an ONNX graph, in fp32 or with 8-bit weights, compared with the model it comes from."""
 
 import copy
 import importlib.util
@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import rows_of_model
+from nic_ray.bundle.names import CARD, WEIGHTS
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
@@ -35,18 +36,18 @@ Embedder = Callable[[Sequence[str]], NDArray[np.float32]]
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 MIN_COSINE = 0.9999
-"""Between an fp32 graph's embedding of a text and the model's, at least."""
+"""Lowest cosine allowed between an fp32 graph's embedding of a text and the model's."""
 MAX_RECALL_LOSS = 0.005
-"""Macro Recall@5 by which a graph with 8-bit weights may lie from the model."""
+"""Largest difference allowed between the macro Recall@5 of a graph and that of the model."""
 TIMED = 200
-"""Queries whose latency is measured, after as many tenths to warm up."""
+"""Number of queries whose latency is measured, after a tenth as many to warm up."""
 BATCH = 32
 OTHER_PLACE = "another place with --out"
 
 
 @dataclass(frozen=True)
 class Parity:
-    """A graph beside the model it comes from, on the same texts."""
+    """A graph compared with the model it comes from, on the same texts."""
 
     texts: int
     lowest_cosine: float
@@ -55,7 +56,7 @@ class Parity:
     milliseconds: Mapping[str, Mapping[str, float]]
     """"model" and "graph" -> "p50" and "p95" of the time from a query's text to its embedding, on one core."""
     bytes: Mapping[str, int]
-    """Of the weights' files."""
+    """Size of the file of weights, for "model" and "graph"."""
 
 
 def convert(
@@ -65,16 +66,16 @@ def convert(
 
     Args:
         folder: the bundle; it is verified first.
-        out: becomes a folder of model.onnx, tokenizer.json (which cuts and pads as the model does), README.md and
-            metadata.json, that `files.find_faults` can vouch for.
-        form: "onnx" keeps fp32; "int8" stores matrices in 8 bits, with scales that are found while it runs.
-        pairs: JSONL file whose validation rows are asked; those of the test part are not spent on this.
-        overwrite: replace an older folder.
-        say: is told what is done, a line at a time.
+        out: folder to write, with model.onnx, tokenizer.json (which truncates and pads as the model does), README.md
+            and metadata.json, by which `files.find_faults` can verify it.
+        form: "onnx" keeps fp32; "int8" stores matrices in 8 bits and scales activations dynamically as it runs.
+        pairs: JSONL file whose validation rows are used for the measurement; the test rows are not read for this.
+        overwrite: whether an older folder may be replaced.
+        say: called with a line that describes each step.
 
     Raises:
-        InputError: no sound bundle, unusable pairs, a place that is taken, or the packages are not installed.
-        RunError: the graph cannot be made, or is not the model; then nothing is kept.
+        InputError: no sound bundle, unusable pairs, a place that is taken, or missing packages.
+        RunError: the graph cannot be made, or its results differ too much from the model's; then nothing is kept.
     """
     lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if lacking:
@@ -95,9 +96,9 @@ def convert(
             say("storing its matrices in 8 bits")
             _quantize(work / GRAPH)
         say(f"holding it against the model, on texts of {pairs}")
-        parity = _measure(model, collection, rows, work, folder / "model.safetensors")
+        parity = _measure(model, collection, rows, work, folder / WEIGHTS)
         _refuse_other_model(form, parity)
-        source = {"name": metadata["name"], "weights_sha256": metadata["files"].get("model.safetensors")}
+        source = {"name": metadata["name"], "weights_sha256": metadata["files"].get(WEIGHTS)}
         written = {
             "name": out.name,
             "base_model": metadata["base_model"],
@@ -109,7 +110,7 @@ def convert(
             "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
             "parity": asdict(parity),
         }
-        (work / "README.md").write_text(_readme(out.name, form, written, parity), encoding="utf-8")
+        (work / CARD).write_text(_readme(out.name, form, written, parity), encoding="utf-8")
 
         def fill(unfinished: Path) -> None:
             shutil.copytree(work, unfinished, dirs_exist_ok=True)
@@ -119,10 +120,12 @@ def convert(
 
 
 def embedder(folder: Path, *, threads: int = 0) -> Embedder:
-    """A function from texts, behind their prompts, to (n, D) embeddings that runs a converted folder.
+    """Return a function that embeds texts with a converted folder, as an (n, D) array.
+
+    The texts must already begin with their prompts.
 
     Args:
-        threads: of onnxruntime; 0 takes as many as there are CPUs for this process.
+        threads: number of threads of onnxruntime; 0 means as many as this process has CPUs.
     """
     import onnxruntime
     from tokenizers import Tokenizer
@@ -135,7 +138,7 @@ def embedder(folder: Path, *, threads: int = 0) -> Embedder:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        # neighbours in length share a batch, so that little is padding
+        # texts of similar length share a batch, so that there is little padding
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(order), BATCH):
@@ -151,7 +154,7 @@ def embedder(folder: Path, *, threads: int = 0) -> Embedder:
 
 
 class _Whole(torch.nn.Module):
-    """From token ids to the embedding, pooling and normalisation included."""
+    """The whole model from token ids to the embedding, pooling and normalisation included."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -199,8 +202,9 @@ def _quantize(path: Path) -> None:
     whole = path.with_suffix(".fp32")
     path.replace(whole)
     with _quiet():
-        # A scale for each column, and embeddings as they are: with one scale a matrix, and the embeddings in 8 bits,
-        # a model lost 0.024 of macro Recall@5. Seven bits of range: processors without VNNI overflow at eight.
+        # Each column has its own scale, and the embedding table is left as it is: with one scale per matrix and the
+        # embedding table in 8 bits, a model lost 0.024 of macro Recall@5. The range is reduced to seven bits because
+        # processors without VNNI overflow at eight.
         quantize_dynamic(
             whole,
             path,
@@ -214,7 +218,7 @@ def _quantize(path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of packages that are not needed."""
+    """Silence the exporters' messages about packages that are not needed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -226,10 +230,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _refuse_place(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless by a graph that may be replaced.
+    """Refuse a place that is taken, unless it holds a graph that may be replaced.
 
     Raises:
-        InputError: it is.
+        InputError: the place is refused.
     """
     bundles.refuse_existing(out, overwrite, OTHER_PLACE)
     if overwrite and out.exists() and any(out.iterdir()) and "converted_from" not in bundles.read_metadata(out):
@@ -288,7 +292,7 @@ def _prompts_of(model: SentenceTransformer) -> Prompts:
 
 
 def _latencies(embedders: Mapping[str, Embedder], queries: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Percentiles of the time a query takes, in ms, in turn, so that a busy moment hits all of them."""
+    """Percentiles of the time per query, in ms; the embedders take turns, so that a busy moment affects them all."""
     taken: dict[str, list[float]] = {name: [] for name in embedders}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The one picture of a model card, Recall@5 of the test part by domain, and what models are called where shown."""
+"""The picture of a model card, which shows Recall@5 on the test part by domain, and the names of models for display."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,32 +8,32 @@ from nic_ray.evidence import Intervals, Trained, TrainedTrial
 from nic_ray.metrics.table import METRICS, PRIMARY
 
 COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
-"""Okabe and Ito's, told apart with any colour vision."""
+"""Colours of Okabe and Ito, distinguishable with any colour vision."""
 MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
 NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner"}
 
 
 def with_epochs(name: str, model: str, trained: Trained) -> str:
-    """A model's name with the epochs that it was trained, as far as they are known, for tables and figures.
+    """A model's name for tables and figures, followed by the number of epochs of its training where that is known.
 
     Args:
-        name: what it is called there.
-        model: what `trained` knows it by.
+        name: the name to show.
+        model: the model's key in `trained`.
     """
     epochs = epochs_of(model, trained)
     return f"{name} ({epochs})" if epochs else name
 
 
 def epochs_of(model: str, trained: Trained) -> str:
-    """Epochs that a model was trained, with their unit; empty where they are not known."""
+    """The number of epochs that a model was trained for, with the unit; empty where it is not known."""
     return _epochs(trained.get(model, ()))
 
 
 def described_training(trained: Trained, names: Mapping[str, str] | None = None) -> str:
-    """How long each trial of some models was trained, in a line.
+    """Describe in one line how long each trial of the models was trained.
 
     Args:
-        names: what models are called there, unless as `trained` does.
+        names: names to show for the models; a model without one keeps its key in `trained`.
     """
     return "; ".join(
         f"{(names or {}).get(model, model)}: "
@@ -44,7 +44,7 @@ def described_training(trained: Trained, names: Mapping[str, str] | None = None)
 
 
 def cut_off(trained: Trained) -> str | None:
-    """What to say of a first trial that was not trained to its end; None of one that was."""
+    """A warning about a first trial that was not trained to its end; None if it was."""
     short = [trial for trial in trained.get("first trial", ()) if not trial["finished"]]
     if not short:
         return None
@@ -55,7 +55,7 @@ def cut_off(trained: Trained) -> str | None:
 
 
 def _epochs(trials: Sequence[TrainedTrial]) -> str:
-    """Epochs of some trials, and of how many, unless all of them came to their end; empty where none is known."""
+    """The epochs of some trials, with the planned number unless all trials finished; empty where none is known."""
     known = [(trial["epochs"], trial) for trial in trials if trial["epochs"] is not None]
     if not known:
         return ""
@@ -71,14 +71,16 @@ def recall_png(
     intervals: Intervals,
     trained: Trained | None = None,
 ) -> bytes:
-    """Draw the first metric of each model in each domain, of many in the worst and the best, with its interval.
+    """Draw the primary metric of each model in each domain with its interval, as a PNG.
+
+    Of many domains, those that gain least and most are drawn.
 
     Args:
         results: model -> flat metrics.
-        intervals: of each model's own value; a domain may have none.
-        trained: how long the models were, for the legend.
+        intervals: the interval of each model's value; a domain may have none.
+        trained: how long the models were trained, for the legend.
     """
-    # no pyplot: it keeps figures, and looks for a screen
+    # no pyplot: it keeps figures in memory and looks for a screen
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -121,12 +123,12 @@ def recall_png(
 
 
 def pictured_domains(results: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Those of `domains_of` that are drawn: of many, those that gain least and most, and "macro"."""
+    """The domains of `domains_of` that are drawn: of many, those that gain least and most; then "macro"."""
     names = domains_of(results)
     return [*filter(None, shown_domains(changes_of(results))), *(["macro"] if "macro" in names else [])]
 
 
 def domains_of(results: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Domains of flat metrics by name, then "macro"."""
+    """The domains of flat metrics, sorted by name, then "macro"."""
     names = {key.partition("/")[2] for flat in results.values() for key in flat if key.startswith(f"{PRIMARY}/")}
     return [*sorted(names - {"macro", "worst"}), *(["macro"] if "macro" in names else [])]

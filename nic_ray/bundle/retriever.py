@@ -1,4 +1,4 @@
-"""A small search engine over some passages: a tuned model beside its base model."""
+"""A small search engine over passages, with a tuned model and its base model side by side."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ SHOWN = 160
 
 @dataclass(frozen=True)
 class Found:
-    """A passage that a model has found."""
+    """A passage that a model retrieved."""
 
     rank: int
     cosine: float
-    """Or what else the model's own similarity is, where its owner means it for another."""
+    """Cosine similarity, or the value of another similarity function if the model is configured with one."""
     domain: str
     text: str
     other_rank: int
-    """That the other model gives it."""
+    """The rank that the other model gives to the passage."""
 
 
 def retriever(
@@ -37,15 +37,16 @@ def retriever(
 
     Args:
         folder: the bundle; it is verified first.
-        passages: to search in.
-        say: is told what is embedded, a line at a time.
-        device: where to embed.
+        passages: the passages to search.
+        say: called with a line that says what is being embedded.
+        device: where the texts are embedded.
 
     Returns:
-        a function of a question and a count, that gives for "tuned" and "base" so many passages, the nearest first.
+        a function of a question and a count that returns, for "tuned" and "base", that many passages, the nearest
+        first.
 
     Raises:
-        InputError: the bundle is damaged or none, or its base model is not to be had.
+        InputError: the folder is a damaged bundle or no bundle, or its base model is not available.
     """
     hardware.keep_to_usable_cpus()
     tuned, base = bundles.load(folder), load(bundles.read_metadata(folder)["base_model"])
@@ -84,7 +85,7 @@ def retriever(
 
 
 def describe(found: Mapping[str, Sequence[Found]]) -> Iterator[str]:
-    """What the two models found, a line each."""
+    """Describe the passages that the two models retrieved, as lines of text."""
     for model, other in (("tuned", "base"), ("base", "tuned")):
         yield f"{model} model:"
         for each in found[model]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.errors import InputError
+from nic_ray.protocol import Protocol
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
-Protocol = Literal["unseen_passages", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
 LISTED = 20  # domains that an error message spells out
@@ -225,10 +225,11 @@ def _generator(seed: int, names: tuple[str, ...]) -> np.random.Generator:
 
 
 def _fill(sizes: NDArray[np.int64], target: float, *, spare: int) -> NDArray[np.bool_]:
-    """Which of the groups, in their order, to take so that their rows come to about `target`.
+    """Select groups, in their order, so that their rows total about `target`.
 
-    Takes each group that still fits, then the smallest other one if that comes nearer: off by half that
-    group at most. Takes at least one group, and leaves at least `spare`.
+    Takes every group that still fits, then the smallest of the others if the total comes nearer to `target` with it.
+    The total then misses `target` by at most half of that group, unless one of two limits decides: at least one group
+    is taken, and at least `spare` are left.
     """
     taken = np.zeros(len(sizes), dtype=bool)
     room, limit = target, len(sizes) - spare

@@ -1,1 +1,1 @@
-"""What models are judged by: plain values and arrays, no models."""
+"""Metrics that models are judged by, computed from plain values and arrays, without any model."""

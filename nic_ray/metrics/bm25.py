@@ -1,4 +1,4 @@
-"""The floor that a search by words already gives: BM25."""
+"""BM25: the baseline that a keyword search already gives."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ from nic_ray.words import search_terms
 
 
 def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.float32]:
-    """How well each passage matches each query by the words that they share, as a search engine without a model does.
+    """Score how well each passage matches each query by their shared words, like a search engine without a model.
 
-    Words are those of `words.search_terms` in any script, without English stop words; none is stemmed.
+    The words are those of `words.search_terms`, in any script, without English stop words and without stemming.
 
     Args:
         queries: Q texts.
         passages: C texts.
 
     Returns:
-        (Q, C); 0 where no word is shared.
+        (Q, C) scores; 0 where no word is shared.
 
     Source: Lucene's BM25 with k1 1.5 and b 0.75, as in bm25s (Lù 2024, arXiv:2407.03618).
     """
-    import bm25s  # brings SciPy, and no trial searches by words: their processes start sooner without
+    import bm25s  # imports SciPy; no trial searches by words, so their processes start sooner without it
 
     index = bm25s.BM25()
     index.index(_words(passages), show_progress=False)

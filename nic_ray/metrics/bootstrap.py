@@ -1,4 +1,4 @@
-"""How sure a difference between two models is, when the queries of one passage rise and fall together."""
+"""How certain the difference between two models is, given that the queries of one passage rise and fall together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 MIN_PASSAGES = 8
-"""An interval from fewer is not given: their spread is too uncertain. Domains with fewer share one."""
+"""No interval is given for fewer passages, since their spread is too uncertain. Domains with fewer share one spread."""
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What the queries of a part have in common, whoever answers them.
+    """Passages and domains of the queries of a part, whichever model answers them.
 
-    passages: (Q,) number of the passage that each asks about; queries of one passage are not independent.
-    domains: (Q,) names.
+    passages: (Q,) number of the passage that each query asks about; queries about one passage are not independent.
+    domains: (Q,) domain of each query, by name.
     """
 
     passages: NDArray[np.integer]
@@ -25,7 +25,7 @@ class Queries:
 
 
 def count_passages(queries: Queries) -> dict[str, int]:
-    """Passages that the queries of each domain ask about, and under "macro" their sum."""
+    """Count the passages that the queries of each domain ask about; "macro" is the sum of these counts."""
     names, member = np.unique(np.asarray(queries.domains, np.str_), return_inverse=True)
     asked = np.unique(np.stack([member, queries.passages]), axis=1)[0]
     counts = np.bincount(asked, minlength=len(names)).tolist()
@@ -34,42 +34,42 @@ def count_passages(queries: Queries) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Interval:
-    """The difference of two models' means, and how far it may be due to the choice of the passages."""
+    """The difference of two models' means, and how much of it may be due to the choice of passages."""
 
     difference: float
     low: float | None
-    """None, as `high`, where too few passages were asked about."""
+    """None, like `high`, where the queries ask about too few passages."""
     high: float | None
     queries: int
     passages: int
-    """That the queries ask about; one that two domains ask about counts in each of them."""
+    """Passages that the queries ask about; a passage that two domains ask about counts in both."""
 
 
 @dataclass(frozen=True)
 class _Passages:
-    """What is left of one domain's queries: a sum and a count for each of its passages, in order of its number."""
+    """One domain's queries, reduced to a sum and a count per passage, in the order of the passages' numbers."""
 
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @property
     def mean(self) -> float:
-        """Over the queries."""
+        """The mean over the queries."""
         return math.fsum(self.sums) / int(self.counts.sum())
 
     @property
     def effective(self) -> float:
-        """So many passages of equally many queries would weigh as these do. Source: Kish 1965, section 11.7."""
+        """Number of passages with equally many queries that would weigh the same. Source: Kish 1965, section 11.7."""
         return float(self.counts.sum() ** 2 / (self.counts**2).sum())
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """The variance of a mean, and how much is known about it."""
+    """The variance of a mean, and how well that variance is known."""
 
     variance: float
     freedom: float
-    """Degrees of freedom: those of the t distribution that it is used with."""
+    """Degrees of freedom of the t distribution that the variance is used with."""
 
 
 def paired_intervals(
@@ -80,37 +80,39 @@ def paired_intervals(
     *,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """Intervals of mean(a) - mean(b) in each domain and of their unweighted mean, "macro", by Student's t.
+    """Compute intervals of mean(a) - mean(b) for each domain and for their unweighted mean, "macro", by Student's t.
 
-    Passages are the sample, each with all of its queries, since these are not independent: ten questions about one
-    passage say much less than ten about ten. The variance of a domain's mean is the jackknife's, which leaves out a
-    passage at a time, and for an interval of that domain alone HC3's, larger by passages / (passages - 1); its degrees
-    of freedom are one fewer than the passages, or than their effective number where some have more queries than others.
-    Those of the macro mean are Welch's and Satterthwaite's.
+    The passages are the sample, each with all of its queries, since these are not independent: ten questions about one
+    passage say much less than ten questions about ten passages. The variance of a domain's mean is the jackknife's,
+    which leaves out one passage at a time; for an interval of that domain alone it is HC3's, which is larger by the
+    factor passages / (passages - 1). Its degrees of freedom are one fewer than the number of passages, or one fewer
+    than their effective number where some passages have more queries than others. The degrees of freedom of the macro
+    mean are those of Welch and Satterthwaite.
 
-    A domain of fewer than `MIN_PASSAGES` passages has no interval of its own. In the macro mean it counts like any
-    other, and its variance is what the passages of all such domains together spread around their common mean (those
-    of all domains, where these are fewer than `MIN_PASSAGES`): of a single passage nothing is seen, and of three alike
-    by chance too little. What such domains differ by is part of that spread, so that it is rather too wide than too
-    narrow. The macro mean has no interval if all domains together have fewer than `MIN_PASSAGES` passages.
+    A domain with fewer than `MIN_PASSAGES` passages has no interval of its own. In the macro mean it counts like any
+    other domain, and its variance is taken from the spread of the passages of all such domains around their common
+    mean (of the passages of all domains, where such domains have fewer than `MIN_PASSAGES` together): a single passage
+    shows no spread, and three that are alike by chance show too little. The differences between such domains are part
+    of that spread, so it is more likely to be too wide than too narrow. The macro mean has no interval if all domains
+    together have fewer than `MIN_PASSAGES` passages.
 
-    `benchmarks/coverage.py` shows how often they miss the truth: on differences of trained models and on made ones, a
-    95 % interval of a domain does so in 3 to 8 % of cases from 8 passages on, and a one-sided bound at 99 % of the
-    macro mean in 0.7 to 1.3 %. Where two thirds of the passages or more do not change at all, a few say less than they
-    seem to, and an interval of 8 misses in up to 14 %.
+    `benchmarks/coverage.py` shows how often the intervals miss the truth: on differences of trained models and on
+    simulated ones, a 95 % interval of a domain misses it in 3 to 8 % of cases from 8 passages on, and a one-sided bound
+    at 99 % of the macro mean in 0.7 to 1.3 %. Where two thirds of the passages or more do not change at all, a few
+    passages say less than they seem to, and an interval from 8 passages misses in up to 14 % of cases.
 
-    The order of the rows changes nothing, nor do other domains change a domain's interval. With a and b
-    exchanged, low and high change places and signs.
+    The order of the rows makes no difference, and other domains do not affect a domain's interval. Exchanging a and b
+    exchanges low and high and reverses their signs.
 
     Args:
-        a: (N,) score of a model at each query, such as its Recall@5 or its reciprocal rank.
-        b: (N,) score of another at the same queries.
+        a: (N,) score of one model at each query, such as its Recall@5 or its reciprocal rank.
+        b: (N,) score of the other model at the same queries.
         passages: (N,) number of the passage that each query asks about.
-        domains: (N,) names.
-        confidence: of the two-sided interval, in (0, 1).
+        domains: (N,) domain of each query, by name.
+        confidence: confidence of the two-sided interval, in (0, 1).
 
     Returns:
-        domain -> its interval, by name in alphabetical order; "macro" last.
+        domain -> its interval, in alphabetical order of the domains; "macro" last.
 
     Raises:
         ValueError: no queries, lengths that differ, a score that is not finite, or a confidence out of range.
@@ -134,17 +136,17 @@ def lower_bound(
     *,
     confidence: float,
 ) -> float | None:
-    """What the macro difference mean(a) - mean(b) exceeds with this confidence, one-sided.
+    """Compute what the macro difference mean(a) - mean(b) exceeds with this one-sided confidence.
 
-    The lower end of the two-sided interval that leaves as much out below: at 0.975 that of 95 %, at 0.99 that of
-    98 %. None where `paired_intervals` gives "macro" no interval.
+    It is the lower end of the two-sided interval that leaves out as much below: of the 95 % interval at 0.975, of the
+    98 % interval at 0.99. None where `paired_intervals` gives no interval for "macro".
 
     Args:
-        a: as in `paired_intervals`, like all others.
+        a: as in `paired_intervals`, like all other arrays.
         b: likewise.
         passages: likewise.
         domains: likewise.
-        confidence: one-sided, in (0.5, 1).
+        confidence: one-sided confidence, in (0.5, 1).
 
     Raises:
         ValueError: as `paired_intervals`.
@@ -155,18 +157,19 @@ def lower_bound(
 
 
 def standard_error(scores: NDArray[np.floating], passages: NDArray[np.integer], domains: Sequence[str]) -> float | None:
-    """Standard error of one model's macro mean: the root of the variance that `paired_intervals` uses.
+    """Compute the standard error of one model's macro mean: the root of the variance that `paired_intervals` uses.
 
-    It says how far the mean may lie from that of other passages. Two models at the same queries differ by less
-    than it suggests, since a hard passage is hard for both: compare those by `paired_intervals`.
+    It says how far the mean may lie from the mean over other passages. The difference of two models at the same queries
+    is more certain than it suggests, since a hard passage is hard for both: compare models with `paired_intervals`,
+    which also enlarges the variance if there is a single domain.
 
     Args:
         scores: (N,) score of the model at each query.
         passages: (N,) number of the passage that each query asks about.
-        domains: (N,) names.
+        domains: (N,) domain of each query, by name.
 
     Returns:
-        in the unit of the scores; None if all domains together have a single passage.
+        the standard error in the unit of the scores; None if all domains together have a single passage.
 
     Raises:
         ValueError: no queries, lengths that differ, or a score that is not finite.
@@ -198,7 +201,7 @@ def _by_domain(
     first = np.flatnonzero(np.append(True, (labels[:, 1:] != labels[:, :-1]).any(axis=0)))
     ends = np.append(first[1:], len(order))
     ordered = values[order].tolist()
-    # fsum rounds once, at its end: so neither the order of the rows nor a sign leaves a trace in the last bit
+    # fsum rounds only once, at its end, so neither the order of the rows nor a sign affects the last bit
     sums = np.array([math.fsum(ordered[start:end]) for start, end in zip(first, ends, strict=True)])
     parts = np.searchsorted(labels[0, first], np.arange(1, len(names)))
     return {
@@ -212,7 +215,7 @@ def _passages_of(groups: Sequence[_Passages]) -> int:
 
 
 def _spread(group: _Passages) -> _Spread:
-    """Of the mean of a domain of two passages or more."""
+    """Compute the spread of the mean of a domain that has two passages or more."""
     total = len(group.sums)
     others = (math.fsum(group.sums) - group.sums) / (group.counts.sum() - group.counts)
     variance = (total - 1) / total * float(((others - group.mean) ** 2).sum())
@@ -220,7 +223,7 @@ def _spread(group: _Passages) -> _Spread:
 
 
 def _macro_spread(groups: Sequence[_Passages]) -> _Spread:
-    """Of the unweighted mean over domains, which have two passages or more."""
+    """Compute the spread of the unweighted mean over domains that together have two passages or more."""
     few = [group for group in groups if len(group.sums) < MIN_PASSAGES]
     spreads = [_spread(group) for group in groups if len(group.sums) >= MIN_PASSAGES]
     if few:
@@ -233,7 +236,7 @@ def _macro_spread(groups: Sequence[_Passages]) -> _Spread:
 
 
 def _shared_spread(few: Sequence[_Passages], among: Sequence[_Passages]) -> _Spread:
-    """Of the sum of some domains' means, if their passages vary as those of `among` do together."""
+    """Compute the spread of the sum of some domains' means, if their passages vary like those of `among` together."""
     means = np.concatenate([group.sums / group.counts for group in among])
     variance = float(((means - math.fsum(means) / len(means)) ** 2).sum()) / (len(means) - 1)
     return _Spread(variance * math.fsum(1 / group.effective for group in few), len(means) - 1)
@@ -245,7 +248,7 @@ def _interval(groups: Sequence[_Passages], confidence: float) -> Interval:
     if passages < MIN_PASSAGES:
         return Interval(difference, None, None, queries, passages)
     spread = _macro_spread(groups)
-    # a few scores in tenths, most of them alike, spread less than what they are drawn from more often than not
+    # a few scores in tenths, most of them equal, usually spread less than the distribution that they are drawn from
     widened = passages / (passages - 1) if len(groups) == 1 else 1.0
     reach = float(stdtrit(spread.freedom, (1 + confidence) / 2)) * math.sqrt(spread.variance * widened)
     return Interval(difference, difference - reach, difference + reach, queries, passages)

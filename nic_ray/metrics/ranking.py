@@ -1,4 +1,4 @@
-"""How well queries find their passages in the whole corpus, domain by domain."""
+"""How well queries retrieve their passages from the whole corpus, domain by domain."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from nic_ray.metrics.table import METRICS
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
-"""What makes a passage near to a query, by Sentence Transformers' names; of a distance, its negative."""
+"""How the similarity of passage and query is computed, by Sentence Transformers' names; distances are negated."""
 
 # A matrix product rounds the same pair of vectors differently at different places of the
-# matrix, by some 1e-7 for float32 cosines: an exact comparison would break true ties by luck.
+# matrix, by about 1e-7 for float32 cosines, so an exact comparison would break true ties by chance.
 _ROUNDING = 1e-6
 
-# Scores held at once (4 bytes each), whatever the number of queries.
+# Scores held in memory at once (4 bytes each), whatever the number of queries.
 _BLOCK_SCORES = 2**20
 
 
@@ -24,15 +24,15 @@ def relevance_by_rank(
 ) -> NDArray[np.bool_]:
     """Lay out each query's relevant passages by rank, best score first.
 
-    Ties go against the model: a relevant passage stands behind every irrelevant one
-    whose score is equal or lower by no more than rounding (1e-6). An encoder that maps
-    all texts to one point so finds nothing, instead of everything.
+    Ties count against the model: a relevant passage ranks behind every irrelevant one
+    whose score is equal, or lower by no more than rounding (1e-6). An encoder that maps
+    all texts to one point therefore finds nothing instead of everything.
 
     Args:
         scores: (Q, C) similarity of each query to each passage, finite.
         relevant: (Q, C) bool, True where the passage answers the query.
-        ignored: (Q, C) bool, True where the passage is left out of the query's ranking, whatever its score; none of
-            them relevant.
+        ignored: (Q, C) bool, True where the passage is left out of the query's ranking, whatever its score; no such
+            passage is relevant.
 
     Returns:
         (Q, C) bool: column r tells whether the passage at rank r + 1 is relevant.
@@ -60,15 +60,15 @@ def relevance_by_rank(
 
 
 def by_domain(values: NDArray[np.float64], domains: Sequence[str], *, direction: int = 1) -> dict[str, float]:
-    """Mean of `values` within each domain, then "macro" and "worst" over those means.
+    """Compute the mean of `values` within each domain, then "macro" and "worst" over those means.
 
-    "macro" weighs every domain the same, so that a search cannot pay for a large domain
-    with a small one; "worst" is the mean of the domain that fares worst.
+    "macro" weighs all domains equally, so that a search cannot buy gains in a large domain
+    with losses in a small one; "worst" is the mean of the worst domain.
 
     Args:
-        values: (Q,) one number a query.
+        values: (Q,) one number per query.
         domains: (Q,) the domain of each query, at least one.
-        direction: 1 where more is better, -1 where less is.
+        direction: 1 where higher is better, -1 where lower is better.
     """
     names, member = np.unique(np.asarray(domains), return_inverse=True)
     means = np.bincount(member, weights=values) / np.bincount(member)
@@ -83,15 +83,15 @@ def query_metrics(
     similarity: Similarity = "cosine",
     ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Every metric of the table for every single query, over the whole corpus.
+    """Compute every metric of the table for every single query, over the whole corpus.
 
-    Queries are scored a block at a time, so memory does not grow with their number.
+    Queries are scored in blocks, so that the memory for scores does not grow with their number.
 
     Args:
-        queries: (Q, D) embeddings, of any length; a zero row has cosine 0 to everything.
-        corpus: (C, D) embeddings of all passages, of any length.
+        queries: (Q, D) embeddings, of any norm; a zero row has cosine 0 with everything.
+        corpus: (C, D) embeddings of all passages, of any norm.
         relevant: Q arrays, each naming the rows of `corpus` that answer the query.
-        similarity: what passages are ranked by.
+        similarity: the similarity that passages are ranked by.
         ignored: Q arrays, each naming rows of `corpus` that are left out of the query's ranking; none is relevant.
 
     Returns:
@@ -99,11 +99,11 @@ def query_metrics(
 
     Raises:
         ValueError: an embedding is not finite, a query has no relevant passage or one
-            outside the corpus, or the lengths do not fit.
+            outside the corpus, or the lengths do not match.
     """
     _check_relevant(relevant, len(queries), len(corpus))
     if similarity in ("cosine", "dot"):
-        # a query's length changes none of its ranks, nor does a factor that all passages share
+        # neither the norm of a query nor a factor that all passages share changes any rank
         unit = _unit_rows(queries, "query")
         passages = _unit_rows(corpus, "passage") if similarity == "cosine" else _scaled(corpus, _longest(corpus))
         return _in_blocks(lambda block: unit[block] @ passages.T, relevant, ignored, len(corpus))
@@ -120,10 +120,10 @@ def score_metrics(
     relevant: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """`query_metrics` of anything that scores passages, not only of embeddings.
+    """Compute the metrics of `query_metrics` for anything that scores passages, not only for embeddings.
 
     Args:
-        scores: (Q, C) of each passage for each query, finite; higher is better.
+        scores: (Q, C) score of each passage for each query, finite; higher is better.
         relevant, ignored: as in `query_metrics`.
 
     Raises:
@@ -134,19 +134,19 @@ def score_metrics(
 
 
 def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[str]) -> dict[str, float]:
-    """The numbers that a model is judged by.
+    """Average the metrics of single queries to the numbers that a model is judged by.
 
     Args:
         values: metrics of `METRICS` by name, as `query_metrics` gives them, each (Q,).
         domains: (Q,) the domain of each query.
 
     Returns:
-        for each metric its mean within each domain ("recall_at_5/<domain>"), the unweighted mean of these
-        ("recall_at_5/macro"), and where the table says so the mean of the domain that fares worst
+        for each metric, its mean within each domain ("recall_at_5/<domain>"), the unweighted mean of these
+        ("recall_at_5/macro"), and, where the table says so, the mean of the worst domain
         ("recall_at_5/worst").
 
     Raises:
-        ValueError: not one domain a query.
+        ValueError: `domains` does not have exactly one domain per query.
     """
     flat: dict[str, float] = {}
     for name, own in values.items():
@@ -160,7 +160,7 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
 
 
 def empty_metrics(queries: int) -> dict[str, NDArray[np.float64]]:
-    """Room for each metric of so many queries, to be filled a part at a time."""
+    """Allocate an array for each metric of this number of queries, to be filled part by part."""
     return {name: np.empty(queries) for name in METRICS}
 
 
@@ -194,7 +194,7 @@ def _check_relevant(relevant: Sequence[NDArray[np.integer]], queries: int, passa
 
 
 def _unit_rows(rows: NDArray[np.floating], what: str) -> NDArray[np.float32]:
-    # Squares of float32 overflow beyond 1e19, which a diverging model reaches; in float64 they do not.
+    # Squares of float32 values overflow beyond 1e19, which a diverging model reaches; in float64 they do not.
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not np.isfinite(lengths).all():
         broken = np.count_nonzero(~np.isfinite(lengths))
@@ -210,7 +210,7 @@ def _longest(rows: NDArray[np.floating]) -> float:
 
 
 def _scaled(rows: NDArray[np.floating], longest: float) -> NDArray[np.float32]:
-    """Rows of length 1 at most: what counts as rounding then does not depend on a model's scale."""
+    """Scale rows to norms of at most 1, so that what counts as rounding does not depend on a model's scale."""
     if not np.isfinite(longest):
         raise ValueError("embeddings must be finite, and some are not")
     return (rows / (longest or 1.0)).astype(np.float32)

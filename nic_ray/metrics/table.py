@@ -1,6 +1,6 @@
 """The metrics that models are judged by: one table that evaluation, objectives, tables and reports iterate over.
 
-Another metric is a row of `METRICS` and, if no function here computes it, that function.
+To add a metric, add a row to `METRICS` and, if no function here computes it, that function.
 """
 
 import math
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that every query gets, and that is averaged within each domain."""
+    """A number that is computed for every query and averaged within each domain."""
 
     label: str
-    """What people call it."""
+    """The name that readers see."""
     explained: str
-    """What it counts, in a few words."""
+    """What the metric measures, in a few words."""
     of_ranks: "Callable[[NDArray[np.bool_]], NDArray[np.float64]]"
-    """Computes it, (Q,), from what it needs: (Q, C) bool, whether the passage at each rank is relevant."""
+    """Computes the metric, (Q,), from (Q, C) bool: whether the passage at each rank is relevant."""
     direction: int = 1
-    """1 where more is better, -1 where less is."""
+    """1 where higher is better, -1 where lower is better."""
     shows_worst: bool = False
-    """Whether the domain in which it is worst is named beside the mean over domains."""
+    """Whether the worst domain is shown beside the mean over domains."""
 
 
 def recall_at(k: int, ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
-    """(Q,) share, in [0, 1], of each query's relevant passages that stand among its first k.
+    """Compute the (Q,) share, in [0, 1], of each query's relevant passages that are among its first k.
 
     Args:
         k: ranks to look at, at least 1.
@@ -41,12 +41,12 @@ def recall_at(k: int, ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
 
 
 def recall_at_5(ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
-    """`recall_at` with k = 5."""
+    """Compute `recall_at` with k = 5."""
     return recall_at(5, ranked)
 
 
 def reciprocal_rank(ranked: "NDArray[np.bool_]") -> "NDArray[np.float64]":
-    """(Q,) 1 / rank, in (0, 1], of each query's first relevant passage.
+    """Compute the (Q,) values of 1 / rank, in (0, 1], of each query's first relevant passage.
 
     Args:
         ranked: (Q, C) from `relevance_by_rank`, at least one True in each row.
@@ -61,26 +61,26 @@ METRICS: Mapping[str, Metric] = {
     ),
     "mrr": Metric("MRR", "mean of 1 / rank of the first right passage", reciprocal_rank),
 }
-"""By the name that stands in keys such as "recall_at_5/macro". The first one is the one that the guard decides by."""
+"""Metrics by the name that is used in keys such as "recall_at_5/macro". The guard decides by the first one."""
 
 PRIMARY = next(iter(METRICS))
-"""What pictures show, intervals are taken of and the guard decides by; more of it is better."""
+"""The metric that pictures show, that intervals are computed for and that the guard decides by; higher is better."""
 
 TIE_BREAKER = "mrr"
 """Its mean over domains decides between models whose objectives are equal."""
 
 
 def objectives() -> tuple[str, ...]:
-    """Flat metrics that a search may choose by: means over domains, and worst domains where the table shows them."""
+    """List the flat metrics that may be a search's objective: means over domains, and worst domains where shown."""
     worst = (f"{name}/worst" for name, metric in METRICS.items() if metric.shows_worst)
     return (*(f"{name}/macro" for name in METRICS), *worst)
 
 
 def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, float, float]:
-    """What evaluations are ordered by, the best one last: objective, then mrr/macro, then the earlier epoch.
+    """Return the key that orders evaluations, best last: by objective, then mrr/macro, then the earlier epoch.
 
     Args:
-        metrics: flat. Without "epoch" it is later than any other.
+        metrics: flat metrics. An evaluation without "epoch" counts as later than any other.
         objective: one of `objectives`.
     """
     primary, tie_breaker = (
@@ -90,6 +90,6 @@ def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, floa
 
 
 def label_of(key: str) -> str:
-    """What people call a flat metric: "macro Recall@5" for "recall_at_5/macro"."""
+    """Return the name of a flat metric that readers see: "macro Recall@5" for "recall_at_5/macro"."""
     name, _, domain = key.partition("/")
     return f"{domain} {METRICS[name].label if name in METRICS else name}"

@@ -1,1 +1,1 @@
-"""The base model, cut at a block: frozen outputs, trained blocks, embeddings and their scores."""
+"""The base model, cut at a block: outputs of the frozen blocks, trained blocks, embeddings and their scores."""

@@ -1,4 +1,4 @@
-"""What the trained part reads: each distinct text's token ids, or its output of the frozen blocks."""
+"""The inputs of the trained part: the token ids of each distinct text, or the frozen blocks' output for it."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +16,21 @@ from nic_ray.model.encoder import Encoder, lower, tokenize, upper
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
-layer's activations stay in its caches, on a GPU many enough to fill it. Where a gradient is wanted,
-`TrainConfig.micro_batch_tokens` is a bound too."""
+layer's activations stay in its caches, on a GPU many enough to keep it busy. Where gradients are computed,
+`TrainConfig.micro_batch_tokens` is an upper bound as well."""
 
 LEAST_TOKENS = 256
-"""Chunks are not made smaller than this where memory runs out."""
+"""Smallest chunk, in padded tokens, that is tried when memory runs out."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of all texts, one after the other without padding.
+    """The inputs of all texts, concatenated without padding.
 
     values: (T,) int32 token ids, or hidden states (T, W) as float32 or as the bits of bfloat16 (uint16).
     offsets: (texts + 1,); text i is values[offsets[i]:offsets[i + 1]].
-    depth: number of frozen blocks below the cut that is fed with them. Hidden states are the output of these blocks;
-        token ids run through them again each time that they are read.
+    depth: number of frozen blocks below the cut at which the inputs are used. Hidden states are the output of these
+        blocks; token ids run through the blocks again each time they are used.
     """
 
     values: NDArray[np.int32] | NDArray[np.float32] | NDArray[np.uint16]
@@ -39,20 +39,21 @@ class Inputs:
 
     @property
     def are_ids(self) -> bool:
-        """Whether these are token ids, not hidden states."""
+        """Whether the values are token ids rather than hidden states."""
         return self.values.ndim == 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(texts,) tokens of each."""
+        """Number of tokens of each text, (texts,)."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class Feed:
-    """`Inputs` as tensors, to be used on a device.
+    """`Inputs` as tensors for use on a device.
 
-    values, offsets: on the device, or on the host if they take too much of it: each batch is then sent by itself.
+    values, offsets: on the device, or on the host if they would take too much of the device's memory; each batch is
+        then sent separately.
     """
 
     values: Tensor
@@ -64,25 +65,25 @@ class Feed:
 def token_inputs(
     encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
 ) -> Inputs:
-    """Depth 0: token ids of each text behind its prompt, as `encoder.tokenize` gives them."""
+    """Tokenise texts into inputs of depth 0: ids of each text after its prompt, as `encoder.tokenize` gives them."""
     return Inputs(*tokenize(encoder, texts, max_tokens, is_query), depth=0)
 
 
 def upper_for(encoder: Encoder, inputs: Inputs) -> Upper:
-    """The part of an encoder that is fed with some inputs: `encoder.upper` at their depth."""
+    """Return the part of an encoder that takes these inputs: `encoder.upper` at their depth."""
     return upper(encoder, inputs.depth, from_ids=inputs.are_ids)
 
 
 def frozen_inputs(
     encoder: Encoder, tokens: Inputs, depths: Sequence[int], *, device: str = "cpu", bf16: bool = False
 ) -> dict[int, Inputs]:
-    """The output of the first k blocks for every text, for each k of `depths`, each from the one before.
+    """Compute the output of the first k blocks for every text and each k of `depths`, each depth from the one before.
 
     Args:
         tokens: from `token_inputs`.
         depths: numbers of blocks, from 0 (the token ids themselves).
         device: where to compute.
-        bf16: compute in bfloat16 and keep 16 bits a value.
+        bf16: compute in bfloat16 and keep 16 bits per value.
     """
     ascending = sorted(set(depths) - {0})
     blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
@@ -95,7 +96,7 @@ def frozen_inputs(
 def run_chain(
     blocks: Sequence[Lower], inputs: Inputs, *, device: str = "cpu", bf16: bool = False
 ) -> list[NDArray[Any]]:
-    """Run frozen blocks one after the other over every text: the values (T, W) after each of them."""
+    """Run frozen blocks in sequence over every text; return the values (T, W) after each item of `blocks`."""
     outputs: list[NDArray[Any]] = []
     for each in blocks:
         inputs = run_blocks(each, inputs, device=device, bf16=bf16)
@@ -104,12 +105,12 @@ def run_chain(
 
 
 def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool = False) -> Inputs:
-    """Run frozen blocks over every text once; `blocks` stay where they are.
+    """Run frozen blocks once over every text; `blocks` stay on the device they are on.
 
     Raises:
         RunError: the device has too little memory for even a small chunk.
     """
-    blocks = placed(blocks, device)  # before inference mode, whose tensors can never train again
+    blocks = placed(blocks, device)  # before inference mode: tensors created in it can never be trained
     source = feed(inputs, device)
     kept = torch.bfloat16 if bf16 else torch.float32
 
@@ -131,13 +132,14 @@ def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool
 
 
 def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
-    """Put inputs where they are used; on the CPU without a copy, so they may be read-only.
+    """Move inputs to the device that uses them; on the CPU they are not copied, so they may be read-only.
 
-    On a GPU they may take half of what is free there, and half of this process's share of it. Larger ones stay where
-    they are, and `padded_batch` sends what it is asked for: the same numbers, some time later.
+    On a GPU they may take up to half of the free memory, and no more than half of this process's share of the GPU's
+    memory. Larger inputs stay on the host, and `padded_batch` sends each batch as it is asked for: the values are the
+    same, but this is slower.
 
     Args:
-        share: of the GPU that this process is given, as trials are that share one.
+        share: share of the GPU that this process may use; below 1 for trials that share a GPU.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -151,19 +153,20 @@ def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
 
 
 def _room(device: torch.device, share: float) -> float:
-    """Bytes that the inputs may take of a GPU."""
-    torch.cuda.empty_cache()  # what this process has freed counts as free
+    """Bytes of a GPU's memory that the inputs may take."""
+    torch.cuda.empty_cache()  # so that the memory this process has released counts as free
     free, total = torch.cuda.mem_get_info(device)
     return min(free, share * total) / 2
 
 
 def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Inputs of some texts side by side.
+    """Assemble a padded batch from the inputs of some texts.
 
-    What stands in the padding is the text's own last token again: finite, and masked.
+    The padding repeats the last token of each text: its values are finite, and the mask excludes them.
 
     Returns:
-        values (B, L) ids or (B, L, W), and mask (B, L) int64, 1 for a token. L is the longest's length.
+        values, (B, L) token ids or (B, L, W) hidden states, and mask (B, L) int64, 1 for a token. L is the length of
+        the longest text.
     """
     here = source.values.device
     index = torch.from_numpy(texts).to(here, non_blocking=True)
@@ -176,7 +179,7 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
 
 
 def _sent(batch: Tensor, device: torch.device) -> Tensor:
-    """A batch on a device; from pinned memory, so that the host does not wait for it to arrive."""
+    """Send a batch to a device, from pinned memory so that the host does not wait for the transfer."""
     if batch.device.type == device.type:
         return batch
     return batch.pin_memory().to(device, non_blocking=True)
@@ -185,12 +188,12 @@ def _sent(batch: Tensor, device: torch.device) -> Tensor:
 def in_chunks(
     run: Callable[[NDArray[np.int64]], Tensor], source: Feed, texts: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Run something without a gradient over some texts, a chunk at a time; yield each chunk and what it gave.
+    """Run a function that needs no gradient over some texts, chunk by chunk; yield each chunk and its result.
 
-    Where the device's memory runs out, what is left is run in chunks of half the size.
+    When the device's memory runs out, the remaining texts are run in chunks of half the size.
 
     Raises:
-        RunError: it runs out with the smallest chunks.
+        RunError: memory runs out even with the smallest chunks.
     """
     tokens = CHUNK_TOKENS[source.device.type]
     left = list(chunks(source.lengths, texts, tokens))
@@ -210,7 +213,7 @@ def in_chunks(
 
 
 def _unless_out_of_memory(run: Callable[[NDArray[np.int64]], Tensor], chunk: NDArray[np.int64]) -> Tensor | None:
-    # a function of its own: as long as the error is held, so is what its frames hold
+    # a separate function, because a live exception keeps everything alive that its stack frames refer to
     try:
         return run(chunk)
     except torch.OutOfMemoryError:
@@ -218,15 +221,15 @@ def _unless_out_of_memory(run: Callable[[NDArray[np.int64]], Tensor], chunk: NDA
 
 
 def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Texts of similar length together, longest first, at most `tokens` with padding (or one text).
+    """Group texts of similar length into chunks, longest first, each of at most `tokens` with padding (or one text).
 
-    Of all such partitions the one with the least padding, where a chunk more costs as much as `tokens` / 8 tokens of
-    padding. Both are paid for: a chunk costs its calls, whatever it holds.
+    Of all such partitions, this is the one with the least padding, where each additional chunk counts as much as
+    `tokens` / 8 tokens of padding. Both cost time: a chunk has the overhead of its calls, however little it holds.
     """
     ordered = texts[np.argsort(-lengths[texts], kind="stable")]
     longest = np.maximum(1, lengths[ordered])
     count = np.arange(1, len(ordered) + 1)
-    cost = np.zeros(len(ordered) + 1)  # of the texts from a place on
+    cost = np.zeros(len(ordered) + 1)  # of the texts from each position to the end
     stops = np.zeros(len(ordered), np.int64)
     for start in reversed(range(len(ordered))):
         most = min(len(ordered) - start, max(1, tokens // int(longest[start])))

@@ -1,4 +1,4 @@
-"""Base models: loaded from the package, a folder or the hub, tried out, and refused where they cannot be followed."""
+"""Base models: loading from the package, a folder or the hub, and refusing those that cannot be reproduced here."""
 
 import hashlib
 from pathlib import Path
@@ -13,13 +13,14 @@ from nic_ray.model.cut import Upper, blocks_of, plain_blocks, run, segment, tail
 from nic_ray.model.encoder import Encoder
 from nic_ray.tokens import Prompts, located, not_on_the_hub, prompts_of
 
-# Sentence Transformers and Transformers take seconds to import, and are needed where a model is loaded
+# Sentence Transformers and Transformers take seconds to import and are needed only where a model is loaded
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# 16-bit weights take no steps as small as training's: at a learning rate of 2e-5, 6 % of bfloat16 ones ever move
+# 16-bit weights are too coarse for the small steps of training: at a learning rate of 2e-5, only 6 % of bfloat16
+# weights ever change
 _IN_FP32 = {"dtype": torch.float32}
 
 
@@ -28,18 +29,18 @@ def load(base_model: str) -> Encoder:
 
     Raises:
         InputError: the packaged weights are not the published ones, the folder holds no model that
-            Sentence Transformers can load, the hub id cannot be had, or Sentence Transformers embeds texts with it in
-            a way that is not followed here.
+            Sentence Transformers can load, the hub id cannot be loaded, the model has no transformer with a list of
+            blocks, or Sentence Transformers embeds texts with it in a way that is not supported here.
     """
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # of reading 90 MB: gone before it can be read
+    disable_progress_bar()  # reading 90 MB is over before the bar can be read
     folder = located(base_model)
     model = _load_from_hub(base_model) if folder is None else _load_folder(base_model, folder)
     transformer = getattr(model[0], "auto_model", None)
     if transformer is not None:
         _bound_length(model, transformer)
-    # under the first names that it looks for, so that its `encode_query` and `encode_document` find them
+    # stored under the first names that the model looks for, so that `encode_query` and `encode_document` find them
     prompts = prompts_of(model.prompts, model.default_prompt_name)
     model.prompts |= {"query": prompts.query, "document": prompts.passage}
     blocks = blocks_of(transformer) if transformer is not None else None
@@ -64,10 +65,14 @@ def load(base_model: str) -> Encoder:
 
 
 def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None:
-    """Whether a base model has the weights that a bundle names; None if it is not on this machine.
+    """Check that a base model has the weights that a bundle names.
+
+    Returns:
+        the faults, an empty list if the weights are the same; None if the bundle names no weights or the base model
+        is not on this machine.
 
     Raises:
-        InputError: it is, and cannot be loaded.
+        InputError: the base model is on this machine but cannot be loaded.
     """
     if weights_sha256 is None or located(base_model) is None:
         return None
@@ -80,7 +85,7 @@ def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None
 def _load_folder(base_model: str, folder: Path) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
-    if folder != Path(base_model):  # the package's
+    if folder != Path(base_model):  # the packaged model
         _refuse_other_weights(folder / "model.safetensors")
     elif not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise InputError(
@@ -107,7 +112,7 @@ def _load_from_hub(name: str) -> "SentenceTransformer":
 
     try:
         return SentenceTransformer(name, device="cpu", model_kwargs=_IN_FP32)
-    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+    except Exception as error:  # the hub client raises a dozen kinds of error, none of them defined here
         raise not_on_the_hub(name, error) from None
 
 
@@ -119,7 +124,7 @@ def _use_quick_dropout(module: nn.Module) -> None:
 
 
 def _stored_in(transformer: nn.Module) -> str:
-    """The narrowest format that holds all weights: the one that they were stored in, whatever a config says."""
+    """Return the narrowest format that holds all weights: the one they were stored in, whatever a config says."""
 
     def holds(dtype: torch.dtype) -> bool:
         return all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in transformer.parameters())
@@ -128,7 +133,7 @@ def _stored_in(transformer: nn.Module) -> str:
 
 
 def _bound_length(model: "SentenceTransformer", transformer: nn.Module) -> None:
-    """Cut texts off at the positions that there are: RoBERTa's kind counts them from behind the padding's number."""
+    """Limit texts to the available positions: models like RoBERTa number them from the padding index + 1."""
     for name, module in transformer.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             usable = module.num_embeddings - module.padding_idx - 1
@@ -136,7 +141,7 @@ def _bound_length(model: "SentenceTransformer", transformer: nn.Module) -> None:
 
 
 def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
-    """Why what is computed here is not what Sentence Transformers gives for a text, and a way out; None if it is."""
+    """Say why embeddings computed here differ from Sentence Transformers', with a remedy; None if they agree."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     config = "in config_sentence_transformers.json"
@@ -157,7 +162,7 @@ def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
         )
     try:
         followed = _embeds_alike(model, "query", prompts.query) and _embeds_alike(model, "document", prompts.passage)
-    except Exception:  # whatever a module raises that is not called as Sentence Transformers does
+    except Exception:  # a module that is not called as Sentence Transformers calls it can raise anything
         followed = False
     if followed:
         return None
@@ -168,7 +173,7 @@ def _not_followed(model: "SentenceTransformer", prompts: Prompts) -> str | None:
 
 
 def _embeds_alike(model: "SentenceTransformer", task: str, prompt: str) -> bool:
-    """Whether token ids behind a prompt, run through the modules one by one, give a text's embedding."""
+    """Whether token ids of prompt and text, run through the modules one by one, give the text's embedding."""
     short, long = "how is it replaced", " ".join(map(str, range(600)))
     for text in (long, short):
         features = model.preprocess([text], prompt=prompt, task=task)
@@ -195,7 +200,7 @@ def _hash_of(model: nn.Module) -> str:
 
 
 def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
-    """Whether the two halves in a row give what the whole model gives, on a padded batch."""
+    """Whether the two halves, run in sequence, give the same as the whole model on a padded batch."""
     if blocks < 2 or not hasattr(transformer, "embeddings") or not hasattr(transformer, "encoder"):
         return False
     if blocks_of(transformer) is not getattr(transformer.encoder, "layer", None):
@@ -206,13 +211,13 @@ def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
         try:
             hidden = run(segment(transformer, 0, 1), ids, mask, ids=True)
             parts = run(segment(transformer, 1, blocks), hidden, mask, ids=False)
-        except (TypeError, RuntimeError):  # its forward does more to the embeddings than hand them on
+        except (TypeError, RuntimeError):  # the model's forward does more with the embeddings than pass them on
             return False
     return torch.allclose(whole[mask.bool()], parts[mask.bool()], atol=1e-5)
 
 
 def _plain_blocks_agree(transformer: nn.Module) -> bool:
-    """Whether `Blocks` give what the blocks of a model that can be cut give, on a padded batch."""
+    """Whether `Blocks` give the same as the blocks of a model that can be cut, on a padded batch."""
     own = segment(transformer, 1, len(transformer.encoder.layer))  # type: ignore[union-attr, arg-type]
     ids, mask = _two_texts()
     try:
@@ -220,16 +225,16 @@ def _plain_blocks_agree(transformer: nn.Module) -> bool:
         with torch.no_grad():
             hidden = run(segment(transformer, 0, 1), ids, mask, ids=True)
             expected, found = run(own, hidden, mask, ids=False), run(plain, hidden, mask, ids=False)
-    except (AttributeError, TypeError, RuntimeError):  # parts of other names, or put together in another way
+    except (AttributeError, TypeError, RuntimeError):  # the parts have other names or are assembled differently
         return False
     agree = torch.allclose(expected[mask.bool()], found[mask.bool()], atol=1e-5)
-    # where the weights are small, another activation may look the same, and a part that is left out may still be 0
+    # where weights are small, another activation may give the same, and a part that is missing here may still be 0
     activation = getattr(transformer.config, "hidden_act", None)
     return agree and activation == "gelu" and _trained_parts(plain) == _trained_parts(own)
 
 
 def _trained_parts(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of the parameters, in their order, and of the dropouts."""
+    """Names of the parameters, in their order, and of the dropout modules, sorted."""
     dropouts = [name for name, each in module.named_modules() if isinstance(each, nn.Dropout)]
     return [name for name, _ in module.named_parameters()], sorted(dropouts)
 

@@ -1,7 +1,8 @@
-"""Transformer blocks of BERT's kind, pooling and dropout in plain PyTorch: what a trial runs.
+"""BERT-like transformer blocks, pooling and dropout in plain PyTorch, which trials run.
 
-To import Transformers and Sentence Transformers takes three seconds of processor time, and every trial is a process of
-its own. So a trial is handed these modules wherever they give what the model's own give, which `base.load` tries out.
+Importing Transformers and Sentence Transformers takes three seconds of processor time, and every trial is a separate
+process. A trial is therefore given these modules wherever they give the same results as the model's own modules, which
+`base.load` tests.
 """
 
 from typing import Any
@@ -12,11 +13,11 @@ from torch.nn import functional as F
 
 
 class Blocks(nn.Module):
-    """Post-norm blocks (BERT, RoBERTa, XLM-R) in a row, with the weights and the names of those they are made from.
+    """A sequence of post-norm blocks (BERT, RoBERTa, XLM-R), with the weights and parameter names of the originals.
 
     Args:
-        layers: blocks of a model of Transformers.
-        heads: of the attention of each.
+        layers: blocks of a Transformers model.
+        heads: number of attention heads of each block.
 
     Raises:
         AttributeError: a block is not built like BERT's.
@@ -30,7 +31,7 @@ class Blocks(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Run a padded batch: hidden states (B, L, W), mask (B, L) 1 for a token -> hidden states (B, L, W)."""
-        # without padding there is nothing to mask; on a GPU, finding that out would make the host wait
+        # without padding there is nothing to mask; on a GPU, checking that would make the host wait
         visible = None if mask.device.type == "cpu" and bool(mask.all()) else mask.bool()[:, None, None, :]
         for block in self.encoder["layer"].children():
             hidden = block(hidden, visible)
@@ -67,19 +68,20 @@ class _SelfAttention(nn.Module):
             project(hidden).unflatten(-1, (self._heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        # on a CPU in 16 bits, the fused kernel takes twice as long, most of it backward (`benchmarks/attention.py`)
+        # on a CPU in 16 bits, the fused kernel takes twice as long, mostly in the backward pass
+        # (`benchmarks/attention.py`)
         attend = _in_steps if query.device.type == "cpu" and query.dtype == torch.bfloat16 else _fused
         return attend(query, key, value, visible, self.dropout).transpose(1, 2).flatten(2)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, dropout: nn.Dropout) -> Tensor:
-    """Attention of each head, (B, H, L, D), over the visible tokens (B, 1, 1, L)."""
+    """Attention of each head, (B, H, L, D), over the visible tokens (B, 1, 1, L), by PyTorch's fused kernel."""
     share = dropout.p if dropout.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=share)
 
 
 def _in_steps(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, dropout: nn.Dropout) -> Tensor:
-    """The same as a product, a softmax and a product."""
+    """The same attention in separate steps: a matrix product, a softmax and a matrix product."""
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if visible is not None:
         scores += scores.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
@@ -87,7 +89,7 @@ def _in_steps(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None,
 
 
 class _Closing(nn.Module):
-    """What ends each half of a block: back to the width W, dropout, what went around the half, norm."""
+    """The end of each half of a block: projection to the width W, dropout, residual connection, layer norm."""
 
     def __init__(self, like: Any) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class MeanPooling(nn.Module):
         """Add "sentence_embedding" (B, W), the mean of "token_embeddings" (B, L, W) over the unmasked tokens."""
         hidden = features["token_embeddings"]
         mask = features["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        # 16-bit states are added up in fp32
+        # 16-bit hidden states are summed in fp32
         total, tokens = (hidden * mask).sum(1, dtype=torch.float32), mask.sum(1, dtype=torch.float32)
         return features | {"sentence_embedding": total / tokens.clamp(min=1e-9)}
 
@@ -113,23 +115,23 @@ class UnitLength(nn.Module):
     """Sentence Transformers' normalisation."""
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Bring "sentence_embedding" (B, W) to length 1."""
+        """Scale "sentence_embedding" (B, W) to length 1."""
         return features | {"sentence_embedding": F.normalize(features["sentence_embedding"], dim=1)}
 
 
 class QuickDropout(nn.Dropout):
-    """Dropout that draws 16 random bits a value.
+    """Dropout that draws 16 random bits per value.
 
-    PyTorch's draws a floating-point number for each, which on a CPU takes longer than all the rest of it: 7 ms
-    there, 2 ms here, forward and backward, for 1,024 tokens of width 384.
+    PyTorch's dropout draws a floating-point number per value, which on a CPU takes longer than the rest of its work:
+    7 ms there and 2 ms here, forward and backward, for 1,024 tokens of width 384.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Set a share p of the values to 0, to the nearest 1 / 65,536, and scale up the others."""
+        """Set a share p of the values, rounded to the nearest 1 / 65,536, to 0 and scale up the others."""
         dropped = round(self.p * 2**16)
         if not self.training or dropped in (0, 2**16) or input.device.type != "cpu":
             return super().forward(input)
-        # four values an integer; drawn from PyTorch's own generator, so a seed and a saved state hold for it too
+        # four values per integer, drawn from PyTorch's generator, so that seeds and saved states apply here too
         bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = bits[: input.numel()].view(input.shape) >= dropped - 2**15
         return input * kept.to(input.dtype).mul_(2**16 / (2**16 - dropped))

@@ -1,4 +1,4 @@
-"""Frozen activations within a budget: computed once, kept on disk between runs, in memory where they fit."""
+"""Frozen activations within a budget: computed once, kept on disk between runs, held in memory where they fit."""
 
 import hashlib
 import itertools
@@ -24,18 +24,18 @@ from nic_ray.progress import View
 FOLDER = ".activations"
 FORMAT = 1
 SHARD_TOKENS = 200_000
-"""Tokens whose outputs are held at once while they are computed: 300 MB a depth at width 384 in fp32."""
+"""Tokens whose outputs are held at once while they are computed: 300 MB per depth at width 384 in fp32."""
 
 DRAFT_S = 3600
-"""Seconds after which a file that nobody finished is taken for that of a dead run."""
+"""Age in seconds after which an unfinished file is assumed to belong to a run that died."""
 
 Chain = Callable[[Sequence[Lower], Sequence[Inputs]], Iterator[list[NDArray[Any]]]]
-"""Runs blocks over shards; yields for each shard, in order, the values after each of the blocks."""
+"""Function that runs blocks over shards; it yields for each shard, in order, the values after each `Lower`."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Room for activations, in bytes, and the folder where they are kept."""
+    """Space for activations in memory and on disk, in bytes, and the folder where they are kept."""
 
     memory: float
     disk: float
@@ -43,13 +43,13 @@ class Budget:
 
 
 def budget(config: ActivationsConfig, runs: Path) -> Budget:
-    """The configured room; the files lie beside the run folders, so that the next run finds them."""
+    """Return the configured budget; the files lie beside the run folders, so that the next run finds them."""
     return Budget(config.memory_budget_gib * 2**30, config.disk_budget_gib * 2**30, (runs / FOLDER).resolve())
 
 
 @dataclass(frozen=True)
 class StoredInputs:
-    """Inputs that are read from their file, in place."""
+    """Inputs that are stored in a file and read in place."""
 
     path: Path
     offsets: NDArray[np.int64]
@@ -57,7 +57,7 @@ class StoredInputs:
 
 
 def opened(inputs: Inputs | StoredInputs) -> Inputs:
-    """Inputs as arrays; those of a file are mapped, not read."""
+    """Return inputs as arrays; stored ones are memory-mapped rather than read."""
     if isinstance(inputs, Inputs):
         return inputs
     return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth)
@@ -65,32 +65,32 @@ def opened(inputs: Inputs | StoredInputs) -> Inputs:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the activations of a run go, of all the depths that it wants."""
+    """Where the activations of a run are kept, for all depths that the run asks for."""
 
     wanted: Sequence[int]
-    """Depths that have any, the most wanted first."""
+    """Depths that have activations, in descending order of priority."""
     cached: Sequence[int]
-    """Those of them for which there is room."""
+    """The wanted depths for which there is room."""
     in_memory: int
-    """So many of these, the first ones, are held in memory."""
+    """Number of cached depths, counted from the first, that are held in memory."""
     files: dict[int, Path]
-    """Of the cached depths that are kept on disk."""
+    """Files of the cached depths that are kept on disk, by depth."""
     dtype: np.dtype[Any]
     shape: tuple[int, int]
-    """(T, W) of one depth: tokens of all texts, width."""
+    """(T, W) of one depth: number of tokens of all texts, and width."""
 
     @property
     def size(self) -> int:
-        """Bytes of one depth."""
+        """Size of one depth's activations in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def layout_of(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> Layout:
-    """Where activations go, as `inputs_by_depth` lays them out; nothing is computed, read or written.
+    """Plan where `inputs_by_depth` keeps activations; nothing is computed, read or written.
 
     Args:
         tokens, depths, room: as for `inputs_by_depth`.
-        bf16: whether 16 bits a value are kept, and not 32.
+        bf16: whether 16 bits per value are kept instead of 32.
     """
     wanted = [depth for depth in depths if depth > 0] if encoder.can_be_cut else []
     dtype = np.dtype(np.uint16 if bf16 else np.float32)
@@ -114,17 +114,17 @@ def inputs_by_depth(
     chain: Chain,
     view: View,
 ) -> dict[int, Inputs | StoredInputs]:
-    """What the trained part is fed at each depth: activations, or token ids where there are none.
+    """Return the inputs of the trained part at each depth: activations, or token ids where there are none.
 
-    Token ids are what depth 0 reads, an encoder that cannot be cut, and a depth that no budget has room for.
+    Token ids are used at depth 0, for an encoder that cannot be cut, and for a depth that fits into neither budget.
 
     Args:
         tokens: token ids of all texts.
-        depths: values of frozen_layers, the most wanted first: it gets the memory.
-        room: memory holds as many depths as fit; the rest is mapped from disk. Files of other data or models
-            make room, the longest unused first.
+        depths: values of frozen_layers in descending order of priority: the first ones are held in memory.
+        room: memory holds as many depths as fit; the rest is mapped from disk. Files that this run does not use are
+            removed to make room, the longest unused first.
         chain: runs the frozen blocks.
-        view: is shown what is computed and where it is kept.
+        view: shows the user what is computed and where it is kept.
     """
     found: dict[int, Inputs | StoredInputs] = {depth: replace(tokens, depth=depth) for depth in depths}
     layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
@@ -153,13 +153,13 @@ def inputs_by_depth(
 
 
 def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
-    """Whether every file that `inputs_by_depth` would write is there. It may still find one damaged."""
+    """Whether every depth that `inputs_by_depth` would cache has its file, which may still turn out to be damaged."""
     layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
     return all(depth in layout.files and layout.files[depth].exists() for depth in layout.cached)
 
 
 def run_here(device: str, *, bf16: bool) -> Chain:
-    """A `Chain` in this process."""
+    """Return a `Chain` that runs in this process."""
 
     def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
         blocks = [placed(each, device) for each in blocks]  # once for all shards
@@ -216,10 +216,12 @@ def _compute(
 
 
 def _new_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """A mapped file that has its room: on a full disk, writing to one that has not kills the process.
+    """Create a memory-mapped file with its disk space allocated.
+
+    Without that, writing to the mapped file on a full disk would kill the process.
 
     Raises:
-        OSError: there is not enough.
+        OSError: there is not enough disk space.
     """
     values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -229,7 +231,7 @@ def _new_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArr
 
 
 def _shards(inputs: Inputs) -> list[tuple[int, int]]:
-    """Ranges of texts with about `SHARD_TOKENS` tokens each, but at least two where there is work for two."""
+    """Ranges of texts with at most about `SHARD_TOKENS` tokens each; at least two where there is work for two."""
     total = int(inputs.offsets[-1])
     count = max(1, -(-total // SHARD_TOKENS), min(2, total // 1000))
     marks = np.searchsorted(inputs.offsets, np.linspace(0, total, count + 1))
@@ -242,7 +244,7 @@ def _part(inputs: Inputs, start: int, stop: int) -> Inputs:
 
 
 def _file(folder: Path, encoder: Encoder, tokens: Inputs, depth: int, dtype: np.dtype[Any]) -> Path:
-    """A name that no other content has: of weights, token ids (so of texts and tokenizer), depth and format."""
+    """A path unique to its content: to weights, token ids (hence texts and tokenizer), depth and format."""
     digest = hashlib.sha256(f"{FORMAT} {encoder.weights_sha256} {depth} {dtype}".encode())
     digest.update(tokens.values.tobytes())
     digest.update(tokens.offsets.tobytes())
@@ -253,13 +255,13 @@ def _keep(draft: Path, path: Path) -> None:
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    # first what vouches for it: whoever meets the file without it takes it for damaged
+    # the checksum is written first: a reader that finds the file without its checksum takes it for damaged
     path.with_suffix(".json").write_text(json.dumps({"sha256": digest}), encoding="utf-8")
     draft.replace(path)
 
 
 def _is_sound(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
-    """Whether a file holds what was written to it; if not, it is removed."""
+    """Whether a file holds what was written to it; a damaged file is removed."""
     try:
         expected: str = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
         with path.open("rb") as file:

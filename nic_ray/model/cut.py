@@ -1,4 +1,4 @@
-"""A transformer cut at a block: the frozen part below, the trained part above, and how either is run."""
+"""A transformer cut at a block: the frozen part below, the trained part above, and how each part is run."""
 
 import copy
 import itertools
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nic_ray.model.blocks import Blocks, MeanPooling, UnitLength
 
-# Sentence Transformers is imported where one of its models is handled: a trial is handed its blocks, runs in a process
-# of its own, and starts two seconds of processor time sooner without it.
+# Sentence Transformers is imported only where one of its models is handled: a trial receives its blocks ready-made,
+# runs in a separate process, and without the import saves two seconds of processor time at its start.
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -20,15 +20,15 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Upper(nn.Module):
-    """The trained part with pooling: hidden states (or token ids) of texts to embeddings.
+    """The trained part with pooling, which maps hidden states (or token ids) of texts to embeddings.
 
     Args:
-        transformer: what trains; fed with hidden states, or with token ids if `starts_at_ids`.
-        tail: what stands behind the transformer (pooling, normalisation, ...): modules that take and give
+        transformer: the part that trains; takes hidden states, or token ids if `starts_at_ids`.
+        tail: the modules that follow the transformer (pooling, normalisation, ...), which take and return
             Sentence Transformers' features.
-        starts_at_ids: whether `transformer` has its embedding table in front.
+        starts_at_ids: whether `transformer` includes the embedding table.
         lower: blocks to run on token ids first, without gradient and in eval mode; or None.
-        frozen: modules of `transformer`, each by itself, that stay in eval mode while the others train.
+        frozen: modules of `transformer`, not including their submodules, that stay in eval mode while others train.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Upper(nn.Module):
         """Embed a padded batch.
 
         Args:
-            values: (B, L) token ids or (B, L, W) hidden states, what is fed at the cut.
+            values: (B, L) token ids or (B, L, W) hidden states, the inputs at the cut.
             mask: (B, L) int, 1 for a token and 0 for padding.
 
         Returns:
@@ -69,7 +69,7 @@ class Upper(nn.Module):
         return features["sentence_embedding"].float()  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> "Upper":
-        """Dropout runs in what trains, never in what is frozen."""
+        """Set the mode: dropout is active in modules that train, never in frozen ones."""
         super().train(mode)
         if self.lower is not None:
             self.lower.eval()
@@ -78,14 +78,14 @@ class Upper(nn.Module):
         return self
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The parameters that train, by name: live tensors, not copies."""
+        """Return the parameters that train, by name: live tensors, not copies."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put values of `trained_state` back, in place.
+        """Restore values of `trained_state`, in place.
 
         Raises:
-            ValueError: other parameters than the ones that train here.
+            ValueError: the state names other parameters than those that train here.
         """
         mine = self.trained_state()
         if mine.keys() != state.keys():
@@ -95,10 +95,10 @@ class Upper(nn.Module):
 
 
 class Lower(nn.Module):
-    """Blocks [start, stop) of the frozen part. Deterministic: always in eval mode, never with gradient.
+    """Blocks [start, stop) of the frozen part. Deterministic: put in eval mode and run without gradient.
 
     Args:
-        transformer: what runs; fed with hidden states, or with token ids if `start` is 0.
+        transformer: the module that runs; takes hidden states, or token ids if `start` is 0.
     """
 
     def __init__(self, transformer: nn.Module, start: int, stop: int) -> None:
@@ -109,25 +109,25 @@ class Lower(nn.Module):
 
     @torch.no_grad()
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) ids or (B, L, W) hidden states, mask (B, L) -> (B, L, W) hidden states."""
+        """Run a padded batch: (B, L) ids or (B, L, W) hidden states, mask (B, L) -> (B, L, W) hidden states."""
         return run(self.transformer, values, mask, ids=self._starts_at_ids)
 
 
 class _Given(nn.Module):
-    """Stands where the embedding table was: hands on the hidden states it is given."""
+    """A replacement for the embedding table that returns the hidden states it is given."""
 
     def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Tensor:
         return inputs_embeds
 
 
 def sharing_weights(module: Module) -> Module:
-    """A copy of a module that shares its parameters and buffers, and nothing else: modes and configs are its own."""
+    """Copy a module so that the copy shares parameters and buffers, but has separate modes and configs."""
     shared = {id(value): value for value in itertools.chain(module.parameters(), module.buffers())}
     return copy.deepcopy(module, shared)
 
 
 def placed(module: Module, device: str) -> Module:
-    """A module on a device: itself if it is there, else a copy, since others may hold what it is made of."""
+    """Return a module on a device: itself if it is there, else a copy, since its parts may be in use elsewhere."""
     wanted = torch.device(device).type
     if all(value.device.type == wanted for value in itertools.chain(module.parameters(), module.buffers())):
         return module
@@ -135,7 +135,7 @@ def placed(module: Module, device: str) -> Module:
 
 
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
-    """Set the shares that are dropped, of attention weights and of hidden units, in place."""
+    """Set the dropout rates of attention weights and of hidden units, in place."""
     for parent in module.modules():
         projects_queries = any(name.startswith("q") for name, _ in parent.named_children())
         share = attention if projects_queries else hidden
@@ -145,7 +145,7 @@ def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
 
 
 def tail_of(model: "SentenceTransformer") -> list[nn.Module]:
-    """What stands behind the transformer of a model, without Sentence Transformers where there is such a module."""
+    """Return the modules after a model's transformer, with plain PyTorch replacements where there are any."""
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     def light(module: nn.Module) -> nn.Module:
@@ -157,21 +157,21 @@ def tail_of(model: "SentenceTransformer") -> list[nn.Module]:
 
 
 def blocks_of(transformer: nn.Module) -> nn.ModuleList | None:
-    """The blocks of a transformer: its list of as many modules as its config counts; None without one."""
+    """Return a transformer's blocks, its first list of as many modules as its config counts; None if it has none."""
     count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
     lists = (module for module in transformer.modules() if isinstance(module, nn.ModuleList))
     return next((blocks for blocks in lists if len(blocks) == count), None)
 
 
 def segment(transformer: nn.Module, start: int, stop: int) -> nn.Module:
-    """The model's own forward over blocks [start, stop), sharing its weights."""
+    """Return a model that applies the original forward method to blocks [start, stop), sharing the weights."""
     shell = _shell(transformer)
     shell.encoder = _shell(transformer.encoder)  # type: ignore[arg-type]
     shell.encoder.layer = nn.ModuleList(list(transformer.encoder.layer)[start:stop])  # type: ignore[union-attr, arg-type]
     if start > 0:
         shell.embeddings = _Given()
     if getattr(shell, "pooler", None) is not None:
-        shell.pooler = None  # type: ignore[assignment]  # an unused output, and a product per text
+        shell.pooler = None  # type: ignore[assignment]  # unused, and costs a matrix product per text
     return shell
 
 
@@ -182,17 +182,17 @@ def _shell(module: nn.Module) -> nn.Module:
 
 
 def plain_blocks(transformer: nn.Module, start: int) -> Blocks:
-    """Blocks from `start` on as `Blocks`, which share their weights.
+    """Return the blocks from `start` to the last as `Blocks` that share their weights.
 
     Raises:
-        AttributeError: they are not built like BERT's.
+        AttributeError: the blocks are not built like BERT's.
     """
     config: Any = transformer.config
     return Blocks(transformer.encoder.layer[start:], config.num_attention_heads)  # type: ignore[union-attr, index, arg-type]
 
 
 def run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
-    """(B, L, W) hidden states that a transformer, or a segment of one, gives for token ids or for hidden states."""
+    """Run a transformer, or a segment of one, on token ids or hidden states; return hidden states (B, L, W)."""
     if isinstance(transformer, Blocks):
         return transformer(values, mask)  # type: ignore[no-any-return]
     given = {"input_ids" if ids else "inputs_embeds": values}
@@ -202,10 +202,10 @@ def run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> T
 
 @contextmanager
 def _best_attention(transformer: nn.Module, device: str) -> Iterator[None]:
-    """On a CPU in bfloat16, attention in plain steps.
+    """Replace the fused attention kernel by separate steps on a CPU in bfloat16.
 
-    PyTorch's fused kernel takes twice as long there, most of it backward (`benchmarks/attention.py`). In fp32 and on
-    GPUs the model's own choice stays.
+    PyTorch's fused kernel takes twice as long there, mostly in the backward pass (`benchmarks/attention.py`). In fp32
+    and on GPUs the implementation that the model has chosen is kept.
     """
     config: Any = transformer.config
     own = config._attn_implementation

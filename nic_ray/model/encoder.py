@@ -1,7 +1,7 @@
-"""A base model as all rooms use it: token ids of texts, and the parts below and above a cut.
+"""A base model as all parts of the package use it: token ids of texts, and the modules below and above a cut.
 
-An `Encoder` is shared by all that is made of it, and nothing of it changes once it is loaded. What trains, what is
-moved and what is exported are copies; what is only run is put together anew around the encoder's own weights.
+Everything built from an `Encoder` shares it, and it does not change once it is loaded. Modules that are trained, moved
+or exported are copies; modules that are only run are rebuilt around the encoder's weights.
 """
 
 import copy
@@ -29,26 +29,28 @@ class Encoder:
     name: str
     """As the user named it."""
     model: "SentenceTransformer"
-    """On the CPU, in fp32 and eval mode. Nobody changes it: others hold it too."""
+    """On the CPU, in fp32 and eval mode. It must not be changed, since it is shared."""
     stored_in: str
     """"fp32", or the 16-bit format that the weights were stored in."""
     prompts: Prompts
-    """What its owner means to stand in front of a query and of a passage; `model` has them under "query" and
-    "document", the first names that Sentence Transformers looks for."""
+    """The texts that the model's author wants prepended to a query and to a passage; `model` has them under "query"
+    and "document", the first names that Sentence Transformers looks for."""
     similarity: Similarity
-    """What its owner means the embeddings for."""
+    """The similarity that the model's author designed the embeddings for."""
     weights_sha256: str
-    """Of all weights in fp32, in the order of the state dict: the same for any file format."""
+    """Hash of all weights in fp32, in the order of the state dict: the same for any file format."""
     blocks: int
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     can_be_cut: bool
-    """Whether the blocks can be run apart. If not, nothing is computed once: all of them run in every step."""
+    """Whether the blocks can be run separately. If not, nothing can be computed in advance: all blocks run in every
+    step."""
     plain: bool
-    """Whether `blocks.Blocks` give what its own blocks give; what trains is then made of them."""
+    """Whether `blocks.Blocks` give the same results as the model's blocks; the part above a cut is then built of them,
+    unless no layer is frozen."""
 
     @property
     def transformer(self) -> nn.Module:
-        """The Hugging Face model inside."""
+        """The Hugging Face model inside `model`."""
         return self.model[0].auto_model  # type: ignore[no-any-return]
 
 
@@ -56,7 +58,7 @@ def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> 
     """Refuse depths that the model does not have or that leave nothing to train.
 
     Args:
-        where: the setting's name, for the message.
+        where: the name of the setting, for the error message.
 
     Raises:
         InputError: a value is not in 0 .. blocks - 1.
@@ -70,24 +72,24 @@ def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> 
 
 
 def token_limit(encoder: Encoder, max_tokens: int) -> int:
-    """Tokens a text is cut off at: the model's own limit or `max_tokens`, whichever is lower."""
+    """Return the number of tokens that texts are truncated to: the model's limit or `max_tokens`, if that is lower."""
     return min(max_tokens, encoder.model.max_seq_length or max_tokens)
 
 
 def tokenize(
     encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Token ids of texts, each behind the prompt of its kind, one after the other without padding.
+    """Tokenise texts, each after the prompt of its kind, into ids concatenated without padding.
 
     Args:
-        max_tokens: special tokens and the prompt included, at most this many of a text.
-        is_query: (texts,) whether each is a query, else a passage; None will do for a model without prompts.
+        max_tokens: maximum number of tokens per text, including special tokens and the prompt.
+        is_query: (texts,) True for a query, False for a passage; may be None for a model without prompts.
 
     Returns:
         ids (T,) and offsets (len(texts) + 1,): text i is ids[offsets[i]:offsets[i + 1]].
 
     Raises:
-        ValueError: the model has prompts, and nobody says which text gets which.
+        ValueError: the model has prompts, but `is_query` is None.
     """
     if encoder.prompts and is_query is None:
         raise ValueError(f"{encoder.name} has prompts; say which of the texts are queries")
@@ -103,7 +105,7 @@ def tokenize(
 
 
 def lower(encoder: Encoder, start: int, stop: int) -> Lower:
-    """Blocks [start, stop) to be run without gradient; start 0 takes token ids, with the embeddings.
+    """Return blocks [start, stop) to run without gradient; from start 0 they include the embeddings and take token ids.
 
     Raises:
         ValueError: the model cannot be cut.
@@ -114,15 +116,15 @@ def lower(encoder: Encoder, start: int, stop: int) -> Lower:
 
 
 def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Upper:
-    """The part that trains, with weights of its own: the encoder stays as it is, whatever is done to it.
+    """Return the part that trains, with copied weights, so that training it does not change the encoder.
 
-    Only parameters of the blocks above the cut require a gradient (with `frozen_layers` 0, all but
-    an unused pooler do). So a position bias that all blocks share stays as the frozen blocks need it.
+    Of the transformer, only parameters of the blocks above the cut require a gradient (with `frozen_layers` 0, all but
+    an unused pooler do). A position bias that all blocks share thus stays as the frozen blocks need it.
 
     Args:
-        frozen_layers: blocks below the cut.
-        from_ids: feed it token ids, and run the frozen blocks each time; otherwise it is fed their
-            output. An encoder that cannot be cut is always fed token ids.
+        frozen_layers: number of blocks below the cut.
+        from_ids: whether the part takes token ids and runs the frozen blocks each time; otherwise it takes their
+            output. The part of an encoder that cannot be cut always takes token ids.
     """
     cut = copy.deepcopy(_cut(encoder, frozen_layers, from_ids=from_ids))
     trained = cut.trained()
@@ -132,22 +134,23 @@ def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Up
 
 
 def base_weights(encoder: Encoder, frozen_layers: int) -> dict[str, Tensor]:
-    """The encoder's own weights above a cut, not copies, by the names of `Upper.trained_state`."""
+    """Return the encoder's weights above a cut, not copies, by the names of `Upper.trained_state`."""
     return {name: value.detach() for name, value in _cut(encoder, frozen_layers).trained().items()}
 
 
 def weights_at(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Weights above a cut as weights above a shallower one: those of the blocks between are the encoder's.
+    """Extend weights above a cut to weights above a shallower one, with the encoder's weights for the blocks between.
 
     Args:
-        frozen_layers: blocks below the cut that `weights` are of, by the names of `Upper.trained_state`.
-        depth: blocks below the other cut, at most `frozen_layers`.
+        frozen_layers: number of blocks below the cut that `weights` belong to.
+        weights: by the names of `Upper.trained_state`.
+        depth: number of blocks below the shallower cut, at most `frozen_layers`.
 
     Returns:
-        on the CPU, not copied where they lie there.
+        the weights on the CPU, by the names at the shallower cut; those already on the CPU are not copied.
 
     Raises:
-        ValueError: `weights` are of another cut.
+        ValueError: `weights` belong to another cut.
     """
     name_of = {id(value): name for name, value in _cut(encoder, frozen_layers).trained().items()}
     _refuse_other_cut(name_of.values(), weights)
@@ -158,13 +161,13 @@ def weights_at(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Tenso
 
 
 def with_weights(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Tensor]) -> Encoder:
-    """A copy of an encoder with other weights above a cut. What it says of its base model stays.
+    """Copy an encoder, with other weights above a cut. The fields that describe its base model stay as they are.
 
     Args:
         weights: by the names of `Upper.trained_state`.
 
     Raises:
-        ValueError: `weights` are of another cut.
+        ValueError: `weights` belong to another cut.
     """
     tuned = copy.deepcopy(encoder)
     trained = _cut(tuned, frozen_layers).trained()
@@ -175,16 +178,16 @@ def with_weights(encoder: Encoder, frozen_layers: int, weights: Mapping[str, Ten
 
 
 def whole(encoder: Encoder, device: str = "cpu") -> Upper:
-    """All of an encoder, fed token ids, to embed with in eval mode: its own weights on the CPU, copies elsewhere."""
+    """Return the whole encoder, in eval mode, to embed token ids with; weights are shared on the CPU, else copied."""
     part = _cut(encoder, 0, from_ids=True).upper
     return placed(sharing_weights(part), device).eval()
 
 
 def plain_model(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
-    """The model for whoever embeds by Sentence Transformers itself, sharing the encoder's weights on the CPU.
+    """Return the model for embedding with Sentence Transformers, sharing the encoder's weights on the CPU.
 
     Args:
-        max_tokens: tokens a text is cut off at, unless the model's own limit is lower.
+        max_tokens: number of tokens that texts are truncated to, unless the model's limit is lower.
     """
     model = sharing_weights(encoder.model)
     model.max_seq_length = token_limit(encoder, max_tokens)
@@ -192,10 +195,10 @@ def plain_model(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
 
 
 def for_cosine(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
-    """`plain_model` as it is exported: what was trained for cosine says so.
+    """Return `plain_model` as it is exported: its configuration names cosine, the similarity it was trained for.
 
-    A model that its owner means for another similarity gets unit length at its end, so that dot product and Euclidean
-    distance, by which an index of the old one may rank, rank as cosine does.
+    A model designed for another similarity gets a normalisation to unit length at its end, so that dot product and
+    Euclidean distance, which an index of the old model may use, give the same ranking as cosine.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -209,13 +212,13 @@ def for_cosine(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
 
 @dataclass(frozen=True)
 class _Cut:
-    """The part of an encoder above a cut, made of the encoder's own modules, and those of them that train."""
+    """The part of an encoder above a cut, built of the encoder's modules, and which of these modules train."""
 
     upper: Upper
     above: Sequence[nn.Module]
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by their names in `upper`: of the modules above, and behind the transformer."""
+        """Return the parameters that train, by their names in `upper`: those of the modules above and of the tail."""
         trained = {id(value) for module in self.above for value in module.parameters()}
         trained |= {id(value) for value in self.upper.tail.parameters() if value.requires_grad}
         pooler = getattr(self.upper.transformer, "pooler", None)  # nothing uses its output

@@ -1,4 +1,4 @@
-"""From a model and rows to per-domain numbers: embed, rank the whole corpus, average."""
+"""Per-domain metrics of a model on given rows: embed, rank the whole corpus, average."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 PLAIN_BATCH = 16
-"""Texts that plain Sentence Transformers embeds at once: of 100 tokens each, what `CHUNK_TOKENS` are on a CPU."""
+"""Texts that plain Sentence Transformers embeds at once: at 100 tokens each, comparable to `CHUNK_TOKENS` on a CPU."""
 
 
 @torch.inference_mode()
@@ -31,15 +31,15 @@ def embed(
     bf16: bool = False,
     done: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Embed texts in eval mode, each once.
+    """Embed texts in eval mode, each distinct text once.
 
     Args:
-        source: inputs at the depth that `upper` is fed at, on its device.
+        source: inputs at the depth of `upper`, on its device.
         texts: (n,) numbers of texts.
-        done: is told how many more distinct texts are embedded.
+        done: called with the number of further distinct texts that have been embedded.
 
     Returns:
-        (n, D) in the order of `texts`.
+        embeddings (n, D) in the order of `texts`.
 
     Raises:
         RunError: the device has too little memory for even a small chunk.
@@ -48,7 +48,7 @@ def embed(
     upper.eval()
     distinct, place = np.unique(texts, return_inverse=True)
     order, parts = [], []
-    # one for all: the weights are cast once
+    # one context for all chunks, so that the weights are cast once
     with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
         for chunk, found in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
             parts.append(found)
@@ -62,7 +62,7 @@ def embed(
 def score(
     embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
 ) -> dict[str, float]:
-    """Metrics of rows whose texts are embedded already: those of `query_scores`, by domain.
+    """Average the `query_scores` of rows by domain; their texts are already embedded.
 
     Returns:
         as `ranking.flat_metrics`.
@@ -80,19 +80,19 @@ def query_scores(
     within_domain: bool = False,
     similarity: Similarity = "cosine",
 ) -> dict[str, NDArray[np.float64]]:
-    """Every metric of each row's query, ranked over the whole corpus.
+    """Compute every metric of each row's query, ranked over the whole corpus.
 
-    Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: neither a
-    hit nor in the way.
+    Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: they neither
+    count as hits nor take the rank of another passage.
 
     Args:
-        embeddings: (n, D), of the distinct queries of the rows and of the whole corpus, at least.
-        texts: (n,) ascending: which text each embedding is of.
-        rows: rows of the collection, each one query.
-        within_domain: rank over the passages of the row's own domain alone, those that any row of it names; a
-            passage of another domain then is no answer either.
-        similarity: what passages are ranked by. What is trained here is trained for cosine; a base model may be meant
-            for another.
+        embeddings: (n, D), at least of the distinct queries of the rows and of the whole corpus.
+        texts: (n,) ascending, the number of the text that each embedding belongs to.
+        rows: rows of the collection, one query per row.
+        within_domain: rank only over the passages of the row's domain, which are those that any of its rows names;
+            a passage of another domain then does not count as an answer either.
+        similarity: the measure that passages are ranked by. Models trained here are trained for cosine; a base model
+            may be designed for another measure.
 
     Returns:
         as `ranking.query_metrics`, each (rows,).
@@ -116,12 +116,12 @@ def query_scores(
 def nearest(
     embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int], *, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What each row's query retrieves first from the whole corpus, without what is nearly the same as its answer.
+    """Retrieve the passages of the whole corpus nearest to each row's query, without near-duplicates of its answers.
 
     Args:
         embeddings: as for `query_scores`.
-        texts: likewise.
-        k: passages of a query; fewer where the corpus has fewer for one of them.
+        texts: as for `query_scores`.
+        k: number of passages per query; lower for all queries if the corpus has fewer passages for one of them.
 
     Returns:
         (rows, k) numbers of passages, the nearest first, and their cosines.
@@ -143,8 +143,8 @@ def nearest(
     return np.concatenate(found), np.concatenate(cosines)
 
 
-def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
-    """Per-domain metrics of a search by words, BM25, at the same queries over the same passages as `query_scores`."""
+def bm25_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
+    """Compute per-domain metrics of lexical search (BM25), with the same queries and passages as `query_scores`."""
     relevant = relevant_passages(collection)
     scores = empty_metrics(len(rows))
     for places, corpus in _corpora(collection, rows, within_domain=within_domain):
@@ -160,14 +160,14 @@ def lexical_metrics(collection: Collection, rows: Sequence[int], *, within_domai
 
 
 def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.int64]:
-    """(n,) ascending numbers of the texts that scoring these rows needs: their queries, the whole corpus."""
+    """Return the numbers of the texts needed to score rows, (n,) ascending: their queries and the whole corpus."""
     return np.union1d(collection.query[list(rows)], collection.corpus)
 
 
 def evaluate(
     upper: Upper, source: Feed, collection: Collection, rows: Sequence[int], *, bf16: bool = False
 ) -> dict[str, float]:
-    """Per-domain metrics of rows, ranked over the whole corpus.
+    """Compute per-domain metrics of rows, ranked over the whole corpus.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -185,11 +185,11 @@ def evaluate_encoder(
     device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Per-domain metrics of a whole model, from the texts on, in fp32.
+    """Compute per-domain metrics of a whole model, starting from the texts, in fp32.
 
     Args:
         device: where to embed.
-        done: is told how many more of `texts_to_score` are embedded.
+        done: called with the number of further `texts_to_score` that have been embedded.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -207,11 +207,11 @@ def encoder_scores(
     device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
-    """`query_scores` of a whole model, from the texts on, in fp32, by its own prompts and its own similarity.
+    """Compute `query_scores` of a whole model, starting from the texts, in fp32, with its prompts and its similarity.
 
     Args:
         device: where to embed; the encoder itself stays on the CPU.
-        done: is told how many more of `texts_to_score` are embedded.
+        done: called with the number of further `texts_to_score` that have been embedded.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -230,12 +230,12 @@ def plain_scores(
     *,
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
-    """`query_scores` of a model as whoever is given its folder uses it: Sentence Transformers alone.
+    """Compute `query_scores` of a model as a user of the exported folder would: with Sentence Transformers alone.
 
-    Queries go through its `encode_query`, passages through `encode_document`, pairs through `similarity`.
+    Queries are embedded by `encode_query`, passages by `encode_document`, and both are compared by `similarity`.
 
     Args:
-        done: is told how many more of `texts_to_score` are embedded.
+        done: called with the number of further texts that have been embedded, first the passages, then the queries.
 
     Raises:
         ValueError: a similarity is not finite.
@@ -261,7 +261,7 @@ def plain_scores(
 def _corpora(
     collection: Collection, rows: Sequence[int], *, within_domain: bool
 ) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
-    """Places in `rows` that are ranked over the same passages, with these."""
+    """Yield positions in `rows` that are ranked over the same passages, together with these passages."""
     if not within_domain:
         yield list(range(len(rows))), collection.corpus
         return
@@ -279,10 +279,10 @@ def _left_out(
     relevant: Mapping[int, NDArray[np.int64]],
     queries: Sequence[int],
 ) -> list[NDArray[np.int64]] | None:
-    """For each query the places in the corpus of what is nearly the same as an answer; None if there are none at all.
+    """Find the positions in the corpus of near-duplicates of each query's answers; None if no query has any.
 
     Args:
-        corpus: passages that are ranked, ascending.
+        corpus: numbers of the passages that are ranked, ascending.
         relevant: from `relevant_passages`.
         queries: numbers of texts.
     """
@@ -290,7 +290,7 @@ def _left_out(
     counts = np.bincount(groups, minlength=len(collection.texts))
     if counts.max() < 2:
         return None
-    # the places of each group, one after the other
+    # the positions in the corpus, sorted by group
     places, ends = np.argsort(groups, kind="stable"), np.cumsum(counts)
     found = []
     for query in queries:
@@ -303,7 +303,7 @@ def _left_out(
 
 
 def _places(corpus: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where those of the wanted texts stand that are in an ascending corpus."""
+    """Return the positions in an ascending corpus of those wanted texts that it contains."""
     places: NDArray[np.int64] = np.searchsorted(corpus, wanted)
     found: NDArray[np.int64] = places[corpus[np.minimum(places, len(corpus) - 1)] == wanted]
     return found

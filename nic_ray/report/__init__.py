@@ -1,1 +1,1 @@
-"""What people read when a search or a check is over."""
+"""The reports that people read after a search or a check."""

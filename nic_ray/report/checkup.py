@@ -1,4 +1,4 @@
-"""What the check of a file of pairs comes to: counts, findings, the cleaned file; and how it is printed."""
+"""The result of checking a file of pairs: counts, findings and the cleaned file; and how it is printed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,15 +15,15 @@ from nic_ray.tokens import count_tokens, stored_prompts
 
 @dataclass(frozen=True)
 class CleanFile:
-    """A copy without the rows that do harm."""
+    """A copy of a file of pairs without the harmful rows."""
 
     file: str
     rows: int
-    """That are left."""
+    """Number of rows that are left."""
     left_out: Mapping[str, int]
-    """Finding -> rows left out for it."""
+    """Finding -> number of rows left out because of it."""
     problems: Sequence[Problem]
-    """Why it cannot be used as it is, if so: a domain may have lost too many rows."""
+    """Why the copy cannot be used as it is, if so: for instance, a domain may have lost too many rows."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Checkup:
 
     file: Path
     rows: Sequence[Pair]
-    """Those that can be used."""
+    """The usable rows."""
     total: Mapping[str, int]
-    """Rows, queries, positives and so on, of the whole file."""
+    """Numbers of rows, queries, positives and so on in the whole file."""
     domains: Mapping[str, Mapping[str, int]]
-    """The same, by domain."""
+    """The same numbers for each domain."""
     problems: Sequence[Problem]
-    """Why it cannot be used; then nothing else is looked for."""
+    """Why the file cannot be used; if there is any problem, no findings are looked for."""
     findings: Sequence[lint.Finding]
     written: CleanFile | None
 
@@ -46,16 +46,16 @@ class Checkup:
 def check_file(
     pairs: Path, *, clean_file: Path | None, leave_out: str | None, base_model: str, max_tokens: int
 ) -> Checkup:
-    """Check a file of pairs, and write a cleaned copy where one is asked for.
+    """Check a file of pairs, and write a cleaned copy if one is requested.
 
     Args:
-        clean_file: receives the rows without those that do harm; None writes none.
-        leave_out: findings, with commas, whose rows the cleaned copy goes without; None takes those that do harm.
-        base_model: whose tokens are counted.
-        max_tokens: that a text is cut off at.
+        clean_file: where the copy without the harmful rows is written; None writes no copy.
+        leave_out: findings, separated by commas, whose rows are left out of the copy; None means the harmful findings.
+        base_model: model whose tokenizer counts the tokens.
+        max_tokens: number of tokens at which a text is cut off.
 
     Raises:
-        InputError: there is no such finding, or the copy or the model cannot be had.
+        InputError: a finding is unknown, the copy cannot be written or the model is not available.
     """
     rows, problems = find_problems(pairs)
     total, domains = count_pairs(rows), count_by_domain(rows)
@@ -78,20 +78,20 @@ def check_file(
 
 
 def refuse_unusable(checkup: Checkup) -> None:
-    """See that a file can be used.
+    """Refuse a file that cannot be used.
 
     Raises:
-        InputError: it cannot; lists every line that stands in the way.
+        InputError: the file cannot be used; the message lists every problem.
     """
     if checkup.problems:
         raise InputError(describe_problems(checkup.file, checkup.rows, checkup.problems))
 
 
 def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
-    """See that none of some findings was made.
+    """Refuse a file that has any of the given findings.
 
     Raises:
-        RunError: one was.
+        RunError: the file has at least one of them.
     """
     made = [f"{each.code} ({len(each.lines):,} rows)" for each in checkup.findings if each.code in codes]
     if made:
@@ -99,7 +99,7 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
 
 
 def as_json(checkup: Checkup) -> JsonObject:
-    """A check, for programs."""
+    """The result of a check as JSON values, for programs."""
     findings = [{"code": each.code, "rows": len(each.lines), **asdict(each)} for each in checkup.findings]
     return {
         "file": str(checkup.file),
@@ -112,7 +112,7 @@ def as_json(checkup: Checkup) -> JsonObject:
 
 
 def show_checkup(checkup: Checkup) -> None:
-    """Print a check of a file that can be used."""
+    """Print the result of checking a usable file."""
     print(f"{checkup.file}: usable")
     sizes = {name: float(counts["positives"]) for name, counts in checkup.domains.items()}
     lines = [

@@ -1,11 +1,9 @@
-"""What the sections of a report are made of: what a run folder tells, and pieces of HTML."""
+"""The building blocks of a report's sections: the contents of a run folder, and pieces of HTML."""
 
 import html
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import optuna
 import plotly.graph_objects as go
@@ -13,10 +11,10 @@ import plotly.graph_objects as go
 from nic_ray.bundle.picture import NAMES, with_epochs
 from nic_ray.config import Config
 from nic_ray.config_file import load_config
-from nic_ray.errors import InputError
 from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
 from nic_ray.metrics.table import label_of
 from nic_ray.run_folder import RunFolder
+from nic_ray.stored import read_result, read_retrieved
 from nic_ray.study import Course, read_courses
 
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
@@ -24,15 +22,15 @@ CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder tells."""
+    """The contents of the run folder of a finished search."""
 
     folder: Path
     config: Config
     result: StoredResult
     queries: Retrieved | None
-    """None if the test rows were not read."""
+    """Rankings of the test queries; None if the run kept none."""
     study: optuna.Study | None
-    """Every trial that has a value counts as complete in it; None if there is none."""
+    """The study, with every trial that ended with a value marked as complete; None if there is no readable study."""
     courses: tuple[Course, ...]
 
 
@@ -41,30 +39,18 @@ Html = Iterator[str]
 
 
 def read_run(run_folder: Path) -> FinishedRun:
-    """Read what a search has left.
+    """Read the files that a search has left in its run folder.
 
     Raises:
-        InputError: there is no sound result.json.
+        InputError: there is no sound result.json, queries.json or config.yaml.
     """
-    try:
-        content = json.loads(RunFolder(run_folder).result.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run_folder}: holds no result of a search ({error}); name a run that has ended") from None
-    result, queries = cast(StoredResult, content), RunFolder(run_folder).queries
-    statuses = {row["trial"]: row["status"] for row in result["trials"]}
-    study, courses = read_courses(RunFolder(run_folder).study, statuses)
-    return FinishedRun(
-        run_folder,
-        load_config(RunFolder(run_folder).config),
-        result,
-        json.loads(queries.read_text(encoding="utf-8")) if queries.exists() else None,
-        study,
-        courses,
-    )
+    files, result = RunFolder(run_folder), read_result(run_folder)
+    study, courses = read_courses(files.study, {row["trial"]: row["status"] for row in result["trials"]})
+    return FinishedRun(run_folder, load_config(files.config), result, read_retrieved(run_folder), study, courses)
 
 
 def judged_part(result: StoredResult) -> tuple[str, Mapping[str, Flat]]:
-    """The part of the rows that the winner is to be quoted by, and its figures: model -> flat metrics."""
+    """The part of the rows whose results are to be quoted for the winner, and the results: model -> flat metrics."""
     part = "test" if result["results"].get("test") else "validation"
     return part, result["results"][part]
 
@@ -75,17 +61,17 @@ def values_of(study: optuna.Study | None) -> list[float]:
 
 
 def model_name(run: FinishedRun, model: str) -> str:
-    """What a model is called, with the epochs that it was trained."""
+    """The display name of a model, with the number of epochs that it was trained for."""
     return with_epochs(NAMES[model], model, run.result.get("trained", {}))
 
 
 def objective_name(run: FinishedRun) -> str:
-    """What the search maximised, as people call it."""
+    """The display name of the objective that the search maximised."""
     return label_of(run.result["objective"])
 
 
 def change_of(changes: Mapping[str, StoredInterval], domain: str) -> str:
-    """A domain's change with its interval, in a few words."""
+    """A domain's change with its interval, as short text."""
     if domain not in changes:
         return "no interval"
     own = changes[domain]
@@ -94,30 +80,30 @@ def change_of(changes: Mapping[str, StoredInterval], domain: str) -> str:
 
 
 def label(text: str) -> str:
-    """Text for a figure, which would read tags."""
+    """Text escaped for a figure, which would otherwise interpret tags."""
     return html.escape(text)
 
 
 def sentence(text: str) -> str:
-    """A paragraph."""
+    """A paragraph of HTML."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, scrolled sideways where the screen is narrower."""
+    """An HTML table, which scrolls sideways where the screen is narrower."""
     head = "".join(f"<th>{html.escape(each)}</th>" for each in header)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(text: str) -> str:
-    """Figures and names stay on one line; sentences take several."""
+    """A table cell: figures and names stay on one line; long text may wrap."""
     kind = ' class="long"' if len(text) > 40 else ""
     return f"<td{kind}>{html.escape(text)}</td>"
 
 
 def figure_html(name: str, figure: go.Figure, *, height: int = 420, width: int | None = None) -> str:
-    """A figure as HTML; one with a width of its own is scrolled sideways where the screen is narrower."""
+    """A figure as HTML; with a given width, in pixels, it scrolls sideways where the screen is narrower."""
     figure.update_layout(
         template="simple_white",
         colorway=CYCLE,

@@ -1,8 +1,9 @@
-"""The figures of a report, one function each; `html.SECTIONS` says which are drawn, and in which order."""
+"""The figures of a report, one function per figure; `html.SECTIONS` lists those that are drawn, in order."""
 
 import html
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ DASHES = ["solid", "dash", "dot", "dashdot"]
 
 
 def recall(run: FinishedRun) -> Html:
-    """Every model in every domain, with its interval, and the same in a table."""
+    """Recall of every model in each domain shown, with its interval, as a figure and as a table."""
     part, results = judged_part(run.result)
     intervals = run.result.get("recall_intervals", {}) if part == "test" else {}
     domains = pictured_domains(results)
@@ -69,7 +70,8 @@ def recall(run: FinishedRun) -> Html:
             customdata=[label(domain) for domain in domains],
             hovertemplate="%{customdata}: %{x:.3f}",
         )
-    figure.update_xaxes(title=METRICS[PRIMARY].label, range=[0, 1.02])
+    counted = f"{METRICS[PRIMARY].label}: {METRICS[PRIMARY].explained}"
+    figure.update_xaxes(title="<br>".join(textwrap.wrap(counted, width=32)), range=[0, 1.02])
     figure.update_yaxes(
         tickvals=list(range(len(domains))), ticktext=[label(name) for name in domains], autorange="reversed"
     )
@@ -104,14 +106,14 @@ def recall(run: FinishedRun) -> Html:
 
 
 def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]:
-    """How far an interval reaches below and above a value; 0 where there is none."""
+    """How far an interval reaches below and above a value; 0 and 0 if there is no interval."""
     if interval is None or interval["low"] is None or interval["high"] is None:
         return 0.0, 0.0
     return value - interval["low"], interval["high"] - value
 
 
 def retention(run: FinishedRun) -> Html:
-    """Gain against retention, for each mix of the base model's and the tuned weights."""
+    """Gain against retention, for each mixture of the base model's weights and the tuned weights."""
     measured = front_points(run.result.get("front", []))
     points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
     if not points:
@@ -188,7 +190,7 @@ def _trials(run: FinishedRun) -> Html:
 
 
 def rungs(run: FinishedRun) -> Html:
-    """How long each trial was trained, and the rungs at which ASHA may have stopped it."""
+    """How long each trial was trained, and the rungs at which ASHA could stop it."""
     courses = [each for each in run.courses if each.points or each.status == "failed"]
     if not courses:
         yield sentence("The study says of no trial how many epochs it was trained.")
@@ -220,7 +222,7 @@ def rungs(run: FinishedRun) -> Html:
 
 
 def curves(run: FinishedRun) -> Html:
-    """The objective of each trial, evaluation by evaluation."""
+    """The objective of each trial at each of its evaluations."""
     courses = [each for each in run.courses if each.points]
     if not courses:
         yield sentence("The study holds no evaluation with its epoch.")
@@ -240,7 +242,7 @@ def curves(run: FinishedRun) -> Html:
 
 
 def parallel(run: FinishedRun) -> Html:
-    """The settings of each trial beside each other, coloured by its objective."""
+    """The settings of all trials on parallel axes, each trial coloured by its objective."""
     names = list(run.config.space)
     objective = run.result["objective"]
     trials = [row for row in run.result["trials"] if all(row.get(name) is not None for name in [*names, objective])]
@@ -248,7 +250,7 @@ def parallel(run: FinishedRun) -> Html:
     if len(trials) < 2:
         yield sentence("Needs at least two trials with a value.")
         return
-    # drawn as lines, not by plotly's own kind of figure: that one needs WebGL, which not every browser has
+    # drawn as lines, not as plotly's parallel-coordinates figure, which needs WebGL, and not every browser has that
     columns = [*names, objective]
     scales = {name: _scale([row[name] for row in trials], _is_log(run.config, name)) for name in columns}
     figure = go.Figure()
@@ -359,7 +361,7 @@ class _Scale:
 
 
 def _scale(values: Sequence[Any], log: bool) -> _Scale:
-    """Where values stand on an axis from 0 to 1, and what is written at it."""
+    """The positions of values on an axis from 0 to 1, and the tick labels of that axis."""
     distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
     if len(distinct) == 1:
         return _Scale({str(distinct[0]): 0.5}, ((0.5, _short(distinct[0])),))

@@ -1,4 +1,4 @@
-"""report.html of a run folder: what a search has found, in one file that opens without a network."""
+"""report.html of a run folder: the results of a search, in one file that opens without a network."""
 
 import html
 import logging
@@ -28,13 +28,13 @@ SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("split", "How rows were held back, and what they share with training", sections.split),
     ("timing", "How long each trial took", figures.timing),
 ]
-"""Name, heading and what is drawn, in the order of the page."""
+"""Name, heading and drawing function of each section, in the order of the page."""
 
 
 def write_page(run_folder: Path) -> Path:
     """Write report.html into a run folder that has a result.json.
 
-    A section that cannot be drawn says so in its place.
+    A section that cannot be drawn is replaced by a sentence that says so.
 
     Raises:
         InputError: the folder holds no result of a search.
@@ -47,7 +47,7 @@ def write_page(run_folder: Path) -> Path:
 
 
 def page(run: FinishedRun) -> str:
-    """The whole file."""
+    """The whole page as HTML."""
     title = html.escape(run.folder.name)
     links = "".join(f'<a href="#{key}">{html.escape(heading)}</a>' for key, heading, _ in SECTIONS)
     body = "\n".join(
@@ -66,7 +66,7 @@ def page(run: FinishedRun) -> str:
 def _drawn(draw: Callable[[FinishedRun], Html], run: FinishedRun) -> str:
     try:
         return "\n".join(draw(run))
-    except Exception as error:  # an older or a half-written run must not cost the other sections
+    except Exception as error:  # an older or incomplete run must not prevent the other sections
         log.warning("%s: %s", RunFolder(run.folder).report, draw.__name__, exc_info=True)
         return sentence(f"This cannot be shown ({type(error).__name__}: {error}).")
 

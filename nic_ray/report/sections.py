@@ -1,4 +1,4 @@
-"""The sections of a report that are read rather than seen: the verdict, single queries, the data, the split."""
+"""The sections of a report that are mainly text: the verdict, single queries, the data and the split."""
 
 import html
 import re
@@ -14,6 +14,7 @@ from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import ENDS, MANY, between, shown_domains
 from nic_ray.evidence import RetrievedQuery, ShownPassage
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.protocol import shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
     FinishedRun,
@@ -30,11 +31,12 @@ from nic_ray.tokens import count_tokens
 from nic_ray.words import count_words
 
 WORST = 10
-"""Queries of each domain that are shown."""
+"""Number of queries shown for each domain."""
 SHOWN = 400
-"""Characters of a passage that are shown."""
+"""Number of characters shown of each passage."""
 QUESTION = re.compile(r"^(what|how|why|when|where|which|who|is|are|do|does|can|should|my|i)\b", re.IGNORECASE)
-# The marks of all scripts; Greek has one that looks like a semicolon. Japanese, Chinese and Thai ask without one, too.
+# Question marks of many scripts; the Greek one looks like a semicolon. Japanese, Chinese and Thai also ask questions
+# without a mark, with the particles and words that are listed here.
 QUESTION_MARK = re.compile(
     r"[?\uff1f]\W*$|[\u00bf\u061f\u055e\u1367\u037e]|(?<=[α-ωά-ώ]);\W*$"
     r"|か[。\s]*$|[吗呢][。\s]*$|อย่างไร|ยังไง|อะไร|ทำไม|ไหม|ไหน|เมื่อไ|เท่าไ|ใคร|กี่"
@@ -43,7 +45,7 @@ LENGTHS = ((6, "up to 6 words"), (9, "7 to 9 words"), (12, "10 to 12 words"), (1
 
 
 def summary(run: FinishedRun) -> Html:
-    """What came out, and what stands in its way."""
+    """The winner and its gain, any warnings, and whether it was exported."""
     result, objective = run.result, run.result["objective"]
     part, results = judged_part(result)
     gain = results["tuned"][objective] - results["base"][objective]
@@ -63,7 +65,7 @@ def summary(run: FinishedRun) -> Html:
 
 
 def lost(run: FinishedRun) -> Html:
-    """Mean of the first metric for queries of each length and kind."""
+    """The mean of the primary metric over the test queries of each length and kind."""
     if run.queries is None:
         yield sentence(
             "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
@@ -98,7 +100,7 @@ def lost(run: FinishedRun) -> Html:
 
 
 def worst(run: FinishedRun) -> Html:
-    """The test queries whose answers stand lowest, and what came first instead."""
+    """The test queries whose best answers rank lowest, and the passages that ranked first instead."""
     if run.queries is None:
         yield sentence(
             "This run kept no rankings of single test queries; they are read only for what the guard lets pass."
@@ -144,7 +146,7 @@ def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
 
 
 def data(run: FinishedRun) -> Html:
-    """The pairs, and what the check finds in them."""
+    """The pairs, and the findings of the data check on them."""
     data, file = run.result["data"], run.config.data.pairs
     yield sentence(f"{data['pairs']}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
     sizes = {name: float(rows) for name, rows in data["domains"].items()}
@@ -171,10 +173,10 @@ def data(run: FinishedRun) -> Html:
 
 
 def split(run: FinishedRun) -> Html:
-    """Rows of each part, who read the test rows, and what they share with training."""
+    """The number of rows in each part, the readings of the test rows, and what rows share with the training rows."""
     held_back = run.result["split"]
-    yield sentence(f"Protocol {held_back['protocol'].replace('_', ' ')}, seed {held_back['seed']}.")
-    yield table(["part", "rows"], [[part.replace("_", " "), f"{rows:,}"] for part, rows in held_back["rows"].items()])
+    yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
+    yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
         yield sentence(
             "Readings of the test rows, those of other runs beside this one that hold back the same included:"
@@ -187,7 +189,7 @@ def split(run: FinishedRun) -> Html:
     parts = list(dict.fromkeys(part for own in leaks.values() for part in own))
     yield sentence("Rows that share something with the training rows:")
     yield table(
-        ["shared", *(part.replace("_", " ") for part in parts)],
+        ["shared", *map(shown_name, parts)],
         [[name, *(f"{own.get(part, 0):,}" for part in parts)] for name, own in leaks.items()],
     )
     if "unseen_queries" in parts:

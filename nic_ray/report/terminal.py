@@ -1,4 +1,4 @@
-"""What people read when a search is over."""
+"""What is printed in the terminal at the end of a search."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from nic_ray.evidence import Evidence, Results, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
-from nic_ray.selection.selection import IN_DOMAIN, Outcome
+from nic_ray.selection.selection import IN_DOMAIN, SearchResult
 
 PARTS = {
     "validation": "validation: the rows that picked the model",
@@ -21,17 +21,17 @@ PARTS = {
 }
 
 
-def show_outcome(outcome: Outcome) -> None:
-    """Print what a search has found.
+def show_result(outcome: SearchResult) -> None:
+    """Print the results of a search.
 
     Raises:
-        RunError: the guard did not let it be exported.
+        RunError: the model was not exported because of the guard's objections.
     """
     judgement = outcome.judgement
     trained = judgement.evidence["trained"]
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
-        # no brackets: the columns are six letters wide
+        # without the brackets of `with_epochs`: headers wrap at a width of six characters
         shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
         console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
@@ -49,22 +49,22 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def describe_part(part: str) -> str:
-    """The heading of a table of metrics."""
+    """The heading of the metrics table of a part."""
     return PARTS[part]
 
 
 def passages_of(evidence: Evidence, part: str) -> Mapping[str, int]:
-    """Passages that the rows of a part ask about, by domain."""
+    """The number of passages that the rows of a part ask about, by domain."""
     counted: Mapping[str, int] = evidence["passages"].get("test" if part == IN_DOMAIN else part, {})
     return counted
 
 
 def describe_evidence(evidence: Evidence, results: Results) -> list[str]:
-    """What stands beside the tables, a line each.
+    """The text that is printed after the tables, as a list of lines.
 
     Args:
-        evidence: of a `selection.Judgement`.
-        results: likewise.
+        evidence: the evidence of a `selection.Judgement`.
+        results: the results of the same judgement.
     """
     return [
         *_training(evidence),

@@ -1,1 +1,1 @@
-"""A search under Ray, and one training without it."""
+"""A search under Ray, and a single training without Ray."""

@@ -1,4 +1,4 @@
-"""What a search asks of the Ray cluster that it runs on: room, GPUs, shared folders, the output of frozen blocks.
+"""What a search needs from its Ray cluster: room for trials, GPUs, shared folders, the output of frozen blocks.
 
 Everything here runs within a `session.ray_session`.
 """
@@ -27,26 +27,26 @@ from nic_ray.training.prepared import Prepared
 
 @dataclass(frozen=True)
 class VisibleGpus:
-    """What PyTorch finds on a node."""
+    """What PyTorch sees on a node."""
 
     missing: str
     """Why it sees no GPU; empty if it sees one."""
     bf16: bool
-    """Whether the GPU is to compute in 16 bits."""
+    """Whether the GPU should compute in 16 bits."""
 
 
 def placement_on_cluster(config: Config) -> Placement:
-    """The layout of the trials on the cluster that Ray has."""
+    """Lay out the trials on Ray's cluster."""
     return place_trials(
         config, ray.cluster_resources().get("CPU", 1), [node["Resources"].get("GPU", 0) for node in _nodes()]
     )
 
 
 def in_format_of_trials(prepared: Prepared, placement: Placement, *, joined: bool) -> Prepared:
-    """`prepared` with the number format of the place where the trials compute, which need not be this machine.
+    """Return `prepared` with the number format of the devices that trials compute on, perhaps on other machines.
 
     Args:
-        joined: whether Ray was there before the search, perhaps on other machines.
+        joined: whether Ray was running before the search, perhaps on other machines.
 
     Raises:
         InputError: Ray and PyTorch do not see the same GPUs.
@@ -74,13 +74,13 @@ def in_format_of_trials(prepared: Prepared, placement: Placement, *, joined: boo
 
 
 def refuse_unshared_places(shared: Sequence[Path]) -> None:
-    """Look from every node for what its trials will read and write.
+    """Check that the files that trials will read and write are visible from every node that has CPUs.
 
     Args:
-        shared: files that must be visible from all of them.
+        shared: files that must be visible from all of these nodes.
 
     Raises:
-        InputError: a node does not see one.
+        InputError: one of the files is not visible from a node.
     """
     for node in _nodes() if shared else ():
         if node["Resources"].get("CPU") and (missing := _on_node(node, missing_files, shared)):
@@ -91,7 +91,7 @@ def refuse_unshared_places(shared: Sequence[Path]) -> None:
 
 
 def files_to_share(inputs: Mapping[int, Inputs | StoredInputs], run_folder: Path | None) -> list[Path]:
-    """What every node must see: activations on disk, and the run folder, unless trials write elsewhere (None)."""
+    """List what every node must see: activations on disk, and the run folder (None if trials write elsewhere)."""
     stored = [each.path for each in inputs.values() if isinstance(each, StoredInputs)]
     return ([RunFolder(run_folder).config] if run_folder else []) + stored
 
@@ -101,7 +101,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _on_node(node: Mapping[str, Any], function: Callable[[Any], Any], argument: Any) -> Any:
-    """What a function gives on a node; on this one without a task."""
+    """Return a function's result on a node; on this node, call the function without a Ray task."""
     if node["NodeID"] == ray.get_runtime_context().get_node_id():
         return function(argument)
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -109,18 +109,18 @@ def _on_node(node: Mapping[str, Any], function: Callable[[Any], Any], argument: 
 
 
 def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> VisibleGpus:
-    """A Ray task: what PyTorch finds on this node."""
+    """Ray task: report what PyTorch sees on this node."""
     missing = hardware.why_no_gpu()
     return VisibleGpus(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
 
 
 def missing_files(paths: Sequence[Path]) -> list[Path]:
-    """A Ray task: those of some paths that are not on this node."""
+    """Ray task: return those of some paths that do not exist on this node."""
     return [path for path in paths if not path.exists()]
 
 
 def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
-    """Frozen blocks on whatever the trials will train on: as Ray tasks, a shard each; or a process a GPU for all."""
+    """Return a chain that runs frozen blocks where trials will train: a Ray task per shard, or a process per GPU."""
 
     def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
         given = ray.put(list(blocks))
@@ -130,7 +130,7 @@ def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
             yield from on_gpus(work, shards, min(gpus, len(shards)))
             return
         task = ray.remote(num_cpus=1)(run_shard)
-        # no more in flight than are worked on and waiting: their outputs would fill the object store
+        # no more tasks in flight than CPUs and one that waits: the outputs of more would fill the object store
         most = 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
         pending: list[Any] = []
         for shard in shards:
@@ -144,14 +144,14 @@ def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
 
 
 def on_gpus(work: Callable[[Any], Any], shards: Iterable[Any], gpus: int) -> Iterator[Any]:
-    """What a function gives for each shard, in order, computed by one process a GPU.
+    """Yield a function's result for each shard, in order, computed by one process per GPU.
 
-    Ray would start a process for each task on a GPU, which costs seconds, for work of milliseconds. These stay to the
-    end, and take their memory on the device with them.
+    Ray would start a process for each task on a GPU, which costs seconds for work of milliseconds. These processes stay
+    until the end, and then free their memory on the device.
     """
     runners = [ray.remote(num_cpus=0, num_gpus=1)(ShardRunner).remote() for _ in range(gpus)]
     try:
-        # only those that have been given their GPU are handed shards: others may be in use
+        # only processes that have received their GPU are given shards: the other GPUs may be in use
         busy = {runner.__ray_ready__.remote(): runner for runner in runners}
         pending: list[Any] = []
         for shard in shards:
@@ -169,20 +169,20 @@ def on_gpus(work: Callable[[Any], Any], shards: Iterable[Any], gpus: int) -> Ite
 
 
 class ShardRunner:
-    """A Ray actor: a process that works on one shard after the other."""
+    """Ray actor: a process that works on one shard after another."""
 
     def run(self, function: Callable[[Any], Any], shard: Any) -> Any:
-        """What a function gives for a shard."""
+        """Return a function's result for a shard."""
         return function(shard)
 
 
 def run_shard(blocks: Sequence[Lower], shard: Inputs, device: str, bf16: bool) -> list[NDArray[Any]]:
-    """A Ray task: the values after each of some frozen blocks, for a part of the texts."""
+    """Ray task: compute the values after each of some frozen blocks, for a part of the texts."""
     hardware.keep_freed_memory()
     torch.set_num_threads(1)
     return run_chain(blocks, shard, device=device, bf16=bf16)
 
 
 def run_shard_on_gpu(blocks: "ray.ObjectRef[Sequence[Lower]]", bf16: bool, shard: Inputs) -> list[NDArray[Any]]:
-    """`run_shard` on the GPU of this process."""
+    """Call `run_shard` on the GPU of this process."""
     return run_shard(ray.get(blocks), shard, "cuda", bf16)

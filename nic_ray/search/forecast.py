@@ -1,4 +1,4 @@
-"""How long a search will take and what room it needs, from a short training on this machine."""
+"""How long a search will take and how much memory and disk it needs, from a short training on this machine."""
 
 import functools
 import itertools
@@ -29,81 +29,81 @@ from nic_ray.training.batches import batches_of_epoch, make_batch
 from nic_ray.training.prepared import Prepared, depths, prepare
 
 TIMED_BATCHES = (32, 128)
-"""Batch sizes that are timed: two, to tell what a token costs from what a step does."""
+"""Batch sizes that are timed: two, to separate the cost of a token from the cost of a step."""
 TIMED_STEPS = 2
-"""Steps of each, after one that also allocates."""
+"""Timed steps per batch size, after one step that also allocates memory."""
 WARM_UP_TEXTS = 8
-"""Texts that go through the frozen blocks before their time is taken."""
+"""Texts that go through the frozen blocks before these are timed."""
 SAMPLED_BATCHES = 6
-"""Batches of an epoch whose tokens are counted for all of them: to count every one would take as long as to train."""
+"""Batches that are counted to estimate an epoch's tokens: counting every batch would take as long as training."""
 
 DRAWS = 400
-"""Searches that are drawn, to see how many epochs ASHA lets trials have and when the last trial ends."""
+"""Searches that are simulated, to see how many epochs ASHA lets trials have and when the last trial ends."""
 FURTHER_THREAD = 1.0
-"""What one more thread does of the work that the first one does."""
+"""Work that each further thread does, relative to the first thread."""
 
 RAY_START_S, TUNE_START_S = 8.0, 8.0
-"""Seconds until Ray runs, and from there until its first trial does, beside that trial's own start: on two cores."""
+"""Seconds until Ray runs, and from then until its first trial runs, besides the trial's own start: on two cores."""
 EXPORT_S = 10.0
-"""Seconds in which the model is written with its card and the report, however long the search was: on two cores."""
+"""Seconds to write the model, its card and the report, however long the search was: on two cores."""
 RAY_BYTES = 1.2 * 2**30
-"""What Ray's own processes take, dashboard included."""
+"""Memory of Ray's own processes, dashboard included."""
 BYTES_A_PARAMETER = 4 * 4
-"""Of a checkpoint: the parameter, two moments of the optimizer and the best value, each in fp32."""
+"""Bytes of a checkpoint per parameter: its value, two moments of the optimizer and its best value, each in fp32."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What work costs one trial while as many run beside it as will in the search. Seconds and bytes.
+    """Cost of a trial's work, in seconds and bytes, while as many trials run beside it as will in the search.
 
-    A block is one transformer block; a token is one with its padding.
+    A block is a transformer block; tokens include padding.
     """
 
     start: float
-    """Until a new process can train."""
+    """Time until a new process can train."""
     frozen: float
-    """A token and a frozen block, once."""
+    """Time per token and frozen block, for one pass."""
     trained: float
-    """A token and a trained block, forward and backward."""
+    """Time per token and trained block, forward and backward."""
     step: float
-    """A step, beside its tokens."""
+    """Time per step, besides that of its tokens."""
     read: float
-    """A token and a trained block, in an evaluation."""
+    """Time per token and trained block in an evaluation."""
     memory: float
-    """What the process has for itself."""
+    """Memory that the process shares with no other."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a search will take: seconds, bytes. No time is known where trials train on GPUs, and none is here."""
+    """What a search will take, in seconds and bytes. Times are unknown if trials train on GPUs and none is here."""
 
     trials: int
     concurrent: int
     epochs: float
-    """Of all trials together, as ASHA is expected to let them have."""
+    """Epochs of all trials together, as many as ASHA is expected to let them have."""
     first_trial_s: float | None
-    """The configuration under `train`, to its last epoch."""
+    """Time of the configuration under `train`, up to its last epoch."""
     mean_trial_s: float | None
-    """The mean over the search space, likewise."""
+    """Mean time over the search space, likewise."""
     activations_s: float | None
-    """Once for these pairs; nothing if an earlier run has left them."""
+    """Spent once for these pairs; not at all if an earlier run has left their activations."""
     search_s: float | None
     confirm_s: float | None
     end_s: float | None
-    """Interpolation, guard, the test rows, export."""
+    """Time of the interpolation, the guard, the test rows and the export."""
     total_s: float | None
     memory: float
     activations: float
-    """Of all depths together, in memory and on disk."""
+    """Bytes of the activations of all depths together, in memory and on disk."""
     disk: float
-    """Of checkpoints and activations."""
+    """Bytes of checkpoints and activations on disk."""
 
 
 TIMES = [field.name for field in fields(Forecast) if field.name.endswith("_s")]
 
 
 def forecast(config: Config) -> Forecast:
-    """Measure for about a minute, on the device that trials would train on, and reckon.
+    """Forecast a search from about a minute of measurement on the device that trials would train on.
 
     Raises:
         InputError: unusable pairs, probe, base model, frozen_layers or device.
@@ -113,20 +113,20 @@ def forecast(config: Config) -> Forecast:
     cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
     path = config.guard.probe
     probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
-    if on_gpus and not gpus:  # what they would take on one is not to be learnt from a CPU
+    if on_gpus and not gpus:  # a CPU does not show how long trials would take on a GPU
         placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
         unknown: Any = dict.fromkeys(TIMES)
         return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
     placement = place_trials(config, cpus, [gpus])
-    sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials on a GPU, or on the CPUs
+    sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials per GPU, or on the CPUs
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
     return reckoned(prepared, rates, placement, gpus or cpus, probe)
 
 
 def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
-    """Rates by a short training in as many processes as will train at a time: they share the machine, or a GPU."""
+    """Measure rates in a short training with as many processes as will train at a time on the machine, or on a GPU."""
     started = time.time()
     given = [(config, threads, started, device)] * processes
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -136,12 +136,12 @@ def measured(config: Config, processes: int, threads: int, device: str) -> Rates
 
 
 def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors: int, probe_tokens: int) -> Forecast:
-    """What a search will take at some rates.
+    """Forecast what a search will take at the given rates.
 
     Args:
-        placement: of its trials.
-        processors: GPUs where trials train on them, else CPUs.
-        probe_tokens: of the guard's probe, 0 without one.
+        placement: layout of the trials.
+        processors: number of GPUs if trials train on them, otherwise of CPUs.
+        probe_tokens: tokens of the guard's probe, 0 without a probe.
     """
     config, encoder = prepared.config, prepared.encoder
     search, room = config.search, budget(config.activations, Path())
@@ -162,7 +162,7 @@ def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors:
     confirmed = makespan([rates.start + mean] * again, placement.concurrent, pace)
 
     frozen = len(prepared.tokens.values) * max(layout.cached, default=0) * rates.frozen
-    frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread a processor
+    frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread per processor
     end = _readings_s(prepared, rates, layout.cached, again, probe_tokens)
     end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
     start = rates.start + RAY_START_S + TUNE_START_S
@@ -187,11 +187,11 @@ def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors:
 
 
 def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig, *, cached: Collection[int], workers: int) -> float:
-    """Seconds that the epochs of a configuration take, evaluations included.
+    """Return the seconds that the epochs of a configuration take, evaluations included.
 
     Args:
-        cached: depths whose activations are kept; at others the frozen blocks run in every step.
-        workers: processes that train it together.
+        cached: depths whose activations are kept; at other depths the frozen blocks run in every step.
+        workers: number of processes that train the configuration together.
     """
     steps, tokens = _epoch(prepared, config)
     trained = tokens * (prepared.encoder.blocks - config.frozen_layers) * rates.trained
@@ -204,13 +204,13 @@ def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig, *, cached: Co
 
 
 def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
-    """(DRAWS, trials) epochs that ASHA lets the trials of a search have, if none is better than another but by chance.
+    """Draw the (DRAWS, trials) epochs that ASHA lets the trials of a search have, if they differ only by chance.
 
-    The search's first trial is never stopped; each later one goes on if it belongs to the best 1 / reduction_factor
-    of those that came to the rung before it (as in Ray: at or above that percentile).
+    The search's first trial is never stopped; each later one continues if it belongs to the best 1 / reduction_factor
+    of those that reached the rung before it (as in Ray: at or above that percentile).
 
     Args:
-        epochs: that a trial has which is not stopped.
+        epochs: epochs of a trial that is not stopped.
     """
     generator = np.random.default_rng(0)
     rungs = [search.grace_period]
@@ -232,11 +232,11 @@ def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
 
 
 def makespan(seconds: Sequence[float], concurrent: int, pace: Callable[[int], float]) -> float:
-    """Seconds until the last of some trials has ended, of which so many run at a time, begun in their order.
+    """Return the seconds until the last trial has ended, if `concurrent` trials run at a time and start in order.
 
     Args:
-        seconds: that each takes at the planned pace.
-        pace: how many times the planned pace each goes while so many run.
+        seconds: duration of each trial at the planned pace.
+        pace: speed of a trial, as a multiple of the planned pace, by the number of trials that run.
     """
     waiting, running, passed = list(reversed(seconds)), list[float](), 0.0
     while waiting or running:
@@ -249,27 +249,27 @@ def makespan(seconds: Sequence[float], concurrent: int, pace: Callable[[int], fl
 
 
 def _pace(placement: Placement, processors: int, trials: int) -> float:
-    """How many times the planned pace a trial goes while so many run: the CPUs of those that have ended are shared."""
+    """Return a trial's speed, as a multiple of the planned one, while `trials` run and share the CPUs of ended ones."""
     if placement.gpus_per_worker or placement.concurrent == 1:
-        return 1.0  # what is gained by being alone on a GPU has not been measured
+        return 1.0  # the gain from having a GPU alone has not been measured
     share = max(1, processors // (trials * placement.workers))
     return _gain(threads_of(share, placement.threads)) / _gain(placement.threads)
 
 
 def _gain(threads: int) -> float:
-    """How many times the work of one thread so many do."""
+    """Return the work of several threads as a multiple of the work of one."""
     return 1 + FURTHER_THREAD * (threads - 1)
 
 
 def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, probe_tokens: int) -> float:
-    """Seconds that one process takes, of those that were measured, to read what a search ends with.
+    """Return the seconds that one of the measured processes takes for the evaluations at the end of a search.
 
-    On the validation rows the base model is read, every trial that may join the mean, and every alpha; on the test rows
-    the base model, the first trial and the tuned one; on the probe the base model, every trial and every alpha, and the
-    first trial once more. At last the exported folder is read, from the texts on.
+    On the validation rows it evaluates the base model, every trial that may join the mean, and every alpha; on the test
+    rows the base model, the first trial and the tuned model; on the probe the base model, every trial, every alpha, and
+    the first trial once more. Finally it evaluates the exported folder, starting from the texts.
 
     Args:
-        again: trials that are trained with other seeds.
+        again: number of trials that are trained with other seeds.
     """
     config, search = prepared.config, prepared.config.search
     base = _blocks_read(prepared, [max(depths(config))], cached)
@@ -285,7 +285,7 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
 
 
 def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:
-    """Blocks that run for a reading of a model, on average over the cuts that it may have."""
+    """Return the number of blocks that run to evaluate a model, averaged over the cuts that it may have."""
     return prepared.encoder.blocks - float(np.mean([cut if cut in cached else 0 for cut in cuts]))
 
 
@@ -295,7 +295,7 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     pairs = read_pairs(config.data.pairs)
     encoder = load(config.train.base_model)
     ready = time.time() - started
-    # passages with all of their rows, as many as the larger batch has rows
+    # rows in the order of their passages, as many as the larger batch has
     rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]
     collection = index_pairs([pairs[row] for row in rows])
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
@@ -329,7 +329,7 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
 
 
 def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[float, int]:
-    """Seconds of a step on some rows, and its tokens with padding."""
+    """Return the seconds of a step on some rows, and its number of tokens, padding included."""
     device, began = training.data.source.device.type, 0.0
     wait = torch.cuda.synchronize if device == "cuda" else _nothing
     for number in range(TIMED_STEPS + 1):
@@ -344,14 +344,14 @@ def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[floa
 
 
 def _samples(config: Config) -> Iterator[TrainConfig]:
-    """A configuration for each combination of what makes a difference to the time."""
+    """Yield one configuration per combination of the hyperparameters that affect the time."""
     names = [name for name in ("frozen_layers", "batch_size", "queries_per_passage") if name in config.space]
     for values in itertools.product(*(config.space[name].ends() for name in names)):
         yield config.train.model_copy(update=dict(zip(names, values, strict=True)))
 
 
 def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
-    """Steps of an epoch, and its tokens with padding, from some of its batches."""
+    """Return the steps of an epoch, and its tokens, padding included, estimated from some of its batches."""
     batches = batches_of_epoch(config, prepared.collection, prepared.rows("train"), 0)
     relevant = relevant_passages(prepared.collection)
     tokens = [
@@ -366,7 +366,7 @@ def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
 
 
 def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
-    """Tokens with padding that scoring some parts needs, all of them at once."""
+    """Count the tokens, padding included, that are needed to score some parts, all of them at once."""
     rows = np.concatenate([prepared.rows(part) for part in parts])
     return _padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
 
@@ -381,7 +381,7 @@ def _padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -
 
 
 def _nothing() -> None:
-    """On a CPU nothing is to be waited for."""
+    """Do nothing: on a CPU there is nothing to wait for."""
 
 
 def _trained_parameters(encoder: Encoder, depth: int) -> int:
@@ -389,7 +389,7 @@ def _trained_parameters(encoder: Encoder, depth: int) -> int:
 
 
 def _own_bytes() -> float:
-    """Memory that this process shares with none, 0 where the system does not tell."""
+    """Return the memory in bytes that this process shares with no other; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0

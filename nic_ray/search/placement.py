@@ -8,7 +8,7 @@ from nic_ray.config import Config
 from nic_ray.errors import InputError
 
 MOST_THREADS = 8
-"""Of a training beyond those that were planned: the chunks that run through the blocks are small."""
+"""Most threads of a worker, unless more were planned: the chunks that run through the blocks are small."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class Placement:
     concurrent: int
     """Trials that run at the same time."""
     threads: int
-    """Threads of each worker process, as long as so many trials run."""
+    """Threads of each worker process while `concurrent` trials run."""
     note: str | None
-    """What was asked for and is not there, for the user."""
+    """What was asked for and is not available, for the user."""
 
 
 def trains_on_gpus(config: Config) -> bool:
-    """Whether trials are to train on GPUs, if there are any.
+    """Whether trials should train on GPUs, if there are any.
 
     Raises:
-        InputError: they have to, and are given none.
+        InputError: trials must train on GPUs, and the settings give them none.
     """
     if config.train.device == "cuda" and not config.resources.gpus_per_worker:
         raise InputError(
@@ -40,19 +40,22 @@ def trains_on_gpus(config: Config) -> bool:
 
 
 def place_trials(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) -> Placement:
-    """Lay out trials so that nothing waits for a resource that is not there.
+    """Lay out trials so that nothing waits for a resource that does not exist.
 
-    The batch is global, so a trial of fewer workers, or on CPUs, still means the same.
+    The batch is global, so a trial with fewer workers, or on CPUs, still means the same.
 
     Args:
         cpus: logical CPUs of the cluster.
-        gpus_of_nodes: GPUs of each node.
+        gpus_of_nodes: number of GPUs of each node.
+
+    Raises:
+        InputError: trials must train on GPUs, and no node has enough of them.
     """
     wanted, gpus = config.resources.workers, config.resources.gpus_per_worker
     if config.train.device == "cpu":
         gpus = 0.0
     notes = []
-    # a fraction is of one device: two of 0.4 fit on each, and the rest of it stays free
+    # a fraction is a share of one device: two of 0.4 fit on each, and the rest of it stays free
     sharers = math.floor(1 / gpus + 1e-9) if 0 < gpus <= 1 else 1
     slots = sum(math.floor(node / max(1.0, gpus)) * sharers for node in gpus_of_nodes) if gpus else 0
     if slots < 1 and config.train.device == "cuda":
@@ -77,10 +80,10 @@ def place_trials(config: Config, cpus: float, gpus_of_nodes: Sequence[float]) ->
 
 
 def threads_of(share: int, planned: int) -> int:
-    """Threads of a worker that finds others gone, or more of them than were planned.
+    """Return the number of threads of a worker when fewer or more workers run than were planned.
 
     Args:
-        share: its even share of the machine's CPUs, as many workers as there are now.
+        share: the worker's even share of the machine's CPUs, given the number of workers now.
         planned: `Placement.threads`.
     """
     return min(share, max(planned, MOST_THREADS))

@@ -1,4 +1,4 @@
-"""What of Ray Tune is changed for a search: its searcher and scheduler, its callbacks, the class of its trials."""
+"""Changes to Ray Tune for a search: its searcher and scheduler, its callbacks, the class of its trials."""
 
 import math
 import signal
@@ -34,23 +34,24 @@ from nic_ray.study import (
 )
 
 OBJECTIVE = "objective"
-"""The metric that Tune, ASHA and Optuna see: the best value so far of what the search maximises."""
+"""The metric that Tune, ASHA and Optuna see: the best value so far of the objective that the search maximises."""
 WHOLE = ("finished", "repeated")
-"""How a training ends that was trained for as long as it should be."""
+"""Statuses of trials that were trained for as long as they should be."""
 TuneResult = dict[str, Any]
-"""What a trial has reported, as Tune hands it on: metrics by name, "config" and figures of Tune's own."""
+"""What a trial has reported, as Tune passes it on: metrics by name, "config", and figures that Tune adds."""
 Sample = dict[str, Any]
-"""What Tune hands a trial: hyperparameters by name, and what stands below."""
+"""What Tune passes to a trial: hyperparameters by name, and the entries named below."""
 NUMBER, NAME, START, UNTIL = "number", "name", "start", "until"
-"""What a trial's sample says besides hyperparameters: its number in the study, or its name if it is in none; the folder
-of the checkpoint that it starts from, in the run folder; the epochs after which it ends, however many were planned."""
+"""Entries of a trial's sample besides hyperparameters: its number in the study, or its name if it is in none; the
+folder of the checkpoint that it starts from, in the run folder; the epochs after which it ends, however many were
+planned."""
 
 
 class StudySearch(OptunaSearch):
-    """OptunaSearch that numbers its trials, tells the study which were stopped early, and goes on with those cut off.
+    """OptunaSearch that numbers its trials, tells the study which were stopped early, and resumes those cut off.
 
     Ray tells Optuna COMPLETE for a trial that ASHA stopped, so that TPE takes the value after one epoch for
-    that of a full training. Here it is PRUNED, with the value it had.
+    that of a full training. Here such a trial is PRUNED, with the value that it had.
     """
 
     def __init__(self, *args: Any, cut_off: Mapping[int, str | None], **options: Any) -> None:
@@ -59,9 +60,9 @@ class StudySearch(OptunaSearch):
         self._told: dict[str, set[int]] = {}
 
     def suggest(self, trial_id: str) -> Sample | None:
-        """The sample, and under "number" the trial's number in the study: 0 is the first.
+        """Return the sample, and under "number" the trial's number in the study, where 0 is the first.
 
-        Trials that an earlier run of the study left unfinished come first, with what they go on from.
+        Trials that an earlier run of the study left unfinished come first, with the checkpoint that they resume from.
         """
         trials = optuna_trials_of(self)
         if not self._cut_off:
@@ -76,16 +77,16 @@ class StudySearch(OptunaSearch):
         return {**left.params, NUMBER: number, START: start}
 
     def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
-        """Report an intermediate value; its step is the number of the evaluation, and its epoch is kept beside."""
+        """Report an intermediate value with the number of its evaluation as the step, and store its epoch beside it."""
         evaluation = int(result["evaluation"])
         if evaluation in self._told.setdefault(trial_id, set()):
-            return  # the trial died after it, and has come to it again
+            return  # the trial died after this evaluation, and has reached it again
         self._told[trial_id].add(evaluation)
         optuna_trials_of(self)[trial_id].set_user_attr(epoch_attribute(evaluation), result["epoch"])
         super().on_trial_result(trial_id, {**result, "training_iteration": evaluation})
 
     def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
-        """Tell the study how a trial ended. `result` is its last one."""
+        """Tell the study how a trial ended. `result` is the trial's last result."""
         if result and not error and not result.get("finished"):
             self.on_trial_result(trial_id, result)
             result = None  # Optuna then takes the last intermediate value, and PRUNED
@@ -93,14 +94,14 @@ class StudySearch(OptunaSearch):
 
 
 class FixedSearch(Searcher):
-    """Hands out samples of a list, one after the other. Each has a "name"."""
+    """Searcher that hands out the samples of a list, one after another. Each sample has a "name"."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self._left = list(samples)
 
     def suggest(self, trial_id: str) -> Sample | str:
-        """The next one."""
+        """Return the next sample, or FINISHED if none is left."""
         return dict(self._left.pop(0)) if self._left else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
@@ -108,7 +109,7 @@ class FixedSearch(Searcher):
 
 
 def end_of(trial: Any) -> str:
-    """How a trial ended that did not fail: "finished", "stopped" early, or "repeated" one that was."""
+    """Say how a trial that did not fail ended: "finished", "stopped" early, or "repeated" up to its early end."""
     last = trial.last_result or {}
     if last.get("finished"):
         return "finished"
@@ -116,26 +117,26 @@ def end_of(trial: Any) -> str:
 
 
 def has_run_long_enough(trial_id: str, result: TuneResult) -> bool:
-    """Whether a trial of `FixedSearch` has come to its end; one that ends by itself is not to be killed."""
+    """Whether a trial of `FixedSearch` should be stopped here; a trial that has finished need not be killed."""
     return bool(result["epoch"] >= result["config"][UNTIL] and not result.get("finished"))
 
 
 class FinishingAsha(ASHAScheduler):
     """ASHA that remembers earlier runs of its study, and lets a trial end by itself after its last evaluation.
 
-    The first trial, the default configuration, is never stopped: what others are held against must not depend on which
-    of them came to a rung before it. Its values count at the rungs as others' do.
+    The first trial, the default configuration, is never stopped: the baseline that others are compared with must not
+    depend on which of them reached a rung before it. Its values count at the rungs like those of other trials.
 
-    Ray forgets the rungs when a search is resumed, so that the next trial to come would be the first again and go on
-    whatever it is worth. And it kills a trial that it stops; one that has nothing left to do is not worth killing,
-    and would count as stopped early.
+    Ray forgets the rungs when a search is resumed, so that the next trial to start would be the first again and
+    continue however poor it is. Ray also kills a trial that it stops; a trial that has nothing left to do need not be
+    killed, and would count as stopped early.
     """
 
     def __init__(self, *args: Any, past: Mapping[int, Sequence[tuple[float, float]]], **options: Any) -> None:
-        """Fill the rungs.
+        """Fill the rungs with the values of earlier trials.
 
         Args:
-            past: by number of the trial, (epoch, value) of its evaluations in order.
+            past: number of the trial -> (epoch, value) of its evaluations in order.
         """
         super().__init__(*args, **options)
         for number, points in past.items():
@@ -143,39 +144,39 @@ class FinishingAsha(ASHAScheduler):
                 for milestone, recorded in rungs_of(self):
                     if epoch >= milestone and _past(number) not in recorded:
                         recorded[_past(number)] = value
-                        break  # as ASHA does: a value counts at one rung, the highest that it has reached
+                        break  # as in ASHA, a value counts at one rung, the highest that it has reached
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Know a trial again that was cut off."""
+        """Recognise a trial that an earlier run left unfinished."""
         super().on_trial_add(tune_controller, trial)
         for _, recorded in rungs_of(self):
             if _past(trial.config.get(NUMBER)) in recorded:
                 recorded[trial.trial_id] = recorded.pop(_past(trial.config[NUMBER]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
-        """Decide whether a trial goes on."""
+        """Decide whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         goes_on = result.get("finished") or trial.config.get(NUMBER) == 0
         return TrialScheduler.CONTINUE if goes_on else decision
 
 
 def _past(number: int | None) -> str:
-    """What stands for a trial of an earlier run, whose id nobody knows any more."""
+    """Return the key of a trial from an earlier run, whose id in Tune is no longer known."""
     return f"past {number}"
 
 
 class Ledger(Callback):
-    """Writes down in the run folder how each trial ended."""
+    """Callback that records in the run folder how each trial ended."""
 
     def __init__(self, run_folder: Path) -> None:
         self._run_folder = run_folder
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It was finished, stopped or repeated."""
+        """Record a trial that was finished, stopped or repeated."""
         self._add(trial, end_of(trial), "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed."""
+        """Record a trial that failed."""
         self._add(trial, "failed", failure_of(trial))
 
     def _add(self, trial: Any, status: str, error: str) -> None:
@@ -192,29 +193,29 @@ class Ledger(Callback):
 
 
 class Backup(Callback):
-    """Copies what the driver alone knows to a mirror whenever it has changed: the study and the ledger."""
+    """Callback that copies what only the driver has, the study and the ledger, to a mirror whenever it has changed."""
 
     def __init__(self, run_folder: Path, mirror: Mirror) -> None:
         self._run_folder, self._mirror = run_folder, mirror
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial is in the study."""
+        """Copy when a trial has entered the study."""
         self._copy()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It has a value."""
+        """Copy when a trial has a new value."""
         self._copy()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It has ended."""
+        """Copy when a trial has ended."""
         self._copy()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It has failed."""
+        """Copy when a trial has failed."""
         self._copy()
 
     def _copy(self) -> None:
-        with suppress(RunError):  # the next one may get through; the last one, at the end, has to
+        with suppress(RunError):  # the next copy may succeed; the last one, at the end, has to
             back_up(self._run_folder, self._mirror)
 
 
@@ -222,7 +223,7 @@ def back_up(run_folder: Path, mirror: Mirror) -> None:
     """Copy the study and the ledger to a mirror.
 
     Raises:
-        RunError: it cannot be written to.
+        RunError: the mirror cannot be written to.
     """
     folder = RunFolder(run_folder)
     if folder.study.exists():
@@ -232,40 +233,40 @@ def back_up(run_folder: Path, mirror: Mirror) -> None:
 
 
 class ProgressCallback(Callback):
-    """Tells a view how trials go."""
+    """Callback that tells a view how trials progress."""
 
     def __init__(self, view: View) -> None:
         self._view = view
 
     def __reduce__(self) -> tuple[type["ProgressCallback"], tuple[View]]:
-        # Tune writes its callbacks to disk, where a terminal cannot go
+        # Tune writes its callbacks to disk, and a terminal cannot be written there
         return ProgressCallback, (View(),)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """With its configuration."""
+        """Tell the view that a trial has started, with its configuration."""
         self._view.started(str(trial), shown_sample(trial.config))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: TuneResult, **info: Any) -> None:
-        """With an evaluation."""
+        """Tell the view about an evaluation."""
         self._view.evaluated(str(trial), result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It has died and is started again."""
+        """Tell the view that a trial has died and is started again."""
         self._view.restarted(str(trial), failure_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It was finished, stopped or repeated."""
+        """Tell the view that a trial was finished, stopped or repeated."""
         self._view.ended(str(trial), end_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed."""
+        """Tell the view that a trial failed."""
         self._view.ended(str(trial), "failed", failure_of(trial))
 
 
 class Interruptible(Callback):
-    """Ends a run of trials at Ctrl-C, between two of Tune's steps; a second Ctrl-C ends it wherever it is.
+    """Callback that ends a run of trials at Ctrl-C, between two of Tune's steps; a second Ctrl-C ends it at once.
 
-    The exception may come to light anywhere in Ray's code, and where that discards exceptions the search would go on.
+    Otherwise the exception could be raised anywhere in Ray's code, and the search would continue where Ray discards it.
     """
 
     def __init__(self) -> None:
@@ -280,11 +281,11 @@ class Interruptible(Callback):
             signal.signal(signal.SIGINT, self._before)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """End it if that was asked for."""
+        """End the run if Ctrl-C was pressed."""
         self.end_if_asked()
 
     def end_if_asked(self) -> None:
-        """Raise what Ctrl-C is expected to raise."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         if self._asked:
             raise KeyboardInterrupt
 
@@ -298,11 +299,11 @@ def _is_main_thread() -> bool:
 
 
 def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | None]) -> StudySearch:
-    """Optuna over the search space, first the configuration under `train`.
+    """Return an Optuna searcher over the search space that starts with the configuration under `train`.
 
     Args:
         study_file: where the study is kept (sqlite).
-        cut_off: numbers of trials that are in the study and not at their end, with the checkpoint of each.
+        cut_off: numbers of the unfinished trials in the study, with the newest checkpoint of each, if it has one.
     """
     keep_quiet()
     study = open_study(study_file)
@@ -320,10 +321,10 @@ def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | N
 
 
 def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> FinishingAsha:
-    """ASHA on our own epoch, which goes on where it was after a resume.
+    """Return ASHA on the epochs that trials report, which continues where it was after a resume.
 
     Args:
-        study: what earlier runs have left.
+        study: the study that earlier runs have left; None without any.
     """
     return FinishingAsha(
         time_attr="epoch",
@@ -337,11 +338,11 @@ def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> Finis
 
 
 def trial_class(function: Callable[[Sample], None], resources: Mapping[str, float]) -> type[Any]:
-    """A class of trials that stands in Ray's lists as "Trial", and each of its actors under the trial's name.
+    """Return a class of trials that Ray lists as "Trial", with each of its actors under the trial's name.
 
     Args:
         function: trains one sample.
-        resources: what Tune books for a trial, "CPU" and "GPU".
+        resources: what Tune reserves for a trial, "CPU" and "GPU".
     """
     base: Any = trial_class_of(function)
 
@@ -353,17 +354,17 @@ def trial_class(function: Callable[[Sample], None], resources: Mapping[str, floa
         def __repr__(self) -> str:
             return str(self.trial_name)
 
-    Trial.__qualname__ = Trial.__name__  # the dashboard would show where it is defined
+    Trial.__qualname__ = Trial.__name__  # otherwise the dashboard would show where the class is defined
     return Trial
 
 
 def name_of(trial: Any) -> str:
-    """The name of one of Tune's trials: of its actor and of its folder."""
+    """Return the name of one of Tune's trials, which is also that of its actor and its folder."""
     return str(trial.config.get(NAME) or trial_name(trial.config[NUMBER]))
 
 
 def shown_sample(sample: Sample) -> str:
-    """A sample in one line."""
+    """Format a sample as one line."""
     values = {name: value for name, value in sample.items() if name not in (NUMBER, NAME, UNTIL, START)}
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
@@ -371,14 +372,14 @@ def shown_sample(sample: Sample) -> str:
 
 
 def failure_of(trial: Any) -> str:
-    """Why a trial failed, in one line."""
+    """Say in one line why a trial failed."""
     if trial.error_file and Path(trial.error_file).exists():
         return reason_in(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
     return reason_in("")
 
 
 def reason_in(traceback: str) -> str:
-    """The last line of a traceback; of an error of our own only its message."""
+    """Return the last line of a traceback; for a RunError of this project, only its message."""
     lines = traceback.strip().splitlines() or ["unknown reason"]
     reason = lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
-    return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each death
+    return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each report of a dead process

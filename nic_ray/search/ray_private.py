@@ -1,7 +1,7 @@
-"""What this project uses of Ray that Ray calls private: all of it here, each with what it is for.
+"""All private names of Ray that this project uses, each with its purpose.
 
-Such names may go or change with any version of Ray, which is why `constraints.txt` pins it. `refuse_unknown_ray` looks
-at the start of a search whether they are still there.
+Such names may disappear or change with any version of Ray, which is why `constraints.txt` pins it.
+`refuse_unknown_ray` checks at the start of a search that they still exist.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import Any
 from nic_ray.errors import RunError
 
 KNOWN = "2.60"
-"""The version of Ray whose private names these are."""
+"""The version of Ray that has these private names."""
 
 NAMES = (
     ("ray._private.worker", "print_to_stdstream"),
@@ -24,14 +24,14 @@ NAMES = (
     ("ray.train.v2._internal.constants", "ENV_VARS_TO_PROPAGATE"),
     ("ray.tune.trainable.function_trainable", "wrap_function"),
 )
-"""Modules, and what is used of each."""
+"""Modules, and the name that is used from each."""
 
 
 def refuse_unknown_ray() -> None:
-    """Look whether this Ray still has every private name that is used here.
+    """Check that this Ray still has every private name that is used here.
 
     Raises:
-        RunError: it lacks one; names it and the version of Ray.
+        RunError: a name is missing; the message gives it and the version of Ray.
     """
     import ray
     from ray.tune.schedulers import ASHAScheduler
@@ -59,10 +59,10 @@ def _has(module: str, name: str) -> bool:
 
 
 def hand_messages_to(receive: Callable[..., None]) -> None:
-    """Have a function receive what Ray's own processes print, such as why a worker died; Ray would print it too.
+    """Have a function receive what Ray's own processes print, such as why a worker died; Ray then does not print it.
 
     Args:
-        receive: is called with Ray's record of some lines, and with whether to leave out their prefix.
+        receive: called with Ray's record of some lines, and with whether to leave out their prefix.
     """
     import ray
 
@@ -78,46 +78,46 @@ def hand_to_train_workers(variable: str, value: str) -> None:
 
 
 def trial_class_of(function: Callable[[dict[str, Any]], None]) -> Any:
-    """The class that Tune makes of a trainable function."""
+    """Return the class that Tune makes from a trainable function."""
     from ray.tune.trainable.function_trainable import wrap_function
 
     return wrap_function(function)
 
 
 def rungs_of(scheduler: Any) -> list[tuple[float, MutableMapping[str, float]]]:
-    """The rungs of an ASHA scheduler, the highest first: its milestone, and what trials had there, by their id."""
+    """Return the rungs of an ASHA scheduler, highest first: milestone, and values of trials there by trial id."""
     (bracket,) = scheduler._brackets
     return [(milestone, recorded) for milestone, recorded in bracket._rungs]
 
 
 def optuna_trials_of(searcher: Any) -> Any:
-    """Optuna's trials of an OptunaSearch, by the id of Tune's; may be added to."""
+    """Return the Optuna trials of an OptunaSearch, by the ids of Tune's trials; entries may be added."""
     return searcher._ot_trials
 
 
 def optuna_study_of(searcher: Any) -> Any:
-    """The study of an OptunaSearch."""
+    """Return the study of an OptunaSearch."""
     return searcher._ot_study
 
 
 def bootstrap_address(place: str) -> str:
-    """The "host:port" that Ray would join for an address such as "auto"; empty if it finds none."""
+    """Return the "host:port" that Ray would join for an address such as "auto"; empty if Ray finds none."""
     from ray._private import services
 
     return services.canonicalize_bootstrap_address(place) or ""
 
 
 def ask_head_node(target: str, *, by_client: bool, connect_s: float, answer_s: float) -> None:
-    """Call the head node of a cluster, as Ray would, but give up soon.
+    """Call the head node of a cluster as Ray would, but give up sooner.
 
     Args:
         target: "host:port".
-        by_client: whether it is a port of Ray's client server, and not of its head node.
-        connect_s: seconds that it has to take a connection.
-        answer_s: seconds that it has to answer.
+        by_client: whether the port is that of Ray's client server, not of its head node.
+        connect_s: seconds within which it must accept a connection.
+        answer_s: seconds within which it must answer.
 
     Raises:
-        OSError: nothing takes the connection.
+        OSError: nothing accepts the connection.
         grpc.FutureTimeoutError, grpc.RpcError: it does not answer, or refuses to.
     """
     import grpc

@@ -1,4 +1,4 @@
-"""The trials of a search: those that are left are run, then the best of them again with other seeds."""
+"""The trials of a search: the remaining ones are run, then the best of all are trained again with other seeds."""
 
 import itertools
 import math
@@ -29,11 +29,11 @@ from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.run import Run
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.selection.retention import Probe, retention_of
-from nic_ray.study import end_unfinished, note_forgotten, open_study, rebuild_study, trial_name
+from nic_ray.study import end_unfinished, open_study, rebuild_study, restore_ledger_rows, trial_name
 from nic_ray.training.prepared import Prepared
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
-"""Tune's folders in a run's."""
+"""Tune's folders inside a run folder."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ class SearchSetup:
     base: Mapping[str, float]
     """Flat validation metrics of the base model."""
     trackers: Sequence[Callback]
-    """They record trials elsewhere."""
+    """Callbacks that record trials elsewhere."""
     deadline: float
-    """When no trial goes on, by the monotonic clock."""
+    """Time on the monotonic clock after which no trial continues."""
     trains: bool
-    """Whether trials are run; if not, what is there is only read."""
+    """Whether trials are run; if not, existing results are only read."""
     view: View
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What the trials of a round have come to."""
+    """What the trials of a round have produced."""
 
     best: list[Candidate]
-    """The best evaluation of each trial that has one, without weights, the best first."""
+    """The best evaluation of each trial that has one, without weights, best first."""
     rows: list[TrialRow]
     """A row of trials.csv for each trial that began."""
 
@@ -68,10 +68,10 @@ class RoundResult:
 def trial_inputs(
     prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], placement: Placement, run: Run
 ) -> worker.TrialInputs:
-    """What every trial is given, its large values put into Ray's object store once.
+    """Collect what every trial is given, and put its large values into Ray's object store once.
 
     Args:
-        inputs: by depth.
+        inputs: inputs by depth.
     """
     config = prepared.config
     return worker.TrialInputs(
@@ -92,11 +92,11 @@ def trial_inputs(
 
 
 def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
-    """Run the trials that are left of a search; the samples of all that its study holds, by name."""
+    """Run the remaining trials of a search; return the samples of all trials in its study, by name."""
     config, run_folder, view = setup.prepared.config, setup.run.folder, setup.view
     study = study_of(run_folder, config, view.say)
     if study is not None:
-        note_forgotten(study, run_folder, read_ended(run_folder))
+        restore_ledger_rows(study, run_folder, read_ended(run_folder))
     before = [] if study is None else study.trials
     left = config.search.trials - sum(trial.state.is_finished() for trial in before)
     if setup.trains and left > 0:
@@ -124,16 +124,16 @@ def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
 
 
 def run_trials_again(setup: SearchSetup, chosen: Sequence[Candidate]) -> dict[str, Sample]:
-    """Train configurations again with other seeds, as far as that has not been done; the samples of all such trials.
+    """Train configurations again with other seeds, unless that has been done; return the samples of all such trials.
 
     Args:
-        chosen: the best of the search; with fewer than two there is nothing to tell apart.
+        chosen: the best candidates of the search; with fewer than two there is nothing to compare.
 
     Returns:
-        by name, those of an earlier end of this search too, whose configurations are no longer the best.
+        samples by name, including those from an earlier end of this search whose configurations are no longer the best.
     """
     run_folder = setup.run.folder
-    wanted = {} if len(chosen) < 2 else samples_again(chosen, setup.prepared.config)
+    wanted = {} if len(chosen) < 2 else retraining_samples(chosen, setup.prepared.config)
     ended = read_ended(run_folder)
     missing = [
         {**sample, ray_hooks.START: newest_checkpoint(run_folder, name)}
@@ -166,13 +166,13 @@ def run_round(
     scheduler: TrialScheduler | None = None,
     stop: Callable[[str, TuneResult], bool] | None = None,
 ) -> None:
-    """Let Tune run a batch of trials until they have ended, or until the deadline.
+    """Have Tune run a batch of trials until they have ended, or until the deadline.
 
     Args:
-        experiment: Tune's folder in the run's; a number is added to it if it is there already.
+        experiment: Tune's folder inside the run folder; a number is added to the name if the folder exists already.
         searcher: hands out the samples.
-        scheduler: stops weak trials; None stops none.
-        stop: whether a trial, by its id and its last result, is to end.
+        scheduler: stops weak trials; None stops no trial.
+        stop: decides from a trial's id and its last result whether the trial should end.
     """
     interruptible, run = ray_hooks.Interruptible(), setup.run
     backup = [ray_hooks.Backup(run.folder, run.mirror)] if run.mirror else []
@@ -191,7 +191,7 @@ def run_round(
             trial_dirname_creator=ray_hooks.name_of,
         ),
         run_config=tune.RunConfig(
-            name=_free_name(run, experiment),  # Tune would add to an older one
+            name=_free_name(run, experiment),  # Tune would add to an older folder
             **worker.storage_of(run.folder, run.mirror),
             verbose=0,
             stop=stop,
@@ -208,7 +208,7 @@ def run_round(
 
 
 def trial_resources(placement: Placement) -> dict[str, float]:
-    """What Tune books for a trial. Workers of a distributed trial book for themselves, beside it."""
+    """Return what Tune reserves for a trial. The workers of a distributed trial reserve their resources separately."""
     if placement.workers > 1:
         return {"CPU": 0.01}
     gpu = {"GPU": placement.gpus_per_worker} if placement.gpus_per_worker else {}
@@ -216,11 +216,11 @@ def trial_resources(placement: Placement) -> dict[str, float]:
 
 
 def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: Probe | None) -> RoundResult:
-    """What trials have left in the run folder.
+    """Collect what trials have left in the run folder.
 
     Args:
         samples: hyperparameters of each trial, by name.
-        probe: to measure what each has forgotten; None measures nothing.
+        probe: used to measure what each trial has forgotten; with None this is not measured.
     """
     prepared, run_folder = setup.prepared, setup.run.folder
     objective = prepared.config.search.objective
@@ -253,17 +253,17 @@ def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: P
 def confirmed(
     setup: SearchSetup, chosen: Sequence[Candidate], again: RoundResult
 ) -> tuple[Candidate, list[Confirmation]]:
-    """The best configuration over its seeds, and what is known of those that were tried again.
+    """Choose the best configuration over its seeds, and report what is known of those that were tried again.
 
     Args:
         chosen: configurations of the search.
         again: the trials that trained them again.
 
     Returns:
-        the candidate; and the configurations, the best first, none if no second training came to its end.
+        the candidate, and the configurations, best first; no configurations if no second training was completed.
     """
     ended, objective = read_ended(setup.run.folder), setup.prepared.config.search.objective
-    # one that was cut off, or has failed, says nothing about its configuration
+    # a training that was cut off or has failed says nothing about its configuration
     known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.WHOLE]
     tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in chosen]
     winner, confirmations = confirm(tried, objective)
@@ -271,10 +271,10 @@ def confirmed(
 
 
 def refuse_no_model(result: RoundResult) -> None:
-    """See that a search has a model to end with.
+    """Check that a search has a model to end with.
 
     Raises:
-        RunError: no trial has come to an evaluation; names the reasons.
+        RunError: no trial has reached an evaluation; the message gives the reasons.
     """
     if not result.best:
         reasons = sorted({str(row["error"]) for row in result.rows if row["error"]})
@@ -282,8 +282,8 @@ def refuse_no_model(result: RoundResult) -> None:
         raise RunError(f"no trial produced a model:\n  {listed}")
 
 
-def samples_again(candidates: Sequence[Candidate], config: Config) -> dict[str, Sample]:
-    """For each candidate and further seed a sample that trains it as long as it was, and not longer; by its name."""
+def retraining_samples(candidates: Sequence[Candidate], config: Config) -> dict[str, Sample]:
+    """Return samples by name, one per candidate and further seed, that train exactly as long as the candidate did."""
     samples = {}
     for candidate in candidates:
         for further in range(1, config.confirm.seeds + 1):
@@ -295,7 +295,7 @@ def samples_again(candidates: Sequence[Candidate], config: Config) -> dict[str, 
 
 
 def study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> optuna.Study | None:
-    """The study of an earlier run, made anew where it is damaged or lost; None at the beginning."""
+    """Return the study of an earlier run, rebuilt if it is damaged or lost; None at the beginning."""
     ended, study_file = read_ended(run_folder), RunFolder(run_folder).study
     try:
         study = open_study(study_file)
@@ -310,26 +310,26 @@ def study_of(run_folder: Path, config: Config, say: Callable[[str], None]) -> op
 
 
 def newest_checkpoint(run_folder: Path, trial: str) -> str | None:
-    """The newest checkpoint of a trial, in the run folder."""
+    """Return the path of a trial's newest checkpoint, relative to the run folder; None if it has none."""
     paths = checkpoints(run_folder, trial)
     return str(paths[0].relative_to(run_folder)) if paths else None
 
 
 def best_before(run_folder: Path, trials: Sequence[optuna.trial.FrozenTrial]) -> tuple[str, Mapping[str, float]] | None:
-    """The best of a study's trials and its metrics, for the view; None if none is known."""
+    """Return the best of a study's trials and its metrics, for the view; None if none is known."""
     values = {
         trial_name(trial.number): max(trial.intermediate_values.values())
         for trial in trials
         if trial.intermediate_values
     }
-    # of that one only: a checkpoint is as large as what trains, several times over
+    # only this trial's state is read: a checkpoint is several times as large as the weights that are trained
     best = max(values, key=values.__getitem__, default=None)
     state = None if best is None else last_state(run_folder, best)
     return None if best is None or state is None else (best, state["best"]["metrics"])
 
 
 def fetch_checkpoints(run: Run) -> None:
-    """With a mirror the trials have written there, perhaps from other machines."""
+    """Copy what trials, perhaps on other machines, have written to the mirror, if there is one, to the run folder."""
     if run.mirror:
         for name in folders(run.mirror):
             pull(run.mirror / name, run.folder / name)

@@ -1,4 +1,4 @@
-"""The run of a search: its folder, the bundle that it is for, their copies elsewhere; begun, or opened again."""
+"""The run of a search: its folder, its bundle and their copies elsewhere; created, or opened again."""
 
 import contextlib
 import itertools
@@ -16,65 +16,67 @@ from nic_ray.bundle.files import refuse_existing
 from nic_ray.config import Config, Dimension
 from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.evidence import StoredRun
 from nic_ray.record import is_full
 from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.export import new_run_folder
+from nic_ray.stored import read_object
 from nic_ray.training.prepared import Prepared, describe_start
 
 RUNS, MODELS = "runs", "models"
-"""Folders in `storage`."""
+"""Folders inside `storage`."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for what `ray job submit` starts."""
+"""Environment variable that Ray sets for what `ray job submit` starts."""
 log = logging.getLogger("nic_ray.progress")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a search is to leave its run and its bundle."""
+    """Where a search should leave its run and its bundle."""
 
     bundle: Path
     run_root: Path
     """Folder that receives the run folder."""
     store: Mirror | None
-    """Of `storage`, where that is a URI."""
+    """The mirror at `storage`, if that is a URI."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a search was started for."""
+    """Where a search keeps its run and its bundle, and what it may do."""
 
     folder: Path
     bundle: Path
     overwrite: bool
     export_anyway: bool
     mirror: Mirror | None
-    """Of the run folder, where `storage` is a URI."""
+    """Mirror of the run folder, if `storage` is a URI."""
     bundle_mirror: Mirror | None
     command: str
-    """The command that works on it, as it stands in the ledger of readings."""
+    """The command that works on the run, as recorded in the ledger of readings."""
 
     @property
     def files(self) -> RunFolder:
-        """Where the run folder holds what."""
+        """The paths of the files in the run folder."""
         return RunFolder(self.folder)
 
     @property
     def resume_command(self) -> str:
-        """What a user enters to go on with it."""
+        """The command that a user enters to resume the run."""
         return f"python -m nic_ray.tune --resume {shlex.quote(str(self.folder))}"
 
 
 def destination(config: Config, *, out: Path, name: str, run_root: Path, overwrite: bool) -> Destination:
-    """Where a new search leaves what it finds, all of it tried; nothing is made yet.
+    """Return where a new search leaves its results, after checking these places; nothing is created yet.
 
     Args:
-        out: folder that receives `name`/, the bundle; models/ in `storage` where that names a folder.
-        run_root: folder that receives the run folder; likewise runs/.
-        overwrite: whether a bundle that is there already may be replaced.
+        out: folder that receives `name`/, the bundle; replaced by models/ in `storage` if that names a folder.
+        run_root: folder that receives the run folder; likewise replaced by runs/.
+        overwrite: whether an existing bundle may be replaced.
 
     Raises:
-        InputError: a name that is none of a folder, a place that cannot be written, a bundle that is there already.
+        InputError: a name that is not one folder's, a place that cannot be written to, or a bundle that exists already.
     """
     if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise InputError(f"--name {name!r}: must be the name of one folder, without a slash and printable")
@@ -90,7 +92,7 @@ def destination(config: Config, *, out: Path, name: str, run_root: Path, overwri
 
 
 def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export_anyway: bool) -> Run:
-    """Make the folder of a new run, with its settings and with what it starts from."""
+    """Create the folder of a new run, with its settings and a description of what it starts from."""
     name = where.bundle.name
     folder = new_run_folder(where.run_root, name)
     run = Run(
@@ -103,7 +105,7 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
         command="tune",
     )
     RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
-    asked = {
+    asked: StoredRun = {
         "bundle": str(run.bundle),
         "overwrite": overwrite,
         "export_anyway": export_anyway,
@@ -116,29 +118,28 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
     return run
 
 
-def reopen_run(
-    where: str, command: str, *, overwrite: bool, export_anyway: bool
-) -> tuple[Run, Config, Mapping[str, object]]:
+def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool) -> tuple[Run, Config, StoredRun]:
     """A run that was begun before, with its settings and with what it was started from.
 
     Args:
-        where: run folder of the search, or the URI of its mirror; that is copied to runs/ first.
-        command: what works on it now.
-        overwrite, export_anyway: granted in addition to what the search was started with.
+        where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
+        command: the command that works on the run now.
+        overwrite, export_anyway: permissions in addition to what the search was started with.
 
     Raises:
-        InputError: there is no such run, its settings have changed, or its bundle is there already.
+        InputError: there is no such run, its settings have changed, or its bundle exists already.
     """
     mirror = mirror_at(where) if is_uri(where) else None
     folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
     if mirror:
         pull(mirror, folder)
-    try:
-        asked = json.loads(RunFolder(folder).start.read_text(encoding="utf-8"))
-        bundle = Path(asked["bundle"])
-        granted = (overwrite or bool(asked["overwrite"]), export_anyway or bool(asked["export_anyway"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: no run of a search (holds no sound run.json); name a folder in runs/") from None
+    asked = read_object(
+        RunFolder(folder).start,
+        StoredRun,
+        absent=f"{where}: no run of a search (holds no sound run.json); name a folder in runs/",
+        way_out="start the search anew",
+    )
+    bundle, granted = Path(asked["bundle"]), (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
     if not RunFolder(folder).config.is_file():
         raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
     config = load_config(RunFolder(folder).config)
@@ -161,15 +162,15 @@ def reopen_run(
 
 
 def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str, object]) -> None:
-    """See that nothing is asked for beside a run to go on with.
+    """Check that no settings are given along with a run to resume.
 
     Args:
-        resumed: the run.
-        config: file of settings that was named, too.
+        resumed: the run folder, or the URI of its mirror.
+        config: file of settings, if one was given as well.
         options: other options by name; None for those that were not given.
 
     Raises:
-        InputError: something is.
+        InputError: some are given.
     """
     others = {name: str(value) for name, value in options.items() if value is not None}
     if config is None and not others:
@@ -185,15 +186,15 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
 
 
 def refuse_other_settings(run_folder: Path, config: Config, started: StartedSettings | None) -> None:
-    """Look whether the trials that are there are those of these settings: others cannot stand beside them.
+    """Check that the existing trials were run with these settings: other trials cannot be compared with new ones.
 
     Args:
-        config: as the run folder says it now.
-        started: the settings that the search was started with; None if they were not noted: then the study knows its
-            space at least.
+        config: the settings in the run folder now.
+        started: the settings that the search was started with; None if they were not recorded; then the
+            study knows at least its space.
 
     Raises:
-        InputError: another space, objective or training; names each difference.
+        InputError: the space, the objective or the training differs; the message names each difference.
     """
     now = _described(config.space)
     if started is None:
@@ -221,8 +222,8 @@ def _described(space: Mapping[str, Dimension]) -> dict[str, str]:
 
 
 def _space_in_study(run_folder: Path) -> dict[str, str]:
-    """What the trials of a study were drawn from; empty if it cannot be read, or has none."""
-    from nic_ray.study import open_study, space_of  # Optuna is not needed where the settings were noted
+    """Return the space that a study's trials were drawn from; empty if it cannot be read, or there is none."""
+    from nic_ray.study import open_study, space_of  # Optuna is not needed if the settings were recorded
 
     with contextlib.suppress(InputError):
         if study := open_study(RunFolder(run_folder).study):
@@ -231,10 +232,10 @@ def _space_in_study(run_folder: Path) -> dict[str, str]:
 
 
 def places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:
-    """Where bundle and run go.
+    """Return the folders that receive the bundle and the run.
 
     Raises:
-        InputError: `storage` is no absolute folder, or the folder of a job would take both with it when it ends.
+        InputError: `storage` is not an absolute folder, or both would be deleted with a Ray job's working folder.
     """
     if storage is not None and not is_uri(storage):
         folder = local_folder(storage)
@@ -252,10 +253,10 @@ def places(storage: str | None, out: Path, run_root: Path) -> tuple[Path, Path]:
 
 
 def refuse_unwritable(*folders: Path) -> None:
-    """Look whether folders can be written, or made, without making them.
+    """Check that folders can be written to, or created, without creating them.
 
     Raises:
-        InputError: one cannot.
+        InputError: one of them cannot.
     """
     for folder in folders:
         place = _existing(folder.absolute())
@@ -270,15 +271,15 @@ def _existing(path: Path) -> Path:
 
 @contextlib.contextmanager
 def explaining_a_full_disk(run: Run) -> Iterator[None]:
-    """Turn whatever a full disk leads to into one message with the room of each place and the way to go on.
+    """Turn any error that a full disk causes into one message with the free space of each place and how to resume.
 
     Raises:
-        RunError: there is no room.
+        RunError: there is no space left.
     """
     try:
         yield
     except Exception as error:
-        # Ray may stumble over what it could not write before, and say something else
+        # Ray may fail on something that it could not write before, and report another error
         full = is_full(run.folder) and not isinstance(error, InputError | RunError)
         if not (full or wants_room(error)):
             raise
@@ -298,7 +299,7 @@ def _describe_want_of_room(run: Run) -> str:
 
 @contextlib.contextmanager
 def explaining_an_interrupt(run: Run) -> Iterator[None]:
-    """Have Ctrl-C say how to go on."""
+    """Have Ctrl-C say how to resume, or to export the best so far."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A search, from its settings to the exported model: trials under Ray, selection, the one test reading, export."""
+"""A search, from its settings to the exported model: trials under Ray, selection, the single test reading, export."""
 
 import csv
 import functools
@@ -33,7 +33,7 @@ from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.retention import Probe, load_probe
 from nic_ray.selection.scoring import Scorer, deepest
-from nic_ray.selection.selection import Contestants, Judgement, Outcome, final, judge
+from nic_ray.selection.selection import Contestants, Judgement, SearchResult, final, judge
 from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
 
 NOTED = (
@@ -47,24 +47,24 @@ NOTED = (
     "alembic",
     "py.warnings",
 )
-"""Loggers whose messages go to the run's log, and not to the terminal."""
+"""Loggers whose messages go to the run's log instead of the terminal."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the trials of a search have come to, of which one model is selected."""
+    """What the trials of a search have produced, from which one model is selected."""
 
     prepared: Prepared
     """In the number format of the trials."""
     inputs: Mapping[int, Inputs]
-    """By depth."""
+    """Inputs by depth."""
     first: Candidate | None
     """The first trial, with its weights; None if it failed."""
     best: list[Candidate]
-    """Every trial's best evaluation, without weights: the winner's, then the others, the best first."""
+    """Every trial's best evaluation, without weights: the winner's, then the others, best first."""
     confirmations: list[Confirmation]
     rows: list[TrialRow]
-    """Of trials.csv."""
+    """The rows of trials.csv."""
 
 
 def run_search(
@@ -76,15 +76,15 @@ def run_search(
     overwrite: bool,
     export_anyway: bool = False,
     view: View,
-) -> Outcome:
-    """Search, try the best again, average, draw back towards the base, judge, read the test rows once, export.
+) -> SearchResult:
+    """Search, train the best again, average, interpolate with the base model, judge, read the test rows once, export.
 
     Args:
-        out: folder that receives `name`/, the bundle; models/ in `storage` where that names a folder.
-        run_root: folder that receives the run folder, `name`-<UTC time>; likewise runs/.
-        overwrite: whether a bundle that is there already may be replaced, at the very end.
-        export_anyway: export what the guard objects to, too; the model card then says so.
-        view: is shown what goes on.
+        out: folder that receives `name`/, the bundle; replaced by models/ in `storage` if that names a folder.
+        run_root: folder that receives the run folder, `name`-<UTC time>; likewise replaced by runs/.
+        overwrite: whether an existing bundle may be replaced, at the very end.
+        export_anyway: export even a model that the guard objects to; the model card then says so.
+        view: shows the progress.
 
     Raises:
         InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
@@ -103,19 +103,19 @@ def run_search(
     return _search(prepared, run, probe_pairs, trains=True, view=view)
 
 
-def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> Outcome:
-    """Go on with a search that was cut off, to the end that it was started for.
+def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
+    """Resume a search that was cut off, and complete it as it was started.
 
-    What has ended stays as it is; trials that were cut off go on from their last checkpoints.
+    What has ended stays as it is; trials that were cut off resume from their last checkpoints.
 
     Args:
-        where: run folder of the search, or the URI of its mirror; that is copied to runs/ first.
-        search_on: whether trials go on and new ones are started; if not, the best so far is judged and exported.
+        where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
+        search_on: whether trials are resumed and new ones started; if not, the best so far is judged and exported.
         overwrite: as in `run_search`, in addition to what the search was started with.
         export_anyway: likewise.
 
     Raises:
-        InputError: no such run, or its settings or its pairs have changed, or its bundle is there already.
+        InputError: there is no such run, its settings or its pairs have changed, or its bundle exists already.
         RunError: as `run_search`.
     """
     command = "tune --resume" if search_on else "export"
@@ -128,8 +128,8 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
 
 
 def _refuse_what_is_of_no_use(config: Config) -> None:
-    """Try GPUs, what Ray needs, and the tracker if one is named, before pairs and model are read."""
-    trains_on_gpus(config)  # or says why it cannot
+    """Check the GPU settings, what Ray needs, and the tracker if one is named, before pairs and model are read."""
+    trains_on_gpus(config)  # raises an error that says why it cannot
     refuse_what_ray_cannot_use()
     if config.trackers.mlflow is not None:
         import_ray()
@@ -139,29 +139,34 @@ def _refuse_what_is_of_no_use(config: Config) -> None:
 
 
 def may_use_a_gpu_here(config: Config) -> bool:
-    """Whether what this process computes may run on a GPU; of a cluster, only the nodes may have any."""
+    """Whether this process may compute on a GPU; in a cluster, perhaps only other nodes have any."""
     return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
 
 
 def _read_probe(config: Config) -> Collection | None:
     path = config.guard.probe
-    # whoever works in another folder, and names none, has not asked for it
+    # a user who works in another folder and names no probe has not asked for the default one
     if path is None or (path == DEFAULT_PROBE and not path.exists()):
         return None
     return index_pairs(read_pairs(path))
 
 
-def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> Outcome:
+def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
-    with held(run.folder), logging_to(run.files.log, NOTED), _warnings_logged(), explaining_a_full_disk(run):
+    with (
+        held(run.folder),
+        logging_to(run.files.log, NOTED),
+        _warnings_logged(),
+        explaining_a_full_disk(run),
+        explaining_an_interrupt(run),
+    ):
         for line in describe_run(prepared):
             view.say(line)
         if probe_pairs is None:
             view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        with explaining_an_interrupt(run):
-            trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
+        trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
         _write_trials(run.files.trials, trained.rows)
         if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
             others = len(trained.best) - 1
@@ -180,7 +185,7 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
             note_reading=functools.partial(_note_reading, run, prepared),
         )
         folder = run.bundle if judgement.may_be_exported else None
-        outcome = Outcome(folder, run.folder, judgement, trained.first, trained.rows)
+        outcome = SearchResult(folder, run.folder, judgement, trained.first, trained.rows)
         _write_result(outcome, trained.prepared, bundle=None)
         if folder is not None:
             _export(trained, judgement, run, view)
@@ -193,7 +198,7 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
 def _train(
     prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View
 ) -> tuple[Trained, Probe | None]:
-    """Run the trials that are left, then the best of them again with other seeds."""
+    """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
     from nic_ray.search import cluster, rounds, trackers
     from nic_ray.study import trial_name
@@ -232,7 +237,7 @@ def _train(
             view=view,
         )
         samples = rounds.run_search_trials(setup)
-        # none of the trials needs the probe
+        # loaded only after the trials, none of which needs the probe
         probe = None if probe_pairs is None else load_probe(prepared, probe_pairs, depths(config))
         searched = rounds.result_of_trials(setup, samples, probe)
         rounds.refuse_no_model(searched)
@@ -251,14 +256,14 @@ def _train(
 
 
 def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
-    """A candidate with what its trial has left."""
+    """Return a candidate with the weights that its trial has left."""
     state = last_state(run_folder, candidate.name)
     assert state is not None  # it has been read before
     return replace(candidate, weights=state["best"]["upper"])
 
 
 def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReading]:
-    """Write down that the test rows are about to be read; gives all their readings."""
+    """Record that the test rows are about to be read, and return all their readings."""
     readings = note_reading(
         run.folder,
         command=run.command,
@@ -274,7 +279,7 @@ def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReadin
 
 
 def _export(trained: Trained, judgement: Judgement, run: Run, view: View) -> None:
-    """Write the bundle, and its copy where storage is a URI."""
+    """Write the bundle, and its copy if `storage` is a URI."""
     prepared, winner = trained.prepared, judgement.winner
     if prepared.config.refit == "all":
         view.say(f"training {winner.name} again on all {len(prepared.parts)} rows")
@@ -305,8 +310,8 @@ def _warnings_logged() -> Iterator[None]:
 
 
 def _write_page(run: Run, say: Callable[[str], None]) -> None:
-    """Draw what the run has found. A search is worth more than its pictures, so nothing that fails here ends it."""
-    from nic_ray.report.html import write_page  # plotly costs every start a second, and is needed at the end only
+    """Write the run's report page. A search is worth more than its pictures, so no failure here ends it."""
+    from nic_ray.report.html import write_page  # importing plotly takes a second, and it is needed only at the end
 
     try:
         say(f"report: {write_page(run.folder)}")
@@ -329,7 +334,7 @@ def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
         writer.writerows(trials)
 
 
-def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> None:
+def _write_result(outcome: SearchResult, prepared: Prepared, bundle: Path | None) -> None:
     judgement = outcome.judgement
     content: StoredResult = {
         "bundle": None if bundle is None else str(bundle),
@@ -351,6 +356,6 @@ def _write_result(outcome: Outcome, prepared: Prepared, bundle: Path | None) -> 
     every = as_csv(judgement.results, counted, intervals)
     RunFolder(outcome.run_folder).domains.write_text(every, encoding="utf-8")
     if judgement.queries is None:
-        RunFolder(outcome.run_folder).queries.unlink(missing_ok=True)  # of an earlier judgement of this run
+        RunFolder(outcome.run_folder).queries.unlink(missing_ok=True)  # left by an earlier judgement of this run
     else:
         RunFolder(outcome.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Ray's start: what it needs is tried first, in seconds; then a cluster is made on this machine, or joined."""
+"""The start of Ray: its requirements are checked first, in seconds; then a cluster is started here, or joined."""
 
 import contextlib
 import datetime
@@ -22,31 +22,31 @@ RAY_SWITCHES = {
     "RAY_AUTH_MODE": "token",
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune then prints nothing of its own
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll; the default is 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a trial, of use on spot nodes only
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process per trial, useful only on spot nodes
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C would end fit() as if the search were done
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with this handler, Ctrl-C would end fit() as if the search were done
 }
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Bytes of a Unix socket's path."""
+"""Longest path of a Unix socket, in bytes."""
 SOME_ROOM = 2**20
-"""Bytes that must fit where Ray keeps its session; it will need more."""
+"""Bytes that must fit in the folder where Ray keeps its session; Ray will need more."""
 CONNECT_S, ANSWER_S = 5.0, 10.0
-"""Seconds that a cluster has to take a connection, and to answer."""
+"""Seconds within which a cluster must accept a connection, and answer."""
 
 
 def joins_a_cluster() -> bool:
-    """Whether the search runs on a cluster that is there already, and starts none of its own."""
+    """Whether the search runs on an existing cluster instead of starting one."""
     ray = sys.modules.get("ray")
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local") or bool(ray and ray.is_initialized())
 
 
 def refuse_what_ray_cannot_use() -> None:
-    """Try the places and the address that Ray will be started with, before anything else is done.
+    """Check the folders and the address that Ray will be started with, before anything else is done.
 
     Raises:
         InputError: Ray could not start on this machine, or there is no cluster at RAY_ADDRESS.
@@ -61,10 +61,10 @@ def refuse_what_ray_cannot_use() -> None:
 
 @contextlib.contextmanager
 def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or stay in a session that runs.
+    """Start Ray on this machine, join the cluster of RAY_ADDRESS, or stay in a session that is already running.
 
     Args:
-        view: is told the dashboard's address.
+        view: shows the dashboard's address.
         num_cpus: logical CPUs of a cluster that is started here; None takes those that this process may use.
 
     Raises:
@@ -76,7 +76,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     handlers = logging.getLogger("ray").handlers[:]
     import ray
 
-    # what Ray says is for the log; it would put a handler for stderr beside ours
+    # Ray's messages belong in the log; Ray would add a handler for stderr beside ours
     quiet = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
     if started_here:
@@ -87,7 +87,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
         }
-        # a cluster of our own inherits the switches; workers of another one are handed them
+        # a cluster started here inherits the switches; workers of another cluster are passed them
         given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
         handed = {"runtime_env": {"env_vars": given}}
         try:
@@ -101,7 +101,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
                 f"Ray does not start ({type(error).__name__}: {' '.join(str(error).split())[:300]}); search.log in "
                 "the run folder says more"
             ) from None
-        # Ray takes ours away instead, and its errors would go to stderr, tracebacks included
+        # Ray removes our handlers instead, and its errors would go to stderr, tracebacks included
         logging.getLogger("ray").handlers = handlers
         hand_messages_to(_note_what_ray_says)
         if context.dashboard_url:
@@ -118,30 +118,29 @@ def import_ray() -> None:
     """Import Ray with the switches that this project needs.
 
     Raises:
-        RunError: it is a Ray that lacks what is used of it.
+        RunError: the installed Ray lacks a name that this project uses.
     """
     _settle_switches()
     handlers = logging.getLogger("ray").handlers[:]
-
-    logging.getLogger("ray").handlers = handlers  # it has put one for stderr beside ours
-    refuse_unknown_ray()
+    refuse_unknown_ray()  # imports it
+    logging.getLogger("ray").handlers = handlers  # Ray has added one for stderr beside ours
 
 
 def _settle_switches() -> None:
-    """Set Ray's switches, which it reads when it is imported."""
+    """Set Ray's switches, which Ray reads when it is imported."""
     for switch, value in RAY_SWITCHES.items():
-        if not (switch == "RAY_AUTH_MODE" and joins_a_cluster()):  # another cluster has settled that for itself
+        if not (switch == "RAY_AUTH_MODE" and joins_a_cluster()):  # another cluster has its own setting
             os.environ.setdefault(switch, value)
 
 
 def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """Instead of printing it: what Ray's own processes have to say of the death of a worker, say."""
+    """Log what Ray's own processes say, for example about the death of a worker, instead of printing it."""
     for line in data["lines"]:
         logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
 
 
 def _refuse_temporary_folder() -> None:
-    """Ray keeps sockets and logs of a session in a folder of a name of its own."""
+    """Check the place where Ray will create a folder, under a name of its choice, for a session's sockets and logs."""
     name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), None)
     place = os.environ[name] if name else "/tmp"
     said, way_out = (f"{name}={place}" if name else place), "set RAY_TMPDIR to a folder such as /tmp"
@@ -167,13 +166,13 @@ def _refuse_temporary_folder() -> None:
             f"{said}: Ray cannot keep its files there ({error.strerror}); {way_out} that can be written"
         ) from None
     try:
-        tempfile.gettempdir()  # of Python, which looks for others where TMPDIR is of no use
+        tempfile.gettempdir()  # Python's temporary folder: it tries others if TMPDIR is unusable
     except FileNotFoundError as error:
         raise InputError(f"{error.strerror}; set TMPDIR to a folder that can be written") from None
 
 
 def _refuse_token_file() -> None:
-    """Ray makes a token for a cluster that it starts, in the user's home."""
+    """Check the place of the token that Ray creates in the user's home for a cluster that it starts."""
     if os.environ["RAY_AUTH_MODE"].lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -205,7 +204,7 @@ def _refuse_token_file() -> None:
 
 
 def _fault_of_token(file: Path) -> str:
-    """Why no token can be read from a file; empty if one can."""
+    """Say why no token can be read from a file; empty if one can."""
     try:
         return "" if file.read_text(encoding="utf-8").strip() else "it is empty"
     except UnicodeDecodeError:
@@ -215,7 +214,7 @@ def _fault_of_token(file: Path) -> str:
 
 
 def _refuse_address(address: str) -> None:
-    """Call the cluster that is to be joined. What does not answer would have Ray wait for ten minutes."""
+    """Call the cluster that is to be joined, since Ray would wait for ten minutes for one that does not answer."""
     scheme, found, place = address.rpartition("://")
     if scheme in ("http", "https"):
         raise InputError(
@@ -226,14 +225,14 @@ def _refuse_address(address: str) -> None:
     if found and scheme != "ray":
         if not scheme.isidentifier() or importlib.util.find_spec(scheme) is None:
             raise _cannot_be_joined(address, f"there is no {scheme}://, want host:port or ray://host:port")
-        return  # of another program's, that Ray asks for the cluster
-    if place.startswith(":"):  # of which Ray would print a traceback
+        return  # the scheme of another program, which Ray asks for the cluster
+    if place.startswith(":"):  # Ray would print a traceback for it
         raise _cannot_be_joined(address, "it names no host")
     import grpc
     import ray
 
     try:
-        # "auto" becomes an address, and one of this host the one that Ray will use
+        # "auto" becomes an address, and an address of this host becomes the one that Ray will use
         target = bootstrap_address(place)
         ask_head_node(target, by_client=scheme == "ray", connect_s=CONNECT_S, answer_s=ANSWER_S)
     except grpc.FutureTimeoutError:

@@ -1,4 +1,4 @@
-"""Trials in the trackers that people use: MLflow; TensorBoard's files are written by Ray itself."""
+"""Recording of trials in an experiment tracker, MLflow; TensorBoard's files are written by Ray itself."""
 
 import logging
 import os
@@ -15,34 +15,34 @@ from nic_ray.errors import InputError
 log = logging.getLogger("nic_ray.tracking")
 
 Figures = dict[str, Any]
-"""What a trial has reported, as Tune hands it on."""
+"""What a trial has reported, as Tune passes it on."""
 
 REFUSED = re.compile(r"[^\w/.\- :]")
-"""Characters that MLflow takes in no name of a metric."""
+"""Characters that MLflow does not accept in the name of a metric."""
 
 
 class Tracked(MLflowLoggerCallback):
-    """Ray's callback for MLflow. A tracker that fails costs its record and no search."""
+    """Ray's callback for MLflow. A tracker that fails costs its record, but not the search."""
 
     def setup(self, *given: Any, **named: Any) -> None:
-        """Reach the store, and make the experiment."""
+        """Reach the store, and create the experiment."""
         _survived(super().setup, *given, **named)
 
     def log_trial_start(self, trial: Any) -> None:
-        """Settings of a trial."""
+        """Record the settings of a trial."""
         _survived(super().log_trial_start, trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: Figures) -> None:
-        """An evaluation. Ray logs its figures one by one: a name that MLflow refuses would cost the others too."""
+        """Record an evaluation. Ray logs figures one by one: a name that MLflow refuses would cost the others too."""
         _survived(super().log_trial_result, iteration, trial, _with_names_of_mlflow(result))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        """How it ended."""
+        """Record how a trial ended."""
         _survived(super().log_trial_end, trial, failed)
 
 
 def _with_names_of_mlflow(result: Figures) -> Figures:
-    """Each figure under a name that MLflow takes, another one for each."""
+    """Return each figure under a distinct name that MLflow accepts."""
     taken: Figures = {}
     for name, value in result.items():
         plain = "/".join(part if part.strip(".") else "_" * len(part) for part in REFUSED.sub("_", name).split("/"))
@@ -55,7 +55,7 @@ def _with_names_of_mlflow(result: Figures) -> Figures:
 def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:
     try:
         record(*given, **named)
-    except Exception as error:  # of a server, a network or a database that are none of ours
+    except Exception as error:  # from a server, network or database outside this project
         log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
 
 
@@ -63,7 +63,7 @@ def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
     """Callbacks that record trials where the user wants them, besides TensorBoard's, which Ray adds itself.
 
     Args:
-        run: name of the run, which each trial is tagged with.
+        run: name of the run, with which each trial is tagged.
 
     Raises:
         InputError: MLflow is not installed, or cannot be reached.
@@ -71,7 +71,7 @@ def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
     if config.mlflow is None:
         return []
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of waits that double: seven take minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the waits double: seven retries take minutes
     try:
         import mlflow
     except ImportError:
@@ -80,7 +80,7 @@ def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
         ) from None
     try:
         mlflow.MlflowClient(config.mlflow).search_experiments(max_results=1)
-    except Exception as error:  # each kind of store has its own
+    except Exception as error:  # each kind of store raises its own errors
         raise InputError(
             f"trackers.mlflow: {config.mlflow} cannot be used ({' '.join(str(error).split())[:200]}); name a store "
             "such as sqlite:///mlflow.db or the address of a server that runs, or leave it away"

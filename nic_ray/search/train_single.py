@@ -1,4 +1,4 @@
-"""One configuration, trained in this process: no search, no Ray, a checkpoint an epoch."""
+"""One configuration, trained in this process: no search, no Ray, one checkpoint per epoch."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from nic_ray import hardware
 from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
-from nic_ray.evidence import StoredReading
+from nic_ray.evidence import StoredReading, StoredStart
 from nic_ray.metrics.bootstrap import count_passages
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
@@ -21,13 +21,14 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.selection.candidates import best_of
 from nic_ray.selection.export import export, new_run_folder
 from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.stored import read_object
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left behind."""
+    """What a training run leaves behind."""
 
     run_folder: Path
     folder: Path
@@ -35,15 +36,15 @@ class Trained:
     results: dict[str, dict[str, dict[str, float]]]
     """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
     passages: dict[str, dict[str, int]]
-    """part -> domain -> passages that its rows ask about."""
+    """part -> domain -> number of passages that its rows ask about."""
 
 
 def train_one(config: Config, *, out: Path, view: View) -> Trained:
     """Train the configuration under `train` in a new run folder.
 
     Args:
-        out: receives the run folder, train-<UTC time>.
-        view: is shown what goes on.
+        out: folder that receives the run folder, train-<UTC time>.
+        view: shows the progress.
 
     Raises:
         InputError: unusable config, pairs, model or device.
@@ -58,13 +59,13 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
 
 
 def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
-    """Go on with a training from the last checkpoint in its run folder, to the same end.
+    """Resume a training from the last checkpoint in its run folder, up to the same end.
 
     Args:
-        config: must be what the run was started with; None takes that.
+        config: must equal the config that the run was started with; None uses that config.
 
     Raises:
-        InputError: no such run, or its config or its pairs are others now.
+        InputError: there is no such run, or its config or its pairs have changed.
     """
     if not RunFolder(run_folder).config.is_file():
         raise InputError(f"{run_folder}: no run of nic_ray.train (holds no config.yaml); name one in runs/")
@@ -76,12 +77,14 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     if (run_folder / "study.db").exists():
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
+    start = RunFolder(run_folder).training_start
+    absent = f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/"
+    asked = read_object(start, StoredStart, absent=absent, way_out="start anew")
+    settings = asked.get("settings", started_with.model_dump(mode="json"))
     try:
-        asked = json.loads(RunFolder(run_folder).training_start.read_text(encoding="utf-8"))
-        settings = asked.get("settings", started_with.model_dump(mode="json"))
         changed = changed_settings(started_with, started_settings(settings))
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/") from None
+    except InputError as error:
+        raise InputError(f"{start}: {error}, so the training cannot go on; start anew") from None
     if changed:
         raise InputError(
             f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
@@ -90,7 +93,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
         )
     paths = RunFolder(run_folder).checkpoints.glob("epoch-*/state.pt")
     checkpoints = sorted((path.parent for path in paths), reverse=True)
-    # one that was cut off while it was written is passed over
+    # a checkpoint that was cut off while it was written is skipped
     sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)))
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
@@ -101,7 +104,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
 
 
 def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> Trained:
-    """Train from a state on, read the test rows of the best evaluation, and write it as a bundle."""
+    """Train from a state, if given, evaluate the best weights on the test rows, and write them as a bundle."""
     config = prepared.config
     depth, objective = config.train.frozen_layers, config.search.objective
     for line in describe_run(prepared):
@@ -148,7 +151,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
 def _last_state(
     prepared: Prepared, inputs: Inputs, run_folder: Path, state: TrainingState | None, view: View
 ) -> TrainingState:
-    """Train to the end, from a state on if there is one, with a checkpoint an epoch; the state at the end."""
+    """Train to the end, from a state if there is one, with one checkpoint per epoch; return the final state."""
     config, collection, bf16 = prepared.config, prepared.collection, prepared.bf16
     source, validation_rows = feed(inputs, prepared.device), prepared.rows("validation").tolist()
     upper = upper_for(prepared.encoder, inputs)
@@ -175,7 +178,7 @@ def _last_state(
 
 
 def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[StoredReading]:
-    """Write down that the test rows are about to be read; gives all their readings."""
+    """Record that the test rows are about to be read, and return all their readings."""
     split = describe_data(prepared)["split"]
     readings = note_reading(
         run_folder,

@@ -2,9 +2,10 @@
 
 import gc
 
-# Each trial's process imports this first. Python would look for garbage meanwhile, among objects that imports make to
-# stay: 3.5 seconds of processor time instead of 2.8, a fifth less in the median of 12 pairs on two cores
-# (`python benchmarks/processes.py --pairs 12`). In the searching process, which imports it too, the same holds.
+# Each trial's process imports this module first. Meanwhile Python would look for garbage among objects that imports
+# create to stay. Without that, the process needs 2.8 seconds of processor time instead of 3.5, a fifth less in the
+# median of 12 pairs on two cores (`python benchmarks/processes.py --pairs 12`). The same holds in the searching
+# process, which imports this module too.
 _collected = gc.isenabled()
 gc.disable()
 
@@ -51,30 +52,30 @@ if _collected:
 log = logging.getLogger("nic_ray.training")
 
 RETRIES = 1
-"""Times that a trial goes on from its last checkpoint after it died: a crash, a lost node, no memory or room."""
+"""Times that a trial resumes from its last checkpoint after it died: a crash, a lost node, no memory or disk space."""
 
 SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
-"""Where a user's trainings on a machine find out how many they are."""
+"""Folder in which a user's training processes on a machine find out how many they are."""
 
 LOOK_S = 2.0
-"""Least time between two looks at how many they are."""
+"""Least time in seconds between two looks at how many there are."""
 
 TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name
-"""In a run folder, and in its mirror."""
+"""Name of the trials' folder in a run folder, and in its mirror."""
 
 CPUS_OF_A_WORKER = 0.98
-"""Just below 1, so that the trial that waits for its workers (0.01) finds room beside them."""
+"""Just below 1, so that the trial that waits for its workers (0.01 CPU) fits beside them."""
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What every trial of a search is given, beside its sample. Large values are Ray references.
+    """What every trial of a search is given, besides its sample. Large values are Ray references.
 
-    collection: of `Collection`.
-    inputs, uppers: by frozen_layers, of `Inputs` (or `StoredInputs`) and `Upper` at that depth.
-    concurrent, threads: trials at a time, and threads of each of their workers to begin with.
-    run_folder: on a disk that all nodes share; or, with a mirror, of the driver alone.
-    mirror: of the run folder.
+    collection: reference to a `Collection`.
+    inputs, uppers: references by frozen_layers, to `Inputs` (or `StoredInputs`) and to the `Upper` at that depth.
+    concurrent, threads: number of trials at a time, and threads of each of their workers at the start.
+    run_folder: on a disk that all nodes share; or, with a mirror, on the driver's disk alone.
+    mirror: mirror of the run folder.
     """
 
     base: TrainConfig
@@ -94,20 +95,20 @@ class TrialInputs:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one trial is to train."""
+    """What one trial should train."""
 
     train: TrainConfig
     shared: TrialInputs
     start: str | None
-    """Folder of the checkpoint of an earlier search that it goes on from, in the run folder."""
+    """Folder of the checkpoint from an earlier search that the trial resumes from, relative to the run folder."""
 
 
 def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
-    """The trainable: train one configuration and report each evaluation to Ray Tune.
+    """Train one configuration and report each evaluation to Ray Tune: the trainable that Tune runs.
 
     Args:
         config: sampled hyperparameters, by name.
-        shared: the same for all trials.
+        shared: inputs that are the same for all trials.
     """
     sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
     assignment = Assignment(trial_config(shared.base, sample), shared, config.get("start"))
@@ -118,8 +119,8 @@ def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
             scaling_config=ray.train.ScalingConfig(num_workers=0),
         ).fit()
         return
-    # The cleaner that frees the workers of a stopped trial asks the cluster for the trial's fate. Without the
-    # address it gives up where two clusters run on one machine, and the next trial waits for ever.
+    # The cleaner that frees the workers of a stopped trial asks the cluster for the trial's state. Without
+    # the address it gives up where two clusters run on one machine, and the next trial waits forever.
     hand_to_train_workers("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     TorchTrainer(
         _train_with_others,
@@ -142,17 +143,17 @@ def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
 
 
 def storage_of(run_folder: Path, mirror: Mirror | None, *names: str) -> dict[str, Any]:
-    """Where Tune or Train keep their files, as their RunConfig wants it: a folder in the run's, or in its mirror."""
+    """Return where Tune or Train keep their files, as RunConfig arguments: in the run folder, or in its mirror."""
     if mirror is None:
         return {"storage_path": str(run_folder.joinpath(*names))}
     return {"storage_path": "/".join([mirror.path, *names]), "storage_filesystem": mirror.filesystem}
 
 
 def _device(shared: TrialInputs) -> str:
-    """Where this process trains.
+    """Return the device that this process trains on.
 
     Raises:
-        RunError: it has been given a GPU, and PyTorch sees none.
+        RunError: the process has been given a GPU, and PyTorch sees none.
     """
     if not shared.gpus_per_worker:
         return "cpu"
@@ -162,9 +163,9 @@ def _device(shared: TrialInputs) -> str:
 
 
 def backend(gpus_per_worker: float) -> str:
-    """How several workers of a trial talk to each other.
+    """Return the backend by which several workers of a trial communicate.
 
-    NCCL refuses two ranks on one device, as Ray packs them where each is given a fraction of a GPU. Gloo moves CUDA
+    NCCL refuses two ranks on one device, where Ray places them if each is given a fraction of a GPU. Gloo moves CUDA
     tensors through the host itself, in all three operations that the training needs (all_gather, all_reduce,
     broadcast: ProcessGroupGloo.cpp).
     """
@@ -175,7 +176,7 @@ def _train_here(given: Mapping[str, Assignment]) -> None:
     assignment = given["assignment"]
     checkpoint = tune.get_checkpoint()
     device = _device(assignment.shared)
-    # not to Tune's own folder, which lags behind by seconds that a crash would lose
+    # not to Tune's own folder, which lags behind by some seconds, so that a crash would lose them
     with _own_folder(assignment.shared, tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
         _train(assignment, device, checkpoint, own, lambda metrics, folder: tune.report(
             metrics, checkpoint=tune.Checkpoint.from_directory(folder)
@@ -206,16 +207,16 @@ def _train(
     own: Path,
     report: Callable[[dict[str, float], Path], None],
 ) -> None:
-    """Train, from the newest state that can be read.
+    """Train from the newest state that can be read.
 
     Args:
-        checkpoint: of this search, Tune's or Train's; None at its beginning.
-        own: from `_own_folder`.
-        report: is handed each evaluation, with the folder of its checkpoint.
+        checkpoint: Tune's or Train's checkpoint of this search; None at its beginning.
+        own: the trial's folder, from `_own_folder`.
+        report: receives the metrics of each evaluation, with the folder of its checkpoint.
     """
     shared, config = assignment.shared, assignment.train
     leads = not dist.is_initialized() or dist.get_rank() == 0
-    if (own / FAILURE_FILE).exists():  # it would end in the same way again
+    if (own / FAILURE_FILE).exists():  # it would fail in the same way again
         raise RunError((own / FAILURE_FILE).read_text(encoding="utf-8"))
     hardware.keep_freed_memory()
     collection: Collection = ray.get(shared.collection)
@@ -227,7 +228,7 @@ def _train(
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = _state_to_go_on_from(shared, checkpoint, assignment.start)
     if state is not None and state["finished"]:
-        with tempfile.TemporaryDirectory() as folder:  # Tune has not heard of its end
+        with tempfile.TemporaryDirectory() as folder:  # Tune has not been told that the trial ended
             if leads:
                 save_state(state, Path(folder))
             report(state["metrics"], Path(folder))
@@ -251,7 +252,7 @@ def _train(
                     report(evaluation.metrics, Path(folder))
                 if leads:
                     _copy_to_mirror(shared, own, LOG)
-    except RunError as error:  # perhaps of this worker alone, as where its memory is too small
+    except RunError as error:  # perhaps on this worker alone, for example if its memory is too small
         (own / FAILURE_FILE).write_text(str(error), encoding="utf-8")
         _copy_to_mirror(shared, own, FAILURE_FILE)
         raise
@@ -259,10 +260,10 @@ def _train(
 
 @contextlib.contextmanager
 def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
-    """Begin with the planned threads; what is yielded takes an even share of the machine's CPUs, whoever comes or goes.
+    """Begin with the planned threads; yield a function that adapts them to an even share of the machine's CPUs.
 
-    At the end of a search, or where ASHA has stopped many, the last trials would otherwise leave most cores idle, and
-    on a node that Ray has packed they would have more threads than it has cores.
+    At the end of a search, or where ASHA has stopped many trials, the last trials would otherwise leave most cores
+    idle, and on a node that Ray has packed they would have more threads than it has cores.
     """
     host, cpus = _this_machine()
     workers_here = ray.train.get_context().get_local_world_size() if dist.is_initialized() else 1
@@ -278,11 +279,11 @@ def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
 
         def take() -> None:
             nonlocal looked
-            # with one trial at a time always the same threads, so that the same numbers are found again
+            # with one trial at a time, always the same threads, so that the same numbers result again
             if share is None or shared.concurrent == 1 or time.monotonic() - looked < LOOK_S:
                 return
             looked = time.monotonic()
-            with contextlib.suppress(OSError):  # whoever has removed the folder has not asked for an end of this
+            with contextlib.suppress(OSError):  # removing the folder is no request to end the training
                 threads = threads_of(share(), planned)
                 if threads != torch.get_num_threads():
                     log.info("threads: %d", threads)
@@ -292,7 +293,7 @@ def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
 
 
 def _this_machine() -> tuple[str, int]:
-    """Its name, and the CPUs that Ray may use on it: of all of its nodes, where it plays several."""
+    """Return this machine's name, and the CPUs that Ray may use on it, over all Ray nodes that run on it."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
     host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
@@ -302,7 +303,7 @@ def _this_machine() -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
-    """The trial's folder in the run's; with a mirror one of this machine that holds the same files for a while."""
+    """Yield the trial's folder in the run folder; with a mirror, a temporary folder here that holds the same files."""
     if shared.mirror is None:
         folder = RunFolder(shared.run_folder).trial_folders / trial
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,16 +325,16 @@ def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
 
 
 def _copy_of(mirror: Mirror, trial: str, name: str) -> Mirror:
-    """Where a file of a trial's folder is kept in the mirror of its run."""
+    """Return where the mirror of a run keeps a file of a trial's folder."""
     return mirror / TRIAL_FOLDERS / trial / name
 
 
 def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
-    """The newest state of a trial that can be read: of this search, or of one that was cut off; None for none.
+    """Return the newest readable state of a trial: of this search, or of one that was cut off; None if there is none.
 
     Args:
-        checkpoint: of this search, Tune's (one process) or Train's (several); None at its beginning.
-        start: folder of the checkpoint of an earlier one, in the run folder.
+        checkpoint: Tune's (one process) or Train's (several) checkpoint of this search; None at its beginning.
+        start: folder of the checkpoint from an earlier search, relative to the run folder.
     """
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -351,7 +352,7 @@ def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None
 def _evaluate_together(
     upper: Upper, source: Feed, collection: Collection, rows: NDArray[np.int64], *, bf16: bool
 ) -> dict[str, float]:
-    """The same metrics on every worker, each having embedded its share of the texts."""
+    """Evaluate together: each worker embeds its share of the texts, and all return the same metrics."""
     if not dist.is_initialized():
         return evaluate(upper, source, collection, rows.tolist(), bf16=bf16)
     texts = texts_to_score(collection, rows.tolist())
@@ -361,8 +362,8 @@ def _evaluate_together(
     embeddings = np.empty((len(texts), own.shape[1]), np.float32)
     for part, received in enumerate(gather_rows(own.to(source.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
-    # all decide by the first one's numbers: on unlike processors a rounding could part them, and the one
-    # that goes on would wait for ever for those that have stopped
+    # all workers decide by the first one's numbers: on different processors, rounding could make them differ, and
+    # a worker that continues would wait forever for those that have stopped
     metrics = [score(embeddings, texts, collection, rows.tolist())]
     dist.broadcast_object_list(metrics, src=0)
     return metrics[0]

@@ -24,11 +24,12 @@ def averaged(
     most: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Candidate:
-    """The mean of candidates' weights, as far as each of them makes it better on the validation rows.
+    """Average the weights of candidates, adding those that improve the mean on the validation rows.
 
-    Trials start from the same weights and go the same way, so the mean of two is a model too, and often a
-    better one than either. The first candidate begins; each next one joins if the mean with it is better than
-    without: by objective, then mrr/macro. Beside the mean, the weights of one candidate are held at a time.
+    All trials start from the same weights, so the mean of two trained models is a model too, and often a better one
+    than either. The mean starts with the first candidate; every other candidate joins if the mean with it is better
+    than without it, by the objective, then by mrr/macro. Candidates are loaded one by one: in memory are the weights of
+    the first candidate, of the mean, of the mean that is tried, and of the candidate being tried.
 
     Args:
         inputs: by depth, at those of the candidates.

@@ -108,13 +108,14 @@ def objections(
     found = []
     if bound is None:
         found.append(
-            f"macro Recall@5 {gain:+.3f} against the base model, on too few passages to say how sure that is; "
-            f"raise data.{part}_share, or bring more rows"
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model, on too few passages to say "
+            f"how sure that is; raise data.{part}_share, or bring more rows"
         )
     elif bound <= 0:
         found.append(
-            f"macro Recall@5 {gain:+.3f} against the base model may be chance: its {CONFIDENCE[part]:.1%} "
-            f"lower bound is {bound:+.3f}, and must be above 0; more rows or trials may show it"
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model may be chance: "
+            f"its {CONFIDENCE[part]:.1%} lower bound is {bound:+.3f}, and must be above 0; "
+            f"more rows or trials may show it"
         )
     found += falls(tuned, base, queries, max_domain_drop=max_domain_drop)
     return [f"{part}: {each}" for each in found]
@@ -123,7 +124,9 @@ def objections(
 def falls(
     tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, *, max_domain_drop: float
 ) -> list[str]:
-    """Which domains fall by more than `max_domain_drop`, and not by chance; a sentence each, the worst first.
+    """Which domains fall by more than `max_domain_drop`, and not by chance; one sentence per domain.
+
+    The worst come first; beyond `NAMED` domains a last sentence counts the others.
 
     Surely: an upper bound of the difference lies below zero. Many domains are asked, so each bound is as much
     stricter (Bonferroni): with no change anywhere one of them lies below zero in `FALSE_ALARMS` of cases, and not in
@@ -148,7 +151,7 @@ def falls(
         if each.difference >= -max_domain_drop:
             continue
         said = (
-            f"{name} falls by {-each.difference:.3f} Recall@5 on {each.passages} passages, more than "
+            f"{name} falls by {-each.difference:.3f} {METRICS[PRIMARY].label} on {each.passages} passages, more than "
             f"guard.max_domain_drop {max_domain_drop:g}"
         )
         if each.high is not None and each.high < 0:

@@ -24,7 +24,7 @@ from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, pai
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, objectives
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import lexical_metrics, nearest, query_scores, texts_to_score
+from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_to_score
 from nic_ray.record import TrialRow
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
@@ -42,7 +42,7 @@ IN_DOMAIN = "test in domain"
 
 
 @dataclass(frozen=True)
-class Reading:
+class TestFigures:
     """What the rows say that took no part in choosing."""
 
     results: dict[str, dict[str, dict[str, float]]]
@@ -76,7 +76,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """What a search found."""
 
     folder: Path | None
@@ -115,7 +115,7 @@ def judge(
     Args:
         inputs: by depth, at those of the candidates.
         probe: with inputs at the depths of the candidates; None measures no retention.
-        export_anyway: whether objections stand in the way.
+        export_anyway: whether to read the test rows and export despite objections.
         say: is handed what is found, a line at a time.
         note_reading: is told of which model the test rows are about to be read, and gives all their readings.
     """
@@ -167,7 +167,7 @@ def judge(
 def _averaged(
     prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
 ) -> Candidate:
-    """The mean of the best candidates, and what is to be said of it."""
+    """The mean of the best candidates; a line about it is passed to `say`."""
     search = prepared.config.search
     winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
     if winner.members:
@@ -180,7 +180,7 @@ def _averaged(
 
 
 def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """How far to go from the base model, the first of some points; and what the probe objects."""
+    """How far to go from the base model, which is `points[0]`, among the other points; and what the probe objects."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
     chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
     if chosen is not None:
@@ -232,7 +232,7 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
     return replace(judgement.tuned, weights=weights, measured=again.measured)
 
 
-def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> Reading:
+def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> TestFigures:
     """The one reading of the test rows: of the base model, of others, and of a search by words.
 
     Nothing may be chosen by what it returns. With the test rows come the questions about trained passages that
@@ -269,11 +269,11 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
     for part, own in results.items():
         base, *others = own.items()
         asking = "unseen_queries" if part == "unseen_queries" else "test"
-        by_words = lexical_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
+        by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
     queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
     below = [label for label in recall if label != "tuned"]
-    return Reading(
+    return TestFigures(
         results,
         {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
         recall,

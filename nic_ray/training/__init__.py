@@ -1,1 +1,1 @@
-"""The training loop, its loss and batches, and what a run is prepared with."""
+"""The training loop, its loss and batches, and the preparation of a run."""

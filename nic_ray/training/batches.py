@@ -1,4 +1,4 @@
-"""Which rows make up each batch of an epoch, and what the loss is taken over in one."""
+"""The rows that make up each batch of an epoch, and the texts that the loss of a batch is computed over."""
 
 import heapq
 from collections.abc import Sequence
@@ -15,8 +15,11 @@ from nic_ray.dataset.pairs import Collection
 class Batch:
     """The texts of a global batch, each once.
 
-    texts: (n,) ascending; queries, positive, passages: places in `texts`, (B,), (B,) in passages, (P,).
-    masked: (B, P) bool, passages that answer the query besides its own, or nearly do.
+    texts: (n,) numbers of the texts, ascending.
+    queries: (B,) positions in `texts`.
+    passages: (P,) positions in `texts`.
+    positive: (B,) positions in `passages`.
+    masked: (B, P) bool, True for passages other than the positive that answer the query or nearly equal an answer.
     """
 
     texts: NDArray[np.int64]
@@ -32,12 +35,12 @@ def make_batch(
     rows: NDArray[np.int64],
     hard_negatives: int,
 ) -> Batch:
-    """The distinct texts of some rows, and which passages must not be a query's negatives.
+    """Collect the distinct texts of some rows, and the passages that must not serve as negatives of a query.
 
     Args:
-        relevant: from `pairs.relevant_passages`: a query's known answers are masked, in the whole
-            collection's sense, not only the batch's, and with them what is nearly the same text.
-        hard_negatives: of a row's own negatives, the first so many join.
+        relevant: from `pairs.relevant_passages`; a query's known answers in the whole collection, not only
+            those in the batch, are masked, together with passages that are nearly the same text.
+        hard_negatives: number of each row's negatives that join the batch, counted from the first.
     """
     queries = collection.query[rows]
     negatives = collection.negatives[rows, :hard_negatives].ravel()
@@ -54,7 +57,7 @@ def make_batch(
 def batches_of_epoch(
     config: TrainConfig, collection: Collection, rows: NDArray[np.int64], epoch: int
 ) -> list[NDArray[np.int64]]:
-    """The batches of one epoch as rows of the collection; `rows` (N,) are those that train."""
+    """Draw the batches of one epoch as rows of the collection; `rows` (N,) are the training rows."""
     places = epoch_batches(
         collection.positive[rows],
         batch_size=config.batch_size,
@@ -68,22 +71,22 @@ def batches_of_epoch(
 def epoch_batches(
     positive: NDArray[np.int64], *, batch_size: int, queries_per_passage: int, seed: int, epoch: int
 ) -> list[NDArray[np.int64]]:
-    """Draw the batches of one epoch: every row in exactly one of them, all of about the same size.
+    """Draw the batches of one epoch, of about equal size, with every row in exactly one batch.
 
-    With `queries_per_passage` q > 1 the rows of a passage form as few groups of at most q as they can, equal but for
-    one row, and a group stays together: each of these long texts is encoded once for q queries. A passage's groups go
-    to different batches, or are spread evenly where it has more groups than there are batches, so that no batch holds
-    more copies of one passage, or fewer different ones, than it must. With q = 1 rows are drawn at random.
+    With `queries_per_passage` q > 1 the rows of a passage form as few groups of at most q rows as possible, whose sizes
+    differ by at most one row. A group stays together, so that the passage, a long text, is encoded once for q queries.
+    A passage's groups go to different batches, or are spread evenly if there are more groups than batches, so that no
+    batch has more rows of one passage, or fewer distinct passages, than necessary. With q = 1 rows are drawn at random.
 
     Args:
         positive: (N,) number of each row's passage.
-        batch_size: rows in a batch at most, 2 q or more.
+        batch_size: maximum number of rows in a batch, 2 q or more.
         queries_per_passage: q, at least 1.
-        seed, epoch: the same two give the same batches.
+        seed, epoch: the same pair gives the same batches.
 
     Returns:
-        arrays of row numbers. How many there are depends on neither seed nor epoch: at most N / (batch_size - q),
-        rounded up. Their sizes differ by no more than the largest group.
+        one array of row numbers per batch. The number of batches depends on neither seed nor epoch and is at most
+        N / (batch_size - q), rounded up. Their sizes differ by no more than the size of the largest group.
     """
     generator = np.random.default_rng((seed, epoch))
     fewest = -(-len(positive) // batch_size)
@@ -99,12 +102,12 @@ def epoch_batches(
 def _passage_groups(
     positive: NDArray[np.int64], most: int, generator: np.random.Generator
 ) -> list[list[NDArray[np.int64]]]:
-    """Each passage's groups of rows, the larger ones first; passages with the largest groups first, else at random."""
+    """Return each passage's groups of rows, largest first; passages with the largest groups first, ties at random."""
     rows = generator.permutation(len(positive))
     rows = rows[np.argsort(positive[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(positive[rows], prepend=-1))
     passages = [np.array_split(own, -(-len(own) // most)) for own in np.split(rows, starts[1:])]
-    # passages of equally many rows are alike, so what is drawn here does not move the sizes of the batches
+    # passages with equally many rows are interchangeable, so this random order does not affect the batch sizes
     return sorted(
         (passages[place] for place in generator.permutation(len(passages))),
         key=lambda groups: (len(groups[0]), sum(map(len, groups))),
@@ -115,9 +118,9 @@ def _passage_groups(
 def _dealt(
     passages: Sequence[Sequence[NDArray[np.int64]]], count: int, generator: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Deal groups to `count` batches: those of a passage to the batches with the fewest rows, each to another.
+    """Deal groups to `count` batches: a passage's groups go to different batches, those with the fewest rows.
 
-    Two batches then never differ by more than the largest group: the k fullest were among the emptiest before.
+    Two batches then never differ by more than the largest group, since only the emptiest batches ever grow.
     """
     batches: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
     luck = iter(generator.random(count + sum(map(len, passages))).tolist())  # decides between batches of equal size

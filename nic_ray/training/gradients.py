@@ -1,4 +1,4 @@
-"""The gradients of a global batch: chunk by chunk within memory, by one worker or by several together."""
+"""The gradients of a global batch, computed chunk by chunk within memory, by one worker or by several together."""
 
 from collections.abc import Sequence
 
@@ -24,15 +24,15 @@ def accumulate_gradients(
     bf16: bool = False,
     loss: Loss = multiple_negatives_ranking_loss,
 ) -> Tensor:
-    """Add the gradients of the global batch's loss to `upper`; returns that loss, () detached.
+    """Add the gradients of the global batch's loss to those of `upper`; return this loss, () detached.
 
-    The loss is taken on embeddings that are cut off from the blocks, and its gradient with respect to
-    them is then sent through the blocks, chunk by chunk of similar length, of at most `micro_batch_tokens`
-    each. Where the chunks' graphs would hold more than that together, they are built again one at a time, with the same
+    The loss is computed on embeddings detached from the blocks. Its gradient with respect to the embeddings is then
+    propagated back through the blocks in chunks of texts of similar length, of at most `micro_batch_tokens` each. If
+    the graphs of all chunks would together hold more tokens than that, they are rebuilt one at a time with the same
     dropout (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
 
-    With several workers each embeds its share of the texts; all compute the loss of the whole batch,
-    so that the sum of their gradients is that of one worker with the whole batch.
+    If there are several workers, each embeds its share of the texts and all compute the loss of the whole batch,
+    so that the sum of their gradients equals the gradient of one worker with the whole batch.
     """
     device = source.device
     workers = dist.get_world_size() if dist.is_initialized() else 1
@@ -77,11 +77,11 @@ def accumulate_gradients(
 
 
 def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Each worker's rows, in the order of ranks, on every worker.
+    """Gather the rows of all workers on every worker, in the order of ranks.
 
     Args:
-        own: (counts[rank], D).
-        counts: rows of each worker, the same list everywhere.
+        own: this worker's rows, (counts[rank], D).
+        counts: number of rows of each worker, the same list on every worker.
     """
     padded = own.new_zeros(max(counts), own.shape[1])
     padded[: len(own)] = own
@@ -91,17 +91,17 @@ def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
 
 
 def trained_parameters(upper: Upper) -> list[Tensor]:
-    """Those that train, in their own order."""
+    """Return the parameters that train, in the module's order."""
     return [value for value in upper.parameters() if value.requires_grad]
 
 
 def random_state(device: torch.device) -> Tensor:
-    """State of the generator that dropout on a device draws from."""
+    """Return the state of the random number generator that dropout on a device draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def set_random_state(device: torch.device, state: Tensor) -> None:
-    """Put a state of `random_state` back."""
+    """Restore a state that `random_state` returned."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
@@ -109,12 +109,12 @@ def set_random_state(device: torch.device, state: Tensor) -> None:
 
 
 def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDArray[np.int64]:
-    """Places in `texts` that one worker embeds: dealt out by length, so that all have as much to do."""
+    """Return the positions in `texts` that one worker embeds: dealt out by length, to balance the work."""
     return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
 
 
 def _gathered(own: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
-    """(total, D) embeddings of all texts of the batch, from this worker's and the others'."""
+    """Combine this worker's and the others' embeddings into those of all texts of the batch, (total, D)."""
     result = own.new_empty(total, own.shape[1])
     result[torch.from_numpy(order).to(own.device)] = own
     if len(shares) > 1:

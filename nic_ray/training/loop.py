@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch, a generator of evaluations. It knows no Ray and no files."""
+"""The training loop in plain PyTorch: a generator of evaluations, independent of Ray and of files."""
 
 import logging
 import math
@@ -32,56 +32,56 @@ log = logging.getLogger("nic_ray.training")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads."""
+    """The data that a training reads."""
 
     collection: Collection
     rows: NDArray[np.int64]
-    """(N,) rows of the collection that train."""
+    """(N,) training rows of the collection."""
     source: Feed
-    """Inputs at the depth that the trained blocks are fed at, for the device that these are on."""
+    """Inputs at the depth of the cut below the trained blocks, for the device that these blocks are on."""
     bf16: bool = False
     """Whether the blocks run in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How a training is judged on its way."""
+    """How a training is evaluated while it runs."""
 
     evaluate: Callable[[Upper], dict[str, float]]
-    """Gives the flat validation metrics, among them `objective` and "mrr/macro"."""
+    """Returns the flat validation metrics, among them `objective` and "mrr/macro"."""
     objective: str
     """The metric that decides which evaluation is the best."""
 
 
 UNJUDGED = Validation(lambda _: {f"{name}/macro": 0.0 for name in METRICS}, f"{PRIMARY}/macro")
-"""Where no rows are held back to judge a training by: all of its evaluations are alike."""
+"""For a training without validation rows: all of its evaluations score alike."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One reading of the validation rows during training."""
+    """One evaluation on the validation rows during training."""
 
     metrics: dict[str, float]
     """Flat metrics of `evaluate`, with "loss" (mean since the last evaluation, nats), "epoch", "step",
-    "objective" (the best so far), "best_epoch", "evaluation" (1 for the first) and "finished" (1 for the
-    last)."""
+    "objective" (the best so far), "best_epoch", "evaluation" (1 for the first), "finished" (1 for the
+    last) and "pairs_per_second"."""
     is_best: bool
-    """Whether it is the best so far: by objective, then mrr/macro, then the earlier one."""
+    """Whether this evaluation is the best so far: by objective, then by mrr/macro; of equal ones, the earliest."""
     state: TrainingState
-    """What `fit` goes on from. The tensors are live: save them before asking for the next evaluation."""
+    """The state that `fit` can resume from. The tensors are live: save them before asking for the next evaluation."""
 
 
 @dataclass
 class Training:
-    """What a step changes, and what it needs for that."""
+    """The state that a training step changes, and the data that it needs."""
 
     config: TrainConfig
-    """With the `micro_batch_tokens` that memory has left of it."""
+    """The settings, where `micro_batch_tokens` is lowered to what has fitted into memory."""
     upper: Upper
     optimizer: torch.optim.AdamW
     data: TrainingData
     relevant: dict[int, NDArray[np.int64]]
-    """Of the collection, from `pairs.relevant_passages`."""
+    """Answers to each query of the collection, from `pairs.relevant_passages`."""
     loss: Loss
 
 
@@ -97,18 +97,18 @@ def fit(
 ) -> Iterator[Evaluation]:
     """Train `upper` in place on some rows; yield at every evaluation.
 
-    Under an initialised process group the workers share each batch and end up with the gradients of
-    the whole batch: all of them must call this with the same arguments.
+    In an initialised process group the workers share each batch, and all obtain the gradients of the whole batch;
+    all workers must call this function with the same arguments.
 
     Args:
-        state: an `Evaluation.state` to go on from, of the same configuration and rows; on whatever device it was.
-        before_step: is called before every step.
-        loss: what is minimised.
+        state: an `Evaluation.state` to resume from, of the same configuration and rows; it may come from any device.
+        before_step: called before every step.
+        loss: the loss function to minimise.
 
     Raises:
-        RunError: the loss, a gradient or an embedding is not finite; names step and learning rate. Or the device's
-            memory is too small even with the smallest `micro_batch_tokens`, or with any where there are several
-            workers: one of them cannot repeat a step alone.
+        RunError: the loss, a gradient or an embedding is not finite; the message names step and learning rate. Or the
+            device runs out of memory even with the smallest `micro_batch_tokens`; with several workers, running out
+            of memory is always an error, since one worker cannot repeat a step alone.
     """
     training = new_training(config, upper, data, loss=loss)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
@@ -147,25 +147,25 @@ def fit(
 def new_training(
     config: TrainConfig, upper: Upper, data: TrainingData, *, loss: Loss = multiple_negatives_ranking_loss
 ) -> Training:
-    """Make `upper` ready to train, in place: the configuration's dropout, in training mode, with a new optimizer."""
+    """Prepare `upper` for training, in place: set the configured dropout and training mode; create the optimizer."""
     set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
     upper.train()
     return Training(config, upper, make_optimizer(upper, config), data, relevant_passages(data.collection), loss)
 
 
 def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) -> tuple[Tensor, Tensor]:
-    """Train on one global batch: all that is done between two batches, at the optimizer's present learning rate.
+    """Take one complete training step on a global batch, at the optimizer's current learning rate.
 
-    The gradients of the batch's loss, within memory; their norm clipped to `MAX_GRADIENT_NORM`; the optimizer's step;
-    and no gradients left behind.
+    Compute the gradients of the batch's loss within memory, clip their norm to `MAX_GRADIENT_NORM`, take the
+    optimizer's step and clear the gradients.
 
     Args:
         rows: (B,) rows of the collection.
         step: number of the step, for messages; 1 is the first.
 
     Returns:
-        the loss in nats and the norm of its gradient before it was clipped, both () and still on the device: whoever
-        reads them makes the host wait for it.
+        the loss in nats and the norm of its gradient before clipping, both () and still on the device: reading them
+        makes the host wait for the device.
 
     Raises:
         RunError: the device's memory is too small, as for `fit`.
@@ -183,19 +183,19 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
 
 @dataclass(frozen=True)
 class _Course:
-    """Where a training's epochs and evaluations fall, in steps."""
+    """The schedule of a training's epochs and evaluations, in steps."""
 
     per_epoch: int
     total: int
     stops: tuple[int, ...]
-    """Steps of an epoch that are followed by an evaluation, ascending; the last one ends it."""
+    """Steps within an epoch that are followed by an evaluation, ascending; the last one ends the epoch."""
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation follows a step; 1 is the first."""
         return (step - 1) % self.per_epoch + 1 in self.stops
 
     def evaluations_until(self, step: int) -> int:
-        """How many evaluations there are up to and with the one that follows a step."""
+        """Count the evaluations up to and including the one that follows a step."""
         epochs, in_epoch = divmod(step - 1, self.per_epoch)
         return epochs * len(self.stops) + self.stops.index(in_epoch + 1) + 1
 
@@ -211,18 +211,18 @@ class _Stretch:
     """The steps between two evaluations."""
 
     step: int
-    """Steps that have been taken at its end, since the beginning of the training."""
+    """Number of steps from the beginning of the training to the end of the stretch."""
     loss: float
-    """Mean over its steps, nats."""
+    """Mean loss over the steps of the stretch, nats."""
     rate: float
-    """Learning rate of its last step."""
+    """Learning rate of the last step of the stretch."""
     pairs_per_second: float
 
 
 def _stretches(training: Training, course: _Course, step: int, before_step: Callable[[], None]) -> Iterator[_Stretch]:
-    """Train from a step on, to the end; yield wherever an evaluation is due."""
+    """Train from a step to the end; yield whenever an evaluation is due."""
     config, data = training.config, training.data
-    # numbers that are still on the device: reading one makes the host wait for all that was asked of it
+    # results that are still on the device: reading one makes the host wait until the device has done all queued work
     unread: list[tuple[Tensor, Tensor, float]] = []
     losses: list[float] = []
     pairs, since = 0, time.monotonic()
@@ -256,16 +256,16 @@ def _stretches(training: Training, course: _Course, step: int, before_step: Call
 
 
 def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, warmup_share: float) -> float:
-    """What the peak learning rate is multiplied with at a step, in (0, 1].
+    """Return the factor by which the peak learning rate is multiplied at a step, in (0, 1].
 
-    It rises in a straight line over the first `warmup_share` of all steps. Then "constant" stays;
-    "linear" and "cosine" fall towards 0 at the last step; "cosine_restarts" falls within each epoch to
-    5 % at its last step and starts again at the next.
+    The factor rises linearly over the first `warmup_share` of all steps. After that, "constant" keeps it at 1, and
+    "linear" and "cosine" lower it towards 0 at the last step. With "cosine_restarts" it falls within each epoch to
+    5 % at the epoch's last step and starts again at the next; during warm-up the rise is multiplied by this cycle.
 
     Args:
-        step: 0 for the first.
-        total: steps in all.
-        per_epoch: steps in an epoch.
+        step: number of the step, 0 for the first.
+        total: number of steps in the whole training.
+        per_epoch: number of steps in an epoch.
     """
     warmup = round(warmup_share * total)
     rise = min(1.0, (step + 1) / (warmup + 1))
@@ -279,13 +279,13 @@ def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, wa
 
 
 def _within_memory(training: Training, batch: Batch, step: int) -> Tensor:
-    """`accumulate_gradients` where there are none, with `micro_batch_tokens` halved until memory suffices.
+    """Run `accumulate_gradients` on cleared gradients, and halve `micro_batch_tokens` until memory suffices.
 
     Returns:
-        the loss, () detached. What has been left of `micro_batch_tokens` stays in `training`.
+        the loss, () detached. `training` keeps the lowered `micro_batch_tokens`.
 
     Raises:
-        RunError: it does not suffice; names the step.
+        RunError: memory does not suffice; the message names the step.
     """
     device = training.data.source.device
     before = random_state(device)
@@ -304,12 +304,12 @@ def _within_memory(training: Training, batch: Batch, step: int) -> Tensor:
 
 
 def _unless_out_of_memory(training: Training, batch: Batch, step: int) -> Tensor | None:
-    # a function of its own: as long as the error is held, so is what its frames hold
+    # a separate function, because a live exception keeps everything alive that its stack frames refer to
     config, data = training.config, training.data
     try:
         return accumulate_gradients(training.upper, data.source, batch, config, bf16=data.bf16, loss=training.loss)
     except torch.OutOfMemoryError:
-        # other workers are in the middle of this step, and would wait for ever for the parts of another one
+        # the other workers are in the middle of this step and would wait for ever if this worker repeated it
         if dist.is_initialized() or config.micro_batch_tokens <= LEAST_TOKENS:
             raise _out_of_memory(step, config) from None
         return None
@@ -320,7 +320,7 @@ def _keep_to_tokens(training: Training, micro_batch_tokens: int) -> None:
 
 
 def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what trains; biases and normalisation are not decayed."""
+    """Create AdamW for the parameters that train; biases and normalisation get no weight decay."""
     trained = trained_parameters(upper)
     groups = [
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.weight_decay},
@@ -330,10 +330,10 @@ def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> list[float]:
-    """The losses of the last steps, from loss, gradient norm and learning rate of each.
+    """Read the losses of the last steps from each step's loss, gradient norm and learning rate.
 
     Raises:
-        RunError: one of them is not finite; names the first such step.
+        RunError: a loss or a gradient norm is not finite; the message names the first such step.
     """
     found: list[list[float]] = torch.stack([torch.stack([loss, norm]) for loss, norm, _ in unread]).tolist()
     for place, (loss, norm) in enumerate(found):
@@ -360,7 +360,7 @@ def _state_of(training: Training, step: int, stale: int, best: BestState, metric
 
 
 def _restore(training: Training, state: TrainingState | None) -> tuple[int, int, BestState | None]:
-    """Put a training where its state was: its step, its evaluations since the best one, and that."""
+    """Restore a training's state; return its step, the number of evaluations since the best one, and the best one."""
     if state is None:
         return 0, 0, None
     tokens = training.config.micro_batch_tokens
@@ -368,12 +368,12 @@ def _restore(training: Training, state: TrainingState | None) -> tuple[int, int,
     training.upper.load_trained_state(state["upper"])
     training.optimizer.load_state_dict(state["optimizer"])
     device = training.data.source.device
-    # a GPU's state is a few bytes, a CPU's some thousand
+    # a GPU's random state has a few bytes, a CPU's a few thousand
     foreign = state.get("random_of") not in (None, device.type) or len(state["random"]) != len(random_state(device))
     if foreign:
         log.info("dropout is seeded anew: the checkpoint was written on another kind of device than %s", device.type)
     if foreign or (dist.is_initialized() and dist.get_rank() > 0):
-        # of several workers, the state is the first one's, and the others' dropout must not repeat it
+        # the state is that of the first of several workers, and the dropout of the others must not repeat it
         torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
     else:
         set_random_state(device, state["random"])

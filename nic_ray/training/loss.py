@@ -1,4 +1,4 @@
-"""The training objective: out of all passages of a batch, pick the one that answers."""
+"""The training objective: out of all passages of a batch, pick the one that answers the query."""
 
 from typing import Protocol
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 class Loss(Protocol):
-    """What a training minimises: takes and returns what `multiple_negatives_ranking_loss` does."""
+    """A loss function to minimise, with the arguments and result of `multiple_negatives_ranking_loss`."""
 
     def __call__(self, queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float) -> Tensor:
-        """() float."""
+        """Return the loss, () float."""
 
 
 def multiple_negatives_ranking_loss(
     queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float = 20.0
 ) -> Tensor:
-    """Cross-entropy of choosing each query's positive among the passages, mean over the queries.
+    """Compute the cross-entropy of choosing each query's positive among the passages, mean over the queries.
 
-    The logits are scaled cosines. Whatever else stands in the batch serves as a
+    The logits are scaled cosines. Every other passage of the batch serves as a
     negative, unless `masked` says that it answers the query as well: such a passage
-    leaves the softmax, since pushing it away would teach the model a mistake.
+    is left out of the softmax, since pushing it away would teach the model a mistake.
 
-    NaN and infinities are passed on, not refused: looking for them here would make
-    every step wait for the accelerator.
+    NaN and infinities are passed on rather than refused: looking for them here would
+    make every step wait for the accelerator.
 
     Args:
         queries: (B, D) float, of any length.
@@ -32,14 +32,14 @@ def multiple_negatives_ranking_loss(
         masked: (B, P) bool, True where the passage must not count as a negative of the
             query. Its value at the positive itself is ignored.
         scale: the inverse of the temperature, > 0, without unit. Cosines differ by 2 at
-            most, so at 1 even a perfect encoder would leave the softmax almost flat.
+            most, so at scale 1 even a perfect encoder would leave the softmax almost flat.
 
     Returns:
         () float, in nats. Near 0 when every positive stands out; log(P) when all cosines
         are equal and nothing is masked.
 
     Raises:
-        ValueError: shapes that do not fit together, or a scale that is not above 0.
+        ValueError: the shapes do not fit together, or the scale is not above 0.
 
     Source: Henderson et al. 2017, arXiv:1705.00652, section 4.4.
     """

@@ -1,4 +1,4 @@
-"""Hard negatives: passages that look like a query's answer to a model, and are known not to be one."""
+"""Hard negatives: passages that a model takes for a query's answer, but that are not among its known answers."""
 
 import contextlib
 import io
@@ -25,24 +25,24 @@ def mine_negatives(
     max_tokens: int,
     device: str = "cpu",
 ) -> dict[int, tuple[str, ...]]:
-    """For each row the passages of the other rows that come nearest to its query by cosine, nearest first.
+    """Find for each row the passages of the other rows that are nearest to its query by cosine, nearest first.
 
-    No passage is taken that any row of the whole collection names as an answer to the query, or that is nearly the same
-    text as one, and none whose similarity lies less than `relative_margin` below the positive's: it may well be an
-    answer that nobody wrote down.
+    A passage is left out if any row of the whole collection names it, or nearly the same text, as an answer to the
+    query. It is also left out unless its similarity lies at least `relative_margin` below the positive's, since it may
+    well be an answer that nobody has recorded.
 
     Args:
-        rows: rows of the collection whose passages are looked at, the training rows.
-        count: at most this many for a row, at least 1.
+        rows: the training rows; negatives are mined for these rows and among their passages.
+        count: maximum number of negatives per row, at least 1.
         relative_margin: share of the positive's similarity, in [0, 1).
-        max_tokens: tokens a text is cut off at.
-        device: where to embed; the encoder itself stays where it is.
+        max_tokens: number of tokens that texts are truncated to.
+        device: where to embed; the encoder itself stays on its device.
 
     Returns:
-        row -> its negatives; rows without any are left out.
+        the negatives of each row, by row; rows without any are left out.
 
     Raises:
-        InputError: the package `datasets` is not there, or there are fewer passages than a search needs.
+        InputError: the package `datasets` is not installed, or there are fewer passages than a search needs.
 
     Source: Sentence Transformers' `mine_hard_negatives`; de Souza P. Moreira et al. 2024, arXiv:2407.15831.
     """
@@ -70,7 +70,7 @@ def mine_negatives(
     furthest = min(passages, 10 * count + 10 + spare)
     keep_to_usable_cpus()
     model = placed(for_cosine(encoder, max_tokens), device)
-    # it prints as it works, and shows a progress bar for each of its steps
+    # the function prints messages, and shows one progress bar per step
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         mined = mine_hard_negatives(
             Dataset.from_dict(data),
@@ -96,12 +96,12 @@ def mine_negatives(
 
 
 def write_negatives(source: Path, pairs: Sequence[Pair], negatives: Mapping[int, Sequence[str]], out: Path) -> None:
-    """Write the rows of a file again, with what `mine_negatives` found behind a row's own negatives.
+    """Write a copy of a file's rows, with the results of `mine_negatives` appended to the rows' existing negatives.
 
     Args:
-        source: JSONL file of the pairs; fields that nobody here reads are kept.
-        pairs: all its rows, as `pairs.read_pairs` gives them.
-        out: a file that is not there yet.
+        source: JSONL file of the pairs; fields that this package does not read are kept.
+        pairs: all rows of the file, as `pairs.read_pairs` returns them.
+        out: a file that does not exist yet.
     """
     lines = source.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     with out.open("x", encoding="utf-8") as file:

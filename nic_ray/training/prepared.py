@@ -1,8 +1,8 @@
-"""From a config to what can be trained on: pairs read and split, the base model loaded, inputs computed."""
+"""Preparation of a run from its config: read and split the pairs, load the base model, tokenise the texts."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -21,33 +21,33 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 
 PARTS = get_args(Part)
-LEAST_TOKENS = 8  # of a text, behind a prompt
+LEAST_TOKENS = 8  # of a text, after its prompt
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that the trials of a run share."""
+    """The data and settings that all trials of a run share."""
 
     config: Config
     collection: Collection
     passages: NDArray[np.int64]
-    """(N,) number of each row's passage, the same for passages that are nearly the same."""
+    """(N,) number of each row's passage; passages that are nearly the same share a number."""
     parts: NDArray[np.str_]
     """(N,) "train", "validation", "test" or "unseen_queries" for each row."""
     pairs_sha256: str
     encoder: Encoder
-    """Of the base model; it stays as it was loaded."""
+    """The base model, as it was loaded; it is not changed."""
     tokens: Inputs
     device: str
     bf16: bool
 
     def rows(self, part: str) -> NDArray[np.int64]:
-        """Ascending numbers of the rows of one part."""
+        """Return the numbers of the rows of one part, ascending."""
         return np.flatnonzero(self.parts == part)
 
 
 def prepare(config: Config, *, on_gpu: bool) -> Prepared:
-    """Read, check, split and tokenise; nothing is trained or written.
+    """Read, check, split and tokenise the data; nothing is trained or written.
 
     Args:
         on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
@@ -88,11 +88,11 @@ def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:
 
 
 def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
-    """The rows that a run uses, and the part that each belongs to.
+    """Select the rows that a run uses, and assign each of them to a part.
 
     Args:
-        pairs: every row of the file.
-        data: share of the passages to use, and how to split what they leave.
+        pairs: all rows of the file.
+        data: settings for the share of the passages to use, and for the split of their rows.
 
     Returns:
         the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
@@ -127,12 +127,12 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
 
 
 def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
-    """What the held-back rows share with what was trained on: rows by part, for each way in which they can.
+    """Count the held-back rows that share text with the training rows, by kind of overlap and by part.
 
-    "passage" and "near-duplicate passage": their passage answers a training row, to the letter or nearly.
-    "query" and "near-duplicate query": their question is one of a training row.
-    "passage as a negative" and "near-duplicate passage as a negative": their passage is a wrong answer of a training
-    row.
+    "passage" and "near-duplicate passage": their passage is the answer of a training row, exactly or nearly.
+    "query" and "near-duplicate query": their query is that of a training row, exactly or nearly.
+    "passage as a negative" and "near-duplicate passage as a negative": their passage is a negative of a training row,
+    exactly or nearly.
     """
     collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
     near = collection.near
@@ -155,14 +155,14 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
 
 
 def depths(config: Config) -> list[int]:
-    """Values of frozen_layers that the run can meet: the first trial's, then the deepest first."""
+    """Return the values of frozen_layers that a run can use: the first trial's, then the others in descending order."""
     searched = map(int, config.space["frozen_layers"].ends()) if "frozen_layers" in config.space else ()
     first = config.train.frozen_layers
     return [first, *sorted(set(searched) - {first}, reverse=True)]
 
 
 def describe_run(prepared: Prepared) -> Iterator[str]:
-    """What a run is about to work on, in lines for the user."""
+    """Describe to the user, line by line, the data and the base model of a run."""
     rows = {part: len(prepared.rows(part)) for part in PARTS}
     yield (
         f"{prepared.config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} "
@@ -188,19 +188,19 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
 
 
 def describe_start(prepared: Prepared) -> StoredStart:
-    """What a run starts with and must find again when it is resumed: settings, data, split and base model."""
+    """Describe what a run starts with and must match when it is resumed: settings, data, split and base model."""
     settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
     return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
 
 
-def refuse_other_start(prepared: Prepared, started: Mapping[str, object], run_folder: Path) -> None:
-    """Look whether a run that is resumed has the data, the split and the base model that it was started with.
+def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
+    """Refuse to resume a run whose data, split or base model differ from those it was started with.
 
     Args:
-        started: `describe_start` of then, as JSON.
+        started: `describe_start` of then, as far as it was noted.
 
     Raises:
-        InputError: it has others.
+        InputError: the data, the split or the base model's weights are different.
     """
     found, pairs = describe_start(prepared), prepared.config.data.pairs
     weights = found["base_weights_sha256"]
@@ -223,7 +223,7 @@ def refuse_other_start(prepared: Prepared, started: Mapping[str, object], run_fo
 
 
 def describe_data(prepared: Prepared) -> DataAndSplit:
-    """Data and split in numbers and hashes, for the records of a run."""
+    """Describe data and split by numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))
     return {
@@ -248,7 +248,7 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
 
 
 def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
-    """SHA-256 of which row is in which part; `parts` (N,) as `divide` gives them."""
+    """Compute the SHA-256 of the assignment of rows to parts; `parts` (N,) as `divide` returns them."""
     assignment = json.dumps(
         [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
             collection.query.tolist(), collection.positive.tolist(), parts.tolist(), strict=True

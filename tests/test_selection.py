@@ -12,13 +12,13 @@ from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import evaluate, evaluate_encoder
-from nic_ray.report.terminal import show_outcome
+from nic_ray.report.terminal import show_result
 from nic_ray.search import search
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
 from nic_ray.selection.guard import Point
 from nic_ray.selection.retention import load_probe
-from nic_ray.selection.selection import IN_DOMAIN, Contestants, Outcome, final, judge, read_once
+from nic_ray.selection.selection import IN_DOMAIN, Contestants, SearchResult, final, judge, read_once
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
@@ -175,13 +175,13 @@ def test_the_exported_weights_are_those_that_were_chosen(searched):
 def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain(searched, tmp_path, capsys):
     prepared, found, _ = judged(searched(1), export_anyway=True)
     assert found.evidence["passages"]["test"] == {"pumps": 2, "radios": 2, "trucks": 2, "macro": 6}
-    search._write_result(Outcome(tmp_path, tmp_path, found, None, []), prepared, None)
+    search._write_result(SearchResult(tmp_path, tmp_path, found, None, []), prepared, None)
     lines = (tmp_path / "domains.csv").read_text().splitlines()
     assert lines[0].startswith("part,domain,passages,recall_at_5 base,mrr base")
     assert [line.split(",")[:3] for line in lines if line.startswith("test,")] == [
         ["test", "pumps", "2"], ["test", "radios", "2"], ["test", "trucks", "2"], ["test", "macro", "6"]
     ]  # fmt: skip
-    show_outcome(Outcome(tmp_path, tmp_path, found, None, []))
+    show_result(SearchResult(tmp_path, tmp_path, found, None, []))
     printed = capsys.readouterr().out
     assert "sages" in printed
     assert f"all domains: {tmp_path / 'domains.csv'}" in printed

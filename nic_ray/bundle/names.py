@@ -1,0 +1,12 @@
+"""Names of the files of an exported folder, beside those that Sentence Transformers gives its own."""
+
+CARD = "README.md"
+"""The model card."""
+METADATA = "metadata.json"
+"""Where the model comes from, with the SHA-256 of every other file."""
+LOG = "training.log"
+"""What its training logged."""
+PICTURE = "recall.png"
+"""The picture of the card."""
+WEIGHTS = "model.safetensors"
+"""The weights, under Sentence Transformers' name."""

@@ -1,0 +1,23 @@
+"""How rows are held back from training: the protocols, and what each of them means for the figures."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Protocol = Literal["unseen_passages", "unseen_queries"]
+
+MEANINGS: Mapping[str, str] = {
+    "unseen_passages": (
+        "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
+        "names it as a wrong answer to a training row, it was trained on as that"
+    ),
+    "unseen_queries": (
+        "unseen queries only. The passages of validation and test rows may have been trained on with other "
+        "queries, which flatters the figures"
+    ),
+}
+"""By `Protocol`, for a model card."""
+
+
+def shown_name(protocol_or_part: str) -> str:
+    """A protocol, or a part of the rows, as people read it: "unseen queries"."""
+    return protocol_or_part.replace("_", " ")
