@@ -5,7 +5,7 @@
 Every variant trains the same configuration with the same seeds on the training rows and is scored on the validation
 rows: the test rows decide nothing here. Differences are of scores averaged over the seeds, query by query, with 95 %
 intervals that draw passages. For the variants that hold the model to its base, and for the one that does not, the way
-back to the base is scored as well: gain against what is kept of the probe. Needs the extra `mine`.
+back to the base is scored as well: gain against what is kept of the retention set. Needs the extra `mine`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.interpolation import interpolation_path
-from nic_ray.selection.retention import Probe, load_probe
+from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
@@ -39,7 +39,7 @@ from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
 from nic_ray.training.mining import mine_negatives
 from nic_ray.training.prepared import Prepared, prepare
 
-PROBE = Path("data/probe/pairs.jsonl")
+RETENTION_SET = Path("data/retention/pairs.jsonl")
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
 AS_IT_IS = "as it is"
 
@@ -79,7 +79,7 @@ class Given:
 
     prepared: Prepared
     inputs: Inputs
-    probe: Probe
+    retention_set: RetentionSet
     base: Tensor
     """(texts, D) embeddings by the base model."""
     mined: Collection
@@ -122,7 +122,7 @@ def main() -> None:
         one = summary["variants"][variant.name]
         spread = f"{one['recall_at_5']:.4f} ({one['low_seed']:.4f} to {one['high_seed']:.4f})"
         print(f"  {variant.name:50} {spread}  {shown(one['difference'])}")
-    print("\nthe way back to the base model: gain on validation / on the probe, macro Recall@5")
+    print("\nthe way back to the base model: gain on validation / on the retention set, macro Recall@5")
     print(f"  {'':50} " + "  ".join(f"alpha {alpha:g}     " for alpha in ALPHAS))
     for name, points in summary["fronts"].items():
         print(f"  {name:50} " + "  ".join(f"{gain:+.4f}/{kept:+.4f}" for gain, kept in points))
@@ -159,7 +159,11 @@ def given(arguments: argparse.Namespace) -> Given:
     mined = dataclasses.replace(collection, negatives=np.asarray(column, collection.negatives.dtype))
     print(f"negatives for {len(negatives)} of {len(rows)} training rows")
     return Given(
-        prepared, inputs, load_probe(prepared, index_pairs(read_pairs(PROBE)), [depth]), torch.from_numpy(base), mined
+        prepared,
+        inputs,
+        load_retention_set(prepared, index_pairs(read_pairs(RETENTION_SET)), [depth]),
+        torch.from_numpy(base),
+        mined,
     )
 
 
@@ -179,7 +183,7 @@ def trained(variant: Variant, seed: int) -> dict[str, Any]:
     points = []
     if variant.name == AS_IT_IS or variant.anchor:
         base = scorer.scores(None, prepared.rows("validation"))
-        start, *way = interpolation_path(prepared, inputs, winner, base, GIVEN.probe, alphas=ALPHAS)
+        start, *way = interpolation_path(prepared, inputs, winner, base, GIVEN.retention_set, alphas=ALPHAS)
         gains = (point.metrics["recall_at_5/macro"] - start.metrics["recall_at_5/macro"] for point in way)
         points = [(gain, (point.retention or {})["recall_at_5"]) for gain, point in zip(gains, way, strict=True)]
     return {"parts": parts, "front": points}

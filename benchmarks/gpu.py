@@ -3,12 +3,12 @@
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --smoke            the same on a CPU with a tiny model, in a minute
 
-In at most five minutes: the tests that need a GPU; a model trained, probed, judged, trained again on all rows and
-exported; step, epoch and evaluation by depth and batch, with the share of the time that the device computes and its
-peak memory; cuDNN's attention on and off; and the same epochs by the Trainer in bf16, in turn. A part that fails or
-cannot run says so and the others go on; exit code 1: one has failed. Both sides train on the same rows in batches of
-the same size, in the same precision and with the same dropout; the Trainer with the attention that is the faster one.
-It tokenises in its own process, which is its default.
+In at most five minutes: the tests that need a GPU; a model trained, held against the retention set, judged, trained
+again on all rows and exported; step, epoch and evaluation by depth and batch, with the share of the time that the
+device computes and its peak memory; cuDNN's attention on and off; and the same epochs by the Trainer in bf16, in turn.
+A part that fails or cannot run says so and the others go on; exit code 1: one has failed. Both sides train on the same
+rows in batches of the same size, in the same precision and with the same dropout; the Trainer with the attention that
+is the faster one. It tokenises in its own process, which is its default.
 
 Runs from a copy of the repository that need not be installed, and without Ray. It needs torch >= 2.11,
 sentence-transformers >= 6.0, transformers >= 5.17 and the rest of NEEDED; the tests need pytest, pytest-timeout and
@@ -74,7 +74,7 @@ try:
     from nic_ray.progress import View
     from nic_ray.selection.candidates import best_first, best_of
     from nic_ray.selection.export import export
-    from nic_ray.selection.retention import load_probe
+    from nic_ray.selection.retention import load_retention_set
     from nic_ray.selection.selection import Contestants, final, judge
     from nic_ray.training import loop
     from nic_ray.training.prepared import Prepared, prepare
@@ -97,8 +97,8 @@ class Size:
 
     sample_share: float
     """Share of the passages of the reference set."""
-    probe_every: int
-    """Of the probe's rows, one in so many is taken."""
+    retention_every: int
+    """Of the retention set's rows, one in so many is taken."""
     width: int
     """Of the base model, where it is made of random weights."""
     batches: tuple[int, ...]
@@ -110,8 +110,8 @@ class Size:
     """After which nothing new is measured."""
 
 
-FULL = Size(sample_share=1.0, probe_every=1, width=384, batches=(32, 128, 512), rounds=4, steps=20)
-SMOKE = Size(sample_share=0.05, probe_every=5, width=32, batches=(16, 32, 64), rounds=1, steps=1, seconds=3600)
+FULL = Size(sample_share=1.0, retention_every=1, width=384, batches=(32, 128, 512), rounds=4, steps=20)
+SMOKE = Size(sample_share=0.05, retention_every=5, width=32, batches=(16, 32, 64), rounds=1, steps=1, seconds=3600)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,15 +278,15 @@ def config_of(setting: Setting, **train: Any) -> Config:
     """A run on the reference set on the device."""
     data = {"pairs": str(ROOT / "data/reference/pairs.jsonl"), "sample_share": setting.size.sample_share}
     own = {"base_model": setting.base_model, "device": setting.device, "hard_negatives": 0, "schedule": "cosine"}
-    probe = setting.folder / "probe.jsonl"
-    rows = (ROOT / "data/probe/pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    probe.write_text("".join(rows[:: setting.size.probe_every]), encoding="utf-8")
-    guard = {"probe": str(probe)}
+    retention_set = setting.folder / "retention.jsonl"
+    rows = (ROOT / "data/retention/pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    retention_set.write_text("".join(rows[:: setting.size.retention_every]), encoding="utf-8")
+    guard = {"retention_set": str(retention_set)}
     return Config.model_validate({"data": data, "train": own | train, "guard": guard, "refit": "all"})
 
 
 def whole_path(setting: Setting) -> dict[str, Any]:
-    """Two models of two depths: trained, held against the probe, judged, trained again on all rows, and exported."""
+    """Two models of two depths: trained, held against the retention set, judged, trained on all rows, exported."""
     depths = setting.size.depths[-2:]
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
@@ -307,12 +307,14 @@ def whole_path(setting: Setting) -> dict[str, Any]:
         *_, last = epochs_of(prepared, inputs[depth], own, prepared.rows("train"))
         trained.append(best_of(f"trial-{number:03d}", own, last.state))
     lap("train")
-    assert config.guard.probe is not None
-    probe = load_probe(prepared, index_pairs(read_pairs(config.guard.probe)), depths)
-    lap("probe")
+    assert config.guard.retention_set is not None
+    retention_set = load_retention_set(prepared, index_pairs(read_pairs(config.guard.retention_set)), depths)
+    lap("retention_set")
     said: list[str] = []
     best = best_first(trained, OBJECTIVE)
-    judgement = judge(prepared, inputs, Contestants(trained[0], best, []), probe, export_anyway=True, say=said.append)
+    judgement = judge(
+        prepared, inputs, Contestants(trained[0], best, []), retention_set, export_anyway=True, say=said.append
+    )
     lap("judge")
     again = final(prepared, inputs, judgement)
     lap("refit")
@@ -569,7 +571,7 @@ def show_against(found: Mapping[str, Any]) -> None:
 
 PARTS: dict[str, tuple[Callable[[Setting], Any], Callable[[Any], None]]] = {
     "tests that need a GPU": (tests, lambda found: print(f"  {found['said']}")),
-    "train, probe, judge, refit, export": (whole_path, show_path),
+    "train, retention, judge, refit, export": (whole_path, show_path),
     "step, epoch, evaluation": (speeds, show_speeds),
     "beside sentence-transformers' Trainer": (against, show_against),
     "cuDNN's attention": (attention, show_attention),

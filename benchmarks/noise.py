@@ -3,8 +3,8 @@
     python benchmarks/noise.py --searches 60 [--out noise.jsonl] [--cpus 2] [--protocol unseen_passages] [--json]
 
 Each search has the shape of tune_configs/cpu.yaml: its space, 12 trials, ASHA, confirmation, averaging, interpolation,
-probe, guard. Its rows are few and short: every eighth question, 32 tokens; about as many passages are asked for in
-each held-back part as in those of the whole set. A row's answer is not the right one but drawn
+retention set, guard. Its rows are few and short: every eighth question, 32 tokens; about as many passages are asked for
+in each held-back part as in those of the whole set. A row's answer is not the right one but drawn
 from the 20 passages that the base model ranks first for the question. So a model finds a share of (its first five
 among those 20) / 20, whatever it has learned: none can be better than the base model, and one that has moved little is
 as good. That is exact where the held-back rows ask new questions about the same passages, as they do here unless
@@ -42,7 +42,7 @@ from nic_ray.selection.scoring import Scorer
 from nic_ray.training.prepared import Prepared, prepare
 
 DEFAULT = Path("tune_configs/cpu.yaml")
-PROBE, PROBE_ROWS = Path("data/probe/pairs.jsonl"), 120
+RETENTION_SET, RETENTION_ROWS = Path("data/retention/pairs.jsonl"), 120
 NEAR = 20
 """Passages that an answer is drawn from."""
 EVERY = 8
@@ -118,8 +118,8 @@ def searched(rows: Sequence[dict[str, str]], protocol: str, seed: int) -> dict[s
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        probe = PROBE.read_text(encoding="utf-8").splitlines(keepends=True)[:PROBE_ROWS]
-        (folder / "probe.jsonl").write_text("".join(probe), encoding="utf-8")
+        retention_set = RETENTION_SET.read_text(encoding="utf-8").splitlines(keepends=True)[:RETENTION_ROWS]
+        (folder / "retention.jsonl").write_text("".join(retention_set), encoding="utf-8")
         config = load_config(
             DEFAULT,
             {
@@ -128,7 +128,7 @@ def searched(rows: Sequence[dict[str, str]], protocol: str, seed: int) -> dict[s
                 "data.seed": seed,
                 "train.max_tokens": MAX_TOKENS,
                 "search.seed": seed,
-                "guard.probe": folder / "probe.jsonl",
+                "guard.retention_set": folder / "retention.jsonl",
             },
         )
         outcome = run_search(config, out=folder, name="nothing", run_root=folder / "runs", overwrite=False, view=View())

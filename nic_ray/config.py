@@ -282,18 +282,26 @@ class ConfirmConfig(Section):
     seeds: int = Field(1, ge=0, description="further seeds that each of them is trained with; 0: none is")
 
 
-DEFAULT_PROBE = Path("data/probe/pairs.jsonl")
+DEFAULT_RETENTION_SET = Path("data/retention/pairs.jsonl")
 
 
 class GuardConfig(Section):
     """What a tuned model must show before it is exported."""
 
-    probe: Path | None = Field(
-        DEFAULT_PROBE,
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, given: object) -> object:
+        """Read `retention_set` under its former name, too; of both, the one that comes last."""
+        if not isinstance(given, dict):
+            return given
+        return {"retention_set" if name == "probe" else name: value for name, value in given.items()}
+
+    retention_set: Path | None = Field(
+        DEFAULT_RETENTION_SET,
         description="JSONL file of pairs from other fields, to measure what tuning forgets; null: not measured",
     )
     max_retention_loss: float = Field(
-        0.05, ge=0, le=1, description="Recall@5 that may be lost on the probe against the base model"
+        0.05, ge=0, le=1, description="Recall@5 that may be lost on the retention set against the base model"
     )
     max_domain_drop: float = Field(
         0.02,

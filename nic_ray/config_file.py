@@ -95,18 +95,18 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
 
 
 def _with_packaged_files(config: Config) -> Config:
-    """The settings with the paths of packaged pairs and probe resolved, so that any working folder finds them."""
+    """The settings with the paths of packaged files resolved, so that any working folder finds them."""
     data = config.data.model_copy(update={"pairs": packaged(config.data.pairs)})
-    probe = config.guard.probe
-    guard = config.guard.model_copy(update={"probe": None if probe is None else packaged(probe)})
+    path = config.guard.retention_set
+    guard = config.guard.model_copy(update={"retention_set": None if path is None else packaged(path)})
     return config.model_copy(update={"data": data, "guard": guard})
 
 
 def dump_config(config: Config) -> str:
     """The settings as YAML text, which `load_config` reads back as an equal config."""
     content = config.model_dump(mode="json", exclude_none=True)
-    if config.guard.probe is None:  # for every other setting that can be null, null is the default
-        content["guard"]["probe"] = None
+    if config.guard.retention_set is None:  # for every other setting that can be null, null is the default
+        content["guard"]["retention_set"] = None
     return yaml.safe_dump(content, sort_keys=False)
 
 

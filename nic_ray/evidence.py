@@ -82,7 +82,7 @@ class IntervalRule(TypedDict):
     min_passages: int
 
 
-class ProbeFile(TypedDict):
+class RetentionSetFile(TypedDict):
     """The pairs of other fields that retention was measured on."""
 
     pairs: str
@@ -107,7 +107,7 @@ class Evidence(TypedDict, total=False):
     alpha: float
     """Position of the weights between those of the base model (0) and the tuned ones (1)."""
     retention: Mapping[str, Mapping[str, float]] | None
-    """Model -> macro metrics on the probe minus the base model's; None without a probe."""
+    """Model -> macro metrics on the retention set minus the base model's; None without a retention set."""
     front: list[JsonObject]
     """Rows written by `front_row` and read by `front_points`."""
     confirmed: list[Confirmed]
@@ -122,7 +122,7 @@ class Evidence(TypedDict, total=False):
     recall_intervals: Intervals
     interval_rule: IntervalRule
     guard: GuardVerdict
-    probe: ProbeFile
+    retention_set: RetentionSetFile
     run: str
     """Folder of the run."""
 
@@ -135,7 +135,7 @@ class FrontPoint:
     metrics: Flat
     """Metrics on the validation rows: macro means, and the worst domain for metrics that report it."""
     retention: Mapping[str, float] | None
-    """Macro metrics on the probe minus the base model's; None without a probe."""
+    """Macro metrics on the retention set minus the base model's; None without a retention set."""
 
 
 def front_row(point: FrontPoint) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Files that are distributed with nic_ray: the configurations, the reference pairs, the probe.
+"""Files that are distributed with nic_ray: the configurations, the reference pairs, the retention set.
 
 In a checkout they are in `tune_configs/` and `data/` beside the package; a wheel holds the same folders inside it.
 """

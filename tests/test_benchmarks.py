@@ -242,7 +242,7 @@ def test_the_way_over_a_gpu_goes_over_a_cpu_without_ray_too(tmp_path):
     assert [(one["depth"], one["batch_size"]) for one in found["step, epoch, evaluation"]] == measured
     beside = found["beside sentence-transformers' Trainer"]["epochs"]
     assert [(one["depth"], one["batch_size"]) for one in beside] == measured
-    assert set(found["train, probe, judge, refit, export"]["recall_at_5"]["test"]) > {"base", "tuned"}
+    assert set(found["train, retention, judge, refit, export"]["recall_at_5"]["test"]) > {"base", "tuned"}
 
 
 def test_each_dependency_is_one_that_the_gpu_benchmark_names_or_one_that_it_is_run_without(monkeypatch):

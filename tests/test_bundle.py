@@ -103,7 +103,7 @@ EVIDENCE = {
         "max_domain_drop": 0.02,
         "lower_bounds": {"validation": 0.0111, "test": 0.0222},
     },
-    "probe": {"pairs": "probe.jsonl", "sha256": "9a0b" * 16},
+    "retention_set": {"pairs": "retention.jsonl", "sha256": "9a0b" * 16},
     "refit": "none",
 }
 TEXTS = ["my rotor is leaking", "replace the pumps rotor when it is leaking."]

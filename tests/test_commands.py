@@ -267,7 +267,7 @@ def test_the_smoke_search_runs_as_a_command(smoke_search):
         "macro",
         "worst",
         "exporting trial-00",
-        "retention on the probe",
+        "retention (change on the retention set",
         "report.html",
     ):
         assert word in done.stdout
@@ -290,7 +290,12 @@ ON_A_DEVICE = {
     evaluate.main: ["model", "pairs.jsonl"],
     compare.main: ["model", "other", "--pairs", "pairs.jsonl"],
     mine.main: ["pairs.jsonl", "--out", "mined.jsonl"],
-    retrieve.main: ["model", "why?", "--corpus", str(Path(__file__).parent.parent / "data" / "probe" / "pairs.jsonl")],
+    retrieve.main: [
+        "model",
+        "why?",
+        "--corpus",
+        str(Path(__file__).parent.parent / "data" / "retention" / "pairs.jsonl"),
+    ],
     plan.main: [str(GPU_CONFIG)],
 }
 

@@ -78,11 +78,19 @@ def test_a_dumped_configuration_is_read_back_equal(path, accepted):
     assert "null" not in dumped
 
 
-def test_no_probe_survives_a_dump(tmp_path):
+def test_no_retention_set_survives_a_dump(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("guard: {probe: null}")
+    path.write_text("guard: {retention_set: null}")
     path.write_text(dump_config(load_config(path)))
-    assert load_config(path).guard.probe is None
+    assert load_config(path).guard.retention_set is None
+
+
+def test_the_retention_set_is_read_under_its_former_name(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("guard: {probe: of_old.jsonl}")
+    assert load_config(path).guard.retention_set == Path("of_old.jsonl")
+    path.write_text("guard: {retention_set: of_old.jsonl}")
+    assert load_config(path, {"guard.probe": "other.jsonl"}).guard.retention_set == Path("other.jsonl")
 
 
 def test_null_and_text_survive_a_dump(accepted):

@@ -28,7 +28,7 @@ from nic_ray.search import train_single
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.export import export
-from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.selection import Contestants, final, judge
 from nic_ray.training import gradients, loop
 from nic_ray.training.loop import Evaluation, TrainingData, Validation, fit
@@ -38,7 +38,7 @@ from tests.declared_device import GPU_BYTES, declared, place
 
 OBJECTIVE = "recall_at_5/macro"
 FAMILIES = ["bert", "mpnet"]
-PROBE = index_pairs(
+RETENTION_SET = index_pairs(
     [Pair(f"what is {word}?", f"{word} is a thing", "words") for word in "hot loose dirty noisy stuck worn".split()]
 )
 
@@ -53,7 +53,7 @@ def prepared(tiny_model, tiny_pairs_file):
             "batch_size": 16, "epochs": 1, "learning_rate": 1e-3, "hidden_dropout": 0.0, "device": device,
         }  # fmt: skip
         data = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
-        given = {"data": data, "train": settings | train, "refit": "all", "guard": {"probe": None}}
+        given = {"data": data, "train": settings | train, "refit": "all", "guard": {"retention_set": None}}
         return prepare(Config.model_validate(given), on_gpu=True)
 
     return make
@@ -107,15 +107,17 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
         yield "resume", losses(train(prepared, inputs=inputs[depth], state=load_state(folder), **own))
     candidates.sort(key=lambda each: -each.metrics[OBJECTIVE])
 
-    probe = load_probe(prepared, PROBE, [1, 2])
-    yield "probe", probe.base
-    yield "retention", retention_of(prepared, probe, candidates[0])
+    retention_set = load_retention_set(prepared, RETENTION_SET, [1, 2])
+    yield "retention_set", retention_set.base
+    yield "retention", retention_of(prepared, retention_set, candidates[0])
     worse = [dataclasses.replace(each, metrics={**each.metrics, OBJECTIVE: 0.0}) for each in candidates]
     mean = averaged(prepared, inputs, worse, OBJECTIVE)
     assert mean.members
     yield "averaging", {name: value for name, value in mean.metrics.items() if "/" in name}
     yield "training again", weights_in_short(refitted(prepared, inputs, mean))
-    judgement = judge(prepared, inputs, Contestants(candidates[0], candidates, []), probe, export_anyway=True, say=say)
+    judgement = judge(
+        prepared, inputs, Contestants(candidates[0], candidates, []), retention_set, export_anyway=True, say=say
+    )
     yield "judgement", judgement.results
     exported = final(prepared, inputs, judgement)
     yield "refit", weights_in_short(exported)

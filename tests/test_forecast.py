@@ -105,13 +105,13 @@ def test_every_other_trial_is_read_once_for_the_mean_of_the_weights(prepared):
     assert without - EXPORT_S == pytest.approx(expected)
 
 
-def test_the_probe_is_read_by_the_base_model_every_trial_and_every_alpha(prepared):
+def test_the_retention_set_is_read_by_the_base_model_every_trial_and_every_alpha(prepared):
     found = prepared()
-    with_probe, without = (reckoned(found, at(read=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    with_set, without = (reckoned(found, at(read=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
     # base model and first trial at depth 1; 6 trials, 2 that are trained again and 10 alphas with 1.5 blocks each
-    assert with_probe - without == pytest.approx(100 * (1 + 1 + 18 * 1.5))
-    with_probe, without = (reckoned(found, at(frozen=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
-    assert with_probe - without == pytest.approx(100)  # one frozen block, once
+    assert with_set - without == pytest.approx(100 * (1 + 1 + 18 * 1.5))
+    with_set, without = (reckoned(found, at(frozen=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    assert with_set - without == pytest.approx(100)  # one frozen block, once
 
 
 def test_what_follows_the_trials_has_all_threads_of_the_machine(prepared):

@@ -32,9 +32,9 @@ def own_interval(value):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """`make_run(trials=..., failed=..., probe=..., tested=...)`: a run folder as a search leaves it."""
+    """`make_run(trials=..., failed=..., retention_set=..., tested=...)`: a run folder as a search leaves it."""
 
-    def make(*, trials=6, failed=0, probe=True, tested=True):
+    def make(*, trials=6, failed=0, retention_set=True, tested=True):
         folder = tmp_path / "models-v1-20260101T000000Z"
         folder.mkdir()
         space = {"learning_rate": {"log_uniform": [1e-5, 1e-3]}, "batch_size": {"choice": [32, 64]}}
@@ -86,7 +86,7 @@ def make_run(tmp_path):
         shown = ("recall_at_5/macro", "mrr/macro", "recall_at_5/worst")
         front = [
             {"alpha": alpha, **dict.fromkeys(shown, 0.5 + alpha / 5),
-             "retention": {"recall_at_5": -alpha / 20, "mrr": 0.0} if probe else None}
+             "retention": {"recall_at_5": -alpha / 20, "mrr": 0.0} if retention_set else None}
             for alpha in (0.0, 0.5, 1.0)
         ]  # fmt: skip
         result = {
@@ -219,8 +219,8 @@ def test_failed_trials_are_shown_as_failed(make_run):
     assert "cannot be shown" not in text
 
 
-def test_without_a_probe_or_a_test_reading_it_says_so(make_run):
-    text = text_of(make_run(probe=False, tested=False))
+def test_without_a_retention_set_or_a_test_reading_it_says_so(make_run):
+    text = text_of(make_run(retention_set=False, tested=False))
     assert "was not measured" in section(text, "retention")
     assert "Measured on the validation rows." in section(text, "recall")
     assert all("no rankings of single test queries" in section(text, name) for name in ("lost", "worst"))

@@ -9,7 +9,7 @@ from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.encoder import base_weights, upper
 from nic_ray.model.evaluation import evaluate, evaluate_encoder
 from nic_ray.selection.interpolation import ALPHAS, interpolated, interpolation_path
-from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 
 
@@ -21,7 +21,7 @@ def test_the_way_from_the_base_to_the_tuned_weights_is_straight(searched):
             torch.testing.assert_close(value, alpha * candidate.weights[name] + (1 - alpha) * base[name])
 
 
-PROBE = index_pairs(
+RETENTION_SET = index_pairs(
     [Pair(f"{part} is {fault}", f"drain the {part} if {fault}.", part) for part in ("valve", "oven", "kite")
      for fault in ("cracked", "wet", "bent")]
 )  # fmt: skip
@@ -35,8 +35,8 @@ def base_at(prepared, inputs):
 def test_the_path_begins_at_the_base_model_and_ends_at_the_tuned_one(searched):
     prepared, inputs, (candidate,) = searched(1)
     base = base_at(prepared, inputs[1])
-    probe = load_probe(prepared, PROBE, [1])
-    points = interpolation_path(prepared, inputs[1], candidate, base, probe)
+    retention_set = load_retention_set(prepared, RETENTION_SET, [1])
+    points = interpolation_path(prepared, inputs[1], candidate, base, retention_set)
     assert [point.alpha for point in points] == pytest.approx([step / 10 for step in range(11)])
     rows, domains = prepared.rows("validation").tolist(), queries_of(prepared, "validation").domains
     whole = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
@@ -45,17 +45,19 @@ def test_the_path_begins_at_the_base_model_and_ends_at_the_tuned_one(searched):
     tuned = {name: candidate.metrics[name] for name in whole}
     assert points[-1].metrics == pytest.approx(tuned, abs=1e-6)
     assert flat_metrics(points[-1].scores, domains) == points[-1].metrics
-    # by another way: the probe with the tuned weights in a whole model
+    # by another way: the retention set with the tuned weights in a whole model
     model = upper(prepared.encoder, 1, from_ids=True)
-    before = evaluate_encoder(prepared.encoder, PROBE, range(9), 64)
+    before = evaluate_encoder(prepared.encoder, RETENTION_SET, range(9), 64)
     model.load_trained_state(candidate.weights)
-    after = evaluate(model, feed(token_inputs(prepared.encoder, PROBE.texts, 64), "cpu"), PROBE, range(9))
+    after = evaluate(
+        model, feed(token_inputs(prepared.encoder, RETENTION_SET.texts, 64), "cpu"), RETENTION_SET, range(9)
+    )
     expected = {name: after[f"{name}/macro"] - before[f"{name}/macro"] for name in ("recall_at_5", "mrr")}
     assert points[-1].retention == pytest.approx(expected, abs=1e-6)
-    assert retention_of(prepared, probe, candidate) == pytest.approx(expected, abs=1e-6)
+    assert retention_of(prepared, retention_set, candidate) == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_a_probe_nothing_is_said_of_retention(searched):
+def test_without_a_retention_set_nothing_is_said_of_retention(searched):
     prepared, inputs, (candidate,) = searched(1)
     base = base_at(prepared, inputs[1])
     assert all(point.retention is None for point in interpolation_path(prepared, inputs[1], candidate, base, None))

@@ -32,7 +32,7 @@ files = st.lists(lines, max_size=6).map(b"\n".join)
 
 sections = ["data", "train", "space", "search", "resources", "activations", "confirm", "guard", "refit", "storage"]
 names = st.sampled_from(
-    [*"pairs seed epochs batch_size learning_rate frozen_layers scale trials objective probe choice".split()]
+    [*"pairs seed epochs batch_size learning_rate frozen_layers scale trials objective retention_set choice".split()]
 ) | st.text(max_size=8)
 settings_of_any_kind = st.dictionaries(
     st.sampled_from(sections) | st.text(max_size=8), values | st.dictionaries(names, values, max_size=3), max_size=3

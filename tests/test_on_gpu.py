@@ -13,7 +13,7 @@ from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
 from nic_ray.selection.candidates import best_first, best_of
 from nic_ray.selection.export import export
-from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.selection import Contestants, final, judge
 from nic_ray.training import loop
 from nic_ray.training.prepared import prepare
@@ -75,7 +75,7 @@ def test_frozen_blocks_give_what_they_give_on_a_cpu(prepared_on, bf16):
 def test_the_base_model_stays_where_it_is(prepared_on):
     prepared = prepared_on(GPU)
     inputs = inputs_at(prepared, 1, 2)
-    load_probe(prepared, prepared.collection, [1, 2])
+    load_retention_set(prepared, prepared.collection, [1, 2])
     for _ in fitted(prepared, inputs[1]):
         pass
     assert {value.device.type for value in prepared.encoder.model.parameters()} == {"cpu"}
@@ -121,11 +121,11 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
         config = prepared.config.train.model_copy(update={"frozen_layers": depth})
         *_, last = fitted(prepared, own, config)
         trained.append(best_of(f"depth-{depth}", config, last.state))
-    probe = load_probe(prepared, index_pairs(read_pairs(tiny_pairs_file)), [1, 2])
-    assert all(np.isfinite(retention_of(prepared, probe, each)["recall_at_5"]) for each in trained)
+    retention_set = load_retention_set(prepared, index_pairs(read_pairs(tiny_pairs_file)), [1, 2])
+    assert all(np.isfinite(retention_of(prepared, retention_set, each)["recall_at_5"]) for each in trained)
     best = best_first(trained, OBJECTIVE)
     judgement = judge(
-        prepared, inputs, Contestants(trained[0], best, []), probe, export_anyway=True, say=lambda _: None
+        prepared, inputs, Contestants(trained[0], best, []), retention_set, export_anyway=True, say=lambda _: None
     )
     again = final(prepared, inputs, judgement)
     assert any(

@@ -21,7 +21,7 @@ CAME_ALONG = [
     "tune_configs/cpu.yaml",
     "tune_configs/smoke.yaml",
     "data/reference/pairs.jsonl",
-    "data/probe/pairs.jsonl",
+    "data/retention/pairs.jsonl",
 ]
 
 
@@ -50,7 +50,7 @@ def test_settings_name_the_files_that_come_along_in_any_folder(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     config = load_config(Path("tune_configs/cpu.yaml"))
     assert config.data.pairs == ROOT / "data" / "reference" / "pairs.jsonl"
-    assert config.guard.probe == ROOT / "data" / "probe" / "pairs.jsonl"
+    assert config.guard.retention_set == ROOT / "data" / "retention" / "pairs.jsonl"
     monkeypatch.chdir(ROOT)
     assert load_config(Path("tune_configs/cpu.yaml")).data.pairs == Config().data.pairs
 
@@ -99,6 +99,6 @@ def test_a_wheel_searches_in_any_folder_with_what_comes_along(installed, tmp_pat
     called(installed, tmp_path, "nic-ray", "tune", "tune_configs/smoke.yaml", "--export-anyway")
     assert (tmp_path / "models" / "nic-embeddings-v1.0" / "model.safetensors").is_file()
     (run,) = (tmp_path / "runs").glob("nic-embeddings-*")
-    assert "retention" in (run / "trials.csv").read_text().partition("\n")[0]  # the probe was found
+    assert "retention" in (run / "trials.csv").read_text().partition("\n")[0]  # the retention set was found
     called(installed, tmp_path, "nic-ray", "verify", "models/nic-embeddings-v1.0")
     called(installed, tmp_path, "nic-ray", "evaluate", "models/nic-embeddings-v1.0")

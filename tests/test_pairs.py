@@ -290,9 +290,9 @@ def test_the_real_file_is_usable_and_has_the_known_counts():
     }
 
 
-def test_the_probe_is_of_twelve_other_topics_each_with_as_much_to_confuse():
+def test_the_retention_set_is_of_twelve_other_topics_each_with_as_much_to_confuse():
     reference = read_pairs(ROOT / "data" / "reference" / "pairs.jsonl")
-    rows = read_pairs(ROOT / "data" / "probe" / "pairs.jsonl")
+    rows = read_pairs(ROOT / "data" / "retention" / "pairs.jsonl")
     topics = {row.domain for row in rows}
     assert len(topics) == 12
     assert not topics & {row.domain for row in reference}

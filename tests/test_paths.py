@@ -126,10 +126,10 @@ def test_files_of_a_run_are_found_in_any_folder(fresh, name):
 def test_settings_keep_every_path_and_pairs_are_read_there(fresh, tiny_pairs_file, name):
     folder = fresh(name)
     pairs = Path(shutil.copy(tiny_pairs_file, folder / "pairs.jsonl"))
-    written = {"data": {"pairs": str(pairs)}, "guard": {"probe": str(pairs)}, "storage": str(folder)}
+    written = {"data": {"pairs": str(pairs)}, "guard": {"retention_set": str(pairs)}, "storage": str(folder)}
     (folder / "config.yaml").write_text(yaml.safe_dump(written, allow_unicode=True), encoding="utf-8")
     config = load_config(folder / "config.yaml")
-    assert (config.data.pairs, config.guard.probe, config.storage) == (pairs, pairs, str(folder))
+    assert (config.data.pairs, config.guard.retention_set, config.storage) == (pairs, pairs, str(folder))
     (folder / "again.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(folder / "again.yaml") == config
     assert len(read_pairs(pairs)) == 48

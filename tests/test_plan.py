@@ -20,7 +20,7 @@ def config(tiny_model, tiny_pairs_file) -> Config:
             "data": {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25},
             "train": {"base_model": str(tiny_model()), "frozen_layers": 1, "batch_size": 8, "epochs": 2},
             "search": {"trials": 8},
-            "guard": {"probe": None},
+            "guard": {"retention_set": None},
         }
     )
 

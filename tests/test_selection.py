@@ -17,22 +17,22 @@ from nic_ray.search import search
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
 from nic_ray.selection.guard import Point
-from nic_ray.selection.retention import load_probe
+from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import IN_DOMAIN, Contestants, SearchResult, final, judge, read_once
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
 
 
-def judged(searched, *, export_anyway=False, probe=None, **changes):
+def judged(searched, *, export_anyway=False, retention_set=None, **changes):
     prepared, inputs, candidates = searched
     if changes:
         prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update=changes))
     said = []
-    probed = probe and load_probe(prepared, probe, list(inputs))
+    loaded = retention_set and load_retention_set(prepared, retention_set, list(inputs))
     found = judge(
         prepared, inputs,
-        Contestants(candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)]), probed,
+        Contestants(candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)]), loaded,
         export_anyway=export_anyway, say=said.append,
     )  # fmt: skip
     return prepared, found, said
@@ -146,7 +146,7 @@ def test_objections_can_be_overridden_and_that_is_kept(searched):
 
 
 def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch):
-    def path(prepared, inputs, winner, base, probe):
+    def path(prepared, inputs, winner, base, retention_set):
         size = len(prepared.rows("validation"))
         return [
             Point(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
@@ -158,7 +158,7 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
     monkeypatch.setattr(selection, "interpolation_path", path)
     _, found, _ = judged(searched(1))
     assert found.evidence["guard"]["objections"][0] == (
-        "probe: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"
+        "retention set: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"
     )
     assert found.evidence["alpha"] == 1.0  # the best by the objective, for whoever overrides
 
@@ -195,7 +195,7 @@ def test_own_intervals_stay_within_what_a_recall_can_be(searched):
 
 
 def test_retention_is_told_of_the_first_trial_and_of_the_winner(searched, tiny_pairs):
-    _, found, _ = judged(searched(1), probe=index_pairs(tiny_pairs[:20]))
+    _, found, _ = judged(searched(1), retention_set=index_pairs(tiny_pairs[:20]))
     assert set(found.evidence["retention"]) == {"first trial", "tuned"}
 
 

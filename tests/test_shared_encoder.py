@@ -26,7 +26,7 @@ from nic_ray.selection import export
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.interpolation import interpolation_path
-from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer
 from nic_ray.selection.selection import Contestants, final, judge
 from nic_ray.training import mining
@@ -34,7 +34,7 @@ from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import Prepared, prepare
 
 OBJECTIVE = "recall_at_5/macro"
-PROBE = index_pairs(
+RETENTION_SET = index_pairs(
     [Pair(f"what is {word}?", f"{word} is a thing", "words") for word in "hot loose dirty noisy stuck worn".split()]
 )
 
@@ -60,7 +60,7 @@ def given(tiny_model, tiny_pairs_file, tmp_path) -> Callable[[str], Given]:
             "attention_dropout": 0.1, "hidden_dropout": 0.2,
         }  # fmt: skip
         data = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
-        config = Config.model_validate({"data": data, "train": train, "refit": "all", "guard": {"probe": None}})
+        config = Config.model_validate({"data": data, "train": train, "refit": "all", "guard": {"retention_set": None}})
         prepared = prepare(config, on_gpu=False)
         if kind == "cannot be cut":
             uncut = dataclasses.replace(prepared.encoder, can_be_cut=False, plain=False)
@@ -129,7 +129,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
     """All that is done with a prepared encoder, by name."""
     prepared, inputs, (first, second) = given.prepared, given.inputs, given.candidates
     shared, rows = prepared.encoder, prepared.rows("validation")
-    probe = load_probe(prepared, PROBE, [1, 2])
+    retention_set = load_retention_set(prepared, RETENTION_SET, [1, 2])
     base_scores = Scorer(prepared, inputs[2]).scores(None, rows)
     winner = dataclasses.replace(first, metrics={**first.metrics, "step": 3.0})
     worse = [dataclasses.replace(each, metrics={**each.metrics, OBJECTIVE: 0.0}) for each in given.candidates]
@@ -141,7 +141,8 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
 
     def judged() -> None:
         found = judge(
-            prepared, inputs, Contestants(first, [first, second], []), probe, export_anyway=True, say=lambda _: None
+            prepared, inputs, Contestants(first, [first, second], []), retention_set,
+            export_anyway=True, say=lambda _: None,
         )  # fmt: skip
         final(prepared, inputs, found)
 
@@ -169,9 +170,9 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "evaluation": lambda: evaluation.evaluate_encoder(shared, prepared.collection, rows.tolist(), 24),
         "score of the base model": lambda: Scorer(prepared, inputs[1]).metrics(None, rows),
         "score of trained weights": lambda: Scorer(prepared, inputs[1]).metrics(first.weights, rows),
-        "probe": lambda: load_probe(prepared, PROBE, [1, 2]),
-        "retention": lambda: retention_of(prepared, probe, second),
-        "path to the base model": lambda: interpolation_path(prepared, inputs[1], first, base_scores, probe),
+        "retention_set": lambda: load_retention_set(prepared, RETENTION_SET, [1, 2]),
+        "retention": lambda: retention_of(prepared, retention_set, second),
+        "path to the base model": lambda: interpolation_path(prepared, inputs[1], first, base_scores, retention_set),
         "averaging": lambda: averaged(prepared, inputs, worse, OBJECTIVE),
         "training again": lambda: refitted(prepared, inputs, first),
         "judgement": judged,

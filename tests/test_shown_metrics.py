@@ -52,7 +52,7 @@ def metadata():
         "leaks": {},
         "passages": {},
         "guard": {"objections": [], "overridden": False, "max_retention_loss": 0.05},
-        "probe": {"pairs": "probe.jsonl", "sha256": ""},
+        "retention_set": {"pairs": "retention.jsonl", "sha256": ""},
     }
 
 

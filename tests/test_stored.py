@@ -14,7 +14,7 @@ from nic_ray.report.html import write_page
 from nic_ray.run_folder import RunFolder
 from nic_ray.search import search
 from nic_ray.selection.candidates import Confirmation
-from nic_ray.selection.retention import load_probe
+from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.stored import checked, exported_bundle, read_result, read_retrieved
 
@@ -63,8 +63,6 @@ leaks.passage.* int
 leaks.query.* int
 objective str
 passages.*.* int
-probe.pairs str
-probe.sha256 str
 readings[].command str
 readings[].model str
 readings[].part str
@@ -81,6 +79,8 @@ results.*.*.mrr/* float
 results.*.*.recall_at_5/* float
 retention.*.mrr float
 retention.*.recall_at_5 float
+retention_set.pairs str
+retention_set.sha256 str
 split.protocol str
 split.query_share float
 split.rows.* int
@@ -138,7 +138,7 @@ def judged_run(searched, tiny_pairs, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     found = judge(
-        prepared, inputs, contestants, load_probe(prepared, index_pairs(tiny_pairs[:20]), list(inputs)),
+        prepared, inputs, contestants, load_retention_set(prepared, index_pairs(tiny_pairs[:20]), list(inputs)),
         export_anyway=True, say=lambda _: None,
         note_reading=lambda model: note_reading(run, command="tune", part="test", rows=12, model=model, split="s"),
     )  # fmt: skip

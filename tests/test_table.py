@@ -26,7 +26,7 @@ from nic_ray.selection.candidates import best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.guard import Point, choose
 from nic_ray.selection.interpolation import interpolation_path
-from nic_ray.selection.retention import load_probe, retention_of
+from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Contestants, judge
 from nic_ray.training.loop import TrainingData, Validation, fit
@@ -101,8 +101,8 @@ def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, 
     assert flat.keys() == bm25_metrics(prepared.collection, rows.tolist()).keys()
     plain = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), prepared.collection, rows.tolist())
     assert plain.keys() == METRICS.keys()
-    probe = load_probe(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
-    assert probe.base.keys() == retention_of(prepared, probe, candidates[1]).keys() == METRICS.keys()
+    retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
+    assert retention_set.base.keys() == retention_of(prepared, retention_set, candidates[1]).keys() == METRICS.keys()
     told = headline(flat | {"epoch": 1.0, "loss": 0.5})
     assert told.endswith(f"{third}/macro {flat[f'{third}/macro']:.4f}")
     lines = list(csv.DictReader(io.StringIO(as_csv({"validation": {"base": flat}}, {}, {}))))
@@ -131,13 +131,15 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert best[0].metrics[objective] == max(each.metrics[objective] for each in candidates)
     mean = averaged(prepared, inputs, best, objective)
     assert mean.metrics[objective] >= best[0].metrics[objective]
-    probe = load_probe(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
+    retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
     base = Scorer(prepared, inputs[2]).scores(None, rows)
-    points = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, probe)
+    points = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, retention_set)
     assert all(point.retention.keys() == METRICS.keys() for point in points)
     chosen = choose(points[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0)
     assert chosen.metrics[objective] <= max(point.metrics[objective] for point in points[1:])
-    found = judge(prepared, inputs, Contestants(best[0], best, []), probe, export_anyway=True, say=lambda _: None)
+    found = judge(
+        prepared, inputs, Contestants(best[0], best, []), retention_set, export_anyway=True, say=lambda _: None
+    )
     assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
     tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})
     written = export(

@@ -258,11 +258,11 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
     alpha, labels = metadata["alpha"], [metric.label for metric in METRICS.values()]
     yield (
         "### Between the base model and the tuned one\n\nThe weights are "
-        f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the probe. "
+        f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the retention set. "
         + (
-            f"Retention is what a probe of other fields says ({metadata['probe']['pairs']}): macro "
+            f"Retention is measured on pairs of other fields ({metadata['retention_set']['pairs']}): macro "
             f"{' and '.join(labels)} there, minus the base model's."
-            if "probe" in metadata
+            if "retention_set" in metadata
             else "What the tuning forgets of other fields was not measured."
         )
     )

@@ -117,7 +117,7 @@ def retention(run: FinishedRun) -> Html:
     measured = front_points(run.result.get("front", []))
     points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
     if not points:
-        yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.probe.")
+        yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.retention_set.")
         return
     chosen, objective = run.result["alpha"], f"{PRIMARY}/macro"
     figure = go.Figure()
@@ -145,7 +145,7 @@ def retention(run: FinishedRun) -> Html:
     lowest, highest = (end(limit, *(kept for _, kept in points)) for end in (min, max))
     margin = 0.06 * (highest - lowest or 0.01)
     figure.update_xaxes(range=[lowest - margin, highest + margin])
-    figure.update_xaxes(title=f"change of {METRICS[PRIMARY].label} on the<br>probe (0 = nothing forgotten)")
+    figure.update_xaxes(title=f"change of {METRICS[PRIMARY].label} on the<br>retention set (0 = nothing forgotten)")
     figure.update_yaxes(title=f"{label_of(objective)}, validation rows")
     yield figure_html("retention", figure)
     yield sentence(

@@ -120,7 +120,7 @@ def _retention(evidence: Evidence) -> Iterator[str]:
             f"{with_epochs(model, model, evidence['trained'])} {_changes(retention)}"
             for model, retention in evidence["retention"].items()
         )
-        yield f"\nretention on the probe, against the base model: {changes}"
+        yield f"\nretention (change on the retention set against the base model): {changes}"
 
 
 def _changes(retention: Mapping[str, float]) -> str:

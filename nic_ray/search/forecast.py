@@ -106,23 +106,23 @@ def forecast(config: Config) -> Forecast:
     """Forecast a search from about a minute of measurement on the device that trials would train on.
 
     Raises:
-        InputError: unusable pairs, probe, base model, frozen_layers or device.
+        InputError: unusable pairs, retention set, base model, frozen_layers or device.
     """
     on_gpus = trains_on_gpus(config)
     prepared = prepare(config, on_gpu=on_gpus)
     cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
-    path = config.guard.probe
-    probe = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
+    path = config.guard.retention_set
+    retention_set = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # a CPU does not show how long trials would take on a GPU
         placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
         unknown: Any = dict.fromkeys(TIMES)
-        return replace(reckoned(prepared, rates, placement, cpus, probe), **unknown)
+        return replace(reckoned(prepared, rates, placement, cpus, retention_set), **unknown)
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials per GPU, or on the CPUs
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
-    return reckoned(prepared, rates, placement, gpus or cpus, probe)
+    return reckoned(prepared, rates, placement, gpus or cpus, retention_set)
 
 
 def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
@@ -135,13 +135,15 @@ def measured(config: Config, processes: int, threads: int, device: str) -> Rates
     return Rates(*map(float, means))
 
 
-def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors: int, probe_tokens: int) -> Forecast:
+def reckoned(
+    prepared: Prepared, rates: Rates, placement: Placement, processors: int, retention_tokens: int
+) -> Forecast:
     """Forecast what a search will take at the given rates.
 
     Args:
         placement: layout of the trials.
         processors: number of GPUs if trials train on them, otherwise of CPUs.
-        probe_tokens: tokens of the guard's probe, 0 without a probe.
+        retention_tokens: tokens of the guard's retention set, 0 without a retention set.
     """
     config, encoder = prepared.config, prepared.encoder
     search, room = config.search, budget(config.activations, Path())
@@ -163,7 +165,7 @@ def reckoned(prepared: Prepared, rates: Rates, placement: Placement, processors:
 
     frozen = len(prepared.tokens.values) * max(layout.cached, default=0) * rates.frozen
     frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread per processor
-    end = _readings_s(prepared, rates, layout.cached, again, probe_tokens)
+    end = _readings_s(prepared, rates, layout.cached, again, retention_tokens)
     end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
     start = rates.start + RAY_START_S + TUNE_START_S
     checkpoints = (search.trials + again) * BYTES_A_PARAMETER * _trained_parameters(encoder, min(depths(config)))
@@ -261,12 +263,12 @@ def _gain(threads: int) -> float:
     return 1 + FURTHER_THREAD * (threads - 1)
 
 
-def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, probe_tokens: int) -> float:
+def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, retention_tokens: int) -> float:
     """Return the seconds that one of the measured processes takes for the evaluations at the end of a search.
 
     On the validation rows it evaluates the base model, every trial that may join the mean, and every alpha; on the test
-    rows the base model, the first trial and the tuned model; on the probe the base model, every trial, every alpha, and
-    the first trial once more. Finally it evaluates the exported folder, starting from the texts.
+    rows the base model, the first trial and the tuned model; on the retention set the base model, every trial, every
+    alpha, and the first trial once more. Finally it evaluates the exported folder, starting from the texts.
 
     Args:
         again: number of trials that are trained with other seeds.
@@ -279,9 +281,9 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     tried = 0 if search.averaged_trials == 1 else trials - 1
     validation = _tokens_to_score(prepared, "validation") * (base + (tried + len(ALPHAS)) * other)
     test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + other)
-    probe = probe_tokens * (base + first + (trials + len(ALPHAS)) * other)
-    frozen = probe_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
-    return (validation + test + probe) * rates.read + frozen * rates.frozen
+    retention = retention_tokens * (base + first + (trials + len(ALPHAS)) * other)
+    frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
+    return (validation + test + retention) * rates.read + frozen * rates.frozen
 
 
 def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:

@@ -28,7 +28,7 @@ from nic_ray.search.placement import Placement
 from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.run import Run
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
-from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.study import end_unfinished, open_study, rebuild_study, restore_ledger_rows, trial_name
 from nic_ray.training.prepared import Prepared
 
@@ -215,12 +215,14 @@ def trial_resources(placement: Placement) -> dict[str, float]:
     return {"CPU": 1.0, **gpu}
 
 
-def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: Probe | None) -> RoundResult:
+def result_of_trials(
+    setup: SearchSetup, samples: Mapping[str, Sample], retention_set: RetentionSet | None
+) -> RoundResult:
     """Collect what trials have left in the run folder.
 
     Args:
         samples: hyperparameters of each trial, by name.
-        probe: used to measure what each trial has forgotten; with None this is not measured.
+        retention_set: used to measure what each trial has forgotten; with None this is not measured.
     """
     prepared, run_folder = setup.prepared, setup.run.folder
     objective = prepared.config.search.objective
@@ -237,10 +239,11 @@ def result_of_trials(setup: SearchSetup, samples: Mapping[str, Sample], probe: P
             best = best_of(name, trial_config(prepared.config.train, sample), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
             candidates.append(replace(best, weights={}, epochs=epochs))
+            retained = None if retention_set is None else retention_of(prepared, retention_set, best)
             row |= {
                 objective: best.metrics[objective],
                 f"{TIE_BREAKER}/macro": best.metrics[f"{TIE_BREAKER}/macro"],
-                **({} if probe is None else {"retention": retention_of(prepared, probe, best)[PRIMARY]}),
+                **({} if retained is None else {"retention": retained[PRIMARY]}),
                 "best_epoch": best.metrics["epoch"],
                 "micro_batch_tokens": state.get("micro_batch_tokens", best.config.micro_batch_tokens),
                 "epochs": epochs,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from nic_ray import hardware
-from nic_ray.config import DEFAULT_PROBE, Config
+from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
@@ -31,7 +31,7 @@ from nic_ray.search.run import Run, begin_run, destination, explaining_a_full_di
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
-from nic_ray.selection.retention import Probe, load_probe
+from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, deepest
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, final, judge
 from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
@@ -87,7 +87,7 @@ def run_search(
         view: shows the progress.
 
     Raises:
-        InputError: before anything is trained: unusable config, pairs, probe, model, device or output folder.
+        InputError: before anything is trained: unusable config, pairs, retention set, model, device or output folder.
         RunError: no trial produced a model, or the exported folder does not give the winner's numbers.
     """
     where = destination(config, out=out, name=name, run_root=run_root, overwrite=overwrite)
@@ -97,10 +97,10 @@ def run_search(
             "python -m nic_ray.train"
         )
     _refuse_what_is_of_no_use(config)
-    probe_pairs = _read_probe(config)
+    retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
-    return _search(prepared, run, probe_pairs, trains=True, view=view)
+    return _search(prepared, run, retention_pairs, trains=True, view=view)
 
 
 def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
@@ -121,10 +121,10 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
     command = "tune --resume" if search_on else "export"
     run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway)
     _refuse_what_is_of_no_use(config)
-    probe_pairs = _read_probe(config)
+    retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     refuse_other_start(prepared, started, run.folder)
-    return _search(prepared, run, probe_pairs, trains=search_on, view=view)
+    return _search(prepared, run, retention_pairs, trains=search_on, view=view)
 
 
 def _refuse_what_is_of_no_use(config: Config) -> None:
@@ -143,15 +143,17 @@ def may_use_a_gpu_here(config: Config) -> bool:
     return trains_on_gpus(config) and (not joins_a_cluster() or torch.cuda.is_available())
 
 
-def _read_probe(config: Config) -> Collection | None:
-    path = config.guard.probe
-    # a user who works in another folder and names no probe has not asked for the default one
-    if path is None or (path == DEFAULT_PROBE and not path.exists()):
+def _read_retention_set(config: Config) -> Collection | None:
+    path = config.guard.retention_set
+    # a user who works in another folder and names no retention set has not asked for the default one
+    if path is None or (path == DEFAULT_RETENTION_SET and not path.exists()):
         return None
     return index_pairs(read_pairs(path))
 
 
-def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View) -> SearchResult:
+def _search(
+    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, trains: bool, view: View
+) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
     with (
         held(run.folder),
@@ -162,11 +164,13 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
     ):
         for line in describe_run(prepared):
             view.say(line)
-        if probe_pairs is None:
-            view.say("no probe: what the tuning forgets is not measured; name a file of pairs under guard.probe")
+        if retention_pairs is None:
+            view.say(
+                "no retention set: what is forgotten is not measured; name a file of pairs under guard.retention_set"
+            )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        trained, probe = _train(prepared, run, probe_pairs, trains=trains, view=view)
+        trained, retention_set = _train(prepared, run, retention_pairs, trains=trains, view=view)
         _write_trials(run.files.trials, trained.rows)
         if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
             others = len(trained.best) - 1
@@ -179,7 +183,7 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
                 (_with_weights(run.folder, candidate) for candidate in trained.best),
                 trained.confirmations,
             ),
-            probe,
+            retention_set,
             export_anyway=run.export_anyway,
             say=view.say,
             note_reading=functools.partial(_note_reading, run, prepared),
@@ -196,8 +200,8 @@ def _search(prepared: Prepared, run: Run, probe_pairs: Collection | None, *, tra
 
 
 def _train(
-    prepared: Prepared, run: Run, probe_pairs: Collection | None, *, trains: bool, view: View
-) -> tuple[Trained, Probe | None]:
+    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, trains: bool, view: View
+) -> tuple[Trained, RetentionSet | None]:
     """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
     from nic_ray.search import cluster, rounds, trackers
@@ -237,12 +241,14 @@ def _train(
             view=view,
         )
         samples = rounds.run_search_trials(setup)
-        # loaded only after the trials, none of which needs the probe
-        probe = None if probe_pairs is None else load_probe(prepared, probe_pairs, depths(config))
-        searched = rounds.result_of_trials(setup, samples, probe)
+        # loaded only after the trials, none of which needs the retention set
+        retention_set = (
+            None if retention_pairs is None else load_retention_set(prepared, retention_pairs, depths(config))
+        )
+        searched = rounds.result_of_trials(setup, samples, retention_set)
         rounds.refuse_no_model(searched)
         chosen = searched.best[: config.confirm.trials]
-        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), probe)
+        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), retention_set)
         winner, confirmations = rounds.confirmed(setup, chosen, again)
         for confirmation in confirmations:
             values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
@@ -252,7 +258,7 @@ def _train(
     first = next((each for each in searched.best if each.name == trial_name(0)), None)
     first = None if first is None else _with_weights(run.folder, first)
     rows = searched.rows + again.rows
-    return Trained(prepared, inputs, first, [winner, *others], confirmations, rows), probe
+    return Trained(prepared, inputs, first, [winner, *others], confirmations, rows), retention_set
 
 
 def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:

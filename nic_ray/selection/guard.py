@@ -39,7 +39,7 @@ class Point:
     scores: Mapping[str, NDArray[np.float64]]
     """Metric -> its value for each validation query, (Q,)."""
     retention: Mapping[str, float] | None
-    """Metric -> its macro mean on the probe minus the base model's; None without a probe."""
+    """Metric -> its macro mean on the retention set minus the base model's; None without a retention set."""
 
 
 def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_retention_loss: float) -> Point | None:

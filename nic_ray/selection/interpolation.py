@@ -12,7 +12,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.guard import Point
-from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training.prepared import Prepared
 
@@ -24,7 +24,7 @@ def interpolation_path(
     inputs: Inputs,
     winner: Candidate,
     base: Mapping[str, NDArray[np.float64]],
-    probe: Probe | None,
+    retention_set: RetentionSet | None,
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> list[Point]:
@@ -33,16 +33,18 @@ def interpolation_path(
     Args:
         inputs: at the winner's depth.
         base: the base model's scores at the validation queries.
-        probe: None measures no retention.
+        retention_set: None measures no retention.
         alphas: how far to go towards the winner, each in (0, 1].
     """
     rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
-    at_base = None if probe is None else dict.fromkeys(probe.base, 0.0)
+    at_base = None if retention_set is None else dict.fromkeys(retention_set.base, 0.0)
     points = [Point(0.0, flat_metrics(base, domains), base, at_base)]
     for alpha in alphas:
         weights = interpolated(prepared, winner, alpha)
         scores = Scorer(prepared, inputs).scores(weights, rows)
-        kept = None if probe is None else retention_of(prepared, probe, replace(winner, weights=weights))
+        kept = (
+            None if retention_set is None else retention_of(prepared, retention_set, replace(winner, weights=weights))
+        )
         points.append(Point(alpha, flat_metrics(scores, domains), scores, kept))
     return points
 

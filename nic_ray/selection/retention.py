@@ -14,7 +14,7 @@ from nic_ray.training.prepared import Prepared
 
 
 @dataclass(frozen=True)
-class Probe:
+class RetentionSet:
     """Questions from other fields: what a model still finds there shows what its tuning has forgotten."""
 
     collection: Collection
@@ -24,8 +24,8 @@ class Probe:
     """Metric -> its macro mean of the base model on it."""
 
 
-def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> Probe:
-    """Run a probe's texts through the frozen blocks, for each depth that it will be scored at, and score the base.
+def load_retention_set(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> RetentionSet:
+    """Run the texts of a retention set through the frozen blocks, for each depth that is scored, and score the base.
 
     Raises:
         InputError: the base model's embeddings of them are not finite.
@@ -35,14 +35,14 @@ def load_probe(prepared: Prepared, collection: Collection, depths: Sequence[int]
     wanted = sorted(set(depths)) if encoder.can_be_cut else []
     found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
     inputs = {depth: found.get(depth, replace(tokens, depth=depth)) for depth in depths}
-    return Probe(collection, inputs, _macro_metrics(prepared, collection, deepest(inputs), None))
+    return RetentionSet(collection, inputs, _macro_metrics(prepared, collection, deepest(inputs), None))
 
 
-def retention_of(prepared: Prepared, probe: Probe, candidate: Candidate) -> dict[str, float]:
-    """Each metric's macro mean of a candidate on the probe, minus the base model's."""
-    inputs = probe.inputs[candidate.config.frozen_layers]
-    found = _macro_metrics(prepared, probe.collection, inputs, candidate.weights)
-    return {name: value - probe.base[name] for name, value in found.items()}
+def retention_of(prepared: Prepared, retention_set: RetentionSet, candidate: Candidate) -> dict[str, float]:
+    """Each metric's macro mean of a candidate on the retention set, minus the base model's."""
+    inputs = retention_set.inputs[candidate.config.frozen_layers]
+    found = _macro_metrics(prepared, retention_set.collection, inputs, candidate.weights)
+    return {name: value - retention_set.base[name] for name, value in found.items()}
 
 
 def _macro_metrics(

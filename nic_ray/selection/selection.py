@@ -30,7 +30,7 @@ from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.guard import Point, choose, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
-from nic_ray.selection.retention import Probe, retention_of
+from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
 from nic_ray.training.prepared import Prepared, leaks
 
@@ -104,7 +104,7 @@ def judge(
     prepared: Prepared,
     inputs: Mapping[int, Inputs],
     contestants: Contestants,
-    probe: Probe | None,
+    retention_set: RetentionSet | None,
     *,
     export_anyway: bool,
     say: Callable[[str], None],
@@ -114,7 +114,7 @@ def judge(
 
     Args:
         inputs: by depth, at those of the candidates.
-        probe: with inputs at the depths of the candidates; None measures no retention.
+        retention_set: with inputs at the depths of the candidates; None measures no retention.
         export_anyway: whether to read the test rows and export despite objections.
         say: is handed what is found, a line at a time.
         note_reading: is told of which model the test rows are about to be read, and gives all their readings.
@@ -122,7 +122,7 @@ def judge(
     config, asked = prepared.config, queries_of(prepared, "validation")
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
     winner = _averaged(prepared, inputs, contestants.best, say)
-    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, probe)
+    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
     chosen, objections_found = _chosen(points, asked, config)
     tuned = replace(
         winner,
@@ -137,7 +137,9 @@ def judge(
     results = {"validation": {"base": flat_metrics(base, asked.domains)}}
     results["validation"] |= {label: _figures(model.metrics) for label, model in models.items()}
     kept = {
-        label: retention_of(prepared, probe, model) for label, model in models.items() if probe and model is not tuned
+        label: retention_of(prepared, retention_set, model)
+        for label, model in models.items()
+        if retention_set and model is not tuned
     }
     evidence = _evidence(prepared, models, points, contestants.confirmations)
     evidence["alpha"] = chosen.alpha
@@ -159,8 +161,11 @@ def judge(
         "max_domain_drop": config.guard.max_domain_drop,
         "lower_bounds": bounds,
     }
-    if probe is not None and config.guard.probe is not None:
-        evidence["probe"] = {"pairs": config.guard.probe.name, "sha256": file_sha256(config.guard.probe)}
+    if retention_set is not None and config.guard.retention_set is not None:
+        evidence["retention_set"] = {
+            "pairs": config.guard.retention_set.name,
+            "sha256": file_sha256(config.guard.retention_set),
+        }
     return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, queries)
 
 
@@ -180,13 +185,13 @@ def _averaged(
 
 
 def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """How far to go from the base model, which is `points[0]`, among the other points; and what the probe objects."""
+    """How far to go from the base model, which is `points[0]`, among the others; and objections from retention."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
     chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
     if chosen is not None:
         return chosen, []
     objection = (
-        f"probe: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
+        f"retention set: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
         f"{METRICS[PRIMARY].label}"
     )
     return max(points[1:], key=lambda point: point.metrics[objective]), [objection]
@@ -373,7 +378,11 @@ def _shown(point: Point) -> FrontPoint:
 
 
 def _described(point: Point, objective: str) -> str:
-    kept = "" if point.retention is None else f", {point.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the probe"
+    kept = (
+        ""
+        if point.retention is None
+        else f", {point.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
+    )
     return (
         f"{point.alpha:.0%} of the way from the base model to it: {objective} {point.metrics[objective]:.4f} on "
         f"validation{kept}"
