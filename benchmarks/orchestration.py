@@ -130,7 +130,7 @@ def in_processes(trials: int) -> dict[str, float]:
             mirror=None,
         )
         trial = ray_hooks.trial_class(tune.with_parameters(all_but_training, shared=shared), {"CPU": 1.0})
-        samples = ray_hooks.FixedSearch([{ray_hooks.NAME: f"trial-{number:03d}"} for number in range(trials)])
+        samples = ray_hooks.FixedSearch([{ray_hooks.TRIAL_NAME: f"trial-{number:03d}"} for number in range(trials)])
         with watching(look, every_s=0.1) as looked:  # the last tenth of a second of a process goes unseen
             time.sleep(1)
             before = sum(spent.values()) - looked[-1]

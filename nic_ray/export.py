@@ -25,7 +25,7 @@ def main(
 
     with view(quiet=quiet) as shown:
         outcome = resume_search(
-            run_folder, search_on=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
+            run_folder, runs_trials=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
         )
     show_result(outcome)
 

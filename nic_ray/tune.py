@@ -51,7 +51,7 @@ def main(
         )
         with view(quiet=quiet) as shown:
             outcome = resume_search(
-                resume, search_on=True, overwrite=overwrite, export_anyway=export_anyway, view=shown
+                resume, runs_trials=True, overwrite=overwrite, export_anyway=export_anyway, view=shown
             )
     else:
         settings = load_config(

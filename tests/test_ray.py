@@ -239,13 +239,13 @@ def test_a_confirmation_that_was_cut_off_exports_the_best_and_goes_on_when_resum
     # as an interrupt leaves it, and as the end of a time budget does
     for lines in (rest, [*rest, json.dumps(ended_early)]):
         (run_folder / "ended.jsonl").write_text("\n".join(lines) + "\n")
-        found = resume_search(str(run_folder), search_on=False, overwrite=True, export_anyway=True, view=Lines(say))
+        found = resume_search(str(run_folder), runs_trials=False, overwrite=True, export_anyway=True, view=Lines(say))
         assert read_metadata(found.folder)["trial"].startswith("trial-001")
         best, default = found.judgement.evidence["confirmed"]
         assert (best["trial"], best["seeds"], best["mean"]) == ("trial-001", 1, value["trial-001"])
         assert (default["trial"], default["seeds"]) == ("trial-000", 2)
         assert cut_off in {row["trial"] for row in found.trials}
-    again = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=True, view=Lines(say))
+    again = resume_search(str(run_folder), runs_trials=True, overwrite=True, export_anyway=True, view=Lines(say))
     assert [each["seeds"] for each in again.judgement.evidence["confirmed"]] == [2, 2]
     assert [row["status"] for row in again.trials] == ["finished"] * 4
 
@@ -332,7 +332,7 @@ def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplo
     assert cpus == 2
     before = torch.get_num_threads()
     monkeypatch.setattr(worker, "SHARING", tmp_path)
-    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "COUNT_INTERVAL_S", 0.0)
     beside = hardware.shared_cpus(2, tmp_path / host)
     two = SimpleNamespace(concurrent=2, threads=1)
     try:
@@ -514,14 +514,14 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
         raise AssertionError("the activations lie on disk, and are read")
 
     monkeypatch.setattr("nic_ray.search.cluster.run_shard", refuse)
-    outcome = resume_search(str(run_folder), search_on=False, overwrite=False, export_anyway=False, view=Lines(say))
+    outcome = resume_search(str(run_folder), runs_trials=False, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     assert [row["command"] for row in outcome.judgement.evidence["readings"]] == ["export"]
     so_far = {row["trial"]: row for row in outcome.trials}
     assert {name for name, row in so_far.items() if row["status"] == "finished"} == set(before)
     assert any(row["status"] == "cut off" for row in outcome.trials)
 
-    outcome = resume_search(str(run_folder), search_on=True, overwrite=True, export_anyway=False, view=Lines(say))
+    outcome = resume_search(str(run_folder), runs_trials=True, overwrite=True, export_anyway=False, view=Lines(say))
     assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(5)]
     assert {row["status"] for row in outcome.trials} == {"finished"}
     # the test rows were read by the first export; so this was no untouched reading, and it is said wherever it counts
@@ -583,7 +583,7 @@ def test_a_search_whose_disk_is_full_says_so_and_goes_on_with_room(tiny_model, t
     assert before.items() <= read_ended(run_folder).items()
 
     (small_disk / "other").unlink()
-    outcome = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, view=Lines(say))
+    outcome = resume_search(str(run_folder), runs_trials=True, overwrite=False, export_anyway=False, view=Lines(say))
     assert outcome.folder == tmp_path / "models" / "tiny"
     ended = read_ended(run_folder)
     assert before.items() <= ended.items()
@@ -636,7 +636,7 @@ def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(
     assert f"export the best so far: python -m nic_ray.export {run_folder}" in text
     assert "Traceback" not in text
 
-    resumed = resume_search(str(run_folder), search_on=True, overwrite=False, export_anyway=False, view=Lines(say))
+    resumed = resume_search(str(run_folder), runs_trials=True, overwrite=False, export_anyway=False, view=Lines(say))
     whole = search(model, tiny_pairs_file, tmp_path / "whole", trials=2, **changes)
 
     def told(outcome: SearchResult) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from nic_ray.config import SearchConfig
 from nic_ray.progress import Live
 from nic_ray.search.ray_hooks import (
-    NUMBER,
-    UNTIL,
+    END_EPOCH,
+    TRIAL_NUMBER,
     Interruptible,
     ProgressCallback,
     asha,
@@ -60,13 +60,13 @@ def test_without_an_interrupt_nothing_is_ended():
     ],
 )
 def test_only_a_trial_that_was_trained_to_its_own_end_is_finished(last, until, end):
-    config = {} if until is None else {UNTIL: until}
+    config = {} if until is None else {END_EPOCH: until}
     assert end_of(SimpleNamespace(last_result=last, config=config)) == end
 
 
 def told(asha, number, *evaluations, config=None):
     """What ASHA decides at each evaluation of a trial: (epoch, value)."""
-    trial = SimpleNamespace(trial_id=f"id {number}", config={NUMBER: number} if config is None else config)
+    trial = SimpleNamespace(trial_id=f"id {number}", config={TRIAL_NUMBER: number} if config is None else config)
     asha.on_trial_add(None, trial)
     return [asha.on_trial_result(None, trial, {"epoch": epoch, "objective": value}) for epoch, value in evaluations]
 

@@ -335,7 +335,7 @@ def nothing_is_read(monkeypatch):
 
 
 def resumed(folder):
-    return search.resume_search(str(folder), search_on=True, overwrite=False, export_anyway=False, view=View())
+    return search.resume_search(str(folder), runs_trials=True, overwrite=False, export_anyway=False, view=View())
 
 
 @pytest.mark.parametrize("noted", [True, False])
@@ -525,7 +525,7 @@ def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_j
     searched = rounds.result_of_trials(setup, rounds.run_search_trials(setup), None)
     chosen = searched.best[: prepared.config.confirm.trials]
     again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), None)
-    winner, confirmations = rounds.confirmed(setup, chosen, again)
+    winner, confirmations = rounds.pick_winner(setup, chosen, again)
     assert winner.name == "trial-001"
     assert [(each.trial, each.values) for each in confirmations] == [
         ("trial-001", {42: 0.749}),
@@ -584,4 +584,4 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
         monkeypatch.setattr(search, name, replacement)
     run = run_in(tmp_path)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        search._search(prepared, run, None, trains=False, view=View())
+        search._search(prepared, run, None, runs_trials=False, view=View())

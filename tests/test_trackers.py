@@ -39,12 +39,12 @@ def test_every_figure_has_a_name_that_mlflow_takes():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_tracker_that_fails_costs_its_record_and_no_search(tmp_path, caplog, monkeypatch):
     (tracked,) = tracker_callbacks(TrackersConfig(mlflow=f"sqlite:///{tmp_path}/m.db"), "run")
-    caplog.set_level(logging.WARNING, "nic_ray.tracking")
+    caplog.set_level(logging.WARNING, "nic_ray.trackers")
     monkeypatch.setattr(tracked.mlflow_util, "setup_mlflow", lambda **_: 1 / 0)
     tracked.setup()
     for record in (tracked.log_trial_start, tracked.log_trial_end):
         record(object())  # no trial, and nothing is set up
     tracked.log_trial_result(1, object(), {})
-    told = [record.getMessage() for record in caplog.records if record.name == "nic_ray.tracking"]
+    told = [record.getMessage() for record in caplog.records if record.name == "nic_ray.trackers"]
     assert len(told) == 4
     assert all(message.startswith("MLflow: not recorded (") for message in told)

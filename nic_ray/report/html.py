@@ -12,7 +12,7 @@ from nic_ray.report import figures, sections
 from nic_ray.report.elements import FinishedRun, Html, read_run, sentence
 from nic_ray.run_folder import RunFolder
 
-log = logging.getLogger("nic_ray.page")
+log = logging.getLogger("nic_ray.report")
 
 SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),

@@ -21,6 +21,7 @@ from nic_ray.record import EndedTrial, add_ended
 from nic_ray.remote import Mirror, push, push_database
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.ray_private import optuna_study_of, optuna_trials_of, rungs_of, trial_class_of
+from nic_ray.search.worker import START_CHECKPOINT
 from nic_ray.study import NAME as STUDY_NAME
 from nic_ray.study import (
     distribution_of,
@@ -35,16 +36,15 @@ from nic_ray.study import (
 
 OBJECTIVE = "objective"
 """The metric that Tune, ASHA and Optuna see: the best value so far of the objective that the search maximises."""
-WHOLE = ("finished", "repeated")
-"""Statuses of trials that were trained for as long as they should be."""
+COMPLETED = ("finished", "repeated")
+"""Statuses of trials that were trained as long as planned: to the last epoch, or as long as the trial they repeat."""
 TuneResult = dict[str, Any]
 """What a trial has reported, as Tune passes it on: metrics by name, "config", and figures that Tune adds."""
 Sample = dict[str, Any]
 """What Tune passes to a trial: hyperparameters by name, and the entries named below."""
-NUMBER, NAME, START, UNTIL = "number", "name", "start", "until"
-"""Entries of a trial's sample besides hyperparameters: its number in the study, or its name if it is in none; the
-folder of the checkpoint that it starts from, in the run folder; the epochs after which it ends, however many were
-planned."""
+TRIAL_NUMBER, TRIAL_NAME, END_EPOCH = "number", "name", "until"
+"""Entries of a trial's sample besides hyperparameters and `START_CHECKPOINT`: its number in the study, or its name if
+it belongs to none; the epoch at which it ends, which may be before the last one."""
 
 
 class StudySearch(OptunaSearch):
@@ -57,7 +57,7 @@ class StudySearch(OptunaSearch):
     def __init__(self, *args: Any, cut_off: Mapping[int, str | None], **options: Any) -> None:
         super().__init__(*args, **options)
         self._cut_off = dict(cut_off)
-        self._told: dict[str, set[int]] = {}
+        self._reported: dict[str, set[int]] = {}
 
     def suggest(self, trial_id: str) -> Sample | None:
         """Return the sample, and under "number" the trial's number in the study, where 0 is the first.
@@ -67,21 +67,21 @@ class StudySearch(OptunaSearch):
         trials = optuna_trials_of(self)
         if not self._cut_off:
             sample = super().suggest(trial_id)
-            return None if sample is None else {**sample, NUMBER: trials[trial_id].number}
+            return None if sample is None else {**sample, TRIAL_NUMBER: trials[trial_id].number}
         number = min(self._cut_off)
         start = self._cut_off.pop(number)
         study = optuna_study_of(self)
         left = next(trial for trial in study.trials if trial.number == number)
         trials[trial_id] = optuna.trial.Trial(study, left._trial_id)
-        self._told[trial_id] = set(left.intermediate_values)
-        return {**left.params, NUMBER: number, START: start}
+        self._reported[trial_id] = set(left.intermediate_values)
+        return {**left.params, TRIAL_NUMBER: number, START_CHECKPOINT: start}
 
     def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
         """Report an intermediate value with the number of its evaluation as the step, and store its epoch beside it."""
         evaluation = int(result["evaluation"])
-        if evaluation in self._told.setdefault(trial_id, set()):
+        if evaluation in self._reported.setdefault(trial_id, set()):
             return  # the trial died after this evaluation, and has reached it again
-        self._told[trial_id].add(evaluation)
+        self._reported[trial_id].add(evaluation)
         optuna_trials_of(self)[trial_id].set_user_attr(epoch_attribute(evaluation), result["epoch"])
         super().on_trial_result(trial_id, {**result, "training_iteration": evaluation})
 
@@ -109,16 +109,20 @@ class FixedSearch(Searcher):
 
 
 def end_of(trial: Any) -> str:
-    """Say how a trial that did not fail ended: "finished", "stopped" early, or "repeated" up to its early end."""
+    """Return the status of a trial that did not fail.
+
+    "finished": it ended by itself. "stopped": ASHA or the end of the search stopped it. "repeated": it trained a
+    configuration again with another seed, for as many epochs as the first training took.
+    """
     last = trial.last_result or {}
     if last.get("finished"):
         return "finished"
-    return "repeated" if last.get("epoch", 0.0) >= trial.config.get(UNTIL, math.inf) else "stopped"
+    return "repeated" if last.get("epoch", 0.0) >= trial.config.get(END_EPOCH, math.inf) else "stopped"
 
 
 def has_run_long_enough(trial_id: str, result: TuneResult) -> bool:
     """Whether a trial of `FixedSearch` should be stopped here; a trial that has finished need not be killed."""
-    return bool(result["epoch"] >= result["config"][UNTIL] and not result.get("finished"))
+    return bool(result["epoch"] >= result["config"][END_EPOCH] and not result.get("finished"))
 
 
 class FinishingAsha(ASHAScheduler):
@@ -142,25 +146,25 @@ class FinishingAsha(ASHAScheduler):
         for number, points in past.items():
             for epoch, value in points:
                 for milestone, recorded in rungs_of(self):
-                    if epoch >= milestone and _past(number) not in recorded:
-                        recorded[_past(number)] = value
+                    if epoch >= milestone and _key_of_earlier(number) not in recorded:
+                        recorded[_key_of_earlier(number)] = value
                         break  # as in ASHA, a value counts at one rung, the highest that it has reached
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Recognise a trial that an earlier run left unfinished."""
         super().on_trial_add(tune_controller, trial)
         for _, recorded in rungs_of(self):
-            if _past(trial.config.get(NUMBER)) in recorded:
-                recorded[trial.trial_id] = recorded.pop(_past(trial.config[NUMBER]))
+            if _key_of_earlier(trial.config.get(TRIAL_NUMBER)) in recorded:
+                recorded[trial.trial_id] = recorded.pop(_key_of_earlier(trial.config[TRIAL_NUMBER]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
         """Decide whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        goes_on = result.get("finished") or trial.config.get(NUMBER) == 0
+        goes_on = result.get("finished") or trial.config.get(TRIAL_NUMBER) == 0
         return TrialScheduler.CONTINUE if goes_on else decision
 
 
-def _past(number: int | None) -> str:
+def _key_of_earlier(number: int | None) -> str:
     """Return the key of a trial from an earlier run, whose id in Tune is no longer known."""
     return f"past {number}"
 
@@ -360,12 +364,16 @@ def trial_class(function: Callable[[Sample], None], resources: Mapping[str, floa
 
 def name_of(trial: Any) -> str:
     """Return the name of one of Tune's trials, which is also that of its actor and its folder."""
-    return str(trial.config.get(NAME) or trial_name(trial.config[NUMBER]))
+    return str(trial.config.get(TRIAL_NAME) or trial_name(trial.config[TRIAL_NUMBER]))
 
 
 def shown_sample(sample: Sample) -> str:
     """Format a sample as one line."""
-    values = {name: value for name, value in sample.items() if name not in (NUMBER, NAME, UNTIL, START)}
+    values = {
+        name: value
+        for name, value in sample.items()
+        if name not in (TRIAL_NUMBER, TRIAL_NAME, END_EPOCH, START_CHECKPOINT)
+    }
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )

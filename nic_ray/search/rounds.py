@@ -50,7 +50,7 @@ class SearchSetup:
     """Callbacks that record trials elsewhere."""
     deadline: float
     """Time on the monotonic clock after which no trial continues."""
-    trains: bool
+    runs_trials: bool
     """Whether trials are run; if not, existing results are only read."""
     view: View
 
@@ -99,7 +99,7 @@ def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
         restore_ledger_rows(study, run_folder, read_ended(run_folder))
     before = [] if study is None else study.trials
     left = config.search.trials - sum(trial.state.is_finished() for trial in before)
-    if setup.trains and left > 0:
+    if setup.runs_trials and left > 0:
         done = f"{config.search.trials - left} of {config.search.trials} trials are done; " if before else ""
         view.say(f"{done}{_describe_trials(left, setup.placement)}")
         cut_off = {
@@ -123,27 +123,27 @@ def run_search_trials(setup: SearchSetup) -> dict[str, Sample]:
     return {} if study is None else {trial_name(trial.number): trial.params for trial in study.trials}
 
 
-def run_trials_again(setup: SearchSetup, chosen: Sequence[Candidate]) -> dict[str, Sample]:
+def run_trials_again(setup: SearchSetup, finalists: Sequence[Candidate]) -> dict[str, Sample]:
     """Train configurations again with other seeds, unless that has been done; return the samples of all such trials.
 
     Args:
-        chosen: the best candidates of the search; with fewer than two there is nothing to compare.
+        finalists: the best candidates of the search; with fewer than two there is nothing to compare.
 
     Returns:
         samples by name, including those from an earlier end of this search whose configurations are no longer the best.
     """
     run_folder = setup.run.folder
-    wanted = {} if len(chosen) < 2 else retraining_samples(chosen, setup.prepared.config)
+    wanted = {} if len(finalists) < 2 else retraining_samples(finalists, setup.prepared.config)
     ended = read_ended(run_folder)
     missing = [
-        {**sample, ray_hooks.START: newest_checkpoint(run_folder, name)}
+        {**sample, worker.START_CHECKPOINT: newest_checkpoint(run_folder, name)}
         for name, sample in wanted.items()
-        if name not in ended or ended[name]["status"] not in (*ray_hooks.WHOLE, "failed")
+        if name not in ended or ended[name]["status"] not in (*ray_hooks.COMPLETED, "failed")
     ]
-    if setup.trains and missing and time.monotonic() < setup.deadline:
-        names = ", ".join(sample[ray_hooks.NAME] for sample in missing)
+    if setup.runs_trials and missing and time.monotonic() < setup.deadline:
+        names = ", ".join(sample[ray_hooks.TRIAL_NAME] for sample in missing)
         setup.view.say(f"training the best again with other seeds: {names}")
-        longest = max(sample[ray_hooks.UNTIL] for sample in missing)
+        longest = max(sample[ray_hooks.END_EPOCH] for sample in missing)
         run_round(
             setup,
             _batch(setup, "again", len(missing), longest),
@@ -253,13 +253,13 @@ def result_of_trials(
     return RoundResult(best_first(candidates, objective), rows)
 
 
-def confirmed(
-    setup: SearchSetup, chosen: Sequence[Candidate], again: RoundResult
+def pick_winner(
+    setup: SearchSetup, finalists: Sequence[Candidate], again: RoundResult
 ) -> tuple[Candidate, list[Confirmation]]:
     """Choose the best configuration over its seeds, and report what is known of those that were tried again.
 
     Args:
-        chosen: configurations of the search.
+        finalists: configurations of the search.
         again: the trials that trained them again.
 
     Returns:
@@ -267,8 +267,8 @@ def confirmed(
     """
     ended, objective = read_ended(setup.run.folder), setup.prepared.config.search.objective
     # a training that was cut off or has failed says nothing about its configuration
-    known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.WHOLE]
-    tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in chosen]
+    known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.COMPLETED]
+    tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in finalists]
     winner, confirmations = confirm(tried, objective)
     return winner, confirmations if known else []
 
@@ -293,7 +293,7 @@ def retraining_samples(candidates: Sequence[Candidate], config: Config) -> dict[
             seed = candidate.config.seed + further
             name = f"{candidate.name}-seed-{seed}"
             sample = {setting: getattr(candidate.config, setting) for setting in config.space}
-            samples[name] = sample | {"seed": seed, ray_hooks.NAME: name, ray_hooks.UNTIL: candidate.epochs}
+            samples[name] = sample | {"seed": seed, ray_hooks.TRIAL_NAME: name, ray_hooks.END_EPOCH: candidate.epochs}
     return samples
 
 

@@ -38,8 +38,8 @@ from nic_ray.training.prepared import Prepared, depths, describe_data, describe_
 
 NOTED = (
     "nic_ray.progress",
-    "nic_ray.tracking",
-    "nic_ray.page",
+    "nic_ray.trackers",
+    "nic_ray.report",
     "nic_ray.study",
     "ray",
     "optuna",
@@ -100,17 +100,17 @@ def run_search(
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
-    return _search(prepared, run, retention_pairs, trains=True, view=view)
+    return _search(prepared, run, retention_pairs, runs_trials=True, view=view)
 
 
-def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
+def resume_search(where: str, *, runs_trials: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
     """Resume a search that was cut off, and complete it as it was started.
 
     What has ended stays as it is; trials that were cut off resume from their last checkpoints.
 
     Args:
         where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
-        search_on: whether trials are resumed and new ones started; if not, the best so far is judged and exported.
+        runs_trials: whether trials are resumed and new ones started; if not, the best so far is judged and exported.
         overwrite: as in `run_search`, in addition to what the search was started with.
         export_anyway: likewise.
 
@@ -118,13 +118,13 @@ def resume_search(where: str, *, search_on: bool, overwrite: bool, export_anyway
         InputError: there is no such run, its settings or its pairs have changed, or its bundle exists already.
         RunError: as `run_search`.
     """
-    command = "tune --resume" if search_on else "export"
+    command = "tune --resume" if runs_trials else "export"
     run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway)
     _refuse_what_is_of_no_use(config)
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     refuse_other_start(prepared, started, run.folder)
-    return _search(prepared, run, retention_pairs, trains=search_on, view=view)
+    return _search(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
 
 
 def _refuse_what_is_of_no_use(config: Config) -> None:
@@ -152,7 +152,7 @@ def _read_retention_set(config: Config) -> Collection | None:
 
 
 def _search(
-    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, trains: bool, view: View
+    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
 ) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
     with (
@@ -170,7 +170,7 @@ def _search(
             )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        trained, retention_set = _train(prepared, run, retention_pairs, trains=trains, view=view)
+        trained, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
         _write_trials(run.files.trials, trained.rows)
         if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
             others = len(trained.best) - 1
@@ -189,18 +189,18 @@ def _search(
             note_reading=functools.partial(_note_reading, run, prepared),
         )
         folder = run.bundle if judgement.may_be_exported else None
-        outcome = SearchResult(folder, run.folder, judgement, trained.first, trained.rows)
-        _write_result(outcome, trained.prepared, bundle=None)
+        result = SearchResult(folder, run.folder, judgement, trained.first, trained.rows)
+        _write_result(result, trained.prepared, bundle=None)
         if folder is not None:
             _export(trained, judgement, run, view)
-            _write_result(outcome, trained.prepared, bundle=folder)
+            _write_result(result, trained.prepared, bundle=folder)
         _write_page(run, view.say)
         _copy_results(run)
-        return outcome
+        return result
 
 
 def _train(
-    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, trains: bool, view: View
+    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
 ) -> tuple[Trained, RetentionSet | None]:
     """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
@@ -237,7 +237,7 @@ def _train(
             base=base,
             trackers=recorders,
             deadline=time.monotonic() + (config.search.time_budget or math.inf),
-            trains=trains,
+            runs_trials=runs_trials,
             view=view,
         )
         samples = rounds.run_search_trials(setup)
@@ -247,9 +247,9 @@ def _train(
         )
         searched = rounds.result_of_trials(setup, samples, retention_set)
         rounds.refuse_no_model(searched)
-        chosen = searched.best[: config.confirm.trials]
-        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), retention_set)
-        winner, confirmations = rounds.confirmed(setup, chosen, again)
+        finalists = searched.best[: config.confirm.trials]
+        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, finalists), retention_set)
+        winner, confirmations = rounds.pick_winner(setup, finalists, again)
         for confirmation in confirmations:
             values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
             seeds = f"{len(confirmation.values)} seed(s)"
@@ -340,8 +340,8 @@ def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
         writer.writerows(trials)
 
 
-def _write_result(outcome: SearchResult, prepared: Prepared, bundle: Path | None) -> None:
-    judgement = outcome.judgement
+def _write_result(result: SearchResult, prepared: Prepared, bundle: Path | None) -> None:
+    judgement = result.judgement
     content: StoredResult = {
         "bundle": None if bundle is None else str(bundle),
         "objective": prepared.config.search.objective,
@@ -353,15 +353,15 @@ def _write_result(outcome: SearchResult, prepared: Prepared, bundle: Path | None
         },
         "results": judgement.results,
         **judgement.evidence,
-        "trials": outcome.trials,
+        "trials": result.trials,
         **describe_data(prepared),
     }
-    path = RunFolder(outcome.run_folder).result
+    path = RunFolder(result.run_folder).result
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})
     every = as_csv(judgement.results, counted, intervals)
-    RunFolder(outcome.run_folder).domains.write_text(every, encoding="utf-8")
+    RunFolder(result.run_folder).domains.write_text(every, encoding="utf-8")
     if judgement.queries is None:
-        RunFolder(outcome.run_folder).queries.unlink(missing_ok=True)  # left by an earlier judgement of this run
+        RunFolder(result.run_folder).queries.unlink(missing_ok=True)  # left by an earlier judgement of this run
     else:
-        RunFolder(outcome.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")
+        RunFolder(result.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")

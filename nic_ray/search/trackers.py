@@ -12,7 +12,7 @@ from ray.tune import Callback
 from nic_ray.config import TrackersConfig
 from nic_ray.errors import InputError
 
-log = logging.getLogger("nic_ray.tracking")
+log = logging.getLogger("nic_ray.trackers")
 
 Figures = dict[str, Any]
 """What a trial has reported, as Tune passes it on."""

@@ -54,11 +54,15 @@ log = logging.getLogger("nic_ray.training")
 RETRIES = 1
 """Times that a trial resumes from its last checkpoint after it died: a crash, a lost node, no memory or disk space."""
 
-SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
-"""Folder in which a user's training processes on a machine find out how many they are."""
+START_CHECKPOINT = "start"
+"""Entry of a sample besides hyperparameters: the folder of the checkpoint that the trial starts from, relative to the
+run folder."""
 
-LOOK_S = 2.0
-"""Least time in seconds between two looks at how many there are."""
+SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
+"""Folder in which the training processes of a user on this machine are counted."""
+
+COUNT_INTERVAL_S = 2.0
+"""Seconds between two counts of these processes, at least."""
 
 TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name
 """Name of the trials' folder in a run folder, and in its mirror."""
@@ -69,14 +73,7 @@ CPUS_OF_A_WORKER = 0.98
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What every trial of a search is given, besides its sample. Large values are Ray references.
-
-    collection: reference to a `Collection`.
-    inputs, uppers: references by frozen_layers, to `Inputs` (or `StoredInputs`) and to the `Upper` at that depth.
-    concurrent, threads: number of trials at a time, and threads of each of their workers at the start.
-    run_folder: on a disk that all nodes share; or, with a mirror, on the driver's disk alone.
-    mirror: mirror of the run folder.
-    """
+    """What every trial of a search is given, besides its sample. Large values are references to Ray's object store."""
 
     base: TrainConfig
     objective: str
@@ -84,13 +81,19 @@ class TrialInputs:
     validation_rows: NDArray[np.int64]
     collection: "ray.ObjectRef[Collection]"
     inputs: Mapping[int, "ray.ObjectRef[Any]"]
+    """frozen_layers -> reference to `Inputs` or `StoredInputs`."""
     uppers: Mapping[int, "ray.ObjectRef[Any]"]
+    """frozen_layers -> reference to the `Upper` at that depth."""
     workers: int
     gpus_per_worker: float
     concurrent: int
+    """Number of trials that run at the same time."""
     threads: int
+    """Threads of each worker at the start of a trial."""
     run_folder: Path
+    """On a disk that all nodes share; with a mirror, on the driver's disk alone."""
     mirror: Mirror | None
+    """Mirror of the run folder; None without one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
         shared: inputs that are the same for all trials.
     """
     sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
-    assignment = Assignment(trial_config(shared.base, sample), shared, config.get("start"))
+    assignment = Assignment(trial_config(shared.base, sample), shared, config.get(START_CHECKPOINT))
     if shared.workers == 1:
         TorchTrainer(
             _train_here,
@@ -177,8 +180,11 @@ def _train_here(given: Mapping[str, Assignment]) -> None:
     checkpoint = tune.get_checkpoint()
     device = _device(assignment.shared)
     # not to Tune's own folder, which lags behind by some seconds, so that a crash would lose them
-    with _own_folder(assignment.shared, tune.get_context().get_trial_name()) as own, logging_to(own / LOG):
-        _train(assignment, device, checkpoint, own, lambda metrics, folder: tune.report(
+    with (
+        _trial_folder(assignment.shared, tune.get_context().get_trial_name()) as trial_folder,
+        logging_to(trial_folder / LOG),
+    ):
+        _train(assignment, device, checkpoint, trial_folder, lambda metrics, folder: tune.report(
             metrics, checkpoint=tune.Checkpoint.from_directory(folder)
         ))  # fmt: skip
 
@@ -194,30 +200,30 @@ def _train_with_others(given: Mapping[str, Assignment]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
     with (
-        _own_folder(assignment.shared, context.get_experiment_name()) as own,
-        logging_to(own / LOG) if first else contextlib.nullcontext(),
+        _trial_folder(assignment.shared, context.get_experiment_name()) as trial_folder,
+        logging_to(trial_folder / LOG) if first else contextlib.nullcontext(),
     ):
-        _train(assignment, device, checkpoint, own, report)
+        _train(assignment, device, checkpoint, trial_folder, report)
 
 
 def _train(
     assignment: Assignment,
     device: str,
     checkpoint: Any,
-    own: Path,
+    trial_folder: Path,
     report: Callable[[dict[str, float], Path], None],
 ) -> None:
     """Train from the newest state that can be read.
 
     Args:
         checkpoint: Tune's or Train's checkpoint of this search; None at its beginning.
-        own: the trial's folder, from `_own_folder`.
+        trial_folder: the trial's folder, from `_trial_folder`.
         report: receives the metrics of each evaluation, with the folder of its checkpoint.
     """
     shared, config = assignment.shared, assignment.train
-    leads = not dist.is_initialized() or dist.get_rank() == 0
-    if (own / FAILURE_FILE).exists():  # it would fail in the same way again
-        raise RunError((own / FAILURE_FILE).read_text(encoding="utf-8"))
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    if (trial_folder / FAILURE_FILE).exists():  # another attempt would fail in the same way
+        raise RunError((trial_folder / FAILURE_FILE).read_text(encoding="utf-8"))
     hardware.keep_freed_memory()
     collection: Collection = ray.get(shared.collection)
     upper: Upper = ray.get(shared.uppers[config.frozen_layers]).to(device)
@@ -226,15 +232,15 @@ def _train(
     source = feed(opened(ray.get(shared.inputs[config.frozen_layers])), device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
-    state = _state_to_go_on_from(shared, checkpoint, assignment.start)
+    state = _state_to_resume_from(shared, checkpoint, assignment.start)
     if state is not None and state["finished"]:
         with tempfile.TemporaryDirectory() as folder:  # Tune has not been told that the trial ended
-            if leads:
+            if is_first:
                 save_state(state, Path(folder))
             report(state["metrics"], Path(folder))
         return
     try:
-        with _shared_threads(shared) as take_share:
+        with _shared_threads(shared) as adapt_threads:
             for evaluation in loop.fit(
                 config,
                 upper,
@@ -244,17 +250,17 @@ def _train(
                     shared.objective,
                 ),
                 state=state,
-                before_step=take_share,
+                before_step=adapt_threads,
             ):
                 with tempfile.TemporaryDirectory() as folder:
-                    if leads:
+                    if is_first:
                         save_state(evaluation.state, Path(folder))
                     report(evaluation.metrics, Path(folder))
-                if leads:
-                    _copy_to_mirror(shared, own, LOG)
+                if is_first:
+                    _copy_to_mirror(shared, trial_folder, LOG)
     except RunError as error:  # perhaps on this worker alone, for example if its memory is too small
-        (own / FAILURE_FILE).write_text(str(error), encoding="utf-8")
-        _copy_to_mirror(shared, own, FAILURE_FILE)
+        (trial_folder / FAILURE_FILE).write_text(str(error), encoding="utf-8")
+        _copy_to_mirror(shared, trial_folder, FAILURE_FILE)
         raise
 
 
@@ -275,21 +281,21 @@ def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
         except OSError as error:
             log.warning("threads: %d throughout, other trainings cannot be counted: %s", planned, error)
             share = None
-        looked = time.monotonic()
+        counted = time.monotonic()
 
-        def take() -> None:
-            nonlocal looked
+        def adapt() -> None:
+            nonlocal counted
             # with one trial at a time, always the same threads, so that the same numbers result again
-            if share is None or shared.concurrent == 1 or time.monotonic() - looked < LOOK_S:
+            if share is None or shared.concurrent == 1 or time.monotonic() - counted < COUNT_INTERVAL_S:
                 return
-            looked = time.monotonic()
+            counted = time.monotonic()
             with contextlib.suppress(OSError):  # removing the folder is no request to end the training
                 threads = threads_of(share(), planned)
                 if threads != torch.get_num_threads():
                     log.info("threads: %d", threads)
                     torch.set_num_threads(threads)
 
-        yield take
+        yield adapt
 
 
 def _this_machine() -> tuple[str, int]:
@@ -302,7 +308,7 @@ def _this_machine() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
+def _trial_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
     """Yield the trial's folder in the run folder; with a mirror, a temporary folder here that holds the same files."""
     if shared.mirror is None:
         folder = RunFolder(shared.run_folder).trial_folders / trial
@@ -313,23 +319,23 @@ def _own_folder(shared: TrialInputs, trial: str) -> Iterator[Path]:
         folder = Path(temporary) / trial
         folder.mkdir()
         for name in (LOG, FAILURE_FILE):
-            copy = _copy_of(shared.mirror, trial, name)
+            copy = _in_mirror(shared.mirror, trial, name)
             if exists(copy):
                 pull(copy, folder / name)
         yield folder
 
 
-def _copy_to_mirror(shared: TrialInputs, own: Path, name: str) -> None:
+def _copy_to_mirror(shared: TrialInputs, trial_folder: Path, name: str) -> None:
     if shared.mirror is not None:
-        push(own / name, _copy_of(shared.mirror, own.name, name))
+        push(trial_folder / name, _in_mirror(shared.mirror, trial_folder.name, name))
 
 
-def _copy_of(mirror: Mirror, trial: str, name: str) -> Mirror:
+def _in_mirror(mirror: Mirror, trial: str, name: str) -> Mirror:
     """Return where the mirror of a run keeps a file of a trial's folder."""
     return mirror / TRIAL_FOLDERS / trial / name
 
 
-def _state_to_go_on_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
+def _state_to_resume_from(shared: TrialInputs, checkpoint: Any, start: str | None) -> TrainingState | None:
     """Return the newest readable state of a trial: of this search, or of one that was cut off; None if there is none.
 
     Args:
@@ -357,10 +363,10 @@ def _evaluate_together(
         return evaluate(upper, source, collection, rows.tolist(), bf16=bf16)
     texts = texts_to_score(collection, rows.tolist())
     rank, workers = dist.get_rank(), dist.get_world_size()
-    own = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
+    embedded = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
-    embeddings = np.empty((len(texts), own.shape[1]), np.float32)
-    for part, received in enumerate(gather_rows(own.to(source.device), counts)):
+    embeddings = np.empty((len(texts), embedded.shape[1]), np.float32)
+    for part, received in enumerate(gather_rows(embedded.to(source.device), counts)):
         embeddings[part::workers] = received.cpu().numpy()
     # all workers decide by the first one's numbers: on different processors, rounding could make them differ, and
     # a worker that continues would wait forever for those that have stopped
