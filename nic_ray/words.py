@@ -31,8 +31,8 @@ _GLUED = rf"(?:{_IDEOGRAPHS}|{_UNSPACED}|\p{{Hangul}})"
 _TERM = regex.compile(rf"((?:{_GLUED}\p{{M}}*)+)|(?=_*[^\W_])(?:(?!{_GLUED})\w){{2,}}")
 _CHARACTER = regex.compile(r"\X")
 
-# soft hyphens, joiners, direction marks; not the zero-width space, which separates words
-_INVISIBLE = regex.compile(r"[\p{Cf}--\u200b]+", regex.V1)
+# soft hyphens, joiners, direction marks, variation selectors; not the zero-width space, which separates words
+_INVISIBLE = regex.compile(r"[[\p{Cf}--\u200b]\p{Variation_Selector}]+", regex.V1)
 
 
 def words(text: str) -> list[str]:

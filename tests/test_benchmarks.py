@@ -232,7 +232,6 @@ def run_gpu_benchmark(without, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # a minute, where nothing else runs
 def test_the_way_over_a_gpu_goes_over_a_cpu_without_ray_too(tmp_path):
     done = run_gpu_benchmark(ELSEWHERE, "--smoke", "--out", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -234,6 +234,8 @@ NAMES_SOMETHING = [
     "Why won't it start...",
     "Wo ist der Ölfilter?",
     "油圧ポンプ",
+    "H₂O?",
+    "Ｐ０４２０?",
 ]
 
 

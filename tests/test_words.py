@@ -46,6 +46,8 @@ def test_without_spaces_a_character_with_its_signs_is_a_word(text, found):
         ("café", "cafe\u0301"),
         ("１２０ ＲＰＭ", "120 rpm"),
         ("hy\u00addraulic", "hydraulic"),
+        ("葛\U000e0100城", "葛城"),
+        ("warning \u26a0\ufe0f lamp", "warning \u26a0 lamp"),
         ("می\u200cخواهم", "میخواهم"),
         ("\u200fمضخة\u200f", "مضخة"),
     ],

@@ -1,6 +1,7 @@
 """Questions that name nothing a passage could be about."""
 
 import re
+import unicodedata
 
 import regex
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -61,7 +62,7 @@ def why_broken(query: str) -> str | None:
     machine ("unit", "information"); or a code of letters and digits, such as a fault or a connector. Whether the
     sentence makes sense is not looked at: "how do I gearbox?" still names a gearbox.
     """
-    text = _CONTRACTION.sub(" ", query.lower())
+    text = _CONTRACTION.sub(" ", unicodedata.normalize("NFKC", query).lower())  # "H₂O" is a code like "h2o"
     if _LEADER.search(text):
         return "line of a table of contents"
     text = _APPENDIX_NUMBER.sub(" 0 ", _REFERENCE.sub(" 0 ", text))
