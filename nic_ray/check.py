@@ -1,4 +1,4 @@
-"""Says whether a file of pairs can be used, what stands in the way, and what would spoil a training on it."""
+"""`python -m nic_ray.check`: check whether a file of pairs can be used, and what in it would spoil training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,13 +24,13 @@ def main(
         ),
     ] = None,
     base_model: Annotated[
-        str, typer.Option(help="whose tokens are counted: packaged name, folder or hub id")
+        str, typer.Option(help="model whose tokens are counted: packaged name, folder or hub id")
     ] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="tokens a text is cut off at, as in train.max_tokens")] = 256,
 ) -> None:
-    """Check a file of pairs: every unusable line by number, or a summary and what would spoil a training.
+    """Check a file of pairs: list its unusable lines, or if there are none, count its rows and list faults in them.
 
-    One JSON object a line: query, positive and domain are required text; negative (text or a list of
+    Each line is a JSON object: query, positive and domain are required texts; negative (a text or a list of
     texts) and source_section are optional. Exit code 0: usable; 1: a finding of --fail-on; 2: not usable.
 
     Findings: broken-query, query-is-positive, duplicate-row, near-duplicate-row, negative-near-positive,

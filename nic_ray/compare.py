@@ -1,4 +1,4 @@
-"""Shows which of several models finds the right passage more often, domain by domain, and how sure that is."""
+"""`python -m nic_ray.compare`: compare how often models retrieve the right passage, with intervals for each domain."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,18 +17,18 @@ def main(
     ),
     split: Annotated[
         Literal["test", "validation", "train", "all"],
-        typer.Option(help="rows that ask; all: every row. A reading of test rows is noted in the run's folder"),
+        typer.Option(help="part whose queries are used; all: every row. Use of test rows is noted in the run's folder"),
     ] = "validation",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
 ) -> None:
-    """Compare models on the same rows: Recall@5 of each domain, and each model's difference to the first.
+    """Compare models on the same rows: Recall@5 of each domain, and each model's difference from the first.
 
     The differences are paired by query, with 95 % intervals over passages. Rows that a model was trained on favour
-    it; where that may be so, it is said. The test rows are for the end: once you choose by them, nothing is left that
-    tells what the choice is worth.
+    it; a warning says where that may be the case. Keep the test rows for the end: once you choose a model by them,
+    no rows are left that tell how good it really is.
     """
     import json
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What a run is made of: settings with their units, read from YAML, refused all at once."""
+"""The settings of a run, with their types, units, defaults and checks, which report all faults at once."""
 
 import itertools
 import math
@@ -43,11 +43,11 @@ SAME_FOR_ALL_TRIALS = (
 
 
 FREE = ("device", "precision", "micro_batch_tokens")
-"""Settings under `train` that decide how a model is trained, not what it learns: a resumed run may change them."""
+"""Settings under `train` that affect how a model is trained but not what it learns; a resumed run may change them."""
 
 
 class Section(BaseModel):
-    """A frozen group of settings that knows no other keys than its own."""
+    """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -61,7 +61,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which pairs, and how they are split."""
+    """The pairs, and how they are split."""
 
     pairs: Path = Field(Path("data/reference/pairs.jsonl"), description="JSONL file of pairs")
     protocol: Protocol = Field(
@@ -74,7 +74,7 @@ class DataConfig(Section):
         0.05,
         ge=0,
         lt=1,
-        description="share of the rows, of trained passages, held back to show unseen queries beside unseen passages",
+        description="share of the rows held back to measure unseen queries about passages that are trained on",
     )
     sample_share: float = Field(1.0, gt=0, le=1, description="share of each domain's passages that is used at all")
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the sample and of the split")
@@ -90,7 +90,7 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """One complete training configuration. A trial is one of these."""
+    """A complete training configuration. Each trial has one."""
 
     base_model: str = Field(
         "all-MiniLM-L6-v2",
@@ -108,11 +108,11 @@ class TrainConfig(Section):
         1, ge=1, description="rows of one passage that share a batch; 1 draws rows at random"
     )
     learning_rate: float = Field(2e-5, gt=0, le=1, description="peak step size of AdamW")
-    scale: float = Field(20.0, gt=0, le=1000, description="1 / temperature: what multiplies the cosine in the loss")
+    scale: float = Field(20.0, gt=0, le=1000, description="1 / temperature: factor of the cosine in the loss")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled decay of weight matrices, per unit lr")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises")
     schedule: Schedule = Field("cosine_restarts", description="how the learning rate falls after warm-up")
-    hard_negatives: int = Field(1, ge=0, description="at most this many of a row's own negatives join its batch")
+    hard_negatives: int = Field(1, ge=0, description="largest number of a row's negatives that join its batch")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of attention weights dropped in training")
     hidden_dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden units dropped in training")
     max_tokens: int = Field(256, ge=8, description="tokens a text is cut off at (the model's own limit if lower)")
@@ -155,7 +155,7 @@ def _choice(value: Any) -> Any:
 
 
 class Dimension(Section):
-    """The values one hyperparameter may take: exactly one of the three."""
+    """The values that a hyperparameter may take: exactly one of these three."""
 
     log_uniform: tuple[float, float] | None = Field(None, description="low, high: even on a log scale")
     uniform: tuple[float, float] | None = Field(None, description="low, high: even")
@@ -186,14 +186,14 @@ class Dimension(Section):
         return self
 
     def holds(self, value: Any) -> bool:
-        """Whether a sample can take this value."""
+        """Whether a value is among the choices or within the range."""
         if self.choice is not None:
             return value in self.choice
         low, high = self.log_uniform or self.uniform or (0, 0)
         return isinstance(value, int | float) and low <= value <= high
 
     def ends(self) -> tuple[Any, ...]:
-        """The choices, or the two ends of the range: if these are legal, every value of the dimension is."""
+        """The choices, or the two ends of the range; if these are legal, so is every value of the dimension."""
         return self.choice or self.log_uniform or self.uniform or ()
 
 
@@ -217,29 +217,30 @@ def _seconds(value: Any) -> Any:
 
 
 class SearchConfig(Section):
-    """How many trials, judged by what, stopped when."""
+    """How many trials are run, how they are judged, and when they are stopped."""
 
     trials: int = Field(12, ge=1, description="configurations tried, the default one included")
     objective: Objective = Field(f"{PRIMARY}/macro", description="validation metric that is maximised")
     grace_period: int = Field(1, ge=1, description="epochs that every trial gets before it can be stopped")
-    reduction_factor: int = Field(3, ge=2, description="of this many trials at a rung, ASHA lets one go on")
+    reduction_factor: int = Field(3, ge=2, description="one in this many trials at a rung continues (ASHA)")
     startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
     averaged_trials: int | None = Field(
         None,
         ge=1,
-        description="trials, of all that were trained, whose best weights the mean may have; the best first, each one "
-        "only if the validation objective rises; null: as many as help; 1: the winner's weights alone",
+        description="largest number of trials whose best weights are averaged: the best first, each further one only "
+        "if it raises the validation objective; null: as many as help; 1: the winner's weights alone",
     )
     time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
         gt=0,
-        description="seconds, or 30m, 2h, after which no trial goes on and none is trained again; null: no limit",
+        description="time in seconds, or as 30m or 2h, after which no trial continues and none is trained again; null: "
+        "no limit",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the sampler")
 
 
 class ResourcesConfig(Section):
-    """What one trial occupies."""
+    """The resources that a trial uses."""
 
     workers: int = Field(1, ge=1, description="processes that train one trial together")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per process; a fraction lets trials share one")
@@ -259,12 +260,12 @@ class ResourcesConfig(Section):
 class ActivationsConfig(Section):
     """Where the outputs of the frozen blocks are kept."""
 
-    memory_budget_gib: float = Field(4.0, ge=0, description="GiB of them in shared memory; the rest goes to disk")
-    disk_budget_gib: float = Field(20.0, ge=0, description="GiB of them on disk; depths beyond are not cached")
+    memory_budget_gib: float = Field(4.0, ge=0, description="GiB of outputs in shared memory; the rest goes to disk")
+    disk_budget_gib: float = Field(20.0, ge=0, description="GiB of outputs on disk; other depths are not cached")
 
 
 class TrackersConfig(Section):
-    """Where trials are recorded, beside the TensorBoard files that every run folder holds."""
+    """Where trials are recorded, besides the TensorBoard files in every run folder."""
 
     mlflow: str | None = Field(
         None,
@@ -272,26 +273,26 @@ class TrackersConfig(Section):
         description="MLflow tracking URI, such as sqlite:///mlflow.db or http://host:5000, that receives settings and "
         "metrics of each trial; null: none",
     )
-    experiment: str = Field("nic_ray", min_length=1, description="MLflow experiment that they go to")
+    experiment: str = Field("nic_ray", min_length=1, description="name of the MLflow experiment")
 
 
 class ConfirmConfig(Section):
-    """How the best configurations are tried again, since the best of many is partly luck."""
+    """How the best configurations are trained again, since the best of many results is partly luck."""
 
     trials: int = Field(2, ge=2, description="configurations trained again, the best of the search")
-    seeds: int = Field(1, ge=0, description="further seeds that each of them is trained with; 0: none is")
+    seeds: int = Field(1, ge=0, description="number of further seeds that each is trained with; 0: none")
 
 
 DEFAULT_RETENTION_SET = Path("data/retention/pairs.jsonl")
 
 
 class GuardConfig(Section):
-    """What a tuned model must show before it is exported."""
+    """The conditions that a tuned model must meet before it is exported."""
 
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, given: object) -> object:
-        """Read `retention_set` under its former name, too; of both, the one that comes last."""
+        """Read `retention_set` also under its former name; if both are given, the last one counts."""
         if not isinstance(given, dict):
             return given
         return {"retention_set" if name == "probe" else name: value for name, value in given.items()}
@@ -301,14 +302,15 @@ class GuardConfig(Section):
         description="JSONL file of pairs from other fields, to measure what tuning forgets; null: not measured",
     )
     max_retention_loss: float = Field(
-        0.05, ge=0, le=1, description="Recall@5 that may be lost on the retention set against the base model"
+        0.05, ge=0, le=1, description="largest loss of Recall@5 on the retention set, compared with the base model"
     )
     max_domain_drop: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="Recall@5 that a domain may lose where chance does not explain it: by its interval, by the mean of "
-        "all domains with fewer than 8 passages, or by more of its passages than others lose by chance",
+        description="largest loss of Recall@5 in a domain; a larger one is refused where chance does not explain it: "
+        "by its interval, by the mean of all domains with fewer than 8 passages, or by more of its passages than "
+        "others lose by chance",
     )
 
 
@@ -321,7 +323,7 @@ def _searchable(name: str) -> str:
 
 
 class Config(Section):
-    """A whole run, as its YAML file says it."""
+    """All settings of a run, as in its YAML file."""
 
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -345,7 +347,7 @@ class Config(Section):
     )
     refit: Literal["none", "all"] = Field(
         "none",
-        description="all: once the numbers stand, the winner is trained again on every row, and that is exported",
+        description="all: after the evaluation, the winner is trained again on all rows, and that model is exported",
     )
 
     @field_validator("space")

@@ -1,4 +1,4 @@
-"""What all commands do at the terminal: parse arguments, turn errors into exit codes, print tables."""
+"""The terminal interface that all commands share: arguments, exit codes for errors, and tables."""
 
 import errno
 import functools
@@ -90,13 +90,13 @@ def metrics_table(
 ) -> "Table":
     """Build a table of models side by side: one row per domain, then the worst domain and the macro mean.
 
-    Of many domains, those at both ends have a row.
+    If there are many domains, only the worst and the best have a row. A value that a model lacks is shown as "-".
 
     Args:
         results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
-        metrics: what to show; None for all. With two models or more, each also gets its gain: the last model's value
-            minus the first's. A value that a model lacks is shown as "-".
-        passages: domain -> passages that are asked about, for a column of them.
+        metrics: the metrics to show; None for all. With two models or more, each metric also has a column with the
+            gain: the last model's value minus the first's.
+        passages: domain -> number of passages that are asked about, for a column of these numbers.
     """
     metrics = [*METRICS] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]

@@ -1,4 +1,4 @@
-"""Writes an exported model in a format for services that have no PyTorch."""
+"""`python -m nic_ray.convert`: convert an exported model to a format for services without PyTorch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,15 +17,16 @@ def main(
         Path | None, typer.Option(help="folder to write [default: BUNDLE-FORMAT]", show_default=False)
     ] = None,
     pairs: Annotated[
-        Path, typer.Option(metavar="PAIRS", help="JSONL file whose validation rows it is held against")
+        Path, typer.Option(metavar="PAIRS", help="JSONL file on whose validation rows model and graph are compared")
     ] = Path("data/reference/pairs.jsonl"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Convert an exported model to ONNX; needs `pip install -c constraints.txt -e '.[onnx]'`.
 
-    The graph is held against the model: cosine 0.9999 or more for every text in fp32, macro Recall@5 within 0.005. What
-    is not the same model is not kept. Latency is that of one query on one core, tokenization included.
+    The graph is compared with the model and kept only if it passes: in fp32, the cosine of the two embeddings must be
+    at least 0.9999 for every text; macro Recall@5 may differ by 0.005. Latency is that of one query on one core,
+    tokenization included.
     """
     import json
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Shows how well a model finds the right passage in each domain, beside its base model."""
+"""`python -m nic_ray.evaluate`: evaluate how well a model retrieves the right passage, beside its base model."""
 
 import sys
 from pathlib import Path
@@ -20,8 +20,8 @@ def main(
         str | None,
         typer.Option(
             metavar="test|validation|train|all",
-            help="rows of PAIRS that ask (validation; all: every row; a reading of test rows is noted in the run's "
-            "folder), or whose qrels of FOLDER (test)",
+            help="part of PAIRS whose queries are used (default validation; all: every row; use of test rows is noted "
+            "in the run's folder), or name of the qrels of FOLDER (default test)",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
@@ -31,12 +31,12 @@ def main(
 ) -> None:
     """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
 
-    Every query is ranked over the passages of all parts. An exported model is read on the split that it was
-    trained with, if PAIRS is the file that it was trained on; otherwise the default split applies. The test rows are
-    for the end: once you choose by them, nothing is left that tells what the choice is worth.
+    For every query, the passages of all parts are ranked. An exported model is evaluated on the split that it was
+    trained with if PAIRS is the file that it was trained on; otherwise the default split applies. Keep the test rows
+    for the end: once you choose a model by them, no rows are left that tell how good it really is.
 
-    A FOLDER holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them, and is one domain: what a
-    model finds in it that has nothing to do with its training tells what it has forgotten.
+    A FOLDER is in BEIR format, with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, and counts as one domain. If its
+    subject has nothing to do with the training, the result shows how much a model has forgotten.
     """
     import json
     from dataclasses import asdict

@@ -1,15 +1,15 @@
 """The evidence for a model's results, in the form in which runs and bundles store it.
 
-Each of these is written by the function that finds it out and read by whoever shows it; a key that is renamed in one
-place only is an error of types. `stored.checked` reads them from files: keys that an earlier version did not write may
-be missing, and keys of a later one are kept.
+Writers and readers of the evidence share these types, so that a key that is renamed in one place only is a type error.
+`stored.checked` reads them from files: keys that an earlier version did not write may be missing, and keys of a later
+version are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired
 
-from typing_extensions import TypedDict  # before Python 3.12 pydantic refuses that of `typing`
+from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
 JsonObject = dict[str, Any]
 """A JSON object without fixed keys: settings, hyperparameters or metrics."""
@@ -186,17 +186,17 @@ class DataAndSplit(TypedDict):
 
 
 class StoredStart(TypedDict, total=False):
-    """data.json of a training: what a run starts with and must find again when it is resumed."""
+    """data.json of a training: its starting point, which must be unchanged when it is resumed."""
 
     settings: object
-    """All of them; `config_file.started_settings` reads them."""
+    """All settings; `config_file.started_settings` reads them."""
     data: StoredData
     split: StoredSplit
     base_weights_sha256: str
 
 
 class StoredRun(StoredStart):
-    """run.json of a search: what it was started with, and for."""
+    """run.json of a search: its starting point and its target."""
 
     bundle: str
     """Folder of the bundle."""
@@ -238,13 +238,13 @@ class BestStep(TypedDict):
 
 
 class Metadata(Evidence, total=False):
-    """What is known of an exported model."""
+    """The description of an exported model."""
 
     name: str
     created: str
     base_model: str
     base_weights_sha256: str | None
-    """None in that of a graph whose model did not say it."""
+    """None for a converted model whose original does not record it."""
     base_stored_in: str
     base_similarity: str
     stored_in: str
@@ -293,4 +293,4 @@ class Retrieved(TypedDict):
 
     queries: list[RetrievedQuery]
     passages: Mapping[str, ShownPassage]
-    """Passages by their number, written as text."""
+    """Passages by number; the keys are text, as JSON requires."""

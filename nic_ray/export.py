@@ -1,4 +1,4 @@
-"""Exports the best that a search has found so far, whether it has come to its end or not."""
+"""`python -m nic_ray.export`: export the best model that a search has found so far, finished or not."""
 
 from typing import Annotated
 
@@ -13,11 +13,11 @@ def main(
         bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only the result")] = False,
 ) -> None:
-    """Export the best model of a search so far, by the same rules: averaged, held against the base model, guarded.
+    """Export the best model of a search so far, by the same rules as at its end, the guard included.
 
-    Nothing is trained. The test rows are read as at the end of a search: do this once.
+    Nothing is trained. The test rows are read, as at the end of a search, so do this only once.
     """
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_result

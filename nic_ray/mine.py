@@ -1,4 +1,4 @@
-"""`python -m nic_ray.mine`: adds hard negatives to a file of pairs."""
+"""`python -m nic_ray.mine`: add hard negatives to a file of pairs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from nic_ray import console
 def main(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL file of pairs")],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write: the same rows with negatives")],
-    model: Annotated[str, typer.Option(help="model whose mistakes they are: packaged name, folder or hub id")] = (
+    model: Annotated[str, typer.Option(help="model whose mistakes are mined: packaged name, folder or hub id")] = (
         "all-MiniLM-L6-v2"
     ),
     negatives: Annotated[int, typer.Option(min=1, help="at most this many for a row")] = 3,
@@ -22,12 +22,12 @@ def main(
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
     config: Annotated[
-        Path | None, typer.Option(help="YAML file whose section data says how the rows are split")
+        Path | None, typer.Option(help="YAML file of settings; its section data defines the split of the rows")
     ] = None,
 ) -> None:
-    """Find passages that look like the answer and are not, for the training rows alone.
+    """Find passages that resemble the answer but are not, for the training rows only.
 
-    Validation and test rows are written as they stand. A row's own negatives stay in front of those that are found.
+    Validation and test rows are not changed. The negatives that a row already has come before those that are found.
     """
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
@@ -46,7 +46,7 @@ def main(
     place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
     rows = read_pairs(pairs)
-    # of the whole file: a sample would leave most training rows without negatives
+    # the whole file is split: with a sample, most training rows would get no negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
     found = mine_negatives(

@@ -1,4 +1,4 @@
-"""`python -m nic_ray.plan`: what a search will take, before it is started."""
+"""`python -m nic_ray.plan`: predict what a search will take, before it is started."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,13 +14,14 @@ def main(
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
     time_budget: Annotated[str | None, typer.Option(metavar="30m", help="as for nic_ray.tune")] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="train.device, instead of the config's; auto leaves it")
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="train.device, instead of the config's; auto keeps the config's"),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, seconds and bytes")] = False,
 ) -> None:
-    """Train for about a minute on what the trials would train on, and predict time, memory and disk of the search.
+    """Train for about a minute on the data of the trials, and predict the time, memory and disk space of the search.
 
-    Where they would train on GPUs and this machine has none, memory and disk alone are predicted.
+    If the trials are to train on GPUs and this machine has none, only memory and disk space are predicted.
     """
     import dataclasses
     import json

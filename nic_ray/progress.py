@@ -1,4 +1,4 @@
-"""The display of progress: a live view in a terminal, lines of text elsewhere, nothing if the user wants quiet."""
+"""The display of progress: a live view in a terminal, lines of text elsewhere, nothing if the user wants none."""
 
 import collections
 import contextlib
@@ -25,7 +25,7 @@ DOMAINS = 12
 SHOWN = 10
 """Largest number of running trials that have a line; the best trial and the counts below must stay visible."""
 REDRAWN = 2
-"""Number of times per second that the live view is drawn; each takes a few milliseconds from the trials."""
+"""Number of times per second that the live view is drawn; each drawing costs the trials a few milliseconds."""
 
 
 @dataclass(frozen=True)

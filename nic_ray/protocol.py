@@ -1,4 +1,4 @@
-"""How rows are held back from training: the protocols, and what each of them means for the figures."""
+"""The protocols by which rows are held back from training, and what they mean for the metrics."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,9 +15,9 @@ MEANINGS: Mapping[str, str] = {
         "queries, which flatters the figures"
     ),
 }
-"""By `Protocol`, for a model card."""
+"""Explanation of each protocol, for a model card."""
 
 
 def shown_name(protocol_or_part: str) -> str:
-    """A protocol, or a part of the rows, as people read it: "unseen queries"."""
+    """The name of a protocol, or of a part of the rows, for human readers, such as "unseen queries"."""
     return protocol_or_part.replace("_", " ")

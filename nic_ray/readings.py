@@ -35,7 +35,7 @@ def note_reading(
             time.
 
     Returns:
-        every reading of these rows that is recorded in this run and in the runs beside it, the new one last.
+        all readings of these rows that are recorded in this run and in the runs beside it, the new one last.
 
     Raises:
         OSError: the record cannot be written.
@@ -61,7 +61,7 @@ def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
 
 
 def _rows_of(path: Path, split: str | None) -> list[StoredReading]:
-    """Readings of a split in a ledger; a row that lacks something, or is damaged, is none."""
+    """Read the readings of a split's test rows from a file; damaged and incomplete rows are skipped."""
     readings = []
     for row in read_lines(path):
         if row.pop("split", None) == split:

@@ -45,7 +45,7 @@ class EndedTrial(TypedDict):
     evaluation: NotRequired[int]
     """The number of its last evaluation, counted from 1."""
     objective: NotRequired[float]
-    """Its best value so far."""
+    """The best value of the objective that it reached."""
 
 
 class BestState(TypedDict):

@@ -1,4 +1,4 @@
-"""Shows what a model finds for a question, beside what its base model finds."""
+"""`python -m nic_ray.retrieve`: show what a model retrieves for a query, beside what its base model retrieves."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def main(
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a question instead")] = False,
 ) -> None:
-    """Ask a model: the passages nearest to a question, with their cosines and domains, the base model's beside them."""
+    """Show the passages nearest to a question, with their cosines and domains, beside those of the base model."""
     import json
     from dataclasses import asdict
 

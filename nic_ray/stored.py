@@ -1,4 +1,4 @@
-"""Files of JSON that runs and bundles leave, and that a user may have damaged: read with their types checked."""
+"""Reading of the JSON files of runs and bundles, with a check of all types, since a user may have damaged them."""
 
 import json
 import shlex
@@ -14,23 +14,23 @@ from nic_ray.validation import stored_faults
 
 Kind = TypeVar("Kind")
 LISTED = 3
-"""Faults of a file that a message names."""
+"""Number of a file's faults that a message lists."""
 
-# Here and not where the kinds are defined, which the help of a command imports: it must not wait for pydantic.
+# Applied here and not where the types are defined: the help of a command imports those, and must not wait for pydantic.
 _keeping_unknown_keys = with_config(ConfigDict(extra="allow"))
 
 
 def checked(content: object, kind: type[Kind], place: Path, way_out: str) -> Kind:
-    """What a file holds, if it is what it must be.
+    """Return the content of a file if it has the given type.
 
     Args:
-        content: as `json` has read it.
-        kind: a TypedDict. Keys that it does not know are kept, in all that stands in it.
-        place: the file.
-        way_out: what the user can do where it is damaged.
+        content: the content as read by `json`.
+        kind: a TypedDict. Unknown keys are kept, at every level.
+        place: the file, for messages.
+        way_out: what the user can do if the file is damaged, for messages.
 
     Raises:
-        InputError: it lacks something, or holds values of other types.
+        InputError: a key is missing, or a value has another type.
     """
     try:
         return TypeAdapter(_keeping_unknown_keys(kind)).validate_python(content)
@@ -41,15 +41,15 @@ def checked(content: object, kind: type[Kind], place: Path, way_out: str) -> Kin
 
 
 def read_object(path: Path, kind: type[Kind], *, absent: str, way_out: str) -> Kind:
-    """The object that a file holds.
+    """Read the JSON object in a file.
 
     Args:
         kind: a TypedDict.
-        absent: what to say where there is no such file, or none of JSON.
+        absent: the message if the file does not exist or is not JSON.
         way_out: as for `checked`.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         content = _content(path)
@@ -59,7 +59,7 @@ def read_object(path: Path, kind: type[Kind], *, absent: str, way_out: str) -> K
 
 
 def read_result(run_folder: Path) -> StoredResult:
-    """What a search has found.
+    """Read the result of a search.
 
     Raises:
         InputError: the folder holds no result of a search, or a damaged one.
@@ -73,7 +73,7 @@ def read_result(run_folder: Path) -> StoredResult:
 
 
 def exported_bundle(run_folder: Path) -> str | None:
-    """The bundle that a search says it has exported; None if it says nothing, or nothing that can be read."""
+    """Read which bundle a search has exported; None if it has exported none, or its result cannot be read."""
     path = RunFolder(run_folder).result
     try:
         return checked(_content(path), Exported, path, _again(run_folder))["bundle"]
@@ -82,7 +82,7 @@ def exported_bundle(run_folder: Path) -> str | None:
 
 
 def read_retrieved(run_folder: Path) -> Retrieved | None:
-    """What the winner of a search retrieved for each test query; None if the test rows were not read.
+    """Read what the winner of a search retrieved for each test query; None if the test rows were not read.
 
     Raises:
         InputError: the file is damaged.

@@ -233,7 +233,7 @@ def _trials_in(study_file: Path) -> Sequence[FrozenTrial] | None:
         with _opened(study_file) as opened:
             names = optuna.get_all_study_names(opened)
             return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
-    except Exception as error:  # damage takes many forms, and costs only the figures of the study
+    except Exception as error:  # damage raises errors of many types, and only the study's figures are lost
         log.warning("%s: cannot be read (%s)", study_file, " ".join(str(error).split())[:200])
         return None
 

@@ -114,7 +114,7 @@ def _settings_in(file: Path) -> dict[str, Any]:
 
 
 def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tuple[dict[str, int], int]:
-    """Count the tokens of each text, special tokens included and without truncation; and the number that is read.
+    """Count the tokens of each text, special tokens included and without truncation; find the limit of the model.
 
     Args:
         base_model: the packaged name, a folder or a hub id.

@@ -10,17 +10,17 @@ from nic_ray import console
 
 def main(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML file of settings; what stands under `train` is trained")
+        Path | None, typer.Argument(help="YAML file of settings; those under `train` are trained with")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
     resume: Annotated[
         Path | None,
-        typer.Option(help="run folder to go on with, from its last checkpoint, with its own settings"),
+        typer.Option(help="run folder to resume from its last checkpoint, with its own settings"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only the result")] = False,
 ) -> None:
-    """Train one configuration: a checkpoint an epoch, and the best model in the run's folder."""
+    """Train one configuration, with a checkpoint per epoch, and store the best model in the run's folder."""
     from nic_ray.config_file import load_config
     from nic_ray.errors import InputError
     from nic_ray.progress import view
@@ -30,7 +30,7 @@ def main(
     if config is None and resume is None:
         raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")
     if resume is not None and config is None and data is not None:
-        raise InputError("--data: a resumed run goes on with its own pairs; leave it away, or start anew")
+        raise InputError("--data: a resumed run goes on with its own pairs; leave it out, or start anew")
     settings = None if config is None else load_config(config, {"data.pairs": data})
     with view(quiet=quiet) as shown:
         if resume is not None:

@@ -1,4 +1,4 @@
-"""`python -m nic_ray.tune`: search, pick the winner, export it."""
+"""`python -m nic_ray.tune`: search for the best configuration, and export its model."""
 
 import os
 from pathlib import Path
@@ -18,21 +18,22 @@ def main(
     name: Annotated[str, typer.Option(help="name and version of the exported model")] = "nic-embeddings-v1.0",
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
     time_budget: Annotated[
-        str | None, typer.Option(metavar="30m", help="after this long no trial goes on; what is found is judged")
+        str | None,
+        typer.Option(metavar="30m", help="time after which no trial continues; the results so far are judged"),
     ] = None,
     run_dir: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
     export_anyway: Annotated[
         bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
     ] = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_DIR", help="run folder of a search to go on with, to its own end")
+        str | None, typer.Option(metavar="RUN_DIR", help="run folder of a search to resume, with its own settings")
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="shared folder or URI (s3://...) that receives runs/ and models/, on a cluster")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, instead of RAY_ADDRESS")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model of that name")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print only what was found")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only the result")] = False,
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config_file import load_config

@@ -1,4 +1,4 @@
-"""Pydantic's errors as messages that a user can act on, for settings and for rows of pairs."""
+"""Pydantic's errors as messages that a user can act on, for settings, stored files and rows of pairs."""
 
 import difflib
 import math
@@ -55,7 +55,7 @@ def setting_fault(error: Any, model: type[BaseModel]) -> str:
 
 
 def stored_faults(error: ValidationError) -> Iterator[str]:
-    """What is wrong with JSON that a program has written, a sentence for each place in it."""
+    """Yield one message per fault, with its place, in JSON that a program has written."""
     rules = {"string_type": "text", "list_type": "a list", "dict_type": "an object", "mapping_type": "an object"}
     for each in error.errors():
         kind, place = each["type"], ".".join(str(part) for part in each["loc"] if part != "[key]")

@@ -1,4 +1,4 @@
-"""Says whether an exported model is still what was exported."""
+"""`python -m nic_ray.verify`: verify that an exported model has not changed since its export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
-    """Verify an exported model: every file by its SHA-256, none missing, none besides, and its base model's weights.
+    """Verify an exported model: the SHA-256 of every file, no missing or extra files, and its base model's weights.
 
-    The base model is looked at where it is at hand: the packaged one, or a folder. Exit code 0: sound; 1: not.
+    The base model is checked if it is on this machine: the packaged one, or a folder. Exit code 0: sound; 1: not.
     """
     import json
 
@@ -35,7 +35,7 @@ def main(
     where = (
         f"{metadata['base_model']}, which has the weights it was made of"
         if base is not None
-        else (f"{metadata['base_model']}, which is not at hand and was not looked at")
+        else (f"{metadata['base_model']}, which is not on this machine and was not checked")
     )
     print(f"{bundle}: sound, {files}; base model {where}")
 

@@ -1,1 +1,1 @@
-"""Pairs, passages and public sets: read, checked, split."""
+"""Pairs, passages and public data sets: reading, checks and the split into parts."""

@@ -1,4 +1,4 @@
-"""A folder in BEIR form: passages, questions, and which passages answer which question.
+"""Reading of folders in BEIR format: passages, queries, and the passages that answer each query.
 
 Source: Thakur et al. 2021, arXiv:2104.08663; `beir.datasets.data_loader.GenericDataLoader`.
 """
@@ -13,24 +13,24 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
-LISTED = 20  # findings that an error message spells out
+LISTED = 20  # number of faults that an error message lists
 
 
 def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
-    """Everything that ranking the passages of a folder for its questions needs.
+    """Read a folder in BEIR format, in the form in which its passages are ranked for its queries.
 
-    A passage's text is its title, a space and its text, as in BEIR. A score above 0 is an answer, however high.
-    Questions without an answer are not asked.
+    A passage's text is its title, a space and its text, as in BEIR. Every score above 0 marks an answer; how high it
+    is makes no difference. Queries without an answer are left out.
 
     Args:
-        folder: holds corpus.jsonl, queries.jsonl and qrels/. Its name is the one domain.
-        split: qrels/`split`.tsv says what is asked, with or without a header.
+        folder: holds corpus.jsonl, queries.jsonl and qrels/. Its name is the only domain.
+        split: qrels/`split`.tsv, with or without a header, names the queries and their answers.
 
     Returns:
-        the collection, with a row for each pair of a question and an answer, and the first row of each question.
+        the collection, with one row per pair of a query and an answer, and the first row of each query.
 
     Raises:
-        InputError: a file is missing or cannot be used; lists the first findings, by line.
+        InputError: a file is missing or cannot be used; the message lists the first faults, by line.
     """
     passages, queries = _texts(folder / CORPUS), _texts(folder / QUERIES)
     answers = _answers(folder, split, queries, passages)
@@ -50,7 +50,7 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """Text by _id."""
+    """Read the texts of passages or queries, by _id."""
     found: dict[str, str] = {}
     faults = []
     for number, line in _lines(path):
@@ -88,7 +88,7 @@ def _fault(row: object, known: dict[str, str]) -> str | None:
 def _answers(
     folder: Path, split: str, queries: Mapping[str, str], passages: Mapping[str, str]
 ) -> list[tuple[str, str]]:
-    """Pairs of a question and a passage that answers it."""
+    """Read the pairs of a query and a passage that answers it, by _id."""
     path = folder / QRELS / f"{split}.tsv"
     if not path.is_file():
         others = ", ".join(sorted(each.stem for each in (folder / QRELS).glob("*.tsv"))) or "none"
@@ -127,7 +127,7 @@ def _answers(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and content of each line that is not blank."""
+    """Yield the number and the content of each line that is not blank; 1 is the first line."""
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):

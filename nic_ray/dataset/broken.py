@@ -1,4 +1,4 @@
-"""Questions that name nothing a passage could be about."""
+"""Detection of English queries without a subject that a passage could be about."""
 
 import re
 import unicodedata
@@ -6,7 +6,8 @@ import unicodedata
 import regex
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-# That list holds words that name things or deeds in a manual ("fire", "fill", "front"): not here.
+# The stop words of scikit-learn include words for things and actions in a manual ("fire", "fill", "front"), which are
+# removed here.
 _QUESTION_WORDS = (
     ENGLISH_STOP_WORDS
     - frozenset(
@@ -19,7 +20,7 @@ _QUESTION_WORDS = (
     "means need needed needs tell use used uses using versus vs want wants work works".split()
 )
 
-# Parts of the manual itself, and what refers to them.
+# Words for parts of the manual itself, and for references to them.
 _MANUAL_WORDS = frozenset(
     "alphabetical annex appendix attention caution cautions ch chap chapter chapters column columns contd content "
     "contents continued cont document documents ed edition example examples fig figs figure figures foreword glossary "
@@ -29,8 +30,8 @@ _MANUAL_WORDS = frozenset(
     "tables title titles tm toc vol volume warning warnings".split()
 )
 
-# Words that fit every passage about any machine. Deeds without an object ("how do I test?") are not among them: the
-# manual of a small device has one passage that answers.
+# Words that fit every passage about any machine. Verbs without an object ("how do I test?") are not among them, since
+# the manual of a small device has a single passage that answers such a query.
 _WORDS_OF_ANY_MACHINE = frozenset(
     "additional applicable available basic certain common component components condition conditions correct data date "
     "dates definition definitions description descriptions details device devices different equipment feature features "
@@ -43,24 +44,25 @@ _WORDS_OF_ANY_MACHINE = frozenset(
 )
 
 _CONTRACTION = re.compile(r"n['’]t\b|['’](?:s|re|ve|ll|d|m)\b")
-_LEADER = re.compile(r"(?:\.\s?){4,}")  # dots from a heading to its page
+_LEADER = re.compile(r"(?:\.\s?){4,}")  # dots between a heading and its page number
 _REFERENCE = re.compile(
     r"\b(?:appendix|chapter|fig|figure|page|para|paragraph|pg|sec|section|step|table)s?\b\.?\s*[a-z]?[-.]?\d[\w.-]*"
 )
 _APPENDIX_NUMBER = re.compile(r"(?<![\w-])[a-z][-.]\d+(?:[-.]\d+)*\.(?!\w)")  # "a-2.", but not "r-22"
 # single letters that name a thing: "r-22", "a/c", "b+"
 _SHORT_NAME = re.compile(r"(?<![\w/-])(?:[a-z]-\d+|[a-z]/[a-z]|[a-z]\+)(?![\w/-])")
-_TOKEN = regex.compile(r"[^\W_]+")  # here, other than in `re`, a vowel sign is part of its word
-_WORD_OF_ONE = regex.compile(r"[\p{Han}\p{Hangul}]")  # 泵 is a pump
+_TOKEN = regex.compile(r"[^\W_]+")  # unlike in `re`, a vowel sign is part of its word
+_WORD_OF_ONE = regex.compile(r"[\p{Han}\p{Hangul}]")  # 泵 alone means "pump"
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 
 
 def why_broken(query: str) -> str | None:
-    """Why nothing that a passage could be about is named in an English question; None if something is.
+    """Say why an English query names no subject that a passage could be about; None if it names one.
 
-    A subject is any word besides those that ask, that name parts of a manual ("page", "caution") or that fit any
-    machine ("unit", "information"); or a code of letters and digits, such as a fault or a connector. Whether the
-    sentence makes sense is not looked at: "how do I gearbox?" still names a gearbox.
+    A subject is any word that does not merely ask, name a part of the manual ("page", "caution") or fit any machine
+    ("unit", "information"); or a code such as "p0420" or "r-22". Numbers, ordinals and single letters are no subjects,
+    and neither is a line of a table of contents. Whether the sentence makes sense is not checked: "how do I gearbox?"
+    does name a gearbox.
     """
     text = _CONTRACTION.sub(" ", unicodedata.normalize("NFKC", query).lower())  # "H₂O" is a code like "h2o"
     if _LEADER.search(text):
@@ -80,5 +82,5 @@ def _names_something(token: str) -> bool:
     if token.isalpha():
         long_enough = len(token) > 1 or _WORD_OF_ONE.match(token) is not None
         return long_enough and token not in _MANUAL_WORDS and token not in _WORDS_OF_ANY_MACHINE
-    # letters and digits are a code, such as "e5", "12v" or "p0420"; letters with signs are a word
+    # letters with digits form a code, such as "e5", "12v" or "p0420"; letters with vowel signs form a word
     return any(map(str.isalpha, token)) and not _ORDINAL.fullmatch(token)

@@ -1,4 +1,4 @@
-"""What a file is that is none of pairs: said once, with a way to one that is."""
+"""Descriptions of files that do not hold pairs as JSONL: what the file is, and how to convert it."""
 
 import contextlib
 import csv
@@ -15,7 +15,7 @@ from nic_ray.evidence import JsonObject
 FIELDS = ("query", "positive", "domain")
 WANT = "want a JSON object a line, with query, positive and domain"
 HEAD = 4096
-"""Bytes at the beginning of a file that tell whether it is text."""
+"""Number of bytes at the beginning of a file that are examined to tell whether it is text."""
 CONVERTED = "converted.jsonl"
 
 BINARY = (
@@ -36,7 +36,7 @@ BINARY = (
     (b"\xd0\xcf\x11\xe0", "is an old Office document", "save its table as CSV in UTF-8, and name that"),
     (b"SQLite format 3\0", "is an SQLite database", "write a table of it as CSV in UTF-8, and name that"),
 )
-"""First bytes, what they tell, and the way out: an expression for pandas, a command, or words."""
+"""First bytes of a format, its description, and the remedy: a pandas expression, a command, or words."""
 ZIPPED = (
     (b"xl/", "is an Excel workbook", "save its table as CSV in UTF-8, and name that"),
     (b"word/", "is a Word document", "write a row for each question, with the passage that answers it"),
@@ -51,14 +51,14 @@ OTHER_NAMES = {
     "negative": "neg negatives hard_negative hard_negatives negative_passages hard_negative_ctxs",
     "domain": "category topic subject product",
 }
-"""What others call our fields, the likeliest first."""
+"""The names that other data sets use for our fields, the likeliest first."""
 
 
 def form_of_bytes(path: Path, head: bytes) -> str | None:
-    """What a file is that is no text in UTF-8, and what to do; None if it may be one.
+    """Describe a file that is not UTF-8 text, and the remedy; None if it may be such text.
 
     Args:
-        head: its first bytes, `HEAD` of them if there are as many.
+        head: the first `HEAD` bytes of the file, or all bytes of a shorter one.
     """
     encoding = next((name for mark, name in MARKED.items() if head.startswith(mark)), None) or _unmarked(head)
     if encoding:
@@ -75,7 +75,7 @@ def form_of_bytes(path: Path, head: bytes) -> str | None:
 
 
 def form_of_folder(path: Path) -> str:
-    """What a folder is, and what to do."""
+    """Describe a folder that was named instead of a file, and the remedy."""
     names = {each.name for each in path.iterdir()}
     if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
         return "is a folder in BEIR form, which python -m nic_ray.evaluate takes; training wants a file of pairs"
@@ -85,10 +85,10 @@ def form_of_folder(path: Path) -> str:
 
 
 def form_of_text(path: Path, text: str) -> str | None:
-    """What a file is that holds unusable lines because it is of another form; None if it seems to be JSONL.
+    """Describe a text file whose lines are unusable because it has another format; None if it seems to be JSONL.
 
     Args:
-        text: all of it.
+        text: the whole content of the file.
     """
     text = text.removeprefix("\ufeff").strip()
     first = text.partition("\n")[0].strip()
@@ -120,7 +120,7 @@ def form_of_text(path: Path, text: str) -> str | None:
 
 
 def _parsed(text: str) -> Any:
-    """What JSON stands for; a `ValueError` where it is none."""
+    """Parse JSON; invalid JSON gives a `ValueError` as the result."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -128,7 +128,7 @@ def _parsed(text: str) -> Any:
 
 
 def _unmarked(head: bytes) -> str | None:
-    """UTF-16 without its mark: of Latin text every second byte is zero."""
+    """Recognise UTF-16 without a byte order mark: in Latin text, every second byte is zero."""
     for encoding, own, others in (("utf-16-be", head[::2], head[1::2]), ("utf-16-le", head[1::2], head[::2])):
         if own and own.count(0) > len(own) // 2 and not others.count(0):
             return encoding
@@ -171,7 +171,7 @@ def _form_of_object(path: Path, whole: JsonObject) -> str | None:
 
 
 def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
-    """Of objects a line each: what no row has."""
+    """Describe JSON objects, one per line, by the fields that no row has; None if there is no such field."""
     names = {name for row in rows for name in row}
     lacking = [name for name in FIELDS if name not in names]
     if not lacking:
@@ -181,7 +181,7 @@ def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
 
 
 def _form_of_stream(path: Path, text: str) -> str | None:
-    """Of objects that do not keep to a line each; None if a line is meant to be one."""
+    """Describe JSON objects that are not one per line; None if each line is meant to be one."""
     try:
         end = json.JSONDecoder().raw_decode(text)[1]
     except (ValueError, RecursionError) as error:
@@ -197,9 +197,9 @@ def _form_of_table(path: Path, text: str) -> str:
     delimiter = max("\t,;|", key=lines[0].count)
     with contextlib.suppress(csv.Error):
         columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
-        if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last may be cut off
+        if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last row may be cut off
             kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
-            # what is no UTF-8 comes from a spreadsheet, most likely
+            # a table that is not UTF-8 most likely comes from a spreadsheet
             encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
             read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
             return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
@@ -211,10 +211,10 @@ _LOADED = "json.loads(Path(F).read_text('utf-8-sig'))"
 
 
 def _way(path: Path, read: str, rows: Sequence[JsonObject]) -> str:
-    """How rows of other names, or with several positives each, become a file of pairs.
+    """Say how rows with other field names, or with several positives each, become a file of pairs.
 
     Args:
-        read: an expression for pandas that makes a table of them.
+        read: a pandas expression that reads the rows as a table.
         rows: at least one; their values may be None where only the names are known.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -245,7 +245,7 @@ def _a_line_each(path: Path) -> str:
 
 
 def _renamed(names: Sequence[str]) -> dict[str, str]:
-    """Fields that seem to be ours under another name: theirs -> ours."""
+    """Map the names of fields that seem to be ours under another name to our names."""
     known = {name.casefold().strip(): name for name in names}
     found = {
         own: next((known[other] for other in (own, *others.split()) if other in known), None)
@@ -261,7 +261,7 @@ def _found(names: Sequence[str] | JsonObject) -> str:
 
 
 def _by_pandas(path: Path, expression: str) -> str:
-    """A command that reads a file with pandas and writes `CONVERTED`."""
+    """Return a command that reads a file with pandas and writes `CONVERTED`."""
     imports = "import json, sys; from pathlib import Path" if "json." in expression else "import sys"
     made = expression.replace("(F", "(sys.argv[1]")
     written = f"to_json('{CONVERTED}', orient='records', lines=True, force_ascii=False)"
@@ -269,5 +269,5 @@ def _by_pandas(path: Path, expression: str) -> str:
 
 
 def _in_shell(code: str) -> str:
-    """Code as a word for a shell, in double quotes: in single ones its own would be unreadable."""
+    """Quote code for a shell, in double quotes: within single quotes, those in the code would be unreadable."""
     return '"' + re.sub(r'([\\"$`])', r"\\\1", code) + '"'

@@ -1,4 +1,4 @@
-"""What is wrong with pairs that can be read: faults that spoil the training or its figures, row by row."""
+"""Faults in readable pairs that spoil training or its metrics, row by row."""
 
 import difflib
 import re
@@ -19,23 +19,23 @@ from nic_ray.metrics.bootstrap import MIN_PASSAGES
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 PART_SHARE = 0.2
-"""Of a domain's passages, what the default split holds back for validation, and as much for the test."""
+"""Share of a domain's passages that the default split holds back for validation, and again for the test."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a code stands for."""
+    """The fault that a code stands for."""
 
     what: str
     effect: str
-    """What it does to training, or to the figures."""
+    """The effect on training, or on the metrics."""
     left_out: bool
-    """Whether such rows do more harm than good, so that a cleaned file goes without them."""
+    """Whether such rows do more harm than good, so that a cleaned file leaves them out by default."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a finding. Line is 1-based; what cannot be printed is escaped."""
+    """A row of a finding: its line number, from 1, and a text in which unprintable characters are escaped."""
 
     line: int
     text: str
@@ -43,15 +43,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """All rows with one fault."""
+    """All rows with the same fault."""
 
     code: str
     what: str
     effect: str
     detail: str
-    """Further figures in a sentence; may be empty."""
+    """Further figures, in a sentence; may be empty."""
     lines: tuple[int, ...]
-    """Of its rows, ascending. Of rows that are copies, the first one is none of them."""
+    """Line numbers of the rows, ascending; of rows that are copies of each other, the first is not included."""
     examples: tuple[Example, ...]
 
 
@@ -129,28 +129,28 @@ RULES: Mapping[str, Rule] = {
     ),
 }
 
-EXAMPLES = 3  # of each finding
+EXAMPLES = 3  # largest number of examples per finding
 
 
 @dataclass(frozen=True)
 class _Found:
     by_line: Mapping[int, str]
-    """Line of a row -> what to show of it."""
+    """Line number of a row -> the text to show for it."""
     detail: str = ""
 
 
 def lint_pairs(
     pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts = NO_PROMPTS
 ) -> list[Finding]:
-    """What is found in rows of a file, in the order of `RULES`; codes that are not found are left out.
+    """Find the faults in the rows of a file, in the order of `RULES`; a code without rows is left out.
 
-    Texts are equal if they are so to the letter, and nearly equal by `near_duplicates`.
+    Texts are equal if they are identical, and nearly equal if `near_duplicates` puts them into one group.
 
     Args:
-        pairs: rows as they were read; their lines tell them apart.
-        tokens: length of every text of `texts_of`, in tokens of the base model with its special ones.
-        max_tokens: how many of them the model reads.
-        prompts: what the model reads in front of a text.
+        pairs: rows as they were read; their line numbers identify them.
+        tokens: number of the base model's tokens, special tokens included, in every text of `texts_of`.
+        max_tokens: number of tokens that the model reads of a text.
+        prompts: prompts that are prepended to queries and passages.
     """
     groups = _near_groups(pairs)
     answers: dict[str, set[str]] = defaultdict(set)
@@ -184,7 +184,7 @@ def lint_pairs(
 
 
 def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
-    """The first rows, by line, that look different."""
+    """Return the first rows, by line, whose shown texts differ."""
     first: dict[str, int] = {}
     for line, text in sorted(by_line.items()):
         first.setdefault(text, line)
@@ -192,14 +192,14 @@ def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
 
 
 def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
-    """Every distinct text of rows behind its prompt, in the order in which they first appear."""
+    """Return the distinct texts of rows, each after its prompt, in order of first appearance."""
     return list(
         dict.fromkeys(prompts.before(is_query=name == "query") + text for pair in pairs for name, text in _texts(pair))
     )
 
 
 def describe_finding(finding: Finding) -> str:
-    """A finding with its examples, a line for each."""
+    """Describe a finding in lines of text, with one line per example."""
     examples = [f"line {example.line}: {example.text}" for example in finding.examples]
     more = len(finding.lines) - len(examples)
     rest = [f"... and {more:,} more"] if more else []
@@ -207,10 +207,13 @@ def describe_finding(finding: Finding) -> str:
 
 
 def parse_codes(names: str, option: str) -> list[str]:
-    """Codes from a list with commas.
+    """Parse a list of codes with commas between them.
+
+    Args:
+        option: name of the option that the list was given to, for the error message.
 
     Raises:
-        InputError: there is no such code.
+        InputError: a code does not exist.
     """
     codes = [name.strip() for name in names.split(",") if name.strip()]
     for code in codes:
@@ -222,16 +225,16 @@ def parse_codes(names: str, option: str) -> list[str]:
 
 
 def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str], out: Path) -> dict[str, int]:
-    """Copy a file byte for byte without the rows of some findings.
+    """Copy a file byte for byte, without the rows of some findings.
 
     Args:
-        source: file of the pairs that were looked at.
-        findings: in them.
-        codes: whose rows are left out.
-        out: a file that is not there yet.
+        source: the file that was checked.
+        findings: all findings in it.
+        codes: codes of the findings whose rows are left out.
+        out: the copy, a file that does not exist yet.
 
     Returns:
-        code -> rows left out for it; a row may count under several.
+        code -> number of rows left out because of it; a row may count for several codes.
 
     Raises:
         InputError: `out` exists or cannot be written.
@@ -251,7 +254,7 @@ def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str
 
 
 _SPACES = re.compile(r"[ \t\r\n]+")
-# Unicode's category Cc without tab and line ends; and what stands for a character that was lost
+# Unicode's category Cc except tabs and line breaks; and U+FFFD, which stands for a character that was lost
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
@@ -265,13 +268,13 @@ def _broken_queries(pairs: Sequence[Pair]) -> _Found:
 
 
 def _near_groups(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Number of each text's group of nearly equal ones."""
+    """Map each text to the number of its group of near duplicates."""
     texts = texts_of(pairs)
     return dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
 
 
 def _texts(pair: Pair) -> Iterator[tuple[str, str]]:
-    """Each text of a row with the name of its field."""
+    """Yield each text of a row, after the name of its field."""
     yield "query", pair.query
     yield "positive", pair.positive
     for text in pair.negatives:
@@ -337,7 +340,7 @@ def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         rows[pair.positive][pair.domain] += 1
-    # as the split decides, too: most rows, then the first by name
+    # the same rule as in the split: the domain with most rows, then the first by name
     owner = {text: min(counts, key=lambda name: (-counts[name], name)) for text, counts in rows.items()}
     return _Found(
         {
@@ -382,7 +385,7 @@ def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, 
 
 
 def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:
-    """The rows that hold a match in any text, with what surrounds the first one."""
+    """Find the rows with a match in any text; the first match of a row is shown with its surroundings."""
     spots = {text: match.start() for text in texts_of(pairs) if (match := pattern.search(text))}
     by_line: dict[int, str] = {}
     for pair in pairs:
@@ -393,7 +396,7 @@ def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:
 
 
 def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
-    """Passages that are nearly the same count as one, as they do in the split and in an interval."""
+    """Find domains with too few passages; near duplicates count as one, as they do in the split and in an interval."""
     passages: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:
         passages[pair.domain].add(groups[pair.positive])
@@ -413,6 +416,6 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
 
 
 def _shown(text: str, width: int = 100) -> str:
-    """A text in quotes on one line, cut to about `width` characters; control characters would act on the terminal."""
+    """Quote a text on one line, cut to about `width` characters; control characters are escaped for the terminal."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _SPACES.sub(" ", text))
     return f'"{line}"' if len(line) <= width else f'"{line[:width]}…"'

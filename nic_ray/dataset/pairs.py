@@ -1,4 +1,4 @@
-"""Rows of (query, positive passage, domain): read from JSONL, refused all at once, numbered by text."""
+"""Rows of query, positive passage and domain: reading from JSONL, with all faults at once, and numbering of texts."""
 
 import itertools
 import shlex
@@ -17,27 +17,27 @@ from nic_ray.dataset.layout import HEAD, WANT, form_of_bytes, form_of_folder, fo
 from nic_ray.errors import InputError
 from nic_ray.validation import row_faults
 
-LISTED = 20  # findings that an error message spells out
+LISTED = 20  # number of faults that an error message lists
 LISTED_BY_CHECK = 100
-RUNS_LISTED = 10  # of the lines that have the same fault
-PASSAGES_PER_DOMAIN = 3  # one each to train, validate and test on
+RUNS_LISTED = 10  # number of ranges of lines that are listed for one fault
+PASSAGES_PER_DOMAIN = 3  # one each for training, validation and test
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row: a question, the passage that answers it, and passages that look like it but do not."""
+    """A row: a query, the passage that answers it, and similar passages that do not answer it."""
 
     query: str
     positive: str
     domain: str
     negatives: tuple[str, ...] = ()
     source_section: str | None = None
-    line: int = 0  # 1-based, in the file it came from; 0: from no file
+    line: int = 0  # line number in its file, from 1; 0 if it comes from no file
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a file cannot be used. Line 0 is the file as a whole."""
+    """A reason why a file cannot be used. Line 0 stands for the file as a whole."""
 
     line: int
     message: str
@@ -45,16 +45,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Collection:
-    """Rows by number: every distinct text stands once in `texts`, and rows point to it.
+    """N rows that refer to T distinct texts by number.
 
-    A text that is a query and a passage too stands there twice: a model may read the two differently.
+    A text that is both a query and a passage is stored twice, because a model may encode the two differently.
 
     query, positive: (N,) index into `texts`.
     negatives: (N, H) index into `texts`, -1 where a row has fewer than H; H may be 0.
     domains: (N,) names.
-    corpus: (C,) ascending, the texts that are a positive or a negative of any row.
-    fully_judged: whether people have judged the whole corpus: then what is nearly the same as an answer, and is not
-        named as one, is none.
+    corpus: (C,) ascending index into `texts` of all passages, also of those that no row names.
+    fully_judged: whether people have judged the whole corpus; if so, a near duplicate of an answer is not an answer
+        unless a row names it as one.
     """
 
     texts: tuple[str, ...]
@@ -67,28 +67,28 @@ class Collection:
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
-        """(texts,) whether a text is a query; the others are passages."""
+        """(T,) True for queries; the other texts are passages."""
         asks = np.zeros(len(self.texts), dtype=np.bool_)
         asks[self.query] = True
         return asks
 
     @cached_property
     def near(self) -> NDArray[np.int64]:
-        """(T,) the same number for texts that are nearly the same; found when first asked for, and kept."""
+        """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ."""
         if self.fully_judged:
             return np.arange(len(self.texts))
         from nic_ray.dataset.duplicates import (
-            near_duplicates,  # brings SciPy, without which a trial's process starts sooner
+            near_duplicates,  # imports SciPy, without which a trial's process starts sooner
         )
 
         return near_duplicates(self.texts)
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Every row of a JSONL file, texts exactly as they stand there.
+    """Read all rows of a JSONL file; their texts are not changed in any way.
 
     Raises:
-        InputError: the file or any of its lines is unusable; lists the first findings, by line.
+        InputError: the file or any of its lines is unusable; the message lists the first faults, by line.
     """
     pairs, problems = find_problems(path)
     if problems:
@@ -97,10 +97,10 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
-    """The usable rows of a JSONL file, and everything that makes it unusable, by line.
+    """Read the usable rows of a JSONL file, and find everything that makes the file unusable, by line.
 
-    Never raises for what the file holds, or because there is none. Blank lines are no rows. A file of another form
-    altogether has one problem, which says so, and no rows.
+    A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
+    rows and a single problem, which names the format.
     """
     pairs: list[Pair] = []
     problems: list[Problem] = []
@@ -138,14 +138,14 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
 def describe_problems(
     path: Path, pairs: Sequence[Pair], problems: Sequence[Problem], *, listed: int | None = None
 ) -> str:
-    """What is wrong with a file, as an error message. What is wrong with several lines is said once, with all of them.
+    """Describe what is wrong with a file, as an error message; a fault of several lines is listed once, with its lines.
 
     Args:
         path: the file.
         pairs: its usable rows.
-        problems: at least one finding.
-        listed: spell out this many findings and count the others; None is for `nic_ray.check` itself, which spells
-            out five times as many.
+        problems: at least one problem.
+        listed: number of faults to list; the others are counted. None is for `nic_ray.check` itself, which lists
+            `LISTED_BY_CHECK` faults.
     """
     if len(problems) == 1 and problems[0].line == 0:
         return f"{path}: {problems[0].message}"
@@ -170,7 +170,7 @@ def describe_problems(
 
 
 def _at_lines(numbers: Sequence[int]) -> str:
-    """Which lines a finding is of, ascending; nothing for the file as a whole."""
+    """Name the lines of a fault, given in ascending order; empty for the file as a whole."""
     if numbers[0] == 0:
         return ""
     starts = [at for at, number in enumerate(numbers) if at == 0 or number > numbers[at - 1] + 1]
@@ -182,7 +182,7 @@ def _at_lines(numbers: Sequence[int]) -> str:
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Numbers of rows, distinct queries, positives, positives and negatives, and of rows with negatives."""
+    """Count rows, distinct queries, distinct positives, distinct passages of both kinds, and rows with negatives."""
     positives = {pair.positive for pair in pairs}
     return {
         "rows": len(pairs),
@@ -194,7 +194,7 @@ def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
 
 
 def count_by_domain(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
-    """`count_pairs` of each domain's rows, by name in alphabetical order."""
+    """Compute `count_pairs` for the rows of each domain, in alphabetical order of the domains."""
     rows: dict[str, list[Pair]] = {}
     for pair in pairs:
         rows.setdefault(pair.domain, []).append(pair)
@@ -202,7 +202,7 @@ def count_by_domain(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
 
 
 def index_pairs(pairs: Sequence[Pair]) -> Collection:
-    """Number the texts of N rows in the order in which they first appear: query, positive, negatives."""
+    """Number the texts of N rows in order of first appearance; within a row: query, positive, negatives."""
     numbers: dict[tuple[str, bool], int] = {}
 
     def number(text: str, *, is_query: bool = False) -> int:
@@ -227,9 +227,9 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
 
 
 def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
-    """For each query text, every passage that any row names as its positive.
+    """Map each query text to all passages that any row names as its positive.
 
-    Two rows may ask the same and name different passages; both then answer the query.
+    Two rows may have the same query and different passages; both passages then answer the query.
 
     Returns:
         index of the query text -> ascending indices of passages, both into `texts`.
@@ -246,7 +246,7 @@ def _not_empty(text: str) -> str:
 
 
 def _domain_name(name: str) -> str:
-    """A domain becomes the end of metric keys and a line of tables."""
+    """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
     if "/" in name or not name.isprintable() or name != name.strip():
         shown = name if len(name) <= 40 else name[:39] + "…"
         raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {shown!r}')
@@ -275,7 +275,7 @@ class _Row(BaseModel):
 
 
 def _pair(content: bytes, line: int) -> Pair:
-    content.decode("utf-8")  # the parser would report bad bytes as bad JSON
+    content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
     row = _Row.model_validate_json(content)
     return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
 

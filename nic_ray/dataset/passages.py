@@ -1,4 +1,4 @@
-"""Passages to search in: those of a file of pairs, or the paragraphs of a folder of manuals."""
+"""The passages to search: those of a file of pairs, or the paragraphs of a folder of manuals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from nic_ray.words import count_words
 
 SUFFIXES = (".txt", ".md")
 SHORT = 12
-"""Words, by `count_words`, up to which a paragraph is taken for a heading, which belongs to what follows it."""
+"""Largest number of words, by `count_words`, of a paragraph that is taken for the heading of the following one."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class Passage:
 
     text: str
     domain: str
-    """Of its pairs, joined if there are several; or the first folder on the way to its file, or the file's name."""
+    """The domains whose queries it answers, joined; in a folder, the first subfolder or the name of its file."""
 
 
 def read_corpus(path: Path) -> list[Passage]:
-    """Every distinct passage of a file of pairs, or of all text files in a folder.
+    """Read the distinct passages of a file of pairs, or of all text files in a folder.
 
-    Files of a folder end in .txt or .md and are cut at empty lines; a paragraph of a few words is a heading and stays
-    with the next one.
+    The text files of a folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is
+    a heading and is joined with the next paragraph.
 
     Raises:
-        InputError: there is no such file or folder, it cannot be read, or holds no passage.
+        InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
     """
     if path.is_file():
         return _of_pairs(path)

@@ -1,4 +1,4 @@
-"""Which rows train, which choose the winner, which are read once: no passage on two sides."""
+"""The split of rows into parts for training, validation and test, by passage or by query; random samples of rows."""
 
 import zlib
 from collections import Counter
@@ -14,7 +14,7 @@ from nic_ray.protocol import Protocol
 Part = Literal["train", "validation", "test", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
-LISTED = 20  # domains that an error message spells out
+LISTED = 20  # number of domains that an error message lists
 
 
 def split_rows(
@@ -27,23 +27,28 @@ def split_rows(
     seed: int,
     protocol: Protocol = "unseen_passages",
 ) -> NDArray[np.str_]:
-    """Part of each row: "train", "validation" or "test".
+    """Assign each row to a part: "train", "validation" or "test".
 
-    Rows of one group never part. Each domain is split by itself, from the seed and its name, so that
-    rows of one domain do not move those of another; the test part does not depend on validation_share.
+    All rows of a group are in the same part. Each domain is split separately, with random numbers from the seed and
+    its name, so that the rows of one domain do not influence the split of another. The test part does not depend on
+    validation_share.
 
     Args:
         queries: (N,) number of each row's query text.
-        positives: (N,) number of each row's passage, or of its group of passages that are nearly the same.
-        domains: (N,) names. A group belongs to the domain of most of its rows. Where that leaves a domain with fewer
-            than 3 groups, 3 or more that stand in the same domains, this one among them, are split by themselves: so
-            is a catalogue whose passages are nearly the same for every product, each product its own domain.
+        positives: (N,) number of each row's passage, or of its group of near-duplicate passages.
+        domains: (N,) names. A group belongs to the domain of most of its rows. If that leaves a domain with fewer
+            than 3 groups, then 3 or more groups that occur in exactly the same domains, this one among them, are split
+            as a set of their own. This happens in a catalogue whose passages are nearly the same for every product,
+            where each product is a domain.
         validation_share: share of each domain's rows, in (0, 1); met as closely as whole groups allow.
         test_share: likewise.
         seed: >= 0.
-        protocol: "unseen_passages" groups rows by passage: what is held back asks for passages that
-            were never trained on. "unseen_queries" groups by query text only: its passages have been
-            trained on, which flatters the figures.
+        protocol: "unseen_passages" groups rows by passage, so that held-back rows ask about passages that were never
+            trained on as answers. "unseen_queries" groups rows by query text only, so that their passages may have
+            been trained on, which flatters the metrics.
+
+    Returns:
+        (N,) the part of each row.
 
     Raises:
         InputError: the shares leave nothing to train on, or a domain has fewer than 3 groups.
@@ -83,18 +88,21 @@ def hold_back_queries(
     share: float,
     seed: int,
 ) -> NDArray[np.str_]:
-    """Parts with some training rows moved to "unseen_queries": new questions about passages that are trained on.
+    """Move some training rows to the part "unseen_queries": new queries about passages that are trained on.
 
-    They show the easier protocol beside the harder one, on one model. At most one row of a passage is moved, never
-    its only training row, and none whose query text stands in another training row.
+    With them, one model can be evaluated by the easier protocol beside the harder one. At most one row of a passage is
+    moved, never the passage's only training row, and no row whose query text occurs in another training row.
 
     Args:
         queries: (N,) as in `split_rows`.
         positives: (N,) likewise.
         domains: (N,) likewise.
         parts: (N,) from `split_rows`.
-        share: of each domain's rows, in [0, 1); fewer where there are not as many such rows.
+        share: share of each domain's rows to move, in [0, 1); fewer are moved if there are not enough such rows.
         seed: >= 0.
+
+    Returns:
+        (N,) the part of each row after the move.
 
     Raises:
         InputError: share is out of range.
@@ -107,7 +115,7 @@ def hold_back_queries(
     moved, taken = parts.astype("<U14"), set[int]()
     for domain in np.unique(names).tolist():
         own = np.flatnonzero(training & (names == domain))
-        # drawn anew, or the rows would be those that the split drew first
+        # another sequence of random numbers than in the split, which would draw the same rows first
         drawn = np.random.default_rng([seed, zlib.crc32(domain.encode()), 1]).permutation(own)
         room = len(taken) + round(share * np.count_nonzero(names == domain))
         for row in drawn.tolist():
@@ -123,15 +131,15 @@ def hold_back_queries(
 def shared_with_training(
     labels: NDArray[np.integer], parts: NDArray[np.str_], trained: NDArray[np.integer]
 ) -> dict[str, int]:
-    """How many rows of each held-back part have a label that the training has met too.
+    """Count the rows of each held-back part whose label the training has seen as well.
 
     Args:
-        labels: (N,) such as the passage, or the query, of each row.
-        parts: (N,) from `split_rows`.
-        trained: the labels that the training rows hold.
+        labels: (N,) a label of each row, such as the number of its passage or of its query.
+        parts: (N,) the part of each row.
+        trained: all labels that occur in the training.
 
     Returns:
-        part -> rows, for all parts but "train".
+        part -> number of rows, for all parts except "train".
     """
     met = np.isin(labels, trained)
     return {str(part): int(np.count_nonzero(met[parts == part])) for part in np.unique(parts) if part != "train"}
@@ -140,15 +148,15 @@ def shared_with_training(
 def sample_rows(
     positives: NDArray[np.integer], domains: Sequence[str], *, share: float, seed: int
 ) -> NDArray[np.int64]:
-    """Ascending numbers of the rows that belong to a random share of each domain's passages.
+    """Return, in ascending order, the rows that belong to a random share of each domain's passages.
 
-    A smaller share with the same seed gives a subset, so that results over growing samples compare.
+    With the same seed, a smaller share gives a subset, so that results on growing samples can be compared.
 
     Args:
-        positives: (N,) number of each row's passage, or of its group of passages that are nearly the same. A passage
-            comes with all of its rows.
+        positives: (N,) number of each row's passage, or of its group of near-duplicate passages. A passage is kept
+            with all of its rows.
         domains: (N,) names. A passage belongs to a domain as in `split_rows`.
-        share: in (0, 1]. A domain keeps at least 3 passages, so that it can still be split.
+        share: share of the passages to keep, in (0, 1]. A domain keeps at least 3, so that it can still be split.
         seed: >= 0.
 
     Raises:
@@ -168,7 +176,7 @@ def sample_rows(
 
 
 def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(N,) labels as 0, 1, ... by first appearance: what a label is called then decides nothing."""
+    """Renumber (N,) labels as 0, 1, ... in order of first appearance, so that their values have no influence."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -176,10 +184,13 @@ def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _split_together(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[tuple[str, ...], NDArray[np.int64]]:
-    """Groups, ascending, that are split as one set: each domain's own, and those that several domains share.
+    """Return the sets of groups that are split separately: those of each domain, and those that several domains share.
 
-    A group of equally many rows in two domains belongs to the first by name. Sets of shared groups are made only where
-    a domain would have too few groups of its own.
+    A group with equally many rows in two domains belongs to the first by name. Sets of shared groups are formed only
+    where a domain would otherwise have too few groups.
+
+    Returns:
+        the names of the domains that share a set -> its groups, ascending.
     """
     names, codes = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
     cells, rows = np.unique(np.stack([groups, codes]), axis=1, return_counts=True)
@@ -227,9 +238,9 @@ def _generator(seed: int, names: tuple[str, ...]) -> np.random.Generator:
 def _fill(sizes: NDArray[np.int64], target: float, *, spare: int) -> NDArray[np.bool_]:
     """Select groups, in their order, so that their rows total about `target`.
 
-    Takes every group that still fits, then the smallest of the others if the total comes nearer to `target` with it.
-    The total then misses `target` by at most half of that group, unless one of two limits decides: at least one group
-    is taken, and at least `spare` are left.
+    Every group that still fits is taken, then the smallest of the others if that brings the total nearer to `target`.
+    The total then differs from `target` by at most half the size of that group, unless one of two limits applies: at
+    least one group is taken, and at least `spare` groups are left.
     """
     taken = np.zeros(len(sizes), dtype=bool)
     room, limit = target, len(sizes) - spare
