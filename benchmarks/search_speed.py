@@ -164,8 +164,8 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
             super().begin(trials)
             marks.append((time.monotonic(), "trials" if trials.name == "search" else "the best again"))
 
-        def over(self) -> None:
-            super().over()
+        def end(self) -> None:
+            super().end()
             marks.append((time.monotonic(), "what lies between and after"))
 
     kinds = arguments.queries_per_passage if arguments.side == "ours" else [1]

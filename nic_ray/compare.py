@@ -34,7 +34,7 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle.comparison import compare_models, verdict
-    from nic_ray.domains import MANY, between, shown_domains
+    from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import METRICS, PRIMARY
     from nic_ray.packaged import packaged
@@ -57,14 +57,14 @@ def main(
         lines = []
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
-                lines.append([between(changes)])
+                lines.append([omitted_domains(changes)])
                 continue
             each = intervals[domain]
             found = (f"{ranking.results[model][f'{PRIMARY}/{domain}']:.3f}" for model in (first, other))
             sure = "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
             lines.append([domain, str(each.passages), *found, f"{each.difference:+.3f}", sure])
         console.show(console.table(["domain", "passages", "A", "B", "B - A", "95 % interval"], lines))
-        if len(changes) > MANY:
+        if len(changes) > MAX_SHOWN:
             console.say("every domain: --json")
         console.say(verdict(intervals["macro"]))
 

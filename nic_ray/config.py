@@ -42,7 +42,7 @@ SAME_FOR_ALL_TRIALS = (
 )
 
 
-FREE = ("device", "precision", "micro_batch_tokens")
+CHANGEABLE_ON_RESUME = ("device", "precision", "micro_batch_tokens")
 """Settings under `train` that affect how a model is trained but not what it learns; a resumed run may change them."""
 
 
@@ -185,7 +185,7 @@ class Dimension(Section):
             raise ValueError(f"log_uniform needs a low end > 0, got {self.log_uniform[0]}")
         return self
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether a value is among the choices or within the range."""
         if self.choice is not None:
             return value in self.choice
@@ -373,7 +373,7 @@ class Config(Section):
             )
         for name, dimension in self.space.items():
             default = getattr(self.train, name)
-            if not dimension.holds(default):
+            if not dimension.contains(default):
                 yield f"space.{name}: must hold train.{name}, the first trial's value {shown_value(default)}"
         together = {
             name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nic_ray.config import FREE, Config, Dimension
+from nic_ray.config import CHANGEABLE_ON_RESUME, Config, Dimension
 from nic_ray.errors import InputError
 from nic_ray.packaged import packaged
 from nic_ray.validation import setting_faults, shown_value
@@ -59,7 +59,7 @@ def changed_settings(config: Config, started: StartedSettings) -> list[str]:
 
 
 def _decisive(settings: StartedSettings) -> dict[str, str]:
-    train = {f"train.{name}": str(value) for name, value in settings.train.items() if name not in FREE}
+    train = {f"train.{name}": str(value) for name, value in settings.train.items() if name not in CHANGEABLE_ON_RESUME}
     return {"search.objective": settings.search.objective, **train}
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from nic_ray.domains import between, changes_of, shown_domains
-from nic_ray.errors import InputError, RunError, is_utf8, wants_room
+from nic_ray.domains import changes_of, omitted_domains, shown_domains
+from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
 from nic_ray.metrics.table import METRICS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def metrics_table(
         counted = [str(passages.get(name, ""))] if passages else []
         return [name, *counted, *_metrics_values(name, results, metrics)]
 
-    rows = [[between(changes)] if name is None else row(name) for name in shown_domains(changes)]
+    rows = [[omitted_domains(changes)] if name is None else row(name) for name in shown_domains(changes)]
     return table(columns, [*rows, [], *map(row, overall)])
 
 
@@ -155,7 +155,7 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
                 _complain(f"{error.filename}: cannot be used ({error.strerror}); name another place", label="error: ")
                 raise typer.Exit(2) from None
-            if not wants_room(error):
+            if not is_disk_full(error):
                 raise
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             _complain(f"{place}no space left on the disk; make room, and run it again", label="error: ")

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from nic_ray.evidence import Intervals
 from nic_ray.metrics.table import METRICS, PRIMARY
 
-MANY = 24
+MAX_SHOWN = 24
 """Largest number of domains that are all shown. Of more, only the worst and the best are shown."""
-ENDS = 10
-"""Number of domains shown at each end when there are more than `MANY`."""
+AT_EACH_END = 10
+"""Number of domains shown at each end when there are more than `MAX_SHOWN`."""
 
 
-def shown_domains(changes: Mapping[str, float], *, many: int = MANY, ends: int = ENDS) -> list[str | None]:
+def shown_domains(changes: Mapping[str, float], *, many: int = MAX_SHOWN, ends: int = AT_EACH_END) -> list[str | None]:
     """All domains in their given order; if there are more than `many`, those at both ends, the worst first.
 
     Args:
@@ -29,7 +29,7 @@ def shown_domains(changes: Mapping[str, float], *, many: int = MANY, ends: int =
     return [*ranked[:ends], None, *ranked[-ends:]]
 
 
-def between(changes: Mapping[str, float], *, many: int = MANY, ends: int = ENDS) -> str:
+def omitted_domains(changes: Mapping[str, float], *, many: int = MAX_SHOWN, ends: int = AT_EACH_END) -> str:
     """The text to show in the place of the None in `shown_domains`."""
     left_out = len(changes) - 2 * ends if len(changes) > many else 0
     return f"… {left_out:,} more"
@@ -50,7 +50,7 @@ def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = PRIMARY
     }
 
 
-def names_of(domains: Mapping[str, object], *, many: int = MANY) -> str:
+def names_of(domains: Mapping[str, object], *, many: int = MAX_SHOWN) -> str:
     """Domains for use in a sentence: all of them, or their number and the first three."""
     if len(domains) <= many:
         return ", ".join(domains)

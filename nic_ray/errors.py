@@ -32,15 +32,15 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def wants_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one in its chain of causes, reports that a disk is full."""
     return any(
         (isinstance(each, OSError) and each.errno in FULL) or any(words in str(each) for words in FULL_IN_WORDS)
-        for each in _behind(error)
+        for each in _causes_of(error)
     )
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def _causes_of(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     left: BaseException | None = error
     while left is not None and id(left) not in seen:

@@ -42,7 +42,7 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
-    from nic_ray.domains import MANY
+    from nic_ray.domains import MAX_SHOWN
     from nic_ray.hardware import pick_device
     from nic_ray.packaged import packaged
     from nic_ray.progress import view
@@ -61,7 +61,7 @@ def main(
     for line in comparison.warnings:
         console.say(f"warning: {line}")
     console.show(console.metrics_table(comparison.results, passages=comparison.asked))
-    if len(comparison.asked) - 1 > MANY:
+    if len(comparison.asked) - 1 > MAX_SHOWN:
         print("every domain: --json")
 
 

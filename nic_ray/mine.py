@@ -32,7 +32,7 @@ def main(
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
     from nic_ray.dataset.pairs import read_pairs
-    from nic_ray.domains import between, shown_domains
+    from nic_ray.domains import omitted_domains, shown_domains
     from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device
     from nic_ray.model.base import load
@@ -68,7 +68,7 @@ def main(
         mined = [len(found[row]) for row in own if row in found]
         return [name, str(len(own)), str(len(mined)), f"{sum(mined) / max(1, len(own)):.2f}"]
 
-    shown = [[between(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
+    shown = [[omitted_domains(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
     columns = ["domain", "training rows", "with negatives", "negatives a row"]
     console.show(console.table(columns, [*shown, line("all", train)]))
     console.say(f"written: {out}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nic_ray.domains import between, changes_of, shown_domains
+from nic_ray.domains import changes_of, omitted_domains, shown_domains
 from nic_ray.metrics.table import METRICS
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nic_ray.progress")
 
-ENDS = ("finished", "stopped", "failed", "repeated")
+AT_EACH_END = ("finished", "stopped", "failed", "repeated")
 BAR = 24
 """Number of characters in a full bar."""
 DOMAINS = 12
 """Largest number of domains that have a line; of more, the worst and the best are shown."""
-SHOWN = 10
+MAX_SHOWN_TRIALS = 10
 """Largest number of running trials that have a line; the best trial and the counts below must stay visible."""
-REDRAWN = 2
+REFRESHES_PER_S = 2
 """Number of times per second that the live view is drawn; each drawing costs the trials a few milliseconds."""
 
 
@@ -90,7 +90,7 @@ class View:
         how = {"stopped": "stopped early", "failed": f"failed: {reason}"}.get(status, status)
         self.note(f"{trial}: {how} ({self._ended} of {self._trials} done)")
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Report that all trials of the batch have ended."""
 
     @contextlib.contextmanager
@@ -158,7 +158,7 @@ class Live(View):
         def picture() -> "RenderableType":
             return drawn(self.board, self._clock())
 
-        with Drawing(console=self._console, get_renderable=picture, refresh_per_second=REDRAWN, transient=True):
+        with Drawing(console=self._console, get_renderable=picture, refresh_per_second=REFRESHES_PER_S, transient=True):
             yield
 
     def say(self, line: str) -> None:
@@ -206,7 +206,7 @@ class Live(View):
             f"{trial}: {status}{value}{f': {reason}' if reason else ''}{f'  ({last.sample})' if last.sample else ''}"
         )
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Stop drawing the table of trials."""
         self.board.round = None
 
@@ -302,13 +302,13 @@ def _running(board: Board, trials: TrialBatch) -> "RenderableType":
     for name in ("trial", "epoch", trials.objective, "pairs/s"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("configuration", ratio=1, no_wrap=True, overflow="ellipsis")
-    for name, each in list(board.running.items())[:SHOWN]:
+    for name, each in list(board.running.items())[:MAX_SHOWN_TRIALS]:
         value = "" if each.value is None else f"{each.value:.4f}"
         rate = "" if each.rate is None else f"{each.rate:.0f}"
         row = (name, f"{each.epoch:.1f} of {trials.epochs:g}", value, rate, each.sample)
         table.add_row(*(Text(cell) for cell in row))
-    if len(board.running) > SHOWN:
-        table.add_row(Text(f"and {len(board.running) - SHOWN} more"))
+    if len(board.running) > MAX_SHOWN_TRIALS:
+        table.add_row(Text(f"and {len(board.running) - MAX_SHOWN_TRIALS} more"))
     return table
 
 
@@ -324,7 +324,7 @@ def _best(best: tuple[str, Mapping[str, float]], trials: TrialBatch) -> "list[Re
     width = max((len(name) for name in names if name), default=0)
     for name in names:
         if name is None:
-            lines.append(Text(between(changes, many=DOMAINS, ends=DOMAINS // 2)))
+            lines.append(Text(omitted_domains(changes, many=DOMAINS, ends=DOMAINS // 2)))
             continue
         value, base = metrics[f"{metric}/{name}"], trials.base.get(f"{metric}/{name}", 0.0)
         style = "bold" if name == "macro" else ""
@@ -341,7 +341,7 @@ def _best(best: tuple[str, Mapping[str, float]], trials: TrialBatch) -> "list[Re
 def _counts(board: Board, trials: TrialBatch, now: float) -> str:
     ended = sum(board.ends.values())
     counts = ", ".join(
-        f"{board.ends[status]} {status}" for status in ENDS if board.ends[status] or status != "repeated"
+        f"{board.ends[status]} {status}" for status in AT_EACH_END if board.ends[status] or status != "repeated"
     )
     elapsed = now - board.begun
     share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials

@@ -16,7 +16,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.stored import checked
 
 COLUMNS = ["when", "command", "part", "rows", "model", "run"]
-LISTED = 3  # number of earlier readings that a sentence lists
+MAX_LISTED = 3  # number of earlier readings that a sentence lists
 
 
 def note_reading(
@@ -91,8 +91,8 @@ def describe_readings(readings: Sequence[StoredReading]) -> str | None:
     *earlier, last = {(row["when"], row["command"]): row for row in readings}.values()
     if not earlier:
         return None
-    listed = "; ".join(described(row) for row in earlier[-LISTED:])
-    more = f", of which the last {LISTED} were" if len(earlier) > LISTED else ""
+    listed = "; ".join(described(row) for row in earlier[-MAX_LISTED:])
+    more = f", of which the last {MAX_LISTED} were" if len(earlier) > MAX_LISTED else ""
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     return (
         f"the {last['rows']} test rows had been read {times} before{more}: {listed}. What was chosen since may have "

@@ -82,7 +82,7 @@ class TrainingState(TypedDict):
 
 
 @contextmanager
-def held(run_folder: Path) -> Iterator[None]:
+def locked(run_folder: Path) -> Iterator[None]:
     """Lock a run folder for this process; two processes that resume the same run would train its trials twice.
 
     Raises:

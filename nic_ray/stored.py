@@ -13,7 +13,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.validation import stored_faults
 
 Kind = TypeVar("Kind")
-LISTED = 3
+MAX_LISTED = 3
 """Number of a file's faults that a message lists."""
 
 # Applied here and not where the types are defined: the help of a command imports those, and must not wait for pydantic.
@@ -36,8 +36,8 @@ def checked(content: object, kind: type[Kind], place: Path, way_out: str) -> Kin
         return TypeAdapter(_keeping_unknown_keys(kind)).validate_python(content)
     except ValidationError as error:
         faults = list(stored_faults(error))
-        more = f"; and {len(faults) - LISTED} more faults" if len(faults) > LISTED else ""
-        raise InputError(f"{place}: damaged, {'; '.join(faults[:LISTED])}{more}; {way_out}") from None
+        more = f"; and {len(faults) - MAX_LISTED} more faults" if len(faults) > MAX_LISTED else ""
+        raise InputError(f"{place}: damaged, {'; '.join(faults[:MAX_LISTED])}{more}; {way_out}") from None
 
 
 def read_object(path: Path, kind: type[Kind], *, absent: str, way_out: str) -> Kind:

@@ -13,7 +13,7 @@ import yaml
 from nic_ray import compare, console, evaluate, mine, plan, retrieve, train, tune, verify
 from nic_ray.bundle.files import read_metadata
 from nic_ray.errors import InputError
-from nic_ray.record import held, load_state
+from nic_ray.record import load_state, locked
 
 Run = Callable[..., tuple[int, str]]
 
@@ -185,7 +185,7 @@ def test_a_training_is_the_same_when_it_was_cut_off_and_resumed(run, tmp_path, t
     (whole / "checkpoints" / "epoch-002" / "state.pt").write_bytes(b"PK")
     assert run(train.main, "--resume", whole)[0] == 0
     assert load_state(whole / "checkpoints" / "epoch-002")["finished"]
-    with held(again):
+    with locked(again):
         code, complaint = run(train.main, "--resume", again)
     assert (code, "another process is working on this run" in complaint) == (2, True)
     lines = tiny_pairs_file.read_text().splitlines(keepends=True)

@@ -306,9 +306,9 @@ def test_a_sample_that_is_not_legal_is_refused(sample, message):
     ],
 )
 def test_a_dimension_knows_what_it_holds(dimension, inside, outside):
-    assert all(dimension.holds(value) for value in inside)
-    assert not any(dimension.holds(value) for value in outside)
-    assert all(dimension.holds(value) for value in dimension.ends())
+    assert all(dimension.contains(value) for value in inside)
+    assert not any(dimension.contains(value) for value in outside)
+    assert all(dimension.contains(value) for value in dimension.ends())
 
 
 def test_a_configuration_cannot_be_changed():

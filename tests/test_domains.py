@@ -10,7 +10,7 @@ import pytest
 from nic_ray import check, compare, console, evaluate, mine
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.picture import recall_png
-from nic_ray.domains import ENDS, MANY, as_csv, between, changes_of, names_of, shown_domains
+from nic_ray.domains import AT_EACH_END, MAX_SHOWN, as_csv, changes_of, names_of, omitted_domains, shown_domains
 from nic_ray.progress import Live, TrialBatch, drawn
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import describe_evidence
@@ -31,15 +31,15 @@ RESULTS = {"base": flat(0.0), "tuned": flat(0.4)}
 
 
 def test_as_many_as_can_be_shown_keep_their_order():
-    changes = {name: -number for number, name in enumerate(NAMES[:MANY])}
-    assert shown_domains(changes) == NAMES[:MANY]
+    changes = {name: -number for number, name in enumerate(NAMES[:MAX_SHOWN])}
+    assert shown_domains(changes) == NAMES[:MAX_SHOWN]
 
 
 def test_of_more_the_worst_and_the_best_are_shown_the_worst_first():
     changes = {name: float(number * 7 % COUNT) for number, name in enumerate(NAMES)}
     ranked = sorted(NAMES, key=changes.__getitem__)
-    assert shown_domains(changes) == [*ranked[:ENDS], None, *ranked[-ENDS:]]
-    assert between(changes) == f"… {COUNT - 2 * ENDS} more"
+    assert shown_domains(changes) == [*ranked[:AT_EACH_END], None, *ranked[-AT_EACH_END:]]
+    assert omitted_domains(changes) == f"… {COUNT - 2 * AT_EACH_END} more"
 
 
 def test_a_change_is_the_last_model_minus_the_first_and_of_one_model_its_value():
@@ -78,9 +78,9 @@ def rendered(table):
 
 def test_a_table_of_metrics_is_bounded_and_has_the_passages():
     lines = rendered(console.metrics_table(RESULTS, passages=PASSAGES))
-    assert len(lines) < 2 * ENDS + 10
+    assert len(lines) < 2 * AT_EACH_END + 10
     assert any(line.split()[:3] == ["MX-0299", "3", "0.500"] for line in lines)
-    assert any(f"… {COUNT - 2 * ENDS} more" in line for line in lines)
+    assert any(f"… {COUNT - 2 * AT_EACH_END} more" in line for line in lines)
     assert lines[-1].split()[:2] == ["macro", str(3 * COUNT)]
 
 
@@ -98,7 +98,7 @@ def test_the_picture_is_no_higher_for_many_domains():
                    for model, own in RESULTS.items()}  # fmt: skip
         return int.from_bytes(recall_png(results, {})[20:24])
 
-    assert height(COUNT) < height(MANY) < 2200
+    assert height(COUNT) < height(MAX_SHOWN) < 2200
     assert height(6) < height(12) < height(COUNT)
 
 
@@ -126,7 +126,7 @@ def test_the_card_shows_the_ends_of_many_domains_with_their_passages(metadata):
     for part in ("### Test part", "### Validation part", "### Tuned minus base"):
         table = card.partition(part)[2].partition("\n\n|")[2].partition("\n\n")[0]
         assert "passages" in table.splitlines()[0]
-        assert f"… {COUNT - 2 * ENDS} more, in metadata.json" in table
+        assert f"… {COUNT - 2 * AT_EACH_END} more, in metadata.json" in table
         assert "MX-0000" in table
         assert "MX-0299" in table
         assert "MX-0150" not in table
@@ -150,16 +150,16 @@ def test_the_page_shows_the_ends_of_many_domains_with_their_passages(metadata, t
     text = write_page(tmp_path).read_text(encoding="utf-8")
     recall = text.partition('<section id="recall">')[2].partition("</section>")[0]
     assert "<th>passages</th>" in recall
-    assert recall.count("<td>3</td>") == 2 * ENDS
+    assert recall.count("<td>3</td>") == 2 * AT_EACH_END
     assert f"<td>{3 * COUNT}</td>" in recall
-    assert recall.count("<tr>") == 1 + 2 * ENDS + 1
-    assert f"{COUNT - 2 * ENDS:,} more lie between, see domains.csv" in recall
+    assert recall.count("<tr>") == 1 + 2 * AT_EACH_END + 1
+    assert f"{COUNT - 2 * AT_EACH_END:,} more lie between, see domains.csv" in recall
     assert int(recall.partition('"height":')[2].partition(",")[0].partition("}")[0]) < 1500
     worst = text.partition('<section id="worst">')[2].partition("</section>")[0]
-    assert worst.count("<details>") == 2 * ENDS
+    assert worst.count("<details>") == 2 * AT_EACH_END
     assert "MX-0299" not in worst
     data = text.partition('<section id="data">')[2].partition("</section>")[0]
-    assert data.count("<tr>") < 2 * ENDS + 5
+    assert data.count("<tr>") < 2 * AT_EACH_END + 5
 
 
 def test_the_live_view_shows_the_ends_of_many_domains():
@@ -208,8 +208,8 @@ def printed(monkeypatch, capsys):
 def test_what_is_said_of_many_domains_at_the_end_of_a_search_is_bounded(metadata):
     evidence = metadata | {"trained": {}, "confirmed": [], "retention": None, "leaks": {}}
     lines = describe_evidence(evidence, metadata["results"])
-    assert len(lines) < 2 * ENDS + 10
-    assert f"  … {COUNT - 2 * ENDS} more" in lines
+    assert len(lines) < 2 * AT_EACH_END + 10
+    assert f"  … {COUNT - 2 * AT_EACH_END} more" in lines
     for name, told in (("MX-0000", True), ("MX-0150", False), ("MX-0299", True)):
         assert any(line.startswith(f"  {name}: ") for line in lines) == told
 

@@ -183,7 +183,7 @@ def test_passages_that_are_nearly_the_same_do_not_make_a_domain_larger():
 
 
 def test_the_smallest_sound_domain_has_enough_passages_in_each_part():
-    assert lint.PART_SHARE == DataConfig().validation_share == DataConfig().test_share
+    assert lint.HELD_BACK_SHARE == DataConfig().validation_share == DataConfig().test_share
     collection = index_pairs(sound_pairs())
     parts = split_rows(collection.query, collection.positive, collection.domains, seed=0)
     for part in ("validation", "test"):

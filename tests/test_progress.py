@@ -102,7 +102,7 @@ def test_nothing_is_drawn_before_and_after_the_trials():
     live.begin(ROUND)
     assert "0 of 4 trials ended" in picture(live.board)
     assert "left unknown" in picture(live.board)
-    live.over()
+    live.end()
     assert picture(live.board).strip() == ""
 
 

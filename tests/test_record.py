@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from nic_ray import record
-from nic_ray.errors import InputError, wants_room
+from nic_ray.errors import InputError, is_disk_full
 from nic_ray.record import (
     TrainingState,
     add_ended,
-    held,
     load_state,
+    locked,
     logging_to,
     read_ended,
     readable_state,
@@ -46,10 +46,10 @@ def test_damaged_lines_cost_no_other(tmp_path):
     assert list(read_ended(tmp_path)) == ["trial-000", "trial-001"]
 
 
-def test_a_run_is_held_by_one_process(tmp_path):
-    with held(tmp_path), pytest.raises(InputError, match="another process is working on this run"), held(tmp_path):
+def test_a_run_is_locked_by_one_process(tmp_path):
+    with locked(tmp_path), pytest.raises(InputError, match="another process is working on this run"), locked(tmp_path):
         pass
-    with held(tmp_path):
+    with locked(tmp_path):
         pass
 
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_without_room_says_so_and_leaves_the_last_one(tmp_path, mon
     monkeypatch.setattr(record.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(OSError if is_full else RuntimeError) as raised:
         save_state(state_at(2), tmp_path)
-    assert wants_room(raised.value) == is_full
+    assert is_disk_full(raised.value) == is_full
     assert load_state(tmp_path)["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
@@ -120,11 +120,11 @@ def test_want_of_room_is_seen_through_other_errors():
         except Exception as found:
             return found
 
-    assert wants_room(full)
-    assert wants_room(OSError(errno.EDQUOT, "Disk quota exceeded"))
-    assert wants_room(behind(RuntimeError("the trial failed")))
-    assert wants_room(ValueError("I/O error: No space left on device (os error 28)"))
-    assert not wants_room(OSError(errno.EACCES, "Permission denied"))
+    assert is_disk_full(full)
+    assert is_disk_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert is_disk_full(behind(RuntimeError("the trial failed")))
+    assert is_disk_full(ValueError("I/O error: No space left on device (os error 28)"))
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     circle = ValueError("a")
     circle.__cause__ = circle
-    assert not wants_room(circle)
+    assert not is_disk_full(circle)

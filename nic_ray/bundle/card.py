@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
-from nic_ray.domains import MANY, between, changes_of, names_of, shown_domains
+from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
 from nic_ray.evidence import Metadata, StoredInterval, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.protocol import MEANINGS
@@ -75,7 +75,7 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
     data = metadata.get("data", {})
     pairs = data.get("pairs", "pairs")
     tested = metadata.get("results", {}).get("test", {}).get("tuned", {})
-    many = len(changes_of({"tuned": tested})) > MANY
+    many = len(changes_of({"tuned": tested})) > MAX_SHOWN
     for key, value in tested.items():
         metric, _, domain = key.partition("/")
         if metric in METRICS and domain != "worst" and (domain == "macro" or not many):
@@ -191,7 +191,7 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping
 
 
 def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
-    return [f"{between(changes)}, in {METADATA}", *[""] * (len(header) - 1)]
+    return [f"{omitted_domains(changes)}, in {METADATA}", *[""] * (len(header) - 1)]
 
 
 def _evidence_section(metadata: Metadata) -> str:
@@ -350,7 +350,7 @@ def _data_section(metadata: Metadata) -> str:
 
 
 def _rows_of_domains(domains: Mapping[str, int]) -> dict[str, int]:
-    if len(domains) > MANY:
+    if len(domains) > MAX_SHOWN:
         return {"domains": len(domains)}
     return {f"rows of {domain}": count for domain, count in domains.items()}
 

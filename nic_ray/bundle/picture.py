@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 
-from nic_ray.domains import ENDS, changes_of, shown_domains
+from nic_ray.domains import AT_EACH_END, changes_of, shown_domains
 from nic_ray.evidence import Intervals, Trained, TrainedTrial
 from nic_ray.metrics.table import METRICS, PRIMARY
 
@@ -111,7 +111,7 @@ def recall_png(
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(f"{METRICS[PRIMARY].label}: {METRICS[PRIMARY].explained}")
-    ends = f", the {ENDS} domains that gain least and most" if len(domains) < len(domains_of(results)) else ""
+    ends = f", the {AT_EACH_END} domains that gain least and most" if len(domains) < len(domains_of(results)) else ""
     axes.set_title(f"{METRICS[PRIMARY].label} on the test part, with 95 % intervals{ends}", loc="left", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)

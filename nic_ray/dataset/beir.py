@@ -13,7 +13,7 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
-LISTED = 20  # number of faults that an error message lists
+MAX_LISTED = 20  # number of faults that an error message lists
 
 
 def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
@@ -144,7 +144,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _refuse(path: Path, faults: Sequence[str]) -> None:
-    if len(faults) > LISTED:
-        faults = [*faults[:LISTED], f"... and {len(faults) - LISTED} more"]
+    if len(faults) > MAX_LISTED:
+        faults = [*faults[:MAX_LISTED], f"... and {len(faults) - MAX_LISTED} more"]
     if faults:
         raise InputError("\n  ".join([f"{path}: cannot be used", *faults]))

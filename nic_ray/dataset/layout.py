@@ -37,12 +37,12 @@ BINARY = (
     (b"SQLite format 3\0", "is an SQLite database", "write a table of it as CSV in UTF-8, and name that"),
 )
 """First bytes of a format, its description, and the remedy: a pandas expression, a command, or words."""
-ZIPPED = (
+ZIP_FORMATS = (
     (b"xl/", "is an Excel workbook", "save its table as CSV in UTF-8, and name that"),
     (b"word/", "is a Word document", "write a row for each question, with the passage that answers it"),
     (b"", "is a ZIP archive", "unpack it, and name a file in it"),
 )
-MARKED = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 OTHER_NAMES = {
     "query": "anchor question queries questions query_text search_query sentence1 sentence_a text1 input q",
@@ -54,19 +54,19 @@ OTHER_NAMES = {
 """The names that other data sets use for our fields, the likeliest first."""
 
 
-def form_of_bytes(path: Path, head: bytes) -> str | None:
+def describe_bytes(path: Path, head: bytes) -> str | None:
     """Describe a file that is not UTF-8 text, and the remedy; None if it may be such text.
 
     Args:
         head: the first `HEAD` bytes of the file, or all bytes of a shorter one.
     """
-    encoding = next((name for mark, name in MARKED.items() if head.startswith(mark)), None) or _unmarked(head)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None) or _unmarked(head)
     if encoding:
         read = f"Path(sys.argv[1]).read_text('{encoding}')"
         code = f"import sys; from pathlib import Path; Path('{CONVERTED}').write_text({read}, 'utf-8')"
         way = f'python -c "{code}" {shlex.quote(str(path))}'
         return f"is in {encoding.upper()}; save it in UTF-8: {way}"
-    forms = ZIPPED if head.startswith(b"PK\3\4") else [each for each in BINARY if head.startswith(each[0])]
+    forms = ZIP_FORMATS if head.startswith(b"PK\3\4") else [each for each in BINARY if head.startswith(each[0])]
     for mark, what, way in forms:
         if mark in head:
             way = way.format(path=shlex.quote(str(path)))
@@ -74,7 +74,7 @@ def form_of_bytes(path: Path, head: bytes) -> str | None:
     return f"is binary, no text; {WANT}" if b"\0" in head else None
 
 
-def form_of_folder(path: Path) -> str:
+def describe_folder(path: Path) -> str:
     """Describe a folder that was named instead of a file, and the remedy."""
     names = {each.name for each in path.iterdir()}
     if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
@@ -84,7 +84,7 @@ def form_of_folder(path: Path) -> str:
     return "is a folder; name a JSONL file in it"
 
 
-def form_of_text(path: Path, text: str) -> str | None:
+def describe_text(path: Path, text: str) -> str | None:
     """Describe a text file whose lines are unusable because it has another format; None if it seems to be JSONL.
 
     Args:
@@ -101,12 +101,12 @@ def form_of_text(path: Path, text: str) -> str | None:
         return f"has lines that end in a carriage return alone, as on old Macs; {way}"
     whole = _parsed(text)
     if isinstance(whole, list):
-        return _form_of_list(path, whole)
-    if isinstance(whole, dict) and (told := _form_of_object(path, whole)):
+        return _describe_list(path, whole)
+    if isinstance(whole, dict) and (told := _describe_object(path, whole)):
         return told
     rows = [_parsed(line) for line in text.split("\n") if line.strip()]
     if rows and all(isinstance(row, dict) for row in rows):
-        return _form_of_rows(path, rows)
+        return _describe_rows(path, rows)
     if isinstance(whole, dict):
         what = "is one JSON object over several lines"
         return f"{what}; {_a_line_each(path)}" if whole.keys() >= set(FIELDS) else f"{what} ({_found(whole)}); {WANT}"
@@ -115,8 +115,8 @@ def form_of_text(path: Path, text: str) -> str | None:
     if first.startswith("["):
         return f"is a JSON list, and not a sound one ({whole}); {WANT}"
     if first.startswith("{"):
-        return _form_of_stream(path, text)
-    return _form_of_table(path, text)
+        return _describe_stream(path, text)
+    return _describe_table(path, text)
 
 
 def _parsed(text: str) -> Any:
@@ -135,14 +135,14 @@ def _unmarked(head: bytes) -> str | None:
     return None
 
 
-def _form_of_list(path: Path, found: Sequence[Any]) -> str:
+def _describe_list(path: Path, found: Sequence[Any]) -> str:
     rows = [each for each in found if isinstance(each, dict)]
     if not rows:
         return f"is a JSON list without objects; {WANT}"
     return f"is one JSON list of {len(found):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
 
 
-def _form_of_object(path: Path, whole: JsonObject) -> str | None:
+def _describe_object(path: Path, whole: JsonObject) -> str | None:
     if {"queries", "corpus", "relevant_docs"} <= whole.keys():
         row = "{'query': d['queries'][q], 'positive': d['corpus'][p], 'domain': 'manuals'}"
         code = (
@@ -170,7 +170,7 @@ def _form_of_object(path: Path, whole: JsonObject) -> str | None:
     return None
 
 
-def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
+def _describe_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
     """Describe JSON objects, one per line, by the fields that no row has; None if there is no such field."""
     names = {name for row in rows for name in row}
     lacking = [name for name in FIELDS if name not in names]
@@ -180,7 +180,7 @@ def _form_of_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
     return f"{what}; {_way(path, 'pd.read_json(F, lines=True, dtype=False)', rows)}"
 
 
-def _form_of_stream(path: Path, text: str) -> str | None:
+def _describe_stream(path: Path, text: str) -> str | None:
     """Describe JSON objects that are not one per line; None if each line is meant to be one."""
     try:
         end = json.JSONDecoder().raw_decode(text)[1]
@@ -192,7 +192,7 @@ def _form_of_stream(path: Path, text: str) -> str | None:
     return None
 
 
-def _form_of_table(path: Path, text: str) -> str:
+def _describe_table(path: Path, text: str) -> str:
     lines = re.split(r"[\r\n]+", text[:HEAD])
     delimiter = max("\t,;|", key=lines[0].count)
     with contextlib.suppress(csv.Error):

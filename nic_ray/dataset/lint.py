@@ -13,12 +13,12 @@ from ftfy.badness import BADNESS_RE
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.pairs import Pair, count_by_domain
-from nic_ray.domains import ENDS
+from nic_ray.domains import AT_EACH_END
 from nic_ray.errors import InputError
 from nic_ray.metrics.bootstrap import MIN_PASSAGES
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
-PART_SHARE = 0.2
+HELD_BACK_SHARE = 0.2
 """Share of a domain's passages that the default split holds back for validation, and again for the test."""
 
 
@@ -400,18 +400,18 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
     passages: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:
         passages[pair.domain].add(groups[pair.positive])
-    small = {name: len(own) for name, own in sorted(passages.items()) if PART_SHARE * len(own) < MIN_PASSAGES}
+    small = {name: len(own) for name, own in sorted(passages.items()) if HELD_BACK_SHARE * len(own) < MIN_PASSAGES}
     texts = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
     shown = {
         name: f"{name} has {count:,} passages{' that are not nearly the same' * (count < texts[name])}"
         for name, count in small.items()
     }
-    named = [*shown.values()][:ENDS]
+    named = [*shown.values()][:AT_EACH_END]
     more = f"; {len(shown) - len(named):,} domains more have too few" if len(shown) > len(named) else ""
-    want = int(np.ceil(MIN_PASSAGES / PART_SHARE))
+    want = int(np.ceil(MIN_PASSAGES / HELD_BACK_SHARE))
     return _Found(
         {pair.line: shown[pair.domain] for pair in pairs if pair.domain in small},
-        f"{'; '.join(named)}{more}; want {want}, of which a share of {PART_SHARE} comes to {MIN_PASSAGES}",
+        f"{'; '.join(named)}{more}; want {want}, of which a share of {HELD_BACK_SHARE} comes to {MIN_PASSAGES}",
     )
 
 

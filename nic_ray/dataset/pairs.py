@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from nic_ray.dataset.layout import HEAD, WANT, form_of_bytes, form_of_folder, form_of_text
+from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
 from nic_ray.errors import InputError
 from nic_ray.validation import row_faults
 
-LISTED = 20  # number of faults that an error message lists
+MAX_LISTED = 20  # number of faults that an error message lists
 LISTED_BY_CHECK = 100
 RUNS_LISTED = 10  # number of ranges of lines that are listed for one fault
 PASSAGES_PER_DOMAIN = 3  # one each for training, validation and test
@@ -92,7 +92,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     pairs, problems = find_problems(path)
     if problems:
-        raise InputError(describe_problems(path, pairs, problems, listed=LISTED))
+        raise InputError(describe_problems(path, pairs, problems, listed=MAX_LISTED))
     return pairs
 
 
@@ -109,7 +109,7 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
             return [], [Problem(0, "is a pipe or a device, which can be read only once; write its rows into a file")]
         with path.open("rb") as lines:
-            if told := form_of_bytes(path, lines.peek(HEAD)[:HEAD]):
+            if told := describe_bytes(path, lines.peek(HEAD)[:HEAD]):
                 return [], [Problem(0, told)]
             for number, line in enumerate(lines, start=1):
                 content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
@@ -122,12 +122,12 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
                 lines.seek(0)
                 text = lines.read().decode("utf-8", errors="replace")
                 # the last row of a list may be a usable line
-                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (told := form_of_text(path, text)):
+                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (told := describe_text(path, text)):
                     return [], [Problem(0, told)]
     except FileNotFoundError:
         return [], [Problem(0, "no such file; one that comes along is data/reference/pairs.jsonl")]
     except IsADirectoryError:
-        return [], [Problem(0, form_of_folder(path))]
+        return [], [Problem(0, describe_folder(path))]
     except OSError as error:
         return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
     if not pairs and not problems:

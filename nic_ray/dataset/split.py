@@ -14,7 +14,7 @@ from nic_ray.protocol import Protocol
 Part = Literal["train", "validation", "test", "unseen_queries"]
 
 GROUPS_PER_DOMAIN = 3  # one for each part
-LISTED = 20  # number of domains that an error message lists
+MAX_LISTED = 20  # number of domains that an error message lists
 
 
 def split_rows(
@@ -220,8 +220,8 @@ def _refuse_small_domains(members: dict[tuple[str, ...], NDArray[np.int64]], *, 
     ]
     if not small:
         return
-    if len(small) > LISTED:
-        small[LISTED:] = [f"... and {len(small) - LISTED} more domains"]
+    if len(small) > MAX_LISTED:
+        small[MAX_LISTED:] = [f"... and {len(small) - MAX_LISTED} more domains"]
     counted = {
         "passages": "Passages that are nearly the same count as one, in the domain of most of their rows; "
         "python -m nic_ray.check names them. Add rows, give such domains one name, or leave them out.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from nic_ray import console
 from nic_ray.dataset import lint
 from nic_ray.dataset.pairs import Pair, Problem, count_by_domain, count_pairs, describe_problems, find_problems
-from nic_ray.domains import between, shown_domains
+from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
 from nic_ray.tokens import count_tokens, stored_prompts
@@ -116,7 +116,7 @@ def show_checkup(checkup: Checkup) -> None:
     print(f"{checkup.file}: usable")
     sizes = {name: float(counts["positives"]) for name, counts in checkup.domains.items()}
     lines = [
-        [between(sizes)] if name is None else [name, *map(str, checkup.domains[name].values())]
+        [omitted_domains(sizes)] if name is None else [name, *map(str, checkup.domains[name].values())]
         for name in shown_domains(sizes)
     ]
     columns = ["domain", *(name.replace("_", " ") for name in checkup.total)]

@@ -14,7 +14,7 @@ from plotly.colors import sample_colorscale
 
 from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
 from nic_ray.config import Config
-from nic_ray.domains import ENDS, changes_of
+from nic_ray.domains import AT_EACH_END, changes_of
 from nic_ray.evidence import JsonObject, StoredInterval, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.report.elements import (
@@ -94,8 +94,8 @@ def recall(run: FinishedRun) -> Html:
     ]
     if left_out := len(changes_of(results)) + 1 - len(domains):
         yield sentence(
-            f"Shown are the {ENDS} domains that gain least and the {ENDS} that gain most; {left_out:,} more lie "
-            f"between, see {RunFolder(run.folder).domains.name} in the run folder."
+            f"Shown are the {AT_EACH_END} domains that gain least and the {AT_EACH_END} that gain most; {left_out:,} "
+            f"more lie between, see {RunFolder(run.folder).domains.name} in the run folder."
         )
     header = ["domain", "passages", *(model_name(run, m) for m in COLOURS if m in results), "gain over base (95 %)"]
     yield table(header, rows)

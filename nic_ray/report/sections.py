@@ -11,7 +11,7 @@ from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
-from nic_ray.domains import ENDS, MANY, between, shown_domains
+from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.evidence import RetrievedQuery, ShownPassage
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.protocol import shown_name
@@ -116,9 +116,9 @@ def worst(run: FinishedRun) -> Html:
     for each in run.queries["queries"]:
         by_domain.setdefault(each["domain"], []).append(each)
     names = sorted(by_domain)
-    if len(names) > MANY:
+    if len(names) > MAX_SHOWN:
         found_of = {name: sum(each["recall"]["tuned"] for each in own) / len(own) for name, own in by_domain.items()}
-        names = sorted(names, key=lambda name: (found_of[name], name))[: 2 * ENDS]
+        names = sorted(names, key=lambda name: (found_of[name], name))[: 2 * AT_EACH_END]
         yield sentence(f"Of {len(by_domain):,} domains, the {len(names)} in which the winner finds least:")
     for domain in names:
         own = [each for each in by_domain[domain] if each["rank"] > 1]
@@ -153,7 +153,7 @@ def data(run: FinishedRun) -> Html:
     yield table(
         ["domain", "rows"],
         [
-            [between(sizes), ""] if name is None else [name, f"{data['domains'][name]:,}"]
+            [omitted_domains(sizes), ""] if name is None else [name, f"{data['domains'][name]:,}"]
             for name in shown_domains(sizes)
         ],
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from nic_ray import console
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
-from nic_ray.domains import between, shown_domains
+from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence, Results, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
@@ -102,7 +102,7 @@ def _intervals(evidence: Evidence) -> Iterator[str]:
         changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
-                yield f"  {between(changes)}"
+                yield f"  {omitted_domains(changes)}"
                 continue
             interval = domains[domain]
             sure = "too few passages for an interval"

@@ -204,7 +204,7 @@ def run_round(
     with interruptible:
         tuner.fit()
     interruptible.end_if_asked()
-    setup.view.over()
+    setup.view.end()
 
 
 def trial_resources(placement: Placement) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nic_ray.bundle.files import refuse_existing
 from nic_ray.config import Config, Dimension
 from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
-from nic_ray.errors import InputError, RunError, wants_room
+from nic_ray.errors import InputError, RunError, is_disk_full
 from nic_ray.evidence import StoredRun
 from nic_ray.record import is_full
 from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
@@ -281,7 +281,7 @@ def explaining_a_full_disk(run: Run) -> Iterator[None]:
     except Exception as error:
         # Ray may fail on something that it could not write before, and report another error
         full = is_full(run.folder) and not isinstance(error, InputError | RunError)
-        if not (full or wants_room(error)):
+        if not (full or is_disk_full(error)):
             raise
         log.error("no room", exc_info=True)
         raise RunError(_describe_want_of_room(run)) from None

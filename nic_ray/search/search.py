@@ -23,7 +23,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import budget, inputs_by_depth, opened
 from nic_ray.progress import View
 from nic_ray.readings import note_reading
-from nic_ray.record import TrialRow, held, last_state, logging_to, training_log
+from nic_ray.record import TrialRow, last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import trains_on_gpus
@@ -156,7 +156,7 @@ def _search(
 ) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
     with (
-        held(run.folder),
+        locked(run.folder),
         logging_to(run.files.log, NOTED),
         _warnings_logged(),
         explaining_a_full_disk(run),

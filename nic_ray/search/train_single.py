@@ -16,7 +16,7 @@ from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View, headline
 from nic_ray.readings import describe_readings, note_reading
-from nic_ray.record import LOG, TrainingState, held, logging_to, readable_state, save_state
+from nic_ray.record import LOG, TrainingState, locked, logging_to, readable_state, save_state
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.candidates import best_of
 from nic_ray.selection.export import export, new_run_folder
@@ -54,7 +54,7 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
     run_folder = new_run_folder(out, "train")
     RunFolder(run_folder).config.write_text(dump_config(config), encoding="utf-8")
     RunFolder(run_folder).training_start.write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
-    with held(run_folder):
+    with locked(run_folder):
         return _go_on(prepared, run_folder, None, view)
 
 
@@ -99,7 +99,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
     refuse_other_start(prepared, asked, run_folder)
-    with held(run_folder):
+    with locked(run_folder):
         return _go_on(prepared, run_folder, state, view)
 
 
