@@ -1,4 +1,4 @@
-"""What is printed in the terminal at the end of a search."""
+"""The output in the terminal at the end of a search."""
 
 import shlex
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Weights between the base model's and a tuned model's, and what they are worth: tuning gains, and forgets."""
+"""Interpolation between the weights of the base model and tuned ones, to weigh gains against forgetting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,13 +28,13 @@ def interpolation_path(
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> list[Point]:
-    """What the weights between the base model's and the winner's are worth, the base model itself first.
+    """Evaluate mixtures of the base model's weights and the winner's; the base model itself comes first.
 
     Args:
-        inputs: at the winner's depth.
-        base: the base model's scores at the validation queries.
-        retention_set: None measures no retention.
-        alphas: how far to go towards the winner, each in (0, 1].
+        inputs: inputs at the winner's depth.
+        base: metric -> the base model's value for each validation query, (Q,).
+        retention_set: the pairs to measure retention on; with None it is not measured.
+        alphas: shares of the winner's weights, each in (0, 1].
     """
     rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
     at_base = None if retention_set is None else dict.fromkeys(retention_set.base, 0.0)
@@ -50,7 +50,7 @@ def interpolation_path(
 
 
 def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict[str, Tensor]:
-    """Weights alpha * the candidate's + (1 - alpha) * the base model's, above the candidate's cut.
+    """Compute alpha * the candidate's weights + (1 - alpha) * the base model's, above the candidate's cut.
 
     Source: WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903.
     """

@@ -1,4 +1,8 @@
-"""What a search has found, judged: how far from the base to go, whether it may be exported, the one test reading."""
+"""The judgement of a search: the weights to export, whether they may be exported, and the one reading of the test rows.
+
+The winner is the model as it was trained: one trial, or the mean of several. The tuned model is the mixture of the
+winner's weights with the base model's that is judged and exported.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,49 +39,50 @@ from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
 from nic_ray.training.prepared import Prepared, leaks
 
 CONFIDENCE = 0.95
-"""Of the intervals that are shown; the guard's bounds are stricter."""
+"""Confidence of the two-sided intervals that are shown; that of the guard's bounds is `guard.CONFIDENCE`."""
 
 IN_DOMAIN = "test in domain"
-"""The test rows, each ranked only against the passages of its own domain."""
+"""The test rows, with each query ranked only against the passages of its own domain."""
 
 
 @dataclass(frozen=True)
 class TestFigures:
-    """What the rows say that took no part in choosing."""
+    """The results on the rows that took no part in choosing."""
 
     results: dict[str, dict[str, dict[str, float]]]
-    """"test", "test in domain" and "unseen_queries" -> model -> flat metrics."""
+    """"test", "test in domain" and, if there are such rows, "unseen_queries" -> model ("base", "BM25", "first trial",
+    "tuned") -> flat metrics."""
     intervals: Intervals
-    """"tuned minus base" and the like -> domain -> interval of the first metric's difference on the test rows."""
+    """A difference such as "tuned minus base" -> domain -> its interval, in the primary metric, on the test rows."""
     recall: dict[str, NDArray[np.float64]]
-    """Model -> (Q,) the first metric of each test query."""
+    """Model -> primary metric of each test query, (Q,)."""
     recall_intervals: Intervals
-    """Model -> domain -> interval of its own mean on the test rows."""
+    """Model -> domain -> interval of the primary metric's mean on the test rows."""
     queries: Retrieved
-    """What the tuned model retrieved for each test query."""
+    """The passages that the tuned model retrieved for each test query."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the export is decided by, and made of."""
+    """The models of a search, the evidence for their results, and the decision about the export."""
 
     winner: Candidate
-    """As it was trained."""
+    """The model as it was trained."""
     tuned: Candidate
-    """Its weights drawn back towards the base model's: what the numbers are of."""
+    """The mixture of the winner's weights with the base model's that was chosen, and that the results belong to."""
     results: dict[str, dict[str, dict[str, float]]]
-    """part -> model ("base", "first trial", "tuned") -> flat metrics; without the test rows if they were not
-    read."""
+    """Part of the rows -> model ("base", "BM25", "first trial", "tuned") -> flat metrics. BM25 is not evaluated on the
+    validation rows; the other parts are absent if the test rows were not read."""
     evidence: Evidence
-    """What else vouches for the numbers, as it is stored."""
+    """The other evidence for the results, in the form in which it is stored."""
     may_be_exported: bool
     queries: Retrieved | None = None
-    """What the tuned model retrieved for each test query; None if the test rows were not read."""
+    """The passages that the tuned model retrieved for each test query; None if the test rows were not read."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found."""
+    """The result of a search."""
 
     folder: Path | None
     """The bundle; None if the guard refused it."""
@@ -90,14 +95,14 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Contestants:
-    """What the trials of a search have left to select from."""
+    """The candidates of a search that the model is selected from."""
 
     first: Candidate | None
     """The first trial, with its weights; None if it failed."""
     best: Iterable[Candidate]
-    """The winner, then others, the best first; asked for one by one, as all weights might not fit into memory."""
+    """The best candidate, then the others, best first; taken one at a time, since all might not fit into memory."""
     confirmations: Sequence[Confirmation]
-    """What is known of configurations that were tried with several seeds."""
+    """The results of configurations that were trained with several seeds."""
 
 
 def judge(
@@ -110,14 +115,15 @@ def judge(
     say: Callable[[str], None],
     note_reading: Callable[[str], list[StoredReading]] = lambda _: [],
 ) -> Judgement:
-    """Average the best, draw them back towards the base model, hold them against it, read the test rows once.
+    """Average the best candidates, mix the mean with the base model, judge the mixture, and read the test rows once.
 
     Args:
-        inputs: by depth, at those of the candidates.
-        retention_set: with inputs at the depths of the candidates; None measures no retention.
-        export_anyway: whether to read the test rows and export despite objections.
-        say: is handed what is found, a line at a time.
-        note_reading: is told of which model the test rows are about to be read, and gives all their readings.
+        inputs: inputs by depth, for the depths of all candidates.
+        retention_set: the pairs to measure retention on, with inputs for the same depths; with None it is not measured.
+        export_anyway: whether to read the test rows and to export despite objections.
+        say: called with a line for each intermediate result.
+        note_reading: called with the name of the tuned model before the test rows are read; returns all their readings,
+            this one included.
     """
     config, asked = prepared.config, queries_of(prepared, "validation")
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
@@ -145,7 +151,7 @@ def judge(
     evidence["alpha"] = chosen.alpha
     evidence["retention"] = None if chosen.retention is None else {**kept, "tuned": chosen.retention}
     queries = None
-    if not objections_found or export_anyway:  # what has failed already is not worth the one reading of the test rows
+    if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
         reading = read_once(prepared, inputs, models)
         results, queries = results | reading.results, reading.queries
@@ -172,7 +178,7 @@ def judge(
 def _averaged(
     prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
 ) -> Candidate:
-    """The mean of the best candidates; a line about it is passed to `say`."""
+    """Average the best candidates; if the mean has several members, tell `say` how it compares with the first alone."""
     search = prepared.config.search
     winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
     if winner.members:
@@ -185,7 +191,7 @@ def _averaged(
 
 
 def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """How far to go from the base model, which is `points[0]`, among the others; and objections from retention."""
+    """Choose one of the mixtures, the base model `points[0]` left out; also return objections due to retention."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
     chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
     if chosen is not None:
@@ -203,7 +209,7 @@ def _evidence(
     points: Sequence[Point],
     confirmations: Sequence[Confirmation],
 ) -> Evidence:
-    """What vouches for the numbers and is known before the test rows are read."""
+    """Collect the evidence that is known before the test rows are read."""
     return {
         "front": [front_row(_shown(point)) for point in points],
         "confirmed": [
@@ -229,7 +235,7 @@ def _evidence(
 
 
 def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement) -> Candidate:
-    """The weights to export: those that the numbers are of, or with `refit: all` the same trained on every row."""
+    """Return the model to export: the tuned one, or with `refit: all` the same mixture after training on all rows."""
     if prepared.config.refit == "none":
         return judgement.tuned
     again = refitted(prepared, inputs, judgement.winner)
@@ -238,14 +244,14 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
 
 
 def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> TestFigures:
-    """The one reading of the test rows: of the base model, of others, and of a search by words.
+    """Read the test rows once: evaluate the base model, the given models and BM25 on them.
 
-    Nothing may be chosen by what it returns. With the test rows come the questions about trained passages that
-    were held back, if there are any: the easier protocol, on the same models.
+    Nothing may be chosen by the results. If questions about trained passages were held back as well ("unseen_queries",
+    an easier protocol), the same models are evaluated on these too.
 
     Args:
-        inputs: by depth, at those of the models.
-        models: "tuned" and others.
+        inputs: inputs by depth, for the depths of the models.
+        models: "tuned" and any others, by name.
     """
     collection, asked = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
@@ -282,7 +288,7 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
         results,
         {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
         recall,
-        # a model's own interval is that of its difference to one that finds nothing
+        # the interval of a model's mean is that of its difference from a model that finds nothing
         {label: _within_one(_intervals(values, np.zeros_like(values), asked)) for label, values in recall.items()},
         queries,
     )
@@ -299,7 +305,7 @@ def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], asked: Qu
 
 
 def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
-    """Of a mean that is no less than 0 and no more than 1."""
+    """Limit intervals of a mean of values in [0, 1] to this range."""
     return {
         domain: own
         if own["low"] is None or own["high"] is None
@@ -316,12 +322,12 @@ def _retrieved(
     first: NDArray[np.int64],
     cosines: NDArray[np.float64],
 ) -> Retrieved:
-    """Queries with the rank of their best answer and what came first, as it is stored.
+    """Return the queries with the ranks of their best answers and the nearest passages, in the form that is stored.
 
     Args:
-        ranks: (Q,) of each row's best answer.
-        recall: model -> (Q,) of each row.
-        first, cosines: (Q, k) passages that came first, and how near they are.
+        ranks: (Q,) rank of the best answer to each row's query.
+        recall: model -> primary metric of each row's query, (Q,).
+        first, cosines: (Q, k) passages nearest to each row's query, and their cosines.
     """
     shown = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
     domains: dict[int, set[str]] = {number: set() for number in shown}
@@ -354,12 +360,12 @@ def _objections(
 
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those of the rows, not of the training."""
+    """Keep the metrics of the rows, such as "mrr/macro"; leave out values of the training, such as "epoch"."""
     return {name: value for name, value in metrics.items() if "/" in name}
 
 
 def _trained(candidate: Candidate) -> list[TrainedTrial]:
-    """How long the trials of a model were trained."""
+    """Describe how long each trial that a model consists of was trained."""
     return [
         TrainedTrial(
             trial=member.name,
@@ -373,7 +379,7 @@ def _trained(candidate: Candidate) -> list[TrainedTrial]:
 
 
 def _shown(point: Point) -> FrontPoint:
-    """A point with the figures that are shown of it: means over domains, worst domains."""
+    """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
     return FrontPoint(point.alpha, {name: point.metrics[name] for name in objectives()}, point.retention)
 
 

@@ -45,7 +45,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Validation:
-    """How a training is evaluated while it runs."""
+    """The evaluation of a training while it runs."""
 
     evaluate: Callable[[Upper], dict[str, float]]
     """Returns the flat validation metrics, among them `objective` and "mrr/macro"."""

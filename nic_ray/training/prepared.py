@@ -21,7 +21,7 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 
 PARTS = get_args(Part)
-LEAST_TOKENS = 8  # of a text, after its prompt
+LEAST_TOKENS = 8  # that must be left for a text after its prompt
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
 
     Raises:
-        InputError: unusable pairs, base model, frozen_layers or device.
+        InputError: the pairs, the base model, frozen_layers or the device cannot be used.
     """
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
