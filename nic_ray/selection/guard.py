@@ -29,7 +29,7 @@ NAMED = 10
 
 
 @dataclass(frozen=True)
-class Point:
+class Mixture:
     """A mixture of the base model's weights and the tuned ones, with its results."""
 
     alpha: float
@@ -42,7 +42,9 @@ class Point:
     """Metric -> its macro mean on the retention set minus the base model's; None without a retention set."""
 
 
-def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_retention_loss: float) -> Point | None:
+def choose_mixture(
+    mixtures: Sequence[Mixture], queries: Queries, *, objective: str, max_retention_loss: float
+) -> Mixture | None:
     """Choose the smallest alpha that is as good as the best one, among those that forget little enough.
 
     A mixture is as good as the best one if its objective is worse by no more than one standard error of the difference,
@@ -50,7 +52,7 @@ def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_ret
     that of the means of one domain, the worst domain of the best mixture.
 
     Args:
-        points: mixtures with alpha above 0.
+        mixtures: those with alpha above 0.
         queries: passages and domains of the queries that the mixtures' scores belong to.
         objective: the flat metric that is compared, one of `table.objectives`.
         max_retention_loss: largest loss of the primary metric, Recall@5, on the retention set; at least 0.
@@ -58,25 +60,29 @@ def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_ret
     Returns:
         the chosen mixture; None if all of them forget more than that.
     """
-    allowed = [point for point in points if point.retention is None or point.retention[PRIMARY] >= -max_retention_loss]
+    allowed = [
+        mixture
+        for mixture in mixtures
+        if mixture.retention is None or mixture.retention[PRIMARY] >= -max_retention_loss
+    ]
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
     direction = METRICS[metric].direction
-    best = max(allowed, key=lambda point: direction * point.metrics[objective])
+    best = max(allowed, key=lambda mixture: direction * mixture.metrics[objective])
     names = np.asarray(queries.domains, np.str_)
     weakest = min(np.unique(names), key=lambda name: direction * float(best.scores[metric][names == name].mean()))
-    asked = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
+    compared = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
 
-    def is_as_good(point: Point) -> bool:
-        if point is best:
+    def is_as_good(mixture: Mixture) -> bool:
+        if mixture is best:
             return True
-        difference = best.scores[metric] - point.scores[metric]
-        error = standard_error(difference[asked], queries.passages[asked], names[asked].tolist())
-        lead = direction * (best.metrics[objective] - point.metrics[objective])
+        difference = best.scores[metric] - mixture.scores[metric]
+        error = standard_error(difference[compared], queries.passages[compared], names[compared].tolist())
+        lead = direction * (best.metrics[objective] - mixture.metrics[objective])
         return error is not None and lead <= error
 
-    return min(filter(is_as_good, allowed), key=lambda point: point.alpha)
+    return min(filter(is_as_good, allowed), key=lambda mixture: mixture.alpha)
 
 
 def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries) -> float | None:
@@ -179,8 +185,8 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
     """
     names, nothing = np.asarray(queries.domains, np.str_), np.zeros_like(differences)
     few = _with_few_passages(queries)
-    asked_together = np.isin(names, few) if len(few) > 1 else np.zeros(len(names), np.bool_)
-    judged = len(np.unique(names)) - len(few) + bool(asked_together.any())
+    pooled = np.isin(names, few) if len(few) > 1 else np.zeros(len(names), np.bool_)
+    judged = len(np.unique(names)) - len(few) + bool(pooled.any())
     confidence = 1 - FALSE_ALARMS / max(judged, 1)
 
     def intervals(rows: NDArray[np.bool_]) -> dict[str, Interval]:
@@ -194,9 +200,9 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
 
     found = intervals(np.ones(len(names), np.bool_))
     del found["macro"]
-    if asked_together.any():
+    if pooled.any():
         together = f"the mean of {len(few)} domains with fewer than {MIN_PASSAGES} passages each"
-        found[together] = intervals(asked_together)["macro"]
+        found[together] = intervals(pooled)["macro"]
     return found, confidence
 
 

@@ -11,7 +11,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import Inputs
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection.candidates import Candidate
-from nic_ray.selection.guard import Point
+from nic_ray.selection.guard import Mixture
 from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training.prepared import Prepared
@@ -27,7 +27,7 @@ def interpolation_path(
     retention_set: RetentionSet | None,
     *,
     alphas: Sequence[float] = ALPHAS,
-) -> list[Point]:
+) -> list[Mixture]:
     """Evaluate mixtures of the base model's weights and the winner's; the base model itself comes first.
 
     Args:
@@ -38,15 +38,15 @@ def interpolation_path(
     """
     rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
     at_base = None if retention_set is None else dict.fromkeys(retention_set.base, 0.0)
-    points = [Point(0.0, flat_metrics(base, domains), base, at_base)]
+    mixtures = [Mixture(0.0, flat_metrics(base, domains), base, at_base)]
     for alpha in alphas:
         weights = interpolated(prepared, winner, alpha)
         scores = Scorer(prepared, inputs).scores(weights, rows)
         kept = (
             None if retention_set is None else retention_of(prepared, retention_set, replace(winner, weights=weights))
         )
-        points.append(Point(alpha, flat_metrics(scores, domains), scores, kept))
-    return points
+        mixtures.append(Mixture(alpha, flat_metrics(scores, domains), scores, kept))
+    return mixtures
 
 
 def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict[str, Tensor]:

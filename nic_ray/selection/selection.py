@@ -15,6 +15,7 @@ from nic_ray.bundle.files import file_sha256
 from nic_ray.config import Config, GuardConfig
 from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import (
+    IN_DOMAIN,
     Evidence,
     FrontPoint,
     Intervals,
@@ -32,7 +33,7 @@ from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_
 from nic_ray.record import TrialRow
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
-from nic_ray.selection.guard import Point, choose, macro_bound, objections
+from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
@@ -40,9 +41,6 @@ from nic_ray.training.prepared import Prepared, leaks
 
 CONFIDENCE = 0.95
 """Confidence of the two-sided intervals that are shown; that of the guard's bounds is `guard.CONFIDENCE`."""
-
-IN_DOMAIN = "test in domain"
-"""The test rows, with each query ranked only against the passages of its own domain."""
 
 
 @dataclass(frozen=True)
@@ -125,36 +123,36 @@ def judge(
         note_reading: called with the name of the tuned model before the test rows are read; returns all their readings,
             this one included.
     """
-    config, asked = prepared.config, queries_of(prepared, "validation")
+    config, queries = prepared.config, queries_of(prepared, "validation")
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
     winner = _averaged(prepared, inputs, contestants.best, say)
-    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
-    chosen, objections_found = _chosen(points, asked, config)
+    mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
+    mixture, objections_found = _chosen_mixture(mixtures, queries, config)
     tuned = replace(
         winner,
-        weights=interpolated(prepared, winner, chosen.alpha),
-        metrics={**winner.metrics, **chosen.metrics},
+        weights=interpolated(prepared, winner, mixture.alpha),
+        metrics={**winner.metrics, **mixture.metrics},
     )
-    say(_described(chosen, config.search.objective))
-    values = (chosen.scores[PRIMARY], base[PRIMARY], asked)
+    say(_describe_mixture(mixture, config.search.objective))
+    values = (mixture.scores[PRIMARY], base[PRIMARY], queries)
     objections_found += _objections("validation", *values, config.guard)
     bounds = {"validation": macro_bound("validation", *values)}
     models = ({"first trial": contestants.first} if contestants.first else {}) | {"tuned": tuned}
-    results = {"validation": {"base": flat_metrics(base, asked.domains)}}
-    results["validation"] |= {label: _figures(model.metrics) for label, model in models.items()}
+    results = {"validation": {"base": flat_metrics(base, queries.domains)}}
+    results["validation"] |= {label: _evaluation_metrics(model.metrics) for label, model in models.items()}
     kept = {
         label: retention_of(prepared, retention_set, model)
         for label, model in models.items()
         if retention_set and model is not tuned
     }
-    evidence = _evidence(prepared, models, points, contestants.confirmations)
-    evidence["alpha"] = chosen.alpha
-    evidence["retention"] = None if chosen.retention is None else {**kept, "tuned": chosen.retention}
-    queries = None
+    evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
+    evidence["alpha"] = mixture.alpha
+    evidence["retention"] = None if mixture.retention is None else {**kept, "tuned": mixture.retention}
+    retrieved = None
     if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
         reading = read_once(prepared, inputs, models)
-        results, queries = results | reading.results, reading.queries
+        results, retrieved = results | reading.results, reading.queries
         evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
         at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
@@ -172,7 +170,7 @@ def judge(
             "pairs": config.guard.retention_set.name,
             "sha256": file_sha256(config.guard.retention_set),
         }
-    return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, queries)
+    return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
 
 
 def _averaged(
@@ -190,28 +188,28 @@ def _averaged(
     return winner
 
 
-def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """Choose one of the mixtures, the base model `points[0]` left out; also return objections due to retention."""
+def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:
+    """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
-    chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
-    if chosen is not None:
-        return chosen, []
+    mixture = choose_mixture(mixtures[1:], queries, objective=objective, max_retention_loss=limit)
+    if mixture is not None:
+        return mixture, []
     objection = (
         f"retention set: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
         f"{METRICS[PRIMARY].label}"
     )
-    return max(points[1:], key=lambda point: point.metrics[objective]), [objection]
+    return max(mixtures[1:], key=lambda mixture: mixture.metrics[objective]), [objection]
 
 
 def _evidence(
     prepared: Prepared,
     models: Mapping[str, Candidate],
-    points: Sequence[Point],
+    mixtures: Sequence[Mixture],
     confirmations: Sequence[Confirmation],
 ) -> Evidence:
     """Collect the evidence that is known before the test rows are read."""
     return {
-        "front": [front_row(_shown(point)) for point in points],
+        "front": [front_row(_front_point(mixture)) for mixture in mixtures],
         "confirmed": [
             {
                 "trial": confirmation.trial,
@@ -253,7 +251,7 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
         inputs: inputs by depth, for the depths of the models.
         models: "tuned" and any others, by name.
     """
-    collection, asked = prepared.collection, queries_of(prepared, "test")
+    collection, queries = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
     texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
     cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
@@ -282,20 +280,20 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
         asking = "unseen_queries" if part == "unseen_queries" else "test"
         by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
-    queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
+    retrieved = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
     below = [label for label in recall if label != "tuned"]
     return TestFigures(
         results,
-        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
+        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], queries) for label in below},
         recall,
         # the interval of a model's mean is that of its difference from a model that finds nothing
-        {label: _within_one(_intervals(values, np.zeros_like(values), asked)) for label, values in recall.items()},
-        queries,
+        {label: _within_one(_intervals(values, np.zeros_like(values), queries)) for label, values in recall.items()},
+        retrieved,
     )
 
 
-def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], asked: Queries) -> dict[str, StoredInterval]:
-    intervals = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE)
+def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], queries: Queries) -> dict[str, StoredInterval]:
+    intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
     return {
         domain: StoredInterval(
             difference=own.difference, low=own.low, high=own.high, queries=own.queries, passages=own.passages
@@ -354,12 +352,12 @@ def _retrieved(
 
 
 def _objections(
-    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], asked: Queries, limits: GuardConfig
+    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, limits: GuardConfig
 ) -> list[str]:
-    return objections(part, tuned, base, asked, max_domain_drop=limits.max_domain_drop)
+    return objections(part, tuned, base, queries, max_domain_drop=limits.max_domain_drop)
 
 
-def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
+def _evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Keep the metrics of the rows, such as "mrr/macro"; leave out values of the training, such as "epoch"."""
     return {name: value for name, value in metrics.items() if "/" in name}
 
@@ -378,18 +376,18 @@ def _trained(candidate: Candidate) -> list[TrainedTrial]:
     ]
 
 
-def _shown(point: Point) -> FrontPoint:
+def _front_point(mixture: Mixture) -> FrontPoint:
     """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
-    return FrontPoint(point.alpha, {name: point.metrics[name] for name in objectives()}, point.retention)
+    return FrontPoint(mixture.alpha, {name: mixture.metrics[name] for name in objectives()}, mixture.retention)
 
 
-def _described(point: Point, objective: str) -> str:
+def _describe_mixture(mixture: Mixture, objective: str) -> str:
     kept = (
         ""
-        if point.retention is None
-        else f", {point.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
+        if mixture.retention is None
+        else f", {mixture.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
     )
     return (
-        f"{point.alpha:.0%} of the way from the base model to it: {objective} {point.metrics[objective]:.4f} on "
+        f"{mixture.alpha:.0%} of the way from the base model to it: {objective} {mixture.metrics[objective]:.4f} on "
         f"validation{kept}"
     )
