@@ -17,6 +17,8 @@ Flat = Mapping[str, float]
 """Metrics such as "recall_at_5/macro": metric, then domain."""
 Results = Mapping[str, Mapping[str, Flat]]
 """Part of the rows -> model ("base", "first trial", "tuned") -> flat metrics."""
+IN_DOMAIN = "test in domain"
+"""The key in results of the test rows with each query ranked only against the passages of its own domain."""
 
 
 class StoredInterval(TypedDict):

@@ -117,8 +117,8 @@ def test_what_is_nearly_an_answer_is_neither_a_hit_nor_in_the_way(tiny_pairs, wi
     pairs = with_variants(tiny_pairs)
     both, alone = index_pairs(pairs), index_pairs(pairs[: len(tiny_pairs)])
     rows = list(range(len(tiny_pairs)))
-    luck = np.random.default_rng(0)
-    of_text = {text: luck.normal(size=8) for text in both.texts}
+    generator = np.random.default_rng(0)
+    of_text = {text: generator.normal(size=8) for text in both.texts}
     for pair in pairs[len(tiny_pairs) :]:  # a variant is as near to every query as its model is, and a little nearer
         of_text[pair.positive] = 1.0001 * of_text[pair.positive.replace(" 60 ", " 40 ")]
 

@@ -4,48 +4,48 @@ import numpy as np
 import pytest
 
 from nic_ray.metrics.bootstrap import Queries
-from nic_ray.selection.guard import Point, choose, falls, macro_bound, objections
+from nic_ray.selection.guard import Mixture, choose_mixture, falls, macro_bound, objections
 
 # 3 domains of 20 passages with 5 queries each
 DOMAINS = [name for name in ("a", "b", "c") for _ in range(100)]
 QUERIES = Queries(np.repeat(np.arange(60), 5), DOMAINS)
 
 
-def point(alpha, scores, retention=None):
+def mixture(alpha, scores, retention=None):
     values = np.asarray(scores, float)
     macro = np.mean([values[np.array(DOMAINS) == name].mean() for name in "abc"])
     kept = None if retention is None else {"recall_at_5": retention, "mrr": 0.0}
-    return Point(alpha, {"recall_at_5/macro": macro}, {"recall_at_5": values, "mrr": values}, kept)
+    return Mixture(alpha, {"recall_at_5/macro": macro}, {"recall_at_5": values, "mrr": values}, kept)
 
 
 def scores(share, seed=0):
     return (np.random.default_rng(seed).random(300) < share).astype(float)
 
 
-def chosen(points, limit=0.05):
-    found = choose(points, QUERIES, objective="recall_at_5/macro", max_retention_loss=limit)
+def chosen(mixtures, limit=0.05):
+    found = choose_mixture(mixtures, QUERIES, objective="recall_at_5/macro", max_retention_loss=limit)
     return found and found.alpha
 
 
 def test_the_best_point_is_taken_where_it_is_clearly_the_best():
-    assert chosen([point(0.5, scores(0.3)), point(0.7, scores(0.5)), point(1.0, scores(0.9))]) == 1.0
+    assert chosen([mixture(0.5, scores(0.3)), mixture(0.7, scores(0.5)), mixture(1.0, scores(0.9))]) == 1.0
 
 
-def test_of_points_that_are_as_good_the_one_nearest_to_the_base_is_taken():
+def test_of_mixtures_that_are_as_good_the_one_nearest_to_the_base_is_taken():
     best = scores(0.6)
     # worse at four queries of 300 and better at three: less than one standard error
     almost = best.copy()
     almost[np.flatnonzero(best == 1)[[0, 50, 90, 130]]] = 0
     almost[np.flatnonzero(best == 0)[[5, 45, 85]]] = 1
-    assert chosen([point(0.4, scores(0.2)), point(0.6, almost.astype(float)), point(1.0, best)]) == 0.6
-    assert chosen([point(0.4, best), point(0.6, best), point(1.0, best)]) == 0.4
+    assert chosen([mixture(0.4, scores(0.2)), mixture(0.6, almost.astype(float)), mixture(1.0, best)]) == 0.6
+    assert chosen([mixture(0.4, best), mixture(0.6, best), mixture(1.0, best)]) == 0.4
 
 
 def test_a_point_that_forgets_too_much_is_not_taken_however_good():
-    points = [point(0.2, scores(0.3), -0.01), point(0.5, scores(0.6), -0.05), point(1.0, scores(0.9), -0.051)]
-    assert chosen(points) == 0.5
-    assert chosen(points, limit=0.06) == 1.0
-    assert chosen(points, limit=0.0) is None
+    mixtures = [mixture(0.2, scores(0.3), -0.01), mixture(0.5, scores(0.6), -0.05), mixture(1.0, scores(0.9), -0.051)]
+    assert chosen(mixtures) == 0.5
+    assert chosen(mixtures, limit=0.06) == 1.0
+    assert chosen(mixtures, limit=0.0) is None
 
 
 def objected(tuned, base, part="validation", queries=QUERIES):
@@ -209,27 +209,29 @@ def test_the_bound_is_of_the_difference_that_is_quoted_also_with_domains_of_one_
     assert macro_bound("validation", tuned, base, many) == pytest.approx(0.66, abs=0.1)
 
 
-def test_points_are_compared_also_with_domains_of_one_passage():
+def test_mixtures_are_compared_also_with_domains_of_one_passage():
     single = Queries(np.arange(300), [f"{number}" for number in range(300)])
     best = scores(0.6)
     almost = best.copy()
     almost[np.flatnonzero(best == 1)[:4]] = 0
     almost[np.flatnonzero(best == 0)[:3]] = 1
-    points = [
-        Point(alpha, {"recall_at_5/macro": values.mean()}, {"recall_at_5": values, "mrr": values}, None)
+    mixtures = [
+        Mixture(alpha, {"recall_at_5/macro": values.mean()}, {"recall_at_5": values, "mrr": values}, None)
         for alpha, values in ((0.6, almost), (1.0, best))
     ]
-    assert choose(points, single, objective="recall_at_5/macro", max_retention_loss=0.05) is points[0]
+    assert choose_mixture(mixtures, single, objective="recall_at_5/macro", max_retention_loss=0.05) is mixtures[0]
 
 
 def test_with_the_worst_domain_as_objective_its_own_error_decides():
     def worst(alpha, values):
         by_domain = [values[np.array(DOMAINS) == name].mean() for name in "abc"]
-        return Point(alpha, {"recall_at_5/worst": float(min(by_domain))}, {"recall_at_5": values, "mrr": values}, None)
+        return Mixture(
+            alpha, {"recall_at_5/worst": float(min(by_domain))}, {"recall_at_5": values, "mrr": values}, None
+        )
 
     best = np.concatenate([np.ones(200), scores(0.5)[:100]])
-    # where the best point is weakest this one is as good; elsewhere it is worse by far, and that is not asked
+    # where the best mixture is weakest this one is as good; elsewhere it is worse by far, and that is not asked
     near = np.concatenate([scores(0.7, seed=3)[:200], best[200:]])
-    points = [worst(0.3, near), worst(1.0, best)]
-    taken = choose(points, QUERIES, objective="recall_at_5/worst", max_retention_loss=0.05)
-    assert taken is points[0]
+    mixtures = [worst(0.3, near), worst(1.0, best)]
+    taken = choose_mixture(mixtures, QUERIES, objective="recall_at_5/worst", max_retention_loss=0.05)
+    assert taken is mixtures[0]

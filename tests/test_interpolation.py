@@ -36,15 +36,15 @@ def test_the_path_begins_at_the_base_model_and_ends_at_the_tuned_one(searched):
     prepared, inputs, (candidate,) = searched(1)
     base = base_at(prepared, inputs[1])
     retention_set = load_retention_set(prepared, RETENTION_SET, [1])
-    points = interpolation_path(prepared, inputs[1], candidate, base, retention_set)
-    assert [point.alpha for point in points] == pytest.approx([step / 10 for step in range(11)])
+    mixtures = interpolation_path(prepared, inputs[1], candidate, base, retention_set)
+    assert [mixture.alpha for mixture in mixtures] == pytest.approx([step / 10 for step in range(11)])
     rows, domains = prepared.rows("validation").tolist(), queries_of(prepared, "validation").domains
     whole = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
-    assert points[0].metrics == pytest.approx(whole, abs=1e-6)
-    assert points[0].retention == {"recall_at_5": 0.0, "mrr": 0.0}
+    assert mixtures[0].metrics == pytest.approx(whole, abs=1e-6)
+    assert mixtures[0].retention == {"recall_at_5": 0.0, "mrr": 0.0}
     tuned = {name: candidate.metrics[name] for name in whole}
-    assert points[-1].metrics == pytest.approx(tuned, abs=1e-6)
-    assert flat_metrics(points[-1].scores, domains) == points[-1].metrics
+    assert mixtures[-1].metrics == pytest.approx(tuned, abs=1e-6)
+    assert flat_metrics(mixtures[-1].scores, domains) == mixtures[-1].metrics
     # by another way: the retention set with the tuned weights in a whole model
     model = upper(prepared.encoder, 1, from_ids=True)
     before = evaluate_encoder(prepared.encoder, RETENTION_SET, range(9), 64)
@@ -53,21 +53,21 @@ def test_the_path_begins_at_the_base_model_and_ends_at_the_tuned_one(searched):
         model, feed(token_inputs(prepared.encoder, RETENTION_SET.texts, 64), "cpu"), RETENTION_SET, range(9)
     )
     expected = {name: after[f"{name}/macro"] - before[f"{name}/macro"] for name in ("recall_at_5", "mrr")}
-    assert points[-1].retention == pytest.approx(expected, abs=1e-6)
+    assert mixtures[-1].retention == pytest.approx(expected, abs=1e-6)
     assert retention_of(prepared, retention_set, candidate) == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_a_retention_set_nothing_is_said_of_retention(searched):
     prepared, inputs, (candidate,) = searched(1)
     base = base_at(prepared, inputs[1])
-    assert all(point.retention is None for point in interpolation_path(prepared, inputs[1], candidate, base, None))
+    assert all(mixture.retention is None for mixture in interpolation_path(prepared, inputs[1], candidate, base, None))
 
 
 def test_the_path_has_the_steps_that_it_is_asked_for(searched):
     prepared, inputs, (candidate,) = searched(1)
     given = (prepared, inputs[1], candidate, base_at(prepared, inputs[1]), None)
     few = interpolation_path(*given, alphas=(0.2, 0.9))
-    assert [point.alpha for point in few] == [0.0, 0.2, 0.9]
-    by_alpha = {point.alpha: point.metrics for point in interpolation_path(*given)}
+    assert [mixture.alpha for mixture in few] == [0.0, 0.2, 0.9]
+    by_alpha = {mixture.alpha: mixture.metrics for mixture in interpolation_path(*given)}
     assert [*by_alpha] == [0.0, *ALPHAS]
     assert few[1].metrics == by_alpha[0.2]

@@ -87,8 +87,10 @@ def test_metrics_of_embeddings_are_those_of_their_cosines():
 
 def test_ignored_passages_are_ranked_as_if_they_were_not_there():
     queries, corpus, relevant = random_case()
-    luck = np.random.default_rng(5)
-    ignored = [np.setdiff1d(luck.choice(len(corpus), size=luck.integers(6), replace=False), own) for own in relevant]
+    generator = np.random.default_rng(5)
+    ignored = [
+        np.setdiff1d(generator.choice(len(corpus), size=generator.integers(6), replace=False), own) for own in relevant
+    ]
     values = query_metrics(queries, corpus, relevant, ignored=ignored)
     for place, (own, left_out) in enumerate(zip(relevant, ignored, strict=True)):
         kept = np.setdiff1d(np.arange(len(corpus)), left_out)

@@ -9,6 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.evidence import IN_DOMAIN
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import evaluate, evaluate_encoder
@@ -16,9 +17,9 @@ from nic_ray.report.terminal import show_result
 from nic_ray.search import search
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
-from nic_ray.selection.guard import Point
+from nic_ray.selection.guard import Mixture
 from nic_ray.selection.retention import load_retention_set
-from nic_ray.selection.selection import IN_DOMAIN, Contestants, SearchResult, final, judge, read_once
+from nic_ray.selection.selection import Contestants, SearchResult, final, judge, read_once
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
@@ -149,7 +150,7 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
     def path(prepared, inputs, winner, base, retention_set):
         size = len(prepared.rows("validation"))
         return [
-            Point(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
+            Mixture(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
                   {"recall_at_5": np.full(size, alpha), "mrr": np.full(size, alpha)},
                   {"recall_at_5": -0.2 * alpha - 0.05 * (alpha > 0), "mrr": 0.0})
             for alpha in (0.0, 0.5, 1.0)

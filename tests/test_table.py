@@ -24,7 +24,7 @@ from nic_ray.progress import View, headline
 from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import best_first
 from nic_ray.selection.export import export
-from nic_ray.selection.guard import Point, choose
+from nic_ray.selection.guard import Mixture, choose_mixture
 from nic_ray.selection.interpolation import interpolation_path
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
@@ -75,13 +75,13 @@ def test_of_a_metric_of_which_less_is_better_the_lowest_is_the_best(monkeypatch)
     names = [name for name in "abc" for _ in range(20)]
     flat = flat_metrics({"rank": ranks}, names)
     assert (flat["rank/macro"], flat["rank/worst"]) == (4.0, 7.0)
-    points = [
-        Point(alpha, flat_metrics({"rank": ranks + more}, names), {"rank": ranks + more}, None)
+    mixtures = [
+        Mixture(alpha, flat_metrics({"rank": ranks + more}, names), {"rank": ranks + more}, None)
         for alpha, more in ((0.3, 2.0), (0.6, 0.0), (1.0, 1.0))
     ]
     for objective in ("rank/macro", "rank/worst"):
-        taken = choose(points, Queries(np.arange(60), names), objective=objective, max_retention_loss=0.0)
-        assert taken is points[1]
+        taken = choose_mixture(mixtures, Queries(np.arange(60), names), objective=objective, max_retention_loss=0.0)
+        assert taken is mixtures[1]
 
 
 def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, tiny_model_folder):
@@ -133,10 +133,12 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert mean.metrics[objective] >= best[0].metrics[objective]
     retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
     base = Scorer(prepared, inputs[2]).scores(None, rows)
-    points = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, retention_set)
-    assert all(point.retention.keys() == METRICS.keys() for point in points)
-    chosen = choose(points[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0)
-    assert chosen.metrics[objective] <= max(point.metrics[objective] for point in points[1:])
+    mixtures = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, retention_set)
+    assert all(mixture.retention.keys() == METRICS.keys() for mixture in mixtures)
+    chosen = choose_mixture(
+        mixtures[1:], queries_of(prepared, "validation"), objective=objective, max_retention_loss=1.0
+    )
+    assert chosen.metrics[objective] <= max(mixture.metrics[objective] for mixture in mixtures[1:])
     found = judge(
         prepared, inputs, Contestants(best[0], best, []), retention_set, export_anyway=True, say=lambda _: None
     )

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
-from nic_ray.evidence import Metadata, StoredInterval, front_points
+from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
@@ -19,7 +19,7 @@ from nic_ray.tokens import PACKAGED_NAMES
 
 HEADINGS = {
     "test": ("Test part", "which took no part in choosing"),
-    "test in domain": ("Test part within domains", "each query ranked against the passages of its own domain alone"),
+    IN_DOMAIN: ("Test part within domains", "each query ranked against the passages of its own domain alone"),
     "unseen_queries": (
         "Unseen queries",
         "the easier protocol: new questions about trained passages",
@@ -151,11 +151,11 @@ def _results_section(metadata: Metadata) -> str:
     if protocol := split.get("protocol"):
         lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.")
     for part in parts:
-        asked = split.get("rows", {}).get("test" if part == "test in domain" else part)
+        asked = split.get("rows", {}).get("test" if part == IN_DOMAIN else part)
         counted = "" if asked is None else f" ({asked} queries)"
         name, note = HEADINGS[part]
         shown = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
-        passages = metadata.get("passages", {}).get("test" if part == "test in domain" else part, {})
+        passages = metadata.get("passages", {}).get("test" if part == IN_DOMAIN else part, {})
         lines += [f"### {name}{counted}, {note}", _metrics_table(shown, passages)]
         if part == "test" and pictured(metadata):
             lines.append(

@@ -39,14 +39,14 @@ class Comparison:
     """A model compared with its base model on the same rows."""
 
     model: str
-    """As the user named it."""
+    """The model, as the user named it."""
     base_model: str
     pairs: str
     """The file of pairs, or the folder in BEIR form."""
     split: str
     """The part of the rows, "all", or the name of the qrels file of a folder."""
     protocol: Protocol | None
-    """What was held back from training; None for all rows, where nothing was held back, and for a folder."""
+    """The protocol that the rows were held back by; None for all rows, where none were held back, and for a folder."""
     refit: bool
     """Whether the exported weights were trained again on the rows of all parts."""
     split_from: Literal["bundle", "defaults", "qrels"] | None
@@ -59,7 +59,7 @@ class Comparison:
     asked: dict[str, int]
     """Domain -> number of passages that its queries ask about; "macro" -> their sum."""
     warnings: list[str]
-    """What the reader must know about the test rows that were read."""
+    """Warnings about earlier readings of the test rows."""
 
 
 def compare_with_base(
@@ -77,7 +77,7 @@ def compare_with_base(
         device: where the texts are embedded.
 
     Raises:
-        InputError: unusable pairs, model or metadata of a bundle.
+        InputError: the pairs, the model or the metadata of a bundle cannot be used.
     """
     read = read_pairs(pairs)
     metadata = _metadata_of(model)
@@ -115,7 +115,7 @@ def compare_on_folder(
         device: where the texts are embedded.
 
     Raises:
-        InputError: unusable folder, model or metadata of a bundle.
+        InputError: the folder, the model or the metadata of a bundle cannot be used.
     """
     collection, chosen = read_beir(folder, split)
     metadata = _metadata_of(model)
@@ -210,7 +210,7 @@ class Ranking:
     intervals: dict[str, dict[str, Interval]]
     """Each model but the first -> domain -> first metric of the table minus that of the first, paired by query."""
     warnings: list[str]
-    """Why a model may have an advantage, and what the reader must know about the test rows that were read."""
+    """Reasons why a model may have an advantage, and warnings about earlier readings of the test rows."""
 
 
 def compare_models(
@@ -269,7 +269,7 @@ def compare_models(
 
 
 def verdict(macro: Interval) -> str:
-    """State in one sentence what the interval of the macro mean of B minus A says."""
+    """Conclude in one sentence from the interval of the macro mean of B minus A which model is better."""
     if macro.low is None or macro.high is None:
         return "How sure the difference is cannot be said of passages so few."
     if macro.low > 0 or macro.high < 0:
@@ -363,7 +363,7 @@ def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"])
     For a model that was trained on other pairs, the default split is used.
 
     Raises:
-        InputError: unusable pairs or metadata.
+        InputError: the pairs or the metadata cannot be used.
     """
     read = read_pairs(pairs)
     data = _data_for(metadata, pairs, split, Path(metadata["name"]))

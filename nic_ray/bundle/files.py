@@ -162,7 +162,7 @@ def read_metadata(folder: Path) -> StoredMetadata:
         raise InputError(f"{path}: must be a JSON object, got {type(content).__name__}; {way_out}")
     if missing := sorted(OWN_KEYS - content.keys()):
         raise InputError(f"{path}: not that of a bundle, lacks {', '.join(missing)}; {way_out}")
-    # its "files" pass as they are: whether each has a hash is for `find_faults` to say
+    # the value of "files" is not checked here but in `find_faults`
     return cast(StoredMetadata, checked(content, Metadata, path, "export the bundle again"))
 
 
@@ -233,7 +233,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _save_model(model: SentenceTransformer, folder: Path) -> None:
-    # The tokenizer is saved with the truncation and padding of its last call, whoever made that call.
+    # The tokenizer is saved with the truncation and padding of its last call, so one with the usual ones comes first.
     model.preprocess([""])
     model.save(str(folder), create_model_card=False, safe_serialization=True)
     for path in _files(folder):

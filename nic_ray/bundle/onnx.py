@@ -74,7 +74,7 @@ def convert(
         say: called with a line that describes each step.
 
     Raises:
-        InputError: no sound bundle, unusable pairs, a place that is taken, or missing packages.
+        InputError: the bundle is not sound, the pairs cannot be used, the place is taken, or packages are missing.
         RunError: the graph cannot be made, or its results differ too much from the model's; then nothing is kept.
     """
     lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]

@@ -80,7 +80,7 @@ def recall_png(
         intervals: the interval of each model's value; a domain may have none.
         trained: how long the models were trained, for the legend.
     """
-    # no pyplot: it keeps figures in memory and looks for a screen
+    # pyplot is not used, since it keeps figures in memory and looks for a screen
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

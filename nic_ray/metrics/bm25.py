@@ -1,4 +1,4 @@
-"""BM25: the baseline that a keyword search already gives."""
+"""BM25, the baseline of a keyword search."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How certain the difference between two models is, given that the queries of one passage rise and fall together."""
+"""Confidence intervals of the difference between two models, with queries that are clustered by passage."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -136,10 +136,10 @@ def lower_bound(
     *,
     confidence: float,
 ) -> float | None:
-    """Compute what the macro difference mean(a) - mean(b) exceeds with this one-sided confidence.
+    """Compute the lower bound of the macro difference mean(a) - mean(b) at a one-sided confidence.
 
-    It is the lower end of the two-sided interval that leaves out as much below: of the 95 % interval at 0.975, of the
-    98 % interval at 0.99. None where `paired_intervals` gives no interval for "macro".
+    At a confidence of 0.975 it is the lower end of the 95 % interval, at 0.99 that of the 98 % interval. It is None
+    where `paired_intervals` gives no interval for "macro".
 
     Args:
         a: as in `paired_intervals`, like all other arrays.

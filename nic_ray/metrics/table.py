@@ -18,7 +18,7 @@ class Metric:
     """A number that is computed for every query and averaged within each domain."""
 
     label: str
-    """The name that readers see."""
+    """The display name."""
     explained: str
     """What the metric measures, in a few words."""
     of_ranks: "Callable[[NDArray[np.bool_]], NDArray[np.float64]]"
@@ -67,7 +67,7 @@ PRIMARY = next(iter(METRICS))
 """The metric that pictures show, that intervals are computed for and that the guard decides by; higher is better."""
 
 TIE_BREAKER = "mrr"
-"""Its mean over domains decides between models whose objectives are equal."""
+"""The metric whose mean over domains decides between models with equal objectives."""
 
 
 def objectives() -> tuple[str, ...]:
@@ -90,6 +90,6 @@ def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, floa
 
 
 def label_of(key: str) -> str:
-    """Return the name of a flat metric that readers see: "macro Recall@5" for "recall_at_5/macro"."""
+    """Return the display name of a flat metric: "macro Recall@5" for "recall_at_5/macro"."""
     name, _, domain = key.partition("/")
     return f"{domain} {METRICS[name].label if name in METRICS else name}"

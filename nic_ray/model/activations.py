@@ -229,7 +229,7 @@ def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) ->
     ordered = texts[np.argsort(-lengths[texts], kind="stable")]
     longest = np.maximum(1, lengths[ordered])
     count = np.arange(1, len(ordered) + 1)
-    cost = np.zeros(len(ordered) + 1)  # of the texts from each position to the end
+    cost = np.zeros(len(ordered) + 1)  # lowest cost of the texts from each position to the end
     stops = np.zeros(len(ordered), np.int64)
     for start in reversed(range(len(ordered))):
         most = min(len(ordered) - start, max(1, tokens // int(longest[start])))

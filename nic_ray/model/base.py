@@ -40,7 +40,7 @@ def load(base_model: str) -> Encoder:
     transformer = getattr(model[0], "auto_model", None)
     if transformer is not None:
         _bound_length(model, transformer)
-    # stored under the first names that the model looks for, so that `encode_query` and `encode_document` find them
+    # the prompts are stored under the first names that `encode_query` and `encode_document` look for
     prompts = prompts_of(model.prompts, model.default_prompt_name)
     model.prompts |= {"query": prompts.query, "document": prompts.passage}
     blocks = blocks_of(transformer) if transformer is not None else None

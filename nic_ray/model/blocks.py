@@ -1,8 +1,8 @@
 """BERT-like transformer blocks, pooling and dropout in plain PyTorch, which trials run.
 
 Importing Transformers and Sentence Transformers takes three seconds of processor time, and every trial is a separate
-process. A trial is therefore given these modules wherever they give the same results as the model's own modules, which
-`base.load` tests.
+process. A trial that freezes one block or more is therefore given these modules where they give the same results as the
+model's own modules, which `base.load` tests; without frozen blocks it runs the model's own transformer.
 """
 
 from typing import Any

@@ -27,7 +27,7 @@ class Encoder:
     """A loaded base model and what identifies it."""
 
     name: str
-    """As the user named it."""
+    """The model's name, as the user gave it."""
     model: "SentenceTransformer"
     """On the CPU, in fp32 and eval mode. It must not be changed, since it is shared."""
     stored_in: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 PLAIN_BATCH = 16
-"""Texts that plain Sentence Transformers embeds at once: at 100 tokens each, comparable to `CHUNK_TOKENS` on a CPU."""
+"""Texts that plain Sentence Transformers embeds at once: at 64 tokens each, as many as `CHUNK_TOKENS` on a CPU."""
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def embed(
 def score(
     embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
 ) -> dict[str, float]:
-    """Average the `query_scores` of rows by domain; their texts are already embedded.
+    """Average the `query_scores` of rows by domain, from embeddings of their texts.
 
     Returns:
         as `ranking.flat_metrics`.

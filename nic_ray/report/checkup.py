@@ -1,4 +1,4 @@
-"""The result of checking a file of pairs: counts, findings and the cleaned file; and how it is printed."""
+"""The check of a file of pairs: counts, findings, a cleaned copy, and the output in the terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,12 +23,12 @@ class CleanFile:
     left_out: Mapping[str, int]
     """Finding -> number of rows left out because of it."""
     problems: Sequence[Problem]
-    """Why the copy cannot be used as it is, if so: for instance, a domain may have lost too many rows."""
+    """Reasons why the copy cannot be used as it is, if any: for instance, a domain may have lost too many rows."""
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found in a file of pairs."""
+    """The result of checking a file of pairs."""
 
     file: Path
     rows: Sequence[Pair]
@@ -38,7 +38,7 @@ class Checkup:
     domains: Mapping[str, Mapping[str, int]]
     """The same numbers for each domain."""
     problems: Sequence[Problem]
-    """Why the file cannot be used; if there is any problem, no findings are looked for."""
+    """Reasons why the file cannot be used; if there are any, no findings are looked for."""
     findings: Sequence[lint.Finding]
     written: CleanFile | None
 

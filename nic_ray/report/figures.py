@@ -106,7 +106,7 @@ def recall(run: FinishedRun) -> Html:
 
 
 def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]:
-    """How far an interval reaches below and above a value; 0 and 0 if there is no interval."""
+    """The distances from a value down and up to the ends of its interval; 0 and 0 if there is no interval."""
     if interval is None or interval["low"] is None or interval["high"] is None:
         return 0.0, 0.0
     return value - interval["low"], interval["high"] - value
@@ -190,7 +190,7 @@ def _trials(run: FinishedRun) -> Html:
 
 
 def rungs(run: FinishedRun) -> Html:
-    """How long each trial was trained, and the rungs at which ASHA could stop it."""
+    """The number of epochs that each trial was trained for, and the rungs at which ASHA could stop it."""
     courses = [each for each in run.courses if each.points or each.status == "failed"]
     if not courses:
         yield sentence("The study says of no trial how many epochs it was trained.")
@@ -250,7 +250,7 @@ def parallel(run: FinishedRun) -> Html:
     if len(trials) < 2:
         yield sentence("Needs at least two trials with a value.")
         return
-    # drawn as lines, not as plotly's parallel-coordinates figure, which needs WebGL, and not every browser has that
+    # drawn as lines, because plotly's parallel-coordinates figure needs WebGL, which not every browser has
     columns = [*names, objective]
     scales = {name: _scale([row[name] for row in trials], _is_log(run.config, name)) for name in columns}
     figure = go.Figure()
@@ -304,7 +304,7 @@ def parallel(run: FinishedRun) -> Html:
 
 
 def importance(run: FinishedRun) -> Html:
-    """How much of the objective's variance each setting explains."""
+    """The share of the objective's variance that each setting explains."""
     names = [name for name in run.config.space if len({str(row.get(name)) for row in run.result["trials"]}) > 1]
     if run.study is None or len(values_of(run.study)) < 4 or not names or len(set(values_of(run.study))) < 2:
         yield sentence(
@@ -324,7 +324,7 @@ def importance(run: FinishedRun) -> Html:
 
 
 def timing(run: FinishedRun) -> Html:
-    """How long each trial took."""
+    """The time that each trial took."""
     trials = [row for row in run.result["trials"] if row.get("seconds")]
     if not trials:
         yield sentence("No trial has a time.")

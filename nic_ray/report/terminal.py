@@ -1,4 +1,4 @@
-"""What is printed in the terminal at the end of a search."""
+"""The output in the terminal at the end of a search."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from nic_ray import console
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.evidence import Evidence, Results, front_points
+from nic_ray.evidence import IN_DOMAIN, Evidence, Results, front_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
-from nic_ray.selection.selection import IN_DOMAIN, SearchResult
+from nic_ray.selection.selection import SearchResult
 
 PARTS = {
     "validation": "validation: the rows that picked the model",

@@ -1,1 +1,1 @@
-"""From the trials of a search to the model that is exported: averaged, drawn back, guarded, checked."""
+"""Selection of the model to export from a search's trials: averaging, interpolation, guard and export."""

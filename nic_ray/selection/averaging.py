@@ -1,4 +1,4 @@
-"""The mean of trials' weights, and the members of one trained again on all rows."""
+"""The mean of the weights of several trials, and the training of its members again on all rows."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -27,19 +27,20 @@ def averaged(
     """Average the weights of candidates, adding those that improve the mean on the validation rows.
 
     All trials start from the same weights, so the mean of two trained models is a model too, and often a better one
-    than either. The mean starts with the first candidate; every other candidate joins if the mean with it is better
-    than without it, by the objective, then by mrr/macro. Candidates are loaded one by one: in memory are the weights of
-    the first candidate, of the mean, of the mean that is tried, and of the candidate being tried.
+    than either. The mean starts with the first candidate. Every further candidate joins if the mean with it is better
+    than without it, by the objective, then by mrr/macro. Candidates are loaded one at a time, so memory holds four sets
+    of weights: those of the first candidate, of the mean, of the candidate being tried, and of the mean with it.
 
     Args:
-        inputs: by depth, at those of the candidates.
-        candidates: the winner, then others, the best first. They are asked for one by one.
-        most: candidates that the mean may have; None for any number.
-        say: is told of each that joins.
+        inputs: inputs by depth, for the depths of all candidates.
+        candidates: the best candidate of the search, then the others, best first; taken one at a time.
+        objective: the flat metric on the validation rows that is to be improved.
+        most: maximum number of candidates in the mean; None for no limit.
+        say: called with a line for each candidate that joins.
 
     Returns:
-        the first candidate itself if no other one helps; else a candidate whose configuration is that one's
-        with the shallowest cut of the members, below which none of them was trained.
+        the first candidate itself if no other one joins; otherwise the mean. Its configuration is that of the first
+        candidate, except that `frozen_layers` is the lowest value among the members: none was trained below that cut.
 
     Source: greedy soup, Wortsman et al. 2022, arXiv:2203.05482, algorithm 1.
     """
@@ -65,23 +66,25 @@ def averaged(
 
 
 def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate) -> Candidate:
-    """The winner's configurations trained again, as long as they were, on the rows of all parts.
-
-    Its metrics stay those of the winner: nothing is held back to measure it on.
+    """Train the winner's configurations again on the rows of all parts, each up to the epoch of its best evaluation.
 
     Args:
-        inputs: by depth, at those of the winner and of its members.
+        inputs: inputs by depth, for the depths of the winner and of its members.
+
+    Returns:
+        the winner with the mean of the new weights. Its metrics remain those of the old weights, since no rows are held
+        back to measure the new ones on.
     """
     depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts))
     total: dict[str, Tensor] = {}
     members = winner.members or (winner,)
     for member in members:
         own = inputs[member.config.frozen_layers]
-        # with more rows an evaluation of the same name falls on another fraction of the epoch, by less than half a step
+        # evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch
         enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
         upper = upper_for(prepared.encoder, own).to(prepared.device)
         data = loop.TrainingData(prepared.collection, rows, feed(own, prepared.device), prepared.bf16)
-        config = member.config.model_copy(update={"patience": None})  # nothing is measured that could stop it
+        config = member.config.model_copy(update={"patience": None})  # there are no validation metrics to stop by
         for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
             if evaluation.metrics["epoch"] > enough:
                 break
@@ -92,5 +95,5 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
 
 
 def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
-    """A candidate's weights above a cut that is no deeper than its own: those between are the base model's."""
+    """Return a candidate's weights above a cut no deeper than its own, with the base model's for the blocks between."""
     return weights_at(prepared.encoder, candidate.config.frozen_layers, candidate.weights, depth)

@@ -1,4 +1,4 @@
-"""What a search chooses from: configurations with the weights of their best evaluations, over one seed or several."""
+"""The candidates that a search chooses from: configurations with their best weights, trained with one or more seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,31 +18,32 @@ class Candidate:
     name: str
     config: TrainConfig
     metrics: Mapping[str, float]
-    """Of its best evaluation, on the validation rows."""
+    """Flat metrics of the best evaluation, on the validation rows."""
     weights: Mapping[str, Tensor]
-    """Of the blocks above its cut; none where candidates are only compared: all of them might not fit into memory."""
+    """Weights of the blocks above the cut; empty where candidates are only compared, since all of their weights might
+    not fit into memory."""
     members: tuple["Candidate", ...] = ()
-    """The candidates, without their weights, whose mean these are; none for a trial's own."""
+    """The candidates, without their weights, that this one is the mean of; empty for a single trial."""
     epochs: float | None = None
-    """That it was trained, of those that its configuration asks for; None where that is not known."""
+    """Number of epochs that it was trained for, at most the number in its configuration; None if it is not known."""
     finished: bool = True
-    """Whether it came to its own end, and was not stopped or cut off before."""
+    """Whether the training ended by itself, rather than being stopped by the scheduler or cut off."""
     measured: bool = True
-    """Whether the metrics are of these weights, and not of those that were trained again on all rows."""
+    """Whether the metrics are those of these weights; they are not if the weights were trained again on all rows."""
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A configuration's objective on the validation rows, by the seed that it was trained with."""
+    """The objective of a configuration on the validation rows, for each seed that it was trained with."""
 
     trial: str
     values: Mapping[int, float]
     epochs: float | None = None
-    """That it was trained with each of them."""
+    """Number of epochs that it was trained for with each seed; None if it is not known."""
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return float(np.mean(list(self.values.values())))
 
     @property
@@ -52,34 +53,36 @@ class Confirmation:
 
 
 def best_of(name: str, config: TrainConfig, state: TrainingState) -> Candidate:
-    """The best evaluation in a training's last state."""
+    """Return the best evaluation in the last state of a training as a candidate."""
     best, epochs = state["best"], state["metrics"]["epoch"]
     return Candidate(name, config, best["metrics"], best["upper"], epochs=epochs, finished=state["finished"])
 
 
 def best_first(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
-    """Candidates by objective, then mrr/macro, then the earlier epoch; of equals, the first comes first."""
+    """Sort candidates by objective, then mrr/macro, then the earlier epoch, best first; ties keep their order."""
     return sorted(candidates, key=lambda candidate: order_key(candidate.metrics, objective), reverse=True)
 
 
 def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candidate, list[Confirmation]]:
-    """The best of some configurations over their seeds, and what each was worth.
+    """Choose the best of several configurations by the mean of its objective over seeds.
 
-    Each is judged by the mean of what is known of it. One whose further trainings were cut off, or have failed, keeps
-    the value that it was chosen for: that flatters it beside a mean with fresh seeds, by about the spread over seeds.
-    To put it behind the others for that would let a training that happened to end decide, by any difference.
-    Where the means are equal, more seeds are better.
+    A configuration is judged by the mean of its known values. If its further trainings failed or were cut off, it keeps
+    the value that it was chosen for. Beside a mean with fresh seeds, that value is too favourable by about the spread
+    over seeds. Ranking such a configuration last would be worse: which training happened to be completed would then
+    decide, however large the difference. If means are equal, the configuration with more seeds is preferred.
 
     Args:
-        tried: for each configuration its candidates, one a seed; the first one is the search's own.
+        tried: for each configuration its candidates, one per seed; the first one comes from the search itself.
+        objective: the flat metric that is compared.
 
     Returns:
-        of the configuration with the best mean the best candidate; and the configurations, the best first.
+        the best candidate of the configuration with the best mean; and all configurations with their values, best
+        first.
     """
     found = [
         (Confirmation(own[0].name, {each.config.seed: each.metrics[objective] for each in own}, own[0].epochs), own)
         for own in tried
     ]
-    # the sort keeps the order of equals
+    # the sort is stable: ties keep their order
     found.sort(key=lambda each: (-each[0].mean, -len(each[0].values)))
     return best_first(found[0][1], objective)[0], [confirmation for confirmation, _ in found]

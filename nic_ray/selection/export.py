@@ -1,4 +1,4 @@
-"""From the best weights to an exported model whose numbers have been checked."""
+"""Export of a search's winner, with its metrics checked on the exported folder itself."""
 
 import collections
 import os
@@ -22,27 +22,27 @@ from nic_ray.selection.candidates import Candidate
 from nic_ray.training.prepared import Prepared, describe_data
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
-"""How far a macro metric of the exported folder may lie from the training's, beyond one near tie, by the
-precision of the training (the folder is read in fp32)."""
+"""Largest difference allowed, in addition to one near tie, between a macro metric of the exported folder and that of
+the training, by the precision of the training; the folder is evaluated in fp32."""
 
 MIN_COSINE = 0.999
-"""Between a text's embedding by the exported folder and by what was written to it, both in fp32."""
+"""Lowest cosine allowed between a text's embedding by the exported folder and by the model written to it, in fp32."""
 SAMPLED = 16
-"""Texts of each kind whose embeddings are held against each other."""
+"""Number of queries, and of passages, whose embeddings are compared."""
 
 
 def new_run_folder(root: Path, name: str) -> Path:
-    """Make `name`-<UTC time> under a folder. Run folders are never reused: an old study would be loaded.
+    """Create the folder `name`-<UTC time> in `root`. Run folders are never reused, since an old study would be loaded.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be created.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     first = Path(os.path.realpath(root / f"{name}-{stamp}"))
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
         folder, further = first, 1
-        while True:  # searches that start within a second, such as those of an array of jobs, take what is free
+        while True:  # several searches may start within a second, such as those of an array of jobs
             try:
                 folder.mkdir()
                 return folder
@@ -63,22 +63,25 @@ def export(
     overwrite: bool,
     view: View,
 ) -> Metadata:
-    """Write the winner as a SentenceTransformer folder, after its numbers were found again from it.
+    """Write the winner as a SentenceTransformer folder, and keep the folder only if it reproduces the winner's results.
 
     Args:
-        winner: if its metrics are of its weights, they are found again. Embeddings of some texts are held against the
-            folder's in any case.
-        evidence: "results", part of the rows -> model -> flat metrics, and what else vouches for the numbers, by its
-            name in metadata.json.
-        folder: the bundle, whole or not there at all.
-        view: is shown how that goes.
+        winner: the model to write. Its embeddings of some texts are compared with those of the written folder. Its
+            validation metrics are compared too, unless they belong to other weights (`Candidate.measured`).
+        evidence: the results (part of the rows -> model -> flat metrics) and the other evidence, by their keys in
+            metadata.json.
+        folder: the bundle, which is written completely or not at all.
+        training_log: text of training.log.
+        overwrite: whether an older bundle may be replaced.
+        view: shows the progress.
 
     Returns:
-        its metadata.
+        the metadata of the bundle.
 
     Raises:
-        RunError: the folder, loaded afresh by Sentence Transformers alone, embeds texts otherwise, or gives other
-            validation metrics than the training did.
+        InputError: as for `files.write_bundle`.
+        RunError: the folder, loaded by Sentence Transformers alone, embeds texts differently from the winner, or gives
+            other validation metrics than the training; or it cannot be written.
     """
     tuned = encoders.with_weights(prepared.encoder, winner.config.frozen_layers, winner.weights)
     metadata: Metadata = {
@@ -115,7 +118,7 @@ def export(
 
     files.write_bundle(
         folder,
-        # whoever loads the folder then reads as much of a text as the training did
+        # whoever loads the folder then truncates texts at the same length as the training did
         encoders.for_cosine(tuned, winner.config.max_tokens),
         metadata,
         training_log=training_log,
@@ -126,15 +129,15 @@ def export(
 
 
 def _as_anyone_loads(folder: Path) -> SentenceTransformer:
-    """A folder's model by Sentence Transformers alone, as the runbook tells people to load it."""
+    """Load the model of a folder with Sentence Transformers alone, as the runbook tells its readers to do."""
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model: SentenceTransformer) -> None:
-    """Hold some texts' embeddings by the exported folder against those by the weights that were written to it.
+    """Compare some texts' embeddings by the exported folder with those by the model that was written to it.
 
     Raises:
-        RunError: they are others, as where prompts, modules or limits were lost on the way.
+        RunError: they differ, for instance because prompts, modules or limits were not written.
     """
     collection = prepared.collection
     whole = encoders.whole(tuned)
@@ -154,16 +157,21 @@ def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model:
 
 
 def _one_query(prepared: Prepared) -> float:
-    """What one near tie can change in a macro mean: a query of the smallest domain."""
+    """Return how much one near tie can change a macro mean: by a query of the smallest domain."""
     rows = collections.Counter(prepared.collection.domains[row] for row in prepared.rows("validation").tolist())
     return 1 / (min(rows.values()) * len(rows))
 
 
 def refuse_other_numbers(expected: Mapping[str, float], found: Mapping[str, float], tolerance: float) -> None:
-    """Hold two readings of the same model against each other.
+    """Compare the flat metrics of the exported folder with those of the training.
+
+    Args:
+        expected: flat metrics of the training.
+        found: flat metrics of the exported folder.
+        tolerance: largest difference allowed.
 
     Raises:
-        RunError: a macro metric of `found` lies further from `expected` than `tolerance`.
+        RunError: a macro metric of `found` differs from that of `expected` by more than `tolerance`.
     """
     keys = [key for key in found if key.endswith("/macro")]
     apart = [key for key in keys if not abs(found[key] - expected[key]) <= tolerance]

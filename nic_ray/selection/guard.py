@@ -1,4 +1,4 @@
-"""Whether a tuned model may be exported, and how far it may go from its base."""
+"""The guard: which mixture of base and tuned weights is chosen, and whether a tuned model may be exported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,71 +19,80 @@ from nic_ray.metrics.bootstrap import (
 from nic_ray.metrics.table import METRICS, PRIMARY
 
 CONFIDENCE = {"validation": 0.99, "test": 0.975}
-"""One-sided, of the macro difference. Validation is stricter: its rows picked the model."""
+"""One-sided confidence of the bound of the macro difference, higher on validation, whose rows chose the model."""
 
 FALSE_ALARMS = 0.05
-"""How often a domain, one of all of them, may seem to fall though none does; for each of the two rules of `falls`."""
+"""Probability that any of the domains seems to fall although none does, for each of the two rules of `falls`."""
 
 NAMED = 10
-"""Domains that fall and are named; of more only the number is said."""
+"""Maximum number of falling domains that are named; any others are only counted."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """Weights on the way from the base model's to the tuned ones, and what they are worth."""
+class Mixture:
+    """A mixture of the base model's weights and the tuned ones, with its results."""
 
     alpha: float
-    """0 is the base model, 1 the tuned one."""
+    """Share of the tuned weights: 0 is the base model, 1 the tuned one."""
     metrics: Mapping[str, float]
-    """Flat, of the validation rows."""
+    """Flat metrics on the validation rows."""
     scores: Mapping[str, NDArray[np.float64]]
     """Metric -> its value for each validation query, (Q,)."""
     retention: Mapping[str, float] | None
     """Metric -> its macro mean on the retention set minus the base model's; None without a retention set."""
 
 
-def choose(points: Sequence[Point], queries: Queries, *, objective: str, max_retention_loss: float) -> Point | None:
-    """The smallest alpha that is as good as the best one, among those that forget little enough.
+def choose_mixture(
+    mixtures: Sequence[Mixture], queries: Queries, *, objective: str, max_retention_loss: float
+) -> Mixture | None:
+    """Choose the smallest alpha that is as good as the best one, among those that forget little enough.
 
-    As good: within one standard error of the difference of the macro means, taken at the same queries; for the worst
-    domain as the objective, of the means of the domain that is the best point's worst.
+    A mixture is as good as the best one if its objective is worse by no more than one standard error of the difference,
+    computed at the same queries. The difference is that of the macro means; if the objective is the worst domain, it is
+    that of the means of one domain, the worst domain of the best mixture.
 
     Args:
-        points: with alpha above 0; their scores are of `queries`.
+        mixtures: those with alpha above 0.
+        queries: passages and domains of the queries that the mixtures' scores belong to.
         objective: the flat metric that is compared, one of `table.objectives`.
-        max_retention_loss: in the primary metric, Recall@5, at least 0.
+        max_retention_loss: largest loss of the primary metric, Recall@5, on the retention set; at least 0.
 
     Returns:
-        None if every point forgets more than that.
+        the chosen mixture; None if all of them forget more than that.
     """
-    allowed = [point for point in points if point.retention is None or point.retention[PRIMARY] >= -max_retention_loss]
+    allowed = [
+        mixture
+        for mixture in mixtures
+        if mixture.retention is None or mixture.retention[PRIMARY] >= -max_retention_loss
+    ]
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
     direction = METRICS[metric].direction
-    best = max(allowed, key=lambda point: direction * point.metrics[objective])
+    best = max(allowed, key=lambda mixture: direction * mixture.metrics[objective])
     names = np.asarray(queries.domains, np.str_)
     weakest = min(np.unique(names), key=lambda name: direction * float(best.scores[metric][names == name].mean()))
-    asked = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
+    compared = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
 
-    def is_as_good(point: Point) -> bool:
-        if point is best:
+    def is_as_good(mixture: Mixture) -> bool:
+        if mixture is best:
             return True
-        difference = best.scores[metric] - point.scores[metric]
-        error = standard_error(difference[asked], queries.passages[asked], names[asked].tolist())
-        lead = direction * (best.metrics[objective] - point.metrics[objective])
+        difference = best.scores[metric] - mixture.scores[metric]
+        error = standard_error(difference[compared], queries.passages[compared], names[compared].tolist())
+        lead = direction * (best.metrics[objective] - mixture.metrics[objective])
         return error is not None and lead <= error
 
-    return min(filter(is_as_good, allowed), key=lambda point: point.alpha)
+    return min(filter(is_as_good, allowed), key=lambda mixture: mixture.alpha)
 
 
 def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries) -> float | None:
-    """What the macro difference exceeds for sure enough; None if there are too few passages to say.
+    """Compute the lower confidence bound of the macro difference; None if there are too few passages for a bound.
 
     Args:
-        part: "validation" or "test".
-        tuned: (Q,) Recall@5 of each query.
-        base: (Q,) likewise.
+        part: "validation" or "test", which determines the confidence.
+        tuned: (Q,) Recall@5 of the tuned model at each query.
+        base: (Q,) Recall@5 of the base model at the same queries.
+        queries: passages and domains of these queries.
     """
     return lower_bound(tuned, base, queries.passages, queries.domains, confidence=CONFIDENCE[part])
 
@@ -91,17 +100,18 @@ def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64]
 def objections(
     part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, *, max_domain_drop: float
 ) -> list[str]:
-    """Why the numbers of a part do not let a tuned model pass, a sentence each; none if they do.
+    """List the objections to a tuned model that its results on a part give rise to, one sentence each.
 
-    The best of many evaluations beats the base model even where there was nothing to learn, so "better" is not
-    enough: the difference must be so large that the choice of the passages does not explain it. Nor may a domain fall;
-    see `falls`.
+    The best of many evaluations beats the base model even where there was nothing to learn, so a better result is not
+    enough: the difference must be so large that the choice of the passages does not explain it. In addition, no domain
+    may fall; see `falls`.
 
     Args:
         part: "validation" or "test".
-        tuned: (Q,) Recall@5 of each query.
-        base: (Q,) likewise.
-        max_domain_drop: in Recall@5.
+        tuned: (Q,) Recall@5 of the tuned model at each query.
+        base: (Q,) Recall@5 of the base model at the same queries.
+        queries: passages and domains of these queries.
+        max_domain_drop: loss of Recall@5 that is allowed in any domain.
     """
     gain = paired_intervals(tuned, base, queries.passages, queries.domains)["macro"].difference
     bound = macro_bound(part, tuned, base, queries)
@@ -124,24 +134,29 @@ def objections(
 def falls(
     tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, *, max_domain_drop: float
 ) -> list[str]:
-    """Which domains fall by more than `max_domain_drop`, and not by chance; one sentence per domain.
+    """List the domains that fall by more than `max_domain_drop`, and not by chance; one sentence per domain.
 
-    The worst come first; beyond `NAMED` domains a last sentence counts the others.
+    The domains that fall most come first; beyond `NAMED` domains a last sentence counts the others. Either of two rules
+    shows that a fall is not due to chance.
 
-    Surely: an upper bound of the difference lies below zero. Many domains are asked, so each bound is as much
-    stricter (Bonferroni): with no change anywhere one of them lies below zero in `FALSE_ALARMS` of cases, and not in
-    that share for each domain. Domains of fewer than `bootstrap.MIN_PASSAGES` passages have no bound of their own; the
-    mean over all of them has one, as if it were a domain.
+    By the bound: the upper confidence bound of the difference lies below zero. Since many domains are tested, the
+    confidence of each bound is raised (Bonferroni): if no domain changes, any of the bounds lies below zero in at most
+    a share `FALSE_ALARMS` of cases, rather than each of them in that share. A domain with fewer than
+    `bootstrap.MIN_PASSAGES` passages has no bound of its own; the mean over all such domains has one, and is tested
+    like a domain.
 
-    By its passages: a domain of few passages can lose all of them without being sure of it. So it may not fall by
-    more passages than its number of them does by chance, again in `FALSE_ALARMS` of cases for all domains together, and
-    one of them never counts. How often a passage is lost by chance is read off the other domains with few passages,
-    or off all others if these are too few, and off how much the domain's own passages gain, whichever is more.
+    By the passages: a domain with few passages could lose all of them without a bound that shows it. Its fall, counted
+    in passages, is therefore tested against the number of passages that a domain of its size loses by chance; this too
+    is a false alarm in at most a share `FALSE_ALARMS` of cases, for all domains together. A fall by one passage or less
+    never counts. The rate at which passages are lost by chance is estimated from the other domains with few passages,
+    or from all other domains if those have too few passages together; the rate at which the domain itself gains is used
+    instead where it is higher.
 
     Args:
-        tuned: (Q,) Recall@5 of each query.
-        base: (Q,) likewise.
-        max_domain_drop: in Recall@5.
+        tuned: (Q,) Recall@5 of the tuned model at each query.
+        base: (Q,) Recall@5 of the base model at the same queries.
+        queries: passages and domains of these queries.
+        max_domain_drop: loss of Recall@5 that is allowed in any domain.
     """
     differences = tuned - base
     bounds, confidence = _bounds(differences, queries)
@@ -163,11 +178,15 @@ def falls(
 
 
 def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[str, Interval], float]:
-    """Intervals of the domains, and of the mean over those with few passages; and what their ends hold, one-sided."""
+    """Compute the intervals of the domains, and of the mean over those with few passages.
+
+    Returns:
+        domain, or a description of the mean -> interval; and the one-sided confidence of either end of the intervals.
+    """
     names, nothing = np.asarray(queries.domains, np.str_), np.zeros_like(differences)
     few = _with_few_passages(queries)
-    asked_together = np.isin(names, few) if len(few) > 1 else np.zeros(len(names), np.bool_)
-    judged = len(np.unique(names)) - len(few) + bool(asked_together.any())
+    pooled = np.isin(names, few) if len(few) > 1 else np.zeros(len(names), np.bool_)
+    judged = len(np.unique(names)) - len(few) + bool(pooled.any())
     confidence = 1 - FALSE_ALARMS / max(judged, 1)
 
     def intervals(rows: NDArray[np.bool_]) -> dict[str, Interval]:
@@ -181,9 +200,9 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
 
     found = intervals(np.ones(len(names), np.bool_))
     del found["macro"]
-    if asked_together.any():
+    if pooled.any():
         together = f"the mean of {len(few)} domains with fewer than {MIN_PASSAGES} passages each"
-        found[together] = intervals(asked_together)["macro"]
+        found[together] = intervals(pooled)["macro"]
     return found, confidence
 
 
@@ -192,10 +211,11 @@ def _with_few_passages(queries: Queries) -> list[str]:
 
 
 def _chances(differences: NDArray[np.float64], queries: Queries) -> dict[str, float]:
-    """How probable it is that a domain falls as far as it does, or further, by passages that are lost by chance.
+    """Compute the probability that a domain falls as far as it does, or further, if it loses passages only by chance.
 
-    Of values in [0, 1] none have a wider sum than those that are 0 or 1, so the number of passages that it falls by is
-    held against a binomial distribution; what others gain meanwhile is left out. Both make it rather too probable.
+    Among values in [0, 1] with the same mean, those that are 0 or 1 have the sum with the largest variance, so the
+    fall, counted in passages, is compared with a binomial distribution. Gains of other passages at the same time are
+    left out. Both make the probability rather too high than too low.
 
     Returns:
         domain -> probability; 1 where it falls by one passage or less.
@@ -214,11 +234,11 @@ def _chances(differences: NDArray[np.float64], queries: Queries) -> dict[str, fl
         others = np.arange(len(domains)) != number
         if total[others & is_few].sum() >= MIN_PASSAGES:
             others &= is_few
-        # one more passage that is lost and one that is not: of few that are seen, none says little
+        # Laplace's rule of succession, since no loss among a few passages says little
         rate = (lost[others].sum() + 1) / (total[others].sum() + 2)
         rate = max(rate, gained[number] / total[number])
         own = counts[of == number]
-        size = own.sum() / own.max()  # passages, each as large as the largest
+        size = own.sum() / own.max()  # number of passages if each had as many queries as the largest
         fallen = -size * float(differences[member == number].mean())
         found[domain] = float(betainc(fallen, size - fallen + 1, rate)) if fallen > 1 + 1e-9 else 1.0
     return found

@@ -1,4 +1,4 @@
-"""Weights between the base model's and a tuned model's, and what they are worth: tuning gains, and forgets."""
+"""Interpolation between the weights of the base model and tuned ones, to weigh gains against forgetting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import Inputs
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection.candidates import Candidate
-from nic_ray.selection.guard import Point
+from nic_ray.selection.guard import Mixture
 from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training.prepared import Prepared
@@ -27,30 +27,30 @@ def interpolation_path(
     retention_set: RetentionSet | None,
     *,
     alphas: Sequence[float] = ALPHAS,
-) -> list[Point]:
-    """What the weights between the base model's and the winner's are worth, the base model itself first.
+) -> list[Mixture]:
+    """Evaluate mixtures of the base model's weights and the winner's; the base model itself comes first.
 
     Args:
-        inputs: at the winner's depth.
-        base: the base model's scores at the validation queries.
-        retention_set: None measures no retention.
-        alphas: how far to go towards the winner, each in (0, 1].
+        inputs: inputs at the winner's depth.
+        base: metric -> the base model's value for each validation query, (Q,).
+        retention_set: the pairs to measure retention on; with None it is not measured.
+        alphas: shares of the winner's weights, each in (0, 1].
     """
     rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
     at_base = None if retention_set is None else dict.fromkeys(retention_set.base, 0.0)
-    points = [Point(0.0, flat_metrics(base, domains), base, at_base)]
+    mixtures = [Mixture(0.0, flat_metrics(base, domains), base, at_base)]
     for alpha in alphas:
         weights = interpolated(prepared, winner, alpha)
         scores = Scorer(prepared, inputs).scores(weights, rows)
         kept = (
             None if retention_set is None else retention_of(prepared, retention_set, replace(winner, weights=weights))
         )
-        points.append(Point(alpha, flat_metrics(scores, domains), scores, kept))
-    return points
+        mixtures.append(Mixture(alpha, flat_metrics(scores, domains), scores, kept))
+    return mixtures
 
 
 def interpolated(prepared: Prepared, candidate: Candidate, alpha: float) -> dict[str, Tensor]:
-    """Weights alpha * the candidate's + (1 - alpha) * the base model's, above the candidate's cut.
+    """Compute alpha * the candidate's weights + (1 - alpha) * the base model's, above the candidate's cut.
 
     Source: WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903.
     """

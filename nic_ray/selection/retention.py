@@ -1,4 +1,4 @@
-"""What a model still finds of questions from other fields: what its tuning has not forgotten."""
+"""Retention: how well a tuned model still answers questions from other fields, compared with the base model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +15,24 @@ from nic_ray.training.prepared import Prepared
 
 @dataclass(frozen=True)
 class RetentionSet:
-    """Questions from other fields: what a model still finds there shows what its tuning has forgotten."""
+    """Questions from other fields, whose results show what a model has forgotten by its tuning."""
 
     collection: Collection
     inputs: Mapping[int, Inputs]
-    """By depth."""
+    """Inputs of the texts, by depth."""
     base: Mapping[str, float]
-    """Metric -> its macro mean of the base model on it."""
+    """Metric -> macro mean of the base model on these questions."""
 
 
 def load_retention_set(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> RetentionSet:
-    """Run the texts of a retention set through the frozen blocks, for each depth that is scored, and score the base.
+    """Run the texts of a retention set through the frozen blocks, and evaluate the base model on it.
+
+    Args:
+        collection: the pairs of the retention set.
+        depths: the values of frozen_layers of the models that are to be evaluated.
 
     Raises:
-        InputError: the base model's embeddings of them are not finite.
+        InputError: an embedding by the base model is not finite.
     """
     encoder, config = prepared.encoder, prepared.config.train
     tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
@@ -39,7 +43,7 @@ def load_retention_set(prepared: Prepared, collection: Collection, depths: Seque
 
 
 def retention_of(prepared: Prepared, retention_set: RetentionSet, candidate: Candidate) -> dict[str, float]:
-    """Each metric's macro mean of a candidate on the retention set, minus the base model's."""
+    """Compute the macro mean of each metric on the retention set, the candidate's minus the base model's."""
     inputs = retention_set.inputs[candidate.config.frozen_layers]
     found = _macro_metrics(prepared, retention_set.collection, inputs, candidate.weights)
     return {name: value - retention_set.base[name] for name, value in found.items()}

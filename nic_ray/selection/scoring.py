@@ -1,4 +1,4 @@
-"""What models are worth on some rows: the base model, and weights that were trained above one of its blocks."""
+"""Evaluation on some rows of the base model and of weights that were trained above one of its blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,39 +16,40 @@ from nic_ray.model.evaluation import embed, query_scores, texts_to_score
 from nic_ray.training.prepared import Prepared
 
 Weights = Mapping[str, Tensor]
-"""Of the blocks above a cut, by the names of `Upper.trained_state`."""
+"""Weights of the blocks above a cut, by the names of `Upper.trained_state`."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores models that are alike below one cut: weights above it, and the base model, for which None stands.
+    """Evaluates models that differ only above one cut: each is given by its weights there, the base model by None.
 
-    What is trained is trained for cosine and ranks by it; the base model ranks by the similarity that its owner means.
+    Trained weights rank passages by cosine, which they were trained for; the base model ranks them by the similarity
+    that its author designed it for.
     """
 
     prepared: Prepared
     inputs: Inputs
-    """Of all texts, at the cut of the weights."""
+    """Inputs of all texts, at the cut."""
     collection: Collection | None = None
-    """Whose texts these are; None for the prepared one."""
+    """The collection of these texts; None for that of `prepared`."""
 
     def similarity(self, weights: Weights | None) -> Similarity:
-        """What passages are ranked by."""
+        """Return the similarity that passages are ranked by."""
         return self.prepared.encoder.similarity if weights is None else "cosine"
 
     def embeddings(self, weights: Weights | None, texts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, D) embeddings of texts, (n,) numbers."""
+        """Compute the embeddings (n, D) of texts, given by their numbers (n,)."""
         upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
         if weights is not None:
             upper.load_trained_state(weights)
         return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
 
     def scores(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Every metric of each row's query, (rows,).
+        """Compute every metric of each row's query, (rows,).
 
         Raises:
             InputError: an embedding by the base model is not finite.
-            ValueError: one by the weights is not.
+            ValueError: an embedding by trained weights is not finite.
         """
         collection, numbers = self.collection or self.prepared.collection, rows.tolist()
         texts = texts_to_score(collection, numbers)
@@ -64,17 +65,17 @@ class Scorer:
             ) from None
 
     def metrics(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, float]:
-        """Flat metrics of some rows; raises what `scores` does."""
+        """Compute the flat metrics of some rows; raises the same errors as `scores`."""
         domains = (self.collection or self.prepared.collection).domains
         return flat_metrics(self.scores(weights, rows), [domains[row] for row in rows.tolist()])
 
 
 def deepest(inputs: Mapping[int, Inputs]) -> Inputs:
-    """Of inputs by depth those that the base model is read from: its own weights lie above any cut, and fewest here."""
+    """Return the inputs at the greatest depth: with them, the fewest blocks are run to evaluate the base model."""
     return inputs[max(inputs)]
 
 
 def queries_of(prepared: Prepared, part: str) -> Queries:
-    """Passage and domain of each row of a part; passages that are nearly the same count as one."""
+    """Return the passage and domain of each row of a part; passages that are nearly the same count as one."""
     rows = prepared.rows(part)
     return Queries(prepared.passages[rows], [prepared.collection.domains[row] for row in rows.tolist()])

@@ -1,4 +1,8 @@
-"""What a search has found, judged: how far from the base to go, whether it may be exported, the one test reading."""
+"""The judgement of a search: the weights to export, whether they may be exported, and the one reading of the test rows.
+
+The winner is the model as it was trained: one trial, or the mean of several. The tuned model is the mixture of the
+winner's weights with the base model's that is judged and exported.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +15,7 @@ from nic_ray.bundle.files import file_sha256
 from nic_ray.config import Config, GuardConfig
 from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import (
+    IN_DOMAIN,
     Evidence,
     FrontPoint,
     Intervals,
@@ -28,56 +33,54 @@ from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_
 from nic_ray.record import TrialRow
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
-from nic_ray.selection.guard import Point, choose, macro_bound, objections
+from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
 from nic_ray.training.prepared import Prepared, leaks
 
 CONFIDENCE = 0.95
-"""Of the intervals that are shown; the guard's bounds are stricter."""
-
-IN_DOMAIN = "test in domain"
-"""The test rows, each ranked only against the passages of its own domain."""
+"""Confidence of the two-sided intervals that are shown; that of the guard's bounds is `guard.CONFIDENCE`."""
 
 
 @dataclass(frozen=True)
 class TestFigures:
-    """What the rows say that took no part in choosing."""
+    """The results on the rows that took no part in choosing."""
 
     results: dict[str, dict[str, dict[str, float]]]
-    """"test", "test in domain" and "unseen_queries" -> model -> flat metrics."""
+    """"test", "test in domain" and, if there are such rows, "unseen_queries" -> model ("base", "BM25", "first trial",
+    "tuned") -> flat metrics."""
     intervals: Intervals
-    """"tuned minus base" and the like -> domain -> interval of the first metric's difference on the test rows."""
+    """A difference such as "tuned minus base" -> domain -> its interval, in the primary metric, on the test rows."""
     recall: dict[str, NDArray[np.float64]]
-    """Model -> (Q,) the first metric of each test query."""
+    """Model -> primary metric of each test query, (Q,)."""
     recall_intervals: Intervals
-    """Model -> domain -> interval of its own mean on the test rows."""
+    """Model -> domain -> interval of the primary metric's mean on the test rows."""
     queries: Retrieved
-    """What the tuned model retrieved for each test query."""
+    """The passages that the tuned model retrieved for each test query."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the export is decided by, and made of."""
+    """The models of a search, the evidence for their results, and the decision about the export."""
 
     winner: Candidate
-    """As it was trained."""
+    """The model as it was trained."""
     tuned: Candidate
-    """Its weights drawn back towards the base model's: what the numbers are of."""
+    """The mixture of the winner's weights with the base model's that was chosen, and that the results belong to."""
     results: dict[str, dict[str, dict[str, float]]]
-    """part -> model ("base", "first trial", "tuned") -> flat metrics; without the test rows if they were not
-    read."""
+    """Part of the rows -> model ("base", "BM25", "first trial", "tuned") -> flat metrics. BM25 is not evaluated on the
+    validation rows; the other parts are absent if the test rows were not read."""
     evidence: Evidence
-    """What else vouches for the numbers, as it is stored."""
+    """The other evidence for the results, in the form in which it is stored."""
     may_be_exported: bool
     queries: Retrieved | None = None
-    """What the tuned model retrieved for each test query; None if the test rows were not read."""
+    """The passages that the tuned model retrieved for each test query; None if the test rows were not read."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found."""
+    """The result of a search."""
 
     folder: Path | None
     """The bundle; None if the guard refused it."""
@@ -90,14 +93,14 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Contestants:
-    """What the trials of a search have left to select from."""
+    """The candidates of a search that the model is selected from."""
 
     first: Candidate | None
     """The first trial, with its weights; None if it failed."""
     best: Iterable[Candidate]
-    """The winner, then others, the best first; asked for one by one, as all weights might not fit into memory."""
+    """The best candidate, then the others, best first; taken one at a time, since all might not fit into memory."""
     confirmations: Sequence[Confirmation]
-    """What is known of configurations that were tried with several seeds."""
+    """The results of configurations that were trained with several seeds."""
 
 
 def judge(
@@ -110,45 +113,46 @@ def judge(
     say: Callable[[str], None],
     note_reading: Callable[[str], list[StoredReading]] = lambda _: [],
 ) -> Judgement:
-    """Average the best, draw them back towards the base model, hold them against it, read the test rows once.
+    """Average the best candidates, mix the mean with the base model, judge the mixture, and read the test rows once.
 
     Args:
-        inputs: by depth, at those of the candidates.
-        retention_set: with inputs at the depths of the candidates; None measures no retention.
-        export_anyway: whether to read the test rows and export despite objections.
-        say: is handed what is found, a line at a time.
-        note_reading: is told of which model the test rows are about to be read, and gives all their readings.
+        inputs: inputs by depth, for the depths of all candidates.
+        retention_set: the pairs to measure retention on, with inputs for the same depths; with None it is not measured.
+        export_anyway: whether to read the test rows and to export despite objections.
+        say: called with a line for each intermediate result.
+        note_reading: called with the name of the tuned model before the test rows are read; returns all their readings,
+            this one included.
     """
-    config, asked = prepared.config, queries_of(prepared, "validation")
+    config, queries = prepared.config, queries_of(prepared, "validation")
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
     winner = _averaged(prepared, inputs, contestants.best, say)
-    points = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
-    chosen, objections_found = _chosen(points, asked, config)
+    mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
+    mixture, objections_found = _chosen_mixture(mixtures, queries, config)
     tuned = replace(
         winner,
-        weights=interpolated(prepared, winner, chosen.alpha),
-        metrics={**winner.metrics, **chosen.metrics},
+        weights=interpolated(prepared, winner, mixture.alpha),
+        metrics={**winner.metrics, **mixture.metrics},
     )
-    say(_described(chosen, config.search.objective))
-    values = (chosen.scores[PRIMARY], base[PRIMARY], asked)
+    say(_describe_mixture(mixture, config.search.objective))
+    values = (mixture.scores[PRIMARY], base[PRIMARY], queries)
     objections_found += _objections("validation", *values, config.guard)
     bounds = {"validation": macro_bound("validation", *values)}
     models = ({"first trial": contestants.first} if contestants.first else {}) | {"tuned": tuned}
-    results = {"validation": {"base": flat_metrics(base, asked.domains)}}
-    results["validation"] |= {label: _figures(model.metrics) for label, model in models.items()}
+    results = {"validation": {"base": flat_metrics(base, queries.domains)}}
+    results["validation"] |= {label: _evaluation_metrics(model.metrics) for label, model in models.items()}
     kept = {
         label: retention_of(prepared, retention_set, model)
         for label, model in models.items()
         if retention_set and model is not tuned
     }
-    evidence = _evidence(prepared, models, points, contestants.confirmations)
-    evidence["alpha"] = chosen.alpha
-    evidence["retention"] = None if chosen.retention is None else {**kept, "tuned": chosen.retention}
-    queries = None
-    if not objections_found or export_anyway:  # what has failed already is not worth the one reading of the test rows
+    evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
+    evidence["alpha"] = mixture.alpha
+    evidence["retention"] = None if mixture.retention is None else {**kept, "tuned": mixture.retention}
+    retrieved = None
+    if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
         reading = read_once(prepared, inputs, models)
-        results, queries = results | reading.results, reading.queries
+        results, retrieved = results | reading.results, reading.queries
         evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
         at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
@@ -166,13 +170,13 @@ def judge(
             "pairs": config.guard.retention_set.name,
             "sha256": file_sha256(config.guard.retention_set),
         }
-    return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, queries)
+    return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
 
 
 def _averaged(
     prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
 ) -> Candidate:
-    """The mean of the best candidates; a line about it is passed to `say`."""
+    """Average the best candidates; if the mean has several members, tell `say` how it compares with the first alone."""
     search = prepared.config.search
     winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
     if winner.members:
@@ -184,28 +188,28 @@ def _averaged(
     return winner
 
 
-def _chosen(points: Sequence[Point], asked: Queries, config: Config) -> tuple[Point, list[str]]:
-    """How far to go from the base model, which is `points[0]`, among the others; and objections from retention."""
+def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:
+    """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
     objective, limit = config.search.objective, config.guard.max_retention_loss
-    chosen = choose(points[1:], asked, objective=objective, max_retention_loss=limit)
-    if chosen is not None:
-        return chosen, []
+    mixture = choose_mixture(mixtures[1:], queries, objective=objective, max_retention_loss=limit)
+    if mixture is not None:
+        return mixture, []
     objection = (
         f"retention set: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
         f"{METRICS[PRIMARY].label}"
     )
-    return max(points[1:], key=lambda point: point.metrics[objective]), [objection]
+    return max(mixtures[1:], key=lambda mixture: mixture.metrics[objective]), [objection]
 
 
 def _evidence(
     prepared: Prepared,
     models: Mapping[str, Candidate],
-    points: Sequence[Point],
+    mixtures: Sequence[Mixture],
     confirmations: Sequence[Confirmation],
 ) -> Evidence:
-    """What vouches for the numbers and is known before the test rows are read."""
+    """Collect the evidence that is known before the test rows are read."""
     return {
-        "front": [front_row(_shown(point)) for point in points],
+        "front": [front_row(_front_point(mixture)) for mixture in mixtures],
         "confirmed": [
             {
                 "trial": confirmation.trial,
@@ -229,7 +233,7 @@ def _evidence(
 
 
 def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement) -> Candidate:
-    """The weights to export: those that the numbers are of, or with `refit: all` the same trained on every row."""
+    """Return the model to export: the tuned one, or with `refit: all` the same mixture after training on all rows."""
     if prepared.config.refit == "none":
         return judgement.tuned
     again = refitted(prepared, inputs, judgement.winner)
@@ -238,16 +242,16 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
 
 
 def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> TestFigures:
-    """The one reading of the test rows: of the base model, of others, and of a search by words.
+    """Read the test rows once: evaluate the base model, the given models and BM25 on them.
 
-    Nothing may be chosen by what it returns. With the test rows come the questions about trained passages that
-    were held back, if there are any: the easier protocol, on the same models.
+    Nothing may be chosen by the results. If questions about trained passages were held back as well ("unseen_queries",
+    an easier protocol), the same models are evaluated on these too.
 
     Args:
-        inputs: by depth, at those of the models.
-        models: "tuned" and others.
+        inputs: inputs by depth, for the depths of the models.
+        models: "tuned" and any others, by name.
     """
-    collection, asked = prepared.collection, queries_of(prepared, "test")
+    collection, queries = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
     texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
     cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
@@ -276,20 +280,20 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
         asking = "unseen_queries" if part == "unseen_queries" else "test"
         by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
-    queries = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
+    retrieved = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
     below = [label for label in recall if label != "tuned"]
     return TestFigures(
         results,
-        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], asked) for label in below},
+        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], queries) for label in below},
         recall,
-        # a model's own interval is that of its difference to one that finds nothing
-        {label: _within_one(_intervals(values, np.zeros_like(values), asked)) for label, values in recall.items()},
-        queries,
+        # the interval of a model's mean is that of its difference from a model that finds nothing
+        {label: _within_one(_intervals(values, np.zeros_like(values), queries)) for label, values in recall.items()},
+        retrieved,
     )
 
 
-def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], asked: Queries) -> dict[str, StoredInterval]:
-    intervals = paired_intervals(above, below, asked.passages, asked.domains, confidence=CONFIDENCE)
+def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], queries: Queries) -> dict[str, StoredInterval]:
+    intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
     return {
         domain: StoredInterval(
             difference=own.difference, low=own.low, high=own.high, queries=own.queries, passages=own.passages
@@ -299,7 +303,7 @@ def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], asked: Qu
 
 
 def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
-    """Of a mean that is no less than 0 and no more than 1."""
+    """Limit intervals of a mean of values in [0, 1] to this range."""
     return {
         domain: own
         if own["low"] is None or own["high"] is None
@@ -316,12 +320,12 @@ def _retrieved(
     first: NDArray[np.int64],
     cosines: NDArray[np.float64],
 ) -> Retrieved:
-    """Queries with the rank of their best answer and what came first, as it is stored.
+    """Return the queries with the ranks of their best answers and the nearest passages, in the form that is stored.
 
     Args:
-        ranks: (Q,) of each row's best answer.
-        recall: model -> (Q,) of each row.
-        first, cosines: (Q, k) passages that came first, and how near they are.
+        ranks: (Q,) rank of the best answer to each row's query.
+        recall: model -> primary metric of each row's query, (Q,).
+        first, cosines: (Q, k) passages nearest to each row's query, and their cosines.
     """
     shown = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
     domains: dict[int, set[str]] = {number: set() for number in shown}
@@ -348,18 +352,18 @@ def _retrieved(
 
 
 def _objections(
-    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], asked: Queries, limits: GuardConfig
+    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, limits: GuardConfig
 ) -> list[str]:
-    return objections(part, tuned, base, asked, max_domain_drop=limits.max_domain_drop)
+    return objections(part, tuned, base, queries, max_domain_drop=limits.max_domain_drop)
 
 
-def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those of the rows, not of the training."""
+def _evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Keep the metrics of the rows, such as "mrr/macro"; leave out values of the training, such as "epoch"."""
     return {name: value for name, value in metrics.items() if "/" in name}
 
 
 def _trained(candidate: Candidate) -> list[TrainedTrial]:
-    """How long the trials of a model were trained."""
+    """Describe how long each trial that a model consists of was trained."""
     return [
         TrainedTrial(
             trial=member.name,
@@ -372,18 +376,18 @@ def _trained(candidate: Candidate) -> list[TrainedTrial]:
     ]
 
 
-def _shown(point: Point) -> FrontPoint:
-    """A point with the figures that are shown of it: means over domains, worst domains."""
-    return FrontPoint(point.alpha, {name: point.metrics[name] for name in objectives()}, point.retention)
+def _front_point(mixture: Mixture) -> FrontPoint:
+    """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
+    return FrontPoint(mixture.alpha, {name: mixture.metrics[name] for name in objectives()}, mixture.retention)
 
 
-def _described(point: Point, objective: str) -> str:
+def _describe_mixture(mixture: Mixture, objective: str) -> str:
     kept = (
         ""
-        if point.retention is None
-        else f", {point.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
+        if mixture.retention is None
+        else f", {mixture.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
     )
     return (
-        f"{point.alpha:.0%} of the way from the base model to it: {objective} {point.metrics[objective]:.4f} on "
+        f"{mixture.alpha:.0%} of the way from the base model to it: {objective} {mixture.metrics[objective]:.4f} on "
         f"validation{kept}"
     )

@@ -94,7 +94,7 @@ def epoch_batches(
         return np.array_split(generator.permutation(len(positive)), fewest)
     passages = _passage_groups(positive, queries_per_passage, generator)
     count = fewest
-    while max(map(len, batches := _dealt(passages, count, generator))) > batch_size:
+    while max(map(len, batches := _assign_groups(passages, count, generator))) > batch_size:
         count += 1
     return [batches[place] for place in generator.permutation(count)]
 
@@ -115,7 +115,7 @@ def _passage_groups(
     )
 
 
-def _dealt(
+def _assign_groups(
     passages: Sequence[Sequence[NDArray[np.int64]]], count: int, generator: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Deal groups to `count` batches: a passage's groups go to different batches, those with the fewest rows.
@@ -123,13 +123,14 @@ def _dealt(
     Two batches then never differ by more than the largest group, since only the emptiest batches ever grow.
     """
     batches: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
-    luck = iter(generator.random(count + sum(map(len, passages))).tolist())  # decides between batches of equal size
-    emptiest = [(0, next(luck), batch) for batch in range(count)]
+    # random numbers that decide between batches of equal size
+    tie_breakers = iter(generator.random(count + sum(map(len, passages))).tolist())
+    emptiest = [(0, next(tie_breakers), batch) for batch in range(count)]
     heapq.heapify(emptiest)
     for groups in passages:
         for start in range(0, len(groups), count):
             some = groups[start : start + count]
             for group, (rows, _, batch) in [(group, heapq.heappop(emptiest)) for group in some]:
                 batches[batch].append(group)
-                heapq.heappush(emptiest, (rows + len(group), next(luck), batch))
+                heapq.heappush(emptiest, (rows + len(group), next(tie_breakers), batch))
     return [np.concatenate(groups) for groups in batches]

@@ -45,7 +45,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Validation:
-    """How a training is evaluated while it runs."""
+    """The evaluation of a training while it runs."""
 
     evaluate: Callable[[Upper], dict[str, float]]
     """Returns the flat validation metrics, among them `objective` and "mrr/macro"."""
@@ -113,33 +113,33 @@ def fit(
     training = new_training(config, upper, data, loss=loss)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
     step, stale, best = _restore(training, state)
-    course, objective = _course_of(config, data), validation.objective
-    log.info("training on %d pairs from step %d of %d", len(data.rows), step, course.total)
+    plan, objective = _step_plan(config, data), validation.objective
+    log.info("training on %d pairs from step %d of %d", len(data.rows), step, plan.total)
     if data.source.values.device.type != data.source.device.type:
         log.info("inputs: too large for the %s device, each batch is sent by itself", data.source.device.type)
-    for stretch in _stretches(training, course, step, before_step):
+    for segment in _train_segments(training, plan, step, before_step):
         try:
             metrics = validation.evaluate(upper)
         except ValueError as error:
-            raise _not_finite("embeddings", stretch.step, stretch.rate, str(error)) from error
+            raise _not_finite("embeddings", segment.step, segment.rate, str(error)) from error
         is_best = best is None or order_key(metrics, objective) > order_key(best["metrics"], objective)
-        epoch = stretch.step / course.per_epoch
-        metrics |= {"loss": stretch.loss, "epoch": epoch, "step": float(stretch.step)}
+        epoch = segment.step / plan.per_epoch
+        metrics |= {"loss": segment.loss, "epoch": epoch, "step": float(segment.step)}
         if is_best:
             weights = {name: value.clone() for name, value in upper.trained_state().items()}
             best = {"metrics": dict(metrics), "upper": weights}
         assert best is not None
         stale = 0 if is_best else stale + 1
-        finished = stretch.step == course.total or (config.patience is not None and stale >= config.patience)
+        finished = segment.step == plan.total or (config.patience is not None and stale >= config.patience)
         metrics |= {
             "objective": best["metrics"][objective],
             "best_epoch": best["metrics"]["epoch"],
-            "evaluation": float(course.evaluations_until(stretch.step)),
+            "evaluation": float(plan.evaluations_until(segment.step)),
             "finished": float(finished),
-            "pairs_per_second": stretch.pairs_per_second,
+            "pairs_per_second": segment.pairs_per_second,
         }
         log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-        yield Evaluation(metrics, is_best, _state_of(training, stretch.step, stale, best, metrics))
+        yield Evaluation(metrics, is_best, _state_of(training, segment.step, stale, best, metrics))
         if finished:
             return
 
@@ -182,44 +182,46 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
 
 
 @dataclass(frozen=True)
-class _Course:
+class _StepPlan:
     """The schedule of a training's epochs and evaluations, in steps."""
 
     per_epoch: int
     total: int
-    stops: tuple[int, ...]
+    evaluation_steps: tuple[int, ...]
     """Steps within an epoch that are followed by an evaluation, ascending; the last one ends the epoch."""
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation follows a step; 1 is the first."""
-        return (step - 1) % self.per_epoch + 1 in self.stops
+        return (step - 1) % self.per_epoch + 1 in self.evaluation_steps
 
     def evaluations_until(self, step: int) -> int:
         """Count the evaluations up to and including the one that follows a step."""
         epochs, in_epoch = divmod(step - 1, self.per_epoch)
-        return epochs * len(self.stops) + self.stops.index(in_epoch + 1) + 1
+        return epochs * len(self.evaluation_steps) + self.evaluation_steps.index(in_epoch + 1) + 1
 
 
-def _course_of(config: TrainConfig, data: TrainingData) -> _Course:
+def _step_plan(config: TrainConfig, data: TrainingData) -> _StepPlan:
     per_epoch, parts = len(batches_of_epoch(config, data.collection, data.rows, 0)), config.evaluations_per_epoch
-    stops = {round(part * per_epoch / parts) for part in range(1, parts + 1)} - {0}
-    return _Course(per_epoch, per_epoch * config.epochs, tuple(sorted(stops)))
+    evaluation_steps = {round(part * per_epoch / parts) for part in range(1, parts + 1)} - {0}
+    return _StepPlan(per_epoch, per_epoch * config.epochs, tuple(sorted(evaluation_steps)))
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _Segment:
     """The steps between two evaluations."""
 
     step: int
-    """Number of steps from the beginning of the training to the end of the stretch."""
+    """Number of steps from the beginning of the training to the end of the segment."""
     loss: float
-    """Mean loss over the steps of the stretch, nats."""
+    """Mean loss over the steps of the segment, nats."""
     rate: float
-    """Learning rate of the last step of the stretch."""
+    """Learning rate of the last step of the segment."""
     pairs_per_second: float
 
 
-def _stretches(training: Training, course: _Course, step: int, before_step: Callable[[], None]) -> Iterator[_Stretch]:
+def _train_segments(
+    training: Training, plan: _StepPlan, step: int, before_step: Callable[[], None]
+) -> Iterator[_Segment]:
     """Train from a step to the end; yield whenever an evaluation is due."""
     config, data = training.config, training.data
     # results that are still on the device: reading one makes the host wait until the device has done all queued work
@@ -227,12 +229,12 @@ def _stretches(training: Training, course: _Course, step: int, before_step: Call
     losses: list[float] = []
     pairs, since = 0, time.monotonic()
     started, first_step = time.monotonic(), step
-    while step < course.total:
-        epoch, done = divmod(step, course.per_epoch)
+    while step < plan.total:
+        epoch, done = divmod(step, plan.per_epoch)
         for rows in batches_of_epoch(config, data.collection, data.rows, epoch)[done:]:
             before_step()
             rate = config.learning_rate * rate_factor(
-                step, course.total, course.per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
+                step, plan.total, plan.per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )
             for group in training.optimizer.param_groups:
                 group["lr"] = rate
@@ -240,17 +242,17 @@ def _stretches(training: Training, course: _Course, step: int, before_step: Call
             loss, norm = train_step(training, rows, step=step)
             unread.append((loss, norm, rate))
             pairs += len(rows)
-            is_due = course.evaluates_after(step)
-            if is_due or step % max(1, course.per_epoch // LOGS_PER_EPOCH) == 0:
+            is_due = plan.evaluates_after(step)
+            if is_due or step % max(1, plan.per_epoch // LOGS_PER_EPOCH) == 0:
                 losses += _read(unread, step)
                 unread.clear()
-                left = (time.monotonic() - started) / (step - first_step) * (course.total - step)
+                left = (time.monotonic() - started) / (step - first_step) * (plan.total - step)
                 log.info(
                     "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
-                    step / course.per_epoch, step, course.total, losses[-1], rate, float(norm), left,
+                    step / plan.per_epoch, step, plan.total, losses[-1], rate, float(norm), left,
                 )  # fmt: skip
             if is_due:
-                yield _Stretch(step, float(np.mean(losses)), rate, pairs / (time.monotonic() - since))
+                yield _Segment(step, float(np.mean(losses)), rate, pairs / (time.monotonic() - since))
                 losses.clear()
                 pairs, since = 0, time.monotonic()
 
@@ -296,7 +298,7 @@ def _within_memory(training: Training, batch: Batch, step: int) -> Tensor:
         training.upper.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         set_random_state(device, before)
-        _keep_to_tokens(training, max(LEAST_TOKENS, training.config.micro_batch_tokens // 2))
+        _set_micro_batch_tokens(training, max(LEAST_TOKENS, training.config.micro_batch_tokens // 2))
         log.info(
             "out of memory at step %d: it is repeated, from here on with micro_batch_tokens %d",
             step, training.config.micro_batch_tokens,
@@ -315,7 +317,7 @@ def _unless_out_of_memory(training: Training, batch: Batch, step: int) -> Tensor
         return None
 
 
-def _keep_to_tokens(training: Training, micro_batch_tokens: int) -> None:
+def _set_micro_batch_tokens(training: Training, micro_batch_tokens: int) -> None:
     training.config = training.config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
 
 
@@ -364,7 +366,7 @@ def _restore(training: Training, state: TrainingState | None) -> tuple[int, int,
     if state is None:
         return 0, 0, None
     tokens = training.config.micro_batch_tokens
-    _keep_to_tokens(training, min(state.get("micro_batch_tokens", tokens), tokens))
+    _set_micro_batch_tokens(training, min(state.get("micro_batch_tokens", tokens), tokens))
     training.upper.load_trained_state(state["upper"])
     training.optimizer.load_state_dict(state["optimizer"])
     device = training.data.source.device

@@ -21,7 +21,8 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 
 PARTS = get_args(Part)
-LEAST_TOKENS = 8  # of a text, after its prompt
+LEAST_TEXT_TOKENS = 8
+"""Number of tokens that must be left for a text after its prompt."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
 
     Raises:
-        InputError: unusable pairs, base model, frozen_layers or device.
+        InputError: the pairs, the base model, frozen_layers or the device cannot be used.
     """
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
@@ -80,10 +81,10 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
 def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:
     for kind, prompt in (("query", encoder.prompts.query), ("passage", encoder.prompts.passage)):
         taken = len(encoder.model.tokenizer(prompt)["input_ids"]) if prompt else 0
-        if taken and limit - taken < LEAST_TOKENS:
+        if taken and limit - taken < LEAST_TEXT_TOKENS:
             raise InputError(
                 f"{encoder.name}: its prompt for a {kind} takes {taken} of the {limit} tokens that are read of a text, "
-                f"which leaves fewer than {LEAST_TOKENS}; raise train.max_tokens, or shorten the prompt"
+                f"which leaves fewer than {LEAST_TEXT_TOKENS}; raise train.max_tokens, or shorten the prompt"
             )
 
 
