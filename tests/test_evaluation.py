@@ -259,10 +259,10 @@ def test_a_sample_takes_variants_of_a_passage_together_and_can_be_split(tiny_pai
     rows = with_variants(tiny_pairs)
     for seed in range(3):
         collection, parts = divide(rows, DataConfig(sample_share=0.4, seed=seed))
-        assert len(np.unique(collection.near[collection.positive])) == 9  # of 24: three of eight in each domain
+        assert len(np.unique(collection.near_group[collection.positive])) == 9  # of 24: three of eight in each domain
         assert len(collection.corpus) == 18
-        for group in np.unique(collection.near[collection.positive]):
-            sides = set(parts[collection.near[collection.positive] == group].tolist()) - {"unseen_queries"}
+        for group in np.unique(collection.near_group[collection.positive]):
+            sides = set(parts[collection.near_group[collection.positive] == group].tolist()) - {"unseen_queries"}
             assert len(sides) == 1
 
 

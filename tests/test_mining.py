@@ -71,8 +71,8 @@ def test_nothing_that_is_nearly_an_answer_is_a_negative_and_as_many_are_found(ti
     number = {text: i for i, text in enumerate(collection.texts)}
     assert np.mean([len(negatives) for negatives in found.values()]) > 2.5
     for row, negatives in found.items():
-        own = collection.near[collection.positive[row]]
-        assert own not in [collection.near[number[text]] for text in negatives]
+        own = collection.near_group[collection.positive[row]]
+        assert own not in [collection.near_group[number[text]] for text in negatives]
 
 
 def test_passages_of_other_rows_are_not_looked_at(tiny_model_folder, tiny_pairs):

@@ -305,9 +305,9 @@ def test_the_retention_set_is_of_twelve_other_topics_each_with_as_much_to_confus
 def test_texts_that_are_nearly_the_same_have_one_number_which_travels_with_the_collection():
     text = "Put the gasket on, fit the cover and tighten its six bolts crosswise with a torque wrench to {} Nm."
     collection = index_pairs([Pair("a", text.format(40), "d"), Pair("b", text.format(60), "d", ("c",))])
-    assert collection.near.tolist() == [0, 1, 2, 1, 3]
+    assert collection.near_group.tolist() == [0, 1, 2, 1, 3]
     sent = pickle.loads(pickle.dumps(collection))
-    assert vars(sent)["near"].tolist() == [0, 1, 2, 1, 3]  # nobody looks for them again
+    assert vars(sent)["near_group"].tolist() == [0, 1, 2, 1, 3]  # nobody looks for them again
 
 
 def test_reading_pairs_does_not_load_scipy():

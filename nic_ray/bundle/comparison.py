@@ -401,7 +401,7 @@ def _rows(
 
 def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
     """The queries of some rows with their passages; nearly identical passages count as one."""
-    return Queries(collection.near[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
+    return Queries(collection.near_group[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
 
 
 def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:

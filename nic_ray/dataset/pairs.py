@@ -48,22 +48,22 @@ class Collection:
     """N rows that refer to T distinct texts by number.
 
     A text that is both a query and a passage is stored twice, because a model may encode the two differently.
-
-    query, positive: (N,) index into `texts`.
-    negatives: (N, H) index into `texts`, -1 where a row has fewer than H; H may be 0.
-    domains: (N,) names.
-    corpus: (C,) ascending index into `texts` of all passages, also of those that no row names.
-    fully_judged: whether people have judged the whole corpus; if so, a near duplicate of an answer is not an answer
-        unless a row names it as one.
     """
 
     texts: tuple[str, ...]
     query: NDArray[np.int64]
+    """(N,) index into `texts`."""
     positive: NDArray[np.int64]
+    """(N,) index into `texts`."""
     negatives: NDArray[np.int64]
+    """(N, H) index into `texts`, -1 where a row has fewer than H; H may be 0."""
     domains: tuple[str, ...]
+    """(N,) names."""
     corpus: NDArray[np.int64]
+    """(C,) ascending index into `texts` of all passages, including those that no row names."""
     fully_judged: bool = False
+    """Whether people have judged the whole corpus; if so, a near duplicate of an answer is not an answer unless a row
+    names it as one."""
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -73,7 +73,7 @@ class Collection:
         return asks
 
     @cached_property
-    def near(self) -> NDArray[np.int64]:
+    def near_group(self) -> NDArray[np.int64]:
         """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ."""
         if self.fully_judged:
             return np.arange(len(self.texts))

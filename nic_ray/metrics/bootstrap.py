@@ -14,14 +14,12 @@ MIN_PASSAGES = 8
 
 @dataclass(frozen=True)
 class Queries:
-    """Passages and domains of the queries of a part, whichever model answers them.
-
-    passages: (Q,) number of the passage that each query asks about; queries about one passage are not independent.
-    domains: (Q,) domain of each query, by name.
-    """
+    """Passages and domains of the queries of a part, whichever model answers them."""
 
     passages: NDArray[np.integer]
+    """(Q,) number of the passage that each query asks about; queries about one passage are not independent."""
     domains: Sequence[str]
+    """(Q,) domain of each query, by name."""
 
 
 def count_passages(queries: Queries) -> dict[str, int]:

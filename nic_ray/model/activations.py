@@ -25,17 +25,15 @@ LEAST_TOKENS = 256
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of all texts, concatenated without padding.
-
-    values: (T,) int32 token ids, or hidden states (T, W) as float32 or as the bits of bfloat16 (uint16).
-    offsets: (texts + 1,); text i is values[offsets[i]:offsets[i + 1]].
-    depth: number of frozen blocks below the cut at which the inputs are used. Hidden states are the output of these
-        blocks; token ids run through the blocks again each time they are used.
-    """
+    """The inputs of all texts, concatenated without padding."""
 
     values: NDArray[np.int32] | NDArray[np.float32] | NDArray[np.uint16]
+    """(T,) int32 token ids, or hidden states (T, W) as float32 or as the bits of bfloat16 (uint16)."""
     offsets: NDArray[np.int64]
+    """(texts + 1,); text i is values[offsets[i]:offsets[i + 1]]."""
     depth: int
+    """Number of frozen blocks below the cut at which the inputs are used. Hidden states are the output of these blocks;
+    token ids run through the blocks again each time they are used."""
 
     @property
     def are_ids(self) -> bool:
@@ -50,14 +48,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Feed:
-    """`Inputs` as tensors for use on a device.
-
-    values, offsets: on the device, or on the host if they would take too much of the device's memory; each batch is
-        then sent separately.
-    """
+    """`Inputs` as tensors for use on a device."""
 
     values: Tensor
+    """On the device, or on the host if it would take too much of the device's memory; each batch is then sent
+    separately."""
     offsets: Tensor
+    """Where `values` is."""
     lengths: NDArray[np.int64]
     device: torch.device
 

@@ -82,8 +82,8 @@ def query_scores(
 ) -> dict[str, NDArray[np.float64]]:
     """Compute every metric of each row's query, ranked over the whole corpus.
 
-    Passages that are nearly the same as an answer (`Collection.near`) are left out of a query's ranking: they neither
-    count as hits nor take the rank of another passage.
+    Near duplicates of an answer (`Collection.near_group`) are left out of a query's ranking: they neither count as hits
+    nor take the rank of another passage.
 
     Args:
         embeddings: (n, D), at least of the distinct queries of the rows and of the whole corpus.
@@ -286,7 +286,7 @@ def _left_out(
         relevant: from `relevant_passages`.
         queries: numbers of texts.
     """
-    groups = collection.near[corpus]
+    groups = collection.near_group[corpus]
     counts = np.bincount(groups, minlength=len(collection.texts))
     if counts.max() < 2:
         return None
@@ -295,7 +295,7 @@ def _left_out(
     found = []
     for query in queries:
         answers = relevant[query]
-        own = np.unique(collection.near[answers])
+        own = np.unique(collection.near_group[answers])
         same = [places[ends[group] - counts[group] : ends[group]] for group in own[counts[own] > 1].tolist()]
         near = np.sort(np.concatenate(same)) if same else places[:0]
         found.append(near[~np.isin(corpus[near], answers)])

@@ -13,20 +13,18 @@ from nic_ray.dataset.pairs import Collection
 
 @dataclass(frozen=True)
 class Batch:
-    """The texts of a global batch, each once.
-
-    texts: (n,) numbers of the texts, ascending.
-    queries: (B,) positions in `texts`.
-    passages: (P,) positions in `texts`.
-    positive: (B,) positions in `passages`.
-    masked: (B, P) bool, True for passages other than the positive that answer the query or nearly equal an answer.
-    """
+    """The texts of a global batch, each once."""
 
     texts: NDArray[np.int64]
+    """(n,) numbers of the texts, ascending."""
     queries: NDArray[np.int64]
+    """(B,) positions in `texts`."""
     passages: NDArray[np.int64]
+    """(P,) positions in `texts`."""
     positive: NDArray[np.int64]
+    """(B,) positions in `passages`."""
     masked: NDArray[np.bool_]
+    """(B, P) True for passages other than the positive that answer the query or are near duplicates of an answer."""
 
 
 def make_batch(
@@ -46,8 +44,8 @@ def make_batch(
     negatives = collection.negatives[rows, :hard_negatives].ravel()
     passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
     texts = np.union1d(queries, passages)
-    near = collection.near[passages]
-    answers = {query: np.isin(near, collection.near[relevant[query]]) for query in set(queries.tolist())}
+    near = collection.near_group[passages]
+    answers = {query: np.isin(near, collection.near_group[relevant[query]]) for query in set(queries.tolist())}
     masked = np.stack([answers[query] for query in queries.tolist()])
     positive = np.searchsorted(passages, collection.positive[rows])
     masked[np.arange(len(rows)), positive] = False

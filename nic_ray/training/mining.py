@@ -61,7 +61,7 @@ def mine_negatives(
         "query": [texts[text] for text in collection.query[list(rows)]],
         "positive": [texts[text] for text in collection.positive[list(rows)]],
     }
-    known, near = relevant_passages(collection), collection.near
+    known, near = relevant_passages(collection), collection.near_group
     answers = {
         query: {texts[text] for text in trained[np.isin(near[trained], near[known[query]])].tolist()}
         for query in set(collection.query[list(rows)].tolist())

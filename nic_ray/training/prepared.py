@@ -68,7 +68,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     return Prepared(
         config=config,
         collection=collection,
-        passages=collection.near[collection.positive],
+        passages=collection.near_group[collection.positive],
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
@@ -103,12 +103,12 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
     """
     collection = index_pairs(pairs)
     if data.sample_share < 1:
-        groups = collection.near[collection.positive]
+        groups = collection.near_group[collection.positive]
         kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
         collection = index_pairs([pairs[row] for row in kept])
     parts = split_rows(
         collection.query,
-        collection.near[collection.positive],
+        collection.near_group[collection.positive],
         collection.domains,
         validation_share=data.validation_share,
         test_share=data.test_share,
@@ -136,7 +136,7 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
     exactly or nearly.
     """
     collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
-    near = collection.near
+    near = collection.near_group
     negatives = collection.negatives[trained].ravel()
     return {
         name: shared_with_training(labels, parts, met)
