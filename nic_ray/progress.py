@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
-from nic_ray.metrics.table import METRICS
+from nic_ray.metrics.table import METRICS, maximised
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 log = logging.getLogger("nic_ray.progress")
 
-AT_EACH_END = ("finished", "stopped", "failed", "repeated")
+END_STATUSES = ("finished", "stopped", "failed", "repeated")
 BAR = 24
 """Number of characters in a full bar."""
 DOMAINS = 12
@@ -192,7 +192,7 @@ class Live(View):
         sample = self._known(trial).sample
         now = Running(sample, metrics["epoch"], metrics[objective], metrics.get("pairs_per_second"))
         self.board.running = self.board.running | {trial: now}
-        if self.board.best is None or metrics[objective] > self.board.best[1][objective]:
+        if self.board.best is None or maximised(metrics, objective) > maximised(self.board.best[1], objective):
             self.board.best = (trial, dict(metrics))
 
     def ended(self, trial: str, status: str, reason: str = "") -> None:
@@ -341,7 +341,7 @@ def _best(best: tuple[str, Mapping[str, float]], trials: TrialBatch) -> "list[Re
 def _counts(board: Board, trials: TrialBatch, now: float) -> str:
     ended = sum(board.ends.values())
     counts = ", ".join(
-        f"{board.ends[status]} {status}" for status in AT_EACH_END if board.ends[status] or status != "repeated"
+        f"{board.ends[status]} {status}" for status in END_STATUSES if board.ends[status] or status != "repeated"
     )
     elapsed = now - board.begun
     share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials

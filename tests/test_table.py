@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.metrics import table
@@ -22,7 +23,7 @@ from nic_ray.model.activations import feed, upper_for
 from nic_ray.model.evaluation import bm25_metrics, evaluate, plain_scores
 from nic_ray.progress import View, headline
 from nic_ray.selection.averaging import averaged
-from nic_ray.selection.candidates import best_first
+from nic_ray.selection.candidates import Candidate, best_first, confirm
 from nic_ray.selection.export import export
 from nic_ray.selection.guard import Mixture, choose_mixture
 from nic_ray.selection.interpolation import interpolation_path
@@ -82,6 +83,12 @@ def test_of_a_metric_of_which_less_is_better_the_lowest_is_the_best(monkeypatch)
     for objective in ("rank/macro", "rank/worst"):
         taken = choose_mixture(mixtures, Queries(np.arange(60), names), objective=objective, max_retention_loss=0.0)
         assert taken is mixtures[1]
+    candidates = [
+        Candidate(name, TrainConfig(), {"rank/macro": rank, "mrr/macro": 0.5, "epoch": 1.0}, {})
+        for name, rank in (("lower", 3.0), ("higher", 4.0))
+    ]
+    for tried in itertools.permutations([[candidate] for candidate in candidates]):
+        assert confirm(tried, "rank/macro")[0].name == "lower"
 
 
 def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, tiny_model_folder):

@@ -76,6 +76,11 @@ def objectives() -> tuple[str, ...]:
     return (*(f"{name}/macro" for name in METRICS), *worst)
 
 
+def maximised(metrics: Mapping[str, float], objective: str) -> float:
+    """Return the value of an objective with the sign by which more is better, as Tune and Optuna maximise it."""
+    return METRICS[objective.partition("/")[0]].direction * metrics[objective]
+
+
 def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, float, float]:
     """Return the key that orders evaluations, best last: by objective, then mrr/macro, then the earlier epoch.
 
@@ -83,10 +88,8 @@ def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, floa
         metrics: flat metrics. An evaluation without "epoch" counts as later than any other.
         objective: one of `objectives`.
     """
-    primary, tie_breaker = (
-        METRICS[key.partition("/")[0]].direction * metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")
-    )
-    return primary, tie_breaker, -metrics.get("epoch", math.inf)
+    tie_breaker = maximised(metrics, f"{TIE_BREAKER}/macro")
+    return maximised(metrics, objective), tie_breaker, -metrics.get("epoch", math.inf)
 
 
 def label_of(key: str) -> str:

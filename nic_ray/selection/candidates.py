@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from nic_ray.config import TrainConfig
-from nic_ray.metrics.table import order_key
+from nic_ray.metrics.table import maximised, order_key
 from nic_ray.record import TrainingState
 
 
@@ -84,5 +84,5 @@ def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candi
         for own in tried
     ]
     # the sort is stable: ties keep their order
-    found.sort(key=lambda each: (-each[0].mean, -len(each[0].values)))
+    found.sort(key=lambda each: (-maximised({objective: each[0].mean}, objective), -len(each[0].values)))
     return best_first(found[0][1], objective)[0], [confirmation for confirmation, _ in found]

@@ -27,7 +27,7 @@ from nic_ray.evidence import (
 )
 from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY, objectives
+from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_to_score
 from nic_ray.record import TrialRow
@@ -198,7 +198,7 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
         f"retention set: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
         f"{METRICS[PRIMARY].label}"
     )
-    return max(mixtures[1:], key=lambda mixture: mixture.metrics[objective]), [objection]
+    return max(mixtures[1:], key=lambda mixture: maximised(mixture.metrics, objective)), [objection]
 
 
 def _evidence(

@@ -15,7 +15,7 @@ from torch import Tensor
 from nic_ray.config import Schedule, TrainConfig
 from nic_ray.dataset.pairs import Collection, relevant_passages
 from nic_ray.errors import RunError
-from nic_ray.metrics.table import METRICS, PRIMARY, order_key
+from nic_ray.metrics.table import METRICS, PRIMARY, maximised, order_key
 from nic_ray.model.activations import LEAST_TOKENS, Feed
 from nic_ray.model.cut import Upper, set_dropout
 from nic_ray.record import BestState, TrainingState
@@ -132,7 +132,7 @@ def fit(
         stale = 0 if is_best else stale + 1
         finished = segment.step == plan.total or (config.patience is not None and stale >= config.patience)
         metrics |= {
-            "objective": best["metrics"][objective],
+            "objective": maximised(best["metrics"], objective),
             "best_epoch": best["metrics"]["epoch"],
             "evaluation": float(plan.evaluations_until(segment.step)),
             "finished": float(finished),
