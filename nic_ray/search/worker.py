@@ -3,9 +3,9 @@
 import gc
 
 # Each trial's process imports this module first. Meanwhile Python would look for garbage among objects that imports
-# create to stay. Without that, the process needs 2.8 seconds of processor time instead of 3.5, a fifth less in the
-# median of 12 pairs on two cores (`python benchmarks/processes.py --pairs 12`). The same holds in the searching
-# process, which imports this module too.
+# create to stay. Without that, the process needs 3.0 seconds of processor time instead of 3.4, 14 % less in the median
+# of 12 pairs on two cores (`python benchmarks/processes.py --pairs 12`). The same holds in the searching process, which
+# imports this module too.
 _collected = gc.isenabled()
 gc.disable()
 
