@@ -6,8 +6,8 @@
 PYTHON ?= python3
 ARGS ?=
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-# two at a time: a test that starts Ray leaves a third of two cores idle
-PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile
+# a test that starts Ray leaves a third of two cores idle: three of those at a time
+PYTEST = .venv/bin/python -m pytest -q --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev tune test check format clean
@@ -28,8 +28,8 @@ tune: setup
 	.venv/bin/python -m nic_ray.tune $(ARGS)
 
 test: setup-dev
-	$(PYTEST)
-	$(PYTEST) -m "ray or slow or fault or browser"
+	$(PYTEST) -n 2
+	$(PYTEST) -n 3 -m "ray or slow or fault or browser"
 
 check: setup-dev
 	.venv/bin/python -m ruff format --check .

@@ -1,12 +1,13 @@
 """What the tests share: a small model of random weights and a few rows, both made here, and no network."""
 
+import gc
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -106,6 +107,16 @@ def smoke(smoke_search: tuple[Path, "subprocess.CompletedProcess[str]"]) -> Path
     folder, done = smoke_search
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def local_cluster() -> Iterator[None]:
+    from nic_ray.progress import View
+    from nic_ray.search.session import ray_session
+
+    with ray_session(View(), num_cpus=2):
+        yield
+    gc.collect()  # here, where what Ray leaves open is no error, and not when the session ends
 
 
 @pytest.fixture(scope="session")

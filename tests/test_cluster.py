@@ -18,7 +18,7 @@ import pytest
 
 from nic_ray.bundle.files import find_faults, read_metadata
 from nic_ray.record import read_ended
-from tests.test_ray import settings
+from tests.searches import settings
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -145,8 +145,8 @@ def test_a_lost_node_loses_no_trial(tiny_model, tiny_pairs_file, tmp_path):
         tiny_model(layers=3),
         tiny_pairs_file,
         trials=3,
-        train={"epochs": 60},  # long enough to lose its node in the middle
-        search={"grace_period": 60},
+        train={"epochs": 30},  # long enough to lose its node in the middle
+        search={"grace_period": 30},
     )
     (tmp_path / "config.json").write_text(json.dumps(sections))
     (tmp_path / "on_two_nodes.py").write_text(ON_TWO_NODES)

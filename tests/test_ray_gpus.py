@@ -15,10 +15,9 @@ from nic_ray.search import cluster as room
 from nic_ray.search import search
 from nic_ray.search.session import import_ray
 from nic_ray.training.prepared import prepare
-from tests.test_ray import pytestmark as marks
-from tests.test_ray import settings
+from tests.searches import MARKS, settings
 
-pytestmark = marks
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module", autouse=True)
