@@ -25,7 +25,7 @@ from torch.nn import functional
 from nic_ray import hardware
 from nic_ray.config import Config, TrainConfig
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs, relevant_passages
-from nic_ray.metrics.bootstrap import paired_intervals
+from nic_ray.metrics.intervals import paired_intervals
 from nic_ray.metrics.ranking import by_domain
 from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
 from nic_ray.model.base import load

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray.config import Config
-from nic_ray.metrics.bootstrap import Queries, paired_intervals
+from nic_ray.metrics.intervals import Queries, paired_intervals
 from nic_ray.model.activations import feed, frozen_inputs, upper_for
 from nic_ray.selection.guard import falls
 from nic_ray.selection.scoring import Scorer, queries_of

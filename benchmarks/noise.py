@@ -131,20 +131,20 @@ def searched(rows: Sequence[dict[str, str]], protocol: str, seed: int) -> dict[s
                 "guard.retention_set": folder / "retention.jsonl",
             },
         )
-        outcome = run_search(config, out=folder, name="nothing", run_root=folder / "runs", overwrite=False, view=View())
-        results, seconds = outcome.judgement.results["validation"], time.monotonic() - started
-        test, truth = worth(config, outcome.judgement.tuned)
+        result = run_search(config, out=folder, name="nothing", run_root=folder / "runs", overwrite=False, view=View())
+        results, seconds = result.judgement.results["validation"], time.monotonic() - started
+        test, truth = worth(config, result.judgement.tuned)
         key = "recall_at_5/macro"
         return {
             "protocol": protocol,
             "seed": seed,
-            "exported": outcome.folder is not None,
+            "exported": result.folder is not None,
             "validation": results["tuned"][key] - results["base"][key],
             "test": test,
             "truth": truth,
-            "trial": outcome.judgement.tuned.name,
-            "alpha": outcome.judgement.evidence["alpha"],
-            "objections": outcome.judgement.evidence["guard"]["objections"],
+            "trial": result.judgement.tuned.name,
+            "alpha": result.judgement.evidence["alpha"],
+            "objections": result.judgement.evidence["guard"]["objections"],
             "seconds": seconds,
         }
 

@@ -3,7 +3,7 @@
     python benchmarks/processes.py [--pairs 10] [--json]
 
 measures by them what each trial pays before it trains: the processor time in which a new process imports
-`nic_ray.worker`, with Python looking for garbage meanwhile and without, in turn.
+`nic_ray.search.worker`, with Python looking for garbage meanwhile and without, in turn.
 """
 
 import argparse

@@ -152,7 +152,7 @@ def first_depth(arguments: argparse.Namespace) -> int:
 
 
 def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
-    """`nic_ray.search.run_search`, export included."""
+    """`nic_ray.search.search.run_search`, export included."""
     from nic_ray.config import Config
     from nic_ray.progress import Lines, TrialBatch
     from nic_ray.search.search import run_search
@@ -192,7 +192,7 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run_search(
+        result = run_search(
             config,
             out=Path(folder),
             name="winner",
@@ -205,8 +205,8 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     phases: dict[str, float] = {}
     for (began, phase), (ended, _) in itertools.pairwise([*marks, (time.monotonic(), "")]):
         phases[phase] = phases.get(phase, 0.0) + ended - began
-    results, key = outcome.judgement.results, "recall_at_5/macro"
-    winner = outcome.judgement.winner.config.model_dump()
+    results, key = result.judgement.results, "recall_at_5/macro"
+    winner = result.judgement.winner.config.model_dump()
     return {
         "what": f"{metadata['precision']}, attention dropout {config.train.attention_dropout:g}, hidden dropout "
         f"{config.train.hidden_dropout:g}, queries_per_passage {' '.join(map(str, kinds))}",

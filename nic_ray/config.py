@@ -286,16 +286,32 @@ class ConfirmConfig(Section):
 DEFAULT_RETENTION_SET = Path("data/retention/pairs.jsonl")
 
 
+FORMER_RETENTION_SET = Path("data/probe/pairs.jsonl")
+
+
+def _moved(path: object) -> object:
+    """Replace the former default retention set, which configurations of earlier versions name, unless it exists."""
+    if not isinstance(path, str | Path) or Path(path).exists():
+        return path
+    return DEFAULT_RETENTION_SET if Path(path).parts[-3:] == FORMER_RETENTION_SET.parts else path
+
+
 class GuardConfig(Section):
     """The conditions that a tuned model must meet before it is exported."""
 
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, given: object) -> object:
-        """Read `retention_set` also under its former name; if both are given, the last one counts."""
+        """Read `retention_set` also under its former name and with its former default, wherever that was packaged.
+
+        If both names are given, the last one counts.
+        """
         if not isinstance(given, dict):
             return given
-        return {"retention_set" if name == "probe" else name: value for name, value in given.items()}
+        return {
+            "retention_set" if name == "probe" else name: _moved(value) if name == "probe" else value
+            for name, value in given.items()
+        }
 
     retention_set: Path | None = Field(
         DEFAULT_RETENTION_SET,

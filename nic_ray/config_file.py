@@ -114,7 +114,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the configurations that come along are in tune_configs/") from None
+        raise InputError(f"{path}: no such file; the configurations that are included are in tune_configs/") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
     except UnicodeDecodeError as error:

@@ -67,7 +67,7 @@ def as_csv(
     Args:
         results: part -> model -> flat metrics.
         passages: part -> domain -> number of passages that are asked about; "test in domain" has those of "test".
-        intervals: a difference such as "tuned minus base" -> domain -> `bootstrap.Interval` on the test rows.
+        intervals: a difference such as "tuned minus base" -> domain -> `intervals.Interval` on the test rows.
     """
     rows = []
     for part, models in results.items():

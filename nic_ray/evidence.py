@@ -7,7 +7,7 @@ version are kept.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired
+from typing import Any, NotRequired, Required, cast
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
@@ -22,7 +22,7 @@ IN_DOMAIN = "test in domain"
 
 
 class StoredInterval(TypedDict):
-    """A `bootstrap.Interval`; low and high are None where there are too few passages for an interval."""
+    """A `intervals.Interval`; low and high are None where there are too few passages for an interval."""
 
     difference: float
     low: float | None
@@ -48,7 +48,7 @@ class TrainedTrial(TypedDict):
     """Whether it was trained to its planned end, without being stopped or cut off before."""
 
 
-Trained = Mapping[str, Sequence[TrainedTrial]]
+TrainedTrials = Mapping[str, Sequence[TrainedTrial]]
 """Model -> the trials that it is made of."""
 
 
@@ -102,6 +102,13 @@ class StoredReading(TypedDict):
     run: str
 
 
+class PathRow(TypedDict, total=False):
+    """A `PathPoint` as it is stored, with its metrics under their names."""
+
+    alpha: Required[float]
+    retention: Required[Mapping[str, float] | None]
+
+
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -110,10 +117,10 @@ class Evidence(TypedDict, total=False):
     """Position of the weights between those of the base model (0) and the tuned ones (1)."""
     retention: Mapping[str, Mapping[str, float]] | None
     """Model -> macro metrics on the retention set minus the base model's; None without a retention set."""
-    front: list[JsonObject]
-    """Rows written by `front_row` and read by `front_points`."""
+    front: list[PathRow]
+    """Rows written by `path_row` and read by `path_points`."""
     confirmed: list[Confirmed]
-    trained: Trained
+    trained: TrainedTrials
     leaks: Mapping[str, Mapping[str, int]]
     """Way in which rows share something with the training rows -> part -> number of rows."""
     passages: Mapping[str, Mapping[str, int]]
@@ -130,7 +137,7 @@ class Evidence(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class FrontPoint:
+class PathPoint:
     """The results of one mixture of the base model's weights and the tuned weights."""
 
     alpha: float
@@ -140,15 +147,19 @@ class FrontPoint:
     """Macro metrics on the retention set minus the base model's; None without a retention set."""
 
 
-def front_row(point: FrontPoint) -> JsonObject:
+def path_row(point: PathPoint) -> PathRow:
     """A point in the form in which it is stored."""
-    return {"alpha": point.alpha, **point.metrics, "retention": point.retention}
+    return cast(PathRow, {"alpha": point.alpha, **point.metrics, "retention": point.retention})
 
 
-def front_points(rows: Iterable[JsonObject]) -> list[FrontPoint]:
-    """Read points back from the rows of `front_row`."""
+def path_points(rows: Iterable[PathRow]) -> list[PathPoint]:
+    """Read points back from the rows of `path_row`."""
     return [
-        FrontPoint(row["alpha"], {name: value for name, value in row.items() if "/" in name}, row["retention"])
+        PathPoint(
+            row["alpha"],
+            {name: value for name, value in cast(JsonObject, row).items() if "/" in name},
+            row["retention"],
+        )
         for row in rows
     ]
 
@@ -222,12 +233,40 @@ class Exported(TypedDict):
     """Folder of the bundle; None if it was not exported."""
 
 
+class TrialRow(TypedDict, total=False):
+    """A row of trials.csv and of the trials in result.json.
+
+    Besides these keys it holds the trial's hyperparameters, and its objective and tie-breaking metric, each under its
+    name; `value_in` reads them.
+    """
+
+    trial: Required[str]
+    status: Required[str]
+    """"finished", "stopped", "repeated", "failed" or "cut off"."""
+    error: str
+    """Why it failed; empty if it did not."""
+    retention: float
+    """The first metric's macro mean on the retention set, minus the base model's."""
+    best_epoch: float
+    """Epoch of the best evaluation."""
+    micro_batch_tokens: int
+    """Largest number of tokens that were computed at once, which may have been lowered where memory was short."""
+    epochs: float | None
+    """Number of epochs that it was trained for."""
+    seconds: float
+
+
+def value_in(row: TrialRow, name: str) -> Any:
+    """Return a hyperparameter or a metric of a trial; None if it has none of that name."""
+    return cast(JsonObject, row).get(name)
+
+
 class StoredResult(Evidence, Exported):
     """result.json of a search."""
 
     objective: str
     winner: Winner
-    trials: list[JsonObject]
+    trials: list[TrialRow]
     data: StoredData
     split: StoredSplit
 

@@ -24,10 +24,10 @@ def main(
     from nic_ray.search.search import resume_search
 
     with view(quiet=quiet) as shown:
-        outcome = resume_search(
+        result = resume_search(
             run_folder, runs_trials=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
         )
-    show_result(outcome)
+    show_result(result)
 
 
 if __name__ == "__main__":

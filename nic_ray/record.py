@@ -25,10 +25,6 @@ FAILURE_FILE = "failed.txt"
 """File in a trial's folder that says why the trial cannot be trained, so that it is not tried again."""
 
 
-TrialRow = dict[str, str | float | None]
-"""A row of trials.csv: the trial's name, how it ended, its hyperparameters and its best evaluation."""
-
-
 class EndedTrial(TypedDict):
     """How a trial ended, as ended.jsonl in the run folder records it, one line per trial."""
 
@@ -45,7 +41,7 @@ class EndedTrial(TypedDict):
     evaluation: NotRequired[int]
     """The number of its last evaluation, counted from 1."""
     objective: NotRequired[float]
-    """The best value of the objective that it reached."""
+    """The best value of the objective that it reached, negative for an objective of which less is better."""
 
 
 class BestState(TypedDict):

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nic_ray.config import Dimension, SearchConfig
 from nic_ray.errors import InputError
+from nic_ray.metrics.table import METRICS
 from nic_ray.record import EndedTrial, add_ended, study_url
 
 log = logging.getLogger("nic_ray.study")
@@ -26,6 +27,7 @@ NAME = "nic_ray"
 """Name of the study in its file."""
 STATUS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
 """How a trial ended, in the words of `trials.csv`."""
+_REPEAT = "-seed-"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Course:
     name: str
     status: str
     points: tuple[tuple[float, float], ...]
-    """(epoch, objective) of each evaluation."""
+    """(epoch, value) of each evaluation, with the sign of the objective itself."""
 
 
 def trial_name(number: int) -> str:
@@ -47,6 +49,16 @@ def trial_number(name: str) -> int | None:
     """The number of a trial named by `trial_name`; None for any other name, such as that of a repeated trial."""
     digits = name.removeprefix("trial-")
     return int(digits) if digits.isdigit() and name != digits else None
+
+
+def repeat_name(trial: str, seed: int) -> str:
+    """The name of the trial that trains the configuration of another one again with a seed."""
+    return f"{trial}{_REPEAT}{seed}"
+
+
+def repeated_trial(name: str) -> str:
+    """The trial whose configuration a trial trains again; the trial itself if it is none that was repeated."""
+    return name.partition(_REPEAT)[0]
 
 
 def epoch_attribute(evaluation: int) -> str:
@@ -195,7 +207,9 @@ def rebuild_study(study_file: Path, space: Mapping[str, Dimension], ended: Mappi
         )
 
 
-def read_courses(study_file: Path, statuses: Mapping[str, str]) -> tuple[optuna.Study | None, tuple[Course, ...]]:
+def read_courses(
+    study_file: Path, statuses: Mapping[str, str], objective: str
+) -> tuple[optuna.Study | None, tuple[Course, ...]]:
     """Read a study for plotting, and the courses of its trials; (None, ()) if there is no study or it is damaged.
 
     In the returned study, every ended trial that has a value counts as complete, because Optuna does not plot trials
@@ -203,24 +217,31 @@ def read_courses(study_file: Path, statuses: Mapping[str, str]) -> tuple[optuna.
 
     Args:
         statuses: how trials ended, by name, as far as it is known.
+        objective: what the study maximised; values of an objective of which less is better are given as they are, not
+            negated as Optuna has them.
     """
+    direction = METRICS[objective.partition("/")[0]].direction
     trials = _trials_in(study_file)
     if trials is None:
         return None, ()
-    drawn = optuna.create_study(direction="maximize")
+    drawn = optuna.create_study(direction="maximize" if direction > 0 else "minimize")
     for trial in trials:
         usable = trial.value is not None and trial.state.is_finished()
         drawn.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.COMPLETE if usable else TrialState.FAIL,
-                value=trial.value if usable else None,
+                value=direction * trial.value if usable else None,
                 params=trial.params,
                 distributions=trial.distributions,
             )
         )
     names = [trial_name(trial.number) for trial in trials]
     return drawn, tuple(
-        Course(name, statuses.get(name, STATUS.get(trial.state, "cut off")), tuple(evaluations(trial)))
+        Course(
+            name,
+            statuses.get(name, STATUS.get(trial.state, "cut off")),
+            tuple((epoch, direction * value) for epoch, value in evaluations(trial)),
+        )
         for name, trial in zip(names, trials, strict=True)
     )
 

@@ -43,7 +43,7 @@ class Prompts:
 NO_PROMPTS = Prompts()
 
 
-def local_folder(base_model: str) -> Path | None:
+def model_folder(base_model: str) -> Path | None:
     """Path of a base model on this machine; None for a hub id.
 
     Args:
@@ -149,7 +149,7 @@ def _tokenizer_file(base_model: str) -> Path:
 
 
 def _folder(base_model: str) -> Path:
-    if (folder := local_folder(base_model)) is not None:
+    if (folder := model_folder(base_model)) is not None:
         return folder
     from huggingface_hub import snapshot_download
 

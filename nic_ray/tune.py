@@ -51,7 +51,7 @@ def main(
             {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage},
         )
         with view(quiet=quiet) as shown:
-            outcome = resume_search(
+            result = resume_search(
                 resume, runs_trials=True, overwrite=overwrite, export_anyway=export_anyway, view=shown
             )
     else:
@@ -60,7 +60,7 @@ def main(
             {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget, "storage": storage},
         )
         with view(quiet=quiet) as shown:
-            outcome = run_search(
+            result = run_search(
                 settings,
                 out=out,
                 name=name,
@@ -69,7 +69,7 @@ def main(
                 export_anyway=export_anyway,
                 view=shown,
             )
-    show_result(outcome)
+    show_result(result)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _row_fault(error: Any, content: bytes) -> str:
     """Describe one of pydantic's errors by the field, the rule that was broken and the value that was given."""
     kind, found, place = error["type"], error["input"], error["loc"]
     if kind == "json_invalid" and content.endswith(b","):
-        return "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does"
+        return "ends in a comma, as in a JSON list; remove it, as sed 's/,[[:space:]]*$//' does"
     if kind == "json_invalid" and content.startswith(b"{'"):
         return "not JSON, but an object as Python prints it; write it with json.dumps"
     if kind == "json_invalid":

@@ -14,7 +14,7 @@ from nic_ray.bundle.files import file_sha256, write_bundle
 from nic_ray.config import DataConfig
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.errors import InputError
-from nic_ray.metrics.bootstrap import Interval
+from nic_ray.metrics.intervals import Interval
 from nic_ray.readings import readings_of
 from nic_ray.training.prepared import divide, split_sha256
 

@@ -89,6 +89,9 @@ def test_the_retention_set_is_read_under_its_former_name(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("guard: {probe: of_old.jsonl}")
     assert load_config(path).guard.retention_set == Path("of_old.jsonl")
+    for place in ("", "/somewhere/packaged_files/"):  # as a shipped file said it, and as a run recorded it
+        path.write_text(f"guard: {{probe: {place}data/probe/pairs.jsonl}}")
+        assert load_config(path).guard.retention_set == load_config(SHIPPED[0]).guard.retention_set
     path.write_text("guard: {retention_set: of_old.jsonl}")
     assert load_config(path, {"guard.probe": "other.jsonl"}).guard.retention_set == Path("other.jsonl")
 
@@ -266,7 +269,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.yaml: no such file; the configurations that come .* tune_configs/"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file; the configurations that are included are in tune_configs/"):
         load_config(tmp_path / "none.yaml")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nic_ray.metrics.bootstrap import Queries
+from nic_ray.metrics.intervals import Queries
 from nic_ray.selection.guard import Mixture, choose_mixture, falls, macro_bound, objections
 
 # 3 domains of 20 passages with 5 queries each

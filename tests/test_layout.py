@@ -262,7 +262,7 @@ NAN = "NaN, which is no JSON and stands for a missing value"
         ),
         (
             '{"query": "q", "positive": "p", "domain": "d"},',
-            "ends in a comma, as in a JSON list; take it away, as sed 's/,[[:space:]]*$//' does",
+            "ends in a comma, as in a JSON list; remove it, as sed 's/,[[:space:]]*$//' does",
         ),
         (
             "{'query': 'q', 'positive': 'p', 'domain': 'd'}",

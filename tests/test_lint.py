@@ -17,7 +17,7 @@ from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, parse_code
 from nic_ray.dataset.pairs import Pair, count_pairs, index_pairs, read_pairs
 from nic_ray.dataset.split import split_rows
 from nic_ray.errors import InputError
-from nic_ray.metrics.bootstrap import MIN_PASSAGES
+from nic_ray.metrics.intervals import MIN_PASSAGES
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT / "../shared/data/training_pairs.jsonl"

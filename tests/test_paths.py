@@ -63,7 +63,7 @@ def test_a_study_lies_where_its_run_folder_is_and_is_read_again(fresh, name):
     found = study.open_study(study_file)
     assert len(found.trials) == 1
     found._storage._backend.engine.dispose()
-    assert len(study.read_courses(study_file, {})[0].trials) == 1
+    assert len(study.read_courses(study_file, {}, "mrr/macro")[0].trials) == 1
 
 
 @several(100)

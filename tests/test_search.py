@@ -264,7 +264,7 @@ def test_places_that_cannot_be_written_are_refused_and_none_is_made(tmp_path):
     refuse_unwritable(tmp_path / "new" / "runs", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     for folder, fault in (
-        (tmp_path / "file" / "runs", "file is no folder"),
+        (tmp_path / "file" / "runs", "file is not a folder"),
         (Path("/proc/1/runs"), "cannot be written"),
     ):
         with pytest.raises(InputError, match=rf"^{folder}: nothing can be kept there \(.*{fault}\); name others"):
@@ -438,9 +438,9 @@ def test_a_run_goes_on_with_the_weights_of_its_base_model(prepared, tmp_path):
     started = json.loads(json.dumps(describe_start(prepared)))
     refuse_other_start(prepared, started, tmp_path)
     refuse_other_start(prepared, {**started, "base_weights_sha256": prepared.encoder.weights_sha256}, tmp_path)
-    with pytest.raises(InputError, match=r"holds other weights than when .* was started"):
+    with pytest.raises(InputError, match=r"has other weights than at the start of"):
         refuse_other_start(prepared, started | {"base_weights_sha256": "0"}, tmp_path)
-    with pytest.raises(InputError, match="is split otherwise than when"):
+    with pytest.raises(InputError, match="is split differently from the start of"):
         refuse_other_start(prepared, started | {"split": {}}, tmp_path)
     with pytest.raises(InputError, match="has changed since"):
         refuse_other_start(prepared, started | {"data": {}}, tmp_path)
@@ -574,7 +574,7 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
         raise KeyboardInterrupt
 
     steps = {
-        "_train": lambda *_, **__: (search.Trained(prepared, {}, None, [], [], []), None),
+        "_train": lambda *_, **__: (search.SearchedTrials(prepared, {}, None, [], [], []), None),
         "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True),
         "_export": None,
         "_write_trials": lambda *_: None,

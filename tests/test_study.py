@@ -19,7 +19,7 @@ def test_other_names_have_no_number(name):
 
 def test_courses_are_those_of_the_study_and_a_damaged_one_has_none(tmp_path):
     file = tmp_path / "study.db"
-    assert read_courses(file, {}) == (None, ())
+    assert read_courses(file, {}, "mrr/macro") == (None, ())
     opened = storage(file)
     study = optuna.create_study(study_name="nic_ray", storage=opened, direction="maximize")
     for state in ("COMPLETE", "PRUNED", "FAIL"):
@@ -33,7 +33,7 @@ def test_courses_are_those_of_the_study_and_a_damaged_one_has_none(tmp_path):
         )
     study.ask()
     opened.engine.dispose()
-    drawn, courses = read_courses(file, {"trial-000": "repeated"})
+    drawn, courses = read_courses(file, {"trial-000": "repeated"}, "mrr/macro")
     assert [trial.state.name for trial in drawn.trials] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
     points = ((0.5, 0.5), (1.0, 0.6))
     assert courses == (
@@ -43,7 +43,7 @@ def test_courses_are_those_of_the_study_and_a_damaged_one_has_none(tmp_path):
         Course("trial-003", "cut off", ()),
     )
     file.write_bytes(b"damaged")
-    assert read_courses(file, {}) == (None, ())
+    assert read_courses(file, {}, "mrr/macro") == (None, ())
 
 
 def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):

@@ -16,7 +16,7 @@ from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.metrics import table
-from nic_ray.metrics.bootstrap import Queries
+from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, Metric, label_of, objectives, order_key, recall_at
 from nic_ray.model.activations import feed, upper_for

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
-from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, front_points
+from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
@@ -244,8 +244,8 @@ def _readings_section(metadata: Metadata) -> str:
     if not readings:
         return ""
     told = describe_readings(readings) or (
-        "The test rows were read once, after everything was chosen. So say the run that made the model and those "
-        "beside it; what is read after the export stands in the run folder alone"
+        "The test rows were read once, after everything was chosen, according to the run that made the model "
+        "and those beside it; later readings are recorded only in the run folder"
     )
     return f"## Readings of the test part\n\n{told[0].upper()}{told[1:]}.\n\n{_table(COLUMNS, cells_of(readings))}"
 
@@ -272,7 +272,7 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
             *(f"{point.metrics[f'{name}/macro']:.3f}" for name in METRICS),
             *_kept(point.retention),
         ]
-        for point in front_points(metadata["front"])
+        for point in path_points(metadata["front"])
     ]
     (first, *others), kept = labels, [f"retention {label}" for label in labels]
     yield _table(["alpha", f"{first} macro, validation", *others, *kept], rows)

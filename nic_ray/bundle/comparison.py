@@ -18,7 +18,7 @@ from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata, StoredSplit
-from nic_ray.metrics.bootstrap import Interval, Queries, count_passages, paired_intervals
+from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
@@ -393,7 +393,7 @@ def _rows(
     collection, parts = divide(read, data)
     if sha256 not in (None, split_sha256(collection, parts)):
         raise InputError(
-            "the pairs are split otherwise than when the model was trained, by another version of nic_ray: rows that "
+            "the pairs are split differently from when the model was trained, by another version of nic_ray: rows that "
             "it was trained on may be among those held back now; train and export it again, or read --split all"
         )
     return collection, np.flatnonzero(parts == split).tolist()

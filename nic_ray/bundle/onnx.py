@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from nic_ray.bundle.comparison import rows_of_model
 from nic_ray.bundle.names import CARD, WEIGHTS
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
-from nic_ray.evidence import JsonObject
 from nic_ray.hardware import usable_cpus
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
@@ -57,6 +56,24 @@ class Parity:
     """"model" and "graph" -> "p50" and "p95" of the time from a query's text to its embedding, on one core."""
     bytes: Mapping[str, int]
     """Size of the file of weights, for "model" and "graph"."""
+
+
+class GraphMetadata(TypedDict):
+    """metadata.json of a folder with a graph; `files.find_faults` adds the hashes of its files."""
+
+    name: str
+    base_model: str
+    base_weights_sha256: str | None
+    format: Format
+    converted_from: Mapping[str, str | None]
+    """"name" and "weights_sha256" of the bundle."""
+    max_tokens: int
+    prompts: Mapping[str, str]
+    """"query" and "passage" -> what is put before such a text."""
+    pairs: Mapping[str, str]
+    """"name" and "sha256" of the file that it was measured on."""
+    parity: Mapping[str, Any]
+    """A `Parity`."""
 
 
 def convert(
@@ -95,11 +112,11 @@ def convert(
         if form == "int8":
             say("storing its matrices in 8 bits")
             _quantize(work / GRAPH)
-        say(f"holding it against the model, on texts of {pairs}")
+        say(f"comparing it with the model, on texts of {pairs}")
         parity = _measure(model, collection, rows, work, folder / WEIGHTS)
         _refuse_other_model(form, parity)
         source = {"name": metadata["name"], "weights_sha256": metadata["files"].get(WEIGHTS)}
-        written = {
+        written: GraphMetadata = {
             "name": out.name,
             "base_model": metadata["base_model"],
             "base_weights_sha256": metadata.get("base_weights_sha256"),
@@ -326,7 +343,7 @@ def _refuse_other_model(form: Format, parity: Parity) -> None:
         )
 
 
-def _readme(name: str, form: Format, metadata: JsonObject, parity: Parity) -> str:
+def _readme(name: str, form: Format, metadata: GraphMetadata, parity: Parity) -> str:
     weights = "8-bit weights" if form == "int8" else "fp32"
     rows = "\n".join(
         f"| {label} | {parity.recall[key]:.4f} | {parity.milliseconds[key]['p50']:.1f} ms | "

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from nic_ray.domains import AT_EACH_END, changes_of, shown_domains
-from nic_ray.evidence import Intervals, Trained, TrainedTrial
+from nic_ray.evidence import Intervals, TrainedTrial, TrainedTrials
 from nic_ray.metrics.table import METRICS, PRIMARY
 
 COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73"}
@@ -13,7 +13,7 @@ MARKS = {"base": "o", "first trial": "s", "tuned": "D"}
 NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner"}
 
 
-def with_epochs(name: str, model: str, trained: Trained) -> str:
+def with_epochs(name: str, model: str, trained: TrainedTrials) -> str:
     """A model's name for tables and figures, followed by the number of epochs of its training where that is known.
 
     Args:
@@ -24,12 +24,12 @@ def with_epochs(name: str, model: str, trained: Trained) -> str:
     return f"{name} ({epochs})" if epochs else name
 
 
-def epochs_of(model: str, trained: Trained) -> str:
+def epochs_of(model: str, trained: TrainedTrials) -> str:
     """The number of epochs that a model was trained for, with the unit; empty where it is not known."""
     return _epochs(trained.get(model, ()))
 
 
-def described_training(trained: Trained, names: Mapping[str, str] | None = None) -> str:
+def described_training(trained: TrainedTrials, names: Mapping[str, str] | None = None) -> str:
     """Describe in one line how long each trial of the models was trained.
 
     Args:
@@ -43,7 +43,7 @@ def described_training(trained: Trained, names: Mapping[str, str] | None = None)
     )
 
 
-def cut_off(trained: Trained) -> str | None:
+def cut_off(trained: TrainedTrials) -> str | None:
     """A warning about a first trial that was not trained to its end; None if it was."""
     short = [trial for trial in trained.get("first trial", ()) if not trial["finished"]]
     if not short:
@@ -69,7 +69,7 @@ def _epochs(trials: Sequence[TrainedTrial]) -> str:
 def recall_png(
     results: Mapping[str, Mapping[str, float]],
     intervals: Intervals,
-    trained: Trained | None = None,
+    trained: TrainedTrials | None = None,
 ) -> bytes:
     """Draw the primary metric of each model in each domain with its interval, as a PNG.
 

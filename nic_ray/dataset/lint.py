@@ -15,7 +15,7 @@ from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.pairs import Pair, count_by_domain
 from nic_ray.domains import AT_EACH_END
 from nic_ray.errors import InputError
-from nic_ray.metrics.bootstrap import MIN_PASSAGES
+from nic_ray.metrics.intervals import MIN_PASSAGES
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 HELD_BACK_SHARE = 0.2

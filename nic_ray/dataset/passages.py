@@ -41,7 +41,7 @@ def read_corpus(path: Path) -> list[Passage]:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read as UTF-8 text ({error}); convert it, or take it away") from None
+            raise InputError(f"{file}: cannot be read as UTF-8 text ({error}); convert it, or remove it") from None
         for passage in _passages(text):
             found.setdefault(passage, Passage(passage, domain))
     if not found:

@@ -11,7 +11,7 @@ from nic_ray.errors import InputError, in_one_line
 from nic_ray.model.blocks import QuickDropout
 from nic_ray.model.cut import Upper, blocks_of, plain_blocks, run, segment, tail_of
 from nic_ray.model.encoder import Encoder
-from nic_ray.tokens import Prompts, local_folder, not_on_the_hub, prompts_of
+from nic_ray.tokens import Prompts, model_folder, not_on_the_hub, prompts_of
 
 # Sentence Transformers and Transformers take seconds to import and are needed only where a model is loaded
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def load(base_model: str) -> Encoder:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # reading 90 MB is over before the bar can be read
-    folder = local_folder(base_model)
+    folder = model_folder(base_model)
     model = _load_from_hub(base_model) if folder is None else _load_folder(base_model, folder)
     transformer = getattr(model[0], "auto_model", None)
     if transformer is not None:
@@ -74,7 +74,7 @@ def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None
     Raises:
         InputError: the base model is on this machine but cannot be loaded.
     """
-    if weights_sha256 is None or local_folder(base_model) is None:
+    if weights_sha256 is None or model_folder(base_model) is None:
         return None
     found = load(base_model).weights_sha256
     if found == weights_sha256:

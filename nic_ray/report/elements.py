@@ -45,7 +45,8 @@ def read_run(run_folder: Path) -> FinishedRun:
         InputError: there is no sound result.json, queries.json or config.yaml.
     """
     files, result = RunFolder(run_folder), read_result(run_folder)
-    study, courses = read_courses(files.study, {row["trial"]: row["status"] for row in result["trials"]})
+    statuses = {row["trial"]: row["status"] for row in result["trials"]}
+    study, courses = read_courses(files.study, statuses, result["objective"])
     return FinishedRun(run_folder, load_config(files.config), result, read_retrieved(run_folder), study, courses)
 
 

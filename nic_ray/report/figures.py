@@ -2,7 +2,6 @@
 
 import html
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from plotly.colors import sample_colorscale
 from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
 from nic_ray.config import Config
 from nic_ray.domains import AT_EACH_END, changes_of
-from nic_ray.evidence import JsonObject, StoredInterval, front_points
+from nic_ray.evidence import StoredInterval, TrialRow, path_points, value_in
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.report.elements import (
     CYCLE,
@@ -32,6 +31,7 @@ from nic_ray.report.elements import (
     values_of,
 )
 from nic_ray.run_folder import RunFolder
+from nic_ray.study import trial_number
 
 STATUS_COLOURS = {
     "finished": "#009E73",
@@ -114,7 +114,7 @@ def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]
 
 def retention(run: FinishedRun) -> Html:
     """Gain against retention, for each mixture of the base model's weights and the tuned weights."""
-    measured = front_points(run.result.get("front", []))
+    measured = path_points(run.result.get("front", []))
     points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
     if not points:
         yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.retention_set.")
@@ -193,7 +193,7 @@ def rungs(run: FinishedRun) -> Html:
     """The number of epochs that each trial was trained for, and the rungs at which ASHA could stop it."""
     courses = [each for each in run.courses if each.points or each.status == "failed"]
     if not courses:
-        yield sentence("The study says of no trial how many epochs it was trained.")
+        yield sentence("The study records no trial's number of epochs.")
         return
     figure = go.Figure()
     for status, colour in STATUS_COLOURS.items():
@@ -216,8 +216,8 @@ def rungs(run: FinishedRun) -> Html:
     figure.update_yaxes(categoryorder="array", categoryarray=[each.name for each in reversed(courses)], dtick=1)
     yield figure_html("rungs", figure, height=150 + 26 * len(courses))
     yield sentence(
-        f"At each rung, ASHA lets about the best 1 in {search.reduction_factor:g} of those that have come there go on. "
-        "A trial is judged at its first evaluation at the rung or past it."
+        f"At each rung, ASHA lets about the best 1 in {search.reduction_factor:g} of the trials that have reached it "
+        "continue. A trial is judged at its first evaluation at the rung or past it."
     )
 
 
@@ -245,29 +245,30 @@ def parallel(run: FinishedRun) -> Html:
     """The settings of all trials on parallel axes, each trial coloured by its objective."""
     names = list(run.config.space)
     objective = run.result["objective"]
-    trials = [row for row in run.result["trials"] if all(row.get(name) is not None for name in [*names, objective])]
-    trials = [row for row in trials if re.fullmatch(r"trial-\d+", row["trial"])]
+    trials = [row for row in run.result["trials"] if all(value_in(row, key) is not None for key in [*names, objective])]
+    trials = [row for row in trials if trial_number(row["trial"]) is not None]
     if len(trials) < 2:
         yield sentence("Needs at least two trials with a value.")
         return
     # drawn as lines, because plotly's parallel-coordinates figure needs WebGL, which not every browser has
     columns = [*names, objective]
-    scales = {name: _scale([row[name] for row in trials], _is_log(run.config, name)) for name in columns}
+    scales = {name: _scale([value_in(row, name) for row in trials], _is_log(run.config, name)) for name in columns}
     figure = go.Figure()
-    values = [row[objective] for row in trials]
+    values = [value_in(row, objective) for row in trials]
     low, high = min(values), max(values)
     shades = [0.5 if high == low else (value - low) / (high - low) for value in values]
     for row, shade in sorted(zip(trials, shades, strict=True), key=lambda pair: pair[1]):
         figure.add_scatter(
             x=list(range(len(columns))),
-            y=[scales[name](row[name]) for name in columns],
+            y=[scales[name](value_in(row, name)) for name in columns],
             mode="lines+markers",
             line={"color": sample_colorscale("Cividis", [1 - shade])[0], "width": 1.5 + 2.5 * shade},
             marker={"size": 6},
             name=row["trial"],
             showlegend=False,
             text=[
-                f"{row['trial']}, {_figures(row, 'epochs', '.3g')} epochs<br>{label(name)} {label(_short(row[name]))}"
+                f"{row['trial']}, {_figures(row, 'epochs', '.3g')} epochs<br>"
+                f"{label(name)} {label(_short(value_in(row, name)))}"
                 for name in columns
             ],
             hovertemplate="%{text}<extra></extra>",
@@ -305,7 +306,7 @@ def parallel(run: FinishedRun) -> Html:
 
 def importance(run: FinishedRun) -> Html:
     """The share of the objective's variance that each setting explains."""
-    names = [name for name in run.config.space if len({str(row.get(name)) for row in run.result["trials"]}) > 1]
+    names = [name for name in run.config.space if len({str(value_in(row, name)) for row in run.result["trials"]}) > 1]
     if run.study is None or len(values_of(run.study)) < 4 or not names or len(set(values_of(run.study))) < 2:
         yield sentence(
             f"Needs four trials with a value, that differ in it and in their settings; this search has "
@@ -347,8 +348,9 @@ def timing(run: FinishedRun) -> Html:
     yield sentence(f"Together {sum(row['seconds'] for row in trials) / 60:.1f} minutes in {len(trials)} trials.")
 
 
-def _figures(row: JsonObject, name: str, form: str) -> str:
-    return "–" if row.get(name) is None else format(row[name], form)
+def _figures(row: TrialRow, name: str, form: str) -> str:
+    value = value_in(row, name)
+    return "–" if value is None else format(value, form)
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def split(run: FinishedRun) -> Html:
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
         yield sentence(
-            "Readings of the test rows, those of other runs beside this one that hold back the same included:"
+            "Readings of the test rows, including those by neighbouring runs with the same held-back rows:"
         )
         yield table(COLUMNS, cells_of(readings))
     leaks = run.result.get("leaks")

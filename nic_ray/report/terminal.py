@@ -7,7 +7,7 @@ from nic_ray import console
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.evidence import IN_DOMAIN, Evidence, Results, front_points
+from nic_ray.evidence import IN_DOMAIN, Evidence, Results, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
@@ -21,13 +21,13 @@ PARTS = {
 }
 
 
-def show_result(outcome: SearchResult) -> None:
+def show_result(result: SearchResult) -> None:
     """Print the results of a search.
 
     Raises:
         RunError: the model was not exported because of the guard's objections.
     """
-    judgement = outcome.judgement
+    judgement = result.judgement
     trained = judgement.evidence["trained"]
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
@@ -36,16 +36,17 @@ def show_result(outcome: SearchResult) -> None:
         console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
-    console.say(f"all trials: {outcome.run_folder}/trials.csv; all domains: {RunFolder(outcome.run_folder).domains}")
-    if RunFolder(outcome.run_folder).report.exists():
-        console.say(f"report, for any browser: {RunFolder(outcome.run_folder).report}")
-    if outcome.folder is None:
+    files = RunFolder(result.run_folder)
+    console.say(f"all trials: {files.trials}; all domains: {files.domains}")
+    if files.report.exists():
+        console.say(f"report, for any browser: {files.report}")
+    if result.folder is None:
         listed = "\n  ".join(judgement.evidence["guard"]["objections"])
         raise RunError(
             f"not exported:\n  {listed}\nthe run is kept; to export it all the same, with these objections in its "
-            f"model card: python -m nic_ray.export {shlex.quote(str(outcome.run_folder))} --export-anyway"
+            f"model card: python -m nic_ray.export {shlex.quote(str(result.run_folder))} --export-anyway"
         )
-    console.say_how_to_load(outcome.folder)
+    console.say_how_to_load(result.folder)
 
 
 def describe_part(part: str) -> str:
@@ -130,15 +131,15 @@ def _changes(retention: Mapping[str, float]) -> str:
 def _front(evidence: Evidence) -> Iterator[str]:
     label = METRICS[PRIMARY].label
     yield f"\nbetween the base model (0) and the tuned one (1), validation {label} against retention:"
-    for point in front_points(evidence["front"]):
+    for point in path_points(evidence["front"]):
         kept = "" if point.retention is None else f"  {point.retention[PRIMARY]:+.3f}"
         chosen = "  <- chosen" if point.alpha == evidence["alpha"] else ""
         yield f"  {point.alpha:.1f}: {point.metrics[f'{PRIMARY}/macro']:.3f}{kept}{chosen}"
 
 
 def _words(results: Results) -> Iterator[str]:
-    if lexical := results.get("test", {}).get("BM25"):
-        figures = ", ".join(f"{metric.label} {lexical[f'{name}/macro']:.3f}" for name, metric in METRICS.items())
+    if bm25 := results.get("test", {}).get("BM25"):
+        figures = ", ".join(f"{metric.label} {bm25[f'{name}/macro']:.3f}" for name, metric in METRICS.items())
         yield f"\na search by words (BM25) finds macro {figures} on the test rows"
 
 

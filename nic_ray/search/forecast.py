@@ -118,11 +118,11 @@ def forecast(config: Config) -> Forecast:
         rates = measured(config, 1, placement.threads, "cpu")
         prepared = replace(prepared, bf16=config.train.precision == "bf16")
         unknown: Any = dict.fromkeys(TIMES)
-        return replace(reckoned(prepared, rates, placement, cpus, retention_set), **unknown)
+        return replace(estimate(prepared, rates, placement, cpus, retention_set), **unknown)
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials per GPU, or on the CPUs
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
-    return reckoned(prepared, rates, placement, gpus or cpus, retention_set)
+    return estimate(prepared, rates, placement, gpus or cpus, retention_set)
 
 
 def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
@@ -135,7 +135,7 @@ def measured(config: Config, processes: int, threads: int, device: str) -> Rates
     return Rates(*map(float, means))
 
 
-def reckoned(
+def estimate(
     prepared: Prepared, rates: Rates, placement: Placement, processors: int, retention_tokens: int
 ) -> Forecast:
     """Forecast what a search will take at the given rates.

@@ -120,7 +120,7 @@ def end_of(trial: Any) -> str:
     return "repeated" if last.get("epoch", 0.0) >= trial.config.get(END_EPOCH, math.inf) else "stopped"
 
 
-def has_run_long_enough(trial_id: str, result: TuneResult) -> bool:
+def has_reached_its_end(trial_id: str, result: TuneResult) -> bool:
     """Whether a trial of `FixedSearch` should be stopped here; a trial that has finished need not be killed."""
     return bool(result["epoch"] >= result["config"][END_EPOCH] and not result.get("finished"))
 

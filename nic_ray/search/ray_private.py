@@ -18,6 +18,7 @@ KNOWN = "2.60"
 NAMES = (
     ("ray._private.worker", "print_to_stdstream"),
     ("ray._private.gcs_utils", "create_gcs_channel"),
+    ("ray._private.runtime_env.constants", "RAY_JOB_CONFIG_JSON_ENV_VAR"),  # the variable itself has this name
     ("ray._private.services", "canonicalize_bootstrap_address"),
     ("ray.core.generated.gcs_service_pb2", "GetClusterIdRequest"),
     ("ray.core.generated.gcs_service_pb2_grpc", "NodeInfoGcsServiceStub"),

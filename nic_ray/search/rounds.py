@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import optuna
 import ray
@@ -16,11 +17,12 @@ from ray.tune.search import Searcher
 
 from nic_ray.config import Config, TrainConfig, trial_config
 from nic_ray.errors import InputError, RunError
+from nic_ray.evidence import TrialRow
 from nic_ray.metrics.table import PRIMARY, TIE_BREAKER
 from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.model.cache import StoredInputs, opened
 from nic_ray.progress import TrialBatch, View
-from nic_ray.record import TrialRow, checkpoints, last_state, read_ended
+from nic_ray.record import checkpoints, last_state, read_ended
 from nic_ray.remote import exists, folders, pull
 from nic_ray.run_folder import RunFolder
 from nic_ray.search import ray_hooks, worker
@@ -29,7 +31,16 @@ from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.run import Run
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.selection.retention import RetentionSet, retention_of
-from nic_ray.study import end_unfinished, open_study, rebuild_study, restore_ledger_rows, trial_name
+from nic_ray.study import (
+    end_unfinished,
+    open_study,
+    rebuild_study,
+    repeat_name,
+    repeated_trial,
+    restore_ledger_rows,
+    trial_name,
+    trial_number,
+)
 from nic_ray.training.prepared import Prepared
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
@@ -149,12 +160,12 @@ def run_trials_again(setup: SearchSetup, finalists: Sequence[Candidate]) -> dict
             _batch(setup, "again", len(missing), longest),
             experiment=CONFIRMING,
             searcher=ray_hooks.FixedSearch(missing),
-            stop=ray_hooks.has_run_long_enough,
+            stop=ray_hooks.has_reached_its_end,
         )
     fetch_checkpoints(setup.run)
     if setup.run.mirror:
         ray_hooks.back_up(run_folder, setup.run.mirror)
-    return {name: row["sample"] for name, row in ended.items() if "-seed-" in name} | wanted
+    return {name: row["sample"] for name, row in ended.items() if trial_number(name) is None} | wanted
 
 
 def run_round(
@@ -234,22 +245,20 @@ def result_of_trials(
         state, end = last_state(run_folder, name), ended.get(name)
         if state is None and end is None:
             continue
-        row: TrialRow = {"trial": name, "status": end["status"] if end else "cut off", **sample}
+        row = cast(TrialRow, {"trial": name, "status": end["status"] if end else "cut off", **sample})
         if state is not None:
             best = best_of(name, trial_config(prepared.config.train, sample), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
             candidates.append(replace(best, weights={}, epochs=epochs))
-            retained = None if retention_set is None else retention_of(prepared, retention_set, best)
-            row |= {
-                objective: best.metrics[objective],
-                f"{TIE_BREAKER}/macro": best.metrics[f"{TIE_BREAKER}/macro"],
-                **({} if retained is None else {"retention": retained[PRIMARY]}),
-                "best_epoch": best.metrics["epoch"],
-                "micro_batch_tokens": state.get("micro_batch_tokens", best.config.micro_batch_tokens),
-                "epochs": epochs,
-                "seconds": end["seconds"] if end else 0.0,
-            }
-        rows.append(row | {"error": end["error"] if end else ""})
+            row = cast(TrialRow, row | {key: best.metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")})
+            if retention_set is not None:
+                row["retention"] = retention_of(prepared, retention_set, best)[PRIMARY]
+            row["best_epoch"] = best.metrics["epoch"]
+            row["micro_batch_tokens"] = state.get("micro_batch_tokens", best.config.micro_batch_tokens)
+            row["epochs"] = epochs
+            row["seconds"] = end["seconds"] if end else 0.0
+        row["error"] = end["error"] if end else ""
+        rows.append(row)
     return RoundResult(best_first(candidates, objective), rows)
 
 
@@ -268,7 +277,7 @@ def pick_winner(
     ended, objective = read_ended(setup.run.folder), setup.prepared.config.search.objective
     # a training that was cut off or has failed says nothing about its configuration
     known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.COMPLETED]
-    tried = [[each, *(other for other in known if other.name.startswith(f"{each.name}-"))] for each in finalists]
+    tried = [[each, *(other for other in known if repeated_trial(other.name) == each.name)] for each in finalists]
     winner, confirmations = confirm(tried, objective)
     return winner, confirmations if known else []
 
@@ -291,7 +300,7 @@ def retraining_samples(candidates: Sequence[Candidate], config: Config) -> dict[
     for candidate in candidates:
         for further in range(1, config.confirm.seeds + 1):
             seed = candidate.config.seed + further
-            name = f"{candidate.name}-seed-{seed}"
+            name = repeat_name(candidate.name, seed)
             sample = {setting: getattr(candidate.config, setting) for setting in config.space}
             samples[name] = sample | {"seed": seed, ray_hooks.TRIAL_NAME: name, ray_hooks.END_EPOCH: candidate.epochs}
     return samples

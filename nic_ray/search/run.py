@@ -179,7 +179,7 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
     anew = shlex.join([str(file), *itertools.chain(*others.items())])
     raise InputError(
         f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
-        "run, to the end that it was started for; leave it away. For other settings, or more trials than the "
+        "run, to the end that it was started for; omit it. For other settings, or more trials than the "
         "run has in all, start a new search; the output of the frozen blocks is kept for it: "
         f"python -m nic_ray.tune {anew} --name NAME"
     )
@@ -210,8 +210,8 @@ def refuse_other_settings(run_folder: Path, config: Config, started: StartedSett
     if differences:
         file = RunFolder(run_folder).config
         raise InputError(
-            f"{file}: not those of the start ({'; '.join(differences)}), and trials of both cannot be compared. "
-            f"Put the old values back to go on, or start a new search with the new ones: "
+            f"{file}: differs from the settings at the start ({'; '.join(differences)}), and trials of both cannot be "
+            f"compared. Put the old values back to go on, or start a new search with the new ones: "
             f"python -m nic_ray.tune {shlex.quote(str(file))}"
         )
 
@@ -261,7 +261,7 @@ def refuse_unwritable(*folders: Path) -> None:
     for folder in folders:
         place = _existing(folder.absolute())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            fault = f"{place} cannot be written" if place.is_dir() else f"{place} is no folder"
+            fault = f"{place} cannot be written" if place.is_dir() else f"{place} is not a folder"
             raise InputError(f"{folder}: nothing can be kept there ({fault}); name others with --out and --run-dir")
 
 

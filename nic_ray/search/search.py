@@ -18,12 +18,12 @@ from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
-from nic_ray.evidence import StoredReading, StoredResult
+from nic_ray.evidence import StoredReading, StoredResult, TrialRow
 from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import budget, inputs_by_depth, opened
 from nic_ray.progress import View
 from nic_ray.readings import note_reading
-from nic_ray.record import TrialRow, last_state, locked, logging_to, training_log
+from nic_ray.record import last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import trains_on_gpus
@@ -36,7 +36,7 @@ from nic_ray.selection.scoring import Scorer, deepest
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, final, judge
 from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
 
-NOTED = (
+LOGGED = (
     "nic_ray.progress",
     "nic_ray.trackers",
     "nic_ray.report",
@@ -51,7 +51,7 @@ NOTED = (
 
 
 @dataclass(frozen=True)
-class Trained:
+class SearchedTrials:
     """What the trials of a search have produced, from which one model is selected."""
 
     prepared: Prepared
@@ -96,7 +96,7 @@ def run_search(
             "space: names nothing to search; add a hyperparameter, or train one configuration with "
             "python -m nic_ray.train"
         )
-    _refuse_what_is_of_no_use(config)
+    _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
@@ -120,14 +120,14 @@ def resume_search(where: str, *, runs_trials: bool, overwrite: bool, export_anyw
     """
     command = "tune --resume" if runs_trials else "export"
     run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway)
-    _refuse_what_is_of_no_use(config)
+    _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     refuse_other_start(prepared, started, run.folder)
     return _search(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
 
 
-def _refuse_what_is_of_no_use(config: Config) -> None:
+def _refuse_unusable_settings(config: Config) -> None:
     """Check the GPU settings, what Ray needs, and the tracker if one is named, before pairs and model are read."""
     trains_on_gpus(config)  # raises an error that says why it cannot
     refuse_what_ray_cannot_use()
@@ -157,7 +157,7 @@ def _search(
     """Search as far as that has not been done, select a model, export it."""
     with (
         locked(run.folder),
-        logging_to(run.files.log, NOTED),
+        logging_to(run.files.log, LOGGED),
         _warnings_logged(),
         explaining_a_full_disk(run),
         explaining_an_interrupt(run),
@@ -170,18 +170,18 @@ def _search(
             )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        trained, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
-        _write_trials(run.files.trials, trained.rows)
-        if len(trained.best) > 1 and prepared.config.search.averaged_trials != 1:
-            others = len(trained.best) - 1
+        searched, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
+        _write_trials(run.files.trials, searched.rows)
+        if len(searched.best) > 1 and prepared.config.search.averaged_trials != 1:
+            others = len(searched.best) - 1
             view.say(f"averaging: trying whether the mean with any of {others} other trials is better than the best")
         judgement = judge(
-            trained.prepared,
-            trained.inputs,
+            searched.prepared,
+            searched.inputs,
             Contestants(
-                trained.first,
-                (_with_weights(run.folder, candidate) for candidate in trained.best),
-                trained.confirmations,
+                searched.first,
+                (_with_weights(run.folder, candidate) for candidate in searched.best),
+                searched.confirmations,
             ),
             retention_set,
             export_anyway=run.export_anyway,
@@ -189,11 +189,11 @@ def _search(
             note_reading=functools.partial(_note_reading, run, prepared),
         )
         folder = run.bundle if judgement.may_be_exported else None
-        result = SearchResult(folder, run.folder, judgement, trained.first, trained.rows)
-        _write_result(result, trained.prepared, bundle=None)
+        result = SearchResult(folder, run.folder, judgement, searched.first, searched.rows)
+        _write_result(result, searched.prepared, bundle=None)
         if folder is not None:
-            _export(trained, judgement, run, view)
-            _write_result(result, trained.prepared, bundle=folder)
+            _export(searched, judgement, run, view)
+            _write_result(result, searched.prepared, bundle=folder)
         _write_page(run, view.say)
         _copy_results(run)
         return result
@@ -201,7 +201,7 @@ def _search(
 
 def _train(
     prepared: Prepared, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
-) -> tuple[Trained, RetentionSet | None]:
+) -> tuple[SearchedTrials, RetentionSet | None]:
     """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
     from nic_ray.search import cluster, rounds, trackers
@@ -258,7 +258,7 @@ def _train(
     first = next((each for each in searched.best if each.name == trial_name(0)), None)
     first = None if first is None else _with_weights(run.folder, first)
     rows = searched.rows + again.rows
-    return Trained(prepared, inputs, first, [winner, *others], confirmations, rows), retention_set
+    return SearchedTrials(prepared, inputs, first, [winner, *others], confirmations, rows), retention_set
 
 
 def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
@@ -284,16 +284,16 @@ def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReadin
     return readings
 
 
-def _export(trained: Trained, judgement: Judgement, run: Run, view: View) -> None:
+def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> None:
     """Write the bundle, and its copy if `storage` is a URI."""
-    prepared, winner = trained.prepared, judgement.winner
+    prepared, winner = searched.prepared, judgement.winner
     if prepared.config.refit == "all":
         view.say(f"training {winner.name} again on all {len(prepared.parts)} rows")
     view.say(f"exporting {winner.name} to {run.bundle}")
     members = winner.members or (winner,)
     export(
         prepared,
-        final(prepared, trained.inputs, judgement),
+        final(prepared, searched.inputs, judgement),
         {**judgement.evidence, "results": judgement.results, "run": str(run.folder)},
         run.bundle,
         training_log="".join(training_log(run.folder, member.name) for member in members),

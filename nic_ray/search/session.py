@@ -51,7 +51,7 @@ def refuse_what_ray_cannot_use() -> None:
     Raises:
         InputError: Ray could not start on this machine, or there is no cluster at RAY_ADDRESS.
     """
-    _settle_switches()
+    _set_switches()
     if not joins_a_cluster():
         _refuse_temporary_folder()
         _refuse_token_file()
@@ -71,7 +71,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         InputError: the cluster cannot be joined.
         RunError: Ray does not start.
     """
-    _settle_switches()
+    _set_switches()
     joins = joins_a_cluster()
     handlers = logging.getLogger("ray").handlers[:]
     import ray
@@ -103,7 +103,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
             ) from None
         # Ray removes our handlers instead, and its errors would go to stderr, tracebacks included
         logging.getLogger("ray").handlers = handlers
-        hand_messages_to(_note_what_ray_says)
+        hand_messages_to(_log_ray_messages)
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
             view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
@@ -120,20 +120,20 @@ def import_ray() -> None:
     Raises:
         RunError: the installed Ray lacks a name that this project uses.
     """
-    _settle_switches()
+    _set_switches()
     handlers = logging.getLogger("ray").handlers[:]
     refuse_unknown_ray()  # imports it
     logging.getLogger("ray").handlers = handlers  # Ray has added one for stderr beside ours
 
 
-def _settle_switches() -> None:
+def _set_switches() -> None:
     """Set Ray's switches, which Ray reads when it is imported."""
     for switch, value in RAY_SWITCHES.items():
         if not (switch == "RAY_AUTH_MODE" and joins_a_cluster()):  # another cluster has its own setting
             os.environ.setdefault(switch, value)
 
 
-def _note_what_ray_says(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+def _log_ray_messages(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     """Log what Ray's own processes say, for example about the death of a worker, instead of printing it."""
     for line in data["lines"]:
         logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
@@ -208,7 +208,7 @@ def _fault_of_token(file: Path) -> str:
     try:
         return "" if file.read_text(encoding="utf-8").strip() else "it is empty"
     except UnicodeDecodeError:
-        return "it is no text"
+        return "it is not text"
     except OSError as error:
         return str(error.strerror)
 
@@ -251,5 +251,5 @@ def _refuse_address(address: str) -> None:
 def _cannot_be_joined(address: str, said: str) -> InputError:
     return InputError(
         f"RAY_ADDRESS={address}: no Ray cluster can be joined there ({' '.join(said.split())[:200]}); unset it, and "
-        "leave --address away, to search on this machine"
+        "omit --address to search on this machine"
     )

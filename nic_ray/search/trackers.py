@@ -83,6 +83,6 @@ def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
     except Exception as error:  # each kind of store raises its own errors
         raise InputError(
             f"trackers.mlflow: {config.mlflow} cannot be used ({' '.join(str(error).split())[:200]}); name a store "
-            "such as sqlite:///mlflow.db or the address of a server that runs, or leave it away"
+            "such as sqlite:///mlflow.db or the address of a server that runs, or omit it"
         ) from None
     return [Tracked(config.mlflow, experiment_name=config.experiment, tags={"run": run})]

@@ -10,7 +10,7 @@ from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading, StoredStart
-from nic_ray.metrics.bootstrap import count_passages
+from nic_ray.metrics.intervals import count_passages
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.model.evaluation import evaluate
@@ -27,7 +27,7 @@ from nic_ray.training.prepared import Prepared, describe_data, describe_run, des
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What a training run leaves behind."""
 
     run_folder: Path
@@ -39,7 +39,7 @@ class Trained:
     """part -> domain -> number of passages that its rows ask about."""
 
 
-def train_one(config: Config, *, out: Path, view: View) -> Trained:
+def train_one(config: Config, *, out: Path, view: View) -> TrainedModel:
     """Train the configuration under `train` in a new run folder.
 
     Args:
@@ -55,10 +55,10 @@ def train_one(config: Config, *, out: Path, view: View) -> Trained:
     RunFolder(run_folder).config.write_text(dump_config(config), encoding="utf-8")
     RunFolder(run_folder).training_start.write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
     with locked(run_folder):
-        return _go_on(prepared, run_folder, None, view)
+        return _train_on(prepared, run_folder, None, view)
 
 
-def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
+def resume(run_folder: Path, config: Config | None, *, view: View) -> TrainedModel:
     """Resume a training from the last checkpoint in its run folder, up to the same end.
 
     Args:
@@ -72,10 +72,10 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     started_with = load_config(RunFolder(run_folder).config)
     if config is not None and config != started_with:
         raise InputError(
-            f"{run_folder}: was started with other settings than the given ones; leave CONFIG and --data away "
+            f"{run_folder}: was started with other settings than the given ones; omit CONFIG and --data "
             "to go on with its own, or start anew without --resume"
         )
-    if (run_folder / "study.db").exists():
+    if RunFolder(run_folder).study.exists():
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     start = RunFolder(run_folder).training_start
     absent = f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/"
@@ -86,10 +86,11 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     except InputError as error:
         raise InputError(f"{start}: {error}, so the training cannot go on; start anew") from None
     if changed:
+        file = RunFolder(run_folder).config
         raise InputError(
-            f"{run_folder / 'config.yaml'}: not those of the start ({'; '.join(changed)}), and its checkpoints go with "
-            "those. Put the old values back to go on, or start anew with the new ones: python -m nic_ray.train "
-            f"{shlex.quote(str(run_folder / 'config.yaml'))}"
+            f"{file}: differs from the settings at the start ({'; '.join(changed)}), and its checkpoints go with "
+            "those. Put the old values back to go on, or start anew with the new ones: "
+            f"python -m nic_ray.train {shlex.quote(str(file))}"
         )
     paths = RunFolder(run_folder).checkpoints.glob("epoch-*/state.pt")
     checkpoints = sorted((path.parent for path in paths), reverse=True)
@@ -100,10 +101,10 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> Trained:
     prepared = prepare(started_with, on_gpu=True)
     refuse_other_start(prepared, asked, run_folder)
     with locked(run_folder):
-        return _go_on(prepared, run_folder, state, view)
+        return _train_on(prepared, run_folder, state, view)
 
 
-def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> Trained:
+def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> TrainedModel:
     """Train from a state, if given, evaluate the best weights on the test rows, and write them as a bundle."""
     config = prepared.config
     depth, objective = config.train.frozen_layers, config.search.objective
@@ -145,7 +146,7 @@ def _go_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, vi
         overwrite=True,
         view=view,
     )
-    return Trained(run_folder, RunFolder(run_folder).trained, results, passages)
+    return TrainedModel(run_folder, RunFolder(run_folder).trained, results, passages)
 
 
 def _last_state(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from nic_ray.metrics.bootstrap import (
+from nic_ray.metrics.intervals import (
     MIN_PASSAGES,
     Interval,
     Queries,
@@ -142,7 +142,7 @@ def falls(
     By the bound: the upper confidence bound of the difference lies below zero. Since many domains are tested, the
     confidence of each bound is raised (Bonferroni): if no domain changes, any of the bounds lies below zero in at most
     a share `FALSE_ALARMS` of cases, rather than each of them in that share. A domain with fewer than
-    `bootstrap.MIN_PASSAGES` passages has no bound of its own; the mean over all such domains has one, and is tested
+    `intervals.MIN_PASSAGES` passages has no bound of its own; the mean over all such domains has one, and is tested
     like a domain.
 
     By the passages: a domain with few passages could lose all of them without a bound that shows it. Its fall, counted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
-from nic_ray.metrics.bootstrap import Queries
+from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.evaluation import embed, query_scores, texts_to_score

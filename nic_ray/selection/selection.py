@@ -17,20 +17,20 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import (
     IN_DOMAIN,
     Evidence,
-    FrontPoint,
     Intervals,
+    PathPoint,
     Retrieved,
     StoredInterval,
     StoredReading,
     TrainedTrial,
-    front_row,
+    TrialRow,
+    path_row,
 )
-from nic_ray.metrics.bootstrap import MIN_PASSAGES, Queries, count_passages, paired_intervals
+from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_to_score
-from nic_ray.record import TrialRow
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
@@ -209,7 +209,7 @@ def _evidence(
 ) -> Evidence:
     """Collect the evidence that is known before the test rows are read."""
     return {
-        "front": [front_row(_front_point(mixture)) for mixture in mixtures],
+        "front": [path_row(_path_point(mixture)) for mixture in mixtures],
         "confirmed": [
             {
                 "trial": confirmation.trial,
@@ -376,9 +376,9 @@ def _trained(candidate: Candidate) -> list[TrainedTrial]:
     ]
 
 
-def _front_point(mixture: Mixture) -> FrontPoint:
+def _path_point(mixture: Mixture) -> PathPoint:
     """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
-    return FrontPoint(mixture.alpha, {name: mixture.metrics[name] for name in objectives()}, mixture.retention)
+    return PathPoint(mixture.alpha, {name: mixture.metrics[name] for name in objectives()}, mixture.retention)
 
 
 def _describe_mixture(mixture: Mixture, objective: str) -> str:

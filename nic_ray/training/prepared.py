@@ -207,14 +207,14 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
     weights = found["base_weights_sha256"]
     if started.get("base_weights_sha256", weights) != weights:
         raise InputError(
-            f"{prepared.encoder.name}: holds other weights than when {run_folder} was started, and its trials go with "
+            f"{prepared.encoder.name}: has other weights than at the start of {run_folder}, and its trials go with "
             "those; put the old ones back, or start anew"
         )
     if (started.get("data"), started.get("split")) == (found["data"], found["split"]):
         return
     if started.get("data") == found["data"]:
         raise InputError(
-            f"{pairs}: is split otherwise than when {run_folder} was started, by other settings or another version of "
+            f"{pairs}: is split differently from the start of {run_folder}, by other settings or another version of "
             "nic_ray; go on with those, or start anew"
         )
     raise InputError(

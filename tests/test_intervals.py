@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nic_ray.metrics.bootstrap import MIN_PASSAGES, Interval, lower_bound, paired_intervals, standard_error
+from nic_ray.metrics.intervals import MIN_PASSAGES, Interval, lower_bound, paired_intervals, standard_error
 
 DOMAINS = 6
 
@@ -197,7 +197,7 @@ def test_a_domain_is_judged_as_if_it_were_alone(rows):
 def test_another_process_finds_the_same_numbers():
     code = (
         "import numpy as np\n"
-        "from nic_ray.metrics.bootstrap import paired_intervals\n"
+        "from nic_ray.metrics.intervals import paired_intervals\n"
         "print(paired_intervals(np.arange(9.0), np.zeros(9), np.arange(9), ['a'] * 9))"
     )
     here = paired_intervals(np.arange(9.0), np.zeros(9), np.arange(9), ["a"] * 9)
