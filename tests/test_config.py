@@ -269,7 +269,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.yaml: no such file; the configurations that are included are in tune_configs/"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file; the configurations .* tune_configs/"):
         load_config(tmp_path / "none.yaml")
 
 
