@@ -53,16 +53,16 @@ def main(
     first, heading = models[0], f"{METRICS[PRIMARY].label} of A"
     for other, intervals in ranking.intervals.items():
         console.say(f"\n{heading} = {first}\n{'B'.rjust(len(heading))} = {other}")
-        changes = {domain: each.difference for domain, each in intervals.items() if domain != "macro"}
+        changes = {domain: interval.difference for domain, interval in intervals.items() if domain != "macro"}
         lines = []
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
                 lines.append([omitted_domains(changes)])
                 continue
-            each = intervals[domain]
-            found = (f"{ranking.results[model][f'{PRIMARY}/{domain}']:.3f}" for model in (first, other))
-            sure = "too few passages" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
-            lines.append([domain, str(each.passages), *found, f"{each.difference:+.3f}", sure])
+            interval = intervals[domain]
+            values = (f"{ranking.results[model][f'{PRIMARY}/{domain}']:.3f}" for model in (first, other))
+            sure = "too few passages" if interval.low is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
+            lines.append([domain, str(interval.passages), *values, f"{interval.difference:+.3f}", sure])
         console.show(console.table(["domain", "passages", "A", "B", "B - A", "95 % interval"], lines))
         if len(changes) > MAX_SHOWN:
             console.say("every domain: --json")

@@ -173,9 +173,9 @@ class Dimension(Section):
 
     @model_validator(mode="after")
     def _is_one_sound_range(self) -> Self:
-        given = [name for name in ("log_uniform", "uniform", "choice") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"want exactly one of log_uniform, uniform, choice; got {', '.join(given) or 'none'}")
+        kinds = [name for name in ("log_uniform", "uniform", "choice") if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"want exactly one of log_uniform, uniform, choice; got {', '.join(kinds) or 'none'}")
         bounds = self.log_uniform or self.uniform
         if bounds and not bounds[0] < bounds[1]:
             raise ValueError(f"the low end must be below the high end, got {list(bounds)}")
@@ -208,9 +208,9 @@ DURATION = {
 
 def _seconds(value: Any) -> Any:
     """Convert a duration such as "30m" to seconds; numbers are already in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
-    if found:
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
+    if match:
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
     if isinstance(value, str):
         raise ValueError(f"must be a duration such as 90s, 30m or 2h, got {shown_value(value)}")
     return value
@@ -301,16 +301,16 @@ class GuardConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_versions(cls, given: object) -> object:
+    def _of_earlier_versions(cls, content: object) -> object:
         """Read `retention_set` also under its former name and with its former default, wherever that was packaged.
 
         If both names are given, the last one counts.
         """
-        if not isinstance(given, dict):
-            return given
+        if not isinstance(content, dict):
+            return content
         return {
             "retention_set" if name == "probe" else name: _moved(value) if name == "probe" else value
-            for name, value in given.items()
+            for name, value in content.items()
         }
 
     retention_set: Path | None = Field(
@@ -379,8 +379,8 @@ class Config(Section):
 
     def _mismatches(self) -> Iterator[str]:
         if self.search.grace_period > self.train.epochs:
-            found = self.search.grace_period
-            yield f"search.grace_period: must be at most train.epochs, {self.train.epochs}, got {found}"
+            period = self.search.grace_period
+            yield f"search.grace_period: must be at most train.epochs, {self.train.epochs}, got {period}"
         smallest = min(self.space["batch_size"].ends() if "batch_size" in self.space else (self.train.batch_size,))
         if smallest < self.resources.workers:
             yield (
@@ -399,7 +399,7 @@ class Config(Section):
             try:
                 TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
-                yield from (f"space: {setting_fault(each, TrainConfig)}" for each in error.errors())
+                yield from (f"space: {setting_fault(fault, TrainConfig)}" for fault in error.errors())
 
 
 def _faults(name: str, dimension: Dimension) -> Iterator[str]:
@@ -411,7 +411,9 @@ def _faults(name: str, dimension: Dimension) -> Iterator[str]:
         try:
             TrainConfig.model_validate({name: value})
         except ValidationError as error:
-            yield from (f"space.{name}: {setting_fault(each, TrainConfig)}" for each in error.errors() if each["loc"])
+            yield from (
+                f"space.{name}: {setting_fault(fault, TrainConfig)}" for fault in error.errors() if fault["loc"]
+            )
 
 
 def _refuse(faults: Iterable[str]) -> None:

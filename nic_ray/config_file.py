@@ -79,13 +79,13 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     content = _read_yaml(path)
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
-        own = content.get(section) or {}
+        values = content.get(section) or {}
         if value is None:
             continue
         if not key:
             content[section] = value
-        elif isinstance(own, dict):
-            content[section] = {**own, key: value}
+        elif isinstance(values, dict):
+            content[section] = {**values, key: value}
     try:
         return _with_packaged_files(Config.model_validate(content))
     except ValidationError as error:

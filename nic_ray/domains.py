@@ -76,9 +76,9 @@ def as_csv(
             row: dict[str, object] = {"part": part, "domain": name, "passages": counted.get(name, "")}
             for model, flat in models.items():
                 row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in METRICS}
-            for difference, own in intervals.items() if part == "test" else ():
-                if name in own:
-                    change, low, high = own[name]["difference"], own[name]["low"], own[name]["high"]
+            for difference, by_domain in intervals.items() if part == "test" else ():
+                if name in by_domain:
+                    change, low, high = by_domain[name]["difference"], by_domain[name]["low"], by_domain[name]["high"]
                     row |= {f"{difference}, difference": change, f"{difference}, low": low, f"{difference}, high": high}
             rows.append(row)
     file = io.StringIO()

@@ -35,8 +35,8 @@ def in_one_line(error: BaseException) -> str:
 def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one in its chain of causes, reports that a disk is full."""
     return any(
-        (isinstance(each, OSError) and each.errno in FULL) or any(words in str(each) for words in FULL_IN_WORDS)
-        for each in _causes_of(error)
+        (isinstance(cause, OSError) and cause.errno in FULL) or any(words in str(cause) for words in FULL_IN_WORDS)
+        for cause in _causes_of(error)
     )
 
 

@@ -49,11 +49,11 @@ def main(
 
     pairs = packaged(pairs)
     place = pick_device(device, "--device")
-    with view(quiet=as_json or not sys.stdout.isatty()) as shown:
+    with view(quiet=as_json or not sys.stdout.isatty()) as progress:
         if pairs.is_dir():
-            comparison = compare_on_folder(model, pairs, split or "test", view=shown, device=place)
+            comparison = compare_on_folder(model, pairs, split or "test", view=progress, device=place)
         else:
-            comparison = compare_with_base(model, pairs, part_named(split), view=shown, device=place)
+            comparison = compare_with_base(model, pairs, part_named(split), view=progress, device=place)
     if as_json:
         print(json.dumps(asdict(comparison)))
         return

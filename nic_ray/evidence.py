@@ -309,7 +309,7 @@ class StoredMetadata(Metadata):
 
 
 class RetrievedQuery(TypedDict):
-    """What the tuned model retrieved for a test query."""
+    """A test query, and the passages that the tuned model retrieved for it."""
 
     query: str
     domain: str

@@ -23,9 +23,9 @@ def main(
     from nic_ray.report.terminal import show_result
     from nic_ray.search.search import resume_search
 
-    with view(quiet=quiet) as shown:
+    with view(quiet=quiet) as progress:
         result = resume_search(
-            run_folder, runs_trials=False, overwrite=overwrite, export_anyway=export_anyway, view=shown
+            run_folder, runs_trials=False, overwrite=overwrite, export_anyway=export_anyway, view=progress
         )
     show_result(result)
 

@@ -63,13 +63,13 @@ def usable_cpus(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pr
     return max(1, int(min([float(cpus), *_quotas(cgroups, own)])))
 
 
-def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+def _quotas(cgroups: Path, listing: Path) -> Iterator[float]:
     """Yield the number of CPUs that each control group of this process grants, for groups that set a limit.
 
     In a container, the path that the kernel reports may be that of the host, of which only the mounted root is visible.
     """
     with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in listing.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             mounts = [cgroups] if not controllers else [cgroups / controllers, cgroups / "cpu"]
             if controllers and "cpu" not in controllers.split(","):
@@ -132,11 +132,11 @@ def shared_cpus(cpus: int, folder: Path) -> Iterator[Callable[[], int]]:
         OSError: the folder, or a file in it, cannot be created or read; the yielded function raises it too.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = next(lock for number in itertools.count() if (lock := _taken(folder / f"{number}.lock")) is not None)
+    own_lock = next(lock for number in itertools.count() if (lock := _taken(folder / f"{number}.lock")) is not None)
     try:
         yield lambda: max(1, cpus // max(1, sum(_is_held(file) for file in folder.iterdir() if file.suffix == ".lock")))
     finally:
-        own.release()
+        own_lock.release()
 
 
 def _taken(file: Path) -> BaseFileLock | None:

@@ -49,7 +49,7 @@ def main(
     # the whole file is split: with a sample, most training rows would get no negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
-    found = mine_negatives(
+    by_row = mine_negatives(
         load(model),
         collection,
         train,
@@ -58,19 +58,19 @@ def main(
         max_tokens=settings.train.max_tokens,
         device=place,
     )
-    write_negatives(pairs, rows, found, out)
+    write_negatives(pairs, rows, by_row, out)
     by_domain: dict[str, list[int]] = {name: [] for name in sorted(set(collection.domains))}
     for row in train:
         by_domain[collection.domains[row]].append(row)
-    sizes = {name: float(len(own)) for name, own in by_domain.items()}
+    sizes = {name: float(len(members)) for name, members in by_domain.items()}
 
-    def line(name: str, own: list[int]) -> list[str]:
-        mined = [len(found[row]) for row in own if row in found]
-        return [name, str(len(own)), str(len(mined)), f"{sum(mined) / max(1, len(own)):.2f}"]
+    def line(name: str, members: list[int]) -> list[str]:
+        mined = [len(by_row[row]) for row in members if row in by_row]
+        return [name, str(len(members)), str(len(mined)), f"{sum(mined) / max(1, len(members)):.2f}"]
 
-    shown = [[omitted_domains(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
+    cells = [[omitted_domains(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
     columns = ["domain", "training rows", "with negatives", "negatives a row"]
-    console.show(console.table(columns, [*shown, line("all", train)]))
+    console.show(console.table(columns, [*cells, line("all", train)]))
     console.say(f"written: {out}")
 
 

@@ -29,20 +29,20 @@ def main(
     from nic_ray.config_file import load_config
     from nic_ray.search.forecast import forecast
 
-    given = {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget}
-    settings = load_config(config, given | {"train.device": None if device == "auto" else device})
-    found = forecast(settings)
+    overrides = {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget}
+    settings = load_config(config, overrides | {"train.device": None if device == "auto" else device})
+    costs = forecast(settings)
     if as_json:
-        console.say(json.dumps(dataclasses.asdict(found)))
+        console.say(json.dumps(dataclasses.asdict(costs)))
         return
     minutes = {
-        "the first trial, all epochs": found.first_trial_s,
-        "a trial on average, all epochs": found.mean_trial_s,
-        "frozen activations, once": found.activations_s,
-        f"{found.trials} trials, {found.concurrent} at a time, {found.epochs:.0f} epochs in all": found.search_s,
-        "the best again with other seeds": found.confirm_s,
-        "interpolation, guard, test, export": found.end_s,
-        "in all": found.total_s,
+        "the first trial, all epochs": costs.first_trial_s,
+        "a trial on average, all epochs": costs.mean_trial_s,
+        "frozen activations, once": costs.activations_s,
+        f"{costs.trials} trials, {costs.concurrent} at a time, {costs.epochs:.0f} epochs in all": costs.search_s,
+        "the best again with other seeds": costs.confirm_s,
+        "interpolation, guard, test, export": costs.end_s,
+        "in all": costs.total_s,
     }
     rows = [[name, f"{seconds / 60:.1f} min"] for name, seconds in minutes.items() if seconds is not None]
     if not rows:
@@ -51,9 +51,9 @@ def main(
             "machine; --device cpu predicts the search on its CPUs"
         )
     room = {
-        "memory": found.memory,
-        "of it or on disk: activations": found.activations,
-        "disk: activations and checkpoints": found.disk,
+        "memory": costs.memory,
+        "of it or on disk: activations": costs.activations,
+        "disk: activations and checkpoints": costs.disk,
     }
     rows += [*([[]] if rows else []), *([name, f"{size / 2**30:.2f} GiB"] for name, size in room.items())]
     console.show(console.table(["", "predicted"], rows))

@@ -199,7 +199,7 @@ class Live(View):
         """Remove the trial's row, and print a permanent line about it above the table."""
         super().ended(trial, status, reason)
         last = self._known(trial)
-        self.board.running = {name: each for name, each in self.board.running.items() if name != trial}
+        self.board.running = {name: state for name, state in self.board.running.items() if name != trial}
         self.board.ends[status] += 1
         value = "" if last.value is None else f" at {last.value:.4f} after {last.epoch:.2f} epochs"
         self._print(
@@ -302,10 +302,10 @@ def _running(board: Board, trials: TrialBatch) -> "RenderableType":
     for name in ("trial", "epoch", trials.objective, "pairs/s"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("configuration", ratio=1, no_wrap=True, overflow="ellipsis")
-    for name, each in list(board.running.items())[:MAX_SHOWN_TRIALS]:
-        value = "" if each.value is None else f"{each.value:.4f}"
-        rate = "" if each.rate is None else f"{each.rate:.0f}"
-        row = (name, f"{each.epoch:.1f} of {trials.epochs:g}", value, rate, each.sample)
+    for name, state in list(board.running.items())[:MAX_SHOWN_TRIALS]:
+        value = "" if state.value is None else f"{state.value:.4f}"
+        rate = "" if state.rate is None else f"{state.rate:.0f}"
+        row = (name, f"{state.epoch:.1f} of {trials.epochs:g}", value, rate, state.sample)
         table.add_row(*(Text(cell) for cell in row))
     if len(board.running) > MAX_SHOWN_TRIALS:
         table.add_row(Text(f"and {len(board.running) - MAX_SHOWN_TRIALS} more"))
@@ -344,7 +344,7 @@ def _counts(board: Board, trials: TrialBatch, now: float) -> str:
         f"{board.ends[status]} {status}" for status in END_STATUSES if board.ends[status] or status != "repeated"
     )
     elapsed = now - board.begun
-    share = (ended + sum(min(1.0, each.epoch / trials.epochs) for each in board.running.values())) / trials.trials
+    share = (ended + sum(min(1.0, state.epoch / trials.epochs) for state in board.running.values())) / trials.trials
     # below 5 %, the start-up of the first trials dominates the elapsed time
     rest = elapsed * (1 - share) / share if share >= 0.05 else math.inf
     until = max(0.0, trials.deadline - now)

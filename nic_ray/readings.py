@@ -16,7 +16,8 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.stored import checked
 
 COLUMNS = ["when", "command", "part", "rows", "model", "run"]
-MAX_LISTED = 3  # number of earlier readings that a sentence lists
+MAX_LISTED = 3
+"""Number of earlier readings that a sentence lists."""
 
 
 def note_reading(
@@ -50,14 +51,14 @@ def note_reading(
 
 def readings_of(run_folder: Path, split: str | None) -> list[StoredReading]:
     """The readings of a split's test rows that are recorded in a run and in the runs beside it, the oldest first."""
-    own = RunFolder(run_folder).readings
-    found = _rows_of(own, split)
+    file = RunFolder(run_folder).readings
+    rows = _rows_of(file, split)
     if split is not None:
-        for path in sorted(run_folder.resolve().parent.glob(f"*/{own.name}")):
+        for path in sorted(run_folder.resolve().parent.glob(f"*/{file.name}")):
             if path.parent != run_folder.resolve():
                 with suppress(OSError):
-                    found += _rows_of(path, split)
-    return sorted(found, key=_when)
+                    rows += _rows_of(path, split)
+    return sorted(rows, key=_when)
 
 
 def _rows_of(path: Path, split: str | None) -> list[StoredReading]:

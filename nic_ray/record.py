@@ -123,7 +123,7 @@ def is_full(folder: Path) -> bool:
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read back what `save_state` wrote, with its tensors on the CPU.
+    """Read back the state that `save_state` wrote, with its tensors on the CPU.
 
     Only tensors and plain values are read; no code from the file is run.
 
@@ -155,14 +155,14 @@ def readable_state(folder: Path) -> TrainingState | None:
 
 def checkpoints(run_folder: Path, trial: str) -> list[Path]:
     """The folders that hold checkpoints of a trial, the newest first."""
-    found = run_folder.glob(f"*/{trial}/checkpoint_*/{CHECKPOINT}")
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    files = run_folder.glob(f"*/{trial}/checkpoint_*/{CHECKPOINT}")
+    return [path.parent for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def training_log(run_folder: Path, trial: str) -> str:
     """Everything that a trial has logged, below a line with its name; empty if it has no log."""
-    found = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
-    logged = [path.read_text(encoding="utf-8", errors="replace") for path in found]
+    logs = sorted(run_folder.glob(f"*/{trial}/{LOG}"), key=lambda path: path.stat().st_mtime)
+    logged = [path.read_text(encoding="utf-8", errors="replace") for path in logs]
     return "".join([f"{trial}\n", *logged]) if logged else ""
 
 
@@ -202,12 +202,12 @@ def add_line(path: Path, row: Mapping[str, object]) -> None:
 
 def read_lines(path: Path) -> list[JsonObject]:
     """The objects in a file of JSON lines; empty if there is no file. Damaged and truncated lines are skipped."""
-    found = []
+    rows = []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
             with suppress(json.JSONDecodeError, UnicodeDecodeError):
-                found.append(json.loads(line.decode("utf-8")))
-    return [row for row in found if isinstance(row, dict)]
+                rows.append(json.loads(line.decode("utf-8")))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class _Log(logging.FileHandler):

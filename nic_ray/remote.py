@@ -134,8 +134,8 @@ def folders(place: Mirror) -> list[str]:
         RunError: the place cannot be read.
     """
     with _explained(place):
-        found = place.filesystem.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory)
+        entries = place.filesystem.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True))
+    return sorted(info.base_name for info in entries if info.type == pyarrow.fs.FileType.Directory)
 
 
 def remove(place: Mirror) -> None:

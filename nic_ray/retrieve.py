@@ -37,13 +37,11 @@ def main(
     if not queries and sys.stdin.isatty():
         console.say("ask, one question a line; an end of file (Ctrl-D) ends it")
     for query in queries or filter(None, map(str.strip, sys.stdin)):
-        found = ask(query, count)
+        hits = ask(query, count)
         if as_json:
-            print(
-                json.dumps({"query": query} | {model: [asdict(each) for each in own] for model, own in found.items()})
-            )
+            print(json.dumps({"query": query} | {model: [asdict(hit) for hit in top] for model, top in hits.items()}))
         else:
-            console.say(f"\n{query}\n" + "\n".join(describe(found)))
+            console.say(f"\n{query}\n" + "\n".join(describe(hits)))
 
 
 if __name__ == "__main__":

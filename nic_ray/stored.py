@@ -82,7 +82,7 @@ def exported_bundle(run_folder: Path) -> str | None:
 
 
 def read_retrieved(run_folder: Path) -> Retrieved | None:
-    """Read what the winner of a search retrieved for each test query; None if the test rows were not read.
+    """Read the passages that the winner of a search retrieved for each test query; None if the test rows were not read.
 
     Raises:
         InputError: the file is damaged.

@@ -217,8 +217,8 @@ def read_courses(
 
     Args:
         statuses: how trials ended, by name, as far as it is known.
-        objective: what the study maximised; values of an objective of which less is better are given as they are, not
-            negated as Optuna has them.
+        objective: the metric that the study maximised; values of an objective of which less is better are given as they
+            are, not negated as Optuna has them.
     """
     direction = METRICS[objective.partition("/")[0]].direction
     trials = _trials_in(study_file)

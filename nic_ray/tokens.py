@@ -79,9 +79,9 @@ def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts
         default: name of the prompt for any text.
     """
     passage = next((prompt for name in ("document", "passage", "corpus") if (prompt := stored.get(name))), "")
-    own = Prompts(stored.get("query") or "", passage)
+    prompts = Prompts(stored.get("query") or "", passage)
     for_any = "" if default is None else stored.get(default) or ""
-    return own or Prompts(for_any, for_any)
+    return prompts or Prompts(for_any, for_any)
 
 
 def stored_prompts(base_model: str) -> Prompts:
@@ -98,7 +98,7 @@ def stored_prompts(base_model: str) -> Prompts:
         return NO_PROMPTS
     content = _settings_in(file)
     prompts = content.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(each, str | None) for each in prompts.values()):
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
         raise InputError(f'{file}: "prompts" must be texts by name, got {prompts!r:.80}; correct it')
     return prompts_of(prompts, content.get("default_prompt_name"))
 
@@ -142,10 +142,10 @@ def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tupl
 def _tokenizer_file(base_model: str) -> Path:
     folder = _folder(base_model)
     # in the folder itself, or in the subfolder of its first module
-    found = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
-    if not found:
+    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not files:
         raise InputError(f"{base_model}: holds no tokenizer.json; name a folder that SentenceTransformer.save wrote")
-    return found[0]
+    return files[0]
 
 
 def _folder(base_model: str) -> Path:

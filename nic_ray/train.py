@@ -32,12 +32,12 @@ def main(
     if resume is not None and config is None and data is not None:
         raise InputError("--data: a resumed run goes on with its own pairs; leave it out, or start anew")
     settings = None if config is None else load_config(config, {"data.pairs": data})
-    with view(quiet=quiet) as shown:
+    with view(quiet=quiet) as progress:
         if resume is not None:
-            trained = go_on(resume, settings, view=shown)
+            trained = go_on(resume, settings, view=progress)
         else:
             assert settings is not None
-            trained = train_one(settings, out=out, view=shown)
+            trained = train_one(settings, out=out, view=progress)
     for part, results in trained.results.items():
         console.say(f"\n{part}")
         console.show(console.metrics_table(results, passages=trained.passages[part]))

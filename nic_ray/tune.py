@@ -50,16 +50,16 @@ def main(
             config,
             {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage},
         )
-        with view(quiet=quiet) as shown:
+        with view(quiet=quiet) as progress:
             result = resume_search(
-                resume, runs_trials=True, overwrite=overwrite, export_anyway=export_anyway, view=shown
+                resume, runs_trials=True, overwrite=overwrite, export_anyway=export_anyway, view=progress
             )
     else:
         settings = load_config(
             config or Path("tune_configs/cpu.yaml"),
             {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget, "storage": storage},
         )
-        with view(quiet=quiet) as shown:
+        with view(quiet=quiet) as progress:
             result = run_search(
                 settings,
                 out=out,
@@ -67,7 +67,7 @@ def main(
                 run_root=run_dir,
                 overwrite=overwrite,
                 export_anyway=export_anyway,
-                view=shown,
+                view=progress,
             )
     show_result(result)
 

@@ -14,17 +14,17 @@ def setting_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[s
     Args:
         model: the model that the settings were validated as.
     """
-    for each in error.errors():
-        message = setting_fault(each, model)
-        where = ".".join(str(part) for part in each["loc"] if part != "[key]")
+    for detail in error.errors():
+        message = setting_fault(detail, model)
+        where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
         # the checks of the whole search space name the place in every line of their message
-        names_places = each["type"] == "value_error" and where in ("", "space")
+        names_places = detail["type"] == "value_error" and where in ("", "space")
         yield from message.split("\n") if names_places else [f"{where}: {message}"]
 
 
 def setting_fault(error: Any, model: type[BaseModel]) -> str:
     """Describe one of pydantic's errors by the rule that was broken and the value that was given."""
-    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"no such setting{suggestion(str(error['loc'][-1]), _siblings(error['loc'], model))}"
     if kind == "value_error":
@@ -50,15 +50,15 @@ def setting_fault(error: Any, model: type[BaseModel]) -> str:
     elif "uniform" in error["loc"] or "log_uniform" in error["loc"]:
         rule = "two numbers, low and high"
     else:
-        return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(found)}"
-    return f"must be {rule}, got {shown_value(found)}"
+        return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(value)}"
+    return f"must be {rule}, got {shown_value(value)}"
 
 
 def stored_faults(error: ValidationError) -> Iterator[str]:
     """Yield one message per fault, with its place, in JSON that a program has written."""
     rules = {"string_type": "text", "list_type": "a list", "dict_type": "an object", "mapping_type": "an object"}
-    for each in error.errors():
-        kind, place = each["type"], ".".join(str(part) for part in each["loc"] if part != "[key]")
+    for detail in error.errors():
+        kind, place = detail["type"], ".".join(str(part) for part in detail["loc"] if part != "[key]")
         if kind == "missing":
             yield f"{place} is missing"
             continue
@@ -67,8 +67,8 @@ def stored_faults(error: ValidationError) -> Iterator[str]:
         elif kind.startswith(("int_", "float_", "finite_")):
             rule = "a whole number" if kind.startswith("int_") else "a number"
         else:
-            rule = rules.get(kind, f"of another kind ({each['msg']})")
-        yield f"{place} must be {rule}, got {shown_value(each['input'])}".lstrip()
+            rule = rules.get(kind, f"of another kind ({detail['msg']})")
+        yield f"{place} must be {rule}, got {shown_value(detail['input'])}".lstrip()
 
 
 def shown_value(value: object) -> str:
@@ -105,14 +105,14 @@ def row_faults(error: ValueError, content: bytes) -> Iterator[str]:
         byte = f"0x{error.object[error.start]:02x}"
         yield f"not UTF-8 (byte {byte} at position {error.start + 1}); save the file as UTF-8"
     elif isinstance(error, ValidationError):
-        yield from (_row_fault(each, content) for each in error.errors())
+        yield from (_row_fault(detail, content) for detail in error.errors())
     else:
         raise error
 
 
 def _row_fault(error: Any, content: bytes) -> str:
     """Describe one of pydantic's errors by the field, the rule that was broken and the value that was given."""
-    kind, found, place = error["type"], error["input"], error["loc"]
+    kind, value, place = error["type"], error["input"], error["loc"]
     if kind == "json_invalid" and content.endswith(b","):
         return "ends in a comma, as in a JSON list; remove it, as sed 's/,[[:space:]]*$//' does"
     if kind == "json_invalid" and content.startswith(b"{'"):
@@ -120,20 +120,20 @@ def _row_fault(error: Any, content: bytes) -> str:
     if kind == "json_invalid":
         return f"not JSON: {error['ctx']['error'].replace('at line 1 column', 'at column')}"
     if not place:
-        return f"must be a JSON object, got {_kind(found)}"
+        return f"must be a JSON object, got {_kind(value)}"
     field = f'"{place[0]}"' + (f" item {place[1] + 1}" if len(place) > 1 else "")
     if kind == "missing":
-        return f"{field} is missing (found: {', '.join(sorted(found)) or 'nothing'})"
+        return f"{field} is missing (found: {', '.join(sorted(value)) or 'nothing'})"
     if kind == "value_error":
         return f"{field} {error['ctx']['error']}"
     rules = {"negative": "text or a list of texts", "source_section": "text or null"}
     rule = "text" if len(place) > 1 else rules.get(place[0], "text")
     way_out = ""
-    if isinstance(found, float) and not math.isfinite(found):
+    if isinstance(value, float) and not math.isfinite(value):
         way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
-    elif isinstance(found, list) and place == ("positive",):
+    elif isinstance(value, list) and place == ("positive",):
         way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
-    return f"{field} must be {rule}, got {_kind(found)}{way_out}"
+    return f"{field} must be {rule}, got {_kind(value)}{way_out}"
 
 
 def _kind(value: Any) -> str:

@@ -52,14 +52,14 @@ def search_terms(text: str) -> list[str]:
     In scripts that do not put spaces between words, and in Korean, each pair of successive characters in a run is a
     term, or the single character of a run of one, as in Lucene's CJKAnalyzer.
     """
-    found: list[str] = []
+    terms: list[str] = []
     for match in _TERM.finditer(_INVISIBLE.sub("", text)):
         if match[1] is None:
-            found.append(match[0])
+            terms.append(match[0])
             continue
         characters = _CHARACTER.findall(match[0])
-        found += map("".join, itertools.pairwise(characters)) if len(characters) > 1 else characters
-    return _folded(found)
+        terms += map("".join, itertools.pairwise(characters)) if len(characters) > 1 else characters
+    return _folded(terms)
 
 
 def count_words(text: str) -> int:
@@ -79,7 +79,7 @@ def count_words(text: str) -> int:
     return total
 
 
-def _folded(found: Sequence[str]) -> list[str]:
+def _folded(terms: Sequence[str]) -> list[str]:
     # NFKC converts a standalone accent to a space followed by an accent
-    folded = unicodedata.normalize("NFKC", "\n".join(found)).replace(" ", "").casefold()
-    return folded.split("\n") if found else []
+    folded = unicodedata.normalize("NFKC", "\n".join(terms)).replace(" ", "").casefold()
+    return folded.split("\n") if terms else []

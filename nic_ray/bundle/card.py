@@ -151,12 +151,12 @@ def _results_section(metadata: Metadata) -> str:
     if protocol := split.get("protocol"):
         lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.")
     for part in parts:
-        asked = split.get("rows", {}).get("test" if part == IN_DOMAIN else part)
-        counted = "" if asked is None else f" ({asked} queries)"
+        query_count = split.get("rows", {}).get("test" if part == IN_DOMAIN else part)
+        counted = "" if query_count is None else f" ({query_count} queries)"
         name, note = HEADINGS[part]
-        shown = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
+        models = {with_epochs(model, model, trained): flat for model, flat in results[part].items()}
         passages = metadata.get("passages", {}).get("test" if part == IN_DOMAIN else part, {})
-        lines += [f"### {name}{counted}, {note}", _metrics_table(shown, passages)]
+        lines += [f"### {name}{counted}, {note}", _metrics_table(models, passages)]
         if part == "test" and pictured(metadata):
             lines.append(
                 f"![{METRICS[PRIMARY].label} of the test part in each domain, base model and winner]({PICTURE})"
@@ -185,8 +185,8 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping
             rows.append(_gap(changes, header))
             continue
         values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
-        asked = [str(passages.get(name, ""))] if counted else []
-        rows.append([name, *asked, *("–" if value is None else f"{value:.3f}" for value in values)])
+        count = [str(passages.get(name, ""))] if counted else []
+        rows.append([name, *count, *("–" if value is None else f"{value:.3f}" for value in values)])
     return _table(header, rows)
 
 
@@ -209,15 +209,15 @@ def _evidence_section(metadata: Metadata) -> str:
         )
     for difference, domains in metadata.get("intervals", {}).items():
         header = ["domain", "difference", "interval", "queries", "passages"]
-        changes = {domain: own["difference"] for domain, own in domains.items() if domain != "macro"}
+        changes = {domain: span["difference"] for domain, span in domains.items() if domain != "macro"}
         rows = []
         for domain in (*shown_domains(changes), *(["macro"] if "macro" in domains else [])):
             if domain is None:
                 rows.append(_gap(changes, header))
                 continue
-            own = domains[domain]
+            span = domains[domain]
             rows.append(
-                [domain, f"{own['difference']:+.3f}", _interval(own), str(own["queries"]), str(own["passages"])]
+                [domain, f"{span['difference']:+.3f}", _interval(span), str(span["queries"]), str(span["passages"])]
             )
         lines += [
             f"### {_difference(difference, metadata)}: {METRICS[PRIMARY].label} on the test part",
@@ -243,11 +243,11 @@ def _readings_section(metadata: Metadata) -> str:
     readings = metadata.get("readings")
     if not readings:
         return ""
-    told = describe_readings(readings) or (
+    note = describe_readings(readings) or (
         "The test rows were read once, after everything was chosen, according to the run that made the model "
         "and those beside it; later readings are recorded only in the run folder"
     )
-    return f"## Readings of the test part\n\n{told[0].upper()}{told[1:]}.\n\n{_table(COLUMNS, cells_of(readings))}"
+    return f"## Readings of the test part\n\n{note[0].upper()}{note[1:]}.\n\n{_table(COLUMNS, cells_of(readings))}"
 
 
 def _interval(interval: StoredInterval) -> str:
@@ -295,14 +295,14 @@ def _confirmation_lines(metadata: Metadata) -> Iterator[str]:
         )
         rows = [
             [
-                each["trial"],
-                ", ".join(f"{value:.3f} ({seed})" for seed, value in each["by_seed"].items()),
-                str(len(each["by_seed"])),
-                "–" if each.get("epochs") is None else f"{each['epochs']:.3g}",
-                f"{each['mean']:.3f}",
-                f"{each['spread']:.3f}",
+                setup["trial"],
+                ", ".join(f"{value:.3f} ({seed})" for seed, value in setup["by_seed"].items()),
+                str(len(setup["by_seed"])),
+                "–" if setup.get("epochs") is None else f"{setup['epochs']:.3g}",
+                f"{setup['mean']:.3f}",
+                f"{setup['spread']:.3f}",
             ]
-            for each in confirmed
+            for setup in confirmed
         ]
         yield _table(["configuration", "value (seed)", "seeds", "epochs", "mean", "spread"], rows)
 
@@ -311,7 +311,7 @@ def _leak_lines(metadata: Metadata) -> Iterator[str]:
     if leaks := metadata.get("leaks"):
         parts = list(next(iter(leaks.values())))
         yield "### Rows that share something with a training row"
-        yield _table(["what", *parts], [[name, *(str(own[part]) for part in parts)] for name, own in leaks.items()])
+        yield _table(["what", *parts], [[name, *(str(rows[part]) for part in parts)] for name, rows in leaks.items()])
 
 
 def _training_section(metadata: Metadata) -> str:

@@ -142,10 +142,10 @@ def part_named(split: str | None) -> Part | Literal["all"]:
         InputError: there is no such part.
     """
     parts: tuple[Part | Literal["all"], ...] = ("test", "validation", "train", "all")
-    found = next((part for part in parts if part == (split or "validation")), None)
-    if found is None:
+    named = next((part for part in parts if part == (split or "validation")), None)
+    if named is None:
         raise InputError(f"--split: {split!r} is not one of {', '.join(parts)}")
-    return found
+    return named
 
 
 def _base_of(metadata: Metadata) -> str:
@@ -244,7 +244,7 @@ def compare_models(
     whose = names[0] if owner is None else owner
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
-    asked = _queries(collection, rows)
+    queries = _queries(collection, rows)
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
     scores, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
@@ -259,9 +259,9 @@ def compare_models(
         split_from=owner,
         queries=len(rows),
         passages=len(collection.corpus),
-        results={name: flat_metrics(each, asked.domains) for name, each in scores.items()},
+        results={name: flat_metrics(values, queries.domains) for name, values in scores.items()},
         intervals={
-            name: paired_intervals(scores[name][PRIMARY], scores[names[0]][PRIMARY], asked.passages, asked.domains)
+            name: paired_intervals(scores[name][PRIMARY], scores[names[0]][PRIMARY], queries.passages, queries.domains)
             for name in names[1:]
         },
         warnings=warnings,
@@ -321,7 +321,7 @@ def _note_reading(
     try:
         if not RunFolder(run).config.is_file():
             raise FileNotFoundError
-        found = note_reading(
+        recorded = note_reading(
             run,
             command=command,
             part=split,
@@ -337,8 +337,8 @@ def _note_reading(
             f"({metadata.get('run', 'unknown')}) is not there or cannot be written"
         )
         return
-    if told := describe_readings(merged(known, found)):
-        yield f"{model}: {told}"
+    if warning := describe_readings(merged(known, recorded)):
+        yield f"{model}: {warning}"
 
 
 def _metadata_of(model: str) -> Metadata:

@@ -152,8 +152,8 @@ def read_metadata(folder: Path) -> StoredMetadata:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        found = f"holds no {METADATA}" if folder.is_dir() else "no such folder"
-        raise InputError(f"{folder}: {found}; {way_out}") from None
+        fault = f"holds no {METADATA}" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {fault}; {way_out}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
     except (ValueError, RecursionError) as error:
@@ -177,7 +177,7 @@ def find_faults(folder: Path) -> list[str]:
         InputError: the folder is not a bundle.
     """
     expected = read_metadata(folder)["files"]
-    if not isinstance(expected, dict) or not all(isinstance(each, str) for each in expected.values()):
+    if not isinstance(expected, dict) or not all(isinstance(digest, str) for digest in expected.values()):
         return [f"{METADATA}: files must give a SHA-256 for each path; export the model again"]
     present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
     present |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink()}
@@ -189,8 +189,8 @@ def find_faults(folder: Path) -> list[str]:
             continue
         elif name not in expected:
             faults.append(f"{name}: was not exported")
-        elif (found := file_sha256(path)) != expected[name]:
-            faults.append(f"{name}: SHA-256 is {found[:16]}..., want {expected[name][:16]}...")
+        elif (digest := file_sha256(path)) != expected[name]:
+            faults.append(f"{name}: SHA-256 is {digest[:16]}..., want {expected[name][:16]}...")
     return faults
 
 
@@ -219,11 +219,11 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
 
 def library_versions() -> dict[str, str]:
     """Versions, by name, of Python, of this package and of the installed libraries that determine the results."""
-    found = {"python": platform.python_version(), "nic_ray": __version__}
+    versions = {"python": platform.python_version(), "nic_ray": __version__}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):  # without a search, a model is trained and exported without Ray
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def file_sha256(path: Path) -> str:

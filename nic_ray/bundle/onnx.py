@@ -69,7 +69,7 @@ class GraphMetadata(TypedDict):
     """"name" and "weights_sha256" of the bundle."""
     max_tokens: int
     prompts: Mapping[str, str]
-    """"query" and "passage" -> what is put before such a text."""
+    """"query" and "passage" -> prompt that is put before such a text."""
     pairs: Mapping[str, str]
     """"name" and "sha256" of the file that it was measured on."""
     parity: Mapping[str, Any]
@@ -157,15 +157,15 @@ def embedder(folder: Path, *, threads: int = 0) -> Embedder:
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         # texts of similar length share a batch, so that there is little padding
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        found: list[NDArray[np.float32]] = []
+        embeddings: list[NDArray[np.float32]] = []
         for start in range(0, len(order), BATCH):
             encoded = tokenizer.encode_batch([texts[number] for number in order[start : start + BATCH]])
-            given = {
-                "input_ids": np.array([each.ids for each in encoded], np.int64),
-                "attention_mask": np.array([each.attention_mask for each in encoded], np.int64),
+            arrays = {
+                "input_ids": np.array([encoding.ids for encoding in encoded], np.int64),
+                "attention_mask": np.array([encoding.attention_mask for encoding in encoded], np.int64),
             }
-            found.append(session.run(None, given)[0])
-        return np.concatenate(found)[np.argsort(order)]
+            embeddings.append(session.run(None, arrays)[0])
+        return np.concatenate(embeddings)[np.argsort(order)]
 
     return embed
 
@@ -178,10 +178,10 @@ class _Whole(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.model({"input_ids": input_ids, "attention_mask": attention_mask})[
+        embeddings: torch.Tensor = self.model({"input_ids": input_ids, "attention_mask": attention_mask})[
             "sentence_embedding"
         ]
-        return found
+        return embeddings
 
 
 def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
@@ -267,9 +267,9 @@ def _measure(
     texts, asks = [collection.texts[number] for number in numbers.tolist()], collection.is_query[numbers].tolist()
     prompts = _prompts_of(model)
     prompted = [prompts.before(is_query=asking) + text for text, asking in zip(texts, asks, strict=True)]
-    found = {"model": _by_model(model, texts, asks), "graph": embedder(folder)(prompted)}
+    embeddings = {"model": _by_model(model, texts, asks), "graph": embedder(folder)(prompted)}
     graph = embedder(folder, threads=1)
-    unit = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in found.items()}
+    unit = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in embeddings.items()}
     domains = [collection.domains[row] for row in rows]
     queries = [collection.texts[collection.query[row]] for row in rows]
     return Parity(
@@ -277,14 +277,14 @@ def _measure(
         lowest_cosine=float((unit["model"] * unit["graph"]).sum(axis=1).min()),
         recall={
             name: flat_metrics(
-                query_scores(each, numbers, collection, rows, similarity=model.similarity_fn_name), domains
+                query_scores(values, numbers, collection, rows, similarity=model.similarity_fn_name), domains
             )[f"{PRIMARY}/macro"]
-            for name, each in found.items()
+            for name, values in embeddings.items()
         },
         milliseconds=_latencies(
             {
-                "model": lambda asked: model.encode_query(list(asked), show_progress_bar=False),
-                "graph": lambda asked: graph([prompts.query + query for query in asked]),
+                "model": lambda batch: model.encode_query(list(batch), show_progress_bar=False),
+                "graph": lambda batch: graph([prompts.query + query for query in batch]),
             },
             queries,
         ),
@@ -296,12 +296,12 @@ def _by_model(model: SentenceTransformer, texts: Sequence[str], asks: Sequence[b
     """(n, D) embeddings of queries and passages, each as Sentence Transformers embeds it."""
     places = np.asarray(asks)
     kinds = ((places, model.encode_query), (~places, model.encode_document))
-    found = np.empty((len(texts), model.get_embedding_dimension() or 0), np.float32)
-    for own, encode in kinds:
-        chosen = [texts[place] for place in np.flatnonzero(own).tolist()]
+    embeddings = np.empty((len(texts), model.get_embedding_dimension() or 0), np.float32)
+    for selected, encode in kinds:
+        chosen = [texts[place] for place in np.flatnonzero(selected).tolist()]
         if chosen:
-            found[own] = encode(chosen, batch_size=BATCH, show_progress_bar=False)
-    return found
+            embeddings[selected] = encode(chosen, batch_size=BATCH, show_progress_bar=False)
+    return embeddings
 
 
 def _prompts_of(model: SentenceTransformer) -> Prompts:
@@ -323,8 +323,8 @@ def _latencies(embedders: Mapping[str, Embedder], queries: Sequence[str]) -> dic
     finally:
         torch.set_num_threads(threads)
     return {
-        name: {f"p{share}": round(float(np.percentile(each, share)), 2) for share in (50, 95)}
-        for name, each in taken.items()
+        name: {f"p{share}": round(float(np.percentile(times, share)), 2) for share in (50, 95)}
+        for name, times in taken.items()
     }
 
 

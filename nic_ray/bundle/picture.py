@@ -60,10 +60,10 @@ def _epochs(trials: Sequence[TrainedTrial]) -> str:
     if not known:
         return ""
     low, high = min(epochs for epochs, _ in known), max(epochs for epochs, _ in known)
-    shown = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    extent = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     whole = all(trial["finished"] for _, trial in known)
     planned = "" if whole else f" of {known[0][1]['of']}"
-    return f"{shown}{planned} epoch{'' if shown == '1' and whole else 's'}"
+    return f"{extent}{planned} epoch{'' if extent == '1' and whole else 's'}"
 
 
 def recall_png(
@@ -91,9 +91,9 @@ def recall_png(
     axes = figure.add_subplot()
     for number, model in enumerate(models):
         offset = 0.24 * (number - (len(models) - 1) / 2)
-        own = intervals.get(model, {})
+        by_domain = intervals.get(model, {})
         for row, domain in enumerate(domains):
-            bounds = own.get(domain)
+            bounds = by_domain.get(domain)
             if bounds is not None and bounds["low"] is not None and bounds["high"] is not None:
                 axes.plot([bounds["low"], bounds["high"]], [row + offset] * 2, color=COLOURS[model], linewidth=2)
         values = [results[model][f"{PRIMARY}/{domain}"] for domain in domains]

@@ -66,7 +66,7 @@ def retriever(
             )[0]
             for name, model in models.items()
         }
-        ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(own, 1)} for name, own in hits.items()}
+        ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(ranked, 1)} for name, ranked in hits.items()}
         return {
             name: [
                 Found(
@@ -76,9 +76,9 @@ def retriever(
                     passages[hit["corpus_id"]].text,
                     ranks["base" if name == "tuned" else "tuned"][hit["corpus_id"]],
                 )
-                for rank, hit in enumerate(own[:count], 1)
+                for rank, hit in enumerate(ranked[:count], 1)
             ]
-            for name, own in hits.items()
+            for name, ranked in hits.items()
         }
 
     return ask
@@ -88,7 +88,7 @@ def describe(found: Mapping[str, Sequence[Found]]) -> Iterator[str]:
     """Describe the passages that the two models retrieved, as lines of text."""
     for model, other in (("tuned", "base"), ("base", "tuned")):
         yield f"{model} model:"
-        for each in found[model]:
-            text = " ".join(each.text.split())
-            yield f"  {each.rank}. {each.cosine:.3f}  {each.domain}  ({other} model: rank {each.other_rank})"
+        for hit in found[model]:
+            text = " ".join(hit.text.split())
+            yield f"  {hit.rank}. {hit.cosine:.3f}  {hit.domain}  ({other} model: rank {hit.other_rank})"
             yield f"     {text if len(text) <= SHOWN else text[: SHOWN - 2] + ' …'}"

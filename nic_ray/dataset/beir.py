@@ -13,7 +13,8 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
-MAX_LISTED = 20  # number of faults that an error message lists
+MAX_LISTED = 20
+"""Number of faults that an error message lists."""
 
 
 def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
@@ -34,16 +35,16 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
     """
     passages, queries = _texts(folder / CORPUS), _texts(folder / QUERIES)
     answers = _answers(folder, split, queries, passages)
-    asked = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in answers))}
-    places = {passage: number for number, passage in enumerate(passages, start=len(asked))}
-    query = np.array([asked[each] for each, _ in answers], dtype=np.int64)
+    numbers = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in answers))}
+    places = {passage: number for number, passage in enumerate(passages, start=len(numbers))}
+    query = np.array([numbers[key] for key, _ in answers], dtype=np.int64)
     collection = Collection(
-        texts=(*(queries[each] for each in asked), *passages.values()),
+        texts=(*(queries[key] for key in numbers), *passages.values()),
         query=query,
-        positive=np.array([places[each] for _, each in answers], dtype=np.int64),
+        positive=np.array([places[key] for _, key in answers], dtype=np.int64),
         negatives=np.empty((len(answers), 0), dtype=np.int64),
         domains=(folder.resolve().name,) * len(answers),
-        corpus=np.arange(len(asked), len(asked) + len(passages), dtype=np.int64),
+        corpus=np.arange(len(numbers), len(numbers) + len(passages), dtype=np.int64),
         fully_judged=True,
     )
     return collection, np.unique(query, return_index=True)[1].tolist()
@@ -51,7 +52,7 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
 
 def _texts(path: Path) -> dict[str, str]:
     """Read the texts of passages or queries, by _id."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     faults = []
     for number, line in _lines(path):
         try:
@@ -59,15 +60,15 @@ def _texts(path: Path) -> dict[str, str]:
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: not JSON: {error}")
             continue
-        fault = _fault(row, found)
+        fault = _fault(row, texts)
         if fault:
             faults.append(f"line {number}: {fault}")
         else:
-            found[str(row["_id"])] = f"{row.get('title') or ''} {row['text']}".strip()
-    if not found and not faults:
+            texts[str(row["_id"])] = f"{row.get('title') or ''} {row['text']}".strip()
+    if not texts and not faults:
         faults.append('holds nothing; want an object a line, with "_id" and "text"')
     _refuse(path, faults)
-    return found
+    return texts
 
 
 def _fault(row: object, known: dict[str, str]) -> str | None:
@@ -91,9 +92,9 @@ def _answers(
     """Read the pairs of a query and a passage that answers it, by _id."""
     path = folder / QRELS / f"{split}.tsv"
     if not path.is_file():
-        others = ", ".join(sorted(each.stem for each in (folder / QRELS).glob("*.tsv"))) or "none"
+        others = ", ".join(sorted(file.stem for file in (folder / QRELS).glob("*.tsv"))) or "none"
         raise InputError(f"{path}: no such file; name one of these with --split: {others}")
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     faults = []
     for number, line in _lines(path):
         columns = line.split("\t")
@@ -106,12 +107,12 @@ def _answers(
             continue
         query, passage, score = (column.strip() for column in columns)
         unknown = [
-            f"line {number}: {name} {each[:80]!r} is not in {file}"
-            for name, each, known, file in (
+            f"line {number}: {name} {key[:80]!r} is not in {file}"
+            for name, key, known, file in (
                 ("query-id", query, queries, QUERIES),
                 ("corpus-id", passage, passages, CORPUS),
             )
-            if each not in known
+            if key not in known
         ]
         try:
             answers = float(score) > 0
@@ -119,11 +120,11 @@ def _answers(
             unknown.append(f"line {number}: score must be a number, got {score[:80]!r}")
         faults += unknown
         if not unknown and answers:
-            found[query, passage] = None
-    if not found and not faults:
+            pairs[query, passage] = None
+    if not pairs and not faults:
         faults.append("names no answer; want lines of query-id, corpus-id and a score above 0, with tabs between")
     _refuse(path, faults)
-    return list(found)
+    return list(pairs)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -9,7 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from nic_ray.words import words
 
-_BLOCK_ENTRIES = 2**21  # entries of sparse matrices held at once: about 100 MiB, with SciPy's intermediate arrays
+_BLOCK_ENTRIES = 2**21
+"""Entries of sparse matrices held at once: about 100 MiB, with SciPy's intermediate arrays."""
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[np.int64]:
@@ -44,8 +45,8 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    found = words(text)
-    return list(zip(["", *found], [*found, ""], strict=True)) if found else [("", text.strip())]
+    terms = words(text)
+    return list(zip(["", *terms], [*terms, ""], strict=True)) if terms else [("", text.strip())]
 
 
 def _incidence(texts: Iterable[Sequence[tuple[str, str]]]) -> sparse.csr_array:

@@ -64,19 +64,19 @@ def describe_bytes(path: Path, head: bytes) -> str | None:
     if encoding:
         read = f"Path(sys.argv[1]).read_text('{encoding}')"
         code = f"import sys; from pathlib import Path; Path('{CONVERTED}').write_text({read}, 'utf-8')"
-        way = f'python -c "{code}" {shlex.quote(str(path))}'
-        return f"is in {encoding.upper()}; save it in UTF-8: {way}"
-    forms = ZIP_FORMATS if head.startswith(b"PK\3\4") else [each for each in BINARY if head.startswith(each[0])]
-    for mark, what, way in forms:
+        remedy = f'python -c "{code}" {shlex.quote(str(path))}'
+        return f"is in {encoding.upper()}; save it in UTF-8: {remedy}"
+    forms = ZIP_FORMATS if head.startswith(b"PK\3\4") else [form for form in BINARY if head.startswith(form[0])]
+    for mark, what, remedy in forms:
         if mark in head:
-            way = way.format(path=shlex.quote(str(path)))
-            return f"{what}; {_by_pandas(path, way) if way.startswith('pd.') else way}"
+            remedy = remedy.format(path=shlex.quote(str(path)))
+            return f"{what}; {_by_pandas(path, remedy) if remedy.startswith('pd.') else remedy}"
     return f"is binary, no text; {WANT}" if b"\0" in head else None
 
 
 def describe_folder(path: Path) -> str:
     """Describe a folder that was named instead of a file, and the remedy."""
-    names = {each.name for each in path.iterdir()}
+    names = {entry.name for entry in path.iterdir()}
     if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
         return "is a folder in BEIR form, which python -m nic_ray.evaluate takes; training wants a file of pairs"
     if names & {"dataset_info.json", "dataset_dict.json"}:
@@ -97,13 +97,13 @@ def describe_text(path: Path, text: str) -> str | None:
     if first.startswith("<"):
         return "is a web page or XML; download the file itself, as raw text"
     if "\r" in text and "\n" not in text:
-        way = f"tr '\\r' '\\n' < {shlex.quote(str(path))} > {CONVERTED}"
-        return f"has lines that end in a carriage return alone, as on old Macs; {way}"
+        command = f"tr '\\r' '\\n' < {shlex.quote(str(path))} > {CONVERTED}"
+        return f"has lines that end in a carriage return alone, as on old Macs; {command}"
     whole = _parsed(text)
     if isinstance(whole, list):
         return _describe_list(path, whole)
-    if isinstance(whole, dict) and (told := _describe_object(path, whole)):
-        return told
+    if isinstance(whole, dict) and (description := _describe_object(path, whole)):
+        return description
     rows = [_parsed(line) for line in text.split("\n") if line.strip()]
     if rows and all(isinstance(row, dict) for row in rows):
         return _describe_rows(path, rows)
@@ -129,17 +129,17 @@ def _parsed(text: str) -> Any:
 
 def _unmarked(head: bytes) -> str | None:
     """Recognise UTF-16 without a byte order mark: in Latin text, every second byte is zero."""
-    for encoding, own, others in (("utf-16-be", head[::2], head[1::2]), ("utf-16-le", head[1::2], head[::2])):
-        if own and own.count(0) > len(own) // 2 and not others.count(0):
+    for encoding, high_bytes, others in (("utf-16-be", head[::2], head[1::2]), ("utf-16-le", head[1::2], head[::2])):
+        if high_bytes and high_bytes.count(0) > len(high_bytes) // 2 and not others.count(0):
             return encoding
     return None
 
 
-def _describe_list(path: Path, found: Sequence[Any]) -> str:
-    rows = [each for each in found if isinstance(each, dict)]
+def _describe_list(path: Path, items: Sequence[Any]) -> str:
+    rows = [item for item in items if isinstance(item, dict)]
     if not rows:
         return f"is a JSON list without objects; {WANT}"
-    return f"is one JSON list of {len(found):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
+    return f"is one JSON list of {len(items):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
 
 
 def _describe_object(path: Path, whole: JsonObject) -> str | None:
@@ -156,15 +156,15 @@ def _describe_object(path: Path, whole: JsonObject) -> str | None:
         return f"is one JSON object that holds a table in parts; {_way(path, f'pd.DataFrame(**{_LOADED})', rows)}"
     for name, value in whole.items():
         of_a_row = _renamed([name]).get(name) in ("positive", "negative")
-        if not of_a_row and isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        if not of_a_row and isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             what = f'is one JSON object, with a list of {len(value):,} objects under "{name}"'
             return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}[{name!r}])', value)}"
     columns = list(whole.values())
-    rows = [each for each in columns if isinstance(each, dict) and (each.keys() & {*FIELDS} or _renamed(list(each)))]
+    rows = [item for item in columns if isinstance(item, dict) and (item.keys() & {*FIELDS} or _renamed(list(item)))]
     if rows and len(rows) == len(columns):
         what = f"is one JSON object, with {len(rows):,} objects under names of their own"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED}.values())', rows)}"
-    if len(columns) > 1 and all(isinstance(each, list | dict) and len(each) == len(columns[0]) for each in columns):
+    if len(columns) > 1 and all(isinstance(item, list | dict) and len(item) == len(columns[0]) for item in columns):
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
     return None
@@ -203,8 +203,8 @@ def _describe_table(path: Path, text: str) -> str:
             encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
             read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
             return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
-    shown = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
-    return f"is text, not JSON (begins with {shown!r}); {WANT}"
+    start = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
+    return f"is text, not JSON (begins with {start!r}); {WANT}"
 
 
 _LOADED = "json.loads(Path(F).read_text('utf-8-sig'))"
@@ -223,21 +223,21 @@ def _way(path: Path, read: str, rows: Sequence[JsonObject]) -> str:
     if lacking := [name for name in FIELDS[:2] if name not in have]:
         return f"no field is known to be the {' or the '.join(lacking)} ({_found(names)}); {WANT}"
     for name in names:
-        items = [each for row in rows if isinstance(row.get(name), list) for each in row[name]]
-        if renamed.get(name, name) in OTHER_NAMES and any(isinstance(each, dict) for each in items):
+        items = [item for row in rows if isinstance(row.get(name), list) for item in row[name]]
+        if renamed.get(name, name) in OTHER_NAMES and any(isinstance(item, dict) for item in items):
             return f"{_found(names)}; {name} holds objects, of which their text alone is wanted; {WANT}"
-    steps, told = "", []
+    steps, changes = "", []
     if renamed:
         steps += f".rename(columns={renamed!r})"
-        told += [f"{other} for {own}" for other, own in renamed.items()]
+        changes += [f"{other} for {field}" for other, field in renamed.items()]
     if any(isinstance(row.get(name), list) for row in rows for name in names if renamed.get(name, name) == "positive"):
         steps += ".explode('positive')"
-        told.append("a row for each positive")
+        changes.append("a row for each positive")
     if "domain" not in have:
         steps += ".assign(domain='manuals')"
-        told.append("one domain for all, say manuals")
-    way = f"make rows of it: {_by_pandas(path, read + steps)}"
-    return f"{_found(names)}; take {', '.join(told)}, and {way}" if told else way
+        changes.append("one domain for all, say manuals")
+    remedy = f"make rows of it: {_by_pandas(path, read + steps)}"
+    return f"{_found(names)}; take {', '.join(changes)}, and {remedy}" if changes else remedy
 
 
 def _a_line_each(path: Path) -> str:
@@ -247,17 +247,17 @@ def _a_line_each(path: Path) -> str:
 def _renamed(names: Sequence[str]) -> dict[str, str]:
     """Map the names of fields that seem to be ours under another name to our names."""
     known = {name.casefold().strip(): name for name in names}
-    found = {
-        own: next((known[other] for other in (own, *others.split()) if other in known), None)
-        for own, others in OTHER_NAMES.items()
-        if own not in names
+    matches = {
+        field: next((known[other] for other in (field, *others.split()) if other in known), None)
+        for field, others in OTHER_NAMES.items()
+        if field not in names
     }
-    return {other: own for own, other in found.items() if other is not None}
+    return {other: field for field, other in matches.items() if other is not None}
 
 
 def _found(names: Sequence[str] | JsonObject) -> str:
-    shown = [str(name)[:40] for name in list(names)[:12]]
-    return f"found: {', '.join(shown) or 'nothing'}{', ...' if len(names) > len(shown) else ''}"
+    listed = [str(name)[:40] for name in list(names)[:12]]
+    return f"found: {', '.join(listed) or 'nothing'}{', ...' if len(names) > len(listed) else ''}"
 
 
 def _by_pandas(path: Path, expression: str) -> str:

@@ -129,7 +129,8 @@ RULES: Mapping[str, Rule] = {
     ),
 }
 
-EXAMPLES = 3  # largest number of examples per finding
+EXAMPLES = 3
+"""Largest number of examples per finding."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def lint_pairs(
     answers: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
         answers[pair.query].add(pair.positive)
-    found = {
+    by_code = {
         "broken-query": _broken_queries(pairs),
         "query-is-positive": _queries_that_are_positives(pairs, groups),
         **_duplicate_rows(pairs, groups),
@@ -174,12 +175,12 @@ def lint_pairs(
             code=code,
             what=rule.what,
             effect=rule.effect,
-            detail=found[code].detail,
-            lines=tuple(sorted(found[code].by_line)),
-            examples=_examples(found[code].by_line),
+            detail=by_code[code].detail,
+            lines=tuple(sorted(by_code[code].by_line)),
+            examples=_examples(by_code[code].by_line),
         )
         for code, rule in RULES.items()
-        if found[code].by_line
+        if by_code[code].by_line
     ]
 
 
@@ -242,15 +243,15 @@ def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str
     lines = {finding.code: finding.lines for finding in findings if finding.code in codes}
     dropped = set().union(*lines.values())
     try:
-        with source.open("rb") as given, out.open("xb") as kept:
-            kept.writelines(line for number, line in enumerate(given, start=1) if number not in dropped)
+        with source.open("rb") as original, out.open("xb") as kept:
+            kept.writelines(line for number, line in enumerate(original, start=1) if number not in dropped)
     except FileExistsError:
         raise InputError(f"{out}: exists already; name another file") from None
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
         ) from None
-    return {code: len(own) for code, own in lines.items()}
+    return {code: len(numbers) for code, numbers in lines.items()}
 
 
 _SPACES = re.compile(r"[ \t\r\n]+")
@@ -304,7 +305,7 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: Mapping[str, int]) -> dict[st
 def _false_negatives(
     pairs: Sequence[Pair], answers: Mapping[str, set[str]], groups: Mapping[str, int]
 ) -> dict[str, _Found]:
-    own: dict[int, str] = {}
+    same: dict[int, str] = {}
     others: dict[int, str] = {}
     near: dict[int, str] = {}
     for pair in pairs:
@@ -312,14 +313,14 @@ def _false_negatives(
         near_known = {groups[text] for text in known}
         for text in pair.negatives:
             if text == pair.positive:
-                own[pair.line] = _shown(text)
+                same[pair.line] = _shown(text)
             elif text in known:
                 others[pair.line] = f"{_shown(pair.query, 60)}: {_shown(text, 60)}"
             elif groups[text] in near_known:
                 near[pair.line] = _shown(text)
     return {
         "negative-near-positive": _Found(near),
-        "negative-is-positive": _Found(own),
+        "negative-is-positive": _Found(same),
         "negative-answers-query": _Found(others),
     }
 
@@ -400,17 +401,17 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
     passages: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:
         passages[pair.domain].add(groups[pair.positive])
-    small = {name: len(own) for name, own in sorted(passages.items()) if HELD_BACK_SHARE * len(own) < MIN_PASSAGES}
+    small = {name: len(ids) for name, ids in sorted(passages.items()) if HELD_BACK_SHARE * len(ids) < MIN_PASSAGES}
     texts = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
-    shown = {
+    sentences = {
         name: f"{name} has {count:,} passages{' that are not nearly the same' * (count < texts[name])}"
         for name, count in small.items()
     }
-    named = [*shown.values()][:AT_EACH_END]
-    more = f"; {len(shown) - len(named):,} domains more have too few" if len(shown) > len(named) else ""
+    named = [*sentences.values()][:AT_EACH_END]
+    more = f"; {len(sentences) - len(named):,} domains more have too few" if len(sentences) > len(named) else ""
     want = int(np.ceil(MIN_PASSAGES / HELD_BACK_SHARE))
     return _Found(
-        {pair.line: shown[pair.domain] for pair in pairs if pair.domain in small},
+        {pair.line: sentences[pair.domain] for pair in pairs if pair.domain in small},
         f"{'; '.join(named)}{more}; want {want}, of which a share of {HELD_BACK_SHARE} comes to {MIN_PASSAGES}",
     )
 

@@ -17,10 +17,13 @@ from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, 
 from nic_ray.errors import InputError
 from nic_ray.validation import row_faults
 
-MAX_LISTED = 20  # number of faults that an error message lists
+MAX_LISTED = 20
+"""Number of faults that an error message lists."""
 LISTED_BY_CHECK = 100
-RUNS_LISTED = 10  # number of ranges of lines that are listed for one fault
-PASSAGES_PER_DOMAIN = 3  # one each for training, validation and test
+RUNS_LISTED = 10
+"""Number of ranges of lines that are listed for one fault."""
+PASSAGES_PER_DOMAIN = 3
+"""Least number of passages in a domain: one for each of training, validation and test."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Pair:
     domain: str
     negatives: tuple[str, ...] = ()
     source_section: str | None = None
-    line: int = 0  # line number in its file, from 1; 0 if it comes from no file
+    line: int = 0
+    """Line number in its file, from 1; 0 if it comes from no file."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
             return [], [Problem(0, "is a pipe or a device, which can be read only once; write its rows into a file")]
         with path.open("rb") as lines:
-            if told := describe_bytes(path, lines.peek(HEAD)[:HEAD]):
-                return [], [Problem(0, told)]
+            if fault := describe_bytes(path, lines.peek(HEAD)[:HEAD]):
+                return [], [Problem(0, fault)]
             for number, line in enumerate(lines, start=1):
                 content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
                 if content:
@@ -122,8 +126,8 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
                 lines.seek(0)
                 text = lines.read().decode("utf-8", errors="replace")
                 # the last row of a list may be a usable line
-                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (told := describe_text(path, text)):
-                    return [], [Problem(0, told)]
+                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (fault := describe_text(path, text)):
+                    return [], [Problem(0, fault)]
     except FileNotFoundError:
         return [], [Problem(0, "no such file; one that comes along is data/reference/pairs.jsonl")]
     except IsADirectoryError:
@@ -156,10 +160,10 @@ def describe_problems(
     else:
         heading = f"{len(problems)} problems"
     lines: dict[str, list[int]] = {}
-    for each in problems:
-        lines.setdefault(each.message, []).append(each.line)
+    for problem in problems:
+        lines.setdefault(problem.message, []).append(problem.line)
     most = listed or LISTED_BY_CHECK
-    findings = [_at_lines(own) + message for message, own in list(lines.items())[:most]]
+    findings = [_at_lines(numbers) + message for message, numbers in list(lines.items())[:most]]
     if len(findings) < len(lines):
         findings.append(f"... and {len(lines) - len(findings)} more")
     way_out = "Correct them."
@@ -175,10 +179,10 @@ def _at_lines(numbers: Sequence[int]) -> str:
         return ""
     starts = [at for at, number in enumerate(numbers) if at == 0 or number > numbers[at - 1] + 1]
     runs = [numbers[start:end] for start, end in itertools.pairwise([*starts, len(numbers)])]
-    shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
+    listed = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
     if left := sum(map(len, runs[RUNS_LISTED:])):
-        shown.append(f"and {left:,} more")
-    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(shown)}: "
+        listed.append(f"and {left:,} more")
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(listed)}: "
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
@@ -248,8 +252,8 @@ def _not_empty(text: str) -> str:
 def _domain_name(name: str) -> str:
     """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
     if "/" in name or not name.isprintable() or name != name.strip():
-        shown = name if len(name) <= 40 else name[:39] + "…"
-        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {shown!r}')
+        start = name if len(name) <= 40 else name[:39] + "…"
+        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
     if name in ("macro", "worst"):
         raise ValueError(f'must not be "{name}", which names a figure over all domains')
     return name

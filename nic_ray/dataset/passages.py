@@ -34,8 +34,8 @@ def read_corpus(path: Path) -> list[Passage]:
         return _of_pairs(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a JSONL file of pairs, or a folder of text files")
-    found: dict[str, Passage] = {}
-    for file in sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()):
+    passages: dict[str, Passage] = {}
+    for file in sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()):
         inside = file.relative_to(path)
         domain = inside.parts[0] if len(inside.parts) > 1 else file.stem
         try:
@@ -43,10 +43,10 @@ def read_corpus(path: Path) -> list[Passage]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read as UTF-8 text ({error}); convert it, or remove it") from None
         for passage in _passages(text):
-            found.setdefault(passage, Passage(passage, domain))
-    if not found:
+            passages.setdefault(passage, Passage(passage, domain))
+    if not passages:
         raise InputError(f"{path}: holds no text in files that end in {' or '.join(SUFFIXES)}")
-    return list(found.values())
+    return list(passages.values())
 
 
 def _of_pairs(path: Path) -> list[Passage]:
@@ -63,13 +63,13 @@ def _of_pairs(path: Path) -> list[Passage]:
 
 
 def _passages(text: str) -> list[str]:
-    found, headings = [], []
+    passages, headings = [], []
     for paragraph in (" ".join(part.split()) for part in text.replace("\r\n", "\n").split("\n\n")):
         if not paragraph:
             continue
         if count_words(paragraph) <= SHORT:
             headings.append(paragraph)
             continue
-        found.append("\n".join([*headings, paragraph]))
+        passages.append("\n".join([*headings, paragraph]))
         headings = []
-    return [*found, *(["\n".join(headings)] if headings else [])]
+    return [*passages, *(["\n".join(headings)] if headings else [])]

@@ -13,8 +13,10 @@ from nic_ray.protocol import Protocol
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
 
-GROUPS_PER_DOMAIN = 3  # one for each part
-MAX_LISTED = 20  # number of domains that an error message lists
+GROUPS_PER_DOMAIN = 3
+"""Least number of groups in a domain: one for each part."""
+MAX_LISTED = 20
+"""Number of domains that an error message lists."""
 
 
 def split_rows(
@@ -69,9 +71,9 @@ def split_rows(
     part_of_group = np.full(len(sizes), "train", dtype="<U10")
     members = _split_together(groups, domains)
     _refuse_small_domains(members, noun="passages" if protocol == "unseen_passages" else "queries")
-    for names, own in members.items():
-        left = _generator(seed, names).permutation(own)
-        total = sizes[own].sum()
+    for names, numbers in members.items():
+        left = _generator(seed, names).permutation(numbers)
+        total = sizes[numbers].sum()
         test = _fill(sizes[left], test_share * total, spare=2)
         part_of_group[left[test]] = "test"
         left = left[~test]
@@ -114,9 +116,9 @@ def hold_back_queries(
     rows_of_passage, rows_of_query = Counter(positives[training].tolist()), Counter(queries[training].tolist())
     moved, taken = parts.astype("<U14"), set[int]()
     for domain in np.unique(names).tolist():
-        own = np.flatnonzero(training & (names == domain))
+        candidates = np.flatnonzero(training & (names == domain))
         # another sequence of random numbers than in the split, which would draw the same rows first
-        drawn = np.random.default_rng([seed, zlib.crc32(domain.encode()), 1]).permutation(own)
+        drawn = np.random.default_rng([seed, zlib.crc32(domain.encode()), 1]).permutation(candidates)
         room = len(taken) + round(share * np.count_nonzero(names == domain))
         for row in drawn.tolist():
             passage = int(positives[row])
@@ -169,9 +171,9 @@ def sample_rows(
         raise InputError(f"sample_share must be > 0 and <= 1, got {share}")
     groups = _numbered(positives)
     kept = np.zeros(groups.max(initial=-1) + 1, dtype=bool)
-    for names, own in _split_together(groups, domains).items():
-        count = max(GROUPS_PER_DOMAIN, round(share * len(own)))
-        kept[_generator(seed, names).permutation(own)[:count]] = True
+    for names, numbers in _split_together(groups, domains).items():
+        count = max(GROUPS_PER_DOMAIN, round(share * len(numbers)))
+        kept[_generator(seed, names).permutation(numbers)[:count]] = True
     return np.flatnonzero(kept[groups]).astype(np.int64)
 
 
@@ -199,9 +201,9 @@ def _split_together(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[t
     owner = cells[1, order][first]
     small = np.flatnonzero(np.bincount(owner, minlength=len(names)) < GROUPS_PER_DOMAIN)
     shared: dict[tuple[int, ...], list[int]] = {}
-    for group, own in enumerate(np.split(cells[1], np.flatnonzero(np.diff(cells[0])) + 1)):
-        if len(own) > 1 and np.isin(own, small).any():
-            shared.setdefault(tuple(own.tolist()), []).append(group)
+    for group, holders in enumerate(np.split(cells[1], np.flatnonzero(np.diff(cells[0])) + 1)):
+        if len(holders) > 1 and np.isin(holders, small).any():
+            shared.setdefault(tuple(holders.tolist()), []).append(group)
     several: dict[tuple[str, ...], NDArray[np.int64]] = {}
     for key, members in shared.items():
         if len(members) >= GROUPS_PER_DOMAIN:
@@ -213,10 +215,10 @@ def _split_together(groups: NDArray[np.int64], domains: Sequence[str]) -> dict[t
 def _refuse_small_domains(members: dict[tuple[str, ...], NDArray[np.int64]], *, noun: str) -> None:
     shared = {name for names in members if len(names) > 1 for name in names}
     small = [
-        f'domain "{names[0]}" has too few distinct {noun}, {len(own)}; want {GROUPS_PER_DOMAIN}: '
+        f'domain "{names[0]}" has too few distinct {noun}, {len(numbers)}; want {GROUPS_PER_DOMAIN}: '
         "one each to train, validate and test on"
-        for names, own in members.items()
-        if len(names) == 1 and len(own) < GROUPS_PER_DOMAIN and names[0] not in shared
+        for names, numbers in members.items()
+        if len(names) == 1 and len(numbers) < GROUPS_PER_DOMAIN and names[0] not in shared
     ]
     if not small:
         return

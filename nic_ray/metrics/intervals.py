@@ -25,8 +25,8 @@ class Queries:
 def count_passages(queries: Queries) -> dict[str, int]:
     """Count the passages that the queries of each domain ask about; "macro" is the sum of these counts."""
     names, member = np.unique(np.asarray(queries.domains, np.str_), return_inverse=True)
-    asked = np.unique(np.stack([member, queries.passages]), axis=1)[0]
-    counts = np.bincount(asked, minlength=len(names)).tolist()
+    owners = np.unique(np.stack([member, queries.passages]), axis=1)[0]
+    counts = np.bincount(owners, minlength=len(names)).tolist()
     return dict(zip(names.tolist(), counts, strict=True)) | {"macro": sum(counts)}
 
 
@@ -182,8 +182,8 @@ def _check_scores(
 ) -> None:
     shapes = {name: values.shape for name, values in scores.items()} | {"passages": passages.shape}
     if not len(domains) or set(shapes.values()) != {(len(domains),)}:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"want one score, passage and domain a query, got {found} and {len(domains)} domains")
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"want one score, passage and domain a query, got {listed} and {len(domains)} domains")
     for name, values in scores.items():
         broken = np.count_nonzero(~np.isfinite(values))
         if broken:
@@ -203,8 +203,8 @@ def _by_domain(
     sums = np.array([math.fsum(ordered[start:end]) for start, end in zip(first, ends, strict=True)])
     parts = np.searchsorted(labels[0, first], np.arange(1, len(names)))
     return {
-        str(name): _Passages(own, counts)
-        for name, own, counts in zip(names, np.split(sums, parts), np.split(ends - first, parts), strict=True)
+        str(name): _Passages(totals, counts)
+        for name, totals, counts in zip(names, np.split(sums, parts), np.split(ends - first, parts), strict=True)
     }
 
 
@@ -228,8 +228,8 @@ def _macro_spread(groups: Sequence[_Passages]) -> _Spread:
         spreads.append(_shared_spread(few, few if _passages_of(few) >= MIN_PASSAGES else groups))
     if len(groups) == 1:
         return spreads[0]
-    variance = math.fsum(each.variance for each in spreads)
-    weighed = math.fsum(each.variance**2 / each.freedom for each in spreads)
+    variance = math.fsum(spread.variance for spread in spreads)
+    weighed = math.fsum(spread.variance**2 / spread.freedom for spread in spreads)
     return _Spread(variance / len(groups) ** 2, variance**2 / weighed if weighed else math.inf)
 
 

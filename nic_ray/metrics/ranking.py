@@ -44,9 +44,9 @@ def relevance_by_rank(
     if not finite.all():
         raise ValueError(f"scores must be finite, {np.count_nonzero(~finite)} of {scores.size} are not")
     rows, columns = np.nonzero(relevant)
-    own = scores[rows, columns]
-    best_first = np.lexsort((-own, rows))
-    own = own[best_first]
+    relevant_scores = scores[rows, columns]
+    best_first = np.lexsort((-relevant_scores, rows))
+    relevant_scores = relevant_scores[best_first]
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # 0 for a query's best relevant passage
 
     # Only the relevant passages need a rank, so rivals are counted and nothing is sorted.
@@ -54,7 +54,7 @@ def relevance_by_rank(
     ranked = np.zeros_like(relevant)
     for number in range(place.max(initial=-1) + 1):
         here = place == number
-        rivals = irrelevant[rows[here]] >= own[here, np.newaxis] - _ROUNDING
+        rivals = irrelevant[rows[here]] >= relevant_scores[here, np.newaxis] - _ROUNDING
         ranked[rows[here], number + np.count_nonzero(rivals, axis=1)] = True
     return ranked
 
@@ -110,9 +110,9 @@ def query_metrics(
     from scipy.spatial.distance import cdist
 
     longest = max(_longest(queries), _longest(corpus))
-    asked, passages = _scaled(queries, longest), _scaled(corpus, longest)
+    query_vectors, passages = _scaled(queries, longest), _scaled(corpus, longest)
     metric = "cityblock" if similarity == "manhattan" else "euclidean"
-    return _in_blocks(lambda block: -cdist(asked[block], passages, metric), relevant, ignored, len(corpus))
+    return _in_blocks(lambda block: -cdist(query_vectors[block], passages, metric), relevant, ignored, len(corpus))
 
 
 def score_metrics(
@@ -149,10 +149,10 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
         ValueError: `domains` does not have exactly one domain per query.
     """
     flat: dict[str, float] = {}
-    for name, own in values.items():
-        if len(domains) != len(own):
-            raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(own)} queries")
-        means = by_domain(own, domains, direction=METRICS[name].direction)
+    for name, scores in values.items():
+        if len(domains) != len(scores):
+            raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(scores)} queries")
+        means = by_domain(scores, domains, direction=METRICS[name].direction)
         if not METRICS[name].shows_worst:
             del means["worst"]
         flat |= {f"{name}/{domain}": value for domain, value in means.items()}

@@ -20,7 +20,7 @@ class Metric:
     label: str
     """The display name."""
     explained: str
-    """What the metric measures, in a few words."""
+    """Explanation of the metric, in a few words."""
     of_ranks: "Callable[[NDArray[np.bool_]], NDArray[np.float64]]"
     """Computes the metric, (Q,), from (Q, C) bool: whether the passage at each rank is relevant."""
     direction: int = 1

@@ -84,10 +84,10 @@ def frozen_inputs(
     """
     ascending = sorted(set(depths) - {0})
     blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
-    found = {0: tokens}
+    inputs = {0: tokens}
     for depth, values in zip(ascending, run_chain(blocks, tokens, device=device, bf16=bf16), strict=True):
-        found[depth] = Inputs(values, tokens.offsets, depth)
-    return {depth: found[depth] for depth in depths}
+        inputs[depth] = Inputs(values, tokens.offsets, depth)
+    return {depth: inputs[depth] for depth in depths}
 
 
 def run_chain(
@@ -95,8 +95,8 @@ def run_chain(
 ) -> list[NDArray[Any]]:
     """Run frozen blocks in sequence over every text; return the values (T, W) after each item of `blocks`."""
     outputs: list[NDArray[Any]] = []
-    for each in blocks:
-        inputs = run_blocks(each, inputs, device=device, bf16=bf16)
+    for block in blocks:
+        inputs = run_blocks(block, inputs, device=device, bf16=bf16)
         outputs.append(inputs.values)
     return outputs
 
@@ -195,9 +195,9 @@ def in_chunks(
     tokens = CHUNK_TOKENS[source.device.type]
     left = list(chunks(source.lengths, texts, tokens))
     while left:
-        found = _unless_out_of_memory(run, left[0])
-        if found is not None:
-            yield left.pop(0), found
+        result = _unless_out_of_memory(run, left[0])
+        if result is not None:
+            yield left.pop(0), result
             continue
         if tokens <= LEAST_TOKENS:
             raise RunError(
@@ -230,9 +230,9 @@ def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) ->
     stops = np.zeros(len(ordered), np.int64)
     for start in reversed(range(len(ordered))):
         most = min(len(ordered) - start, max(1, tokens // int(longest[start])))
-        found = longest[start] * count[:most] + cost[start + 1 : start + 1 + most]
-        best = int(found.argmin())
-        cost[start], stops[start] = found[best] + tokens / 8, start + 1 + best
+        costs = longest[start] * count[:most] + cost[start + 1 : start + 1 + most]
+        best = int(costs.argmin())
+        cost[start], stops[start] = costs[best] + tokens / 8, start + 1 + best
     start = 0
     while start < len(ordered):
         yield ordered[start : stops[start]]

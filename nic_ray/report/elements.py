@@ -75,9 +75,9 @@ def change_of(changes: Mapping[str, StoredInterval], domain: str) -> str:
     """A domain's change with its interval, as short text."""
     if domain not in changes:
         return "no interval"
-    own = changes[domain]
-    sure = "too few passages" if own["low"] is None else f"{own['low']:+.3f} to {own['high']:+.3f}"
-    return f"{own['difference']:+.3f} ({sure})"
+    interval = changes[domain]
+    sure = "too few passages" if interval["low"] is None else f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+    return f"{interval['difference']:+.3f} ({sure})"
 
 
 def label(text: str) -> str:
@@ -92,7 +92,7 @@ def sentence(text: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table, which scrolls sideways where the screen is narrower."""
-    head = "".join(f"<th>{html.escape(each)}</th>" for each in header)
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in header)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -50,7 +50,7 @@ def recall(run: FinishedRun) -> Html:
     intervals = run.result.get("recall_intervals", {}) if part == "test" else {}
     domains = pictured_domains(results)
     figure = go.Figure()
-    for number, model in enumerate(each for each in COLOURS if each in results):
+    for number, model in enumerate(name for name in COLOURS if name in results):
         values = [results[model][f"{PRIMARY}/{domain}"] for domain in domains]
         reaches = [
             _reach(intervals.get(model, {}).get(domain), value) for domain, value in zip(domains, values, strict=True)
@@ -175,11 +175,11 @@ def history(run: FinishedRun) -> Html:
 
 def _trials(run: FinishedRun) -> Html:
     objective = run.result["objective"]
-    shown = {"epochs": ".3g", "best_epoch": ".3g", objective: ".3f"}
+    columns = {"epochs": ".3g", "best_epoch": ".3g", objective: ".3f"}
     yield table(
         ["trial", "how it ended", "epochs", "best after epoch", f"{objective_name(run)}, validation rows"],
         [
-            [row["trial"], row["status"], *(_figures(row, name, form) for name, form in shown.items())]
+            [row["trial"], row["status"], *(_figures(row, name, form) for name, form in columns.items())]
             for row in run.result["trials"]
         ],
     )
@@ -191,17 +191,17 @@ def _trials(run: FinishedRun) -> Html:
 
 def rungs(run: FinishedRun) -> Html:
     """The number of epochs that each trial was trained for, and the rungs at which ASHA could stop it."""
-    courses = [each for each in run.courses if each.points or each.status == "failed"]
+    courses = [course for course in run.courses if course.points or course.status == "failed"]
     if not courses:
         yield sentence("The study records no trial's number of epochs.")
         return
     figure = go.Figure()
     for status, colour in STATUS_COLOURS.items():
-        own = [each for each in courses if each.status == status]
-        if own:
+        group = [course for course in courses if course.status == status]
+        if group:
             figure.add_bar(
-                x=[each.points[-1][0] if each.points else 0 for each in own],
-                y=[each.name for each in own],
+                x=[course.points[-1][0] if course.points else 0 for course in group],
+                y=[course.name for course in group],
                 orientation="h",
                 name=status,
                 marker={"color": colour, "pattern": {"shape": "/" if status == "stopped" else ""}},
@@ -213,7 +213,7 @@ def rungs(run: FinishedRun) -> Html:
         figure.add_vline(x=rung, line={"color": "#000000", "dash": "dash", "width": 2}, opacity=1)
         rung *= search.reduction_factor
     figure.update_xaxes(title="trained (epochs)<br>dashed: ASHA's rungs", range=[0, epochs * 1.05])
-    figure.update_yaxes(categoryorder="array", categoryarray=[each.name for each in reversed(courses)], dtick=1)
+    figure.update_yaxes(categoryorder="array", categoryarray=[course.name for course in reversed(courses)], dtick=1)
     yield figure_html("rungs", figure, height=150 + 26 * len(courses))
     yield sentence(
         f"At each rung, ASHA lets about the best 1 in {search.reduction_factor:g} of the trials that have reached it "
@@ -223,17 +223,17 @@ def rungs(run: FinishedRun) -> Html:
 
 def curves(run: FinishedRun) -> Html:
     """The objective of each trial at each of its evaluations."""
-    courses = [each for each in run.courses if each.points]
+    courses = [course for course in run.courses if course.points]
     if not courses:
         yield sentence("The study holds no evaluation with its epoch.")
         return
     figure = go.Figure()
-    for number, each in enumerate(courses):
+    for number, course in enumerate(courses):
         figure.add_scatter(
-            x=[epoch for epoch, _ in each.points],
-            y=[value for _, value in each.points],
+            x=[epoch for epoch, _ in course.points],
+            y=[value for _, value in course.points],
             mode="lines+markers",
-            name=each.name,
+            name=course.name,
             line={"color": CYCLE[number % len(CYCLE)], "dash": DASHES[number // len(CYCLE) % len(DASHES)]},
         )
     figure.update_xaxes(title="trained (epochs)", rangemode="tozero")
@@ -332,11 +332,11 @@ def timing(run: FinishedRun) -> Html:
         return
     figure = go.Figure()
     for status, colour in STATUS_COLOURS.items():
-        own = [row for row in trials if row["status"] == status]
-        if own:
+        rows = [row for row in trials if row["status"] == status]
+        if rows:
             figure.add_bar(
-                x=[row["seconds"] for row in own],
-                y=[row["trial"] for row in own],
+                x=[row["seconds"] for row in rows],
+                y=[row["trial"] for row in rows],
                 orientation="h",
                 name=status,
                 marker={"color": colour, "pattern": {"shape": "/" if status == "stopped" else ""}},
@@ -371,7 +371,7 @@ def _scale(values: Sequence[Any], log: bool) -> _Scale:
         place = {str(value): number / (len(distinct) - 1) for number, value in enumerate(distinct)}
         return _Scale(place, tuple((place[str(value)], _short(value)) for value in distinct))
     at = [math.log(value) if log and value > 0 else float(value) for value in distinct]
-    place = {str(value): (own - at[0]) / (at[-1] - at[0]) for value, own in zip(distinct, at, strict=True)}
+    place = {str(value): (position - at[0]) / (at[-1] - at[0]) for value, position in zip(distinct, at, strict=True)}
     return _Scale(place, ((0.0, _short(distinct[0])), (1.0, _short(distinct[-1]))))
 
 

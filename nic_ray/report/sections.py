@@ -53,12 +53,12 @@ def summary(run: FinishedRun) -> Html:
         f"The winner is {result['winner']['trial']}. On the {part} rows its {objective_name(run)} is "
         f"{results['tuned'][objective]:.3f}, {gain:+.3f} against the base model."
     )
-    if told := describe_readings(result.get("readings", [])):
-        yield f'<div class="warning"><p>{html.escape(told[0].upper() + told[1:])}.</p></div>'
+    if warning := describe_readings(result.get("readings", [])):
+        yield f'<div class="warning"><p>{html.escape(warning[0].upper() + warning[1:])}.</p></div>'
     guard = result.get("guard", {})
     if guard.get("objections"):
         verdict = "Exported over these objections" if guard["overridden"] else "Not exported"
-        listed = "".join(f"<li>{html.escape(each)}</li>" for each in guard["objections"])
+        listed = "".join(f"<li>{html.escape(objection)}</li>" for objection in guard["objections"])
         yield f'<div class="warning"><p>{verdict}:</p><ul>{listed}</ul></div>'
     elif result.get("bundle"):
         yield sentence(f"Exported to {result['bundle']}.")
@@ -74,18 +74,18 @@ def lost(run: FinishedRun) -> Html:
     queries = run.queries["queries"]
     groups: dict[str, list[RetrievedQuery]] = {}
     for _, name in LENGTHS:
-        groups[name] = [each for each in queries if _length(each["query"]) == name]
-    groups["asks a question"] = [each for each in queries if _asks(each["query"])]
-    groups["keywords or a statement"] = [each for each in queries if not _asks(each["query"])]
-    groups["with a number or code"] = [each for each in queries if re.search(r"\d", each["query"])]
-    groups["without one"] = [each for each in queries if not re.search(r"\d", each["query"])]
-    groups = {name: own for name, own in groups.items() if own}
+        groups[name] = [query for query in queries if _length(query["query"]) == name]
+    groups["asks a question"] = [query for query in queries if _asks(query["query"])]
+    groups["keywords or a statement"] = [query for query in queries if not _asks(query["query"])]
+    groups["with a number or code"] = [query for query in queries if re.search(r"\d", query["query"])]
+    groups["without one"] = [query for query in queries if not re.search(r"\d", query["query"])]
+    groups = {name: group for name, group in groups.items() if group}
     figure = go.Figure()
     for model in ("base", "tuned"):
-        means = [sum(each["recall"][model] for each in own) / len(own) for own in groups.values()]
+        means = [sum(query["recall"][model] for query in group) / len(group) for group in groups.values()]
         figure.add_bar(
             x=means,
-            y=[f"{name} ({len(own)})" for name, own in groups.items()],
+            y=[f"{name} ({len(group)})" for name, group in groups.items()],
             orientation="h",
             name=label(model_name(run, model)),
             marker={"color": COLOURS[model]},
@@ -113,34 +113,36 @@ def worst(run: FinishedRun) -> Html:
         "by them can no longer be measured on the test rows."
     )
     by_domain: dict[str, list[RetrievedQuery]] = {}
-    for each in run.queries["queries"]:
-        by_domain.setdefault(each["domain"], []).append(each)
+    for query in run.queries["queries"]:
+        by_domain.setdefault(query["domain"], []).append(query)
     names = sorted(by_domain)
     if len(names) > MAX_SHOWN:
-        found_of = {name: sum(each["recall"]["tuned"] for each in own) / len(own) for name, own in by_domain.items()}
-        names = sorted(names, key=lambda name: (found_of[name], name))[: 2 * AT_EACH_END]
+        means = {
+            name: sum(query["recall"]["tuned"] for query in group) / len(group) for name, group in by_domain.items()
+        }
+        names = sorted(names, key=lambda name: (means[name], name))[: 2 * AT_EACH_END]
         yield sentence(f"Of {len(by_domain):,} domains, the {len(names)} in which the winner finds least:")
     for domain in names:
-        own = [each for each in by_domain[domain] if each["rank"] > 1]
-        own = sorted(own, key=lambda each: (-each["rank"], each["query"]))[:WORST]
-        items = "".join(_miss(each, passages) for each in own) or "<li>Every query finds its passage first.</li>"
+        missed = [query for query in by_domain[domain] if query["rank"] > 1]
+        missed = sorted(missed, key=lambda query: (-query["rank"], query["query"]))[:WORST]
+        items = "".join(_miss(query, passages) for query in missed) or "<li>Every query finds its passage first.</li>"
         yield f"<details><summary>{html.escape(domain)}</summary><ol>{items}</ol></details>"
 
 
 def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
-    def shown(number: int) -> str:
+    def excerpt(number: int) -> str:
         text = passages[str(number)]["text"]
         return html.escape(text if len(text) <= SHOWN else text[:SHOWN] + " …")
 
     instead = "".join(
         f'<li><span class="tag">{html.escape(", ".join(passages[str(number)]["domains"]) or "answer of no row")}, '
-        f"cosine {cosine:.3f}</span> {shown(number)}</li>"
+        f"cosine {cosine:.3f}</span> {excerpt(number)}</li>"
         for number, cosine in query["retrieved"][: min(3, query["rank"] - 1)]
         if number != query["passage"]
     )
     return (
         f'<li><p class="query">{html.escape(query["query"])}</p><p><span class="tag">its passage; the best answer '
-        f"stands at rank {query['rank']}</span> {shown(query['passage'])}</p>"
+        f"stands at rank {query['rank']}</span> {excerpt(query['passage'])}</p>"
         f"<p>Retrieved instead:</p><ol>{instead}</ol></li>"
     )
 
@@ -166,9 +168,8 @@ def data(run: FinishedRun) -> Html:
     if not findings:
         yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
         return
-    yield table(
-        ["finding", "rows", "what it does"], [[each.code, f"{len(each.lines):,}", each.effect] for each in findings]
-    )
+    cells = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
+    yield table(["finding", "rows", "what it does"], cells)
     yield sentence(f"Single rows: python -m nic_ray.check {shlex.quote(str(file))}")
 
 
@@ -178,19 +179,17 @@ def split(run: FinishedRun) -> Html:
     yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
-        yield sentence(
-            "Readings of the test rows, including those by neighbouring runs with the same held-back rows:"
-        )
+        yield sentence("Readings of the test rows, including those by neighbouring runs with the same held-back rows:")
         yield table(COLUMNS, cells_of(readings))
     leaks = run.result.get("leaks")
     if not leaks:
         yield sentence("This run holds no leak report.")
         return
-    parts = list(dict.fromkeys(part for own in leaks.values() for part in own))
+    parts = list(dict.fromkeys(part for counts in leaks.values() for part in counts))
     yield sentence("Rows that share something with the training rows:")
     yield table(
         ["shared", *map(shown_name, parts)],
-        [[name, *(f"{own.get(part, 0):,}" for part in parts)] for name, own in leaks.items()],
+        [[name, *(f"{counts.get(part, 0):,}" for part in parts)] for name, counts in leaks.items()],
     )
     if "unseen_queries" in parts:
         yield sentence(

@@ -32,8 +32,8 @@ def show_result(result: SearchResult) -> None:
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
         # without the brackets of `with_epochs`: headers wrap at a width of six characters
-        shown = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
-        console.show(console.metrics_table(shown, passages=passages_of(judgement.evidence, part)))
+        models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
+        console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
     for line in describe_evidence(judgement.evidence, judgement.results):
         console.say(line)
     files = RunFolder(result.run_folder)
@@ -89,17 +89,17 @@ def _training(evidence: Evidence) -> Iterator[str]:
 def _confirmed(evidence: Evidence) -> Iterator[str]:
     if evidence["confirmed"]:
         yield "\nthe best of the search, trained again with other seeds, on the validation rows:"
-    for each in evidence["confirmed"]:
-        values = ", ".join(f"{value:.3f} with {seed}" for seed, value in each["by_seed"].items())
-        epochs = "" if each["epochs"] is None else f", {each['epochs']:.3g} epochs"
-        yield f"  {each['trial']}: {each['mean']:.3f} over {each['seeds']} seed(s){epochs} ({values})"
+    for candidate in evidence["confirmed"]:
+        values = ", ".join(f"{value:.3f} with {seed}" for seed, value in candidate["by_seed"].items())
+        epochs = "" if candidate["epochs"] is None else f", {candidate['epochs']:.3g} epochs"
+        yield f"  {candidate['trial']}: {candidate['mean']:.3f} over {candidate['seeds']} seed(s){epochs} ({values})"
 
 
 def _intervals(evidence: Evidence) -> Iterator[str]:
     for difference, domains in evidence.get("intervals", {}).items():
         below = difference.partition(" minus ")[2]
-        shown = with_epochs(difference, below, evidence["trained"])
-        yield f"\n{shown}, {METRICS[PRIMARY].label} on the test rows, with 95 % intervals over passages:"
+        title = with_epochs(difference, below, evidence["trained"])
+        yield f"\n{title}, {METRICS[PRIMARY].label} on the test rows, with 95 % intervals over passages:"
         changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
@@ -144,15 +144,15 @@ def _words(results: Results) -> Iterator[str]:
 
 
 def _leaks(evidence: Evidence) -> Iterator[str]:
-    found = [
+    shared = [
         f"{count} {part} row{'s' if count > 1 else ''} ({name})"
         for name, parts in evidence["leaks"].items()
         for part, count in parts.items()
         if count and not (part == "unseen_queries" and "passage" in name)
     ]
-    yield f"shared with the training rows: {', '.join(found) or 'nothing'}"
+    yield f"shared with the training rows: {', '.join(shared) or 'nothing'}"
 
 
 def _readings(evidence: Evidence) -> Iterator[str]:
-    if told := describe_readings(evidence.get("readings", [])):
-        yield f"warning: {told}"
+    if warning := describe_readings(evidence.get("readings", [])):
+        yield f"warning: {warning}"

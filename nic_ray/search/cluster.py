@@ -27,7 +27,7 @@ from nic_ray.training.prepared import Prepared
 
 @dataclass(frozen=True)
 class VisibleGpus:
-    """What PyTorch sees on a node."""
+    """The GPUs that PyTorch sees on a node."""
 
     missing: str
     """Why it sees no GPU; empty if it sees one."""
@@ -91,8 +91,8 @@ def refuse_unshared_places(shared: Sequence[Path]) -> None:
 
 
 def files_to_share(inputs: Mapping[int, Inputs | StoredInputs], run_folder: Path | None) -> list[Path]:
-    """List what every node must see: activations on disk, and the run folder (None if trials write elsewhere)."""
-    stored = [each.path for each in inputs.values() if isinstance(each, StoredInputs)]
+    """List paths that every node must see: activations on disk, and the run folder (None if trials write elsewhere)."""
+    stored = [at_depth.path for at_depth in inputs.values() if isinstance(at_depth, StoredInputs)]
     return ([RunFolder(run_folder).config] if run_folder else []) + stored
 
 
@@ -109,7 +109,7 @@ def _on_node(node: Mapping[str, Any], function: Callable[[Any], Any], argument: 
 
 
 def look_for_gpus(precision: Literal["auto", "bf16", "fp32"]) -> VisibleGpus:
-    """Ray task: report what PyTorch sees on this node."""
+    """Ray task: report the GPUs that PyTorch sees on this node."""
     missing = hardware.why_no_gpu()
     return VisibleGpus(missing, not missing and hardware.computes_in_bf16(precision, "cuda"))
 
@@ -123,10 +123,10 @@ def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
     """Return a chain that runs frozen blocks where trials will train: a Ray task per shard, or a process per GPU."""
 
     def chain(blocks: Sequence[Lower], shards: Sequence[Inputs]) -> Iterator[list[NDArray[Any]]]:
-        given = ray.put(list(blocks))
+        reference = ray.put(list(blocks))
         gpus = int(ray.cluster_resources().get("GPU", 0)) if placement.gpus_per_worker else 0
         if gpus:
-            work = functools.partial(run_shard_on_gpu, given, bf16)
+            work = functools.partial(run_shard_on_gpu, reference, bf16)
             yield from on_gpus(work, shards, min(gpus, len(shards)))
             return
         task = ray.remote(num_cpus=1)(run_shard)
@@ -134,7 +134,7 @@ def chain_on_cluster(placement: Placement, *, bf16: bool) -> Chain:
         most = 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
         pending: list[Any] = []
         for shard in shards:
-            pending.append(task.remote(given, shard, "cpu", bf16))
+            pending.append(task.remote(reference, shard, "cpu", bf16))
             if len(pending) == most:
                 yield ray.get(pending.pop(0))
         while pending:

@@ -75,7 +75,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a search will take, in seconds and bytes. Times are unknown if trials train on GPUs and none is here."""
+    """Time and space of a search, in seconds and bytes. Times are unknown if trials train on GPUs and none is here."""
 
     trials: int
     concurrent: int
@@ -128,17 +128,17 @@ def forecast(config: Config) -> Forecast:
 def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
     """Measure rates in a short training with as many processes as will train at a time on the machine, or on a GPU."""
     started = time.time()
-    given = [(config, threads, started, device)] * processes
+    arguments = [(config, threads, started, device)] * processes
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        found = pool.starmap(_measure, given, chunksize=1)
-    means = np.mean([[getattr(each, field.name) for field in fields(Rates)] for each in found], axis=0)
+        measurements = pool.starmap(_measure, arguments, chunksize=1)
+    means = np.mean([[getattr(rates, field.name) for field in fields(Rates)] for rates in measurements], axis=0)
     return Rates(*map(float, means))
 
 
 def estimate(
     prepared: Prepared, rates: Rates, placement: Placement, processors: int, retention_tokens: int
 ) -> Forecast:
-    """Forecast what a search will take at the given rates.
+    """Forecast the time and space that a search will take at the given rates.
 
     Args:
         placement: layout of the trials.
@@ -220,7 +220,7 @@ def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
         rungs.append(rungs[-1] * search.reduction_factor)
     rungs = [rung for rung in rungs if rung < epochs]
     drawn = np.full((DRAWS, search.trials), epochs)
-    for own in drawn:
+    for draw in drawn:
         recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
         for number, value in enumerate(generator.random(search.trials)):
             for rung in rungs:
@@ -228,7 +228,7 @@ def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
                 goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / search.reduction_factor))
                 before.append(float(value))
                 if not goes_on:
-                    own[number] = rung
+                    draw[number] = rung
                     break
     return drawn
 
@@ -374,8 +374,8 @@ def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:
-    asked, limit = index_pairs(read_pairs(pairs)), prepared.config.train.max_tokens
-    return len(token_inputs(prepared.encoder, asked.texts, limit, asked.is_query).values)
+    collection, limit = index_pairs(read_pairs(pairs)), prepared.config.train.max_tokens
+    return len(token_inputs(prepared.encoder, collection.texts, limit, collection.is_query).values)
 
 
 def _padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -> int:

@@ -22,7 +22,7 @@ class Placement:
     threads: int
     """Threads of each worker process while `concurrent` trials run."""
     note: str | None
-    """What was asked for and is not available, for the user."""
+    """Resources that were asked for and are not available, for the user."""
 
 
 def trains_on_gpus(config: Config) -> bool:

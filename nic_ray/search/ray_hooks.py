@@ -39,9 +39,9 @@ OBJECTIVE = "objective"
 COMPLETED = ("finished", "repeated")
 """Statuses of trials that were trained as long as planned: to the last epoch, or as long as the trial they repeat."""
 TuneResult = dict[str, Any]
-"""What a trial has reported, as Tune passes it on: metrics by name, "config", and figures that Tune adds."""
+"""A report of a trial, as Tune passes it on: metrics by name, "config", and figures that Tune adds."""
 Sample = dict[str, Any]
-"""What Tune passes to a trial: hyperparameters by name, and the entries named below."""
+"""The values that Tune passes to a trial: hyperparameters by name, and the entries named below."""
 TRIAL_NUMBER, TRIAL_NAME, END_EPOCH = "number", "name", "until"
 """Entries of a trial's sample besides hyperparameters and `START_CHECKPOINT`: its number in the study, or its name if
 it belongs to none; the epoch at which it ends, which may be before the last one."""
@@ -197,7 +197,7 @@ class Ledger(Callback):
 
 
 class Backup(Callback):
-    """Callback that copies what only the driver has, the study and the ledger, to a mirror whenever it has changed."""
+    """Callback that copies the driver's own files, the study and the ledger, to a mirror whenever one has changed."""
 
     def __init__(self, run_folder: Path, mirror: Mirror) -> None:
         self._run_folder, self._mirror = run_folder, mirror
@@ -346,7 +346,7 @@ def trial_class(function: Callable[[Sample], None], resources: Mapping[str, floa
 
     Args:
         function: trains one sample.
-        resources: what Tune reserves for a trial, "CPU" and "GPU".
+        resources: numbers of "CPU" and "GPU" that Tune reserves for a trial.
     """
     base: Any = trial_class_of(function)
 

@@ -60,7 +60,7 @@ def _has(module: str, name: str) -> bool:
 
 
 def hand_messages_to(receive: Callable[..., None]) -> None:
-    """Have a function receive what Ray's own processes print, such as why a worker died; Ray then does not print it.
+    """Have a function receive the lines of Ray's own processes, such as why a worker died; Ray then prints none.
 
     Args:
         receive: called with Ray's record of some lines, and with whether to leave out their prefix.

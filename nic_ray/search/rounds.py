@@ -49,7 +49,7 @@ EXPERIMENT, CONFIRMING = "ray", "confirm"
 
 @dataclass(frozen=True)
 class SearchSetup:
-    """What all rounds of a search have in common."""
+    """The data, places and limits that all rounds of a search have in common."""
 
     prepared: Prepared
     run: Run
@@ -68,7 +68,7 @@ class SearchSetup:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What the trials of a round have produced."""
+    """The results of the trials of a round."""
 
     best: list[Candidate]
     """The best evaluation of each trial that has one, without weights, best first."""
@@ -79,7 +79,7 @@ class RoundResult:
 def trial_inputs(
     prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], placement: Placement, run: Run
 ) -> worker.TrialInputs:
-    """Collect what every trial is given, and put its large values into Ray's object store once.
+    """Collect the inputs and settings of every trial, and put its large values into Ray's object store once.
 
     Args:
         inputs: inputs by depth.
@@ -91,8 +91,8 @@ def trial_inputs(
         train_rows=prepared.rows("train"),
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
-        inputs={depth: ray.put(each) for depth, each in inputs.items()},
-        uppers={depth: ray.put(upper_for(prepared.encoder, opened(each))) for depth, each in inputs.items()},
+        inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
+        uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         concurrent=placement.concurrent,
@@ -144,11 +144,11 @@ def run_trials_again(setup: SearchSetup, finalists: Sequence[Candidate]) -> dict
         samples by name, including those from an earlier end of this search whose configurations are no longer the best.
     """
     run_folder = setup.run.folder
-    wanted = {} if len(finalists) < 2 else retraining_samples(finalists, setup.prepared.config)
+    samples = {} if len(finalists) < 2 else retraining_samples(finalists, setup.prepared.config)
     ended = read_ended(run_folder)
     missing = [
         {**sample, worker.START_CHECKPOINT: newest_checkpoint(run_folder, name)}
-        for name, sample in wanted.items()
+        for name, sample in samples.items()
         if name not in ended or ended[name]["status"] not in (*ray_hooks.COMPLETED, "failed")
     ]
     if setup.runs_trials and missing and time.monotonic() < setup.deadline:
@@ -165,7 +165,7 @@ def run_trials_again(setup: SearchSetup, finalists: Sequence[Candidate]) -> dict
     fetch_checkpoints(setup.run)
     if setup.run.mirror:
         ray_hooks.back_up(run_folder, setup.run.mirror)
-    return {name: row["sample"] for name, row in ended.items() if trial_number(name) is None} | wanted
+    return {name: row["sample"] for name, row in ended.items() if trial_number(name) is None} | samples
 
 
 def run_round(
@@ -219,7 +219,7 @@ def run_round(
 
 
 def trial_resources(placement: Placement) -> dict[str, float]:
-    """Return what Tune reserves for a trial. The workers of a distributed trial reserve their resources separately."""
+    """Return the resources that Tune reserves for a trial. Workers of a distributed trial reserve theirs separately."""
     if placement.workers > 1:
         return {"CPU": 0.01}
     gpu = {"GPU": placement.gpus_per_worker} if placement.gpus_per_worker else {}
@@ -229,7 +229,7 @@ def trial_resources(placement: Placement) -> dict[str, float]:
 def result_of_trials(
     setup: SearchSetup, samples: Mapping[str, Sample], retention_set: RetentionSet | None
 ) -> RoundResult:
-    """Collect what trials have left in the run folder.
+    """Collect the results that trials have left in the run folder.
 
     Args:
         samples: hyperparameters of each trial, by name.
@@ -240,8 +240,8 @@ def result_of_trials(
     ended = read_ended(run_folder)
     candidates: list[Candidate] = []
     rows = []
-    for name, given in samples.items():
-        sample = {key: value for key, value in given.items() if key in TrainConfig.model_fields}
+    for name, whole_sample in samples.items():
+        sample = {key: value for key, value in whole_sample.items() if key in TrainConfig.model_fields}
         state, end = last_state(run_folder, name), ended.get(name)
         if state is None and end is None:
             continue
@@ -276,8 +276,9 @@ def pick_winner(
     """
     ended, objective = read_ended(setup.run.folder), setup.prepared.config.search.objective
     # a training that was cut off or has failed says nothing about its configuration
-    known = [each for each in again.best if each.name in ended and ended[each.name]["status"] in ray_hooks.COMPLETED]
-    tried = [[each, *(other for other in known if repeated_trial(other.name) == each.name)] for each in finalists]
+    completed = {name for name, row in ended.items() if row["status"] in ray_hooks.COMPLETED}
+    known = [candidate for candidate in again.best if candidate.name in completed]
+    tried = [[first, *(other for other in known if repeated_trial(other.name) == first.name)] for first in finalists]
     winner, confirmations = confirm(tried, objective)
     return winner, confirmations if known else []
 
@@ -341,7 +342,7 @@ def best_before(run_folder: Path, trials: Sequence[optuna.trial.FrozenTrial]) ->
 
 
 def fetch_checkpoints(run: Run) -> None:
-    """Copy what trials, perhaps on other machines, have written to the mirror, if there is one, to the run folder."""
+    """Copy the files that trials, perhaps on other machines, have written to the mirror, if any, to the run folder."""
     if run.mirror:
         for name in folders(run.mirror):
             pull(run.mirror / name, run.folder / name)

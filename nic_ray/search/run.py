@@ -27,7 +27,7 @@ from nic_ray.training.prepared import Prepared, describe_start
 RUNS, MODELS = "runs", "models"
 """Folders inside `storage`."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Environment variable that Ray sets for what `ray job submit` starts."""
+"""Environment variable that Ray sets for a command that `ray job submit` starts."""
 log = logging.getLogger("nic_ray.progress")
 
 
@@ -44,7 +44,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a search keeps its run and its bundle, and what it may do."""
+    """The places where a search keeps its run and its bundle, and its permissions."""
 
     folder: Path
     bundle: Path
@@ -105,13 +105,13 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
         command="tune",
     )
     RunFolder(folder).config.write_text(dump_config(prepared.config), encoding="utf-8")
-    asked: StoredRun = {
+    start: StoredRun = {
         "bundle": str(run.bundle),
         "overwrite": overwrite,
         "export_anyway": export_anyway,
         **describe_start(prepared),
     }
-    RunFolder(folder).start.write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    RunFolder(folder).start.write_text(json.dumps(start, indent=2), encoding="utf-8")
     if run.mirror:
         for file in (RunFolder(folder).config, RunFolder(folder).start):
             push(file, run.mirror / file.name)
@@ -133,18 +133,18 @@ def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool
     folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
     if mirror:
         pull(mirror, folder)
-    asked = read_object(
+    start = read_object(
         RunFolder(folder).start,
         StoredRun,
         absent=f"{where}: no run of a search (holds no sound run.json); name a folder in runs/",
         way_out="start the search anew",
     )
-    bundle, granted = Path(asked["bundle"]), (overwrite or asked["overwrite"], export_anyway or asked["export_anyway"])
+    bundle, granted = Path(start["bundle"]), (overwrite or start["overwrite"], export_anyway or start["export_anyway"])
     if not RunFolder(folder).config.is_file():
         raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
     config = load_config(RunFolder(folder).config)
     try:
-        noted = None if asked.get("settings") is None else started_settings(asked["settings"])
+        noted = None if start.get("settings") is None else started_settings(start["settings"])
     except InputError as error:
         raise InputError(f"{RunFolder(folder).start}: {error}, so the search cannot go on; start anew") from None
     refuse_other_settings(folder, config, noted)
@@ -158,7 +158,7 @@ def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool
     run = Run(folder, bundle, *granted, mirror, bundle_mirror, command)
     refuse_existing(run.bundle, run.overwrite, "to move it away")
     refuse_unwritable(run.bundle.parent, folder)
-    return run, config, asked
+    return run, config, start
 
 
 def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str, object]) -> None:
@@ -217,8 +217,8 @@ def refuse_other_settings(run_folder: Path, config: Config, started: StartedSett
 
 
 def _described(space: Mapping[str, Dimension]) -> dict[str, str]:
-    given = {name: each.model_dump(mode="json", exclude_none=True).items() for name, each in space.items()}
-    return {name: " ".join(f"{kind} {values}" for kind, values in each) for name, each in given.items()}
+    forms = {name: dimension.model_dump(mode="json", exclude_none=True).items() for name, dimension in space.items()}
+    return {name: " ".join(f"{kind} {values}" for kind, values in form) for name, form in forms.items()}
 
 
 def _space_in_study(run_folder: Path) -> dict[str, str]:

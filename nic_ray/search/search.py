@@ -52,7 +52,7 @@ LOGGED = (
 
 @dataclass(frozen=True)
 class SearchedTrials:
-    """What the trials of a search have produced, from which one model is selected."""
+    """The results of the trials of a search, from which one model is selected."""
 
     prepared: Prepared
     """In the number format of the trials."""
@@ -106,7 +106,7 @@ def run_search(
 def resume_search(where: str, *, runs_trials: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
     """Resume a search that was cut off, and complete it as it was started.
 
-    What has ended stays as it is; trials that were cut off resume from their last checkpoints.
+    Trials that have ended stay as they are; those that were cut off resume from their last checkpoints.
 
     Args:
         where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
@@ -213,7 +213,7 @@ def _train(
     with ray_session(view):
         placement = cluster.placement_on_cluster(config)
         prepared = cluster.in_format_of_trials(prepared, placement, joined=joined)
-        found = inputs_by_depth(
+        outputs = inputs_by_depth(
             prepared.encoder,
             prepared.tokens,
             depths(config),
@@ -222,18 +222,18 @@ def _train(
             chain=cluster.chain_on_cluster(placement, bf16=prepared.bf16),
             view=view,
         )
-        inputs = {depth: opened(each) for depth, each in found.items()}
+        inputs = {depth: opened(at_depth) for depth, at_depth in outputs.items()}
         base = Scorer(prepared, deepest(inputs)).metrics(None, prepared.rows("validation"))
         objective = config.search.objective
         view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
         if placement.note:
             view.say(placement.note)
-        cluster.refuse_unshared_places(cluster.files_to_share(found, None if run.mirror else run.folder))
+        cluster.refuse_unshared_places(cluster.files_to_share(outputs, None if run.mirror else run.folder))
         setup = rounds.SearchSetup(
             prepared=prepared,
             run=run,
             placement=placement,
-            inputs=rounds.trial_inputs(prepared, found, placement, run),
+            inputs=rounds.trial_inputs(prepared, outputs, placement, run),
             base=base,
             trackers=recorders,
             deadline=time.monotonic() + (config.search.time_budget or math.inf),
@@ -254,8 +254,8 @@ def _train(
             values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
             seeds = f"{len(confirmation.values)} seed(s)"
             view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
-    others = best_first([each for each in [*searched.best, *again.best] if each is not winner], objective)
-    first = next((each for each in searched.best if each.name == trial_name(0)), None)
+    others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
+    first = next((candidate for candidate in searched.best if candidate.name == trial_name(0)), None)
     first = None if first is None else _with_weights(run.folder, first)
     rows = searched.rows + again.rows
     return SearchedTrials(prepared, inputs, first, [winner, *others], confirmations, rows), retention_set

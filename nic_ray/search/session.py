@@ -88,8 +88,8 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
             "dashboard_host": "127.0.0.1",
         }
         # a cluster started here inherits the switches; workers of another cluster are passed them
-        given = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
-        handed = {"runtime_env": {"env_vars": given}}
+        switches = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
+        handed = {"runtime_env": {"env_vars": switches}}
         try:
             context = ray.init(**(handed if joins else local), **quiet)
         except Exception as error:
@@ -134,14 +134,14 @@ def _set_switches() -> None:
 
 
 def _log_ray_messages(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """Log what Ray's own processes say, for example about the death of a worker, instead of printing it."""
+    """Log the messages of Ray's own processes, for example about the death of a worker, instead of printing them."""
     for line in data["lines"]:
         logging.getLogger("ray").warning("(%s) %s", data["pid"], line)
 
 
 def _refuse_temporary_folder() -> None:
     """Check the place where Ray will create a folder, under a name of its choice, for a session's sockets and logs."""
-    name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), None)
+    name = next((variable for variable in ("RAY_TMPDIR", "TMPDIR") if variable in os.environ), None)
     place = os.environ[name] if name else "/tmp"
     said, way_out = (f"{name}={place}" if name else place), "set RAY_TMPDIR to a folder such as /tmp"
     if not place:
@@ -215,14 +215,14 @@ def _fault_of_token(file: Path) -> str:
 
 def _refuse_address(address: str) -> None:
     """Call the cluster that is to be joined, since Ray would wait for ten minutes for one that does not answer."""
-    scheme, found, place = address.rpartition("://")
+    scheme, separator, place = address.rpartition("://")
     if scheme in ("http", "https"):
         raise InputError(
             f"RAY_ADDRESS={address}: is where jobs are submitted, and no cluster that a command can join; use "
             f"ray job submit --address {address} -- python -m nic_ray.tune ..., or name the cluster's own address, "
             "host:6379"
         )
-    if found and scheme != "ray":
+    if separator and scheme != "ray":
         if not scheme.isidentifier() or importlib.util.find_spec(scheme) is None:
             raise _cannot_be_joined(address, f"there is no {scheme}://, want host:port or ray://host:port")
         return  # the scheme of another program, which Ray asks for the cluster

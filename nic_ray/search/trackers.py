@@ -15,7 +15,7 @@ from nic_ray.errors import InputError
 log = logging.getLogger("nic_ray.trackers")
 
 Figures = dict[str, Any]
-"""What a trial has reported, as Tune passes it on."""
+"""The figures that a trial has reported, as Tune passes them on."""
 
 REFUSED = re.compile(r"[^\w/.\- :]")
 """Characters that MLflow does not accept in the name of a metric."""
@@ -24,9 +24,9 @@ REFUSED = re.compile(r"[^\w/.\- :]")
 class Tracked(MLflowLoggerCallback):
     """Ray's callback for MLflow. A tracker that fails costs its record, but not the search."""
 
-    def setup(self, *given: Any, **named: Any) -> None:
+    def setup(self, *arguments: Any, **named: Any) -> None:
         """Reach the store, and create the experiment."""
-        _survived(super().setup, *given, **named)
+        _survived(super().setup, *arguments, **named)
 
     def log_trial_start(self, trial: Any) -> None:
         """Record the settings of a trial."""
@@ -52,9 +52,9 @@ def _with_names_of_mlflow(result: Figures) -> Figures:
     return taken
 
 
-def _survived(record: Callable[..., None], *given: Any, **named: Any) -> None:
+def _survived(record: Callable[..., None], *arguments: Any, **named: Any) -> None:
     try:
-        record(*given, **named)
+        record(*arguments, **named)
     except Exception as error:  # from a server, network or database outside this project
         log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
 

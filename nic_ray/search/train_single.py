@@ -28,7 +28,7 @@ from nic_ray.training.prepared import Prepared, describe_data, describe_run, des
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a training run leaves behind."""
+    """The files and results that a training run leaves behind."""
 
     run_folder: Path
     folder: Path
@@ -79,8 +79,8 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> TrainedMod
         raise InputError(f"{run_folder}: is the run of a search; name one of nic_ray.train, runs/train-...")
     start = RunFolder(run_folder).training_start
     absent = f"{run_folder}: no run of nic_ray.train (no sound data.json); name one in runs/"
-    asked = read_object(start, StoredStart, absent=absent, way_out="start anew")
-    settings = asked.get("settings", started_with.model_dump(mode="json"))
+    started = read_object(start, StoredStart, absent=absent, way_out="start anew")
+    settings = started.get("settings", started_with.model_dump(mode="json"))
     try:
         changed = changed_settings(started_with, started_settings(settings))
     except InputError as error:
@@ -99,7 +99,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> TrainedMod
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
     prepared = prepare(started_with, on_gpu=True)
-    refuse_other_start(prepared, asked, run_folder)
+    refuse_other_start(prepared, started, run_folder)
     with locked(run_folder):
         return _train_on(prepared, run_folder, state, view)
 
@@ -114,7 +114,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
         f"run folder: {run_folder}; if it is cut off: python -m nic_ray.train --resume {shlex.quote(str(run_folder))}"
     )
     hardware.keep_freed_memory()
-    found = inputs_by_depth(
+    outputs = inputs_by_depth(
         prepared.encoder,
         prepared.tokens,
         [depth],
@@ -123,7 +123,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
         chain=run_here(prepared.device, bf16=prepared.bf16),
         view=view,
     )
-    inputs = opened(found[depth])
+    inputs = opened(outputs[depth])
     scorer = Scorer(prepared, inputs)
     before = scorer.metrics(None, prepared.rows("validation"))
     view.say(f"base model: {objective} {before[objective]:.4f} on validation")
@@ -189,6 +189,6 @@ def _note_reading(prepared: Prepared, run_folder: Path, view: View) -> list[Stor
         model="its best evaluation",
         split=split["sha256"],
     )
-    if told := describe_readings(readings):
-        view.say(told)
+    if warning := describe_readings(readings):
+        view.say(warning)
     return readings

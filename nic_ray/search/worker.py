@@ -73,7 +73,7 @@ CPUS_OF_A_WORKER = 0.98
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What every trial of a search is given, besides its sample. Large values are references to Ray's object store."""
+    """Inputs and settings that all trials of a search share. Large values are references to Ray's object store."""
 
     base: TrainConfig
     objective: str
@@ -98,7 +98,7 @@ class TrialInputs:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one trial should train."""
+    """The training that one trial should do."""
 
     train: TrainConfig
     shared: TrialInputs
@@ -175,8 +175,8 @@ def backend(gpus_per_worker: float) -> str:
     return "nccl" if gpus_per_worker >= 1 else "gloo"
 
 
-def _train_here(given: Mapping[str, Assignment]) -> None:
-    assignment = given["assignment"]
+def _train_here(assignments: Mapping[str, Assignment]) -> None:
+    assignment = assignments["assignment"]
     checkpoint = tune.get_checkpoint()
     device = _device(assignment.shared)
     # not to Tune's own folder, which lags behind by some seconds, so that a crash would lose them
@@ -189,8 +189,8 @@ def _train_here(given: Mapping[str, Assignment]) -> None:
         ))  # fmt: skip
 
 
-def _train_with_others(given: Mapping[str, Assignment]) -> None:
-    assignment = given["assignment"]
+def _train_with_others(assignments: Mapping[str, Assignment]) -> None:
+    assignment = assignments["assignment"]
     device = _device(assignment.shared)
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()

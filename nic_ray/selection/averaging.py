@@ -49,17 +49,17 @@ def averaged(
     mean, members = first, [first]
     while len(members) != most and (candidate := next(left, None)) is not None:
         depth = min(mean.config.frozen_layers, candidate.config.frozen_layers)
-        own = _weights_at(prepared, candidate, depth)
+        candidate_weights = _weights_at(prepared, candidate, depth)
         weights = {
-            name: value.lerp(own[name], 1 / (len(members) + 1))
+            name: value.lerp(candidate_weights[name], 1 / (len(members) + 1))
             for name, value in _weights_at(prepared, mean, depth).items()
         }
-        found = Scorer(prepared, inputs[depth]).metrics(weights, prepared.rows("validation"))
-        if order_key(found, objective) > order_key(mean.metrics, objective):
+        metrics = Scorer(prepared, inputs[depth]).metrics(weights, prepared.rows("validation"))
+        if order_key(metrics, objective) > order_key(mean.metrics, objective):
             members.append(replace(candidate, weights={}))
             config = first.config.model_copy(update={"frozen_layers": depth})
-            mean = Candidate(f"{mean.name} + {candidate.name}", config, {**mean.metrics, **found}, weights)
-            say(f"the mean with {candidate.name}: {objective} {found[objective]:.4f} on validation")
+            mean = Candidate(f"{mean.name} + {candidate.name}", config, {**mean.metrics, **metrics}, weights)
+            say(f"the mean with {candidate.name}: {objective} {metrics[objective]:.4f} on validation")
     if len(members) == 1:
         return first
     return replace(mean, members=(replace(first, weights={}), *members[1:]))
@@ -79,11 +79,11 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
     total: dict[str, Tensor] = {}
     members = winner.members or (winner,)
     for member in members:
-        own = inputs[member.config.frozen_layers]
+        member_inputs = inputs[member.config.frozen_layers]
         # evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch
         enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
-        upper = upper_for(prepared.encoder, own).to(prepared.device)
-        data = loop.TrainingData(prepared.collection, rows, feed(own, prepared.device), prepared.bf16)
+        upper = upper_for(prepared.encoder, member_inputs).to(prepared.device)
+        data = loop.TrainingData(prepared.collection, rows, feed(member_inputs, prepared.device), prepared.bf16)
         config = member.config.model_copy(update={"patience": None})  # there are no validation metrics to stop by
         for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
             if evaluation.metrics["epoch"] > enough:

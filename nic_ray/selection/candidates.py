@@ -79,10 +79,10 @@ def confirm(tried: Sequence[Sequence[Candidate]], objective: str) -> tuple[Candi
         the best candidate of the configuration with the best mean; and all configurations with their values, best
         first.
     """
-    found = [
-        (Confirmation(own[0].name, {each.config.seed: each.metrics[objective] for each in own}, own[0].epochs), own)
-        for own in tried
-    ]
+    pairs = []
+    for candidates in tried:
+        values = {candidate.config.seed: candidate.metrics[objective] for candidate in candidates}
+        pairs.append((Confirmation(candidates[0].name, values, candidates[0].epochs), candidates))
     # the sort is stable: ties keep their order
-    found.sort(key=lambda each: (-maximised({objective: each[0].mean}, objective), -len(each[0].values)))
-    return best_first(found[0][1], objective)[0], [confirmation for confirmation, _ in found]
+    pairs.sort(key=lambda pair: (-maximised({objective: pair[0].mean}, objective), -len(pair[0].values)))
+    return best_first(pairs[0][1], objective)[0], [confirmation for confirmation, _ in pairs]

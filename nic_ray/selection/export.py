@@ -145,10 +145,10 @@ def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model:
         (np.unique(collection.query)[:SAMPLED], model.encode_query),
         (collection.corpus[:SAMPLED], model.encode_document),
     ):
-        own = embed(whole, feed(prepared.tokens, "cpu"), numbers)
+        embeddings = embed(whole, feed(prepared.tokens, "cpu"), numbers)
         plain = encode([collection.texts[number] for number in numbers.tolist()], show_progress_bar=False)
-        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(plain, axis=1)
-        lowest = float(((own * plain).sum(axis=1) / norms).min())
+        norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(plain, axis=1)
+        lowest = float(((embeddings * plain).sum(axis=1) / norms).min())
         if not lowest >= MIN_COSINE:
             raise RunError(
                 f"the exported folder does not embed as the winner does: a text's two embeddings have a cosine of "
@@ -176,5 +176,5 @@ def refuse_other_numbers(expected: Mapping[str, float], found: Mapping[str, floa
     keys = [key for key in found if key.endswith("/macro")]
     apart = [key for key in keys if not abs(found[key] - expected[key]) <= tolerance]
     if apart:
-        shown = ", ".join(f"{key} {found[key]:.4f} instead of {expected[key]:.4f}" for key in apart)
-        raise RunError(f"the exported folder does not give the winner's numbers: {shown}; it was not kept")
+        differences = ", ".join(f"{key} {found[key]:.4f} instead of {expected[key]:.4f}" for key in apart)
+        raise RunError(f"the exported folder does not give the winner's numbers: {differences}; it was not kept")

@@ -115,20 +115,20 @@ def objections(
     """
     gain = paired_intervals(tuned, base, queries.passages, queries.domains)["macro"].difference
     bound = macro_bound(part, tuned, base, queries)
-    found = []
+    sentences = []
     if bound is None:
-        found.append(
+        sentences.append(
             f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model, on too few passages to say "
             f"how sure that is; raise data.{part}_share, or bring more rows"
         )
     elif bound <= 0:
-        found.append(
+        sentences.append(
             f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model may be chance: "
             f"its {CONFIDENCE[part]:.1%} lower bound is {bound:+.3f}, and must be above 0; "
             f"more rows or trials may show it"
         )
-    found += falls(tuned, base, queries, max_domain_drop=max_domain_drop)
-    return [f"{part}: {each}" for each in found]
+    sentences += falls(tuned, base, queries, max_domain_drop=max_domain_drop)
+    return [f"{part}: {sentence}" for sentence in sentences]
 
 
 def falls(
@@ -161,20 +161,20 @@ def falls(
     differences = tuned - base
     bounds, confidence = _bounds(differences, queries)
     chances = _chances(differences, queries)
-    found = []
-    for name, each in sorted(bounds.items(), key=lambda item: item[1].difference):
-        if each.difference >= -max_domain_drop:
+    sentences = []
+    for name, fall in sorted(bounds.items(), key=lambda item: item[1].difference):
+        if fall.difference >= -max_domain_drop:
             continue
         said = (
-            f"{name} falls by {-each.difference:.3f} {METRICS[PRIMARY].label} on {each.passages} passages, more than "
+            f"{name} falls by {-fall.difference:.3f} {METRICS[PRIMARY].label} on {fall.passages} passages, more than "
             f"guard.max_domain_drop {max_domain_drop:g}"
         )
-        if each.high is not None and each.high < 0:
-            found.append(f"{said} (its {confidence:.1%} upper bound is {each.high:+.3f})")
+        if fall.high is not None and fall.high < 0:
+            sentences.append(f"{said} (its {confidence:.1%} upper bound is {fall.high:+.3f})")
         elif chances.get(name, 1.0) < FALSE_ALARMS / len(chances):
-            found.append(f"{said}, and by more of its passages than chance explains")
-    more = [f"{len(found) - NAMED} further domains fall"] if len(found) > NAMED else []
-    return found[:NAMED] + more
+            sentences.append(f"{said}, and by more of its passages than chance explains")
+    more = [f"{len(sentences) - NAMED} further domains fall"] if len(sentences) > NAMED else []
+    return sentences[:NAMED] + more
 
 
 def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[str, Interval], float]:
@@ -198,12 +198,12 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
             confidence=2 * confidence - 1,
         )
 
-    found = intervals(np.ones(len(names), np.bool_))
-    del found["macro"]
+    by_domain = intervals(np.ones(len(names), np.bool_))
+    del by_domain["macro"]
     if pooled.any():
         together = f"the mean of {len(few)} domains with fewer than {MIN_PASSAGES} passages each"
-        found[together] = intervals(pooled)["macro"]
-    return found, confidence
+        by_domain[together] = intervals(pooled)["macro"]
+    return by_domain, confidence
 
 
 def _with_few_passages(queries: Queries) -> list[str]:
@@ -229,7 +229,7 @@ def _chances(differences: NDArray[np.float64], queries: Queries) -> dict[str, fl
     lost, gained = (np.bincount(of, np.maximum(sign * means, 0)) for sign in (-1, 1))
     total = np.bincount(of)
     is_few = total < MIN_PASSAGES
-    found = {}
+    probabilities = {}
     for number, domain in enumerate(domains.tolist()):
         others = np.arange(len(domains)) != number
         if total[others & is_few].sum() >= MIN_PASSAGES:
@@ -237,8 +237,8 @@ def _chances(differences: NDArray[np.float64], queries: Queries) -> dict[str, fl
         # Laplace's rule of succession, since no loss among a few passages says little
         rate = (lost[others].sum() + 1) / (total[others].sum() + 2)
         rate = max(rate, gained[number] / total[number])
-        own = counts[of == number]
-        size = own.sum() / own.max()  # number of passages if each had as many queries as the largest
+        query_counts = counts[of == number]
+        size = query_counts.sum() / query_counts.max()  # number of passages if each had as many queries as the largest
         fallen = -size * float(differences[member == number].mean())
-        found[domain] = float(betainc(fallen, size - fallen + 1, rate)) if fallen > 1 + 1e-9 else 1.0
-    return found
+        probabilities[domain] = float(betainc(fallen, size - fallen + 1, rate)) if fallen > 1 + 1e-9 else 1.0
+    return probabilities

@@ -37,20 +37,20 @@ def load_retention_set(prepared: Prepared, collection: Collection, depths: Seque
     encoder, config = prepared.encoder, prepared.config.train
     tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
     wanted = sorted(set(depths)) if encoder.can_be_cut else []
-    found = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
-    inputs = {depth: found.get(depth, replace(tokens, depth=depth)) for depth in depths}
+    cut_inputs = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+    inputs = {depth: cut_inputs.get(depth, replace(tokens, depth=depth)) for depth in depths}
     return RetentionSet(collection, inputs, _macro_metrics(prepared, collection, deepest(inputs), None))
 
 
 def retention_of(prepared: Prepared, retention_set: RetentionSet, candidate: Candidate) -> dict[str, float]:
     """Compute the macro mean of each metric on the retention set, the candidate's minus the base model's."""
     inputs = retention_set.inputs[candidate.config.frozen_layers]
-    found = _macro_metrics(prepared, retention_set.collection, inputs, candidate.weights)
-    return {name: value - retention_set.base[name] for name, value in found.items()}
+    metrics = _macro_metrics(prepared, retention_set.collection, inputs, candidate.weights)
+    return {name: value - retention_set.base[name] for name, value in metrics.items()}
 
 
 def _macro_metrics(
     prepared: Prepared, collection: Collection, inputs: Inputs, weights: Weights | None
 ) -> dict[str, float]:
-    found = Scorer(prepared, inputs, collection).metrics(weights, np.arange(len(collection.query)))
-    return {name: found[f"{name}/macro"] for name in METRICS}
+    metrics = Scorer(prepared, inputs, collection).metrics(weights, np.arange(len(collection.query)))
+    return {name: metrics[f"{name}/macro"] for name in METRICS}

@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Scorer:
-    """Evaluates models that differ only above one cut: each is given by its weights there, the base model by None.
+    """Evaluates models that differ only above one cut: a model is given by its weights there, the base model by None.
 
     Trained weights rank passages by cosine, which they were trained for; the base model ranks them by the similarity
     that its author designed it for.

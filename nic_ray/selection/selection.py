@@ -275,8 +275,8 @@ def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[
             if part == "test":
                 recall[label] = scores[PRIMARY]
                 ranks[label] = np.rint(1 / scores["mrr"]).astype(int)
-    for part, own in results.items():
-        base, *others = own.items()
+    for part, by_model in results.items():
+        base, *others = by_model.items()
         asking = "unseen_queries" if part == "unseen_queries" else "test"
         by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
         results[part] = dict([base, ("BM25", by_words), *others])
@@ -296,19 +296,19 @@ def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], queries: 
     intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
     return {
         domain: StoredInterval(
-            difference=own.difference, low=own.low, high=own.high, queries=own.queries, passages=own.passages
+            difference=span.difference, low=span.low, high=span.high, queries=span.queries, passages=span.passages
         )
-        for domain, own in intervals.items()
+        for domain, span in intervals.items()
     }
 
 
 def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
     """Limit intervals of a mean of values in [0, 1] to this range."""
     return {
-        domain: own
-        if own["low"] is None or own["high"] is None
-        else {**own, "low": max(0.0, own["low"]), "high": min(1.0, own["high"])}
-        for domain, own in intervals.items()
+        domain: interval
+        if interval["low"] is None or interval["high"] is None
+        else {**interval, "low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
+        for domain, interval in intervals.items()
     }
 
 
@@ -327,10 +327,10 @@ def _retrieved(
         recall: model -> primary metric of each row's query, (Q,).
         first, cosines: (Q, k) passages nearest to each row's query, and their cosines.
     """
-    shown = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
-    domains: dict[int, set[str]] = {number: set() for number in shown}
+    passages = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
+    domains: dict[int, set[str]] = {number: set() for number in passages}
     for number, domain in zip(collection.positive.tolist(), collection.domains, strict=True):
-        if number in shown:
+        if number in passages:
             domains[number].add(domain)
     return {
         "queries": [
@@ -346,7 +346,7 @@ def _retrieved(
         ],
         "passages": {
             str(number): {"text": collection.texts[number], "domains": sorted(domains[number])}
-            for number in sorted(shown)
+            for number in sorted(passages)
         },
     }
 

@@ -104,7 +104,7 @@ def _passage_groups(
     rows = generator.permutation(len(positive))
     rows = rows[np.argsort(positive[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(positive[rows], prepend=-1))
-    passages = [np.array_split(own, -(-len(own) // most)) for own in np.split(rows, starts[1:])]
+    passages = [np.array_split(group, -(-len(group) // most)) for group in np.split(rows, starts[1:])]
     # passages with equally many rows are interchangeable, so this random order does not affect the batch sizes
     return sorted(
         (passages[place] for place in generator.permutation(len(passages))),

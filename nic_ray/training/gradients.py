@@ -51,8 +51,8 @@ def accumulate_gradients(
                 states.append(random_state(device))
             outputs.append(upper(*padded_batch(source, part)))
     order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
-    own = torch.cat([output.detach() for output in outputs])
-    embeddings = _gathered(own, order, shares, len(batch.texts)).requires_grad_()
+    detached = torch.cat([output.detach() for output in outputs])
+    embeddings = _gathered(detached, order, shares, len(batch.texts)).requires_grad_()
     value = loss(
         embeddings[torch.from_numpy(batch.queries).to(device)],
         embeddings[torch.from_numpy(batch.passages).to(device)],
@@ -113,14 +113,14 @@ def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDA
     return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
 
 
-def _gathered(own: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
+def _gathered(embedded: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
     """Combine this worker's and the others' embeddings into those of all texts of the batch, (total, D)."""
-    result = own.new_empty(total, own.shape[1])
-    result[torch.from_numpy(order).to(own.device)] = own
+    result = embedded.new_empty(total, embedded.shape[1])
+    result[torch.from_numpy(order).to(embedded.device)] = embedded
     if len(shares) > 1:
-        mine = result[torch.from_numpy(shares[dist.get_rank()]).to(own.device)]
+        mine = result[torch.from_numpy(shares[dist.get_rank()]).to(embedded.device)]
         for share, rows in zip(shares, gather_rows(mine, [len(share) for share in shares]), strict=True):
-            result[torch.from_numpy(share).to(own.device)] = rows
+            result[torch.from_numpy(share).to(embedded.device)] = rows
     return result
 
 
@@ -130,5 +130,6 @@ def _sum_gradients(upper: Upper) -> None:
     ]
     flat = torch.cat([gradient.ravel() for gradient in gradients])
     dist.all_reduce(flat)
-    for value, part in zip(trained_parameters(upper), flat.split([each.numel() for each in gradients]), strict=True):
+    sizes = [gradient.numel() for gradient in gradients]
+    for value, part in zip(trained_parameters(upper), flat.split(sizes), strict=True):
         value.grad = part.view_as(value)

@@ -76,7 +76,7 @@ class Training:
     """The state that a training step changes, and the data that it needs."""
 
     config: TrainConfig
-    """The settings, where `micro_batch_tokens` is lowered to what has fitted into memory."""
+    """The settings, where `micro_batch_tokens` is lowered to the number that has fitted into memory."""
     upper: Upper
     optimizer: torch.optim.AdamW
     data: TrainingData
@@ -337,12 +337,12 @@ def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> lis
     Raises:
         RunError: a loss or a gradient norm is not finite; the message names the first such step.
     """
-    found: list[list[float]] = torch.stack([torch.stack([loss, norm]) for loss, norm, _ in unread]).tolist()
-    for place, (loss, norm) in enumerate(found):
+    values: list[list[float]] = torch.stack([torch.stack([loss, norm]) for loss, norm, _ in unread]).tolist()
+    for place, (loss, norm) in enumerate(values):
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            step, rate = last_step - len(found) + place + 1, unread[place][2]
+            step, rate = last_step - len(values) + place + 1, unread[place][2]
             raise _not_finite("loss or gradient", step, rate, f"loss {loss}, gradient norm {norm}")
-    return [loss for loss, _ in found]
+    return [loss for loss, _ in values]
 
 
 def _state_of(training: Training, step: int, stale: int, best: BestState, metrics: dict[str, float]) -> TrainingState:
@@ -384,15 +384,15 @@ def _restore(training: Training, state: TrainingState | None) -> tuple[int, int,
 
 def _out_of_memory(step: int, config: TrainConfig) -> RunError:
     tokens = config.micro_batch_tokens
-    way = ", the least there is: " if tokens <= LEAST_TOKENS else ": lower it, "
+    hint = ", the least there is: " if tokens <= LEAST_TOKENS else ": lower it, "
     return RunError(
-        f"out of memory at step {step} with train.micro_batch_tokens {tokens}{way}raise resources.gpus_per_worker, so "
+        f"out of memory at step {step} with train.micro_batch_tokens {tokens}{hint}raise resources.gpus_per_worker, so "
         "that fewer trials share a GPU, or lower train.batch_size or train.max_tokens"
     )
 
 
-def _not_finite(what: str, step: int, rate: float, found: str) -> RunError:
+def _not_finite(what: str, step: int, rate: float, values: str) -> RunError:
     return RunError(
-        f"{what} not finite at step {step} (learning rate {rate:.3g}): {found}; lower train.learning_rate "
+        f"{what} not finite at step {step} (learning rate {rate:.3g}): {values}; lower train.learning_rate "
         "or train.scale"
     )

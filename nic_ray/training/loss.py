@@ -59,5 +59,5 @@ def _check_shapes(queries: Tensor, passages: Tensor, positive: Tensor, masked: T
         if shapes[1:] == [(total, width), (batch,), (batch, total)]:
             return
     names = ("queries", "passages", "positive", "masked")
-    found = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
-    raise ValueError(f"shapes do not fit: want (B, D), (P, D), (B,), (B, P), got {found}")
+    listed = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+    raise ValueError(f"shapes do not fit: want (B, D), (P, D), (B,), (B, P), got {listed}")

@@ -82,16 +82,16 @@ def mine_negatives(
             output_format="triplet",
             verbose=False,
         )
-    found: dict[str, list[str]] = {}
+    by_query: dict[str, list[str]] = {}
     for query, negative in zip(mined["query"], mined["negative"], strict=True):
-        found.setdefault(query, []).append(negative)
+        by_query.setdefault(query, []).append(negative)
     negatives = {}
     for row in rows:
         query = int(collection.query[row])
-        mined_texts = dict.fromkeys(found.get(texts[query], ()))
-        own = tuple(text for text in mined_texts if text not in answers[query])[:count]
-        if own:
-            negatives[int(row)] = own
+        mined_texts = dict.fromkeys(by_query.get(texts[query], ()))
+        kept = tuple(text for text in mined_texts if text not in answers[query])[:count]
+        if kept:
+            negatives[int(row)] = kept
     return negatives
 
 

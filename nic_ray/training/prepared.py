@@ -203,16 +203,16 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
     Raises:
         InputError: the data, the split or the base model's weights are different.
     """
-    found, pairs = describe_start(prepared), prepared.config.data.pairs
-    weights = found["base_weights_sha256"]
+    start, pairs = describe_start(prepared), prepared.config.data.pairs
+    weights = start["base_weights_sha256"]
     if started.get("base_weights_sha256", weights) != weights:
         raise InputError(
             f"{prepared.encoder.name}: has other weights than at the start of {run_folder}, and its trials go with "
             "those; put the old ones back, or start anew"
         )
-    if (started.get("data"), started.get("split")) == (found["data"], found["split"]):
+    if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
         return
-    if started.get("data") == found["data"]:
+    if started.get("data") == start["data"]:
         raise InputError(
             f"{pairs}: is split differently from the start of {run_folder}, by other settings or another version of "
             "nic_ray; go on with those, or start anew"
