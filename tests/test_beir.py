@@ -39,7 +39,7 @@ def write(folder, corpus=CORPUS, queries=QUERIES, qrels=QRELS, split="test"):
     return folder
 
 
-@pytest.mark.parametrize("qrels", [QRELS, QRELS.partition("\n")[2], QRELS.replace("\n", "\r\n")])
+@pytest.mark.parametrize("qrels", [QRELS, "\n" + QRELS, QRELS.partition("\n")[2], QRELS.replace("\n", "\r\n")])
 def test_questions_answers_and_all_passages_are_read_with_and_without_a_header(tmp_path, qrels):
     collection, rows = read_beir(write(tmp_path / "shop", qrels=qrels), "test")
     texts = collection.texts

@@ -96,9 +96,9 @@ def _answers(
         raise InputError(f"{path}: no such file; name one of these with --split: {others}")
     pairs: dict[tuple[str, str], None] = {}
     faults = []
-    for number, line in _lines(path):
+    for place, (number, line) in enumerate(_lines(path)):
         columns = line.split("\t")
-        if number == 1 and columns[-1].strip() == "score":
+        if place == 0 and columns[-1].strip() == "score":
             continue
         if len(columns) != 3:
             faults.append(
