@@ -291,6 +291,35 @@ QUICK = sorted(
 
 
 @pytest.mark.slow
+def test_the_smoke_search_runs_as_a_command(smoke_search):
+    folder, done = smoke_search
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    for word in (
+        "dashboard: http://127.0.0.1:",
+        "ray get-auth-token",
+        "macro",
+        "worst",
+        "exporting trial-00",
+        "retention (change on the retention set",
+        "report.html",
+    ):
+        assert word in done.stdout
+    (run,) = (path for path in (folder / "runs").iterdir() if path.name == "RUN")
+    log = (run / "search.log").read_text(encoding="utf-8")
+    assert all(line in log for line in done.stdout.splitlines() if line.startswith("trial-00"))
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder / "models" / "nic-embeddings-v1.0"), device="cpu")
+    assert model.encode(["How?"]).shape == (1, 384)
+    command = [sys.executable, "-m", "nic_ray.tune", "tune_configs/smoke.yaml"]
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.slow
 # Ray leaves its processes to the operating system when it is shut down
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("command", QUICK)

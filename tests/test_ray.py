@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray.bundle.files import read_metadata
 from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs
+from nic_ray.record import study_url
 from tests.searches import MARKS, actor_names, said, search
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("local_cluster")]
@@ -64,6 +65,17 @@ def test_a_search_exports_a_winner_that_gives_its_numbers_again_from_a_folder_of
     assert all(line in noted for line in said if line.startswith("trial-00"))
     assert json.loads((outcome.run_folder / "result.json").read_text())["winner"]["trial"] == judgement.winner.name
     assert {f"trial-{number:03d}" for number in range(4)} <= actor_names()
+    # the study knows how each ended
+    study = optuna.load_study(study_name="nic_ray", storage=study_url(outcome.run_folder / "study.db"))
+    in_study = {f"trial-{trial.number:03d}": trial for trial in study.trials}
+    states = {"finished": optuna.trial.TrialState.COMPLETE, "stopped": optuna.trial.TrialState.PRUNED}
+    for row in outcome.trials:
+        assert in_study[row["trial"]].state == states[row["status"]]
+        assert in_study[row["trial"]].value == pytest.approx(row["recall_at_5/macro"])
+    for trial in study.trials:
+        # Optuna sees the best so far: it never falls
+        values = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+        assert values == sorted(values)
 
 
 def test_the_best_are_tried_again_with_other_seeds_as_long_as_they_were(tiny_model, tiny_pairs_file, tmp_path):
@@ -153,20 +165,6 @@ def test_every_trial_of_search_and_confirmation_may_join_the_mean_and_the_defaul
     assert set(json.loads((outcome.run_folder / "result.json").read_text())["winner"]["averaged"]) == set(by_name)
 
 
-def test_optuna_hears_of_every_trial_how_it_ended(tiny_model, tiny_pairs_file, tmp_path):
-    outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=6)
-    study = optuna.load_study(study_name="nic_ray", storage=f"sqlite:///{outcome.run_folder / 'study.db'}")
-    found = {f"trial-{trial.number:03d}": trial for trial in study.trials}
-    states = {"finished": optuna.trial.TrialState.COMPLETE, "stopped": optuna.trial.TrialState.PRUNED}
-    for row in outcome.trials:
-        assert found[row["trial"]].state == states[row["status"]]
-        assert found[row["trial"]].value == pytest.approx(row["recall_at_5/macro"])
-    for trial in study.trials:
-        # Optuna sees the best so far: it never falls
-        values = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-        assert values == sorted(values)
-
-
 def test_trials_of_two_workers_stop_early_and_free_what_they_held(tiny_model, tiny_pairs_file, tmp_path):
     # one trial fits at a time: if a stopped one kept its workers, the next would wait for ever
     outcome = search(
@@ -235,11 +233,15 @@ def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplo
         torch.set_num_threads(before)
 
 
-def test_two_workers_find_what_one_finds(tiny_model, tiny_pairs_file, tmp_path):
+def test_two_workers_find_what_one_finds_and_gpus_that_are_not_there_are_not_waited_for(
+    tiny_model, tiny_pairs_file, tmp_path
+):
     # in fp32 on any processor: in bf16 the two round differently, by what lies beside each other in a chunk
     still = {"attention_dropout": 0.0, "hidden_dropout": 0.0, "epochs": 1, "precision": "fp32"}
     model = tiny_model(layers=3)
-    one = search(model, tiny_pairs_file, tmp_path / "one", trials=1, train=still)
+    one = search(model, tiny_pairs_file, tmp_path / "one", trials=1, train=still, resources={"gpus_per_worker": 1})
+    assert one.trials[0]["status"] == "finished"
+    assert any("so trials train on CPUs" in line for line in said)
     two = search(model, tiny_pairs_file, tmp_path / "two", trials=1, train=still, resources={"workers": 2})
     metrics, others = one.judgement.winner.metrics, two.judgement.winner.metrics
     assert metrics["loss"] == pytest.approx(others["loss"], abs=1e-4)
@@ -279,12 +281,6 @@ def test_a_base_model_of_broken_weights_is_refused(tiny_model, tiny_pairs_file, 
     model.save(str(tmp_path / "model"), create_model_card=False)
     with pytest.raises(InputError, match=r"gives embeddings that are not finite, so there is nothing to tune"):
         search(tmp_path / "model", tiny_pairs_file, tmp_path, trials=2)
-
-
-def test_gpus_that_are_not_there_are_not_waited_for(tiny_model, tiny_pairs_file, tmp_path):
-    outcome = search(tiny_model(layers=3), tiny_pairs_file, tmp_path, trials=1, resources={"gpus_per_worker": 1})
-    assert outcome.trials[0]["status"] == "finished"
-    assert any("so trials train on CPUs" in line for line in said)
 
 
 def test_a_trial_reads_the_activations_where_they_lie():

@@ -168,42 +168,42 @@ def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("kills", [1, 2])
-def test_a_killed_trial_goes_on_from_its_checkpoint_once(tiny_model, tiny_pairs_file, tmp_path, kills):
-    killed: list[int] = []
+def test_a_killed_trial_goes_on_from_its_checkpoint_once(tiny_model, tiny_pairs_file, tmp_path):
+    kills = {"trial-001": 1, "trial-002": 2}
+    killed: dict[str, list[int]] = {trial: [] for trial in kills}
 
     def kill(line: str) -> None:
         said.append(line)
-        epoch = re.match(r"trial-001: epoch (\d+)\.00", line)
-        if epoch and int(epoch[1]) == 1 + 2 * len(killed) and len(killed) < kills:
-            pid = running("trial-001")
-            killed.append(pid)
+        epoch = re.match(r"(trial-00[12]): epoch (\d+)\.00", line)
+        if epoch is None:
+            return
+        trial, pids = epoch[1], killed[epoch[1]]
+        if int(epoch[2]) == 1 + 2 * len(pids) and len(pids) < kills[trial]:
+            pid = running(trial)
+            pids.append(pid)
             os.kill(pid, signal.SIGKILL)
 
     outcome = search(
         tiny_model(layers=3),
         tiny_pairs_file,
         tmp_path,
-        trials=2,
+        trials=3,
         train={"epochs": 30},  # long enough to be killed in the middle
         search={"grace_period": 30},
         say=kill,
     )
-    first, second = outcome.trials
-    assert first["status"] == "finished"
-    assert second["status"] == ("finished" if kills == 1 else "failed")
-    assert any(
-        line.startswith("trial-001: ") and line.endswith("; it goes on from its last checkpoint") for line in said
-    )
-    assert len(set(killed)) == kills
-    if kills == 1:
-        # it did not begin again: no epoch but the one in which it died was done twice
-        evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(outcome.run_folder, "trial-001"))
-        assert len(set(evaluated)) == 60
-        assert len(evaluated) <= 62
-    else:
-        assert second["error"]
-        assert any(line.startswith("trial-001: failed: ") for line in said)
+    assert [row["status"] for row in outcome.trials] == ["finished", "finished", "failed"]
+    for trial, times in kills.items():
+        assert len(set(killed[trial])) == times
+        assert any(
+            line.startswith(f"{trial}: ") and line.endswith("; it goes on from its last checkpoint") for line in said
+        )
+    # the one that was killed once did not begin again: no epoch but the one in which it died was done twice
+    evaluated = re.findall(r"evaluation .*  epoch ([0-9.]+)", training_log(outcome.run_folder, "trial-001"))
+    assert len(set(evaluated)) == 60
+    assert len(evaluated) <= 62
+    assert outcome.trials[2]["error"]
+    assert any(line.startswith("trial-002: failed: ") for line in said)
 
 
 def without(file: Path, trial: str) -> list[str]:
