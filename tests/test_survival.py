@@ -134,13 +134,13 @@ def test_a_search_whose_disk_is_full_says_so_and_goes_on_with_room(tiny_model, t
 
 
 def test_an_interrupted_search_says_how_to_go_on_and_ends_as_if_it_had_not_been(tiny_model, tiny_pairs_file, tmp_path):
-    changes = {"train": {"epochs": 8}, "search": {"grace_period": 8}, "resources": {"concurrent_trials": 1}}
+    changes = {"train": {"epochs": 5}, "search": {"grace_period": 5}, "resources": {"concurrent_trials": 1}}
     model = tiny_model(layers=3)
     command = tune_command(tmp_path, settings(model, tiny_pairs_file, trials=2, **changes))
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         deadline = time.monotonic() + 240
-        while "trial-001: epoch 3.00" not in (text := (tmp_path / "log").read_text()):
+        while "trial-001: epoch 2.00" not in (text := (tmp_path / "log").read_text()):
             assert driver.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.05)
