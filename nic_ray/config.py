@@ -284,8 +284,6 @@ class ConfirmConfig(Section):
 
 
 DEFAULT_RETENTION_SET = Path("data/retention/pairs.jsonl")
-
-
 FORMER_RETENTION_SET = Path("data/probe/pairs.jsonl")
 
 
@@ -308,10 +306,9 @@ class GuardConfig(Section):
         """
         if not isinstance(content, dict):
             return content
-        return {
-            "retention_set" if name == "probe" else name: _moved(value) if name == "probe" else value
-            for name, value in content.items()
-        }
+        return dict(
+            ("retention_set", _moved(value)) if name == "probe" else (name, value) for name, value in content.items()
+        )
 
     retention_set: Path | None = Field(
         DEFAULT_RETENTION_SET,

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nic_ray.config import Dimension, SearchConfig
 from nic_ray.errors import InputError
-from nic_ray.metrics.table import METRICS
+from nic_ray.metrics.table import direction_of
 from nic_ray.record import EndedTrial, add_ended, study_url
 
 log = logging.getLogger("nic_ray.study")
@@ -220,7 +220,7 @@ def read_courses(
         objective: the metric that the study maximised; values of an objective of which less is better are given as they
             are, not negated as Optuna has them.
     """
-    direction = METRICS[objective.partition("/")[0]].direction
+    direction = direction_of(objective)
     trials = _trials_in(study_file)
     if trials is None:
         return None, ()

@@ -3,6 +3,7 @@
 import optuna
 import pytest
 
+from nic_ray.metrics.table import METRICS, Metric
 from nic_ray.record import add_ended, read_ended
 from nic_ray.study import Course, read_courses, restore_ledger_rows, storage, trial_name, trial_number
 
@@ -44,6 +45,20 @@ def test_courses_are_those_of_the_study_and_a_damaged_one_has_none(tmp_path):
     )
     file.write_bytes(b"damaged")
     assert read_courses(file, {}, "mrr/macro") == (None, ())
+
+
+def test_an_objective_of_which_less_is_better_is_shown_with_its_own_sign(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "rank", Metric("rank", "low is good", lambda ranked: ranked.argmax(axis=1), -1))
+    opened = storage(tmp_path / "study.db")
+    study = optuna.create_study(study_name="nic_ray", storage=opened, direction="maximize")
+    complete, user_attrs = optuna.trial.TrialState.COMPLETE, {"epoch at 1": 0.5}
+    study.add_trial(
+        optuna.trial.create_trial(state=complete, value=-3.0, intermediate_values={1: -3.0}, user_attrs=user_attrs)
+    )
+    opened.engine.dispose()
+    drawn, courses = read_courses(tmp_path / "study.db", {}, "rank/macro")
+    assert (drawn.direction.name, drawn.trials[0].value) == ("MINIMIZE", 3.0)
+    assert courses == (Course("trial-000", "finished", ((0.5, 3.0),)),)
 
 
 def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):

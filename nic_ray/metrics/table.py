@@ -76,9 +76,14 @@ def objectives() -> tuple[str, ...]:
     return (*(f"{name}/macro" for name in METRICS), *worst)
 
 
+def direction_of(objective: str) -> int:
+    """Return 1 for an objective of which more is better, -1 for one of which less is."""
+    return METRICS[objective.partition("/")[0]].direction
+
+
 def maximised(metrics: Mapping[str, float], objective: str) -> float:
     """Return the value of an objective with the sign by which more is better, as Tune and Optuna maximise it."""
-    return METRICS[objective.partition("/")[0]].direction * metrics[objective]
+    return direction_of(objective) * metrics[objective]
 
 
 def order_key(metrics: Mapping[str, float], objective: str) -> tuple[float, float, float]:

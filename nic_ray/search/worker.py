@@ -175,8 +175,8 @@ def backend(gpus_per_worker: float) -> str:
     return "nccl" if gpus_per_worker >= 1 else "gloo"
 
 
-def _train_here(assignments: Mapping[str, Assignment]) -> None:
-    assignment = assignments["assignment"]
+def _train_here(loop_config: Mapping[str, Assignment]) -> None:
+    assignment = loop_config["assignment"]
     checkpoint = tune.get_checkpoint()
     device = _device(assignment.shared)
     # not to Tune's own folder, which lags behind by some seconds, so that a crash would lose them
@@ -189,8 +189,8 @@ def _train_here(assignments: Mapping[str, Assignment]) -> None:
         ))  # fmt: skip
 
 
-def _train_with_others(assignments: Mapping[str, Assignment]) -> None:
-    assignment = assignments["assignment"]
+def _train_with_others(loop_config: Mapping[str, Assignment]) -> None:
+    assignment = loop_config["assignment"]
     device = _device(assignment.shared)
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()

@@ -16,7 +16,7 @@ from nic_ray.metrics.intervals import (
     paired_intervals,
     standard_error,
 )
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY, direction_of, maximised
 
 CONFIDENCE = {"validation": 0.99, "test": 0.975}
 """One-sided confidence of the bound of the macro difference, higher on validation, whose rows chose the model."""
@@ -68,8 +68,8 @@ def choose_mixture(
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
-    direction = METRICS[metric].direction
-    best = max(allowed, key=lambda mixture: direction * mixture.metrics[objective])
+    direction = direction_of(objective)
+    best = max(allowed, key=lambda mixture: maximised(mixture.metrics, objective))
     names = np.asarray(queries.domains, np.str_)
     weakest = min(np.unique(names), key=lambda name: direction * float(best.scores[metric][names == name].mean()))
     compared = names == weakest if over == "worst" else np.ones(len(names), np.bool_)
@@ -79,7 +79,7 @@ def choose_mixture(
             return True
         difference = best.scores[metric] - mixture.scores[metric]
         error = standard_error(difference[compared], queries.passages[compared], names[compared].tolist())
-        lead = direction * (best.metrics[objective] - mixture.metrics[objective])
+        lead = maximised(best.metrics, objective) - maximised(mixture.metrics, objective)
         return error is not None and lead <= error
 
     return min(filter(is_as_good, allowed), key=lambda mixture: mixture.alpha)
