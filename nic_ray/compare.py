@@ -67,6 +67,8 @@ def main(
         if len(changes) > MAX_SHOWN:
             console.say("every domain: --json")
         console.say(verdict(intervals["macro"]))
+    console.say("")
+    console.show(console.rankings_table(ranking.rankings, "with and without a search by words (BM25)"))
 
 
 if __name__ == "__main__":

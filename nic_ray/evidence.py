@@ -7,7 +7,7 @@ version are kept.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, Required, cast
+from typing import Any, Literal, NotRequired, Required, cast
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
@@ -16,7 +16,7 @@ JsonObject = dict[str, Any]
 Flat = Mapping[str, float]
 """Metrics such as "recall_at_5/macro": metric, then domain."""
 Results = Mapping[str, Mapping[str, Flat]]
-"""Part of the rows -> model ("base", "first trial", "tuned") -> flat metrics."""
+"""Part of the rows -> model ("base", "BM25", "first trial", "tuned", "tuned + BM25") -> flat metrics."""
 IN_DOMAIN = "test in domain"
 """The key in results of the test rows with each query ranked only against the passages of its own domain."""
 
@@ -109,6 +109,67 @@ class PathRow(TypedDict, total=False):
     retention: Required[Mapping[str, float] | None]
 
 
+class StoredFusion(TypedDict):
+    """A `fusion.Fusion` of a model with a search by words (BM25)."""
+
+    form: Literal["vectors", "scores", "ranks"]
+    weight: float
+    """The factor of BM25, by scores; otherwise 0."""
+
+
+class WordSearch(TypedDict):
+    """What a search by words adds to the models."""
+
+    chosen: Mapping[str, StoredFusion]
+    """Model ("base", "tuned") -> its fusion, chosen on the validation rows."""
+    helps: bool
+    """Whether the tuned model finds surely more with its fusion than alone, on the validation rows."""
+    gain: StoredInterval
+    """The macro mean of the tuned model with its fusion minus that of the tuned model alone, on the validation rows."""
+    figures: dict[str, Mapping[str, Flat]]
+    """Part -> ranking, such as "tuned, similarity + 0.03 BM25" -> macro metrics."""
+
+
+class ReliabilityRow(TypedDict):
+    """Queries with similar chances."""
+
+    chance: float
+    """The mean chance that was stated."""
+    right: float
+    """The share of right first hits."""
+    queries: int
+
+
+class CalibrationReading(TypedDict):
+    """What a calibration stated of first hits, against what they were."""
+
+    queries: int
+    right: float
+    """Share of the queries whose first hit is right."""
+    brier: float
+    """Brier score of the stated chances."""
+    brier_of_the_mean: float
+    """Brier score of stating `right` for every query."""
+    right_below: float
+    """Share of the right first hits that fall below the threshold."""
+    recognised: float
+    """Share of the queries whose first hit would fall below the threshold if the corpus held no answer."""
+    reliability: list[ReliabilityRow]
+
+
+class StoredCalibration(TypedDict):
+    """The chance that a first hit answers its query, as a function of its score; see `calibration.Calibration`."""
+
+    ranking: StoredFusion
+    """How passages are scored."""
+    scores: list[float]
+    chances: list[float]
+    threshold: float
+    """A first hit with a lower score counts as nothing found."""
+    readings: dict[str, CalibrationReading]
+    """Part -> how well it is calibrated there."""
+
+
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -132,6 +193,8 @@ class Evidence(TypedDict, total=False):
     interval_rule: IntervalRule
     guard: GuardVerdict
     retention_set: RetentionSetFile
+    word_search: WordSearch
+    calibration: StoredCalibration
     run: str
     """Folder of the run."""
 

@@ -19,12 +19,22 @@ def main(
         list[str] | None, typer.Argument(metavar="QUERY...", help="questions; without any, they are read from stdin")
     ] = None,
     count: Annotated[int, typer.Option("--top", min=1, help="passages to show for a question")] = 5,
+    words: Annotated[
+        bool | None,
+        typer.Option(
+            "--words/--no-words",
+            help="rank by words (BM25) as well, or not; without it, as was better on the model's validation rows",
+        ),
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a question instead")] = False,
 ) -> None:
-    """Show the passages nearest to a question, with their cosines and domains, beside those of the base model."""
+    """Show the best passages for a question, with cosines, BM25 and domains, beside those of the base model.
+
+    An exported model also states the chance that its first hit answers, and says so when nothing was found.
+    """
     import json
     from dataclasses import asdict
 
@@ -33,15 +43,19 @@ def main(
     from nic_ray.hardware import pick_device
 
     place, passages = pick_device(device, "--device"), read_corpus(corpus)
-    ask = retriever(bundle, passages, say=(lambda _: None) if as_json else console.say, device=place)
+    say = (lambda _: None) if as_json else console.say
+    search = retriever(bundle, passages, words=words, say=say, device=place)
+    say(f"ranked by {search.ranking}")
     if not queries and sys.stdin.isatty():
         console.say("ask, one question a line; an end of file (Ctrl-D) ends it")
     for query in queries or filter(None, map(str.strip, sys.stdin)):
-        hits = ask(query, count)
+        answer = search.ask(query, count)
         if as_json:
-            print(json.dumps({"query": query} | {model: [asdict(hit) for hit in top] for model, top in hits.items()}))
+            hits = {model: [asdict(hit) for hit in top] for model, top in answer.hits.items()}
+            sure = {"chance": answer.chance, "nothing_found": answer.nothing_found}
+            print(json.dumps({"query": query, "ranking": search.ranking, **sure, **hits}))
         else:
-            console.say(f"\n{query}\n" + "\n".join(describe(hits)))
+            console.say(f"\n{query}\n" + "\n".join(describe(answer)))
 
 
 if __name__ == "__main__":

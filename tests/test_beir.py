@@ -139,12 +139,12 @@ def test_the_command_reads_a_folder_on_a_gpu_where_there_is_one(
 ):
     devices = []
 
-    def scored(*given, device="cpu", **others):
+    def scored(encoder, collection, rows, max_tokens, fusions, *, device="cpu", **others):
         devices.append(device)
-        return {"recall_at_5/macro": 0.5, "mrr/macro": 0.5}
+        return {fusion: {"recall_at_5": np.ones(len(rows)), "mrr": np.ones(len(rows))} for fusion in fusions}
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("nic_ray.bundle.comparison.evaluate_encoder", scored)
+    monkeypatch.setattr("nic_ray.bundle.comparison.encoder_scores", scored)
     arguments = [str(tiny_model_folder), str(write(tmp_path / "shop")), "--json", *options]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     with pytest.raises(SystemExit) as ended:

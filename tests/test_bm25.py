@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from nic_ray.dataset.pairs import read_pairs
-from nic_ray.metrics import bm25
-from nic_ray.metrics.bm25 import bm25_scores
+from nic_ray.metrics.bm25 import _words, bm25
 
 REAL = Path(__file__).parents[2] / "shared/data/training_pairs.jsonl"
 
@@ -18,7 +17,7 @@ PASSAGES = ["drain the pump oil", "the pump leaks at the pump gasket", "tune an 
 
 def test_scores_are_those_of_the_formula():
     # without stop words: [drain pump oil], [pump leaks pump gasket], [tune antenna]; 3 words on average
-    scores = bm25_scores(["pump antenna"], PASSAGES)[0]
+    scores = bm25(PASSAGES)(["pump antenna"])[0]
 
     def term(frequency, words, holding):
         idf = math.log(1 + (3 - holding + 0.5) / (holding + 0.5))
@@ -41,7 +40,7 @@ def test_scores_are_those_of_the_formula():
     ],
 )
 def test_the_passage_that_shares_words_is_found_in_every_script(query, passages):
-    scores = bm25_scores([query], passages)[0]
+    scores = bm25(passages)([query])[0]
     assert scores[0] > 0
     assert scores[1:].tolist() == [0, 0]
 
@@ -51,8 +50,13 @@ def test_english_words_are_those_of_the_library_itself():
     texts = [pair.positive for pair in read_pairs(REAL)]
     theirs = bm25s.tokenize(texts, return_ids=False, show_progress=False)
     # but for lines to fill in, which the library takes for words
-    assert bm25._words(texts) == [[word for word in own if word.strip("_")] for own in theirs]
+    assert _words(texts) == [[word for word in own if word.strip("_")] for own in theirs]
 
 
 def test_words_that_no_passage_holds_score_nothing():
-    assert bm25_scores(["the", "zebra", "?"], PASSAGES).tolist() == [[0.0] * 3] * 3
+    assert bm25(PASSAGES)(["the", "zebra", "?"]).tolist() == [[0.0] * 3] * 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_passages_without_a_word_are_not_found_and_no_fault():
+    assert bm25(["the", "?"])(["the pump"]).tolist() == [[0.0, 0.0]]

@@ -42,6 +42,12 @@ def test_the_numbers_are_those_of_evaluate_and_the_differences_theirs(models, ti
     found = ranked([base, tuned], tiny_pairs_file)
     expected = compare_with_base(tuned, tiny_pairs_file, "validation")
     assert found.results == {base: expected.results["base"], tuned: expected.results["model"]}
+    assert found.rankings["BM25"] == expected.rankings["BM25"]
+    for name, label in ((base, "base"), (tuned, "model")):
+        alone = {key: value for key, value in found.results[name].items() if key in found.rankings[name]}
+        assert found.rankings[name] == alone == expected.rankings[label]
+        fused = f"{name}, reciprocal rank fusion"
+        assert found.rankings[fused] == expected.rankings[f"{label}, reciprocal rank fusion"]
     assert (found.queries, found.passages) == (expected.queries, expected.passages)
     assert found.split_from == tuned
     assert found.warnings == []
@@ -172,8 +178,7 @@ def test_all_models_are_read_on_the_device(models, tiny_pairs_file, monkeypatch)
 
         return call
 
-    for name in ("evaluate_encoder", "encoder_scores"):
-        monkeypatch.setattr(comparison, name, noted(getattr(comparison, name)))
+    monkeypatch.setattr(comparison, "encoder_scores", noted(comparison.encoder_scores))
     compare_models(models, tiny_pairs_file, "validation", say=lambda _: None, device="cuda")
     compare_with_base(models[0], tiny_pairs_file, "validation", device="cuda")
     assert devices == ["cuda"] * 4

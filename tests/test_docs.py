@@ -99,13 +99,18 @@ def test_every_command_is_one_that_exists(command):
         assert words[0] in OTHERS | {"nic-ray"}
 
 
+def both(parameter):
+    """An option's names, those that turn it off included."""
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
 def test_the_options_of_the_readmes_table_are_those_of_the_commands():
     rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) == 11
     for module, arguments in rows:
         app = typer.Typer()
         app.command()(importlib.import_module(module).main)
-        known = {name for parameter in typer.main.get_command(app).params for name in parameter.opts}
+        known = {name for parameter in typer.main.get_command(app).params for name in both(parameter)}
         assert set(re.findall(r"--[a-z-]+", arguments)) <= known, module
 
 

@@ -207,7 +207,7 @@ def printed(monkeypatch, capsys):
 
 def test_what_is_said_of_many_domains_at_the_end_of_a_search_is_bounded(metadata):
     evidence = metadata | {"trained": {}, "confirmed": [], "retention": None, "leaks": {}}
-    lines = describe_evidence(evidence, metadata["results"])
+    lines = describe_evidence(evidence)
     assert len(lines) < 2 * AT_EACH_END + 10
     assert f"  … {COUNT - 2 * AT_EACH_END} more" in lines
     for name, told in (("MX-0000", True), ("MX-0150", False), ("MX-0299", True)):

@@ -59,6 +59,7 @@ def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_mod
         "queries": expected.queries,
         "passages": 24,
         "results": expected.results,
+        "rankings": expected.rankings,
         "asked": {"pumps": 3, "radios": 3, "trucks": 3, "macro": 9},
         "warnings": [],
     }

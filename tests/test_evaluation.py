@@ -19,16 +19,19 @@ from nic_ray.config import DataConfig
 from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.dataset.split import sample_rows, split_rows
 from nic_ray.errors import InputError, RunError
-from nic_ray.metrics.bm25 import bm25_scores
+from nic_ray.metrics import ranking
+from nic_ray.metrics.bm25 import bm25
+from nic_ray.metrics.fusion import FUSIONS, VECTORS, WORDS, fused
 from nic_ray.metrics.ranking import flat_metrics, query_metrics, score_metrics
 from nic_ray.model.activations import CHUNK_TOKENS, feed, token_inputs
 from nic_ray.model.base import load
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import (
-    bm25_metrics,
     embed,
     evaluate,
     evaluate_encoder,
+    first_hits_of,
+    fused_scores,
     nearest,
     plain_scores,
     query_scores,
@@ -151,8 +154,9 @@ def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs)
     rows = list(range(len(tiny_pairs)))
     both = index_pairs(with_variants(tiny_pairs))
     names = [both.domains[row] for row in rows]
-    found = bm25_metrics(both, rows)
-    scores = bm25_scores([both.texts[both.query[row]] for row in rows], [both.texts[text] for text in both.corpus])
+    texts = texts_to_score(both, rows)
+    found = flat_metrics(fused_scores(np.ones((len(texts), 8)), texts, both, rows, [WORDS])[WORDS], names)
+    scores = bm25([both.texts[text] for text in both.corpus])([both.texts[both.query[row]] for row in rows])
     ranks = []
     for place, row in enumerate(rows):
         answer = both.texts[both.positive[row]]
@@ -163,6 +167,52 @@ def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs)
     assert found["mrr/macro"] == pytest.approx(
         np.mean([np.mean(np.array(ranks)[np.array(names) == n]) for n in set(names)])
     )
+
+
+@pytest.mark.parametrize("within_domain", [False, True])
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_fusions_score_what_their_two_searches_found(tiny_pairs, monkeypatch, within_domain, similarity):
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 200)  # several blocks of queries
+    both, rows = index_pairs(with_variants(tiny_pairs)), list(range(0, len(tiny_pairs), 2))[::-1]
+    texts = texts_to_score(both, rows)
+    embeddings = np.random.default_rng(0).normal(size=(len(texts), 8))
+    given = {"within_domain": within_domain, "similarity": similarity}
+    found = fused_scores(embeddings, texts, both, rows, [VECTORS, WORDS, *FUSIONS], **given)
+    alone = query_scores(embeddings, texts, both, rows, **given)
+    for name, values in alone.items():
+        assert found[VECTORS][name].tolist() == values.tolist()
+    if similarity == "euclidean":  # its scale is that of all queries together
+        return
+    for place, row in list(enumerate(rows))[::7]:  # one query at a time, by the definition
+        own = [p for p in both.corpus if not within_domain or both.domains[row] == domain_of(both, p)]
+        query = embeddings[[np.searchsorted(texts, both.query[row])]]
+        by_vectors = ranking.similarities(query, embeddings[np.searchsorted(texts, own)])(slice(None))
+        by_words = bm25([both.texts[p] for p in own])([both.texts[both.query[row]]])
+        variant = both.texts[both.positive[row]].replace(" 40 ", " 60 ")
+        kept = [number for number, passage in enumerate(own) if both.texts[passage] != variant]
+        for fusion in FUSIONS:
+            scores = fused(by_vectors, by_words, fusion)[0]
+            rank = np.count_nonzero(scores[kept] >= scores[own.index(both.positive[row])] - 1e-6)
+            assert found[fusion]["mrr"][place] == pytest.approx(1 / rank)
+
+
+@pytest.mark.parametrize("fusion", [VECTORS, FUSIONS[0], FUSIONS[5]], ids=str)
+def test_first_hits_are_right_where_the_first_rank_is(tiny_pairs, monkeypatch, fusion):
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 200)
+    both, rows = index_pairs(with_variants(tiny_pairs)), list(range(0, len(tiny_pairs), 2))[::-1]
+    texts = texts_to_score(both, rows)
+    embeddings = np.random.default_rng(1).normal(size=(len(texts), 8))
+    embeddings[np.searchsorted(texts, both.positive[rows[0]])] = embeddings[np.searchsorted(texts, both.query[rows[0]])]
+    found = first_hits_of(embeddings, texts, both, rows, fusion)
+    mrr = fused_scores(embeddings, texts, both, rows, [fusion])[fusion]["mrr"]
+    assert found.right.tolist() == (mrr == 1).tolist()
+    assert found.right[0]
+    assert (found.scores[~found.right] == found.without_answer[~found.right]).all()
+    assert (found.scores[found.right] > found.without_answer[found.right]).all()
+
+
+def domain_of(collection, passage):
+    return collection.domains[collection.positive.tolist().index(passage)]
 
 
 def test_plain_sentence_transformers_leaves_variants_of_the_answer_out_as_well(tiny_model_folder, tiny_pairs):
@@ -379,12 +429,14 @@ def test_a_damaged_bundle_is_refused_rather_than_split_by_default(bundle_of, tin
     ],
 )
 def test_a_line_says_which_rows_were_read(split, protocol, split_from, line):
-    comparison = Comparison("m", "b", "a.jsonl", split, protocol, False, split_from, 7, 9, {}, {}, [])
+    comparison = Comparison("m", "b", "a.jsonl", split, protocol, False, split_from, 7, 9, {}, {}, {}, [])
     assert describe_rows(comparison) == line
 
 
 def test_rows_that_a_refitted_model_was_trained_on_are_called_so():
-    line = describe_rows(Comparison("m", "b", "a.jsonl", "test", "unseen_passages", True, "bundle", 7, 9, {}, {}, []))
+    line = describe_rows(
+        Comparison("m", "b", "a.jsonl", "test", "unseen_passages", True, "bundle", 7, 9, {}, {}, {}, [])
+    )
     assert "were trained again on the rows of all parts (refit: all), these included" in line
     assert "as the model was trained" not in line
 

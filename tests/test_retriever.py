@@ -14,6 +14,7 @@ from nic_ray.bundle.files import write_bundle
 from nic_ray.bundle.retriever import describe, retriever
 from nic_ray.dataset.passages import read_corpus
 from nic_ray.errors import InputError
+from nic_ray.metrics.bm25 import bm25
 
 
 @pytest.fixture
@@ -27,7 +28,8 @@ def bundle(tiny_model, tmp_path):
 def test_both_models_rank_as_their_embeddings_say(bundle, tiny_model, tiny_pairs_file):
     passages = read_corpus(tiny_pairs_file)
     question = "How do I replace the leaking rotor?"
-    found = retriever(bundle, passages, say=lambda _: None)(question, 5)
+    answer = retriever(bundle, passages, say=lambda _: None).ask(question, 5)
+    found = answer.hits
     order = {}
     for name, folder in (("tuned", bundle), ("base", tiny_model())):
         model = SentenceTransformer(str(folder), device="cpu")
@@ -39,10 +41,76 @@ def test_both_models_rank_as_their_embeddings_say(bundle, tiny_model, tiny_pairs
         assert [each.rank for each in found[name]] == [1, 2, 3, 4, 5]
     assert [each.other_rank for each in found["tuned"]] == [order["base"].index(n) + 1 for n in order["tuned"][:5]]
     assert [each.other_rank for each in found["base"]] == [order["tuned"].index(n) + 1 for n in order["base"][:5]]
-    lines = list(describe(found))
+    lines = list(describe(answer))
     first = found["tuned"][0]
     assert lines[0] == "tuned model:"
-    assert lines[1] == f"  1. {first.cosine:.3f}  {first.domain}  (base model: rank {first.other_rank})"
+    assert lines[1] == (
+        f"  1. {first.cosine:.3f}  BM25 {first.by_words:.1f}  {first.domain}  (base model: rank {first.other_rank})"
+    )
+    assert (answer.chance, answer.nothing_found) == (None, False)
+
+
+FUSED = {
+    "word_search": {
+        "chosen": {"base": {"form": "ranks", "weight": 0.0}, "tuned": {"form": "scores", "weight": 0.05}},
+        "helps": True,
+        "gain": {"difference": 0.1, "low": 0.05, "high": 0.15, "queries": 9, "passages": 9},
+        "figures": {},
+    },
+    "calibration": {
+        "ranking": {"form": "scores", "weight": 0.05},
+        "scores": [0.0, 2.0],
+        "chances": [0.0, 1.0],
+        "threshold": 1.0,
+        "readings": {
+            "test": {
+                "queries": 9, "right": 0.5, "brier": 0.2, "brier_of_the_mean": 0.25, "right_below": 0.05,
+                "recognised": 0.5, "reliability": [],
+            }
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def fused_bundle(tiny_model, tmp_path):
+    model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
+    metadata = {"name": "fused", "base_model": str(tiny_model()), **FUSED}
+    write_bundle(tmp_path / "fused", model, metadata, training_log="")
+    return tmp_path / "fused"
+
+
+def test_words_and_vectors_are_ranked_together_where_the_validation_rows_said_so(fused_bundle, tiny_pairs_file):
+    passages, question = read_corpus(tiny_pairs_file), "How do I replace the leaking rotor?"
+    found = retriever(fused_bundle, passages, say=lambda _: None)
+    answer = found.ask(question, 5)
+    model, texts = SentenceTransformer(str(fused_bundle), device="cpu"), [passage.text for passage in passages]
+    scores = (
+        model.similarity(model.encode(question), model.encode(texts)).numpy()[0] + 0.05 * bm25(texts)([question])[0]
+    )
+    assert found.ranking == "similarity + 0.05 BM25"
+    assert [hit.text for hit in answer.hits["tuned"]] == [texts[n] for n in np.argsort(-scores, kind="stable")[:5]]
+    assert answer.chance == pytest.approx(scores.max() / 2, abs=1e-5)
+    assert not answer.nothing_found
+    alone = retriever(fused_bundle, passages, words=False, say=lambda _: None)
+    cosines = [hit.cosine for hit in alone.ask(question, 5).hits["tuned"]]
+    assert (alone.ranking, cosines) == ("similarity", sorted(cosines, reverse=True))
+    assert alone.ask(question, 1).chance is None  # the chances are those of another way to score
+
+
+def test_words_can_be_asked_for_of_a_bundle_that_knows_nothing_of_them(bundle, tiny_pairs_file):
+    found = retriever(bundle, read_corpus(tiny_pairs_file), words=True, say=lambda _: None)
+    assert found.ranking == "reciprocal rank fusion"
+    assert max(hit.by_words for hit in found.ask("a leaking rotor", 1).hits["tuned"]) > 0
+
+
+def test_nothing_found_is_said(fused_bundle, tiny_pairs_file):
+    answer = retriever(fused_bundle, read_corpus(tiny_pairs_file), say=lambda _: None).ask("zzz", 2)
+    assert answer.chance < 0.5
+    assert answer.nothing_found
+    lines = list(describe(answer))
+    assert lines[0].startswith("nothing found: ")
+    assert lines[1] == f"tuned model (the first answers with a chance of {answer.chance:.0%}):"
 
 
 def test_both_models_are_put_on_the_device(bundle, tiny_pairs_file, monkeypatch):
@@ -75,6 +143,9 @@ def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_f
     given = (bundle, "--corpus", tiny_pairs_file)
     (one,) = run(*given, "a hot rotor", "--top", "2", "--json")
     assert json.loads(one)["query"] == "a hot rotor"
+    assert (json.loads(one)["ranking"], json.loads(one)["chance"]) == ("similarity", None)
+    (one,) = run(*given, "a hot rotor", "--top", "2", "--json", "--words")
+    assert json.loads(one)["ranking"] == "reciprocal rank fusion"
     assert [len(json.loads(one)[model]) for model in ("tuned", "base")] == [2, 2]
     asked = run(*given, "--json", stdin="a hot rotor\n\nno sound\n")
     assert [json.loads(line)["query"] for line in asked] == ["a hot rotor", "no sound"]
@@ -101,7 +172,7 @@ def test_each_model_ranks_by_its_own_prompts_and_similarity(changed_model, tiny_
     tuned = SentenceTransformer(str(changed_model(prompts={"query": "trucks "}, layers=3)), device="cpu")
     write_bundle(tmp_path / "tuned", tuned, {"name": "tuned", "base_model": str(base)}, training_log="")
     passages, question = read_corpus(tiny_pairs_file), "How do I replace the leaking rotor?"
-    found = retriever(tmp_path / "tuned", passages, say=lambda _: None)(question, 5)
+    found = retriever(tmp_path / "tuned", passages, say=lambda _: None).ask(question, 5).hits
     plain, texts = SentenceTransformer(str(base), device="cpu"), [passage.text for passage in passages]
     scores = plain.encode([prompts["passage"] + text for text in texts]) @ plain.encode(prompts["query"] + question)
     assert [each.text for each in found["base"]] == [texts[number] for number in np.argsort(-scores)[:5]]

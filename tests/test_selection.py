@@ -10,6 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.evidence import IN_DOMAIN
+from nic_ray.metrics.fusion import Fusion
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import evaluate, evaluate_encoder
@@ -18,8 +19,9 @@ from nic_ray.search import search
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
 from nic_ray.selection.guard import Mixture
+from nic_ray.selection.reading import read_once
 from nic_ray.selection.retention import load_retention_set
-from nic_ray.selection.selection import Contestants, SearchResult, final, judge, read_once
+from nic_ray.selection.selection import Contestants, SearchResult, final, judge
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
@@ -39,12 +41,17 @@ def judged(searched, *, export_anyway=False, retention_set=None, **changes):
     return prepared, found, said
 
 
+def read(prepared, inputs, candidate):
+    fusions = selection._chosen_fusions(prepared, inputs, candidate, lambda _: None)
+    return read_once(prepared, inputs, {"tuned": candidate}, fusions)
+
+
 def test_the_one_reading_holds_every_model_and_protocol(searched):
     prepared, inputs, (candidate,) = searched(1)
-    reading = read_once(prepared, inputs, {"tuned": candidate})
+    reading = read(prepared, inputs, candidate)
     assert list(reading.results) == ["test", IN_DOMAIN, "unseen_queries"]
     for own in reading.results.values():
-        assert list(own) == ["base", "BM25", "tuned"]
+        assert list(own) == ["base", "BM25", "tuned", "tuned + BM25"]
     by_words = {part: reading.results[part]["BM25"] for part in ("test", IN_DOMAIN)}
     assert all(by_words[IN_DOMAIN][name] >= value for name, value in by_words["test"].items())
     rows = prepared.rows("test").tolist()
@@ -56,7 +63,7 @@ def test_the_one_reading_holds_every_model_and_protocol(searched):
     interval = reading.intervals["tuned minus base"]["macro"]
     gain = reading.results["test"]["tuned"]["recall_at_5/macro"] - whole["recall_at_5/macro"]
     assert interval["difference"] == pytest.approx(gain, abs=1e-6)
-    assert list(reading.recall) == ["base", "tuned"]
+    assert list(reading.recall) == ["base", "tuned", "tuned + BM25"]
     own = reading.recall_intervals["tuned"]["macro"]
     assert own["difference"] == pytest.approx(reading.results["test"]["tuned"]["recall_at_5/macro"])
 
@@ -68,11 +75,11 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
         happened.append(model)
         return [{"model": model}]
 
-    def read(*given):
+    def noted(*given):
         happened.append("read")
         return read_once(*given)
 
-    monkeypatch.setattr(selection, "read_once", read)
+    monkeypatch.setattr(selection, "read_once", noted)
     prepared, inputs, candidates = searched(1)
     given = (prepared, inputs, Contestants(candidates[0], candidates, []), None)
     found = judge(*given, export_anyway=True, say=lambda _: None, note_reading=note)
@@ -88,7 +95,7 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
 
 def test_what_was_retrieved_agrees_with_the_figures(searched):
     prepared, inputs, (candidate,) = searched(1)
-    reading = read_once(prepared, inputs, {"tuned": candidate})
+    reading = read(prepared, inputs, candidate)
     found, passages = reading.queries["queries"], reading.queries["passages"]
     rows = prepared.rows("test").tolist()
     assert [each["query"] for each in found] == [prepared.collection.texts[q] for q in prepared.collection.query[rows]]
@@ -104,10 +111,10 @@ def test_what_was_retrieved_agrees_with_the_figures(searched):
 
 
 def test_what_the_validation_rows_refuse_leaves_the_test_rows_unread(searched, monkeypatch):
-    def read(*_):
+    def refuse(*_):
         raise AssertionError("the test rows were read")
 
-    monkeypatch.setattr(selection, "read_once", read)
+    monkeypatch.setattr(selection, "read_once", refuse)
     _, found, _ = judged(searched(1))
     assert not found.may_be_exported
     assert list(found.results) == ["validation"]
@@ -136,6 +143,55 @@ def test_epochs_stand_beside_each_model_that_is_compared(searched):
         ],
         "tuned": [{"trial": "trial-001", "epochs": 3.0, "of": 3, "best_epoch": 2.5, "finished": True}],
     }
+
+
+def test_words_and_vectors_are_judged_on_validation_and_read_on_test(searched):
+    prepared, found, _ = judged(searched(1), export_anyway=True)
+    words, flat = found.evidence["word_search"], found.results
+    assert list(words["figures"]) == ["validation", "test"]
+    for part, figures in words["figures"].items():
+        rows = prepared.rows(part)
+        assert figures["BM25"] == macro(flat[part]["BM25"])
+        assert (
+            figures["base"]
+            == macro(flat[part]["base"])
+            == pytest.approx(
+                macro(evaluate_encoder(prepared.encoder, prepared.collection, rows.tolist(), 64)), abs=1e-6
+            )
+        )
+        assert figures["tuned"] == pytest.approx(macro(flat[part]["tuned"]))
+        fusion = Fusion(**words["chosen"]["tuned"])
+        assert figures[f"tuned, {fusion}"] == macro(flat[part]["tuned + BM25"])
+        assert "tuned, reciprocal rank fusion" in figures
+    on_validation = words["figures"]["validation"]
+    forms = [value["recall_at_5/macro"] for label, value in on_validation.items() if label.startswith("tuned, ")]
+    assert on_validation[f"tuned, {fusion}"]["recall_at_5/macro"] == max(forms)
+    gain = max(forms) - on_validation["tuned"]["recall_at_5/macro"]
+    assert words["gain"]["difference"] == pytest.approx(gain)
+    assert words["helps"] == (words["gain"]["low"] is not None and words["gain"]["low"] > 0)
+    read = found.evidence["intervals"]["tuned + BM25 minus tuned"]["macro"]["difference"]
+    after = flat["test"]["tuned + BM25"]["recall_at_5/macro"] - flat["test"]["tuned"]["recall_at_5/macro"]
+    assert read == pytest.approx(after)
+
+
+def macro(flat):
+    return {name: flat[name] for name in ("recall_at_5/macro", "mrr/macro")}
+
+
+def test_the_chance_of_a_first_hit_is_set_on_validation_and_read_on_test(searched):
+    prepared, found, _ = judged(searched(1), export_anyway=True)
+    calibration, words = found.evidence["calibration"], found.evidence["word_search"]
+    expected = words["chosen"]["tuned"] if words["helps"] else {"form": "vectors", "weight": 0.0}
+    assert calibration["ranking"] == expected
+    assert list(calibration["readings"]) == ["validation", "test"]
+    for part, reading in calibration["readings"].items():
+        assert reading["queries"] == len(prepared.rows(part))
+        assert sum(row["queries"] for row in reading["reliability"]) == reading["queries"]
+    own = calibration["readings"]["validation"]
+    # isotonic regression is calibrated on the rows that it is fitted to
+    assert own["brier"] <= own["brier_of_the_mean"]
+    stated = sum(row["chance"] * row["queries"] for row in own["reliability"]) / own["queries"]
+    assert stated == pytest.approx(own["right"])
 
 
 def test_objections_can_be_overridden_and_that_is_kept(searched):
@@ -190,7 +246,7 @@ def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain
 
 def test_own_intervals_stay_within_what_a_recall_can_be(searched):
     prepared, inputs, (candidate,) = searched(1)
-    for own in read_once(prepared, inputs, {"tuned": candidate}).recall_intervals.values():
+    for own in read(prepared, inputs, candidate).recall_intervals.values():
         for each in own.values():
             assert each["low"] is None or 0 <= each["low"] <= each["difference"] <= each["high"] <= 1
 
@@ -251,7 +307,7 @@ def test_noise_is_not_exported(tiny_model, tmp_path):
 def test_the_one_reading_scores_the_base_by_its_own_similarity(searched, changed_model):
     folder = changed_model(prompts={"query": "pumps radios "}, similarity="dot", behind=[Pooling(32)], layers=3)
     prepared, inputs, (candidate,) = searched(1, base=folder)
-    reading = read_once(prepared, inputs, {"tuned": candidate})
+    reading = read(prepared, inputs, candidate)
     rows = prepared.rows("test").tolist()
     expected = evaluate_encoder(prepared.encoder, prepared.collection, rows, 64)
     assert reading.results["test"]["base"] == pytest.approx(expected, abs=1e-6)

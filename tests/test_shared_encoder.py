@@ -155,7 +155,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(retriever, "load", lambda _: shared)
             passages = [Passage(text, "one") for text in prepared.collection.texts[:6]]
-            retriever.retriever(given.folder / "model", passages, say=lambda _: None)("a hot rotor", 2)
+            retriever.retriever(given.folder / "model", passages, say=lambda _: None).ask("a hot rotor", 2)
 
     def compared() -> None:
         with pytest.MonkeyPatch.context() as patches:

@@ -53,6 +53,12 @@ def metadata():
         "passages": {},
         "guard": {"objections": [], "overridden": False, "max_retention_loss": 0.05},
         "retention_set": {"pairs": "retention.jsonl", "sha256": ""},
+        "word_search": {
+            "chosen": {"tuned": {"form": "scores", "weight": 0.03}},
+            "helps": True,
+            "gain": {"difference": 0.125, "low": 0.0625, "high": 0.1875, "queries": 9, "passages": 9},
+            "figures": {"validation": {"BM25": flat(0.4)}, "test": {"BM25": flat(0.4)}},
+        },
     }
 
 
@@ -67,6 +73,10 @@ def test_the_card_has_it_in_its_tables_its_text_and_the_model_index(metadata):
     assert ["1", "0.500", "0.500", "0.250", "-0.010", "-0.020", "-0.030"] in rows
     assert ["tuned", "-0.010", "-0.020", "-0.030"] in rows
     assert "Recall@1 is the share that comes first." in card
+    assert ["ranked by, macro, test part", "Recall@5", "MRR", "Recall@1"] in rows
+    assert ["BM25", "0.400", "0.400", "0.200"] in rows
+    told = "By similarity + 0.03 BM25, chosen on the validation rows, the tuned model finds +0.125 (+0.062 to +0.188) "
+    assert told in card
     index = {(each.metric_name, each.dataset_config): each.metric_value for each in ModelCard(card).data.eval_results}
     assert (index["Recall@1", "macro"], index["Recall@1", "pumps"], index["MRR", "macro"]) == (0.375, 0.375, 0.75)
 
@@ -77,9 +87,10 @@ def test_the_terminal_has_it_in_its_tables_and_lines(metadata):
     lines = printed.file.getvalue().splitlines()
     # of each metric base, tuned and gain
     assert lines[-1].split() == ["macro", *["0.250", "0.750", "+0.500"] * 2, "0.125", "0.375", "+0.250"]
-    said = describe_evidence(metadata, metadata["results"])
+    said = describe_evidence(metadata)
     assert any("tuned -0.010 Recall@5, -0.020 MRR, -0.030 Recall@1" in line for line in said)
-    assert any("finds macro Recall@5 0.400, MRR 0.400, Recall@1 0.200 on the test rows" in line for line in said)
+    assert "\nwith and without a search by words, macro Recall@5 and MRR and Recall@1 on the test rows:" in said
+    assert "  BM25  0.400  0.400  0.200" in said
 
 
 def test_the_page_calls_it_by_its_name_where_it_is_the_objective(metadata, tmp_path):

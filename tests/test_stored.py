@@ -21,6 +21,7 @@ from nic_ray.stored import checked, exported_bundle, read_result, read_retrieved
 NAMES = {
     "pumps", "radios", "trucks", "macro", "worst", "base", "first trial", "tuned", "BM25", "validation", "test",
     "test in domain", "unseen_queries", "tuned minus base", "tuned minus first trial", "train",
+    "tuned + BM25", "tuned + BM25 minus tuned",
 }  # fmt: skip
 
 # What the version before the types wrote, of the same search: where, and of which kind. Names and numbers are "*".
@@ -149,6 +150,7 @@ def judged_run(searched, tiny_pairs, tmp_path):
 def test_a_judgement_is_stored_in_the_form_that_it_always_had(judged_run):
     result = json.loads(RunFolder(judged_run).result.read_text())
     assert result["winner"].pop("config").keys() >= {"learning_rate", "frozen_layers", "epochs"}
+    assert {result.pop(later) is not None for later in ("word_search", "calibration")} == {True}
     assert sorted(set(form(result))) == RESULT.split("\n")[1:-1]
     queries = json.loads(RunFolder(judged_run).queries.read_text())
     assert sorted(set(form(queries))) == QUERIES.split("\n")[1:-1]

@@ -16,11 +16,12 @@ from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.metrics import table
+from nic_ray.metrics.fusion import WORDS
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, Metric, label_of, objectives, order_key, recall_at
 from nic_ray.model.activations import feed, upper_for
-from nic_ray.model.evaluation import bm25_metrics, evaluate, plain_scores
+from nic_ray.model.evaluation import evaluate, plain_scores
 from nic_ray.progress import View, headline
 from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import Candidate, best_first, confirm
@@ -105,7 +106,7 @@ def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, 
     assert flat[f"{third}/worst"] == min(means.values())
     assert "mrr/worst" not in flat
     assert flat.keys() == candidates[0].metrics.keys() - {"epoch"}
-    assert flat.keys() == bm25_metrics(prepared.collection, rows.tolist()).keys()
+    assert scorer.fused(None, rows, [WORDS])[WORDS].keys() == METRICS.keys()
     plain = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), prepared.collection, rows.tolist())
     assert plain.keys() == METRICS.keys()
     retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])

@@ -57,17 +57,17 @@ def test_a_second_reading_of_the_test_rows_is_said_in_the_terminal():
         {"when": f"2026-01-0{day}", "command": command, "rows": 320, "model": "trial-004", "run": "a"}
         for day, command in ((1, "export"), (2, "tune --resume"))
     ]
-    assert not any("had been read" in line for line in describe_evidence(evidence(trained("trial-000", 3.0)), {}))
-    said = describe_evidence(evidence(trained("trial-000", 3.0)) | {"readings": readings}, {})
+    assert not any("had been read" in line for line in describe_evidence(evidence(trained("trial-000", 3.0))))
+    said = describe_evidence(evidence(trained("trial-000", 3.0)) | {"readings": readings})
     assert any(line.startswith("warning: the 320 test rows had been read once before: 2026-01-01") for line in said)
 
 
 def test_a_first_trial_that_was_cut_off_is_not_compared_in_silence():
-    said = describe_evidence(evidence(trained("trial-000", 1.0, finished=False)), {})
+    said = describe_evidence(evidence(trained("trial-000", 1.0, finished=False)))
     assert any(line.startswith("The first trial was cut off after 1 of 3 epochs: ") for line in said)
 
 
 def test_each_confirmation_says_how_many_seeds_stand_behind_it():
-    said = describe_evidence(evidence(trained("trial-000", 3.0)), {})
+    said = describe_evidence(evidence(trained("trial-000", 3.0)))
     assert "  trial-004: 0.755 over 2 seed(s), 3 epochs (0.750 with 42, 0.760 with 43)" in said
     assert "  trial-007: 0.740 over 1 seed(s), 1.5 epochs (0.740 with 42)" in said

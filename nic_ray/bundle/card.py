@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
 from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
@@ -229,7 +230,13 @@ def _evidence_section(metadata: Metadata) -> str:
             f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
             f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
-    lines += [*_retention_lines(metadata), *_confirmation_lines(metadata), *_leak_lines(metadata)]
+    lines += [
+        *_word_search_lines(metadata),
+        *_calibration_lines(metadata),
+        *_retention_lines(metadata),
+        *_confirmation_lines(metadata),
+        *_leak_lines(metadata),
+    ]
     return "\n\n".join(lines)
 
 
@@ -252,6 +259,37 @@ def _readings_section(metadata: Metadata) -> str:
 
 def _interval(interval: StoredInterval) -> str:
     return "–" if interval["low"] is None else f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+
+
+def _word_search_lines(metadata: Metadata) -> Iterator[str]:
+    found = metadata.get("word_search")
+    if found is None:
+        return
+    yield "### With and without a search by words"
+    yield describe_word_search(found)
+    for part, figures in found["figures"].items():
+        yield _table(
+            [f"ranked by, macro, {part} part", *(metric.label for metric in METRICS.values())],
+            [[ranking, *(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)] for ranking, flat in figures.items()],
+        )
+    yield (
+        "`similarity + w BM25` adds w times the BM25 score of a passage (Lucene's form, k1 1.5, b 0.75; the words of "
+        "the package bm25s, without English stop words) to its cosine; reciprocal rank fusion adds 1 / (60 + rank) "
+        "by either search."
+    )
+
+
+def _calibration_lines(metadata: Metadata) -> Iterator[str]:
+    found = metadata.get("calibration")
+    if found is None:
+        return
+    yield "### How sure a first hit is"
+    yield f"{describe_calibration(found)} The chances by score and the threshold stand in {METADATA}."
+    for part, read in found["readings"].items():
+        yield _table(
+            [f"queries of the {part} part", "chance that was stated", "share of right first hits"],
+            [[str(row["queries"]), f"{row['chance']:.2f}", f"{row['right']:.2f}"] for row in read["reliability"]],
+        )
 
 
 def _retention_lines(metadata: Metadata) -> Iterator[str]:

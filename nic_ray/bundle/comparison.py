@@ -17,13 +17,14 @@ from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
-from nic_ray.evidence import Metadata, StoredSplit
+from nic_ray.evidence import Flat, Metadata, StoredSplit
+from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS, Fusion, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
-from nic_ray.model.evaluation import encoder_scores, evaluate_encoder, texts_to_score
+from nic_ray.model.evaluation import encoder_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -56,6 +57,8 @@ class Comparison:
     """Number of passages in the corpus."""
     results: dict[str, dict[str, float]]
     """"base" and "model" -> flat metrics; "model" alone if the model is the base model itself."""
+    rankings: dict[str, Flat]
+    """BM25, and each model alone and fused with it -> macro metrics; see `fusion.ranking_figures`."""
     asked: dict[str, int]
     """Domain -> number of passages that its queries ask about; "macro" -> their sum."""
     warnings: list[str]
@@ -84,8 +87,9 @@ def compare_with_base(
     has_split = _was_trained_on(metadata, pairs)
     data = _data_for(metadata, pairs, split, Path(model))
     collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
-    encoders = _with_base(model, metadata)
+    queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
+    scored = _evaluated(encoders, collection, chosen, metadata, view, device)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -96,8 +100,9 @@ def compare_with_base(
         split_from=("bundle" if has_split else "defaults") if data else None,
         queries=len(chosen),
         passages=len(collection.corpus),
-        results=_evaluated(encoders, collection, chosen, _max_tokens(metadata), view, device),
-        asked=count_passages(_queries(collection, chosen)),
+        results={label: flat_metrics(scores[VECTORS], queries.domains) for label, scores in scored.items()},
+        rankings=ranking_figures(scored, queries.domains),
+        asked=count_passages(queries),
         warnings=warnings,
     )
 
@@ -119,6 +124,8 @@ def compare_on_folder(
     """
     collection, chosen = read_beir(folder, split)
     metadata = _metadata_of(model)
+    queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
+    scored = _evaluated(encoders, collection, chosen, metadata, view, device)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -129,8 +136,9 @@ def compare_on_folder(
         split_from="qrels",
         queries=len(chosen),
         passages=len(collection.corpus),
-        results=_evaluated(_with_base(model, metadata), collection, chosen, _max_tokens(metadata), view, device),
-        asked=count_passages(_queries(collection, chosen)),
+        results={label: flat_metrics(scores[VECTORS], queries.domains) for label, scores in scored.items()},
+        rankings=ranking_figures(scored, queries.domains),
+        asked=count_passages(queries),
         warnings=[],
     )
 
@@ -164,16 +172,24 @@ def _evaluated(
     encoders: Mapping[str, Encoder],
     collection: Collection,
     rows: Sequence[int],
-    max_tokens: int,
+    metadata: Metadata,
     view: View | None,
     device: str,
-) -> dict[str, dict[str, float]]:
-    texts = len(texts_to_score(collection, rows))
-    results = {}
+) -> dict[str, Scored]:
+    """Evaluate models, alone and fused with a search by words."""
+    texts, max_tokens = len(texts_to_score(collection, rows)), _max_tokens(metadata)
+    scored: dict[str, Scored] = {}
     for label, encoder in encoders.items():
+        fusions = (WORDS, VECTORS, fusion_of(metadata, "base" if label == "base" else "tuned"))
         with (view or View()).work(f"embedding {texts:,} texts with {encoder.name}", texts) as done:
-            results[label] = evaluate_encoder(encoder, collection, rows, max_tokens, done=done, device=device)
-    return results
+            scored[label] = encoder_scores(encoder, collection, rows, max_tokens, fusions, done=done, device=device)
+    return scored
+
+
+def fusion_of(metadata: Metadata, model: str = "tuned") -> Fusion:
+    """The fusion with a search by words that a bundle stores for a model ("base" or "tuned"); by ranks if none."""
+    stored = metadata.get("word_search", {}).get("chosen", {}).get(model)
+    return RANKS if stored is None else Fusion(stored["form"], stored["weight"])
 
 
 def describe_rows(comparison: Comparison) -> str:
@@ -207,6 +223,8 @@ class Ranking:
     """Number of passages in the corpus."""
     results: dict[str, dict[str, float]]
     """Model, as the user named it -> flat metrics."""
+    rankings: dict[str, Flat]
+    """BM25, and each model alone and fused with it -> macro metrics; see `fusion.ranking_figures`."""
     intervals: dict[str, dict[str, Interval]]
     """Each model but the first -> domain -> first metric of the table minus that of the first, paired by query."""
     warnings: list[str]
@@ -246,22 +264,25 @@ def compare_models(
     collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
     queries = _queries(collection, rows)
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
-    scores, now = {}, datetime.now(UTC)
+    scored, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
         say(f"reading {name}")
         encoder = load(folder)
         if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
             warnings += _note_reading(name, metadata[name], split, "compare", now)
-        scores[name] = encoder_scores(encoder, collection, rows, _max_tokens(metadata[name]), device=device)
+        fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), _max_tokens(metadata[name])
+        scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
+    alone = {name: scores[VECTORS][PRIMARY] for name, scores in scored.items()}
     return Ranking(
         pairs=str(pairs),
         split=split,
         split_from=owner,
         queries=len(rows),
         passages=len(collection.corpus),
-        results={name: flat_metrics(values, queries.domains) for name, values in scores.items()},
+        results={name: flat_metrics(scores[VECTORS], queries.domains) for name, scores in scored.items()},
+        rankings=ranking_figures(scored, queries.domains),
         intervals={
-            name: paired_intervals(scores[name][PRIMARY], scores[names[0]][PRIMARY], queries.passages, queries.domains)
+            name: paired_intervals(alone[name], alone[names[0]], queries.passages, queries.domains)
             for name in names[1:]
         },
         warnings=warnings,

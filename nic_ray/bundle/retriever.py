@@ -1,14 +1,22 @@
 """A small search engine over passages, with a tuned model and its base model side by side."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentence_transformers.util import semantic_search
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from nic_ray import hardware
 from nic_ray.bundle import files as bundles
+from nic_ray.bundle.comparison import fusion_of
 from nic_ray.dataset.passages import Passage
+from nic_ray.evidence import Metadata
+from nic_ray.metrics.bm25 import bm25
+from nic_ray.metrics.calibration import Calibration, chances_of
+from nic_ray.metrics.fusion import RANKS, VECTORS, Fusion, fused
 from nic_ray.model.base import load
 from nic_ray.model.cut import placed
 from nic_ray.model.encoder import plain_model
@@ -24,71 +32,136 @@ class Found:
     rank: int
     cosine: float
     """Cosine similarity, or the value of another similarity function if the model is configured with one."""
+    by_words: float
+    """BM25 score; 0 where the passage shares no word with the query."""
     domain: str
     text: str
     other_rank: int
     """The rank that the other model gives to the passage."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What was retrieved for a query."""
+
+    hits: dict[str, list[Found]]
+    """"tuned" and "base" -> passages, the best first."""
+    chance: float | None
+    """Calibrated chance that the tuned model's first hit answers the query; None if the bundle has no calibration."""
+    nothing_found: bool
+    """Whether the tuned model's first hit scores below the threshold of the calibration."""
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Passages that can be asked about."""
+
+    ask: Callable[[str, int], Answer]
+    """Retrieve a number of passages for a question."""
+    ranking: str
+    """How the tuned model ranks them."""
+
+
 def retriever(
-    folder: Path, passages: Sequence[Passage], *, say: Callable[[str], None], device: str = "cpu"
-) -> Callable[[str, int], dict[str, list[Found]]]:
+    folder: Path,
+    passages: Sequence[Passage],
+    *,
+    words: bool | None = None,
+    say: Callable[[str], None],
+    device: str = "cpu",
+) -> Retriever:
     """Embed passages with a bundle's model and with its base model.
 
     Args:
         folder: the bundle; it is verified first.
         passages: the passages to search.
+        words: whether passages are ranked by their words (BM25) as well; None for what the validation rows have shown
+            to be better, as it is stored in the bundle.
         say: called with a line that says what is being embedded.
         device: where the texts are embedded.
-
-    Returns:
-        a function of a question and a count that returns, for "tuned" and "base", that many passages, the nearest
-        first.
 
     Raises:
         InputError: the folder is a damaged bundle or no bundle, or its base model is not available.
     """
     hardware.keep_to_usable_cpus()
-    tuned, base = bundles.load(folder), load(bundles.read_metadata(folder)["base_model"])
+    metadata = bundles.read_metadata(folder)
+    tuned, base = bundles.load(folder), load(metadata["base_model"])
     assert tuned.max_seq_length is not None  # a model without a tokenizer is not loaded
     models = {"tuned": placed(tuned, device), "base": placed(plain_model(base, tuned.max_seq_length), device)}
     say(f"embedding {len(passages)} passages with {folder} and with its base model")
     texts = [passage.text for passage in passages]
     corpora = {name: model.encode_document(texts, convert_to_tensor=True) for name, model in models.items()}
-
-    def ask(query: str, count: int) -> dict[str, list[Found]]:
-        hits = {
-            name: semantic_search(
-                model.encode_query(query, convert_to_tensor=True),
-                corpora[name],
-                top_k=len(texts),
-                score_function=model.similarity,
-            )[0]
-            for name, model in models.items()
+    search_by_words = bm25(texts)
+    if metadata.get("word_search", {}).get("helps", False) if words is None else words:
+        # the stored weight goes with cosines
+        fusions = {
+            "tuned": fusion_of(metadata),
+            "base": RANKS if base.similarity != "cosine" else fusion_of(metadata, "base"),
         }
-        ranks = {name: {hit["corpus_id"]: rank for rank, hit in enumerate(ranked, 1)} for name, ranked in hits.items()}
-        return {
-            name: [
-                Found(
-                    rank,
-                    float(hit["score"]),
-                    passages[hit["corpus_id"]].domain,
-                    passages[hit["corpus_id"]].text,
-                    ranks["base" if name == "tuned" else "tuned"][hit["corpus_id"]],
-                )
-                for rank, hit in enumerate(ranked[:count], 1)
-            ]
-            for name, ranked in hits.items()
-        }
+    else:
+        fusions = dict.fromkeys(models, VECTORS)
+    calibration = _calibration_of(metadata, fusions["tuned"])
 
-    return ask
+    def ask(query: str, count: int) -> Answer:
+        by_words = search_by_words([query])
+        cosines = {name: _similarity(model, query, corpora[name]) for name, model in models.items()}
+        scores = {name: fused(cosines[name], by_words, fusions[name])[0] for name in models}
+        order = {name: np.argsort(-values, kind="stable") for name, values in scores.items()}
+        ranks = {name: np.argsort(places) + 1 for name, places in order.items()}
+        first = scores["tuned"].max()
+        return Answer(
+            {
+                name: [
+                    Found(
+                        rank,
+                        float(cosines[name][0, place]),
+                        float(by_words[0, place]),
+                        passages[place].domain,
+                        passages[place].text,
+                        int(ranks["base" if name == "tuned" else "tuned"][place]),
+                    )
+                    for rank, place in enumerate(order[name][:count].tolist(), 1)
+                ]
+                for name in models
+            },
+            None if calibration is None else float(chances_of(calibration, first)),
+            calibration is not None and bool(first < calibration.threshold),
+        )
+
+    return Retriever(ask, str(fusions["tuned"]))
 
 
-def describe(found: Mapping[str, Sequence[Found]]) -> Iterator[str]:
+def _similarity(model: SentenceTransformer, query: str, corpus: Tensor) -> NDArray[np.float32]:
+    """The similarity of a query to each passage, (1, C)."""
+    similarity: NDArray[np.float32] = (
+        model.similarity(model.encode_query(query, convert_to_tensor=True), corpus).cpu().numpy()
+    )
+    return similarity
+
+
+def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
+    """The calibration that a bundle stores; None if it has none for this way of scoring passages."""
+    stored = metadata.get("calibration")
+    if stored is None or Fusion(**stored["ranking"]) != ranking:
+        return None
+    return Calibration(tuple(stored["scores"]), tuple(stored["chances"]), stored["threshold"])
+
+
+def describe(answer: Answer) -> Iterator[str]:
     """Describe the passages that the two models retrieved, as lines of text."""
+    if answer.nothing_found:
+        yield "nothing found: the first hit scores lower than almost any that answers"
     for model, other in (("tuned", "base"), ("base", "tuned")):
-        yield f"{model} model:"
-        for hit in found[model]:
+        sure = (
+            ""
+            if model == "base" or answer.chance is None
+            else f" (the first answers with a chance of {answer.chance:.0%})"
+        )
+        yield f"{model} model{sure}:"
+        for hit in answer.hits[model]:
             text = " ".join(hit.text.split())
-            yield f"  {hit.rank}. {hit.cosine:.3f}  {hit.domain}  ({other} model: rank {hit.other_rank})"
+            yield (
+                f"  {hit.rank}. {hit.cosine:.3f}  BM25 {hit.by_words:.1f}  {hit.domain}  ({other} model: rank "
+                f"{hit.other_rank})"
+            )
             yield f"     {text if len(text) <= SHOWN else text[: SHOWN - 2] + ' …'}"

@@ -1,6 +1,6 @@
 """BM25, the baseline of a keyword search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,29 +8,34 @@ from numpy.typing import NDArray
 from nic_ray.words import search_terms
 
 
-def bm25_scores(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.float32]:
-    """Score how well each passage matches each query by their shared words, like a search engine without a model.
+def bm25(passages: Sequence[str]) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Index passages for a search that scores them by the words that they share with a query, without a model.
 
     The words are those of `words.search_terms`, in any script, without English stop words and without stemming.
 
     Args:
-        queries: Q texts.
         passages: C texts.
 
     Returns:
-        (Q, C) scores; 0 where no word is shared.
+        a function of Q queries that returns (Q, C) scores; 0 where no word is shared.
 
     Source: Lucene's BM25 with k1 1.5 and b 0.75, as in bm25s (Lù 2024, arXiv:2407.03618).
     """
-    import bm25s  # imports SciPy; no trial searches by words, so their processes start sooner without it
+    import bm25s  # imports SciPy; a trial that does not search by words starts sooner without it
 
-    index = bm25s.BM25()
-    index.index(_words(passages), show_progress=False)
-    scores = np.zeros((len(queries), len(passages)), dtype=np.float32)
-    for row, words in enumerate(_words(queries)):
-        known = [word for word in words if word in index.vocab_dict]
-        if known:
-            scores[row] = index.get_scores(known)
+    index, words_of = bm25s.BM25(), _words(passages)
+    if any(words_of):  # the library indexes no passages without a word
+        index.index(words_of, show_progress=False)
+    known_words = index.vocab_dict if any(words_of) else {}
+
+    def scores(queries: Sequence[str]) -> NDArray[np.float32]:
+        found = np.zeros((len(queries), len(passages)), dtype=np.float32)
+        for row, words in enumerate(_words(queries)):
+            known = [word for word in words if word in known_words]
+            if known:
+                found[row] = index.get_scores(known)
+        return found
+
     return scores
 
 

@@ -1,6 +1,6 @@
 """How well queries retrieve their passages from the whole corpus, domain by domain."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -102,17 +102,37 @@ def query_metrics(
             outside the corpus, or the lengths do not match.
     """
     _check_relevant(relevant, len(queries), len(corpus))
+    return _in_blocks(similarities(queries, corpus, similarity), relevant, ignored, len(corpus))
+
+
+def similarities(
+    queries: NDArray[np.floating], corpus: NDArray[np.floating], similarity: Similarity = "cosine"
+) -> Callable[[slice], NDArray[np.floating]]:
+    """Prepare embeddings for scoring, which is then done for some queries at a time.
+
+    Args:
+        queries: (Q, D) embeddings, as for `query_metrics`.
+        corpus: (C, D) embeddings of all passages.
+        similarity: the similarity that passages are ranked by.
+
+    Returns:
+        a function of a slice of the queries that returns their (q, C) scores: cosines, or another similarity of the
+        vectors after all of them were divided by the norm of the longest one (queries by their own norm for "dot").
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
     if similarity in ("cosine", "dot"):
         # neither the norm of a query nor a factor that all passages share changes any rank
         unit = _unit_rows(queries, "query")
         passages = _unit_rows(corpus, "passage") if similarity == "cosine" else _scaled(corpus, _longest(corpus))
-        return _in_blocks(lambda block: unit[block] @ passages.T, relevant, ignored, len(corpus))
+        return lambda block: unit[block] @ passages.T
     from scipy.spatial.distance import cdist
 
     longest = max(_longest(queries), _longest(corpus))
     query_vectors, passages = _scaled(queries, longest), _scaled(corpus, longest)
     metric = "cityblock" if similarity == "manhattan" else "euclidean"
-    return _in_blocks(lambda block: -cdist(query_vectors[block], passages, metric), relevant, ignored, len(corpus))
+    return lambda block: -cdist(query_vectors[block], passages, metric)
 
 
 def score_metrics(
@@ -164,6 +184,13 @@ def empty_metrics(queries: int) -> dict[str, NDArray[np.float64]]:
     return {name: np.empty(queries) for name in METRICS}
 
 
+def query_blocks(queries: int, passages: int) -> Iterator[slice]:
+    """Cut a number of queries into slices whose scores of all passages fit into a few MiB."""
+    step = max(1, _BLOCK_SCORES // passages)
+    for start in range(0, queries, step):
+        yield slice(start, start + step)
+
+
 def _in_blocks(
     scores: Callable[[slice], NDArray[np.floating]],
     relevant: Sequence[NDArray[np.integer]],
@@ -171,11 +198,9 @@ def _in_blocks(
     passages: int,
 ) -> dict[str, NDArray[np.float64]]:
     values = empty_metrics(len(relevant))
-    step = max(1, _BLOCK_SCORES // passages)
-    for start in range(0, len(relevant), step):
-        block = slice(start, start + step)
-        left_out = None if ignored is None else _as_matrix(ignored[block], passages)
-        ranked = relevance_by_rank(scores(block), _as_matrix(relevant[block], passages), left_out)
+    for block in query_blocks(len(relevant), passages):
+        left_out = None if ignored is None else as_matrix(ignored[block], passages)
+        ranked = relevance_by_rank(scores(block), as_matrix(relevant[block], passages), left_out)
         for name, metric in METRICS.items():
             values[name][block] = metric.of_ranks(ranked)
     return values
@@ -216,7 +241,8 @@ def _scaled(rows: NDArray[np.floating], longest: float) -> NDArray[np.float32]:
     return (rows / (longest or 1.0)).astype(np.float32)
 
 
-def _as_matrix(relevant: Sequence[NDArray[np.integer]], passages: int) -> NDArray[np.bool_]:
+def as_matrix(relevant: Sequence[NDArray[np.integer]], passages: int) -> NDArray[np.bool_]:
+    """Return (Q, C) bool: True at the columns that each of Q arrays names."""
     matrix = np.zeros((len(relevant), passages), dtype=np.bool_)
     rows = np.repeat(np.arange(len(relevant)), [len(columns) for columns in relevant])
     matrix[rows, np.concatenate(relevant)] = True

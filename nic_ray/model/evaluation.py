@@ -1,6 +1,7 @@
 """Per-domain metrics of a model on given rows: embed, rank the whole corpus, average."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,18 @@ from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection, relevant_passages
 from nic_ray.hardware import keep_to_usable_cpus
-from nic_ray.metrics.bm25 import bm25_scores
-from nic_ray.metrics.ranking import Similarity, empty_metrics, flat_metrics, query_metrics, score_metrics
+from nic_ray.metrics.bm25 import bm25
+from nic_ray.metrics.calibration import FirstHits, first_hits
+from nic_ray.metrics.fusion import VECTORS, Fusion, fused
+from nic_ray.metrics.ranking import (
+    Similarity,
+    as_matrix,
+    empty_metrics,
+    flat_metrics,
+    query_blocks,
+    score_metrics,
+    similarities,
+)
 from nic_ray.model.activations import Feed, feed, in_chunks, padded_batch, token_inputs
 from nic_ray.model.cut import Upper
 from nic_ray.model.encoder import Encoder, whole
@@ -97,20 +108,8 @@ def query_scores(
     Returns:
         as `ranking.query_metrics`, each (rows,).
     """
-    relevant = relevant_passages(collection)
-    scores = empty_metrics(len(rows))
-    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
-        queries = collection.query[[rows[place] for place in places]]
-        metrics = query_metrics(
-            embeddings[np.searchsorted(texts, queries)],
-            embeddings[np.searchsorted(texts, corpus)],
-            [_places(corpus, relevant[query]) for query in queries.tolist()],
-            similarity=similarity,
-            ignored=_left_out(collection, corpus, relevant, queries.tolist()),
-        )
-        for name, values in metrics.items():
-            scores[name][places] = values
-    return scores
+    given = (embeddings, texts, collection, rows)
+    return fused_scores(*given, [VECTORS], within_domain=within_domain, similarity=similarity)[VECTORS]
 
 
 def nearest(
@@ -143,20 +142,104 @@ def nearest(
     return np.concatenate(passages), np.concatenate(cosines)
 
 
-def bm25_metrics(collection: Collection, rows: Sequence[int], *, within_domain: bool = False) -> dict[str, float]:
-    """Compute per-domain metrics of lexical search (BM25), with the same queries and passages as `query_scores`."""
+def fused_scores(
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    fusions: Sequence[Fusion],
+    *,
+    within_domain: bool = False,
+    similarity: Similarity = "cosine",
+) -> dict[Fusion, dict[str, NDArray[np.float64]]]:
+    """Compute `query_scores` for each of several fusions of embeddings with a search by words.
+
+    Args:
+        embeddings, texts, collection, rows, within_domain, similarity: as for `query_scores`.
+        fusions: ways to score a passage; `fusion.WORDS` is BM25 alone.
+
+    Returns:
+        fusion -> metric -> its value for each row's query, (rows,).
+    """
+    scores = {fusion: empty_metrics(len(rows)) for fusion in fusions}
+    given = (embeddings, texts, collection, rows, fusions)
+    for block in _scored_blocks(*given, within_domain=within_domain, similarity=similarity):
+        for fusion, values in block.scores.items():
+            for name, metric in score_metrics(values, block.relevant, block.left_out).items():
+                scores[fusion][name][block.places] = metric
+    return scores
+
+
+def first_hits_of(
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    fusion: Fusion,
+) -> FirstHits:
+    """Find the passage of the whole corpus that ranks first for each row's query, by cosine or a fusion with it.
+
+    Args:
+        embeddings, texts, collection, rows: as for `query_scores`.
+        fusion: how a passage is scored.
+    """
+    parts, order = [], []
+    for block in _scored_blocks(embeddings, texts, collection, rows, [fusion]):
+        scores = block.scores[fusion]
+        passages = scores.shape[1]
+        left_out = None if block.left_out is None else as_matrix(block.left_out, passages)
+        parts.append(first_hits(scores, as_matrix(block.relevant, passages), left_out))
+        order += block.places
+    at = np.argsort(order)
+    return FirstHits(
+        np.concatenate([part.scores for part in parts])[at],
+        np.concatenate([part.right for part in parts])[at],
+        np.concatenate([part.without_answer for part in parts])[at],
+    )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some of the rows, with the scores that their queries give to passages."""
+
+    places: list[int]
+    """(q,) positions in the rows."""
+    scores: dict[Fusion, NDArray[np.floating]]
+    """Fusion -> (q, C) scores."""
+    relevant: list[NDArray[np.int64]]
+    """q arrays of positions among the C passages."""
+    left_out: list[NDArray[np.int64]] | None
+    """Likewise, of near duplicates of each query's answers."""
+
+
+def _scored_blocks(
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    fusions: Sequence[Fusion],
+    *,
+    within_domain: bool = False,
+    similarity: Similarity = "cosine",
+) -> Iterator[_Block]:
+    """Score passages block by block, so that memory does not grow with the rows; arguments as for `fused_scores`."""
     relevant = relevant_passages(collection)
-    scores = empty_metrics(len(rows))
     for places, corpus in _corpora(collection, rows, within_domain=within_domain):
-        queries = collection.query[[rows[place] for place in places]].tolist()
-        by_words = bm25_scores(
-            [collection.texts[query] for query in queries], [collection.texts[text] for text in corpus.tolist()]
+        queries = collection.query[[rows[place] for place in places]]
+        by_vectors = similarities(
+            embeddings[np.searchsorted(texts, queries)], embeddings[np.searchsorted(texts, corpus)], similarity
         )
-        right = [_places(corpus, relevant[query]) for query in queries]
-        metrics = score_metrics(by_words, right, _left_out(collection, corpus, relevant, queries))
-        for name, values in metrics.items():
-            scores[name][places] = values
-    return flat_metrics(scores, [collection.domains[row] for row in rows])
+        passages = [collection.texts[text] for text in corpus.tolist()]
+        by_words = bm25(passages) if {*fusions} != {VECTORS} else None
+        for block in query_blocks(len(queries), len(corpus)):
+            asked, vectors = queries[block].tolist(), by_vectors(block)
+            words = vectors if by_words is None else by_words([collection.texts[query] for query in asked])
+            yield _Block(
+                places[block],
+                {fusion: fused(vectors, words, fusion) for fusion in fusions},
+                [_places(corpus, relevant[query]) for query in asked],
+                _left_out(collection, corpus, relevant, asked),
+            )
 
 
 def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.int64]:
@@ -194,7 +277,7 @@ def evaluate_encoder(
     Raises:
         ValueError: an embedding is not finite.
     """
-    values = encoder_scores(encoder, collection, rows, max_tokens, device=device, done=done)
+    values = encoder_scores(encoder, collection, rows, max_tokens, [VECTORS], device=device, done=done)[VECTORS]
     return flat_metrics(values, [collection.domains[row] for row in rows])
 
 
@@ -203,13 +286,15 @@ def encoder_scores(
     collection: Collection,
     rows: Sequence[int],
     max_tokens: int,
+    fusions: Sequence[Fusion],
     *,
     device: str = "cpu",
     done: Callable[[int], None] = lambda _: None,
-) -> dict[str, NDArray[np.float64]]:
-    """Compute `query_scores` of a whole model, starting from the texts, in fp32, with its prompts and its similarity.
+) -> dict[Fusion, dict[str, NDArray[np.float64]]]:
+    """Compute `fused_scores` of a whole model, starting from the texts, in fp32, with its prompts and its similarity.
 
     Args:
+        fusions: as for `fused_scores`.
         device: where to embed; the encoder itself stays on the CPU.
         done: called with the number of further `texts_to_score` that have been embedded.
 
@@ -220,7 +305,7 @@ def encoder_scores(
     tokens = token_inputs(encoder, collection.texts, max_tokens, collection.is_query)
     texts = texts_to_score(collection, rows)
     embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
-    return query_scores(embeddings, texts, collection, rows, similarity=encoder.similarity)
+    return fused_scores(embeddings, texts, collection, rows, fusions, similarity=encoder.similarity)
 
 
 def plain_scores(

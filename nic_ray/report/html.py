@@ -16,6 +16,8 @@ log = logging.getLogger("nic_ray.report")
 
 SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),
+    ("words", "What a search by words adds", sections.words),
+    ("confidence", "How sure a first hit is", sections.confidence),
     ("retention", "What was gained, against what was forgotten", figures.retention),
     ("history", "How the search got better, trial by trial", figures.history),
     ("rungs", "Which trial was stopped where", figures.rungs),

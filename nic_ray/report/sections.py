@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
 from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.dataset.lint import lint_pairs, texts_of
@@ -62,6 +63,48 @@ def summary(run: FinishedRun) -> Html:
         yield f'<div class="warning"><p>{verdict}:</p><ul>{listed}</ul></div>'
     elif result.get("bundle"):
         yield sentence(f"Exported to {result['bundle']}.")
+
+
+def words(run: FinishedRun) -> Html:
+    """Macro metrics of BM25, and of the models alone and fused with it."""
+    found = run.result.get("word_search")
+    if found is None:
+        yield sentence("This run was not compared with a search by words.")
+        return
+    part = "test" if "test" in found["figures"] else "validation"
+    yield table(
+        [f"ranked by ({part} rows, mean over domains)", *(metric.label for metric in METRICS.values())],
+        [
+            [ranking, *(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)]
+            for ranking, flat in found["figures"][part].items()
+        ],
+    )
+    yield sentence(describe_word_search(found))
+
+
+def confidence(run: FinishedRun) -> Html:
+    """The stated chance that a first hit answers, against the share that does: a reliability diagram."""
+    found = run.result.get("calibration")
+    if found is None:
+        yield sentence("This run states no chance that a first hit answers.")
+        return
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="as stated", line={"color": "#666666", "dash": "dash"})
+    for (part, read), colour in zip(found["readings"].items(), (COLOURS["base"], COLOURS["tuned"]), strict=False):
+        figure.add_scatter(
+            x=[row["chance"] for row in read["reliability"]],
+            y=[row["right"] for row in read["reliability"]],
+            mode="lines+markers",
+            name=f"{part} rows",
+            line={"color": colour},
+            text=[f"{row['queries']} queries" for row in read["reliability"]],
+            hovertemplate="%{text}: stated %{x:.2f}, right %{y:.2f}",
+        )
+    figure.update_xaxes(title="stated chance that<br>the first hit answers", range=[-0.02, 1.02])
+    figure.update_yaxes(title="share of first hits<br>that answer", range=[-0.02, 1.02])
+    yield figure_html("confidence", figure)
+    yield sentence(describe_calibration(found))
+    yield sentence("The chances were set on the validation rows, so only the test rows say how well they hold.")
 
 
 def lost(run: FinishedRun) -> Html:

@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from nic_ray import console
+from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.evidence import IN_DOMAIN, Evidence, Results, path_points
+from nic_ray.evidence import IN_DOMAIN, Evidence, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
@@ -32,9 +33,10 @@ def show_result(result: SearchResult) -> None:
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
         # without the brackets of `with_epochs`: headers wrap at a width of six characters
-        models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in results.items() if model != "BM25"}
+        alone = {model: flat for model, flat in results.items() if "BM25" not in model}
+        models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in alone.items()}
         console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
-    for line in describe_evidence(judgement.evidence, judgement.results):
+    for line in describe_evidence(judgement.evidence):
         console.say(line)
     files = RunFolder(result.run_folder)
     console.say(f"all trials: {files.trials}; all domains: {files.domains}")
@@ -60,20 +62,15 @@ def passages_of(evidence: Evidence, part: str) -> Mapping[str, int]:
     return counted
 
 
-def describe_evidence(evidence: Evidence, results: Results) -> list[str]:
-    """The text that is printed after the tables, as a list of lines.
-
-    Args:
-        evidence: the evidence of a `selection.Judgement`.
-        results: the results of the same judgement.
-    """
+def describe_evidence(evidence: Evidence) -> list[str]:
+    """The text that is printed after the tables, as a list of lines; `evidence` is that of a `selection.Judgement`."""
     return [
         *_training(evidence),
         *_confirmed(evidence),
         *_intervals(evidence),
         *_retention(evidence),
         *_front(evidence),
-        *_words(results),
+        *_words(evidence),
         *_leaks(evidence),
         *_readings(evidence),
     ]
@@ -137,10 +134,20 @@ def _front(evidence: Evidence) -> Iterator[str]:
         yield f"  {point.alpha:.1f}: {point.metrics[f'{PRIMARY}/macro']:.3f}{kept}{chosen}"
 
 
-def _words(results: Results) -> Iterator[str]:
-    if bm25 := results.get("test", {}).get("BM25"):
-        figures = ", ".join(f"{metric.label} {bm25[f'{name}/macro']:.3f}" for name, metric in METRICS.items())
-        yield f"\na search by words (BM25) finds macro {figures} on the test rows"
+def _words(evidence: Evidence) -> Iterator[str]:
+    found = evidence.get("word_search")
+    if found is None:
+        return
+    part = "test" if "test" in found["figures"] else "validation"
+    labels = " and ".join(metric.label for metric in METRICS.values())
+    yield f"\nwith and without a search by words, macro {labels} on the {part} rows:"
+    width = max(map(len, found["figures"][part]))
+    for ranking, flat in found["figures"][part].items():
+        values = "  ".join(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)
+        yield f"  {ranking.ljust(width)}  {values}"
+    yield describe_word_search(found)
+    if "calibration" in evidence:
+        yield describe_calibration(evidence["calibration"])
 
 
 def _leaks(evidence: Evidence) -> Iterator[str]:

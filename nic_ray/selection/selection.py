@@ -13,51 +13,32 @@ from numpy.typing import NDArray
 
 from nic_ray.bundle.files import file_sha256
 from nic_ray.config import Config, GuardConfig
-from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import (
-    IN_DOMAIN,
     Evidence,
-    Intervals,
+    GuardVerdict,
     PathPoint,
     Retrieved,
-    StoredInterval,
     StoredReading,
     TrainedTrial,
     TrialRow,
+    WordSearch,
     path_row,
 )
-from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages, paired_intervals
+from nic_ray.metrics.fusion import VECTORS, WORDS, ranking_figures
+from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import bm25_metrics, nearest, query_scores, texts_to_score
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
+from nic_ray.selection.confidence import as_calibration, calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
+from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
 from nic_ray.selection.retention import RetentionSet, retention_of
-from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
+from nic_ray.selection.scoring import Scorer, deepest, queries_of
+from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
 from nic_ray.training.prepared import Prepared, leaks
-
-CONFIDENCE = 0.95
-"""Confidence of the two-sided intervals that are shown; that of the guard's bounds is `guard.CONFIDENCE`."""
-
-
-@dataclass(frozen=True)
-class TestFigures:
-    """The results on the rows that took no part in choosing."""
-
-    results: dict[str, dict[str, dict[str, float]]]
-    """"test", "test in domain" and, if there are such rows, "unseen_queries" -> model ("base", "BM25", "first trial",
-    "tuned") -> flat metrics."""
-    intervals: Intervals
-    """A difference such as "tuned minus base" -> domain -> its interval, in the primary metric, on the test rows."""
-    recall: dict[str, NDArray[np.float64]]
-    """Model -> primary metric of each test query, (Q,)."""
-    recall_intervals: Intervals
-    """Model -> domain -> interval of the primary metric's mean on the test rows."""
-    queries: Retrieved
-    """The passages that the tuned model retrieved for each test query."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +50,8 @@ class Judgement:
     tuned: Candidate
     """The mixture of the winner's weights with the base model's that was chosen, and that the results belong to."""
     results: dict[str, dict[str, dict[str, float]]]
-    """Part of the rows -> model ("base", "BM25", "first trial", "tuned") -> flat metrics. BM25 is not evaluated on the
-    validation rows; the other parts are absent if the test rows were not read."""
+    """Part of the rows -> model ("base", "BM25", "first trial", "tuned", "tuned + BM25") -> flat metrics. Parts other
+    than "validation" are absent if the test rows were not read."""
     evidence: Evidence
     """The other evidence for the results, in the form in which it is stored."""
     may_be_exported: bool
@@ -138,39 +119,99 @@ def judge(
     objections_found += _objections("validation", *values, config.guard)
     bounds = {"validation": macro_bound("validation", *values)}
     models = ({"first trial": contestants.first} if contestants.first else {}) | {"tuned": tuned}
-    results = {"validation": {"base": flat_metrics(base, queries.domains)}}
-    results["validation"] |= {label: _evaluation_metrics(model.metrics) for label, model in models.items()}
+    fusions = _chosen_fusions(prepared, inputs, tuned, say)
+    results = {"validation": _validation_results(base, models, fusions["tuned"], queries)}
     kept = {
         label: retention_of(prepared, retention_set, model)
         for label, model in models.items()
         if retention_set and model is not tuned
     }
     evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
+    evidence["word_search"] = _word_search(fusions, queries)
+    scorer = Scorer(prepared, inputs[tuned.config.frozen_layers])
+    evidence["calibration"] = calibrated(prepared, scorer, tuned, fusions["tuned"].ranking)
     evidence["alpha"] = mixture.alpha
     evidence["retention"] = None if mixture.retention is None else {**kept, "tuned": mixture.retention}
     retrieved = None
     if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
-        reading = read_once(prepared, inputs, models)
+        reading = read_once(prepared, inputs, models, fusions)
         results, retrieved = results | reading.results, reading.queries
+        evidence["word_search"]["figures"] |= {"test": reading.rankings}
+        evidence["calibration"]["readings"]["test"] = calibration_reading(
+            as_calibration(evidence["calibration"]), reading.first_hits
+        )
         evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
         at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
         objections_found += _objections("test", *at_test, config.guard)
         bounds["test"] = macro_bound("test", *at_test)
-    evidence["guard"] = {
-        "objections": objections_found,
-        "overridden": bool(objections_found) and export_anyway,
-        "max_retention_loss": config.guard.max_retention_loss,
-        "max_domain_drop": config.guard.max_domain_drop,
-        "lower_bounds": bounds,
-    }
+    evidence["guard"] = _verdict(config.guard, objections_found, bounds, overridden=export_anyway)
     if retention_set is not None and config.guard.retention_set is not None:
         evidence["retention_set"] = {
             "pairs": config.guard.retention_set.name,
             "sha256": file_sha256(config.guard.retention_set),
         }
     return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
+
+
+def _verdict(
+    limits: GuardConfig, objections_found: list[str], bounds: Mapping[str, float | None], *, overridden: bool
+) -> GuardVerdict:
+    return {
+        "objections": objections_found,
+        "overridden": bool(objections_found) and overridden,
+        "max_retention_loss": limits.max_retention_loss,
+        "max_domain_drop": limits.max_domain_drop,
+        "lower_bounds": bounds,
+    }
+
+
+def _chosen_fusions(
+    prepared: Prepared, inputs: Mapping[int, Inputs], tuned: Candidate, say: Callable[[str], None]
+) -> dict[str, ChosenFusion]:
+    """Choose how the base model and the tuned one go together with a search by words."""
+    rows, queries, objective = (
+        prepared.rows("validation"),
+        queries_of(prepared, "validation"),
+        prepared.config.search.objective,
+    )
+    cuts = {"base": (deepest(inputs), None), "tuned": (inputs[tuned.config.frozen_layers], tuned.weights)}
+    fusions = {
+        label: choose_fusion(Scorer(prepared, at), weights, rows, queries, objective)
+        for label, (at, weights) in cuts.items()
+    }
+    chosen = fusions["tuned"]
+    value = flat_metrics(chosen.scores[chosen.best], queries.domains)[objective]
+    verdict = "which retrieve will rank by" if chosen.helps else "which may be chance, so retrieve ranks without words"
+    say(f"with a search by words ({chosen.best}): {objective} {value:.4f} on validation, {verdict}")
+    return fusions
+
+
+def _validation_results(
+    base: Mapping[str, NDArray[np.float64]], models: Mapping[str, Candidate], fusion: ChosenFusion, queries: Queries
+) -> dict[str, dict[str, float]]:
+    """The flat metrics of all models on the validation rows."""
+    domains = queries.domains
+    return {
+        "base": flat_metrics(base, domains),
+        "BM25": flat_metrics(fusion.scores[WORDS], domains),
+        **{label: _evaluation_metrics(model.metrics) for label, model in models.items()},
+        WITH_WORDS: flat_metrics(fusion.scores[fusion.best], domains),
+    }
+
+
+def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordSearch:
+    """Describe what a search by words adds to the models on the validation rows."""
+    tuned = fusions["tuned"]
+    return {
+        "chosen": {label: stored(fusion.best) for label, fusion in fusions.items()},
+        "helps": tuned.helps,
+        "gain": stored_intervals(tuned.scores[tuned.best][PRIMARY], tuned.scores[VECTORS][PRIMARY], queries)["macro"],
+        "figures": {
+            "validation": ranking_figures({label: each.scores for label, each in fusions.items()}, queries.domains)
+        },
+    }
 
 
 def _averaged(
@@ -239,116 +280,6 @@ def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement
     again = refitted(prepared, inputs, judgement.winner)
     weights = interpolated(prepared, again, judgement.evidence["alpha"])
     return replace(judgement.tuned, weights=weights, measured=again.measured)
-
-
-def read_once(prepared: Prepared, inputs: Mapping[int, Inputs], models: Mapping[str, Candidate]) -> TestFigures:
-    """Read the test rows once: evaluate the base model, the given models and BM25 on them.
-
-    Nothing may be chosen by the results. If questions about trained passages were held back as well ("unseen_queries",
-    an easier protocol), the same models are evaluated on these too.
-
-    Args:
-        inputs: inputs by depth, for the depths of the models.
-        models: "tuned" and any others, by name.
-    """
-    collection, queries = prepared.collection, queries_of(prepared, "test")
-    rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
-    texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
-    cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
-    cuts |= {label: (inputs[model.config.frozen_layers], model.weights) for label, model in models.items()}
-    results: dict[str, dict[str, dict[str, float]]] = {"test": {}, IN_DOMAIN: {}}
-    recall: dict[str, NDArray[np.float64]] = {}
-    ranks: dict[str, NDArray[np.int64]] = {}
-    for label, (at, weights) in cuts.items():
-        scorer = Scorer(prepared, at)
-        embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
-        if label == "tuned":
-            first = nearest(embeddings, texts, collection, rows["test"], k=5)
-        for part, asking in (("test", "test"), (IN_DOMAIN, "test"), ("unseen_queries", "unseen_queries")):
-            if not rows[asking]:
-                continue
-            scores = query_scores(
-                embeddings, texts, collection, rows[asking], within_domain=part == IN_DOMAIN, similarity=similarity
-            )
-            domains = [collection.domains[row] for row in rows[asking]]
-            results.setdefault(part, {})[label] = flat_metrics(scores, domains)
-            if part == "test":
-                recall[label] = scores[PRIMARY]
-                ranks[label] = np.rint(1 / scores["mrr"]).astype(int)
-    for part, by_model in results.items():
-        base, *others = by_model.items()
-        asking = "unseen_queries" if part == "unseen_queries" else "test"
-        by_words = bm25_metrics(collection, rows[asking], within_domain=part == IN_DOMAIN)
-        results[part] = dict([base, ("BM25", by_words), *others])
-    retrieved = _retrieved(collection, rows["test"], ranks["tuned"], recall, *first)
-    below = [label for label in recall if label != "tuned"]
-    return TestFigures(
-        results,
-        {f"tuned minus {label}": _intervals(recall["tuned"], recall[label], queries) for label in below},
-        recall,
-        # the interval of a model's mean is that of its difference from a model that finds nothing
-        {label: _within_one(_intervals(values, np.zeros_like(values), queries)) for label, values in recall.items()},
-        retrieved,
-    )
-
-
-def _intervals(above: NDArray[np.float64], below: NDArray[np.float64], queries: Queries) -> dict[str, StoredInterval]:
-    intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
-    return {
-        domain: StoredInterval(
-            difference=span.difference, low=span.low, high=span.high, queries=span.queries, passages=span.passages
-        )
-        for domain, span in intervals.items()
-    }
-
-
-def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
-    """Limit intervals of a mean of values in [0, 1] to this range."""
-    return {
-        domain: interval
-        if interval["low"] is None or interval["high"] is None
-        else {**interval, "low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
-        for domain, interval in intervals.items()
-    }
-
-
-def _retrieved(
-    collection: Collection,
-    rows: Sequence[int],
-    ranks: NDArray[np.int64],
-    recall: Mapping[str, NDArray[np.float64]],
-    first: NDArray[np.int64],
-    cosines: NDArray[np.float64],
-) -> Retrieved:
-    """Return the queries with the ranks of their best answers and the nearest passages, in the form that is stored.
-
-    Args:
-        ranks: (Q,) rank of the best answer to each row's query.
-        recall: model -> primary metric of each row's query, (Q,).
-        first, cosines: (Q, k) passages nearest to each row's query, and their cosines.
-    """
-    passages = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
-    domains: dict[int, set[str]] = {number: set() for number in passages}
-    for number, domain in zip(collection.positive.tolist(), collection.domains, strict=True):
-        if number in passages:
-            domains[number].add(domain)
-    return {
-        "queries": [
-            {
-                "query": collection.texts[collection.query[row]],
-                "domain": collection.domains[row],
-                "passage": int(collection.positive[row]),
-                "rank": int(ranks[place]),
-                "retrieved": [list(pair) for pair in zip(first[place].tolist(), near, strict=True)],
-                "recall": {label: float(values[place]) for label, values in recall.items()},
-            }
-            for place, (row, near) in enumerate(zip(rows, cosines.round(4).tolist(), strict=True))
-        ],
-        "passages": {
-            str(number): {"text": collection.texts[number], "domains": sorted(domains[number])}
-            for number in sorted(passages)
-        },
-    }
 
 
 def _objections(

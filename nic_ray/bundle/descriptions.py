@@ -1,0 +1,33 @@
+"""What card, report and terminal say of a search by words and of the chance that a first hit answers."""
+
+from nic_ray.evidence import StoredCalibration, WordSearch
+from nic_ray.metrics.fusion import Fusion
+from nic_ray.metrics.table import METRICS, PRIMARY
+
+
+def describe_word_search(found: WordSearch) -> str:
+    """Describe in a sentence or two what the chosen fusion adds to the tuned model, and what follows from it."""
+    gain = found["gain"]
+    sure = "" if gain["low"] is None else f" ({gain['low']:+.3f} to {gain['high']:+.3f})"
+    verdict = (
+        "so python -m nic_ray.retrieve ranks by both"
+        if found["helps"]
+        else "which may be chance, so python -m nic_ray.retrieve ranks without words unless it is asked to"
+    )
+    return (
+        f"By {Fusion(**found['chosen']['tuned'])}, chosen on the validation rows, the tuned model finds "
+        f"{gain['difference']:+.3f}{sure} macro {METRICS[PRIMARY].label} there against what it finds alone, {verdict}."
+    )
+
+
+def describe_calibration(found: StoredCalibration) -> str:
+    """Describe what the calibration is worth, on the test rows if they were read."""
+    part = "test" if "test" in found["readings"] else "validation"
+    read = found["readings"][part]
+    return (
+        f"By its score, the first hit has a chance to answer, calibrated on the validation rows. On the {part} rows "
+        f"its Brier score is {read['brier']:.3f}, where stating {read['right']:.0%} every time has "
+        f"{read['brier_of_the_mean']:.3f}. A first hit below {found['threshold']:.3g} counts as nothing found: that is "
+        f"said of {read['right_below']:.1%} of the right first hits, and of {read['recognised']:.1%} of the questions "
+        "if their answers are taken out of the passages."
+    )

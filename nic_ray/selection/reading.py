@@ -1,0 +1,175 @@
+"""The one reading of the test rows: every model of a search on rows that took no part in choosing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.dataset.pairs import Collection
+from nic_ray.evidence import IN_DOMAIN, Flat, Intervals, Retrieved, StoredInterval
+from nic_ray.metrics.calibration import FirstHits
+from nic_ray.metrics.fusion import VECTORS, WORDS, Scored, ranking_figures
+from nic_ray.metrics.intervals import Queries, paired_intervals
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import PRIMARY
+from nic_ray.model.activations import Inputs
+from nic_ray.model.evaluation import first_hits_of, fused_scores, nearest, texts_to_score
+from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
+from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
+from nic_ray.training.prepared import Prepared
+
+CONFIDENCE = 0.95
+"""Confidence of the two-sided intervals that are shown; that of the guard's bounds is `guard.CONFIDENCE`."""
+ASKING = {"test": "test", IN_DOMAIN: "test", "unseen_queries": "unseen_queries"}
+"""Part of the results -> part whose rows are asked."""
+
+
+@dataclass(frozen=True)
+class TestFigures:
+    """The results on the rows that took no part in choosing."""
+
+    results: dict[str, dict[str, dict[str, float]]]
+    """"test", "test in domain" and, if there are such rows, "unseen_queries" -> model ("base", "BM25", "first trial",
+    "tuned", "tuned + BM25") -> flat metrics."""
+    rankings: Mapping[str, Flat]
+    """A model with or without a search by words -> macro metrics on the test rows; see `fusion.ranking_figures`.
+    """
+    intervals: Intervals
+    """A difference such as "tuned minus base" -> domain -> its interval, in the primary metric, on the test rows."""
+    recall: dict[str, NDArray[np.float64]]
+    """Model -> primary metric of each test query, (Q,)."""
+    recall_intervals: Intervals
+    """Model -> domain -> interval of the primary metric's mean on the test rows."""
+    queries: Retrieved
+    """The passages that the tuned model retrieved for each test query."""
+    first_hits: FirstHits
+    """The first hits of the test queries where the tuned model serves."""
+
+
+def read_once(
+    prepared: Prepared,
+    inputs: Mapping[int, Inputs],
+    models: Mapping[str, Candidate],
+    fusions: Mapping[str, ChosenFusion],
+) -> TestFigures:
+    """Read the test rows once: evaluate the base model, the given models and BM25 on them.
+
+    Nothing may be chosen by the results. If questions about trained passages were held back as well ("unseen_queries",
+    an easier protocol), the same models are evaluated on these too.
+
+    Args:
+        inputs: inputs by depth, for the depths of the models.
+        models: "tuned" and any others, by name.
+        fusions: "base" and "tuned" -> their fusions with a search by words, chosen on the validation rows.
+    """
+    collection, queries = prepared.collection, queries_of(prepared, "test")
+    rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
+    texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
+    cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
+    cuts |= {label: (inputs[model.config.frozen_layers], model.weights) for label, model in models.items()}
+    results: dict[str, dict[str, dict[str, float]]] = {part: {} for part in ASKING if rows[ASKING[part]]}
+    scored: dict[str, Scored] = {}
+    for label, (at, weights) in cuts.items():
+        scorer = Scorer(prepared, at)
+        embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
+        if label == "tuned":
+            first = nearest(embeddings, texts, collection, rows["test"], k=5)
+            hits = first_hits_of(embeddings, texts, collection, rows["test"], fusions[label].ranking)
+        for part, by_model in results.items():
+            asked, inside = rows[ASKING[part]], part == IN_DOMAIN
+            wanted = (WORDS, VECTORS, *fusions[label].forms) if label in fusions else (VECTORS,)
+            found = fused_scores(
+                embeddings, texts, collection, asked, wanted, within_domain=inside, similarity=similarity
+            )
+            if part == "test":
+                scored[label] = found
+            domains = [collection.domains[row] for row in asked]
+            by_model[label] = flat_metrics(found[VECTORS], domains)
+            if label == "base":
+                by_model["BM25"] = flat_metrics(found[WORDS], domains)
+            if label == "tuned":
+                by_model[WITH_WORDS] = flat_metrics(found[fusions[label].best], domains)
+    recall = {label: found[VECTORS][PRIMARY] for label, found in scored.items()}
+    recall[WITH_WORDS] = scored["tuned"][fusions["tuned"].best][PRIMARY]
+    ranks = np.rint(1 / scored["tuned"][VECTORS]["mrr"]).astype(int)
+    differences = [("tuned", label) for label in cuts if label != "tuned"] + [(WITH_WORDS, "tuned")]
+    return TestFigures(
+        results,
+        ranking_figures({label: scored[label] for label in fusions}, queries.domains),
+        {
+            f"{above} minus {below}": stored_intervals(recall[above], recall[below], queries)
+            for above, below in differences
+        },
+        recall,
+        # the interval of a model's mean is that of its difference from a model that finds nothing
+        {
+            label: _within_one(stored_intervals(values, np.zeros_like(values), queries))
+            for label, values in recall.items()
+        },
+        _retrieved(collection, rows["test"], ranks, recall, *first),
+        hits,
+    )
+
+
+def stored_intervals(
+    above: NDArray[np.float64], below: NDArray[np.float64], queries: Queries
+) -> dict[str, StoredInterval]:
+    """Compute the paired intervals of two models' difference, in the form in which they are stored."""
+    intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
+    return {
+        domain: StoredInterval(
+            difference=span.difference, low=span.low, high=span.high, queries=span.queries, passages=span.passages
+        )
+        for domain, span in intervals.items()
+    }
+
+
+def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:
+    """Limit intervals of a mean of values in [0, 1] to this range."""
+    return {
+        domain: interval
+        if interval["low"] is None or interval["high"] is None
+        else {**interval, "low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
+        for domain, interval in intervals.items()
+    }
+
+
+def _retrieved(
+    collection: Collection,
+    rows: Sequence[int],
+    ranks: NDArray[np.int64],
+    recall: Mapping[str, NDArray[np.float64]],
+    first: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+) -> Retrieved:
+    """Return the queries with the ranks of their best answers and the nearest passages, in the form that is stored.
+
+    Args:
+        ranks: (Q,) rank of the best answer to each row's query.
+        recall: model -> primary metric of each row's query, (Q,).
+        first, cosines: (Q, k) passages nearest to each row's query, and their cosines.
+    """
+    passages = {int(collection.positive[row]) for row in rows} | set(first.ravel().tolist())
+    domains: dict[int, set[str]] = {number: set() for number in passages}
+    for number, domain in zip(collection.positive.tolist(), collection.domains, strict=True):
+        if number in passages:
+            domains[number].add(domain)
+    return {
+        "queries": [
+            {
+                "query": collection.texts[collection.query[row]],
+                "domain": collection.domains[row],
+                "passage": int(collection.positive[row]),
+                "rank": int(ranks[place]),
+                "retrieved": [list(pair) for pair in zip(first[place].tolist(), near, strict=True)],
+                "recall": {label: float(values[place]) for label, values in recall.items()},
+            }
+            for place, (row, near) in enumerate(zip(rows, cosines.round(4).tolist(), strict=True))
+        ],
+        "passages": {
+            str(number): {"text": collection.texts[number], "domains": sorted(domains[number])}
+            for number in sorted(passages)
+        },
+    }

@@ -1,0 +1,72 @@
+"""The chance that a first hit answers: by hand, against scikit-learn, and by the property that it is calibrated."""
+
+import numpy as np
+import pytest
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss
+
+from nic_ray.metrics.calibration import (
+    Calibration,
+    FirstHits,
+    brier_score,
+    calibrate,
+    chances_of,
+    first_hits,
+    reliability,
+)
+
+
+def drawn(seed, queries=400):
+    """First hits that are right with a chance that is the square of their score."""
+    random = np.random.default_rng(seed)
+    scores = random.uniform(size=queries)
+    return FirstHits(scores, random.uniform(size=queries) < scores**2, scores - 0.25)
+
+
+def test_first_hits_by_hand():
+    scores = np.array([[0.9, 0.8, 0.1], [0.9, 0.8, 0.1], [0.7, 0.7, 0.1], [0.9, 0.8, 0.1]])
+    relevant = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], dtype=bool)
+    ignored = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
+    found = first_hits(scores, relevant, ignored)
+    assert found.scores.tolist() == [0.9, 0.9, 0.7, 0.8]
+    assert found.right.tolist() == [True, False, False, True]  # a tie counts against the model
+    assert found.without_answer.tolist() == [0.8, 0.9, 0.7, 0.1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chances_are_those_of_scikit_learn(seed):
+    hits = drawn(seed)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(hits.scores, hits.right)
+    asked = np.linspace(-0.5, 1.5, 301)
+    np.testing.assert_allclose(chances_of(calibrate(hits), asked), theirs.predict(asked), atol=1e-12)
+
+
+def test_chances_hold_on_other_queries_and_never_fall():
+    calibration, other = calibrate(drawn(0, 4000)), drawn(1, 4000)
+    chances = chances_of(calibration, other.scores)
+    for stated, came_true, queries in reliability(chances, other.right):
+        assert queries == 400
+        assert came_true == pytest.approx(stated, abs=0.08)
+    assert list(calibration.chances) == sorted(calibration.chances)
+    assert brier_score(chances, other.right) == pytest.approx(brier_score_loss(other.right, chances))
+    assert brier_score(chances, other.right) < brier_score(np.full(4000, other.right.mean()), other.right)
+
+
+def test_the_threshold_leaves_one_right_first_hit_in_twenty_below():
+    hits = drawn(0, 4000)
+    below = hits.scores[hits.right] < calibrate(hits).threshold
+    assert below.mean() == pytest.approx(0.05, abs=0.001)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_model_that_is_always_or_never_right_has_one_chance(right):
+    hits = FirstHits(np.array([0.5, 0.25, 0.75]), np.full(3, right), np.zeros(3))
+    calibration = calibrate(hits)
+    assert calibration.scores == (0.25, 0.75)
+    assert chances_of(calibration, np.array([0.0, 0.6, 1.0])).tolist() == [float(right)] * 3
+    assert calibration.threshold == (pytest.approx(0.275) if right else 0.75)
+
+
+def test_between_two_scores_the_chance_is_interpolated():
+    calibration = Calibration((0.25, 0.75), (0.0, 1.0), 0.5)
+    assert chances_of(calibration, np.array([0.0, 0.375, 0.75, 2.0])).tolist() == [0.0, 0.25, 1.0, 1.0]
