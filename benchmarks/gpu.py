@@ -313,7 +313,12 @@ def whole_path(setting: Setting) -> dict[str, Any]:
     said: list[str] = []
     best = best_first(trained, OBJECTIVE)
     judgement = judge(
-        prepared, inputs, Contestants(trained[0], best, []), retention_set, export_anyway=True, say=said.append
+        prepared,
+        inputs,
+        Contestants({"first trial": trained[0]}, best, []),
+        retention_set,
+        export_anyway=True,
+        say=said.append,
     )
     lap("judge")
     again = final(prepared, inputs, judgement)

@@ -154,22 +154,18 @@ def _choice(value: Any) -> Any:
     return value
 
 
+Value = Annotated[
+    int | float | str | None, PlainValidator(_choice), WithJsonSchema({"type": ["number", "string", "null"]})
+]
+"""A value of a hyperparameter."""
+
+
 class Dimension(Section):
     """The values that a hyperparameter may take: exactly one of these three."""
 
     log_uniform: tuple[float, float] | None = Field(None, description="low, high: even on a log scale")
     uniform: tuple[float, float] | None = Field(None, description="low, high: even")
-    choice: (
-        tuple[
-            Annotated[
-                int | float | str | None,
-                PlainValidator(_choice),
-                WithJsonSchema({"type": ["number", "string", "null"]}),
-            ],
-            ...,
-        ]
-        | None
-    ) = Field(None, description="a list of values")
+    choice: tuple[Value, ...] | None = Field(None, description="a list of values")
 
     @model_validator(mode="after")
     def _is_one_sound_range(self) -> Self:
@@ -223,12 +219,18 @@ class SearchConfig(Section):
     objective: Objective = Field(f"{PRIMARY}/macro", description="validation metric that is maximised")
     grace_period: int = Field(1, ge=1, description="epochs that every trial gets before it can be stopped")
     reduction_factor: int = Field(3, ge=2, description="one in this many trials at a rung continues (ASHA)")
+    starts: tuple[dict[str, Value], ...] = Field(
+        (),
+        description="configurations tried right after the first trial, by the hyperparameters of the space in which "
+        "they differ from it; never stopped; the first of them is what the winner is compared with, as the model to be "
+        "had without a search",
+    )
     startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
     averaged_trials: int | None = Field(
         None,
         ge=1,
-        description="largest number of trials whose best weights are averaged: the best first, each further one only "
-        "if it raises the validation objective; null: as many as help; 1: the winner's weights alone",
+        description="largest number of trials whose best weights are averaged, the best ones; null: as many as "
+        "cross-fitting on the validation passages shows to be best; 1: the winner's weights alone",
     )
     time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
@@ -388,6 +390,8 @@ class Config(Section):
             default = getattr(self.train, name)
             if not dimension.contains(default):
                 yield f"space.{name}: must hold train.{name}, the first trial's value {shown_value(default)}"
+        for number, start in enumerate(self.search.starts):
+            yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
         together = {
             name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)
             for name in ("batch_size", "queries_per_passage")
@@ -397,6 +401,13 @@ class Config(Section):
                 TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
                 yield from (f"space: {setting_fault(fault, TrainConfig)}" for fault in error.errors())
+
+    def _faults_of_start(self, start: Mapping[str, object]) -> Iterator[str]:
+        for name, value in start.items():
+            if name not in self.space:
+                yield f"{name}: is no hyperparameter of the space{suggestion(name, self.space)}"
+            elif not self.space[name].contains(value):
+                yield f"{name}: must be a value that space.{name} holds, got {shown_value(value)}"
 
 
 def _faults(name: str, dimension: Dimension) -> Iterator[str]:

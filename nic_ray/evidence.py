@@ -193,6 +193,9 @@ class Evidence(TypedDict, total=False):
     interval_rule: IntervalRule
     guard: GuardVerdict
     retention_set: RetentionSetFile
+    averaging: Mapping[int, float]
+    """Number of trials -> the objective of the mean of the best ones on validation passages that did not choose them;
+    empty if none was tried."""
     word_search: WordSearch
     calibration: StoredCalibration
     run: str

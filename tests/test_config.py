@@ -218,6 +218,14 @@ def test_all_errors_are_listed_at_once(refusal):
         ("space: {scale: {uniform: [1]}}", "space.scale.uniform.1: must be two numbers, low and high, got [1]"),
         ("space: {scale: {choice: [20, 2000]}}", "space.scale: must be <= 1000, got 2000"),
         ("space: {scale: {uniform: [10, 2000]}}", "space.scale: must be <= 1000, got 2000"),
+        (
+            "{space: {scale: {choice: [20, 30]}}, search: {starts: [{scale: 30}, {scale: 25}]}}",
+            "search.starts[1].scale: must be a value that space.scale holds, got 25",
+        ),
+        (
+            "{space: {scale: {choice: [20, 30]}}, search: {starts: [{scales: 30}]}}",
+            "search.starts[0].scales: is no hyperparameter of the space; did you mean scale?",
+        ),
         ("space: {scale: {choice: [30]}}", "space.scale: must hold train.scale, the first trial's value 20"),
         ("space: {scale: {uniform: [1, 10]}}", "space.scale: must hold train.scale, the first trial's value 20"),
         ("space: {batch_size: {uniform: [32, 64]}}", "space.batch_size: does not take every number of a range; want "),

@@ -111,12 +111,18 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "retention_set", retention_set.base
     yield "retention", retention_of(prepared, retention_set, candidates[0])
     worse = [dataclasses.replace(each, metrics={**each.metrics, OBJECTIVE: 0.0}) for each in candidates]
-    mean = averaged(prepared, inputs, worse, OBJECTIVE)
-    assert mean.members
+    average = averaged(prepared, inputs, worse)
+    mean = dataclasses.replace(average.candidate, members=tuple(worse))  # whether or not a mean is better
+    yield "cross-fitting", {str(size): value for size, value in average.cross_fitted.items()}
     yield "averaging", {name: value for name, value in mean.metrics.items() if "/" in name}
     yield "training again", weights_in_short(refitted(prepared, inputs, mean))
     judgement = judge(
-        prepared, inputs, Contestants(candidates[0], candidates, []), retention_set, export_anyway=True, say=say
+        prepared,
+        inputs,
+        Contestants({"first trial": candidates[0]}, candidates, []),
+        retention_set,
+        export_anyway=True,
+        say=say,
     )
     yield "judgement", judgement.results
     exported = final(prepared, inputs, judgement)

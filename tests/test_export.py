@@ -14,16 +14,20 @@ from nic_ray.errors import InputError, RunError
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.evaluation import plain_scores
 from nic_ray.progress import View
+from nic_ray.selection import averaging
 from nic_ray.selection import export as exporting
 from nic_ray.selection.averaging import averaged
 from nic_ray.selection.export import export, new_run_folder, refuse_other_numbers
 
 
-def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder_and_the_base_stays_as_it_was(searched, tmp_path):
+def test_the_numbers_of_a_mean_are_found_again_in_the_exported_folder_and_the_base_stays_as_it_was(
+    searched, tmp_path, monkeypatch
+):
     prepared, inputs, candidates = searched(1, 2)
     weights = {name: value * 0 for name, value in candidates[0].weights.items()}
     useless = dataclasses.replace(candidates[0], weights=weights, metrics=dict.fromkeys(candidates[0].metrics, 0.0))
-    found = averaged(prepared, inputs, [useless, candidates[1]], "recall_at_5/macro")
+    monkeypatch.setattr(averaging, "cross_fitted", lambda *_: {1: 0.5, 2: 0.75})
+    found = averaged(prepared, inputs, [useless, candidates[1]]).candidate
     assert found.members
     found = dataclasses.replace(found, metrics=found.metrics | {"epoch": 1.0, "step": 3.0})
     before = {name: value.sum() for name, value in prepared.encoder.model.state_dict().items()}

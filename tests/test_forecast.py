@@ -52,6 +52,9 @@ def test_the_epochs_are_those_of_the_first_trial_and_of_those_that_go_on():
     two = drawn_epochs(SearchConfig(trials=2, grace_period=1, reduction_factor=3), 9)
     assert (two[:, 0] == 9).all()
     assert set(two[:, 1].tolist()) == {1, 9}
+    started = drawn_epochs(SearchConfig(trials=3, starts=({"scale": 30.0},), grace_period=1, reduction_factor=3), 9)
+    assert (started[:, :2] == 9).all()
+    assert (started[:, 2] == 1).any()
     assert two.mean() / 9 == pytest.approx((9 + (9 + 1) / 2) / 18, abs=0.05)
 
 
@@ -91,17 +94,19 @@ def test_no_more_are_trained_again_than_there_are(prepared, trials, again):
     assert estimate(prepared(trials=trials), at(start=100.0), ALONE, 1, 0).confirm_s == pytest.approx(again * 100.0)
 
 
-def test_every_other_trial_is_read_once_for_the_mean_of_the_weights(prepared):
+def test_what_is_read_for_the_mean_of_the_weights(prepared):
     found = prepared()
     with_mean, without = (
         estimate(prepared(averaged_trials=most), at(read=1.0), ALONE, 1, 0).end_s for most in (None, 1)
     )
     tokens = forecast._tokens_to_score(found, "validation")
-    # 6 trials and 2 that are trained again, the winner left out; 2 or 1 of the two blocks run, on average 1.5
-    assert with_mean - without == pytest.approx(7 * 1.5 * tokens)
-    # without it: the base model at depth 1 and each alpha; on the test rows base, first trial and the tuned model
+    # of 6 trials and 2 that are trained again: each, at most 12 means of 2 and of 4, and that of all; 2 or 1 of the two
+    # blocks run, on average 1.5
+    assert with_mean - without == pytest.approx((8 + 12 + 12 + 1) * 1.5 * tokens)
+    # without it: twice the base model at depth 1, each alpha, the tuned model with words; on the test rows base, first
+    # trial and the tuned model
     test = forecast._tokens_to_score(found, "test", "unseen_queries")
-    expected = (1 + len(ALPHAS) * 1.5) * tokens + (1 + 1 + 1.5) * test
+    expected = (2 + (len(ALPHAS) + 1) * 1.5) * tokens + (1 + 1 + 1.5) * test
     assert without - EXPORT_S == pytest.approx(expected)
 
 

@@ -125,7 +125,12 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
     assert all(np.isfinite(retention_of(prepared, retention_set, each)["recall_at_5"]) for each in trained)
     best = best_first(trained, OBJECTIVE)
     judgement = judge(
-        prepared, inputs, Contestants(trained[0], best, []), retention_set, export_anyway=True, say=lambda _: None
+        prepared,
+        inputs,
+        Contestants({"first trial": trained[0]}, best, []),
+        retention_set,
+        export_anyway=True,
+        say=lambda _: None,
     )
     again = final(prepared, inputs, judgement)
     assert any(

@@ -35,7 +35,8 @@ def judged(searched, *, export_anyway=False, retention_set=None, **changes):
     loaded = retention_set and load_retention_set(prepared, retention_set, list(inputs))
     found = judge(
         prepared, inputs,
-        Contestants(candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)]), loaded,
+        Contestants({"first trial": candidates[0]}, candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)]),
+        loaded,
         export_anyway=export_anyway, say=said.append,
     )  # fmt: skip
     return prepared, found, said
@@ -81,7 +82,7 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
 
     monkeypatch.setattr(selection, "read_once", noted)
     prepared, inputs, candidates = searched(1)
-    given = (prepared, inputs, Contestants(candidates[0], candidates, []), None)
+    given = (prepared, inputs, Contestants({"first trial": candidates[0]}, candidates, []), None)
     found = judge(*given, export_anyway=True, say=lambda _: None, note_reading=note)
     assert happened == [found.tuned.name, "read"]
     assert found.evidence["readings"] == [{"model": found.tuned.name}]
@@ -136,7 +137,14 @@ def test_epochs_stand_beside_each_model_that_is_compared(searched):
     prepared, inputs, (first, other) = searched(1, 1)
     first = dataclasses.replace(first, epochs=1.0, finished=False)
     other = dataclasses.replace(other, epochs=3.0, metrics=other.metrics | {"epoch": 2.5})
-    found = judge(prepared, inputs, Contestants(first, [other], []), None, export_anyway=False, say=lambda _: None)
+    found = judge(
+        prepared,
+        inputs,
+        Contestants({"first trial": first}, [other], []),
+        None,
+        export_anyway=False,
+        say=lambda _: None,
+    )
     assert found.evidence["trained"] == {
         "first trial": [
             {"trial": "trial-000", "epochs": 1.0, "of": 3, "best_epoch": 1.0, "finished": False},
@@ -232,13 +240,13 @@ def test_the_exported_weights_are_those_that_were_chosen(searched):
 def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain(searched, tmp_path, capsys):
     prepared, found, _ = judged(searched(1), export_anyway=True)
     assert found.evidence["passages"]["test"] == {"pumps": 2, "radios": 2, "trucks": 2, "macro": 6}
-    search._write_result(SearchResult(tmp_path, tmp_path, found, None, []), prepared, None)
+    search._write_result(SearchResult(tmp_path, tmp_path, found, []), prepared, None)
     lines = (tmp_path / "domains.csv").read_text().splitlines()
     assert lines[0].startswith("part,domain,passages,recall_at_5 base,mrr base")
     assert [line.split(",")[:3] for line in lines if line.startswith("test,")] == [
         ["test", "pumps", "2"], ["test", "radios", "2"], ["test", "trucks", "2"], ["test", "macro", "6"]
     ]  # fmt: skip
-    show_result(SearchResult(tmp_path, tmp_path, found, None, []))
+    show_result(SearchResult(tmp_path, tmp_path, found, []))
     printed = capsys.readouterr().out
     assert "sages" in printed
     assert f"all domains: {tmp_path / 'domains.csv'}" in printed

@@ -141,7 +141,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
 
     def judged() -> None:
         found = judge(
-            prepared, inputs, Contestants(first, [first, second], []), retention_set,
+            prepared, inputs, Contestants({"first trial": first}, [first, second], []), retention_set,
             export_anyway=True, say=lambda _: None,
         )  # fmt: skip
         final(prepared, inputs, found)
@@ -173,7 +173,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "retention_set": lambda: load_retention_set(prepared, RETENTION_SET, [1, 2]),
         "retention": lambda: retention_of(prepared, retention_set, second),
         "path to the base model": lambda: interpolation_path(prepared, inputs[1], first, base_scores, retention_set),
-        "averaging": lambda: averaged(prepared, inputs, worse, OBJECTIVE),
+        "averaging": lambda: averaged(prepared, inputs, worse).candidate,
         "training again": lambda: refitted(prepared, inputs, first),
         "judgement": judged,
         "export": lambda: export.export(

@@ -135,7 +135,9 @@ def form(value, place=""):
 def judged_run(searched, tiny_pairs, tmp_path):
     """A run folder with what is stored of a judgement."""
     prepared, inputs, candidates = searched(1)
-    contestants = Contestants(candidates[0], candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)])
+    contestants = Contestants(
+        {"first trial": candidates[0]}, candidates, [Confirmation("trial-000", {42: 0.5, 43: 0.7}, 1.0)]
+    )
     run = tmp_path / "run"
     run.mkdir()
     found = judge(
@@ -143,7 +145,7 @@ def judged_run(searched, tiny_pairs, tmp_path):
         export_anyway=True, say=lambda _: None,
         note_reading=lambda model: note_reading(run, command="tune", part="test", rows=12, model=model, split="s"),
     )  # fmt: skip
-    search._write_result(SearchResult(None, run, found, None, []), prepared, None)
+    search._write_result(SearchResult(None, run, found, []), prepared, None)
     return run
 
 

@@ -16,7 +16,6 @@ from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.metrics import table
-from nic_ray.metrics.fusion import WORDS
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, Metric, label_of, objectives, order_key, recall_at
@@ -31,6 +30,7 @@ from nic_ray.selection.interpolation import interpolation_path
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Contestants, judge
+from nic_ray.selection.word_search import choose_fusion
 from nic_ray.training.loop import TrainingData, Validation, fit
 
 RECALL_AT_1 = Metric(
@@ -106,7 +106,8 @@ def test_a_third_metric_is_in_all_that_is_measured(third, searched, tiny_pairs, 
     assert flat[f"{third}/worst"] == min(means.values())
     assert "mrr/worst" not in flat
     assert flat.keys() == candidates[0].metrics.keys() - {"epoch"}
-    assert scorer.fused(None, rows, [WORDS])[WORDS].keys() == METRICS.keys()
+    fusion = choose_fusion(scorer, None, rows, queries_of(prepared, "validation"), f"{third}/macro")
+    assert {third} <= {name for scored in fusion.scores.values() for name in scored} == METRICS.keys()
     plain = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), prepared.collection, rows.tolist())
     assert plain.keys() == METRICS.keys()
     retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
@@ -137,8 +138,15 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     assert last.metrics["objective"] == last.state["best"]["metrics"][objective]
     best = best_first(candidates, objective)
     assert best[0].metrics[objective] == max(each.metrics[objective] for each in candidates)
-    mean = averaged(prepared, inputs, best, objective)
-    assert mean.metrics[objective] >= best[0].metrics[objective]
+    prepared = dataclasses.replace(
+        prepared,
+        config=prepared.config.model_copy(
+            update={"search": prepared.config.search.model_copy(update={"objective": objective})}
+        ),
+    )
+    average = averaged(prepared, inputs, best)
+    assert average.cross_fitted.keys() == {1, 2}
+    mean = average.candidate
     retention_set = load_retention_set(prepared, index_pairs(tiny_pairs[:20]), [1, 2])
     base = Scorer(prepared, inputs[2]).scores(None, rows)
     mixtures = interpolation_path(prepared, inputs[mean.config.frozen_layers], mean, base, retention_set)
@@ -148,7 +156,12 @@ def test_a_third_metric_can_be_what_is_chosen_by_from_the_training_to_the_export
     )
     assert chosen.metrics[objective] <= max(mixture.metrics[objective] for mixture in mixtures[1:])
     found = judge(
-        prepared, inputs, Contestants(best[0], best, []), retention_set, export_anyway=True, say=lambda _: None
+        prepared,
+        inputs,
+        Contestants({"first trial": best[0]}, best, []),
+        retention_set,
+        export_anyway=True,
+        say=lambda _: None,
     )
     assert found.results["test"]["tuned"].keys() >= {objective, f"{third}/macro"}
     tuned = dataclasses.replace(found.tuned, metrics={**found.tuned.metrics, "step": 3.0})

@@ -67,6 +67,13 @@ def test_a_first_trial_that_was_cut_off_is_not_compared_in_silence():
     assert any(line.startswith("The first trial was cut off after 1 of 3 epochs: ") for line in said)
 
 
+def test_what_averaging_is_worth_is_told_where_it_was_tried():
+    found = evidence(trained("trial-000", 3.0))
+    assert not any("averaged" in line for line in describe_evidence(found | {"averaging": {}}))
+    said = "\n".join(describe_evidence(found | {"averaging": {1: 0.743, 2: 0.75}}))
+    assert "measured on the other: 1: 0.743, 2: 0.750." in said
+
+
 def test_each_confirmation_says_how_many_seeds_stand_behind_it():
     said = describe_evidence(evidence(trained("trial-000", 3.0)))
     assert "  trial-004: 0.755 over 2 seed(s), 3 epochs (0.750 with 42, 0.760 with 43)" in said

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
+from nic_ray.bundle.descriptions import describe_averaging, describe_calibration, describe_word_search
 from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
@@ -235,6 +235,7 @@ def _evidence_section(metadata: Metadata) -> str:
         *_calibration_lines(metadata),
         *_retention_lines(metadata),
         *_confirmation_lines(metadata),
+        *_averaging_lines(metadata),
         *_leak_lines(metadata),
     ]
     return "\n\n".join(lines)
@@ -343,6 +344,11 @@ def _confirmation_lines(metadata: Metadata) -> Iterator[str]:
             for setup in confirmed
         ]
         yield _table(["configuration", "value (seed)", "seeds", "epochs", "mean", "spread"], rows)
+
+
+def _averaging_lines(metadata: Metadata) -> Iterator[str]:
+    if crossed := metadata.get("averaging"):
+        yield f"### The mean of several trials\n\n{describe_averaging(crossed)}"
 
 
 def _leak_lines(metadata: Metadata) -> Iterator[str]:

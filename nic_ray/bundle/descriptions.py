@@ -1,5 +1,7 @@
 """What card, report and terminal say of a search by words and of the chance that a first hit answers."""
 
+from collections.abc import Mapping
+
 from nic_ray.evidence import StoredCalibration, WordSearch
 from nic_ray.metrics.fusion import Fusion
 from nic_ray.metrics.table import METRICS, PRIMARY
@@ -17,6 +19,15 @@ def describe_word_search(found: WordSearch) -> str:
     return (
         f"By {Fusion(**found['chosen']['tuned'])}, chosen on the validation rows, the tuned model finds "
         f"{gain['difference']:+.3f}{sure} macro {METRICS[PRIMARY].label} there against what it finds alone, {verdict}."
+    )
+
+
+def describe_averaging(cross_fitted: Mapping[int, float]) -> str:
+    """Describe what the mean of several trials is worth on passages that did not choose them."""
+    values = ", ".join(f"{size}: {value:.3f}" for size, value in cross_fitted.items())
+    return (
+        "Number of best trials averaged: the objective, where they are chosen on one half of the validation passages and "
+        f"measured on the other: {values}."
     )
 
 

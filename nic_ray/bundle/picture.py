@@ -7,10 +7,22 @@ from nic_ray.domains import AT_EACH_END, changes_of, shown_domains
 from nic_ray.evidence import Intervals, TrainedTrial, TrainedTrials
 from nic_ray.metrics.table import METRICS, PRIMARY
 
-COLOURS = {"base": "#0072B2", "first trial": "#E69F00", "tuned": "#009E73", "tuned + BM25": "#CC79A7"}
+COLOURS = {
+    "base": "#0072B2",
+    "first trial": "#E69F00",
+    "without search": "#56B4E9",
+    "tuned": "#009E73",
+    "tuned + BM25": "#CC79A7",
+}
 """Colours of Okabe and Ito, distinguishable with any colour vision."""
-MARKS = {"base": "o", "first trial": "s", "tuned": "D", "tuned + BM25": "^"}
-NAMES = {"base": "base model", "first trial": "first trial", "tuned": "winner", "tuned + BM25": "winner + BM25"}
+MARKS = {"base": "o", "first trial": "s", "without search": "v", "tuned": "D", "tuned + BM25": "^"}
+NAMES = {
+    "base": "base model",
+    "first trial": "first trial",
+    "without search": "without search",
+    "tuned": "winner",
+    "tuned + BM25": "winner + BM25",
+}
 
 
 def with_epochs(name: str, model: str, trained: TrainedTrials) -> str:
@@ -90,7 +102,7 @@ def recall_png(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, model in enumerate(models):
-        offset = 0.2 * (number - (len(models) - 1) / 2)
+        offset = 0.17 * (number - (len(models) - 1) / 2)
         by_domain = intervals.get(model, {})
         for row, domain in enumerate(domains):
             bounds = by_domain.get(domain)

@@ -176,15 +176,17 @@ def first_hits_of(
     collection: Collection,
     rows: Sequence[int],
     fusion: Fusion,
+    *,
+    similarity: Similarity = "cosine",
 ) -> FirstHits:
-    """Find the passage of the whole corpus that ranks first for each row's query, by cosine or a fusion with it.
+    """Find the passage of the whole corpus that ranks first for each row's query.
 
     Args:
-        embeddings, texts, collection, rows: as for `query_scores`.
+        embeddings, texts, collection, rows, similarity: as for `query_scores`.
         fusion: how a passage is scored.
     """
     parts, order = [], []
-    for block in _scored_blocks(embeddings, texts, collection, rows, [fusion]):
+    for block in _scored_blocks(embeddings, texts, collection, rows, [fusion], similarity=similarity):
         scores = block.scores[fusion]
         passages = scores.shape[1]
         left_out = None if block.left_out is None else as_matrix(block.left_out, passages)

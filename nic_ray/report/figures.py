@@ -40,7 +40,13 @@ STATUS_COLOURS = {
     "cut off": "#999999",
     "repeated": "#56B4E9",
 }
-MARKS = {"base": "circle", "first trial": "square", "tuned": "diamond", "tuned + BM25": "triangle-up"}
+MARKS = {
+    "base": "circle",
+    "first trial": "square",
+    "without search": "triangle-down",
+    "tuned": "diamond",
+    "tuned + BM25": "triangle-up",
+}
 DASHES = ["solid", "dash", "dot", "dashdot"]
 
 
@@ -57,7 +63,7 @@ def recall(run: FinishedRun) -> Html:
         ]
         figure.add_scatter(
             x=values,
-            y=[row + 0.2 * (number - 1.5) for row in range(len(domains))],
+            y=[row + 0.17 * (number - 2) for row in range(len(domains))],
             mode="markers",
             name=label(model_name(run, model)),
             marker={"color": COLOURS[model], "symbol": MARKS[model], "size": 10},

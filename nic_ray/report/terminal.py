@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from nic_ray import console
-from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
+from nic_ray.bundle.descriptions import describe_averaging, describe_calibration, describe_word_search
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
@@ -67,6 +67,7 @@ def describe_evidence(evidence: Evidence) -> list[str]:
     return [
         *_training(evidence),
         *_confirmed(evidence),
+        *_averaging(evidence),
         *_intervals(evidence),
         *_retention(evidence),
         *_front(evidence),
@@ -90,6 +91,11 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         values = ", ".join(f"{value:.3f} with {seed}" for seed, value in candidate["by_seed"].items())
         epochs = "" if candidate["epochs"] is None else f", {candidate['epochs']:.3g} epochs"
         yield f"  {candidate['trial']}: {candidate['mean']:.3f} over {candidate['seeds']} seed(s){epochs} ({values})"
+
+
+def _averaging(evidence: Evidence) -> Iterator[str]:
+    if crossed := evidence.get("averaging"):
+        yield f"\n{describe_averaging(crossed)}"
 
 
 def _intervals(evidence: Evidence) -> Iterator[str]:

@@ -23,6 +23,7 @@ from nic_ray.model.cache import budget, layout_of
 from nic_ray.model.encoder import Encoder, base_weights
 from nic_ray.model.evaluation import embed, texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
+from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.interpolation import ALPHAS
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
@@ -208,8 +209,8 @@ def trial_s(prepared: Prepared, rates: Rates, config: TrainConfig, *, cached: Co
 def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
     """Draw the (DRAWS, trials) epochs that ASHA lets the trials of a search have, if they differ only by chance.
 
-    The search's first trial is never stopped; each later one continues if it belongs to the best 1 / reduction_factor
-    of those that reached the rung before it (as in Ray: at or above that percentile).
+    The search's first trial and its `starts` are never stopped; each later one continues if it belongs to the best
+    1 / reduction_factor of those that reached the rung before it (as in Ray: at or above that percentile).
 
     Args:
         epochs: epochs of a trial that is not stopped.
@@ -225,7 +226,9 @@ def drawn_epochs(search: SearchConfig, epochs: int) -> NDArray[np.int64]:
         for number, value in enumerate(generator.random(search.trials)):
             for rung in rungs:
                 before = recorded[rung]
-                goes_on = number == 0 or value >= np.percentile(before, 100 * (1 - 1 / search.reduction_factor))
+                goes_on = number <= len(search.starts) or value >= np.percentile(
+                    before, 100 * (1 - 1 / search.reduction_factor)
+                )
                 before.append(float(value))
                 if not goes_on:
                     draw[number] = rung
@@ -266,9 +269,10 @@ def _gain(threads: int) -> float:
 def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, retention_tokens: int) -> float:
     """Return the seconds that one of the measured processes takes for the evaluations at the end of a search.
 
-    On the validation rows it evaluates the base model, every trial that may join the mean, and every alpha; on the test
-    rows the base model, the first trial and the tuned model; on the retention set the base model, every trial, every
-    alpha, and the first trial once more. Finally it evaluates the exported folder, starting from the texts.
+    On the validation rows it evaluates the base model twice, the means of trials that are tried, every alpha, and the
+    tuned model once more; on the test rows the base model, the trials that the winner is compared with, and the tuned
+    model; on the retention set the base model, every trial, every alpha, and the trials that are compared once more.
+    Finally it evaluates the exported folder, starting from the texts.
 
     Args:
         again: number of trials that are trained with other seeds.
@@ -278,10 +282,11 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     first = _blocks_read(prepared, [config.train.frozen_layers], cached)
     other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(config)], cached)
     trials = search.trials + again
-    tried = 0 if search.averaged_trials == 1 else trials - 1
-    validation = _tokens_to_score(prepared, "validation") * (base + (tried + len(ALPHAS)) * other)
-    test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + other)
-    retention = retention_tokens * (base + first + (trials + len(ALPHAS)) * other)
+    starts = other if search.starts else 0.0
+    tried = means_tried(trials, search.averaged_trials)
+    validation = _tokens_to_score(prepared, "validation") * (2 * base + (tried + len(ALPHAS) + 1) * other)
+    test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + starts + other)
+    retention = retention_tokens * (base + first + starts + (trials + len(ALPHAS)) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
 

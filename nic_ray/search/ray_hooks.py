@@ -128,21 +128,26 @@ def has_reached_its_end(trial_id: str, result: TuneResult) -> bool:
 class FinishingAsha(ASHAScheduler):
     """ASHA that remembers earlier runs of its study, and lets a trial end by itself after its last evaluation.
 
-    The first trial, the default configuration, is never stopped: the baseline that others are compared with must not
-    depend on which of them reached a rung before it. Its values count at the rungs like those of other trials.
+    The first trial, the default configuration, and the starts that are named after it are never stopped: what others
+    are compared with must not depend on which of them reached a rung before it. Their values count at the rungs like
+    those of other trials.
 
     Ray forgets the rungs when a search is resumed, so that the next trial to start would be the first again and
     continue however poor it is. Ray also kills a trial that it stops; a trial that has nothing left to do need not be
     killed, and would count as stopped early.
     """
 
-    def __init__(self, *args: Any, past: Mapping[int, Sequence[tuple[float, float]]], **options: Any) -> None:
+    def __init__(
+        self, *args: Any, whole: int = 1, past: Mapping[int, Sequence[tuple[float, float]]], **options: Any
+    ) -> None:
         """Fill the rungs with the values of earlier trials.
 
         Args:
+            whole: number of trials, from the first, that are never stopped.
             past: number of the trial -> (epoch, value) of its evaluations in order.
         """
         super().__init__(*args, **options)
+        self._whole = whole
         for number, points in past.items():
             for epoch, value in points:
                 for milestone, recorded in rungs_of(self):
@@ -160,7 +165,7 @@ class FinishingAsha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
         """Decide whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        goes_on = result.get("finished") or trial.config.get(TRIAL_NUMBER) == 0
+        goes_on = result.get("finished") or trial.config.get(TRIAL_NUMBER, self._whole) < self._whole
         return TrialScheduler.CONTINUE if goes_on else decision
 
 
@@ -317,11 +322,17 @@ def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | N
         metric=OBJECTIVE,
         mode="max",
         sampler=sampler(config.search, known),
-        points_to_evaluate=[] if known else [{name: getattr(config.train, name) for name in config.space}],
+        points_to_evaluate=[] if known else starting_points(config),
         storage=storage(study_file),
         study_name=STUDY_NAME,
         cut_off=cut_off,
     )
+
+
+def starting_points(config: Config) -> list[Sample]:
+    """Return the samples of the configurations that are tried first: the one under `train`, then `search.starts`."""
+    first = {name: getattr(config.train, name) for name in config.space}
+    return [first, *({**first, **start} for start in config.search.starts)]
 
 
 def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> FinishingAsha:
@@ -337,6 +348,7 @@ def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> Finis
         max_t=epochs + 1,  # the last rung may lie at the last epoch
         grace_period=search.grace_period,
         reduction_factor=search.reduction_factor,
+        whole=1 + len(search.starts),
         past={} if study is None else {trial.number: evaluations(trial) for trial in study.trials},
     )
 

@@ -249,10 +249,11 @@ def result_of_trials(
         if state is not None:
             best = best_of(name, trial_config(prepared.config.train, sample), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
-            candidates.append(replace(best, weights={}, epochs=epochs))
+            kept = None if retention_set is None else retention_of(prepared, retention_set, best)
+            candidates.append(replace(best, weights={}, retention=kept, epochs=epochs))
             row = cast(TrialRow, row | {key: best.metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")})
-            if retention_set is not None:
-                row["retention"] = retention_of(prepared, retention_set, best)[PRIMARY]
+            if kept is not None:
+                row["retention"] = kept[PRIMARY]
             row["best_epoch"] = best.metrics["epoch"]
             row["micro_batch_tokens"] = state.get("micro_batch_tokens", best.config.micro_batch_tokens)
             row["epochs"] = epochs

@@ -29,6 +29,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import trains_on_gpus
 from nic_ray.search.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
+from nic_ray.selection.averaging import SIZES
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.retention import RetentionSet, load_retention_set
@@ -58,8 +59,9 @@ class SearchedTrials:
     """In the number format of the trials."""
     inputs: Mapping[int, Inputs]
     """Inputs by depth."""
-    first: Candidate | None
-    """The first trial, with its weights; None if it failed."""
+    unsearched: dict[str, Candidate]
+    """"first trial" and "without search", the first of `search.starts` -> its best evaluation, with its weights; those
+    that failed or that there are none of are absent."""
     best: list[Candidate]
     """Every trial's best evaluation, without weights: the winner's, then the others, best first."""
     confirmations: list[Confirmation]
@@ -173,15 +175,18 @@ def _search(
         searched, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
         _write_trials(run.files.trials, searched.rows)
         if len(searched.best) > 1 and prepared.config.search.averaged_trials != 1:
-            others = len(searched.best) - 1
-            view.say(f"averaging: trying whether the mean with any of {others} other trials is better than the best")
+            most = min(len(searched.best), SIZES[-1])
+            view.say(
+                f"averaging: trying whether the mean of up to {most} of the best trials is better than the best one"
+            )
         judgement = judge(
             searched.prepared,
             searched.inputs,
             Contestants(
-                searched.first,
-                (_with_weights(run.folder, candidate) for candidate in searched.best),
+                searched.unsearched,
+                searched.best,
                 searched.confirmations,
+                functools.partial(_with_weights, run.folder),
             ),
             retention_set,
             export_anyway=run.export_anyway,
@@ -189,7 +194,7 @@ def _search(
             note_reading=functools.partial(_note_reading, run, prepared),
         )
         folder = run.bundle if judgement.may_be_exported else None
-        result = SearchResult(folder, run.folder, judgement, searched.first, searched.rows)
+        result = SearchResult(folder, run.folder, judgement, searched.rows)
         _write_result(result, searched.prepared, bundle=None)
         if folder is not None:
             _export(searched, judgement, run, view)
@@ -205,7 +210,6 @@ def _train(
     """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
     from nic_ray.search import cluster, rounds, trackers
-    from nic_ray.study import trial_name
 
     config = prepared.config
     recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
@@ -255,10 +259,19 @@ def _train(
             seeds = f"{len(confirmation.values)} seed(s)"
             view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
     others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
-    first = next((candidate for candidate in searched.best if candidate.name == trial_name(0)), None)
-    first = None if first is None else _with_weights(run.folder, first)
     rows = searched.rows + again.rows
-    return SearchedTrials(prepared, inputs, first, [winner, *others], confirmations, rows), retention_set
+    return SearchedTrials(
+        prepared, inputs, _unsearched(run.folder, searched.best, config), [winner, *others], confirmations, rows
+    ), retention_set
+
+
+def _unsearched(run_folder: Path, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
+    """Return the trials that are to be had without a search, with their weights, in the order of their start."""
+    from nic_ray.study import trial_name
+
+    labels = {trial_name(0): "first trial"} | ({trial_name(1): "without search"} if config.search.starts else {})
+    known = {candidate.name: candidate for candidate in candidates}
+    return {label: _with_weights(run_folder, known[name]) for name, label in labels.items() if name in known}
 
 
 def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:

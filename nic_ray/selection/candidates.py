@@ -24,6 +24,8 @@ class Candidate:
     not fit into memory."""
     members: tuple["Candidate", ...] = ()
     """The candidates, without their weights, that this one is the mean of; empty for a single trial."""
+    retention: Mapping[str, float] | None = None
+    """Metric -> its change on the retention set; None if that was not measured."""
     epochs: float | None = None
     """Number of epochs that it was trained for, at most the number in its configuration; None if it is not known."""
     finished: bool = True

@@ -5,23 +5,16 @@ import numpy as np
 from nic_ray.evidence import CalibrationReading, StoredCalibration
 from nic_ray.metrics.calibration import Calibration, FirstHits, brier_score, calibrate, chances_of, reliability
 from nic_ray.metrics.fusion import Fusion
-from nic_ray.model.evaluation import first_hits_of, texts_to_score
-from nic_ray.selection.candidates import Candidate
-from nic_ray.selection.scoring import Scorer
 from nic_ray.selection.word_search import stored
-from nic_ray.training.prepared import Prepared
 
 
-def calibrated(prepared: Prepared, scorer: Scorer, tuned: Candidate, ranking: Fusion) -> StoredCalibration:
-    """Calibrate the first hits of the tuned model on the validation rows.
+def calibrated(hits: FirstHits, ranking: Fusion) -> StoredCalibration:
+    """Calibrate first hits on the validation rows.
 
     Args:
-        scorer: at the model's cut.
-        ranking: how passages are scored where the model serves.
+        hits: the first hits of the validation queries.
+        ranking: how passages are scored.
     """
-    rows = prepared.rows("validation").tolist()
-    texts = texts_to_score(prepared.collection, rows)
-    hits = first_hits_of(scorer.embeddings(tuned.weights, texts), texts, prepared.collection, rows, ranking)
     calibration = calibrate(hits)
     return {
         "ranking": stored(ranking),

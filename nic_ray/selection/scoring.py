@@ -1,7 +1,6 @@
 """Evaluation on some rows of the base model and of weights that were trained above one of its blocks."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,10 @@ from torch import Tensor
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
-from nic_ray.metrics.fusion import Fusion
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
-from nic_ray.model.evaluation import embed, fused_scores, query_scores, texts_to_score
+from nic_ray.model.evaluation import embed, query_scores, texts_to_score
 from nic_ray.training.prepared import Prepared
 
 Weights = Mapping[str, Tensor]
@@ -56,23 +54,8 @@ class Scorer:
         collection, numbers = self.collection or self.prepared.collection, rows.tolist()
         texts = texts_to_score(collection, numbers)
         embeddings = self.embeddings(weights, texts)
-        with self._explained(weights):
-            return query_scores(embeddings, texts, collection, numbers, similarity=self.similarity(weights))
-
-    def fused(
-        self, weights: Weights | None, rows: NDArray[np.int64], fusions: Sequence[Fusion]
-    ) -> dict[Fusion, dict[str, NDArray[np.float64]]]:
-        """Compute `scores` for each of several fusions with a search by words; raises the same errors."""
-        collection, numbers = self.collection or self.prepared.collection, rows.tolist()
-        texts = texts_to_score(collection, numbers)
-        embeddings = self.embeddings(weights, texts)
-        with self._explained(weights):
-            return fused_scores(embeddings, texts, collection, numbers, fusions, similarity=self.similarity(weights))
-
-    @contextmanager
-    def _explained(self, weights: Weights | None) -> Iterator[None]:
         try:
-            yield
+            return query_scores(embeddings, texts, collection, numbers, similarity=self.similarity(weights))
         except ValueError:
             if weights is not None:
                 raise

@@ -4,7 +4,7 @@ The winner is the model as it was trained: one trial, or the mean of several. Th
 winner's weights with the base model's that is judged and exported.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,8 +67,6 @@ class SearchResult:
     """The bundle; None if the guard refused it."""
     run_folder: Path
     judgement: Judgement
-    first: Candidate | None
-    """The first trial; None if it failed."""
     trials: list[TrialRow]
 
 
@@ -76,12 +74,15 @@ class SearchResult:
 class Contestants:
     """The candidates of a search that the model is selected from."""
 
-    first: Candidate | None
-    """The first trial, with its weights; None if it failed."""
-    best: Iterable[Candidate]
-    """The best candidate, then the others, best first; taken one at a time, since all might not fit into memory."""
+    unsearched: Mapping[str, Candidate]
+    """What there is without a search, with its weights: "first trial", and perhaps "without search", to compare with.
+    """
+    best: Sequence[Candidate]
+    """The best candidate, then the others, best first, with or without weights."""
     confirmations: Sequence[Confirmation]
     """The results of configurations that were trained with several seeds."""
+    load: Callable[[Candidate], Candidate] = lambda candidate: candidate
+    """Returns a candidate of `best` with its weights; all of them might not fit into memory."""
 
 
 def judge(
@@ -106,7 +107,8 @@ def judge(
     """
     config, queries = prepared.config, queries_of(prepared, "validation")
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
-    winner = _averaged(prepared, inputs, contestants.best, say)
+    average = averaged(prepared, inputs, contestants.best, load=contestants.load, say=say)
+    winner = average.candidate
     mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
     mixture, objections_found = _chosen_mixture(mixtures, queries, config)
     tuned = replace(
@@ -118,7 +120,7 @@ def judge(
     values = (mixture.scores[PRIMARY], base[PRIMARY], queries)
     objections_found += _objections("validation", *values, config.guard)
     bounds = {"validation": macro_bound("validation", *values)}
-    models = ({"first trial": contestants.first} if contestants.first else {}) | {"tuned": tuned}
+    models = {**contestants.unsearched, "tuned": tuned}
     fusions = _chosen_fusions(prepared, inputs, tuned, say)
     results = {"validation": _validation_results(base, models, fusions["tuned"], queries)}
     kept = {
@@ -128,9 +130,9 @@ def judge(
     }
     evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
     evidence["word_search"] = _word_search(fusions, queries)
-    scorer = Scorer(prepared, inputs[tuned.config.frozen_layers])
-    evidence["calibration"] = calibrated(prepared, scorer, tuned, fusions["tuned"].ranking)
+    evidence["calibration"] = calibrated(fusions["tuned"].first_hits, fusions["tuned"].ranking)
     evidence["alpha"] = mixture.alpha
+    evidence["averaging"] = average.cross_fitted
     evidence["retention"] = None if mixture.retention is None else {**kept, "tuned": mixture.retention}
     retrieved = None
     if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
@@ -212,21 +214,6 @@ def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordS
             "validation": ranking_figures({label: each.scores for label, each in fusions.items()}, queries.domains)
         },
     }
-
-
-def _averaged(
-    prepared: Prepared, inputs: Mapping[int, Inputs], best: Iterable[Candidate], say: Callable[[str], None]
-) -> Candidate:
-    """Average the best candidates; if the mean has several members, tell `say` how it compares with the first alone."""
-    search = prepared.config.search
-    winner = averaged(prepared, inputs, best, search.objective, most=search.averaged_trials, say=say)
-    if winner.members:
-        alone, objective = winner.members[0], search.objective
-        say(
-            f"the mean of {winner.name}: {objective} {winner.metrics[objective]:.4f}, {alone.name} alone: "
-            f"{alone.metrics[objective]:.4f} on validation"
-        )
-    return winner
 
 
 def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:

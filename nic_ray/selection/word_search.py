@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.evidence import StoredFusion
+from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import FUSIONS, RANKS, VECTORS, WORDS, Fusion, Scored, best_fusion
 from nic_ray.metrics.intervals import Queries, lower_bound
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
+from nic_ray.model.evaluation import first_hits_of, fused_scores, texts_to_score
 from nic_ray.selection.scoring import Scorer, Weights
 
 WITH_WORDS = "tuned + BM25"
@@ -31,6 +33,9 @@ class ChosenFusion:
     helps: bool
     """Whether more is surely found by `best` than by the model alone, whatever the choice of the passages."""
 
+    first_hits: FirstHits
+    """The first hits of the validation queries by `ranking`."""
+
     @property
     def ranking(self) -> Fusion:
         """How passages are ranked where the model serves: by `best` if that helps, else by the model alone."""
@@ -48,15 +53,21 @@ def choose_fusion(
         queries: passages and domains of these rows.
         objective: one of `table.objectives`.
     """
-    scores = scorer.fused(weights, rows, (WORDS, VECTORS, *FUSIONS))
+    collection, numbers = scorer.prepared.collection, rows.tolist()
+    texts = texts_to_score(collection, numbers)
+    embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
+    given = (embeddings, texts, collection, numbers)
+    scores = fused_scores(*given, (WORDS, VECTORS, *FUSIONS), similarity=similarity)
     results = {fusion: flat_metrics(scores[fusion], queries.domains) for fusion in FUSIONS}
     by_scores = best_fusion({fusion: flat for fusion, flat in results.items() if fusion != RANKS}, objective)
     best = best_fusion({fusion: results[fusion] for fusion in (RANKS, by_scores)}, objective)
     bound = lower_bound(
         scores[best][PRIMARY], scores[VECTORS][PRIMARY], queries.passages, queries.domains, confidence=CONFIDENCE
     )
+    helps = bound is not None and bound > 0
     kept = {fusion: scores[fusion] for fusion in (WORDS, VECTORS, RANKS, by_scores)}
-    return ChosenFusion(best, (RANKS, by_scores), kept, bound is not None and bound > 0)
+    hits = first_hits_of(*given, best if helps else VECTORS, similarity=similarity)
+    return ChosenFusion(best, (RANKS, by_scores), kept, helps, hits)
 
 
 def stored(fusion: Fusion) -> StoredFusion:
