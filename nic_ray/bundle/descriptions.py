@@ -26,8 +26,8 @@ def describe_averaging(cross_fitted: Mapping[int, float]) -> str:
     """Describe what the mean of several trials is worth on passages that did not choose them."""
     values = ", ".join(f"{size}: {value:.3f}" for size, value in cross_fitted.items())
     return (
-        "Number of best trials averaged: the objective, where they are chosen on one half of the validation passages and "
-        f"measured on the other: {values}."
+        "Number of best trials averaged: the objective, where one half of the validation passages chooses them and the "
+        f"other half measures: {values}."
     )
 
 
