@@ -225,6 +225,11 @@ class SearchConfig(Section):
         "they differ from it; never stopped; the first of them is what the winner is compared with, as the model to be "
         "had without a search",
     )
+    warm_start: Path | None = Field(
+        None,
+        description="run folder of an earlier search, of these or other pairs, whose best three configurations are "
+        "tried after `starts`; null: none",
+    )
     startup_trials: int = Field(4, ge=1, description="random trials before TPE models the results")
     averaged_trials: int | None = Field(
         None,

@@ -16,7 +16,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the exported model's folder")] = Path("models"),
     name: Annotated[str, typer.Option(help="name and version of the exported model")] = "nic-embeddings-v1.0",
-    trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
+    trials: Annotated[int | None, typer.Option(help="number of trials in all, instead of the config's")] = None,
     time_budget: Annotated[
         str | None,
         typer.Option(metavar="30m", help="time after which no trial continues; the results so far are judged"),
@@ -26,7 +26,10 @@ def main(
         bool, typer.Option("--export-anyway", help="export even what the guard objects to; the model card says so")
     ] = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_DIR", help="run folder of a search to resume, with its own settings")
+        str | None,
+        typer.Option(
+            metavar="RUN_DIR", help="run folder of a search to resume, with its own settings; more trials with --trials"
+        ),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="shared folder or URI (s3://...) that receives runs/ and models/, on a cluster")
@@ -44,31 +47,17 @@ def main(
 
     if address is not None:
         os.environ["RAY_ADDRESS"] = address
-    if resume is not None:
-        refuse_new_settings(
-            resume,
-            config,
-            {"--data": data, "--trials": trials, "--time-budget": time_budget, "--storage": storage},
-        )
-        with view(quiet=quiet) as progress:
-            result = resume_search(
-                resume, runs_trials=True, overwrite=overwrite, export_anyway=export_anyway, view=progress
+    amount: dict[str, object] = {"search.trials": trials, "search.time_budget": time_budget}
+    allowed = {"overwrite": overwrite, "export_anyway": export_anyway}
+    with view(quiet=quiet) as progress:
+        if resume is not None:
+            refuse_new_settings(resume, config, {"--data": data, "--storage": storage})
+            result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
+        else:
+            settings = load_config(
+                config or Path("tune_configs/cpu.yaml"), {"data.pairs": data, "storage": storage, **amount}
             )
-    else:
-        settings = load_config(
-            config or Path("tune_configs/cpu.yaml"),
-            {"data.pairs": data, "search.trials": trials, "search.time_budget": time_budget, "storage": storage},
-        )
-        with view(quiet=quiet) as progress:
-            result = run_search(
-                settings,
-                out=out,
-                name=name,
-                run_root=run_dir,
-                overwrite=overwrite,
-                export_anyway=export_anyway,
-                view=progress,
-            )
+            result = run_search(settings, out=out, name=name, run_root=run_dir, view=progress, **allowed)
     show_result(result)
 
 

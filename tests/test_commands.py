@@ -102,11 +102,11 @@ def test_more_frozen_blocks_than_the_model_has_are_refused(run, tmp_path, tiny_p
 
 
 def test_a_resumed_search_takes_no_other_settings_and_says_how_to_search_on(run, tmp_path):
-    code, complaint = run(tune.main, "--resume", "runs/my run", "--trials", 3)
+    code, complaint = run(tune.main, "--resume", "runs/my run", "--data", "a b.jsonl")
     assert code == 2
     assert "Traceback" not in complaint
-    assert complaint.startswith("error: --trials: --resume goes on with the settings of the run")
-    assert "python -m nic_ray.tune 'runs/my run/config.yaml' --trials 3 --name NAME" in complaint
+    assert complaint.startswith("error: --data: --resume goes on with the settings of the run")
+    assert "python -m nic_ray.tune 'runs/my run/config.yaml' --data 'a b.jsonl' --name NAME" in complaint
     code, complaint = run(tune.main, "mine.yaml", "--resume", "runs/a", "--data", "pairs.jsonl")
     assert code == 2
     assert complaint.startswith("error: CONFIG, --data: ")

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from nic_ray.config import Config, SearchConfig
+from nic_ray.config import SearchConfig
 from nic_ray.progress import Live
 from nic_ray.search.ray_hooks import (
     END_EPOCH,
@@ -20,7 +20,6 @@ from nic_ray.search.ray_hooks import (
     asha,
     end_of,
     reason_in,
-    starting_points,
     trial_class,
 )
 
@@ -90,14 +89,6 @@ def test_neither_are_the_starts_that_are_named_after_it():
     assert told(stopper, 2, (1.0, 0.9), (3.0, 0.9)) == [GO_ON] * 2
     assert told(stopper, 1, (1.0, 0.1), (2.0, 0.1), (3.0, 0.1)) == [GO_ON] * 3
     assert told(stopper, 3, (1.0, 0.2)) == [STOP]
-
-
-def test_the_first_points_are_the_default_and_the_starts_in_their_order():
-    space = {"scale": {"uniform": [1, 100]}, "batch_size": {"choice": [32, 64]}}
-    search = {"starts": [{"scale": 30}, {"batch_size": 64}]}
-    assert starting_points(Config.model_validate({"space": space, "search": search})) == [
-        {"scale": 20.0, "batch_size": 32}, {"scale": 30, "batch_size": 32}, {"scale": 20.0, "batch_size": 64}
-    ]  # fmt: skip
 
 
 def test_the_first_trial_is_not_stopped_after_a_resume_either():

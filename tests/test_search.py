@@ -13,7 +13,7 @@ import torch
 
 from nic_ray import study as study_room
 from nic_ray.config import Config
-from nic_ray.config_file import dump_config
+from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError, RunError
 from nic_ray.model.encoder import upper
 from nic_ray.progress import View
@@ -390,6 +390,25 @@ def test_what_does_not_change_a_trial_may_be_changed(tmp_path, nothing_is_read, 
     (folder / "config.yaml").write_text(dump_config(changed(**sections)))
     with pytest.raises(AssertionError, match="the pairs were read"):
         resumed(folder)
+
+
+def test_a_search_can_be_given_more_trials_and_no_fewer(tmp_path, nothing_is_read):
+    folder = run_folder_of(tmp_path, config(**SEARCHED), study=True)
+
+    def go_on(trials):
+        further = {"search.trials": trials, "search.time_budget": None}
+        search.resume_search(
+            str(folder), runs_trials=True, overwrite=False, export_anyway=False, further=further, view=View()
+        )
+
+    before = (folder / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"--trials 1: .* was started for 2 trials in all; name a larger number"):
+        go_on(1)
+    assert (folder / "config.yaml").read_text() == before
+    for trials in (None, 5):
+        with pytest.raises(AssertionError, match="the pairs were read"):
+            go_on(trials)
+    assert load_config(folder / "config.yaml").search.trials == 5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

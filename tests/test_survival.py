@@ -64,8 +64,15 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
     assert {name for name, row in so_far.items() if row["status"] == "finished"} == set(before)
     assert any(row["status"] == "cut off" for row in outcome.trials)
 
-    outcome = resume_search(str(run_folder), runs_trials=True, overwrite=True, export_anyway=False, view=Lines(say))
-    assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(4)]
+    outcome = resume_search(
+        str(run_folder),
+        runs_trials=True,
+        overwrite=True,
+        export_anyway=False,
+        further={"search.trials": 5},  # one more than it was started for
+        view=Lines(say),
+    )
+    assert [row["trial"] for row in outcome.trials] == [f"trial-{number:03d}" for number in range(5)]
     assert {row["status"] for row in outcome.trials} == {"finished"}
     # the test rows were read by the first export; so this was no untouched reading, and it is said wherever it counts
     readings = read_metadata(outcome.folder)["readings"]
@@ -77,7 +84,7 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
         row = next(row for row in outcome.trials if row["trial"] == name)
         assert row == so_far[name]
     study = optuna.load_study(study_name="nic_ray", storage=f"sqlite:///{run_folder / 'study.db'}")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
     # what was cut off went on where it was: each of its epochs was evaluated, and hardly any twice
     for name, row in so_far.items():
         if row["status"] == "cut off":

@@ -21,6 +21,7 @@ from nic_ray.record import EndedTrial, add_ended
 from nic_ray.remote import Mirror, push, push_database
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.ray_private import optuna_study_of, optuna_trials_of, rungs_of, trial_class_of
+from nic_ray.search.starts import starting_points
 from nic_ray.search.worker import START_CHECKPOINT
 from nic_ray.study import NAME as STUDY_NAME
 from nic_ray.study import (
@@ -327,12 +328,6 @@ def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | N
         study_name=STUDY_NAME,
         cut_off=cut_off,
     )
-
-
-def starting_points(config: Config) -> list[Sample]:
-    """Return the samples of the configurations that are tried first: the one under `train`, then `search.starts`."""
-    first = {name: getattr(config.train, name) for name in config.space}
-    return [first, *({**first, **start} for start in config.search.starts)]
 
 
 def asha(search: SearchConfig, epochs: int, study: optuna.Study | None) -> FinishingAsha:

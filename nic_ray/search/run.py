@@ -118,16 +118,26 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
     return run
 
 
-def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool) -> tuple[Run, Config, StoredRun]:
+def reopen_run(
+    where: str,
+    command: str,
+    *,
+    overwrite: bool,
+    export_anyway: bool,
+    further: Mapping[str, object] | None = None,
+) -> tuple[Run, Config, StoredRun]:
     """A run that was begun before, with its settings and with what it was started from.
 
     Args:
         where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
         command: the command that works on the run now.
         overwrite, export_anyway: permissions in addition to what the search was started with.
+        further: settings that replace those of the run from now on, by dotted name: "search.trials", the number of
+            trials in all, and "search.time_budget". None is skipped.
 
     Raises:
-        InputError: there is no such run, its settings have changed, or its bundle exists already.
+        InputError: there is no such run, its settings have changed, it has more trials than it is to have in all, or
+            its bundle exists already.
     """
     mirror = mirror_at(where) if is_uri(where) else None
     folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
@@ -143,6 +153,7 @@ def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool
     if not RunFolder(folder).config.is_file():
         raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
     config = load_config(RunFolder(folder).config)
+    replaced = load_config(RunFolder(folder).config, further)
     try:
         noted = None if start.get("settings") is None else started_settings(start["settings"])
     except InputError as error:
@@ -158,7 +169,20 @@ def reopen_run(where: str, command: str, *, overwrite: bool, export_anyway: bool
     run = Run(folder, bundle, *granted, mirror, bundle_mirror, command)
     refuse_existing(run.bundle, run.overwrite, "to move it away")
     refuse_unwritable(run.bundle.parent, folder)
-    return run, config, start
+    if replaced != config:
+        _refuse_fewer_trials(folder, config.search.trials, replaced.search.trials)
+        RunFolder(folder).config.write_text(dump_config(replaced), encoding="utf-8")
+        if run.mirror:
+            push(RunFolder(folder).config, run.mirror / RunFolder(folder).config.name)
+    return run, replaced, start
+
+
+def _refuse_fewer_trials(folder: Path, before: int, now: int) -> None:
+    if now < before:
+        raise InputError(
+            f"--trials {now}: {folder} was started for {before} trials in all; name a larger number to add some, or "
+            f"export the best so far: python -m nic_ray.export {shlex.quote(str(folder))}"
+        )
 
 
 def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str, object]) -> None:
@@ -179,9 +203,8 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
     anew = shlex.join([str(file), *itertools.chain(*others.items())])
     raise InputError(
         f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
-        "run, to the end that it was started for; omit it. For other settings, or more trials than the "
-        "run has in all, start a new search; the output of the frozen blocks is kept for it: "
-        f"python -m nic_ray.tune {anew} --name NAME"
+        "run; omit it. More trials are had with --trials. For other settings start a new search; the output of the "
+        f"frozen blocks is kept for it: python -m nic_ray.tune {anew} --name NAME"
     )
 
 

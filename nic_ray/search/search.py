@@ -29,6 +29,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import trains_on_gpus
 from nic_ray.search.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
+from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import SIZES
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
@@ -99,13 +100,22 @@ def run_search(
             "python -m nic_ray.train"
         )
     _refuse_unusable_settings(config)
+    starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
     return _search(prepared, run, retention_pairs, runs_trials=True, view=view)
 
 
-def resume_search(where: str, *, runs_trials: bool, overwrite: bool, export_anyway: bool, view: View) -> SearchResult:
+def resume_search(
+    where: str,
+    *,
+    runs_trials: bool,
+    overwrite: bool,
+    export_anyway: bool,
+    further: Mapping[str, object] | None = None,
+    view: View,
+) -> SearchResult:
     """Resume a search that was cut off, and complete it as it was started.
 
     Trials that have ended stay as they are; those that were cut off resume from their last checkpoints.
@@ -115,13 +125,14 @@ def resume_search(where: str, *, runs_trials: bool, overwrite: bool, export_anyw
         runs_trials: whether trials are resumed and new ones started; if not, the best so far is judged and exported.
         overwrite: as in `run_search`, in addition to what the search was started with.
         export_anyway: likewise.
+        further: as in `reopen_run`: more trials, or a time budget.
 
     Raises:
         InputError: there is no such run, its settings or its pairs have changed, or its bundle exists already.
         RunError: as `run_search`.
     """
     command = "tune --resume" if runs_trials else "export"
-    run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway)
+    run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway, further=further)
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))

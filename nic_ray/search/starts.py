@@ -1,0 +1,43 @@
+"""The configurations that a search tries first, before its sampler proposes any."""
+
+from pathlib import Path
+
+from nic_ray.config import Config
+from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
+from nic_ray.record import read_ended
+from nic_ray.study import trial_number
+
+WARM_STARTS = 3
+"""Number of configurations, the best ones, that are taken over from an earlier search."""
+
+
+def starting_points(config: Config) -> list[JsonObject]:
+    """Return samples of the search space, each once: that under `train`, `search.starts`, and those of a warm start.
+
+    Raises:
+        InputError: `search.warm_start` names no folder of a search with trials.
+    """
+    first: JsonObject = {name: getattr(config.train, name) for name in config.space}
+    points = [first, *({**first, **start} for start in config.search.starts)]
+    if config.search.warm_start is not None:
+        points += [{**first, **sample} for sample in _best_samples(config, config.search.warm_start)]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
+
+
+def _best_samples(config: Config, run_folder: Path) -> list[JsonObject]:
+    """Return the best samples of an earlier search, of any data set, as far as the space holds their values."""
+    ended = [row for name, row in read_ended(run_folder).items() if trial_number(name) is not None]
+    ended = sorted((row for row in ended if "objective" in row), key=lambda row: row["objective"], reverse=True)
+    if not ended:
+        raise InputError(
+            f"search.warm_start: {run_folder} holds no search with a trial that has ended; name a folder in runs/"
+        )
+    return [
+        {
+            name: value
+            for name, value in row["sample"].items()
+            if name in config.space and config.space[name].contains(value)
+        }
+        for row in ended[:WARM_STARTS]
+    ]
