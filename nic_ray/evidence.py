@@ -230,6 +230,27 @@ def path_points(rows: Iterable[PathRow]) -> list[PathPoint]:
     ]
 
 
+class CurvePoint(TypedDict):
+    """A configuration trained on a share of the training passages."""
+
+    share: float
+    """0 is the base model."""
+    passages: int
+    rows: int
+    metrics: Flat
+    """Macro metrics on the test rows."""
+    interval: StoredInterval
+    """The interval of the first metric's macro mean."""
+
+
+class StoredCurve(TypedDict):
+    """curve.json of a run; see `learning_curve.FittedCurve`."""
+
+    points: list[CurvePoint]
+    at_one: float
+    doubling: StoredInterval
+
+
 class StoredData(TypedDict, total=False):
     """The pairs of a run."""
 

@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "queries.json"
 
     @property
+    def curve(self) -> Path:
+        """The winner's results at growing shares of the training passages."""
+        return self.path / "curve.json"
+
+    @property
     def report(self) -> Path:
         """The report for human readers."""
         return self.path / "report.html"

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from nic_ray.errors import InputError
-from nic_ray.evidence import Exported, Retrieved, StoredResult
+from nic_ray.evidence import Exported, Retrieved, StoredCurve, StoredResult
 from nic_ray.run_folder import RunFolder
 from nic_ray.validation import stored_faults
 
@@ -91,6 +91,19 @@ def read_retrieved(run_folder: Path) -> Retrieved | None:
     if not path.exists():
         return None
     return read_object(path, Retrieved, absent=f"{path}: cannot be read as JSON; {way_out}", way_out=way_out)
+
+
+def read_curve(run_folder: Path) -> StoredCurve | None:
+    """Read the learning curve of a search's winner; None if none was measured.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = RunFolder(run_folder).curve
+    if not path.exists():
+        return None
+    way_out = f"measure it again with python -m nic_ray.curve {shlex.quote(str(run_folder))}"
+    return read_object(path, StoredCurve, absent=f"{path}: cannot be read as JSON; {way_out}", way_out=way_out)
 
 
 def _content(path: Path) -> object:

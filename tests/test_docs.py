@@ -106,7 +106,7 @@ def both(parameter):
 
 def test_the_options_of_the_readmes_table_are_those_of_the_commands():
     rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for module, arguments in rows:
         app = typer.Typer()
         app.command()(importlib.import_module(module).main)

@@ -179,7 +179,7 @@ def test_every_section_is_there_and_every_figure_drawn(make_run):
     text = text_of(make_run())
     assert re.findall(r'<div id="figure-(\w+)"', text) == FIGURES
     assert "cannot be shown" not in text
-    assert text.count("<h2>") == 14
+    assert text.count("<h2>") == 15
     assert "near-duplicate query" in section(text, "split")
     assert "17" in section(text, "split")
 

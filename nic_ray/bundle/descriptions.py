@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from nic_ray.evidence import StoredCalibration, WordSearch
+from nic_ray.evidence import StoredCalibration, StoredCurve, WordSearch
 from nic_ray.metrics.fusion import Fusion
 from nic_ray.metrics.table import METRICS, PRIMARY
 
@@ -41,4 +41,14 @@ def describe_calibration(found: StoredCalibration) -> str:
         f"{read['brier_of_the_mean']:.3f}. A first hit below {found['threshold']:.3g} counts as nothing found: that is "
         f"said of {read['right_below']:.1%} of the right first hits, and of {read['recognised']:.1%} of the questions "
         "if their answers are taken out of the passages."
+    )
+
+
+def describe_curve(found: StoredCurve) -> str:
+    """Say in one or two sentences what twice as many pairs would bring."""
+    doubling = found["doubling"]
+    sure = "" if doubling["low"] is None else f" ({doubling['low']:+.3f} to {doubling['high']:+.3f})"
+    return (
+        f"By the line through these points, twice as many passages bring {doubling['difference']:+.3f}{sure} macro "
+        f"{METRICS[PRIMARY].label}. Curves flatten, so of what lies beyond all passages expect rather less."
     )

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from nic_ray.bundle.picture import NAMES, with_epochs
 from nic_ray.config import Config
 from nic_ray.config_file import load_config
-from nic_ray.evidence import Flat, Retrieved, StoredInterval, StoredResult
+from nic_ray.evidence import Flat, Retrieved, StoredCurve, StoredInterval, StoredResult
 from nic_ray.metrics.table import label_of
 from nic_ray.run_folder import RunFolder
-from nic_ray.stored import read_result, read_retrieved
+from nic_ray.stored import read_curve, read_result, read_retrieved
 from nic_ray.study import Course, read_courses
 
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
@@ -29,6 +29,8 @@ class FinishedRun:
     result: StoredResult
     queries: Retrieved | None
     """Rankings of the test queries; None if the run kept none."""
+    curve: StoredCurve | None
+    """The winner at growing shares of the training passages; None if that was not measured."""
     study: optuna.Study | None
     """The study, with every trial that ended with a value marked as complete; None if there is no readable study."""
     courses: tuple[Course, ...]
@@ -47,7 +49,8 @@ def read_run(run_folder: Path) -> FinishedRun:
     files, result = RunFolder(run_folder), read_result(run_folder)
     statuses = {row["trial"]: row["status"] for row in result["trials"]}
     study, courses = read_courses(files.study, statuses, result["objective"])
-    return FinishedRun(run_folder, load_config(files.config), result, read_retrieved(run_folder), study, courses)
+    retrieved, curve = read_retrieved(run_folder), read_curve(run_folder)
+    return FinishedRun(run_folder, load_config(files.config), result, retrieved, curve, study, courses)
 
 
 def judged_part(result: StoredResult) -> tuple[str, Mapping[str, Flat]]:

@@ -28,6 +28,7 @@ SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("worst", "The queries that went worst", sections.worst),
     ("data", "What the data check says", sections.data),
     ("split", "How rows were held back, and what they share with training", sections.split),
+    ("curve", "What more pairs would bring", sections.curve),
     ("timing", "How long each trial took", figures.timing),
 ]
 """Name, heading and drawing function of each section, in the order of the page."""

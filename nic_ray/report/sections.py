@@ -1,20 +1,21 @@
 """The sections of a report that are mainly text: the verdict, single queries, the data and the split."""
 
 import html
+import math
 import re
 import shlex
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from nic_ray.bundle.descriptions import describe_calibration, describe_word_search
+from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_word_search
 from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.evidence import RetrievedQuery, ShownPassage
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.protocol import shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
@@ -105,6 +106,44 @@ def confidence(run: FinishedRun) -> Html:
     yield figure_html("confidence", figure)
     yield sentence(describe_calibration(found))
     yield sentence("The chances were set on the validation rows, so only the test rows say how well they hold.")
+
+
+def curve(run: FinishedRun) -> Html:
+    """Recall on the test rows against the number of training passages, with the fitted line."""
+    if run.curve is None:
+        yield sentence(f"Not measured; do so with python -m nic_ray.curve {shlex.quote(str(run.folder))}")
+        return
+    points = [point for point in run.curve["points"] if point["share"]]
+    base, key = run.curve["points"][0], f"{PRIMARY}/macro"
+    figure = go.Figure()
+    spans = [point["interval"] for point in points]
+    figure.add_scatter(
+        x=[point["passages"] for point in points],
+        y=[point["metrics"][key] for point in points],
+        mode="markers",
+        name="measured",
+        marker={"color": COLOURS["tuned"], "size": 10},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [0 if span["high"] is None else span["high"] - span["difference"] for span in spans],
+            "arrayminus": [0 if span["low"] is None else span["difference"] - span["low"] for span in spans],
+        },
+    )
+    whole, slope = points[-1], run.curve["doubling"]["difference"]
+    ends = [points[0]["share"], 2 * whole["share"]]
+    figure.add_scatter(
+        x=[whole["passages"] * share / whole["share"] for share in ends],
+        y=[run.curve["at_one"] + slope * math.log2(share) for share in ends],
+        mode="lines",
+        name="fitted, up to twice as many",
+        line={"color": "#666666", "dash": "dash"},
+    )
+    figure.add_hline(y=base["metrics"][key], line={"color": COLOURS["base"], "width": 2}, opacity=1)
+    figure.update_xaxes(title="training passages<br>(line across: base model)", type="log")
+    figure.update_yaxes(title=f"{label_of(key)}, test rows")
+    yield figure_html("curve", figure)
+    yield sentence(describe_curve(run.curve))
 
 
 def lost(run: FinishedRun) -> Html:

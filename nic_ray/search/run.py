@@ -143,22 +143,9 @@ def reopen_run(
     folder = (Path(RUNS, mirror.path.rpartition("/")[2]) if mirror else Path(where)).resolve()
     if mirror:
         pull(mirror, folder)
-    start = read_object(
-        RunFolder(folder).start,
-        StoredRun,
-        absent=f"{where}: no run of a search (holds no sound run.json); name a folder in runs/",
-        way_out="start the search anew",
-    )
+    config, start = reopened_settings(folder, where)
     bundle, granted = Path(start["bundle"]), (overwrite or start["overwrite"], export_anyway or start["export_anyway"])
-    if not RunFolder(folder).config.is_file():
-        raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
-    config = load_config(RunFolder(folder).config)
     replaced = load_config(RunFolder(folder).config, further)
-    try:
-        noted = None if start.get("settings") is None else started_settings(start["settings"])
-    except InputError as error:
-        raise InputError(f"{RunFolder(folder).start}: {error}, so the search cannot go on; start anew") from None
-    refuse_other_settings(folder, config, noted)
     if mirror is None and config.storage and is_uri(config.storage):
         mirror = mirror_at(config.storage) / RUNS / folder.name
     bundle_mirror = None
@@ -175,6 +162,33 @@ def reopen_run(
         if run.mirror:
             push(RunFolder(folder).config, run.mirror / RunFolder(folder).config.name)
     return run, replaced, start
+
+
+def reopened_settings(folder: Path, where: str | None = None) -> tuple[Config, StoredRun]:
+    """Read the settings of a run, and what it was started from.
+
+    Args:
+        folder: the run folder.
+        where: how the user names it, for messages; None for its path.
+
+    Raises:
+        InputError: there is no such run, or its settings have changed.
+    """
+    start = read_object(
+        RunFolder(folder).start,
+        StoredRun,
+        absent=f"{where or folder}: no run of a search (holds no sound run.json); name a folder in runs/",
+        way_out="start the search anew",
+    )
+    if not RunFolder(folder).config.is_file():
+        raise InputError(f'{folder}: its config.yaml is gone; write it again, from "settings" in its run.json')
+    config = load_config(RunFolder(folder).config)
+    try:
+        noted = None if start.get("settings") is None else started_settings(start["settings"])
+    except InputError as error:
+        raise InputError(f"{RunFolder(folder).start}: {error}, so the search cannot go on; start anew") from None
+    refuse_other_settings(folder, config, noted)
+    return config, start
 
 
 def _refuse_fewer_trials(folder: Path, before: int, now: int) -> None:

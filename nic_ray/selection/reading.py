@@ -10,7 +10,7 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import IN_DOMAIN, Flat, Intervals, Retrieved, StoredInterval
 from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import VECTORS, WORDS, Scored, ranking_figures
-from nic_ray.metrics.intervals import Queries, paired_intervals
+from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.activations import Inputs
@@ -118,12 +118,14 @@ def stored_intervals(
 ) -> dict[str, StoredInterval]:
     """Compute the paired intervals of two models' difference, in the form in which they are stored."""
     intervals = paired_intervals(above, below, queries.passages, queries.domains, confidence=CONFIDENCE)
-    return {
-        domain: StoredInterval(
-            difference=span.difference, low=span.low, high=span.high, queries=span.queries, passages=span.passages
-        )
-        for domain, span in intervals.items()
-    }
+    return {domain: as_stored(span) for domain, span in intervals.items()}
+
+
+def as_stored(span: Interval) -> StoredInterval:
+    """Return an interval in the form in which it is stored."""
+    return StoredInterval(
+        difference=span.difference, low=span.low, high=span.high, queries=span.queries, passages=span.passages
+    )
 
 
 def _within_one(intervals: Mapping[str, StoredInterval]) -> dict[str, StoredInterval]:

@@ -1,0 +1,117 @@
+"""A search's winner trained on growing shares of the training passages, to tell what more pairs would bring."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray import hardware
+from nic_ray.config import TrainConfig
+from nic_ray.errors import InputError
+from nic_ray.evidence import CurvePoint, StoredCurve
+from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
+from nic_ray.progress import View
+from nic_ray.readings import note_reading
+from nic_ray.record import locked
+from nic_ray.run_folder import RunFolder
+from nic_ray.search.run import reopened_settings
+from nic_ray.selection.reading import as_stored, stored_intervals
+from nic_ray.selection.scoring import Scorer, Weights, queries_of
+from nic_ray.stored import read_result
+from nic_ray.training import loop
+from nic_ray.training.prepared import Prepared, describe_data, prepare, refuse_other_start
+
+
+def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> StoredCurve:
+    """Train the winner's configuration on growing shares of the training passages; score each on the test rows.
+
+    Every training is as long as the configuration says, and its last weights count, so that nothing is chosen by
+    rows that are held back. The result is kept in the run folder, and stands in its report from then on.
+
+    Args:
+        run_folder: the folder of a search that has ended.
+        shares: shares of each domain's training passages, in (0, 1], at least two.
+        view: shows the progress.
+
+    Raises:
+        InputError: fewer than two shares, or one out of range; no such run, or its pairs have changed.
+        RunError: a training diverged.
+    """
+    shares = sorted(set(shares))
+    if len(shares) < 2 or not all(0 < share <= 1 for share in shares):
+        listed = ", ".join(f"{share:g}" for share in shares)
+        raise InputError(f"--shares: want two or more, each > 0 and <= 1, got {listed}")
+    result = read_result(run_folder)
+    config, started = reopened_settings(run_folder)
+    prepared = prepare(config, on_gpu=True)
+    refuse_other_start(prepared, started, run_folder)
+    settings = TrainConfig.model_validate(result["winner"].get("config", {})).model_copy(update={"patience": None})
+    hardware.keep_freed_memory()
+    with locked(run_folder):
+        inputs = _inputs_at(prepared, settings.frozen_layers, run_folder, view)
+        note_reading(
+            run_folder,
+            command="curve",
+            part="test",
+            rows=len(prepared.rows("test")),
+            model=f"{result['winner']['trial']} at {len(shares)} shares",
+            split=describe_data(prepared)["split"]["sha256"],
+        )
+        curve = _measured(prepared, inputs, settings, shares, view)
+        RunFolder(run_folder).curve.write_text(json.dumps(curve, indent=2), encoding="utf-8")
+    return curve
+
+
+def _inputs_at(prepared: Prepared, depth: int, run_folder: Path, view: View) -> Inputs:
+    room, chain = budget(prepared.config.activations, run_folder.parent), run_here(prepared.device, bf16=prepared.bf16)
+    outputs = inputs_by_depth(
+        prepared.encoder, prepared.tokens, [depth], room, bf16=prepared.bf16, chain=chain, view=view
+    )
+    return opened(outputs[depth])
+
+
+def _measured(
+    prepared: Prepared, inputs: Inputs, settings: TrainConfig, shares: Sequence[float], view: View
+) -> StoredCurve:
+    """Train and score at each share."""
+    train, collection = prepared.rows("train"), prepared.collection
+    names = [collection.domains[row] for row in train.tolist()]
+    parts = shares_of_passages(prepared.passages[train], names, shares, seed=settings.seed)
+    queries, scorer = queries_of(prepared, "test"), Scorer(prepared, inputs)
+    points: list[CurvePoint] = []
+    scores = {}
+    for share in (0.0, *shares):
+        rows, began = train[parts[share]] if share else train[:0], time.monotonic()
+        found = scorer.scores(_trained(prepared, inputs, settings, rows) if share else None, prepared.rows("test"))
+        flat = flat_metrics(found, queries.domains)
+        own = stored_intervals(found[PRIMARY], np.zeros_like(found[PRIMARY]), queries)["macro"]
+        points.append(
+            {
+                "share": share,
+                "passages": len(np.unique(prepared.passages[rows])),
+                "rows": len(rows),
+                "metrics": {f"{name}/macro": flat[f"{name}/macro"] for name in METRICS},
+                "interval": own,
+            }
+        )
+        if share:
+            scores[share] = found[PRIMARY]
+            value, took = flat[f"{PRIMARY}/macro"], time.monotonic() - began
+            view.say(f"{share:.0%} of the training passages: macro {METRICS[PRIMARY].label} {value:.4f} ({took:.0f} s)")
+    fitted = fit_curve(scores, queries)
+    return {"points": points, "at_one": fitted.at_one, "doubling": as_stored(fitted.doubling)}
+
+
+def _trained(prepared: Prepared, inputs: Inputs, settings: TrainConfig, rows: NDArray[np.int64]) -> Weights:
+    upper = upper_for(prepared.encoder, inputs).to(prepared.device)
+    data = loop.TrainingData(prepared.collection, rows, feed(inputs, prepared.device), prepared.bf16)
+    for _ in loop.fit(settings, upper, data, loop.UNJUDGED):
+        pass
+    return upper.trained_state()
