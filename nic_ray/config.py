@@ -38,6 +38,8 @@ SAME_FOR_ALL_TRIALS = (
     "device",
     "epochs",
     "evaluations_per_epoch",
+    "anchor_texts",
+    "general_texts",
     "seed",
 )
 
@@ -115,6 +117,19 @@ class TrainConfig(Section):
     hard_negatives: int = Field(1, ge=0, description="largest number of a row's negatives that join its batch")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of attention weights dropped in training")
     hidden_dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden units dropped in training")
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="weight, beside the loss, of 1 - cosine between the embeddings of general texts and the base "
+        "model's, so that less is forgotten; 0: they are not held",
+    )
+    anchor_texts: int = Field(32, ge=1, description="general texts that are held in each batch, if anchor is above 0")
+    general_texts: Path | None = Field(
+        None,
+        description="file of pairs, or folder of .txt and .md files, whose passages are the general texts; null: "
+        "paragraphs of Python's language reference, which comes with the interpreter",
+    )
     max_tokens: int = Field(256, ge=8, description="tokens a text is cut off at (the model's own limit if lower)")
     evaluations_per_epoch: int = Field(1, ge=1, description="times per epoch that the validation rows are scored")
     patience: int | None = Field(

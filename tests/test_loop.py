@@ -1,5 +1,6 @@
 """Training: its gradients against plain autograd, and the course it takes, stops and goes on at."""
 
+import copy
 import dataclasses
 import io
 import itertools
@@ -24,16 +25,16 @@ from nic_ray.config import TrainConfig
 from nic_ray.config_file import load_config
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import RunError
-from nic_ray.model.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, token_inputs
+from nic_ray.model.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, padded_batch, token_inputs
 from nic_ray.model.base import load
 from nic_ray.model.cut import set_dropout
 from nic_ray.model.encoder import upper, with_weights
-from nic_ray.model.evaluation import evaluate
+from nic_ray.model.evaluation import embed, evaluate
 from nic_ray.record import BestState, TrainingState
 from nic_ray.training import gradients as gradients_room
 from nic_ray.training import loop
-from nic_ray.training.batches import batches_of_epoch, make_batch
-from nic_ray.training.gradients import accumulate_gradients
+from nic_ray.training.batches import GeneralTexts, batches_of_epoch, make_batch
+from nic_ray.training.gradients import accumulate_gradients, trained_parameters
 from nic_ray.training.loop import UNJUDGED, TrainingData, Validation, fit, new_training, rate_factor, train_step
 from nic_ray.training.loss import multiple_negatives_ranking_loss
 from nic_ray.training.prepared import divide
@@ -185,6 +186,73 @@ def test_gradients_of_a_cached_batch_are_those_of_one_that_is_not(prepared, monk
     assert torch.equal(after[0], after[1])
 
 
+GENERAL = tuple(f"a general text about {what}" for what in ("birds", "tea", "rain", "chess", "bread", "snow"))
+
+
+def held(encoder, collection, config, depth=1):
+    """Inputs of a collection's texts and of general ones behind them, and the general ones by the base model."""
+    tokens = token_inputs(encoder, (*collection.texts, *GENERAL), config.max_tokens)
+    source = feed(frozen_inputs(encoder, tokens, [depth])[depth], "cpu")
+    numbers = np.arange(len(collection.texts), len(collection.texts) + len(GENERAL))
+    return source, GeneralTexts(numbers, embed(upper(encoder, depth), source, numbers))
+
+
+@pytest.mark.parametrize("tokens", [10**6, 256])
+def test_holding_adds_the_distance_from_the_base_models_embeddings(prepared, tokens):
+    config = changed(anchor=2.5, micro_batch_tokens=tokens)
+    encoder, collection, part, _ = prepared(config)
+    source, general = held(encoder, collection, config)
+    with torch.no_grad():  # away from the base model
+        for value in trained_parameters(part):
+            value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    plain = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
+    batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1, general)
+    part.eval()
+    loss, alone = (accumulate_gradients(part, source, each, config).item() for each in (batch, plain))
+    part.zero_grad()
+    accumulate_gradients(part, source, batch, config)
+    found = gradients(part)
+
+    accumulate_gradients(part, source, plain, config)
+    embedded = part(*padded_batch(source, general.texts))
+    distance = 1 - torch.cosine_similarity(embedded, torch.from_numpy(general.embeddings)).mean()
+    (2.5 * distance).backward()
+    assert distance > 0.001
+    assert loss == pytest.approx(alone + 2.5 * distance.item(), rel=1e-5)
+    assert_same_gradients(found, gradients(part))
+
+
+def test_a_training_that_holds_general_texts_moves_them_less(prepared):
+    moved, drawn = {}, []
+    for anchor in (0.0, 10.0):
+        config = changed(anchor=anchor, anchor_texts=4, epochs=4, learning_rate=1e-3)
+        encoder, collection, part, _ = prepared(config)
+        source, general = held(encoder, collection, config)
+        data = TrainingData(collection, np.arange(48), source, general=general)
+        training = fit(config, part, data, Validation(steady, OBJECTIVE))
+        state = copy.deepcopy(next(training).state)
+        expected = losses(training)
+        after = embed(part, source, general.texts)
+        cosines = (after * general.embeddings).sum(1) / np.linalg.norm(after, axis=1)
+        moved[anchor] = 1 - (cosines / np.linalg.norm(general.embeddings, axis=1)).mean()
+        # resumed after the first evaluation, the same texts are drawn
+        fresh = prepared(config)[2]
+        drawn.append((losses(fit(config, fresh, data, Validation(steady, OBJECTIVE), state=state)), expected))
+    assert moved[10.0] < 0.5 * moved[0.0]
+    assert all(found == expected for found, expected in drawn)
+
+
+def test_each_step_draws_other_general_texts_the_same_for_a_seed():
+    general = GeneralTexts(np.arange(100, 150), np.eye(50, dtype=np.float32))
+    first, again, next_one, other = (
+        general.sample(8, seed=seed, step=step) for seed, step in ((1, 1), (1, 1), (1, 2), (2, 1))
+    )
+    assert first.texts.tolist() == again.texts.tolist() == sorted(first.texts.tolist())
+    assert len({tuple(each.texts.tolist()) for each in (first, next_one, other)}) == 3
+    assert (first.embeddings.argmax(axis=1) == first.texts - 100).all()
+    assert len(general.sample(99, seed=1, step=1).texts) == 50
+
+
 def test_gradients_in_bfloat16_are_near_those_in_fp32_at_once_and_cached(prepared):
     _, collection, part, source = prepared()
     batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
@@ -281,8 +349,9 @@ def results_of(folder: Path, pairs: list[Pair]) -> dict:
     for name, each in (
         ("second answers", batch),
         ("no second answers", dataclasses.replace(batch, masked=np.zeros_like(batch.masked))),
+        ("general texts are held", holding(make_batch(collection, relevant_passages(collection), np.arange(32), 2))),
     ):
-        loss = accumulate_gradients(part, source, each, CONFIG)
+        loss = accumulate_gradients(part, source, each, changed(anchor=3.0))
         found[name] = gradients(part) | {"loss": loss}
     untouched = {name: value.clone() for name, value in part.state_dict().items()}
     for rate, epochs in ((1e-3, 2), (2e-5, 5)):  # four steps in an epoch, each with its loss
@@ -292,8 +361,14 @@ def results_of(folder: Path, pairs: list[Pair]) -> dict:
     return found
 
 
+def holding(batch):
+    """The batch, with its first five texts held to targets as well, as if they were general."""
+    targets = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
+    return dataclasses.replace(batch, held=np.arange(5), targets=targets)
+
+
 def assert_same_results(found: dict, expected: dict) -> None:
-    for case in ("no second answers", "second answers"):
+    for case in ("no second answers", "second answers", "general texts are held"):
         assert found[case]["loss"].item() == pytest.approx(expected[case]["loss"].item(), rel=1e-6)
         assert_same_gradients(found[case], expected[case])
     assert len(expected["losses at 2e-05"]) == 20
@@ -520,9 +595,9 @@ def test_the_same_seed_gives_the_same_bits(train):
 def test_every_training_row_is_met_once_an_epoch_and_no_other(train, monkeypatch, settings):
     met = []
 
-    def spy(collection, relevant, rows, hard_negatives):
+    def spy(collection, relevant, rows, hard_negatives, general):
         met.append(rows)
-        return make_batch(collection, relevant, rows, hard_negatives)
+        return make_batch(collection, relevant, rows, hard_negatives, general)
 
     monkeypatch.setattr(loop, "make_batch", spy)
     rows = list(range(3, 45))

@@ -360,11 +360,12 @@ def _samples(config: Config) -> Iterator[TrainConfig]:
 def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
     """Return the steps of an epoch, and its tokens, padding included, estimated from some of its batches."""
     batches = batches_of_epoch(config, prepared.collection, prepared.rows("train"), 0)
-    relevant = relevant_passages(prepared.collection)
+    relevant, first = relevant_passages(prepared.collection), len(prepared.collection.texts)
+    held = np.arange(first, first + min(config.anchor_texts, len(prepared.general)))
     tokens = [
         _padded(
             prepared.tokens.lengths,
-            make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts,
+            np.append(make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts, held),
             prepared.device,
         )
         for batch in batches[:: max(1, len(batches) // SAMPLED_BATCHES)]

@@ -15,7 +15,7 @@ from nic_ray.evidence import CurvePoint, StoredCurve
 from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY
-from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.progress import View
 from nic_ray.readings import note_reading
@@ -26,7 +26,7 @@ from nic_ray.selection.reading import as_stored, stored_intervals
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.stored import read_result
 from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared, describe_data, prepare, refuse_other_start
+from nic_ray.training.prepared import Prepared, describe_data, prepare, refuse_other_start, training_data
 
 
 def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> StoredCurve:
@@ -111,7 +111,6 @@ def _measured(
 
 def _trained(prepared: Prepared, inputs: Inputs, settings: TrainConfig, rows: NDArray[np.int64]) -> Weights:
     upper = upper_for(prepared.encoder, inputs).to(prepared.device)
-    data = loop.TrainingData(prepared.collection, rows, feed(inputs, prepared.device), prepared.bf16)
-    for _ in loop.fit(settings, upper, data, loop.UNJUDGED):
+    for _ in loop.fit(settings, upper, training_data(prepared, inputs, rows), loop.UNJUDGED):
         pass
     return upper.trained_state()

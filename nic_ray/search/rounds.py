@@ -41,7 +41,7 @@ from nic_ray.study import (
     trial_name,
     trial_number,
 )
-from nic_ray.training.prepared import Prepared
+from nic_ray.training.prepared import Prepared, held_texts
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
 """Tune's folders inside a run folder."""
@@ -93,6 +93,7 @@ def trial_inputs(
         collection=ray.put(prepared.collection),
         inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
         uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
+        general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         concurrent=placement.concurrent,

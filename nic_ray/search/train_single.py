@@ -23,7 +23,15 @@ from nic_ray.selection.export import export, new_run_folder
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.stored import read_object
 from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared, describe_data, describe_run, describe_start, prepare, refuse_other_start
+from nic_ray.training.prepared import (
+    Prepared,
+    describe_data,
+    describe_run,
+    describe_start,
+    held_texts,
+    prepare,
+    refuse_other_start,
+)
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def _last_state(
         for evaluation in loop.fit(
             config.train,
             upper.to(prepared.device),
-            loop.TrainingData(collection, prepared.rows("train"), source, bf16),
+            loop.TrainingData(collection, prepared.rows("train"), source, bf16, held_texts(prepared, inputs)),
             loop.Validation(
                 lambda model: evaluate(model, source, collection, validation_rows, bf16=bf16), config.search.objective
             ),

@@ -43,6 +43,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import threads_of
 from nic_ray.search.ray_private import hand_to_train_workers
 from nic_ray.training import loop
+from nic_ray.training.batches import GeneralTexts
 from nic_ray.training.gradients import gather_rows
 
 gc.freeze()
@@ -84,6 +85,8 @@ class TrialInputs:
     """frozen_layers -> reference to `Inputs` or `StoredInputs`."""
     uppers: Mapping[int, "ray.ObjectRef[Any]"]
     """frozen_layers -> reference to the `Upper` at that depth."""
+    general: "ray.ObjectRef[GeneralTexts]"
+    """Texts that are held to the base model's embeddings."""
     workers: int
     gpus_per_worker: float
     concurrent: int
@@ -244,7 +247,7 @@ def _train(
             for evaluation in loop.fit(
                 config,
                 upper,
-                loop.TrainingData(collection, shared.train_rows, source, bf16),
+                loop.TrainingData(collection, shared.train_rows, source, bf16, ray.get(shared.general)),
                 loop.Validation(
                     lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
                     shared.objective,

@@ -11,12 +11,12 @@ from torch import Tensor
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import direction_of, maximised, order_key
-from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.model.encoder import weights_at
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared
+from nic_ray.training.prepared import Prepared, training_data
 
 SIZES = (1, 2, 4, 8)
 """Numbers of candidates, the best ones, whose mean is tried."""
@@ -223,7 +223,7 @@ def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate
         # evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch
         enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
         upper = upper_for(prepared.encoder, member_inputs).to(prepared.device)
-        data = loop.TrainingData(prepared.collection, rows, feed(member_inputs, prepared.device), prepared.bf16)
+        data = training_data(prepared, member_inputs, rows)
         config = member.config.model_copy(update={"patience": None})  # there are no validation metrics to stop by
         for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
             if evaluation.metrics["epoch"] > enough:

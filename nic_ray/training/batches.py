@@ -12,6 +12,22 @@ from nic_ray.dataset.pairs import Collection
 
 
 @dataclass(frozen=True)
+class GeneralTexts:
+    """Texts whose embeddings are held to those of the base model."""
+
+    texts: NDArray[np.int64]
+    """(G,) numbers of the texts, ascending, beyond those of the collection."""
+    embeddings: NDArray[np.float32]
+    """(G, D) their embeddings by the base model."""
+
+    def sample(self, count: int, *, seed: int, step: int) -> "GeneralTexts":
+        """Draw at most `count` of the texts; the same seed and step give the same ones."""
+        drawn = np.random.default_rng((seed, step)).permutation(len(self.texts))[:count]
+        drawn.sort()
+        return GeneralTexts(self.texts[drawn], self.embeddings[drawn])
+
+
+@dataclass(frozen=True)
 class Batch:
     """The texts of a global batch, each once."""
 
@@ -25,6 +41,13 @@ class Batch:
     """(B,) positions in `passages`."""
     masked: NDArray[np.bool_]
     """(B, P) True for passages other than the positive that answer the query or are near duplicates of an answer."""
+    held: NDArray[np.int64]
+    """(n,) positions in `texts` of general texts; 0 of them where none are held."""
+    targets: NDArray[np.float32]
+    """(n, D) embeddings that the general texts are held to."""
+
+
+NOTHING_HELD = GeneralTexts(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
 
 
 def make_batch(
@@ -32,6 +55,7 @@ def make_batch(
     relevant: dict[int, NDArray[np.int64]],
     rows: NDArray[np.int64],
     hard_negatives: int,
+    general: GeneralTexts = NOTHING_HELD,
 ) -> Batch:
     """Collect the distinct texts of some rows, and the passages that must not serve as negatives of a query.
 
@@ -39,17 +63,26 @@ def make_batch(
         relevant: from `pairs.relevant_passages`; a query's known answers in the whole collection, not only
             those in the batch, are masked, together with passages that are nearly the same text.
         hard_negatives: number of each row's negatives that join the batch, counted from the first.
+        general: texts that are held to the base model's embeddings.
     """
     queries = collection.query[rows]
     negatives = collection.negatives[rows, :hard_negatives].ravel()
     passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
-    texts = np.union1d(queries, passages)
+    own = np.union1d(queries, passages)
     near = collection.near_group[passages]
     answers = {query: np.isin(near, collection.near_group[relevant[query]]) for query in set(queries.tolist())}
     masked = np.stack([answers[query] for query in queries.tolist()])
     positive = np.searchsorted(passages, collection.positive[rows])
     masked[np.arange(len(rows)), positive] = False
-    return Batch(texts, np.searchsorted(texts, queries), np.searchsorted(texts, passages), positive, masked)
+    return Batch(
+        np.concatenate([own, general.texts]),
+        np.searchsorted(own, queries),
+        np.searchsorted(own, passages),
+        positive,
+        masked,
+        held=np.arange(len(own), len(own) + len(general.texts)),
+        targets=general.embeddings,
+    )
 
 
 def batches_of_epoch(

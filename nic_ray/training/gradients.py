@@ -12,7 +12,7 @@ from nic_ray.config import TrainConfig
 from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
 from nic_ray.model.cut import Upper
 from nic_ray.training.batches import Batch
-from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
+from nic_ray.training.loss import Loss, distance_to, multiple_negatives_ranking_loss
 
 
 def accumulate_gradients(
@@ -25,6 +25,8 @@ def accumulate_gradients(
     loss: Loss = multiple_negatives_ranking_loss,
 ) -> Tensor:
     """Add the gradients of the global batch's loss to those of `upper`; return this loss, () detached.
+
+    If general texts are held, the loss includes their distance from their targets, times `anchor`.
 
     The loss is computed on embeddings detached from the blocks. Its gradient with respect to the embeddings is then
     propagated back through the blocks in chunks of texts of similar length, of at most `micro_batch_tokens` each. If
@@ -60,6 +62,9 @@ def accumulate_gradients(
         torch.from_numpy(batch.masked).to(device),
         scale=config.scale,
     )
+    if len(batch.held):
+        targets = torch.from_numpy(batch.targets).to(embeddings)
+        value = value + config.anchor * distance_to(targets, embeddings[torch.from_numpy(batch.held).to(device)])
     value.backward()
     assert embeddings.grad is not None
     gradients = embeddings.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])

@@ -19,7 +19,7 @@ from nic_ray.metrics.table import METRICS, PRIMARY, maximised, order_key
 from nic_ray.model.activations import LEAST_TOKENS, Feed
 from nic_ray.model.cut import Upper, set_dropout
 from nic_ray.record import BestState, TrainingState
-from nic_ray.training.batches import Batch, batches_of_epoch, make_batch
+from nic_ray.training.batches import NOTHING_HELD, Batch, GeneralTexts, batches_of_epoch, make_batch
 from nic_ray.training.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
 from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
 
@@ -41,6 +41,8 @@ class TrainingData:
     """Inputs at the depth of the cut below the trained blocks, for the device that these blocks are on."""
     bf16: bool = False
     """Whether the blocks run in bfloat16."""
+    general: GeneralTexts = NOTHING_HELD
+    """Texts that are held to the base model's embeddings, if `anchor` is above 0."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
 
     Args:
         rows: (B,) rows of the collection.
-        step: number of the step, for messages; 1 is the first.
+        step: number of the step, for messages and for the draw of general texts; 1 is the first.
 
     Returns:
         the loss in nats and the norm of its gradient before clipping, both () and still on the device: reading them
@@ -170,7 +172,9 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
     Raises:
         RunError: the device's memory is too small, as for `fit`.
     """
-    batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
+    config, data = training.config, training.data
+    held = data.general.sample(config.anchor_texts, seed=config.seed, step=step) if config.anchor else NOTHING_HELD
+    batch = make_batch(data.collection, training.relevant, rows, config.hard_negatives, held)
     try:
         loss = _within_memory(training, batch, step)
         norm = torch.nn.utils.clip_grad_norm_(trained_parameters(training.upper), MAX_GRADIENT_NORM)

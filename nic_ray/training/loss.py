@@ -52,6 +52,16 @@ def multiple_negatives_ranking_loss(
     return F.cross_entropy((scale * cosines).masked_fill(excluded, float("-inf")), positive)
 
 
+def distance_to(targets: Tensor, embeddings: Tensor) -> Tensor:
+    """Compute the mean of 1 - cosine between embeddings and their targets, () in [0, 2].
+
+    Args:
+        targets: (n, D) float, of any length, n at least 1.
+        embeddings: (n, D) likewise.
+    """
+    return (1 - F.cosine_similarity(embeddings, targets, dim=1)).mean()
+
+
 def _check_shapes(queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in (queries, passages, positive, masked)]
     if queries.ndim == passages.ndim == 2:

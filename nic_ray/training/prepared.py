@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config, DataConfig
+from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 from nic_ray.errors import InputError
 from nic_ray.evidence import DataAndSplit, StoredStart
-from nic_ray.model.activations import Inputs, token_inputs
+from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
+from nic_ray.model.evaluation import embed
+from nic_ray.training.batches import NOTHING_HELD, GeneralTexts
+from nic_ray.training.loop import TrainingData
 
 PARTS = get_args(Part)
 LEAST_TEXT_TOKENS = 8
@@ -39,8 +43,11 @@ class Prepared:
     encoder: Encoder
     """The base model, as it was loaded; it is not changed."""
     tokens: Inputs
+    """Those of the collection's texts, then those of `general`."""
     device: str
     bf16: bool
+    general: tuple[str, ...] = ()
+    """Texts that are held to the base model's embeddings; empty if no trial holds any."""
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
@@ -64,7 +71,9 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
     _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
+    general = tuple(general_texts(config.train.general_texts)) if holds_general_texts(config) else ()
     collection, parts = divide(pairs, config.data)
+    is_query = np.append(collection.is_query, np.zeros(len(general), dtype=np.bool_))
     return Prepared(
         config=config,
         collection=collection,
@@ -72,10 +81,41 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
-        tokens=token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query),
+        tokens=token_inputs(encoder, (*collection.texts, *general), config.train.max_tokens, is_query),
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
+        general=general,
     )
+
+
+def holds_general_texts(config: Config) -> bool:
+    """Whether any trial of a run may hold general texts."""
+    return config.train.anchor > 0 or "anchor" in config.space
+
+
+def held_texts(prepared: Prepared, inputs: Inputs) -> GeneralTexts:
+    """Return the general texts of a run with the base model's embeddings of them.
+
+    Args:
+        inputs: inputs at any cut.
+    """
+    if not prepared.general:
+        return NOTHING_HELD
+    first = len(prepared.collection.texts)
+    numbers = np.arange(first, first + len(prepared.general))
+    upper = upper_for(prepared.encoder, inputs).to(prepared.device)
+    return GeneralTexts(numbers, embed(upper, feed(inputs, prepared.device), numbers, bf16=prepared.bf16))
+
+
+def training_data(prepared: Prepared, inputs: Inputs, rows: NDArray[np.int64]) -> TrainingData:
+    """Return what a training of some rows in this process reads.
+
+    Args:
+        inputs: inputs at the depth of the cut below the trained blocks.
+        rows: rows of the collection.
+    """
+    source = feed(inputs, prepared.device)
+    return TrainingData(prepared.collection, rows, source, prepared.bf16, held_texts(prepared, inputs))
 
 
 def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:

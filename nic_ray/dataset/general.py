@@ -1,0 +1,31 @@
+"""General text, to hold a model to: what it is not tuned for and is to keep."""
+
+import re
+from pathlib import Path
+
+from nic_ray.dataset.passages import read_corpus
+from nic_ray.words import count_words
+
+WORDS = range(30, 201)
+"""Numbers of words of the paragraphs that are taken."""
+
+
+def general_texts(path: Path | None) -> list[str]:
+    """Read general texts: the passages of a file of pairs or of a folder, or what every Python interpreter carries.
+
+    Args:
+        path: as for `passages.read_corpus`; None for the paragraphs of Python's language reference
+            (`pydoc_data.topics`), some 500, whose wording differs a little between versions of Python.
+
+    Raises:
+        InputError: as `read_corpus`.
+    """
+    if path is not None:
+        return [passage.text for passage in read_corpus(path)]
+    from pydoc_data.topics import topics
+
+    paragraphs = (part for _, topic in sorted(topics.items()) for part in re.split(r"\n\s*\n", topic))
+    texts = (re.sub(r"[*_|`]+", "", " ".join(paragraph.split())) for paragraph in paragraphs)
+    # without lists of syntax and tables
+    prose = (text for text in texts if count_words(text) in WORDS and text[0].isupper() and text.count("=") < 3)
+    return list(dict.fromkeys(prose))

@@ -1,0 +1,67 @@
+"""General text: what comes with the interpreter, or what a user names."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nic_ray.config import Config
+from nic_ray.dataset.general import general_texts
+from nic_ray.errors import InputError
+from nic_ray.model.activations import frozen_inputs
+from nic_ray.training.batches import NOTHING_HELD
+from nic_ray.training.prepared import held_texts, prepare, training_data
+
+
+def test_the_interpreter_carries_paragraphs_of_prose():
+    texts = general_texts(None)
+    assert texts == general_texts(None)
+    assert len(texts) == len(set(texts)) > 300
+    assert all(30 <= len(text.split()) <= 250 and "\n" not in text and "**" not in text for text in texts)
+    assert sum("Python" in text for text in texts) > 10
+
+
+def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file):
+    (tmp_path / "a.md").write_text(
+        "A paragraph about birds that has more than twelve words, as headings do not have.\n"
+    )
+    assert general_texts(tmp_path) == [(tmp_path / "a.md").read_text().strip()]
+    assert len(general_texts(tiny_pairs_file)) > 10
+    with pytest.raises(InputError, match="no such file or folder"):
+        general_texts(tmp_path / "none")
+
+
+@pytest.fixture
+def run(tiny_model, tiny_pairs_file, tmp_path):
+    """`run(anchor=..., space=...)`: a prepared run whose general texts are two paragraphs."""
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(
+            f"{name} general paragraph " + "with many words of its own " * 4
+        )
+
+    def make(space=None, **train):
+        settings = {"base_model": str(tiny_model()), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32"}
+        settings |= {"general_texts": str(tmp_path / "texts")}
+        config = {"data": {"pairs": str(tiny_pairs_file)}, "train": settings | train, "space": space or {}}
+        return prepare(Config.model_validate(config), on_gpu=False)
+
+    return make
+
+
+def test_general_texts_stand_behind_the_collections_where_a_trial_may_hold_them(run):
+    plain = run()
+    assert (plain.general, held_texts(plain, frozen_inputs(plain.encoder, plain.tokens, [1])[1])) == ((), NOTHING_HELD)
+    for prepared in (run(anchor=1.0), run(space={"anchor": {"uniform": [0, 3]}})):
+        assert [text[0] for text in prepared.general] == ["a", "b"]
+        assert len(prepared.tokens.offsets) == len(plain.tokens.offsets) + 2
+        own = slice(0, plain.tokens.offsets[-1])
+        assert (prepared.tokens.values[own] == plain.tokens.values).all()
+        inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])[1]
+        held = held_texts(prepared, inputs)
+        assert held.texts.tolist() == [len(plain.collection.texts), len(plain.collection.texts) + 1]
+        model = prepared.encoder.model
+        expected = model.encode(list(prepared.general))
+        np.testing.assert_allclose(held.embeddings, expected, atol=1e-5)
+        data = training_data(prepared, inputs, prepared.rows("train"))
+        assert dataclasses.astuple(data.general)[0].tolist() == held.texts.tolist()
