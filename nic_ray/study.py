@@ -16,10 +16,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from nic_ray.config import Dimension, SearchConfig
+from nic_ray.config import SearchConfig
 from nic_ray.errors import InputError
 from nic_ray.metrics.table import direction_of
 from nic_ray.record import EndedTrial, add_ended, study_url
+from nic_ray.space import Dimension
 
 log = logging.getLogger("nic_ray.study")
 

@@ -1,11 +1,27 @@
-"""Pydantic's errors as messages that a user can act on, for settings, stored files and rows of pairs."""
+"""Groups of settings, and pydantic's errors as messages that a user can act on."""
 
 import difflib
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from nic_ray.errors import is_utf8
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """Refuse characters that YAML can express but that no file name, address or UTF-8 text can contain."""
+        if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
+            raise ValueError(f"must be text without null characters and halves of characters, got {shown_value(value)}")
+        return value
 
 
 def setting_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

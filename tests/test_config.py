@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nic_ray.config import Config, Dimension, TrainConfig, trial_config
+from nic_ray.config import Config, TrainConfig, trial_config
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
+from nic_ray.space import Dimension
 
 SHIPPED = sorted((Path(__file__).parent.parent / "tune_configs").glob("*.yaml"))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nic_ray.bundle.files import refuse_existing
-from nic_ray.config import Config, Dimension
+from nic_ray.config import Config
 from nic_ray.config_file import StartedSettings, changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError, RunError, is_disk_full
 from nic_ray.evidence import StoredRun
@@ -21,6 +21,7 @@ from nic_ray.record import is_full
 from nic_ray.remote import Mirror, exists, is_uri, local_folder, mirror_at, pull, push
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.export import new_run_folder
+from nic_ray.space import Dimension
 from nic_ray.stored import read_object
 from nic_ray.training.prepared import Prepared, describe_start
 
