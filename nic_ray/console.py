@@ -14,12 +14,11 @@ import typer
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
-from nic_ray.metrics.table import METRICS
+from nic_ray.metrics.table import METRICS, OVER_ALL
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-OVER_ALL_DOMAINS = ("worst", "macro")
 
 NEW_OBJECTS = 100_000
 """Threshold of Python's garbage collector while a command runs: the number of new objects that starts a collection.
@@ -101,8 +100,8 @@ def metrics_table(
     metrics = [*METRICS] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
-    domains = [name for name in names if name not in OVER_ALL_DOMAINS]
-    overall = [name for name in OVER_ALL_DOMAINS if name in names]
+    domains = [name for name in names if name not in OVER_ALL]
+    overall = [name for name in ("worst", "macro") if name in names]
     columns = ["domain", *(["pas-sages"] if passages else [])]
     for metric in metrics:
         models = [*results, "gain"] if len(results) > 1 else results

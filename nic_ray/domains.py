@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 
 from nic_ray.evidence import Intervals
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
 
 MAX_SHOWN = 24
 """Largest number of domains that are all shown. Of more, only the worst and the best are shown."""
@@ -46,7 +46,7 @@ def changes_of(results: Mapping[str, Mapping[str, float]], metric: str = PRIMARY
     return {
         name: models[-1].get(f"{metric}/{name}", 0.0) - (models[0].get(f"{metric}/{name}", 0.0) if models[1:] else 0.0)
         for name in sorted(names)
-        if name not in ("macro", "worst")
+        if name not in OVER_ALL
     }
 
 

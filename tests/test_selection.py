@@ -8,12 +8,15 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.config import Config
+from nic_ray.config_file import dump_config
 from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.evidence import IN_DOMAIN
-from nic_ray.metrics.fusion import Fusion
+from nic_ray.metrics.fusion import FUSIONS, Fusion
+from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
-from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.model.evaluation import evaluate, evaluate_encoder, fused_scores, score, texts_to_score
+from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
 from nic_ray.search import search
 from nic_ray.selection import selection
@@ -21,6 +24,7 @@ from nic_ray.selection.candidates import Confirmation, best_of
 from nic_ray.selection.guard import Mixture
 from nic_ray.selection.reading import read_once
 from nic_ray.selection.retention import load_retention_set
+from nic_ray.selection.scoring import Scorer
 from nic_ray.selection.selection import Contestants, SearchResult, final, judge
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
@@ -180,6 +184,46 @@ def test_words_and_vectors_are_judged_on_validation_and_read_on_test(searched):
     read = found.evidence["intervals"]["tuned + BM25 minus tuned"]["macro"]["difference"]
     after = flat["test"]["tuned + BM25"]["recall_at_5/macro"] - flat["test"]["tuned"]["recall_at_5/macro"]
     assert read == pytest.approx(after)
+
+
+@pytest.mark.parametrize("objective", ["recall_at_5/fused", "mrr/fused"])
+def test_a_search_may_be_for_the_best_partner_of_a_search_by_words(searched, objective, tmp_path):
+    prepared, inputs, candidates = searched(1, 2)
+    settings = prepared.config.search.model_copy(update={"objective": objective})
+    prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"search": settings}))
+    rows = prepared.rows("validation")
+    for number, candidate in enumerate(candidates):
+        found = Scorer(prepared, inputs[candidate.config.frozen_layers]).metrics(candidate.weights, rows)
+        candidates[number] = dataclasses.replace(candidate, metrics={**candidate.metrics, **found})
+    found = judge(
+        prepared, inputs, Contestants({"first trial": candidates[0]}, candidates, []), None,
+        export_anyway=True, say=lambda _: None,
+    )  # fmt: skip
+    metric, words = objective.partition("/")[0], found.evidence["word_search"]
+    for part, figures in words["figures"].items():
+        fusion = Fusion(**words["chosen"]["tuned"])
+        assert found.results[part]["tuned"][objective] == figures[f"tuned, {fusion}"][f"{metric}/macro"]
+    assert all(objective in row for row in found.evidence["front"])
+    (tmp_path / "config.yaml").write_text(dump_config(prepared.config))
+    search._write_result(SearchResult(None, tmp_path, found, []), prepared, None)
+    page = write_page(tmp_path).read_text()
+    assert "cannot be shown" not in page
+    assert "<td>fused</td>" not in page
+
+
+def test_what_is_chosen_by_is_the_best_fusion_of_each_model(searched):
+    prepared, inputs, (candidate,) = searched(1)
+    rows = prepared.rows("validation").tolist()
+    texts = texts_to_score(prepared.collection, rows)
+    embeddings = Scorer(prepared, inputs[1]).embeddings(candidate.weights, texts)
+    flat = score(embeddings, texts, prepared.collection, rows, "mrr/fused")
+    domains = [prepared.collection.domains[row] for row in rows]
+    found = fused_scores(embeddings, texts, prepared.collection, rows, FUSIONS)
+    assert flat["mrr/fused"] == max(flat_metrics(found[each], domains)["mrr/macro"] for each in FUSIONS)
+    assert score(embeddings, texts, prepared.collection, rows).keys() == flat.keys() - {
+        "mrr/fused",
+        "recall_at_5/fused",
+    }
 
 
 def macro(flat):

@@ -47,7 +47,8 @@ def third(monkeypatch):
 
 def test_a_search_may_choose_by_every_mean_and_by_the_worst_domain_where_it_is_shown(third):
     assert objectives() == (
-        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst"
+        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst",
+        "recall_at_5/fused", "mrr/fused", "recall_at_1/fused",
     )  # fmt: skip
     assert [label_of(name) for name in objectives()][2:4] == ["macro Recall@1", "worst Recall@5"]
 
@@ -191,7 +192,8 @@ def test_a_third_metric_can_be_the_objective_of_a_configuration_file(tmp_path):
     objective, enum = done.stdout.splitlines()
     assert objective == "recall_at_1/worst"
     assert json.loads(enum) == [
-        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst"
+        "recall_at_5/macro", "mrr/macro", "recall_at_1/macro", "recall_at_5/worst", "recall_at_1/worst",
+        "recall_at_5/fused", "mrr/fused", "recall_at_1/fused",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
 from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, path_points
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
@@ -79,7 +79,7 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
     many = len(changes_of({"tuned": tested})) > MAX_SHOWN
     for key, value in tested.items():
         metric, _, domain = key.partition("/")
-        if metric in METRICS and domain != "worst" and (domain == "macro" or not many):
+        if metric in METRICS and (domain == "macro" or (domain not in OVER_ALL and not many)):
             yield EvalResult(
                 task_type="information-retrieval",
                 dataset_type=Path(pairs).stem,
@@ -175,6 +175,7 @@ def pictured(metadata: Metadata) -> Mapping[str, Mapping[str, float]]:
 
 def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping[str, int]) -> str:
     names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
+    names.pop("fused", None)
     last = [name for name in ("worst", "macro") if name in names]
     counted = ["passages"] if passages else []
     header = ["domain", *counted, *(f"{metric.label} {model}" for metric in METRICS.values() for model in results)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from nic_ray.domains import AT_EACH_END, changes_of, shown_domains
 from nic_ray.evidence import Intervals, TrainedTrial, TrainedTrials
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
 
 COLOURS = {
     "base": "#0072B2",
@@ -143,4 +143,4 @@ def pictured_domains(results: Mapping[str, Mapping[str, float]]) -> list[str]:
 def domains_of(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The domains of flat metrics, sorted by name, then "macro"."""
     names = {key.partition("/")[2] for flat in results.values() for key in flat if key.startswith(f"{PRIMARY}/")}
-    return [*sorted(names - {"macro", "worst"}), *(["macro"] if "macro" in names else [])]
+    return [*sorted(names - {*OVER_ALL}), *(["macro"] if "macro" in names else [])]

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
 from nic_ray.errors import InputError
+from nic_ray.metrics.table import OVER_ALL
 from nic_ray.validation import row_faults
 
 MAX_LISTED = 20
@@ -254,7 +255,7 @@ def _domain_name(name: str) -> str:
     if "/" in name or not name.isprintable() or name != name.strip():
         start = name if len(name) <= 40 else name[:39] + "…"
         raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
-    if name in ("macro", "worst"):
+    if name in OVER_ALL:
         raise ValueError(f'must not be "{name}", which names a figure over all domains')
     return name
 

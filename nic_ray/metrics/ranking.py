@@ -157,7 +157,8 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
     """Average the metrics of single queries to the numbers that a model is judged by.
 
     Args:
-        values: metrics of `METRICS` by name, as `query_metrics` gives them, each (Q,).
+        values: metrics of `METRICS` by name, as `query_metrics` gives them, each (Q,). Of a name that ends in "/fused"
+            only the mean over domains is given, under that name.
         domains: (Q,) the domain of each query.
 
     Returns:
@@ -172,6 +173,9 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
     for name, scores in values.items():
         if len(domains) != len(scores):
             raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(scores)} queries")
+        if name.endswith("/fused"):
+            flat[name] = by_domain(scores, domains)["macro"]
+            continue
         means = by_domain(scores, domains, direction=METRICS[name].direction)
         if not METRICS[name].shows_worst:
             del means["worst"]

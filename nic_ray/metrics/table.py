@@ -70,10 +70,15 @@ TIE_BREAKER = "mrr"
 """The metric whose mean over domains decides between models with equal objectives."""
 
 
+OVER_ALL = ("macro", "worst", "fused")
+"""Ends of flat metrics that name no domain: the mean over domains, the worst domain, and the mean over domains of the
+model's best fusion with a search by words, which is computed where it is the objective."""
+
+
 def objectives() -> tuple[str, ...]:
-    """List the flat metrics that may be a search's objective: means over domains, and worst domains where shown."""
+    """List the flat metrics that may be a search's objective: means over domains, worst domains where shown, fused."""
     worst = (f"{name}/worst" for name, metric in METRICS.items() if metric.shows_worst)
-    return (*(f"{name}/macro" for name in METRICS), *worst)
+    return (*(f"{name}/macro" for name in METRICS), *worst, *(f"{name}/fused" for name in METRICS))
 
 
 def direction_of(objective: str) -> int:

@@ -12,7 +12,7 @@ from nic_ray.dataset.pairs import Collection, relevant_passages
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import FirstHits, first_hits
-from nic_ray.metrics.fusion import VECTORS, Fusion, fused
+from nic_ray.metrics.fusion import FUSIONS, VECTORS, Fusion, best_fusion, fused
 from nic_ray.metrics.ranking import (
     Similarity,
     as_matrix,
@@ -71,15 +71,46 @@ def embed(
 
 
 def score(
-    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int]
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    objective: str = "",
 ) -> dict[str, float]:
-    """Average the `query_scores` of rows by domain, from embeddings of their texts.
+    """Average the `judged_scores` of rows by domain, from embeddings of their texts.
 
     Returns:
         as `ranking.flat_metrics`.
     """
-    values = query_scores(embeddings, texts, collection, rows)
+    values = judged_scores(embeddings, texts, collection, rows, objective)
     return flat_metrics(values, [collection.domains[row] for row in rows])
+
+
+def judged_scores(
+    embeddings: NDArray[np.floating],
+    texts: NDArray[np.int64],
+    collection: Collection,
+    rows: Sequence[int],
+    objective: str,
+    *,
+    similarity: Similarity = "cosine",
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the metrics that a model is judged by: `query_scores`, and those of its best fusion if that is asked for.
+
+    Args:
+        embeddings, texts, collection, rows, similarity: as for `query_scores`.
+        objective: one of `table.objectives`. If it ends in "/fused", the metrics of the fusion with a search by words
+            that has the best macro mean on these rows are added, as "recall_at_5/fused", ...
+    """
+    given = (embeddings, texts, collection, rows)
+    values = query_scores(*given, similarity=similarity)
+    name, _, over = objective.partition("/")
+    if over == "fused":
+        found = fused_scores(*given, FUSIONS, similarity=similarity)
+        domains = [collection.domains[row] for row in rows]
+        best = best_fusion({each: flat_metrics(found[each], domains) for each in FUSIONS}, f"{name}/macro")
+        values |= {f"{metric}/fused": scores for metric, scores in found[best].items()}
+    return values
 
 
 def query_scores(
@@ -250,15 +281,21 @@ def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.in
 
 
 def evaluate(
-    upper: Upper, source: Feed, collection: Collection, rows: Sequence[int], *, bf16: bool = False
+    upper: Upper,
+    source: Feed,
+    collection: Collection,
+    rows: Sequence[int],
+    *,
+    bf16: bool = False,
+    objective: str = "",
 ) -> dict[str, float]:
-    """Compute per-domain metrics of rows, ranked over the whole corpus.
+    """Compute per-domain metrics of rows, ranked over the whole corpus; `objective` as for `judged_scores`.
 
     Raises:
         ValueError: an embedding is not finite.
     """
     texts = texts_to_score(collection, rows)
-    return score(embed(upper, source, texts, bf16=bf16), texts, collection, rows)
+    return score(embed(upper, source, texts, bf16=bf16), texts, collection, rows, objective)
 
 
 def evaluate_encoder(

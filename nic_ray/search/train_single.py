@@ -172,7 +172,10 @@ def _last_state(
             upper.to(prepared.device),
             loop.TrainingData(collection, prepared.rows("train"), source, bf16, held_texts(prepared, inputs)),
             loop.Validation(
-                lambda model: evaluate(model, source, collection, validation_rows, bf16=bf16), config.search.objective
+                lambda model: evaluate(
+                    model, source, collection, validation_rows, bf16=bf16, objective=config.search.objective
+                ),
+                config.search.objective,
             ),
             state=state,
         ):

@@ -249,7 +249,7 @@ def _train(
                 upper,
                 loop.TrainingData(collection, shared.train_rows, source, bf16, ray.get(shared.general)),
                 loop.Validation(
-                    lambda model: _evaluate_together(model, source, collection, shared.validation_rows, bf16=bf16),
+                    lambda model: _evaluate_together(model, source, collection, shared, bf16=bf16),
                     shared.objective,
                 ),
                 state=state,
@@ -359,12 +359,13 @@ def _state_to_resume_from(shared: TrialInputs, checkpoint: Any, start: str | Non
 
 
 def _evaluate_together(
-    upper: Upper, source: Feed, collection: Collection, rows: NDArray[np.int64], *, bf16: bool
+    upper: Upper, source: Feed, collection: Collection, shared: TrialInputs, *, bf16: bool
 ) -> dict[str, float]:
     """Evaluate together: each worker embeds its share of the texts, and all return the same metrics."""
+    rows, objective = shared.validation_rows.tolist(), shared.objective
     if not dist.is_initialized():
-        return evaluate(upper, source, collection, rows.tolist(), bf16=bf16)
-    texts = texts_to_score(collection, rows.tolist())
+        return evaluate(upper, source, collection, rows, bf16=bf16, objective=objective)
+    texts = texts_to_score(collection, rows)
     rank, workers = dist.get_rank(), dist.get_world_size()
     embedded = torch.from_numpy(embed(upper, source, texts[rank::workers], bf16=bf16))
     counts = [len(texts[part::workers]) for part in range(workers)]
@@ -373,6 +374,6 @@ def _evaluate_together(
         embeddings[part::workers] = received.cpu().numpy()
     # all workers decide by the first one's numbers: on different processors, rounding could make them differ, and
     # a worker that continues would wait forever for those that have stopped
-    metrics = [score(embeddings, texts, collection, rows.tolist())]
+    metrics = [score(embeddings, texts, collection, rows, objective)]
     dist.broadcast_object_list(metrics, src=0)
     return metrics[0]

@@ -68,6 +68,7 @@ def choose_mixture(
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
+    compared_by = objective if over == "fused" else metric
     direction = direction_of(objective)
     best = max(allowed, key=lambda mixture: maximised(mixture.metrics, objective))
     names = np.asarray(queries.domains, np.str_)
@@ -77,7 +78,7 @@ def choose_mixture(
     def is_as_good(mixture: Mixture) -> bool:
         if mixture is best:
             return True
-        difference = best.scores[metric] - mixture.scores[metric]
+        difference = best.scores[compared_by] - mixture.scores[compared_by]
         error = standard_error(difference[compared], queries.passages[compared], names[compared].tolist())
         lead = maximised(best.metrics, objective) - maximised(mixture.metrics, objective)
         return error is not None and lead <= error

@@ -12,7 +12,7 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
-from nic_ray.model.evaluation import embed, query_scores, texts_to_score
+from nic_ray.model.evaluation import embed, judged_scores, texts_to_score
 from nic_ray.training.prepared import Prepared
 
 Weights = Mapping[str, Tensor]
@@ -45,7 +45,7 @@ class Scorer:
         return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
 
     def scores(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Compute every metric of each row's query, (rows,).
+        """Compute the `judged_scores` of each row's query, (rows,).
 
         Raises:
             InputError: an embedding by the base model is not finite.
@@ -55,7 +55,9 @@ class Scorer:
         texts = texts_to_score(collection, numbers)
         embeddings = self.embeddings(weights, texts)
         try:
-            return query_scores(embeddings, texts, collection, numbers, similarity=self.similarity(weights))
+            return judged_scores(
+                embeddings, texts, collection, numbers, self._objective(), similarity=self.similarity(weights)
+            )
         except ValueError:
             if weights is not None:
                 raise
@@ -63,6 +65,10 @@ class Scorer:
                 f"{self.prepared.encoder.name}: gives embeddings that are not finite, so there is nothing to tune; "
                 "name another train.base_model"
             ) from None
+
+    def _objective(self) -> str:
+        """The objective of the search; none for another collection, which decides nothing by it."""
+        return "" if self.collection is not None else self.prepared.config.search.objective
 
     def metrics(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, float]:
         """Compute the flat metrics of some rows; raises the same errors as `scores`."""

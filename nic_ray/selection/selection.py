@@ -184,7 +184,7 @@ def _chosen_fusions(
         for label, (at, weights) in cuts.items()
     }
     chosen = fusions["tuned"]
-    value = flat_metrics(chosen.scores[chosen.best], queries.domains)[objective]
+    value = flat_metrics(chosen.scores[chosen.best], queries.domains)[objective.replace("/fused", "/macro")]
     verdict = "which retrieve will rank by" if chosen.helps else "which may be chance, so retrieve ranks without words"
     say(f"with a search by words ({chosen.best}): {objective} {value:.4f} on validation, {verdict}")
     return fusions
@@ -296,7 +296,11 @@ def _trained(candidate: Candidate) -> list[TrainedTrial]:
 
 def _path_point(mixture: Mixture) -> PathPoint:
     """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
-    return PathPoint(mixture.alpha, {name: mixture.metrics[name] for name in objectives()}, mixture.retention)
+    return PathPoint(
+        mixture.alpha,
+        {name: mixture.metrics[name] for name in objectives() if name in mixture.metrics},
+        mixture.retention,
+    )
 
 
 def _describe_mixture(mixture: Mixture, objective: str) -> str:

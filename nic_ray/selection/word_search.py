@@ -59,6 +59,7 @@ def choose_fusion(
     given = (embeddings, texts, collection, numbers)
     scores = fused_scores(*given, (WORDS, VECTORS, *FUSIONS), similarity=similarity)
     results = {fusion: flat_metrics(scores[fusion], queries.domains) for fusion in FUSIONS}
+    objective = objective.replace("/fused", "/macro")
     by_scores = best_fusion({fusion: flat for fusion, flat in results.items() if fusion != RANKS}, objective)
     best = best_fusion({fusion: results[fusion] for fusion in (RANKS, by_scores)}, objective)
     bound = lower_bound(
