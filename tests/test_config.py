@@ -163,8 +163,8 @@ def test_all_errors_are_listed_at_once(refusal):
         "space.scale: the low end must be below the high end, got [30.0, 10.0]",
         "space.epochs: is the same for every trial; set it under train",
         "search.trials: must be a whole number, got 'many'",
-        "search.objective: must be one of 'recall_at_5/macro', 'mrr/macro', 'recall_at_5/worst', 'recall_at_5/fused' or "
-        "'mrr/fused', got 'recall_at_5'",
+        "search.objective: must be one of 'recall_at_5/macro', 'mrr/macro', 'recall_at_5/worst', "
+        "'recall_at_5/fused' or 'mrr/fused', got 'recall_at_5'",
         "resources: must be settings by name, got null",
         "trian: no such setting; did you mean train?",
     ]
