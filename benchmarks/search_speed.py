@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,12 @@ def our_search(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
-    """`hyperparameter_search` over the same space; it cannot be told which configuration to try first."""
+def their_search(arguments: argparse.Namespace, noted: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
+    """`hyperparameter_search` over the same space; it cannot be told which configuration to try first.
+
+    Args:
+        noted: called with the macro Recall@5 on the validation rows at each evaluation of a trial.
+    """
     import optuna
     import rival
     import torch
@@ -245,7 +250,9 @@ def their_search(arguments: argparse.Namespace) -> dict[str, Any]:
         primary_metric = "macro"
 
         def __call__(self, model: Any, *_: Any, **__: Any) -> dict[str, float]:
-            return {"macro": macro_recall(model, "validation")}
+            found = macro_recall(model, "validation")
+            noted(found)
+            return {"macro": found}
 
     def macro_recall(model: Any, part: str) -> float:
         texts = texts_to_score(collection, rows[part].tolist())

@@ -348,3 +348,45 @@ def test_an_epoch_alone_has_the_frozen_blocks_in_it_and_an_epoch_of_many_has_not
         "theirs, tuned / ours, their batches": [2.0, 1.33],
     }
     assert all("frozen output not in it" in line and "frozen output in it" in line for line in told.values())
+
+
+def test_the_time_to_a_quality_is_that_of_the_first_evaluation_as_high(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    quality = importlib.import_module("time_to_quality")
+    for value in (0.5, 0.7):
+        quality.note(tmp_path / "notes", value)
+    began = float((tmp_path / "notes").read_text().split()[0])
+    (first, *_), second = quality.read_notes(tmp_path / "notes", began)
+    assert (first, second[1]) == (0.0, 0.7)
+    ours, theirs = [[10.0, 0.6], [20.0, 0.75], [30.0, 0.7]], [[100.0, 0.65], [300.0, 0.7]]
+    assert [quality.reached(ours, level) for level in (0.6, 0.7, 0.8)] == [10.0, 20.0, None]
+    assert [quality.ratio(ours, theirs, level) for level in (0.6, 0.7, 0.75, 0.8)] == [
+        "10.0 times", "15.0 times", "more than 15.0 times", None
+    ]  # fmt: skip
+    assert quality.ratio(ours, [], 0.6) is None
+    assert quality.best(theirs) == 0.7
+
+
+def test_a_sentence_looks_for_its_paragraph_without_standing_in_it(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    retention = importlib.import_module("retention")
+    texts = [f"The first sentence says {n} here now. A second one tells {n} of it. Short {n}." for n in range(40)]
+    pairs = retention.cloze(texts)
+    assert len(pairs) == 40
+    for pair in pairs:
+        (text,) = (text for text in texts if pair.query in text)
+        assert sorted(f"{pair.query} {pair.positive}".split()) == sorted(text.split())
+        assert pair.query not in pair.positive
+    assert retention.cloze(texts[:20]) == []
+    assert retention.cloze(["One sentence alone is no paragraph at all."] * 40) == []
+
+
+def test_a_candidate_is_held_against_the_sets_that_it_was_not_taken_from(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    retention = importlib.import_module("retention")
+    rows = [
+        {"measured": {"a": {"recall_at_5": x, "mrr": -x}, "b": {"recall_at_5": x * x, "mrr": x}, "n, a": {"kept": x}}}
+        for x in (-3, -2, 1, 4)
+    ]
+    assert retention.correlation(rows, "n, a", ["a", "b"]) == pytest.approx((0.2, 1.0))
+    assert retention.correlation(rows, "b", ["a", "b"]) == pytest.approx((0.2, -0.2))
