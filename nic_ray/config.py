@@ -36,7 +36,6 @@ SAME_FOR_ALL_TRIALS = (
     "epochs",
     "evaluations_per_epoch",
     "anchor_texts",
-    "general_texts",
     "seed",
 )
 
@@ -108,11 +107,6 @@ class TrainConfig(Section):
         "model's, so that less is forgotten; 0: they are not held",
     )
     anchor_texts: int = Field(32, ge=1, description="general texts that are held in each batch, if anchor is above 0")
-    general_texts: Path | None = Field(
-        None,
-        description="file of pairs, or folder of .txt and .md files, whose passages are the general texts; null: "
-        "paragraphs of Python's language reference, which comes with the interpreter",
-    )
     max_tokens: int = Field(256, ge=8, description="tokens a text is cut off at (the model's own limit if lower)")
     evaluations_per_epoch: int = Field(1, ge=1, description="times per epoch that the validation rows are scored")
     patience: int | None = Field(
@@ -271,6 +265,13 @@ class GuardConfig(Section):
     max_retention_loss: float = Field(
         0.05, ge=0, le=1, description="largest loss of Recall@5 on the retention set, compared with the base model"
     )
+    min_neighbours_kept: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="least share of the ten nearest neighbours of general texts that must be the base model's; 0: not "
+        "measured",
+    )
     max_domain_drop: float = Field(
         0.02,
         ge=0,
@@ -311,6 +312,12 @@ class Config(Section):
         None,
         description="folder that all nodes share, or a URI such as s3://bucket/folder, that receives runs/ and "
         "models/; null: where the command says",
+    )
+    general_texts: Path | None = Field(
+        None,
+        description="file of pairs, or folder of .txt and .md files, with passages on other subjects: every second one "
+        "measures what is forgotten (guard.min_neighbours_kept), the others hold the model (train.anchor); null: "
+        "paragraphs of Python's language reference, which come with the interpreter",
     )
     refit: Literal["none", "all"] = Field(
         "none",

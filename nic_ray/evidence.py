@@ -72,6 +72,7 @@ class GuardVerdict(TypedDict, total=False):
     overridden: bool
     """Whether the model was exported despite the objections."""
     max_retention_loss: float
+    min_neighbours_kept: float
     max_domain_drop: float
     lower_bounds: Mapping[str, float | None]
     """Part -> lower confidence bound of the macro difference."""
@@ -107,6 +108,7 @@ class PathRow(TypedDict, total=False):
 
     alpha: Required[float]
     retention: Required[Mapping[str, float] | None]
+    neighbours: float | None
 
 
 class StoredFusion(TypedDict):
@@ -178,6 +180,8 @@ class Evidence(TypedDict, total=False):
     """Position of the weights between those of the base model (0) and the tuned ones (1)."""
     retention: Mapping[str, Mapping[str, float]] | None
     """Model -> macro metrics on the retention set minus the base model's; None without a retention set."""
+    neighbours_kept: Mapping[str, float] | None
+    """Model -> share of the base model's neighbours on general texts that it keeps; None if not measured."""
     front: list[PathRow]
     """Rows written by `path_row` and read by `path_points`."""
     confirmed: list[Confirmed]
@@ -211,11 +215,15 @@ class PathPoint:
     """Metrics on the validation rows: macro means, and the worst domain for metrics that report it."""
     retention: Mapping[str, float] | None
     """Macro metrics on the retention set minus the base model's; None without a retention set."""
+    neighbours: float | None = None
+    """Share of the base model's neighbours on general texts that are kept; None if not measured."""
 
 
 def path_row(point: PathPoint) -> PathRow:
     """A point in the form in which it is stored."""
-    return cast(PathRow, {"alpha": point.alpha, **point.metrics, "retention": point.retention})
+    return cast(
+        PathRow, {"alpha": point.alpha, **point.metrics, "retention": point.retention, "neighbours": point.neighbours}
+    )
 
 
 def path_points(rows: Iterable[PathRow]) -> list[PathPoint]:
@@ -225,6 +233,7 @@ def path_points(rows: Iterable[PathRow]) -> list[PathPoint]:
             row["alpha"],
             {name: value for name, value in cast(JsonObject, row).items() if "/" in name},
             row["retention"],
+            row.get("neighbours"),
         )
         for row in rows
     ]

@@ -201,7 +201,9 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
         # in fp32 on any processor: what is compared with has not been rounded either
         train = {"base_model": str(base or tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
         train["precision"] = "fp32"
-        prepared = prepare(Config.model_validate({"data": given, "train": train}), on_gpu=False)
+        guard = {"min_neighbours_kept": 0}  # noise on the weights leaves no neighbour where it was
+        settings = Config.model_validate({"data": given, "train": train, "guard": guard})
+        prepared = prepare(settings, on_gpu=False)
         inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))
         candidates = []
         for number, depth in enumerate(depths):
@@ -214,8 +216,8 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
             part.load_trained_state(weights)
             rows = prepared.rows("validation").tolist()
             metrics = evaluate(part, feed(inputs[depth], "cpu"), prepared.collection, rows)
-            settings = prepared.config.train.model_copy(update={"frozen_layers": depth})
-            candidates.append(Candidate(f"trial-{number:03d}", settings, metrics | {"epoch": 1.0}, weights))
+            own = prepared.config.train.model_copy(update={"frozen_layers": depth})
+            candidates.append(Candidate(f"trial-{number:03d}", own, metrics | {"epoch": 1.0}, weights))
         return prepared, inputs, candidates
 
     return make

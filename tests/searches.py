@@ -46,7 +46,7 @@ def settings(model: Path, pairs: Path, trials: int = 2, **changes: dict[str, obj
         "space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}, "frozen_layers": {"choice": [0, 1, 2]}},
         "search": {"trials": trials, "reduction_factor": 2},
         "confirm": {"seeds": 0},
-        "guard": {"retention_set": None},
+        "guard": {"retention_set": None, "min_neighbours_kept": 0},
     }
     for section, values in changes.items():
         sections[section] = {**sections.get(section, {}), **values}

@@ -430,8 +430,8 @@ def test_the_card_says_how_far_its_figures_can_be_trusted():
     assert table_row(card, "### Tuned minus base", "radios")[2] == "–"
     assert "Intervals hold 95%, by Student's t over passages" in card
     assert "base + 0.7 * (tuned - base)" in card
-    assert table_row(card, "### Between", "0") == ["0", "0.457", "0.358", "+0.000", "+0.000"]
-    assert table_row(card, "### Between", "0.7")[3:] == ["–", "–"]
+    assert table_row(card, "### Between", "0") == ["0", "0.457", "0.358", "+0.000", "+0.000", "–"]
+    assert table_row(card, "### Between", "0.7")[3:] == ["–", "–", "–"]
     assert table_row(card, "### Between", "tuned") == ["tuned", "-0.032", "-0.023"]
     assert table_row(card, "### Tried with", "trial-003")[1:] == [
         "0.712 (42), 0.699 (43)",

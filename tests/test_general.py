@@ -33,17 +33,17 @@ def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file):
 
 @pytest.fixture
 def run(tiny_model, tiny_pairs_file, tmp_path):
-    """`run(anchor=..., space=...)`: a prepared run whose general texts are two paragraphs."""
+    """`run(anchor=..., space=...)`: a prepared run whose general texts are four paragraphs."""
     (tmp_path / "texts").mkdir()
-    for name in ("a", "b"):
+    for name in ("a", "b", "c", "d"):
         (tmp_path / "texts" / f"{name}.txt").write_text(
             f"{name} general paragraph " + "with many words of its own " * 4
         )
 
     def make(space=None, **train):
         settings = {"base_model": str(tiny_model()), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32"}
-        settings |= {"general_texts": str(tmp_path / "texts")}
         config = {"data": {"pairs": str(tiny_pairs_file)}, "train": settings | train, "space": space or {}}
+        config |= {"general_texts": str(tmp_path / "texts")}
         return prepare(Config.model_validate(config), on_gpu=False)
 
     return make
@@ -53,7 +53,8 @@ def test_general_texts_stand_behind_the_collections_where_a_trial_may_hold_them(
     plain = run()
     assert (plain.general, held_texts(plain, frozen_inputs(plain.encoder, plain.tokens, [1])[1])) == ((), NOTHING_HELD)
     for prepared in (run(anchor=1.0), run(space={"anchor": {"uniform": [0, 3]}})):
-        assert [text[0] for text in prepared.general] == ["a", "b"]
+        assert [text[0] for text in prepared.general] == ["b", "d"]
+        assert [text[0] for text in prepared.measuring] == ["a", "c"]  # none that is held
         assert len(prepared.tokens.offsets) == len(plain.tokens.offsets) + 2
         own = slice(0, plain.tokens.offsets[-1])
         assert (prepared.tokens.values[own] == plain.tokens.values).all()

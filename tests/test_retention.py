@@ -6,9 +6,12 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.dataset.pairs import Pair, index_pairs
+from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.model.base import load
+from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import evaluate_encoder
-from nic_ray.selection.retention import load_retention_set, retention_of
+from nic_ray.selection.retention import load_general_text, load_retention_set, neighbours_kept, retention_of
+from nic_ray.selection.selection import Contestants, judge
 
 RETENTION_SET = index_pairs(
     [Pair(f"{part} is {fault}", f"drain the {part} if {fault}.", part) for part in ("valve", "oven", "kite")
@@ -44,3 +47,52 @@ def name_in_the_whole(name, depth):
     parts = name.split(".")
     parts[3] = str(int(parts[3]) + depth)
     return ".".join(parts)
+
+
+GENERAL = tuple(f"the {what} of a {place} is {size}" for what in ("door", "lamp", "roof", "wall") for place in (
+    "house", "barn", "ship", "school") for size in ("large", "old"))  # fmt: skip
+
+
+def measuring(searched, *depths, least=0.5):
+    prepared, inputs, candidates = searched(*depths)
+    guard = prepared.config.guard.model_copy(update={"min_neighbours_kept": least})
+    config = prepared.config.model_copy(update={"guard": guard})
+    return dataclasses.replace(prepared, config=config, measuring=GENERAL), inputs, candidates
+
+
+def test_neighbours_are_compared_with_those_of_plain_sentence_transformers(searched):
+    prepared, _, candidates = measuring(searched, 1, 2)
+    general = load_general_text(prepared, [1, 2])
+    before = nearest_neighbours(prepared.encoder.model.encode(list(GENERAL)))
+    assert general.neighbours.tolist() == before.tolist()
+    for candidate in candidates:
+        tuned = with_weights(prepared.encoder, candidate.config.frozen_layers, candidate.weights)
+        expected = share_kept(nearest_neighbours(tuned.model.encode(list(GENERAL))), before)
+        assert neighbours_kept(prepared, general, candidate) == pytest.approx(expected, abs=0.02)
+        assert expected < 1
+    assert load_general_text(dataclasses.replace(prepared, measuring=()), [1]) is None
+
+
+def test_the_weights_are_drawn_back_until_enough_neighbours_are_kept(searched):
+    prepared, inputs, candidates = measuring(searched, 1, least=0.7)
+    found = judge(
+        prepared, inputs, Contestants({"first trial": candidates[0]}, candidates, []), None,
+        export_anyway=False, say=lambda _: None,
+    )  # fmt: skip
+    front = found.evidence["front"]
+    kept = {row["alpha"]: row["neighbours"] for row in front}
+    assert (kept[0.0], found.evidence["guard"]["min_neighbours_kept"]) == (1.0, 0.7)
+    assert kept[1.0] < 0.7 <= kept[found.evidence["alpha"]] == found.evidence["neighbours_kept"]["tuned"]
+    assert found.evidence["neighbours_kept"]["first trial"] == pytest.approx(kept[1.0])
+    assert not any(objection.startswith("retention:") for objection in found.evidence["guard"]["objections"])
+
+
+def test_a_model_that_keeps_too_few_however_far_it_is_drawn_back_is_refused(searched):
+    prepared, inputs, candidates = measuring(searched, 1, least=1.0)
+    wild = {name: 100 * value for name, value in candidates[0].weights.items()}
+    candidates[0] = dataclasses.replace(candidates[0], weights=wild)
+    found = judge(
+        prepared, inputs, Contestants({}, candidates, []), None, export_anyway=False, say=lambda _: None
+    )  # fmt: skip
+    assert found.evidence["guard"]["objections"][0].startswith("retention: every mix with the base model loses more")
+    assert not found.may_be_exported

@@ -255,7 +255,7 @@ def test_objections_can_be_overridden_and_that_is_kept(searched):
 
 
 def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch):
-    def path(prepared, inputs, winner, base, retention_set):
+    def path(prepared, inputs, winner, base, retention_set, general):
         size = len(prepared.rows("validation"))
         return [
             Mixture(alpha, {"recall_at_5/macro": 0.1 + alpha, "mrr/macro": 0.5, "recall_at_5/worst": 0.0},
@@ -267,7 +267,8 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
     monkeypatch.setattr(selection, "interpolation_path", path)
     _, found, _ = judged(searched(1))
     assert found.evidence["guard"]["objections"][0] == (
-        "retention set: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5"
+        "retention: every mix with the base model loses more than guard.max_retention_loss 0.05 Recall@5 on the "
+        "retention set, or keeps less than guard.min_neighbours_kept 0 of the neighbours of general texts"
     )
     assert found.evidence["alpha"] == 1.0  # the best by the objective, for whoever overrides
 
@@ -330,7 +331,8 @@ def tuned_on(pairs, tiny_model, folder):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"pairs": str(path), "validation_share": 0.25, "test_share": 0.25, "query_share": 0}
     train = {"base_model": str(tiny_model()), "frozen_layers": 1, "learning_rate": 3e-3, "epochs": 6, "max_tokens": 64}
-    prepared = prepare(Config.model_validate({"data": data, "train": train}), on_gpu=False)
+    guard = {"min_neighbours_kept": 0}
+    prepared = prepare(Config.model_validate({"data": data, "train": train, "guard": guard}), on_gpu=False)
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [1])
     source, rows = feed(inputs[1], "cpu"), prepared.rows("validation").tolist()
     part = upper(prepared.encoder, 1)

@@ -153,6 +153,8 @@ def test_a_judgement_is_stored_in_the_form_that_it_always_had(judged_run):
     result = json.loads(RunFolder(judged_run).result.read_text())
     assert result["winner"].pop("config").keys() >= {"learning_rate", "frozen_layers", "epochs"}
     assert {result.pop(later) is not None for later in ("word_search", "calibration")} == {True}
+    assert [result.pop("neighbours_kept"), result["guard"].pop("min_neighbours_kept")] == [None, 0]
+    assert {row.pop("neighbours") for row in result["front"]} == {None}
     assert sorted(set(form(result))) == RESULT.split("\n")[1:-1]
     queries = json.loads(RunFolder(judged_run).queries.read_text())
     assert sorted(set(form(queries))) == QUERIES.split("\n")[1:-1]

@@ -303,23 +303,37 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
             f"Retention is measured on pairs of other fields ({metadata['retention_set']['pairs']}): macro "
             f"{' and '.join(labels)} there, minus the base model's."
             if "retention_set" in metadata
-            else "What the tuning forgets of other fields was not measured."
+            else "Questions of other fields were not asked."
         )
+        + _neighbours_note(metadata)
     )
     rows = [
         [
             f"{point.alpha:g}",
             *(f"{point.metrics[f'{name}/macro']:.3f}" for name in METRICS),
             *_kept(point.retention),
+            "–" if point.neighbours is None else f"{point.neighbours:.1%}",
         ]
         for point in path_points(metadata["front"])
     ]
     (first, *others), kept = labels, [f"retention {label}" for label in labels]
-    yield _table(["alpha", f"{first} macro, validation", *others, *kept], rows)
+    yield _table(["alpha", f"{first} macro, validation", *others, *kept, "neighbours kept"], rows)
     if retention := metadata.get("retention"):
         trained = metadata.get("trained", {})
         rows = [[with_epochs(model, model, trained), *_kept(changes)] for model, changes in retention.items()]
         yield _table(["model", *kept], rows)
+
+
+def _neighbours_note(metadata: Metadata) -> str:
+    kept = metadata.get("neighbours_kept")
+    if not kept:
+        return ""
+    least = metadata["guard"]["min_neighbours_kept"]
+    return (
+        " How far the model has moved is measured on general texts, by the share of each text's ten nearest neighbours "
+        f"that are the base model's: {kept['tuned']:.1%}, where at least {least:.0%} are asked for. That tells how "
+        "much has changed, not whether for the worse."
+    )
 
 
 def _kept(retention: Mapping[str, float] | None) -> list[str]:

@@ -121,7 +121,11 @@ def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]
 def retention(run: FinishedRun) -> Html:
     """Gain against retention, for each mixture of the base model's weights and the tuned weights."""
     measured = path_points(run.result.get("front", []))
-    points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
+    by_neighbours = any(point.neighbours is not None for point in measured)
+    if by_neighbours:
+        points = [(point, point.neighbours) for point in measured if point.neighbours is not None]
+    else:
+        points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
     if not points:
         yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.retention_set.")
         return
@@ -146,17 +150,22 @@ def retention(run: FinishedRun) -> Html:
         name=f"chosen: {chosen:.0%} of the way",
         marker={"color": "#D55E00", "symbol": "star", "size": 16},
     )
-    limit = -run.result["guard"]["max_retention_loss"]
+    guard = run.result["guard"]
+    limit = guard["min_neighbours_kept"] if by_neighbours else -guard["max_retention_loss"]
     figure.add_vline(x=limit, line={"color": "#666666", "dash": "dash", "width": 2}, opacity=1)
     lowest, highest = (end(limit, *(kept for _, kept in points)) for end in (min, max))
     margin = 0.06 * (highest - lowest or 0.01)
     figure.update_xaxes(range=[lowest - margin, highest + margin])
-    figure.update_xaxes(title=f"change of {METRICS[PRIMARY].label} on the<br>retention set (0 = nothing forgotten)")
+    figure.update_xaxes(
+        title="share of the neighbours of general texts<br>that are the base model's (1 = nothing moved)"
+        if by_neighbours
+        else f"change of {METRICS[PRIMARY].label} on the<br>retention set (0 = nothing forgotten)"
+    )
     figure.update_yaxes(title=f"{label_of(objective)}, validation rows")
     yield figure_html("retention", figure)
     yield sentence(
         "Each point is a mix of weights, from the base model (0 %) to the tuned one (100 %). Up is better on the "
-        f"domains, right is less forgotten; left of the dashed line ({limit:+.3f}) nothing is exported."
+        f"domains, right is less forgotten; left of the dashed line ({limit:g}) nothing is exported."
     )
 
 

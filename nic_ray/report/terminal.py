@@ -125,6 +125,11 @@ def _retention(evidence: Evidence) -> Iterator[str]:
             for model, retention in evidence["retention"].items()
         )
         yield f"\nretention (change on the retention set against the base model): {changes}"
+    if kept := evidence.get("neighbours_kept"):
+        shares = "; ".join(
+            f"{with_epochs(model, model, evidence['trained'])} {share:.1%}" for model, share in kept.items()
+        )
+        yield f"neighbours of general texts that are the base model's still: {shares}"
 
 
 def _changes(retention: Mapping[str, float]) -> str:
@@ -136,6 +141,7 @@ def _front(evidence: Evidence) -> Iterator[str]:
     yield f"\nbetween the base model (0) and the tuned one (1), validation {label} against retention:"
     for point in path_points(evidence["front"]):
         kept = "" if point.retention is None else f"  {point.retention[PRIMARY]:+.3f}"
+        kept += "" if point.neighbours is None else f"  {point.neighbours:.1%} of neighbours kept"
         chosen = "  <- chosen" if point.alpha == evidence["alpha"] else ""
         yield f"  {point.alpha:.1f}: {point.metrics[f'{PRIMARY}/macro']:.3f}{kept}{chosen}"
 

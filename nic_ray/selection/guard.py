@@ -40,10 +40,17 @@ class Mixture:
     """Metric -> its value for each validation query, (Q,)."""
     retention: Mapping[str, float] | None
     """Metric -> its macro mean on the retention set minus the base model's; None without a retention set."""
+    neighbours: float | None = None
+    """Share of the base model's neighbours on general texts that are kept; None if that is not measured."""
 
 
 def choose_mixture(
-    mixtures: Sequence[Mixture], queries: Queries, *, objective: str, max_retention_loss: float
+    mixtures: Sequence[Mixture],
+    queries: Queries,
+    *,
+    objective: str,
+    max_retention_loss: float,
+    min_neighbours_kept: float = 0.0,
 ) -> Mixture | None:
     """Choose the smallest alpha that is as good as the best one, among those that forget little enough.
 
@@ -56,6 +63,7 @@ def choose_mixture(
         queries: passages and domains of the queries that the mixtures' scores belong to.
         objective: the flat metric that is compared, one of `table.objectives`.
         max_retention_loss: largest loss of the primary metric, Recall@5, on the retention set; at least 0.
+        min_neighbours_kept: least share of the neighbours on general texts that are kept.
 
     Returns:
         the chosen mixture; None if all of them forget more than that.
@@ -63,7 +71,8 @@ def choose_mixture(
     allowed = [
         mixture
         for mixture in mixtures
-        if mixture.retention is None or mixture.retention[PRIMARY] >= -max_retention_loss
+        if (mixture.retention is None or mixture.retention[PRIMARY] >= -max_retention_loss)
+        and (mixture.neighbours is None or mixture.neighbours >= min_neighbours_kept)
     ]
     if not allowed:
         return None

@@ -12,7 +12,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.guard import Mixture
-from nic_ray.selection.retention import RetentionSet, retention_of
+from nic_ray.selection.retention import GeneralText, RetentionSet, neighbours_kept, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.training.prepared import Prepared
 
@@ -25,6 +25,7 @@ def interpolation_path(
     winner: Candidate,
     base: Mapping[str, NDArray[np.float64]],
     retention_set: RetentionSet | None,
+    general: GeneralText | None = None,
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> list[Mixture]:
@@ -34,18 +35,19 @@ def interpolation_path(
         inputs: inputs at the winner's depth.
         base: metric -> the base model's value for each validation query, (Q,).
         retention_set: the pairs to measure retention on; with None it is not measured.
+        general: the texts whose neighbours are compared; None likewise.
         alphas: shares of the winner's weights, each in (0, 1].
     """
     rows, domains = prepared.rows("validation"), queries_of(prepared, "validation").domains
     at_base = None if retention_set is None else dict.fromkeys(retention_set.base, 0.0)
-    mixtures = [Mixture(0.0, flat_metrics(base, domains), base, at_base)]
+    mixtures = [Mixture(0.0, flat_metrics(base, domains), base, at_base, None if general is None else 1.0)]
     for alpha in alphas:
         weights = interpolated(prepared, winner, alpha)
         scores = Scorer(prepared, inputs).scores(weights, rows)
-        kept = (
-            None if retention_set is None else retention_of(prepared, retention_set, replace(winner, weights=weights))
-        )
-        mixtures.append(Mixture(alpha, flat_metrics(scores, domains), scores, kept))
+        mixed = replace(winner, weights=weights)
+        kept = None if retention_set is None else retention_of(prepared, retention_set, mixed)
+        near = None if general is None else neighbours_kept(prepared, general, mixed)
+        mixtures.append(Mixture(alpha, flat_metrics(scores, domains), scores, kept, near))
     return mixtures
 
 

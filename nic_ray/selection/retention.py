@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection
+from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.metrics.table import METRICS
 from nic_ray.model.activations import Inputs, frozen_inputs, token_inputs
 from nic_ray.selection.candidates import Candidate
@@ -24,6 +26,53 @@ class RetentionSet:
     """Metric -> macro mean of the base model on these questions."""
 
 
+@dataclass(frozen=True)
+class GeneralText:
+    """General texts, whose neighbourhoods show how far a model has moved by its tuning."""
+
+    inputs: Mapping[int, Inputs]
+    """Inputs of the texts, by depth."""
+    neighbours: NDArray[np.int64]
+    """(n, k) nearest neighbours of each text by the base model."""
+
+
+def load_general_text(prepared: Prepared, depths: Sequence[int]) -> GeneralText | None:
+    """Run general texts through the frozen blocks, and find their neighbours by the base model.
+
+    Args:
+        depths: the values of frozen_layers of the models that are to be evaluated.
+
+    Returns:
+        None if the guard does not ask for them.
+    """
+    if not prepared.measuring:
+        return None
+    inputs = _inputs_at(prepared, prepared.measuring, np.zeros(len(prepared.measuring), dtype=np.bool_), depths)
+    return GeneralText(inputs, _neighbours(prepared, deepest(inputs), None))
+
+
+def neighbours_kept(prepared: Prepared, general: GeneralText, candidate: Candidate) -> float:
+    """Compute the share of the base model's neighbours on general texts that are the candidate's too."""
+    inputs = general.inputs[candidate.config.frozen_layers]
+    return share_kept(_neighbours(prepared, inputs, candidate.weights), general.neighbours)
+
+
+def _neighbours(prepared: Prepared, inputs: Inputs, weights: Weights | None) -> NDArray[np.int64]:
+    texts = np.arange(len(inputs.offsets) - 1)
+    return nearest_neighbours(Scorer(prepared, inputs).embeddings(weights, texts))
+
+
+def _inputs_at(
+    prepared: Prepared, texts: Sequence[str], is_query: NDArray[np.bool_], depths: Sequence[int]
+) -> dict[int, Inputs]:
+    """Return the inputs of some texts at some depths; a model that cannot be cut gets those of depth 0 everywhere."""
+    encoder = prepared.encoder
+    tokens = token_inputs(encoder, texts, prepared.config.train.max_tokens, is_query)
+    wanted = sorted(set(depths)) if encoder.can_be_cut else []
+    cut_inputs = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
+    return {depth: cut_inputs.get(depth, replace(tokens, depth=depth)) for depth in depths}
+
+
 def load_retention_set(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> RetentionSet:
     """Run the texts of a retention set through the frozen blocks, and evaluate the base model on it.
 
@@ -34,11 +83,7 @@ def load_retention_set(prepared: Prepared, collection: Collection, depths: Seque
     Raises:
         InputError: an embedding by the base model is not finite.
     """
-    encoder, config = prepared.encoder, prepared.config.train
-    tokens = token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query)
-    wanted = sorted(set(depths)) if encoder.can_be_cut else []
-    cut_inputs = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
-    inputs = {depth: cut_inputs.get(depth, replace(tokens, depth=depth)) for depth in depths}
+    inputs = _inputs_at(prepared, collection.texts, collection.is_query, depths)
     return RetentionSet(collection, inputs, _macro_metrics(prepared, collection, deepest(inputs), None))
 
 

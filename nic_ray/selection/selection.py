@@ -35,7 +35,13 @@ from nic_ray.selection.confidence import as_calibration, calibrated, calibration
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
-from nic_ray.selection.retention import RetentionSet, retention_of
+from nic_ray.selection.retention import (
+    GeneralText,
+    RetentionSet,
+    load_general_text,
+    neighbours_kept,
+    retention_of,
+)
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
 from nic_ray.training.prepared import Prepared, leaks
@@ -109,7 +115,8 @@ def judge(
     base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
     average = averaged(prepared, inputs, contestants.best, load=contestants.load, say=say)
     winner = average.candidate
-    mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set)
+    general = load_general_text(prepared, [*inputs])
+    mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set, general)
     mixture, objections_found = _chosen_mixture(mixtures, queries, config)
     tuned = replace(
         winner,
@@ -123,17 +130,12 @@ def judge(
     models = {**contestants.unsearched, "tuned": tuned}
     fusions = _chosen_fusions(prepared, inputs, tuned, say)
     results = {"validation": _validation_results(base, models, fusions["tuned"], queries)}
-    kept = {
-        label: retention_of(prepared, retention_set, model)
-        for label, model in models.items()
-        if retention_set and model is not tuned
-    }
     evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
+    evidence |= _retention(prepared, retention_set, general, contestants.unsearched, mixture)
     evidence["word_search"] = _word_search(fusions, queries)
     evidence["calibration"] = calibrated(fusions["tuned"].first_hits, fusions["tuned"].ranking)
     evidence["alpha"] = mixture.alpha
     evidence["averaging"] = average.cross_fitted
-    evidence["retention"] = None if mixture.retention is None else {**kept, "tuned": mixture.retention}
     retrieved = None
     if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
@@ -164,6 +166,7 @@ def _verdict(
         "objections": objections_found,
         "overridden": bool(objections_found) and overridden,
         "max_retention_loss": limits.max_retention_loss,
+        "min_neighbours_kept": limits.min_neighbours_kept,
         "max_domain_drop": limits.max_domain_drop,
         "lower_bounds": bounds,
     }
@@ -218,15 +221,40 @@ def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordS
 
 def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:
     """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
-    objective, limit = config.search.objective, config.guard.max_retention_loss
-    mixture = choose_mixture(mixtures[1:], queries, objective=objective, max_retention_loss=limit)
+    objective, limits = config.search.objective, config.guard
+    mixture = choose_mixture(
+        mixtures[1:],
+        queries,
+        objective=objective,
+        max_retention_loss=limits.max_retention_loss,
+        min_neighbours_kept=limits.min_neighbours_kept,
+    )
     if mixture is not None:
         return mixture, []
     objection = (
-        f"retention set: every mix with the base model loses more than guard.max_retention_loss {limit:g} "
-        f"{METRICS[PRIMARY].label}"
+        f"retention: every mix with the base model loses more than guard.max_retention_loss "
+        f"{limits.max_retention_loss:g} {METRICS[PRIMARY].label} on the retention set, or keeps less than "
+        f"guard.min_neighbours_kept {limits.min_neighbours_kept:g} of the neighbours of general texts"
     )
     return max(mixtures[1:], key=lambda mixture: maximised(mixture.metrics, objective)), [objection]
+
+
+def _retention(
+    prepared: Prepared,
+    retention_set: RetentionSet | None,
+    general: GeneralText | None,
+    unsearched: Mapping[str, Candidate],
+    mixture: Mixture,
+) -> Evidence:
+    """Measure what the models that the mixture is compared with have forgotten, and put it beside the mixture's."""
+    retention, kept = None, None
+    if retention_set is not None and mixture.retention is not None:
+        retention = {label: retention_of(prepared, retention_set, model) for label, model in unsearched.items()}
+        retention["tuned"] = dict(mixture.retention)
+    if general is not None and mixture.neighbours is not None:
+        kept = {label: neighbours_kept(prepared, general, model) for label, model in unsearched.items()}
+        kept["tuned"] = mixture.neighbours
+    return {"retention": retention, "neighbours_kept": kept}
 
 
 def _evidence(
@@ -300,6 +328,7 @@ def _path_point(mixture: Mixture) -> PathPoint:
         mixture.alpha,
         {name: mixture.metrics[name] for name in objectives() if name in mixture.metrics},
         mixture.retention,
+        mixture.neighbours,
     )
 
 
@@ -309,6 +338,8 @@ def _describe_mixture(mixture: Mixture, objective: str) -> str:
         if mixture.retention is None
         else f", {mixture.retention[PRIMARY]:+.4f} {METRICS[PRIMARY].label} on the retention set"
     )
+    if mixture.neighbours is not None:
+        kept += f", {mixture.neighbours:.1%} of the neighbours of general texts kept"
     return (
         f"{mixture.alpha:.0%} of the way from the base model to it: {objective} {mixture.metrics[objective]:.4f} on "
         f"validation{kept}"

@@ -48,6 +48,8 @@ class Prepared:
     bf16: bool
     general: tuple[str, ...] = ()
     """Texts that are held to the base model's embeddings; empty if no trial holds any."""
+    measuring: tuple[str, ...] = ()
+    """Other general texts, which measure how far a model has moved; empty if that is not measured."""
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
@@ -71,7 +73,9 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
     _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
-    general = tuple(general_texts(config.train.general_texts)) if holds_general_texts(config) else ()
+    holds, measures = holds_general_texts(config), config.guard.min_neighbours_kept > 0
+    texts = general_texts(config.general_texts) if holds or measures else []
+    general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
     collection, parts = divide(pairs, config.data)
     is_query = np.append(collection.is_query, np.zeros(len(general), dtype=np.bool_))
     return Prepared(
@@ -85,6 +89,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
         general=general,
+        measuring=tuple(texts[::2]) if measures else (),
     )
 
 
