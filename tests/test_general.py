@@ -1,6 +1,7 @@
 """General text: what comes with the interpreter, or what a user names."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file):
     assert len(general_texts(tiny_pairs_file)) > 10
     with pytest.raises(InputError, match="no such file or folder"):
         general_texts(tmp_path / "none")
+
+
+def test_an_interpreter_without_them_is_a_message(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(InputError, match=r"general_texts: this Python comes without its documentation \(pydoc_data\)"):
+        general_texts(None)
 
 
 @pytest.fixture

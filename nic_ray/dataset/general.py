@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from nic_ray.dataset.passages import read_corpus
+from nic_ray.errors import InputError
 from nic_ray.words import count_words
 
 WORDS = range(30, 201)
@@ -18,12 +19,17 @@ def general_texts(path: Path | None) -> list[str]:
             (`pydoc_data.topics`), some 500, whose wording differs a little between versions of Python.
 
     Raises:
-        InputError: as `read_corpus`.
+        InputError: as `read_corpus`; or the interpreter carries none.
     """
     if path is not None:
         return [passage.text for passage in read_corpus(path)]
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise InputError(
+            "general_texts: this Python comes without its documentation (pydoc_data); name a folder of .txt or .md "
+            "files, or set guard.min_neighbours_kept and train.anchor to 0"
+        ) from None
     paragraphs = (part for _, topic in sorted(topics.items()) for part in re.split(r"\n\s*\n", topic))
     texts = (re.sub(r"[*_|`]+", "", " ".join(paragraph.split())) for paragraph in paragraphs)
     # without lists of syntax and tables
