@@ -67,8 +67,8 @@ def main(
         if len(changes) > MAX_SHOWN:
             console.say("every domain: --json")
         console.say(verdict(intervals["macro"]))
-    console.say("")
-    console.show(console.rankings_table(ranking.rankings, "with and without a search by words (BM25)"))
+    console.say("\nwith and without a search by words (BM25):")
+    console.show(console.rankings_table(ranking.rankings))
 
 
 if __name__ == "__main__":

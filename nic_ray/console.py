@@ -117,14 +117,13 @@ def metrics_table(
     return table(columns, [*rows, [], *map(row, overall)])
 
 
-def rankings_table(rankings: Mapping[str, Mapping[str, float]], what: str) -> "Table":
+def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":
     """Build a table of what is found by words, by models and by both: one row per ranking, macro metrics in columns.
 
     Args:
         rankings: the name of a ranking -> flat metrics.
-        what: heading of the first column.
     """
-    columns = [what, *(f"{metric.replace('_', ' ')} macro" for metric in METRICS)]
+    columns = ["ranked by", *(f"{metric.replace('_', ' ')} macro" for metric in METRICS)]
     return table(
         columns,
         [[name, *(f"{flat[f'{metric}/macro']:.3f}" for metric in METRICS)] for name, flat in rankings.items()],

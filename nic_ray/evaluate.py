@@ -63,7 +63,8 @@ def main(
     console.show(console.metrics_table(comparison.results, passages=comparison.asked))
     if len(comparison.asked) - 1 > MAX_SHOWN:
         print("every domain: --json")
-    console.show(console.rankings_table(comparison.rankings, "with and without a search by words (BM25)"))
+    console.say("\nwith and without a search by words (BM25):")
+    console.show(console.rankings_table(comparison.rankings))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_what_averaging_is_worth_is_told_where_it_was_tried():
     found = evidence(trained("trial-000", 3.0))
     assert not any("averaged" in line for line in describe_evidence(found | {"averaging": {}}))
     said = "\n".join(describe_evidence(found | {"averaging": {1: 0.743, 2: 0.75}}))
-    assert "other half measures: 1: 0.743, 2: 0.750." in said
+    assert "the other half measures: 0.743 of 1, 0.750 of 2." in said
 
 
 def test_each_confirmation_says_how_many_seeds_stand_behind_it():

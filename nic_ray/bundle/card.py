@@ -245,7 +245,7 @@ def _evidence_section(metadata: Metadata) -> str:
 def _difference(name: str, metadata: Metadata) -> str:
     """A heading for "tuned minus" a model."""
     above, _, below = name.partition(" minus ")
-    return f"{above.capitalize()} minus {with_epochs(below, below, metadata.get('trained', {}))}"
+    return f"{above[0].upper()}{above[1:]} minus {with_epochs(below, below, metadata.get('trained', {}))}"
 
 
 def _readings_section(metadata: Metadata) -> str:

@@ -24,9 +24,9 @@ def describe_word_search(found: WordSearch) -> str:
 
 def describe_averaging(cross_fitted: Mapping[int, float]) -> str:
     """Describe what the mean of several trials is worth on passages that did not choose them."""
-    values = ", ".join(f"{size}: {value:.3f}" for size, value in cross_fitted.items())
+    values = ", ".join(f"{value:.3f} of {size}" for size, value in cross_fitted.items())
     return (
-        "Number of best trials averaged: the objective, where one half of the validation passages chooses them and the "
+        "Objective of the mean of the best trials, where one half of the validation passages chooses them and the "
         f"other half measures: {values}."
     )
 
