@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from retention import Model, real_set, scored
+from instruments import Model, real_set, scored
 
 from nic_ray.config import Config, trial_config
 from nic_ray.config_file import load_config

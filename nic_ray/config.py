@@ -351,6 +351,7 @@ class Config(Section):
                 yield f"space.{name}: must hold train.{name}, the first trial's value {shown_value(default)}"
         for number, start in enumerate(self.search.starts):
             yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
+        yield from self._repeated_starts()
         together = {
             name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)
             for name in ("batch_size", "queries_per_passage")
@@ -360,6 +361,19 @@ class Config(Section):
                 TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
                 yield from (f"space: {setting_fault(fault, TrainConfig)}" for fault in error.errors())
+
+    def _repeated_starts(self) -> Iterator[str]:
+        """Find starts that would not be trials of their own: what is compared must be what is named."""
+        default = {name: getattr(self.train, name) for name in self.space}
+        seen = [default]
+        for number, start in enumerate(self.search.starts):
+            whole = {**default, **start}
+            if whole in seen:
+                yield (
+                    f"search.starts[{number}]: must differ from the first trial and from the starts before it, got "
+                    f"{shown_value(start)}; change it, or leave it out"
+                )
+            seen.append(whole)
 
     def _faults_of_start(self, start: Mapping[str, object]) -> Iterator[str]:
         for name, value in start.items():

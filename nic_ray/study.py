@@ -143,10 +143,11 @@ def _dimension_of(distribution: Any) -> Dimension:
 def end_unfinished(study: optuna.Study, run_folder: Path, reason: str) -> None:
     """Record in the study and in ended.jsonl the trials that were ended from outside.
 
-    A trial that has an evaluation is recorded as stopped, any other as failed for the given reason.
+    A trial that has an evaluation is recorded as stopped, any other as failed for the given reason. Configurations that
+    are still to be handed out stay for a resumed search.
     """
     for trial in study.trials:
-        if trial.state.is_finished():
+        if trial.state.is_finished() or trial.state == TrialState.WAITING:
             continue
         state = TrialState.PRUNED if evaluations(trial) else TrialState.FAIL
         study.tell(trial.number, state=state)  # with its last value

@@ -369,7 +369,7 @@ def test_the_time_to_a_quality_is_that_of_the_first_evaluation_as_high(monkeypat
 
 def test_a_sentence_looks_for_its_paragraph_without_standing_in_it(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    retention = importlib.import_module("retention")
+    retention = importlib.import_module("instruments")
     texts = [f"The first sentence says {n} here now. A second one tells {n} of it. Short {n}." for n in range(40)]
     pairs = retention.cloze(texts)
     assert len(pairs) == 40
@@ -383,7 +383,7 @@ def test_a_sentence_looks_for_its_paragraph_without_standing_in_it(monkeypatch):
 
 def test_a_candidate_is_held_against_the_sets_that_it_was_not_taken_from(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    retention = importlib.import_module("retention")
+    retention = importlib.import_module("instruments")
     rows = [
         {"measured": {"a": {"recall_at_5": x, "mrr": -x}, "b": {"recall_at_5": x * x, "mrr": x}, "n, a": {"kept": x}}}
         for x in (-3, -2, 1, 4)

@@ -41,6 +41,15 @@ def test_chances_are_those_of_scikit_learn(seed):
     np.testing.assert_allclose(chances_of(calibrate(hits), asked), theirs.predict(asked), atol=1e-12)
 
 
+def test_equal_scores_have_the_chance_of_what_came_true_of_them():
+    random = np.random.default_rng(0)
+    scores = random.choice([0.5, 1.0, 2.0], size=300)
+    hits = FirstHits(scores, random.uniform(size=300) < 0.4 * scores, scores)
+    calibration = calibrate(hits)
+    for score in (0.5, 1.0, 2.0):
+        assert chances_of(calibration, np.array([score]))[0] == pytest.approx(hits.right[scores == score].mean())
+
+
 def test_chances_hold_on_other_queries_and_never_fall():
     calibration, other = calibrate(drawn(0, 4000)), drawn(1, 4000)
     chances = chances_of(calibration, other.scores)

@@ -228,6 +228,14 @@ def test_all_errors_are_listed_at_once(refusal):
             "{space: {scale: {choice: [20, 30]}}, search: {starts: [{scales: 30}]}}",
             "search.starts[0].scales: is no hyperparameter of the space; did you mean scale?",
         ),
+        (
+            "{space: {scale: {choice: [20, 30]}}, search: {starts: [{scale: 30}, {scale: 30.0}]}}",
+            "search.starts[1]: must differ from the first trial and from the starts before it, got {'scale': 30.0}",
+        ),
+        (
+            "{space: {scale: {choice: [20, 30]}}, search: {starts: [{}]}}",
+            "search.starts[0]: must differ from the first trial and from the starts before it, got {}; change it",
+        ),
         ("space: {scale: {choice: [30]}}", "space.scale: must hold train.scale, the first trial's value 20"),
         ("space: {scale: {uniform: [1, 10]}}", "space.scale: must hold train.scale, the first trial's value 20"),
         ("space: {batch_size: {uniform: [32, 64]}}", "space.batch_size: does not take every number of a range; want "),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nic_ray.config import Config
+from nic_ray.dataset import general
 from nic_ray.dataset.general import general_texts
 from nic_ray.errors import InputError
 from nic_ray.model.activations import frozen_inputs
@@ -22,7 +23,8 @@ def test_the_interpreter_carries_paragraphs_of_prose():
     assert sum("Python" in text for text in texts) > 10
 
 
-def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file):
+def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file, monkeypatch):
+    monkeypatch.setattr(general, "FEWEST", 1)
     (tmp_path / "a.md").write_text(
         "A paragraph about birds that has more than twelve words, as headings do not have.\n"
     )
@@ -32,6 +34,16 @@ def test_a_users_own_texts_are_read_like_any_corpus(tmp_path, tiny_pairs_file):
         general_texts(tmp_path / "none")
 
 
+def test_of_few_texts_no_neighbours_are_compared_and_of_many_some_are_drawn(tmp_path, monkeypatch):
+    (tmp_path / "a.md").write_text("\n\n".join(f"paragraph {n} with words " + "of its own " * 5 for n in range(50)))
+    with pytest.raises(InputError, match=r"general_texts: .* holds 50 passages, want 100 or more; name more text, or"):
+        general_texts(tmp_path)
+    monkeypatch.setattr(general, "FEWEST", 20)
+    monkeypatch.setattr(general, "MOST", 30)
+    drawn = general_texts(tmp_path)
+    assert (len(drawn), drawn) == (30, general_texts(tmp_path))
+
+
 def test_an_interpreter_without_them_is_a_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(InputError, match=r"general_texts: this Python comes without its documentation \(pydoc_data\)"):
@@ -39,8 +51,9 @@ def test_an_interpreter_without_them_is_a_message(monkeypatch):
 
 
 @pytest.fixture
-def run(tiny_model, tiny_pairs_file, tmp_path):
+def run(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
     """`run(anchor=..., space=...)`: a prepared run whose general texts are four paragraphs."""
+    monkeypatch.setattr(general, "FEWEST", 1)
     (tmp_path / "texts").mkdir()
     for name in ("a", "b", "c", "d"):
         (tmp_path / "texts" / f"{name}.txt").write_text(

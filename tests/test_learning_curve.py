@@ -9,6 +9,7 @@ from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries, paired_intervals
 from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
+from nic_ray.model.activations import feed
 from nic_ray.progress import View
 from nic_ray.report.html import write_page
 from nic_ray.run_folder import RunFolder
@@ -107,7 +108,7 @@ def test_each_point_is_a_training_on_its_share_and_the_reading_is_noted(ended):
     upper = room.upper_for(prepared.encoder, inputs)
     settings = winner.model_copy(update={"patience": None})
     for _ in fit(
-        settings, upper, TrainingData(prepared.collection, train, room.feed(inputs, "cpu"), prepared.bf16), UNJUDGED
+        settings, upper, TrainingData(prepared.collection, train, feed(inputs, "cpu"), prepared.bf16), UNJUDGED
     ):
         pass
     expected = room.Scorer(prepared, inputs).metrics(upper.trained_state(), prepared.rows("test"))

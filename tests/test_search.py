@@ -20,7 +20,7 @@ from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
 from nic_ray.search import rounds, search
 from nic_ray.search.placement import place_trials, threads_of
-from nic_ray.search.run import Run, refuse_unwritable
+from nic_ray.search.run import Run, keep_trials, refuse_unwritable, reopen_run
 from nic_ray.selection.candidates import Candidate, best_first
 from nic_ray.training.prepared import describe_start, prepare, refuse_other_start
 
@@ -408,7 +408,13 @@ def test_a_search_can_be_given_more_trials_and_no_fewer(tmp_path, nothing_is_rea
     for trials in (None, 5):
         with pytest.raises(AssertionError, match="the pairs were read"):
             go_on(trials)
-    assert load_config(folder / "config.yaml").search.trials == 5
+    # nothing is kept until the pairs are known to be the same
+    assert (folder / "config.yaml").read_text() == before
+    run, settings, _ = reopen_run(
+        str(folder), "tune --resume", overwrite=False, export_anyway=False, further={"search.trials": 5}
+    )
+    keep_trials(run, settings.search.trials)
+    assert load_config(folder / "config.yaml").search.trials == settings.search.trials == 5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -5,7 +5,7 @@ import pytest
 
 from nic_ray.metrics.table import METRICS, Metric
 from nic_ray.record import add_ended, read_ended
-from nic_ray.study import Course, read_courses, restore_ledger_rows, storage, trial_name, trial_number
+from nic_ray.study import Course, end_unfinished, read_courses, restore_ledger_rows, storage, trial_name, trial_number
 
 
 @pytest.mark.parametrize("number", [0, 7, 123, 12345])
@@ -84,3 +84,17 @@ def test_what_the_study_alone_knows_is_written_into_the_ledger(tmp_path):
     assert found["trial-001"].items() >= ({"sample": {"scale": 20.0}} | stopped).items()
     assert [found[name]["error"] for name in ("trial-002", "trial-003")] == ["failed; why was lost"] * 2
     assert "epoch" not in found["trial-003"]
+
+
+def test_what_was_never_handed_out_stays_for_a_resume_when_the_time_is_up(tmp_path):
+    study = optuna.create_study(direction="maximize")
+    space = {"scale": optuna.distributions.FloatDistribution(1, 100)}
+    for scale in (20.0, 30.0, 40.0):
+        study.enqueue_trial({"scale": scale})
+    study.ask(space)
+    end_unfinished(study, tmp_path, "out of time")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING", "WAITING"]
+    assert [(row["status"], row["error"]) for row in read_ended(tmp_path).values()] == [
+        ("failed", "out of time before its first evaluation")
+    ]
+    assert study.ask(space).params == {"scale": 30.0}

@@ -60,8 +60,10 @@ def calibrate(hits: FirstHits) -> Calibration:
     """
     from scipy.optimize import isotonic_regression
 
-    order = np.argsort(hits.scores, kind="stable")
-    scores, chances = hits.scores[order].astype(float), isotonic_regression(hits.right[order].astype(float)).x
+    # equal scores, which rank fusion often gives, are one point with the mean of what came true
+    distinct, place, counts = np.unique(hits.scores, return_inverse=True, return_counts=True)
+    share = np.bincount(place, hits.right.astype(float)) / counts
+    scores, chances = distinct.astype(float), isotonic_regression(share, weights=counts.astype(float)).x
     # of a run of equal chances its two ends say all
     ends = np.flatnonzero(np.diff(chances, prepend=-1) + np.diff(chances, append=2))
     right = hits.scores[hits.right]

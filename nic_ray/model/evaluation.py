@@ -1,7 +1,7 @@
 """Per-domain metrics of a model on given rows: embed, rank the whole corpus, average."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -221,7 +221,12 @@ def first_hits_of(
         scores = block.scores[fusion]
         passages = scores.shape[1]
         left_out = None if block.left_out is None else as_matrix(block.left_out, passages)
-        parts.append(first_hits(scores, as_matrix(block.relevant, passages), left_out))
+        relevant = as_matrix(block.relevant, passages)
+        hits = first_hits(scores, relevant, left_out)
+        # without the answers, the others move up in both lists
+        gone = relevant if left_out is None else relevant | left_out
+        bare = fused(np.where(gone, -np.inf, block.vectors), np.where(gone, 0, block.words), fusion)
+        parts.append(replace(hits, without_answer=np.where(gone, -np.inf, bare).max(axis=1)))
         order += block.places
     at = np.argsort(order)
     return FirstHits(
@@ -237,6 +242,10 @@ class _Block:
 
     places: list[int]
     """(q,) positions in the rows."""
+    vectors: NDArray[np.floating]
+    """(q, C) similarities."""
+    words: NDArray[np.floating]
+    """(q, C) BM25 scores; the similarities, where no fusion asks for words."""
     scores: dict[Fusion, NDArray[np.floating]]
     """Fusion -> (q, C) scores."""
     relevant: list[NDArray[np.int64]]
@@ -269,6 +278,8 @@ def _scored_blocks(
             words = vectors if by_words is None else by_words([collection.texts[query] for query in asked])
             yield _Block(
                 places[block],
+                vectors,
+                words,
                 {fusion: fused(vectors, words, fusion) for fusion in fusions},
                 [_places(corpus, relevant[query]) for query in asked],
                 _left_out(collection, corpus, relevant, asked),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nic_ray import hardware
 from nic_ray.config import TrainConfig
 from nic_ray.errors import InputError
-from nic_ray.evidence import CurvePoint, StoredCurve
+from nic_ray.evidence import CurvePoint, StoredCurve, StoredResult, value_in
 from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY
@@ -52,7 +52,7 @@ def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> 
     config, started = reopened_settings(run_folder)
     prepared = prepare(config, on_gpu=True)
     refuse_other_start(prepared, started, run_folder)
-    settings = TrainConfig.model_validate(result["winner"].get("config", {})).model_copy(update={"patience": None})
+    settings = _winners_settings(result)
     hardware.keep_freed_memory()
     with locked(run_folder):
         inputs = _inputs_at(prepared, settings.frozen_layers, run_folder, view)
@@ -67,6 +67,23 @@ def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> 
         curve = _measured(prepared, inputs, settings, shares, view)
         RunFolder(run_folder).curve.write_text(json.dumps(curve, indent=2), encoding="utf-8")
     return curve
+
+
+def _winners_settings(result: StoredResult) -> TrainConfig:
+    """The configuration of the winner, or of the first trial of a mean, as it was trained.
+
+    Raises:
+        InputError: the run is of a version that did not keep it.
+    """
+    winner = result["winner"]
+    if not winner.get("config"):
+        raise InputError("result.json holds no configuration of the winner; export the run again, with this version")
+    first = (winner.get("averaged") or [winner["trial"]])[0]
+    row = next((row for row in result["trials"] if row["trial"] == first), None)
+    # the configuration of a mean is as shallow as its shallowest member
+    own = None if row is None else value_in(row, "frozen_layers")
+    depth = {} if own is None else {"frozen_layers": int(own)}
+    return TrainConfig.model_validate({**winner["config"], **depth, "patience": None})
 
 
 def _inputs_at(prepared: Prepared, depth: int, run_folder: Path, view: View) -> Inputs:

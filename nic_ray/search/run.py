@@ -133,8 +133,8 @@ def reopen_run(
         where: run folder of the search, or the URI of its mirror, which is copied to runs/ first.
         command: the command that works on the run now.
         overwrite, export_anyway: permissions in addition to what the search was started with.
-        further: settings that replace those of the run from now on, by dotted name: "search.trials", the number of
-            trials in all, and "search.time_budget". None is skipped.
+        further: settings that replace those of the run, by dotted name: "search.trials", the number of trials in all,
+            and "search.time_budget". None is skipped.
 
     Raises:
         InputError: there is no such run, its settings have changed, it has more trials than it is to have in all, or
@@ -159,10 +159,17 @@ def reopen_run(
     refuse_unwritable(run.bundle.parent, folder)
     if replaced != config:
         _refuse_fewer_trials(folder, config.search.trials, replaced.search.trials)
-        RunFolder(folder).config.write_text(dump_config(replaced), encoding="utf-8")
-        if run.mirror:
-            push(RunFolder(folder).config, run.mirror / RunFolder(folder).config.name)
     return run, replaced, start
+
+
+def keep_trials(run: Run, trials: int) -> None:
+    """Keep the number of trials that a run is to have from now on in its settings."""
+    config = load_config(run.files.config)
+    if trials != config.search.trials:
+        search = config.search.model_copy(update={"trials": trials})
+        run.files.config.write_text(dump_config(config.model_copy(update={"search": search})), encoding="utf-8")
+        if run.mirror:
+            push(run.files.config, run.mirror / run.files.config.name)
 
 
 def reopened_settings(folder: Path, where: str | None = None) -> tuple[Config, StoredRun]:

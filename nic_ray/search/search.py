@@ -27,7 +27,15 @@ from nic_ray.record import last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import trains_on_gpus
-from nic_ray.search.run import Run, begin_run, destination, explaining_a_full_disk, explaining_an_interrupt, reopen_run
+from nic_ray.search.run import (
+    Run,
+    begin_run,
+    destination,
+    explaining_a_full_disk,
+    explaining_an_interrupt,
+    keep_trials,
+    reopen_run,
+)
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import SIZES
@@ -137,6 +145,7 @@ def resume_search(
     retention_pairs = _read_retention_set(config)
     prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
     refuse_other_start(prepared, started, run.folder)
+    keep_trials(run, config.search.trials)
     return _search(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
 
 
@@ -380,6 +389,7 @@ def _write_result(result: SearchResult, prepared: Prepared, bundle: Path | None)
         "trials": result.trials,
         **describe_data(prepared),
     }
+    RunFolder(result.run_folder).curve.unlink(missing_ok=True)  # of an earlier winner
     path = RunFolder(result.run_folder).result
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})

@@ -234,7 +234,8 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
     objection = (
         f"retention: every mix with the base model loses more than guard.max_retention_loss "
         f"{limits.max_retention_loss:g} {METRICS[PRIMARY].label} on the retention set, or keeps less than "
-        f"guard.min_neighbours_kept {limits.min_neighbours_kept:g} of the neighbours of general texts"
+        f"guard.min_neighbours_kept {limits.min_neighbours_kept:g} of the neighbours of general texts; lower the "
+        "learning rates or the epochs, or hold the model (train.anchor)"
     )
     return max(mixtures[1:], key=lambda mixture: maximised(mixture.metrics, objective)), [objection]
 

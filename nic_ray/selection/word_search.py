@@ -16,8 +16,9 @@ from nic_ray.selection.scoring import Scorer, Weights
 
 WITH_WORDS = "tuned + BM25"
 """The tuned model with its chosen fusion, as a key in results."""
-CONFIDENCE = 0.975
-"""One-sided confidence with which a fusion must be better than the model alone to be what is retrieved by."""
+CONFIDENCE = 0.99
+"""One-sided confidence with which a fusion must be better than the model alone to be what is retrieved by: high, since
+the same rows have chosen it."""
 
 
 @dataclass(frozen=True)

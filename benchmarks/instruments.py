@@ -1,6 +1,7 @@
 """Which instrument sees what a tuned model has forgotten: each candidate against the change on real sets.
 
-    python benchmarks/retention.py RUN [RUN ...] --sets ../shared/data/cacm ../shared/data/stackfaq [--out models.jsonl]
+    python benchmarks/instruments.py RUN [RUN ...] --sets ../shared/data/cacm ../shared/data/stackfaq
+        [--out models.jsonl]
 
 The models are those of every trial of some searches, as trained and half-way back to the base model: learning rates,
 depths and lengths differ, and so does what they have forgotten. Each is scored on real sets in BEIR form, which have
