@@ -20,7 +20,6 @@ a line is added for each model, and models that it holds are not scored again.
 
 import argparse
 import json
-import pydoc_data.topics
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from torch import Tensor
 
 from nic_ray.config_file import load_config
 from nic_ray.dataset.beir import read_beir
+from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.model.activations import Inputs, frozen_inputs, token_inputs
 from nic_ray.model.encoder import base_weights
@@ -133,7 +133,7 @@ def own_tasks(sets: Sequence[Path]) -> Iterator[Task]:
     """The candidates that are no real sets themselves."""
     collection = index_pairs(read_pairs(RETENTION_SET))
     yield Task("questions, retention set", collection, np.arange(len(collection.query)))
-    sources = {"python": paragraphs_of_python(), "retention set": texts_of(collection)}
+    sources = {"python": general_texts(None), "retention set": texts_of(collection)}
     sources |= {folder.name: texts_of(real_set(folder).collection) for folder in sets}
     for name, texts in sources.items():
         if pairs := cloze(texts):
@@ -145,17 +145,6 @@ def own_tasks(sets: Sequence[Path]) -> Iterator[Task]:
 def texts_of(collection: Collection) -> list[str]:
     """The passages of a collection."""
     return [collection.texts[text] for text in collection.corpus.tolist()]
-
-
-def paragraphs_of_python() -> list[str]:
-    """Paragraphs of prose of Python's language reference."""
-    paragraphs = []
-    for _, topic in sorted(pydoc_data.topics.topics.items()):
-        for paragraph in re.split(r"\n\s*\n", topic):
-            text = re.sub(r"[*_|`]+", "", " ".join(paragraph.split()))
-            if 30 <= len(text.split()) <= 200 and text[0].isupper() and text.count("=") < 3:
-                paragraphs.append(text)
-    return list(dict.fromkeys(paragraphs))
 
 
 def sample(texts: Sequence[str], most: int) -> list[str]:

@@ -14,7 +14,7 @@ import typer
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
-from nic_ray.metrics.table import METRICS, OVER_ALL
+from nic_ray.metrics.table import METRICS, OVER_ALL, macro_cells
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,7 +126,7 @@ def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":
     columns = ["ranked by", *(f"{metric.replace('_', ' ')} macro" for metric in METRICS)]
     return table(
         columns,
-        [[name, *(f"{flat[f'{metric}/macro']:.3f}" for metric in METRICS)] for name, flat in rankings.items()],
+        [[name, *macro_cells(flat)] for name, flat in rankings.items()],
     )
 
 

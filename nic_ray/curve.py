@@ -25,7 +25,7 @@ def main(
 
     from nic_ray.bundle.descriptions import describe_curve
     from nic_ray.errors import InputError
-    from nic_ray.metrics.table import METRICS
+    from nic_ray.metrics.table import METRICS, macro_cells
     from nic_ray.progress import view
     from nic_ray.report.html import write_page
     from nic_ray.search.learning_curve import learning_curve
@@ -44,7 +44,7 @@ def main(
             "base model" if not point["share"] else f"{point['share']:.0%}",
             f"{point['passages']:,}",
             f"{point['rows']:,}",
-            *(f"{point['metrics'][f'{name}/macro']:.3f}" for name in METRICS),
+            *macro_cells(point["metrics"]),
         ]
         for point in curve["points"]
     ]

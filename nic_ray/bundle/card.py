@@ -13,7 +13,7 @@ from nic_ray.bundle.names import METADATA, PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
 from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, path_points
-from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, macro_cells
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
@@ -175,12 +175,11 @@ def pictured(metadata: Metadata) -> Mapping[str, Mapping[str, float]]:
 
 def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping[str, int]) -> str:
     names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
-    names.pop("fused", None)
     last = [name for name in ("worst", "macro") if name in names]
     counted = ["passages"] if passages else []
     header = ["domain", *counted, *(f"{metric.label} {model}" for metric in METRICS.values() for model in results)]
     changes = changes_of(results)
-    changes = {name: changes.get(name, 0.0) for name in names if name not in last}
+    changes = {name: changes.get(name, 0.0) for name in names if name not in OVER_ALL}
     rows = []
     for name in (*shown_domains(changes), *last):
         if name is None:
@@ -272,7 +271,7 @@ def _word_search_lines(metadata: Metadata) -> Iterator[str]:
     for part, figures in found["figures"].items():
         yield _table(
             [f"ranked by, macro, {part} part", *(metric.label for metric in METRICS.values())],
-            [[ranking, *(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)] for ranking, flat in figures.items()],
+            [[ranking, *macro_cells(flat)] for ranking, flat in figures.items()],
         )
     yield (
         "`similarity + w BM25` adds w times the BM25 score of a passage (Lucene's form, k1 1.5, b 0.75; the words of "
@@ -310,7 +309,7 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
     rows = [
         [
             f"{point.alpha:g}",
-            *(f"{point.metrics[f'{name}/macro']:.3f}" for name in METRICS),
+            *macro_cells(point.metrics),
             *_kept(point.retention),
             "–" if point.neighbours is None else f"{point.neighbours:.1%}",
         ]

@@ -189,7 +189,7 @@ def _evaluated(
 def fusion_of(metadata: Metadata, model: str = "tuned") -> Fusion:
     """The fusion with a search by words that a bundle stores for a model ("base" or "tuned"); by ranks if none."""
     stored = metadata.get("word_search", {}).get("chosen", {}).get(model)
-    return RANKS if stored is None else Fusion(stored["form"], stored["weight"])
+    return RANKS if stored is None else Fusion(**stored)
 
 
 def describe_rows(comparison: Comparison) -> str:

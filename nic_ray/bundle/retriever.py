@@ -15,7 +15,7 @@ from nic_ray.bundle.comparison import fusion_of
 from nic_ray.dataset.passages import Passage
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.bm25 import bm25
-from nic_ray.metrics.calibration import Calibration, chances_of
+from nic_ray.metrics.calibration import Calibration, as_calibration, chances_of
 from nic_ray.metrics.fusion import RANKS, VECTORS, Fusion, fused
 from nic_ray.model.base import load
 from nic_ray.model.cut import placed
@@ -144,7 +144,7 @@ def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
     stored = metadata.get("calibration")
     if stored is None or Fusion(**stored["ranking"]) != ranking:
         return None
-    return Calibration(tuple(stored["scores"]), tuple(stored["chances"]), stored["threshold"])
+    return as_calibration(stored)
 
 
 def describe(answer: Answer) -> Iterator[str]:

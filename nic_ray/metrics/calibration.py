@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.evidence import StoredCalibration
+
 RIGHT_BELOW = 0.05
 """Share of the right first hits, on the rows that the threshold is set on, that are taken for nothing found."""
 BINS = 10
@@ -69,6 +71,11 @@ def calibrate(hits: FirstHits) -> Calibration:
     right = hits.scores[hits.right]
     threshold = float(np.quantile(right, RIGHT_BELOW)) if len(right) else float(scores[-1])
     return Calibration(tuple(scores[ends].tolist()), tuple(chances[ends].tolist()), threshold)
+
+
+def as_calibration(content: StoredCalibration) -> Calibration:
+    """Return a calibration from its stored form."""
+    return Calibration(tuple(content["scores"]), tuple(content["chances"]), content["threshold"])
 
 
 def chances_of(calibration: Calibration, scores: NDArray[np.floating]) -> NDArray[np.float64]:

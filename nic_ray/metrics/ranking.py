@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.metrics.table import METRICS
+from nic_ray.metrics.table import METRICS, is_fused
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """How the similarity of passage and query is computed, by Sentence Transformers' names; distances are negated."""
@@ -173,7 +173,7 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
     for name, scores in values.items():
         if len(domains) != len(scores):
             raise ValueError(f"domains must name one domain a query: {len(domains)} for {len(scores)} queries")
-        if name.endswith("/fused"):
+        if is_fused(name):
             flat[name] = by_domain(scores, domains)["macro"]
             continue
         means = by_domain(scores, domains, direction=METRICS[name].direction)

@@ -81,6 +81,21 @@ def objectives() -> tuple[str, ...]:
     return (*(f"{name}/macro" for name in METRICS), *worst, *(f"{name}/fused" for name in METRICS))
 
 
+def is_fused(objective: str) -> bool:
+    """Whether an objective is that of a model's best fusion with a search by words."""
+    return objective.endswith("/fused")
+
+
+def of_one_ranking(objective: str) -> str:
+    """Return the flat metric of a single ranking that a fused objective is the best of; any other is its own."""
+    return f"{objective.removesuffix('/fused')}/macro" if is_fused(objective) else objective
+
+
+def macro_cells(flat: Mapping[str, float]) -> list[str]:
+    """Return the macro mean of each metric with three decimals, for a row of a table."""
+    return [f"{flat[f'{name}/macro']:.3f}" for name in METRICS]
+
+
 def direction_of(objective: str) -> int:
     """Return 1 for an objective of which more is better, -1 for one of which less is."""
     return METRICS[objective.partition("/")[0]].direction

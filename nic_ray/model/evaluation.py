@@ -22,6 +22,7 @@ from nic_ray.metrics.ranking import (
     score_metrics,
     similarities,
 )
+from nic_ray.metrics.table import is_fused, of_one_ranking
 from nic_ray.model.activations import Feed, feed, in_chunks, padded_batch, token_inputs
 from nic_ray.model.cut import Upper
 from nic_ray.model.encoder import Encoder, whole
@@ -104,11 +105,10 @@ def judged_scores(
     """
     given = (embeddings, texts, collection, rows)
     values = query_scores(*given, similarity=similarity)
-    name, _, over = objective.partition("/")
-    if over == "fused":
+    if is_fused(objective):
         found = fused_scores(*given, FUSIONS, similarity=similarity)
         domains = [collection.domains[row] for row in rows]
-        best = best_fusion({each: flat_metrics(found[each], domains) for each in FUSIONS}, f"{name}/macro")
+        best = best_fusion({each: flat_metrics(found[each], domains) for each in FUSIONS}, of_one_ranking(objective))
         values |= {f"{metric}/fused": scores for metric, scores in found[best].items()}
     return values
 

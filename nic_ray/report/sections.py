@@ -1,7 +1,6 @@
 """The sections of a report that are mainly text: the verdict, single queries, the data and the split."""
 
 import html
-import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,7 +14,9 @@ from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.evidence import RetrievedQuery, ShownPassage
-from nic_ray.metrics.table import METRICS, PRIMARY, label_of
+from nic_ray.metrics.intervals import Interval
+from nic_ray.metrics.learning_curve import FittedCurve
+from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells
 from nic_ray.protocol import shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
@@ -75,10 +76,7 @@ def words(run: FinishedRun) -> Html:
     part = "test" if "test" in found["figures"] else "validation"
     yield table(
         [f"ranked by ({part} rows, mean over domains)", *(metric.label for metric in METRICS.values())],
-        [
-            [ranking, *(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)]
-            for ranking, flat in found["figures"][part].items()
-        ],
+        [[ranking, *macro_cells(flat)] for ranking, flat in found["figures"][part].items()],
     )
     yield sentence(describe_word_search(found))
 
@@ -130,11 +128,11 @@ def curve(run: FinishedRun) -> Html:
             "arrayminus": [0 if span["low"] is None else span["difference"] - span["low"] for span in spans],
         },
     )
-    whole, slope = points[-1], run.curve["doubling"]["difference"]
+    whole, fitted = points[-1], FittedCurve(run.curve["at_one"], Interval(**run.curve["doubling"]))
     ends = [points[0]["share"], 2 * whole["share"]]
     figure.add_scatter(
         x=[whole["passages"] * share / whole["share"] for share in ends],
-        y=[run.curve["at_one"] + slope * math.log2(share) for share in ends],
+        y=[fitted.at(share) for share in ends],
         mode="lines",
         name="fitted, up to twice as many",
         line={"color": "#666666", "dash": "dash"},

@@ -9,7 +9,7 @@ from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import IN_DOMAIN, Evidence, path_points
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
 from nic_ray.readings import describe_readings
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.selection import SearchResult
@@ -155,8 +155,7 @@ def _words(evidence: Evidence) -> Iterator[str]:
     yield f"\nwith and without a search by words, macro {labels} on the {part} rows:"
     width = max(map(len, found["figures"][part]))
     for ranking, flat in found["figures"][part].items():
-        values = "  ".join(f"{flat[f'{name}/macro']:.3f}" for name in METRICS)
-        yield f"  {ranking.ljust(width)}  {values}"
+        yield f"  {ranking.ljust(width)}  {'  '.join(macro_cells(flat))}"
     yield describe_word_search(found)
     if "calibration" in evidence:
         yield describe_calibration(evidence["calibration"])

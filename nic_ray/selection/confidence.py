@@ -40,8 +40,3 @@ def calibration_reading(calibration: Calibration, hits: FirstHits) -> Calibratio
             {"chance": chance, "right": share, "queries": count} for chance, share, count in reliability(chances, right)
         ],
     }
-
-
-def as_calibration(content: StoredCalibration) -> Calibration:
-    """The calibration in its stored form."""
-    return Calibration(tuple(content["scores"]), tuple(content["chances"]), content["threshold"])

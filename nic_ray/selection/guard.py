@@ -16,7 +16,7 @@ from nic_ray.metrics.intervals import (
     paired_intervals,
     standard_error,
 )
-from nic_ray.metrics.table import METRICS, PRIMARY, direction_of, maximised
+from nic_ray.metrics.table import METRICS, PRIMARY, direction_of, is_fused, maximised
 
 CONFIDENCE = {"validation": 0.99, "test": 0.975}
 """One-sided confidence of the bound of the macro difference, higher on validation, whose rows chose the model."""
@@ -77,7 +77,7 @@ def choose_mixture(
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
-    compared_by = objective if over == "fused" else metric
+    compared_by = objective if is_fused(objective) else metric
     direction = direction_of(objective)
     best = max(allowed, key=lambda mixture: maximised(mixture.metrics, objective))
     names = np.asarray(queries.domains, np.str_)

@@ -12,7 +12,7 @@ from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import VECTORS, WORDS, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import first_hits_of, fused_scores, nearest, texts_to_score
 from nic_ray.selection.candidates import Candidate
@@ -87,7 +87,7 @@ def read_once(
                 scored[label] = found
             domains = [collection.domains[row] for row in asked]
             by_model[label] = flat_metrics(found[VECTORS], domains)
-            if label in fusions and prepared.config.search.objective.endswith("/fused"):
+            if label in fusions and is_fused(prepared.config.search.objective):
                 together = flat_metrics(found[fusions[label].best], domains)
                 by_model[label] |= {f"{name}/fused": together[f"{name}/macro"] for name in METRICS}
             if label == "base":

@@ -24,14 +24,15 @@ from nic_ray.evidence import (
     WordSearch,
     path_row,
 )
+from nic_ray.metrics.calibration import as_calibration
 from nic_ray.metrics.fusion import VECTORS, WORDS, ranking_figures
 from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives
+from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives, of_one_ranking
 from nic_ray.model.activations import Inputs
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
-from nic_ray.selection.confidence import as_calibration, calibrated, calibration_reading
+from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
@@ -187,7 +188,7 @@ def _chosen_fusions(
         for label, (at, weights) in cuts.items()
     }
     chosen = fusions["tuned"]
-    value = flat_metrics(chosen.scores[chosen.best], queries.domains)[objective.replace("/fused", "/macro")]
+    value = flat_metrics(chosen.scores[chosen.best], queries.domains)[of_one_ranking(objective)]
     verdict = "which retrieve will rank by" if chosen.helps else "which may be chance, so retrieve ranks without words"
     say(f"with a search by words ({chosen.best}): {objective} {value:.4f} on validation, {verdict}")
     return fusions

@@ -10,7 +10,7 @@ from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import FUSIONS, RANKS, VECTORS, WORDS, Fusion, Scored, best_fusion
 from nic_ray.metrics.intervals import Queries, lower_bound
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import PRIMARY
+from nic_ray.metrics.table import PRIMARY, of_one_ranking
 from nic_ray.model.evaluation import first_hits_of, fused_scores, texts_to_score
 from nic_ray.selection.scoring import Scorer, Weights
 
@@ -60,7 +60,7 @@ def choose_fusion(
     given = (embeddings, texts, collection, numbers)
     scores = fused_scores(*given, (WORDS, VECTORS, *FUSIONS), similarity=similarity)
     results = {fusion: flat_metrics(scores[fusion], queries.domains) for fusion in FUSIONS}
-    objective = objective.replace("/fused", "/macro")
+    objective = of_one_ranking(objective)
     by_scores = best_fusion({fusion: flat for fusion, flat in results.items() if fusion != RANKS}, objective)
     best = best_fusion({fusion: results[fusion] for fusion in (RANKS, by_scores)}, objective)
     bound = lower_bound(
