@@ -36,7 +36,9 @@ def test_first_hits_by_hand():
 @pytest.mark.parametrize("seed", range(5))
 def test_chances_are_those_of_scikit_learn(seed):
     hits = drawn(seed)
-    theirs = IsotonicRegression(out_of_bounds="clip").fit(hits.scores, hits.right)
+    # one more query at either end
+    scores = np.append(hits.scores, [hits.scores.min(), hits.scores.max()])
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, np.append(hits.right, [True, False]))
     asked = np.linspace(-0.5, 1.5, 301)
     np.testing.assert_allclose(chances_of(calibrate(hits), asked), theirs.predict(asked), atol=1e-12)
 
@@ -46,8 +48,34 @@ def test_equal_scores_have_the_chance_of_what_came_true_of_them():
     scores = random.choice([0.5, 1.0, 2.0], size=300)
     hits = FirstHits(scores, random.uniform(size=300) < 0.4 * scores, scores)
     calibration = calibrate(hits)
-    for score in (0.5, 1.0, 2.0):
-        assert chances_of(calibration, np.array([score]))[0] == pytest.approx(hits.right[scores == score].mean())
+    # at the ends with one query more: at the lowest score a right one, at the highest a wrong one
+    for score, right, more in ((0.5, 1, 1), (1.0, 0, 0), (2.0, 0, 1)):
+        own = hits.right[scores == score]
+        expected = (own.sum() + right) / (len(own) + more)
+        assert chances_of(calibration, np.array([score]))[0] == pytest.approx(expected)
+
+
+def test_a_few_queries_that_came_out_alike_at_an_end_are_not_called_certain():
+    scores, right = np.arange(10.0), np.array([0, 0, 0, 1, 0, 1, 0, 1, 1, 1], dtype=bool)
+    chances = chances_of(calibrate(FirstHits(scores, right, scores)), np.array([0.0, 2.0, 7.0, 9.0]))
+    assert chances.tolist() == [0.25, 0.25, 0.75, 0.75]  # three wrong ones and a right one; three right and a wrong one
+    (one,) = chances_of(calibrate(FirstHits(np.ones(3), np.ones(3, dtype=bool), np.ones(3))), np.ones(1))
+    assert one == 4 / 5  # of a single score both ends are the same
+
+
+@pytest.mark.parametrize("queries", [40, 400, 4000])
+def test_caution_at_the_ends_costs_no_brier_score_on_other_queries(queries):
+    certain, cautious = [], []
+    for seed in range(20):
+        hits, other = drawn(seed, queries), drawn(100 + seed, 4000)
+        plain = IsotonicRegression(out_of_bounds="clip").fit(hits.scores, hits.right)
+        assert set(plain.predict([0.0, 1.0])) & {0.0, 1.0}
+        certain.append(brier_score(plain.predict(other.scores), other.right))
+        chances = chances_of(calibrate(hits), other.scores)
+        assert chances.min() > 0
+        assert chances.max() < 1
+        cautious.append(brier_score(chances, other.right))
+    assert np.mean(cautious) <= np.mean(certain)
 
 
 def test_chances_hold_on_other_queries_and_never_fall():
@@ -72,7 +100,7 @@ def test_a_model_that_is_always_or_never_right_has_one_chance(right):
     hits = FirstHits(np.array([0.5, 0.25, 0.75]), np.full(3, right), np.zeros(3))
     calibration = calibrate(hits)
     assert calibration.scores == (0.25, 0.75)
-    assert chances_of(calibration, np.array([0.0, 0.6, 1.0])).tolist() == [float(right)] * 3
+    assert chances_of(calibration, np.array([0.0, 0.6, 1.0])).tolist() == pytest.approx([0.8 if right else 0.2] * 3)
     assert calibration.threshold == (pytest.approx(0.275) if right else 0.75)
 
 

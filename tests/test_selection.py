@@ -240,10 +240,10 @@ def test_the_chance_of_a_first_hit_is_set_on_validation_and_read_on_test(searche
         assert reading["queries"] == len(prepared.rows(part))
         assert sum(row["queries"] for row in reading["reliability"]) == reading["queries"]
     own = calibration["readings"]["validation"]
-    # isotonic regression is calibrated on the rows that it is fitted to
-    assert own["brier"] <= own["brier_of_the_mean"]
+    # isotonic regression is calibrated on the rows that it is fitted to, which are these and two imagined ones
+    assert own["brier"] <= own["brier_of_the_mean"] + 2 / own["queries"]
     stated = sum(row["chance"] * row["queries"] for row in own["reliability"]) / own["queries"]
-    assert stated == pytest.approx(own["right"])
+    assert stated == pytest.approx(own["right"], abs=1 / own["queries"])
 
 
 def test_objections_can_be_overridden_and_that_is_kept(searched):

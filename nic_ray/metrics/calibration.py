@@ -55,17 +55,25 @@ def first_hits(
 def calibrate(hits: FirstHits) -> Calibration:
     """Fit the chance that a first hit is right, which never falls with its score, and set the threshold.
 
+    No chance is 0 or 1: one more query is imagined at each end of the scores, a right first hit at the lowest and a
+    wrong one at the highest. Otherwise a few queries at an end that all came out alike would be called certain. n right
+    ones at the top have a chance of n / (n + 1).
+
     The threshold leaves a share `RIGHT_BELOW` of the right first hits below it. It is not set by queries without an
     answer, since nobody knows what those will be.
 
-    Source: isotonic regression, Zadrozny and Elkan 2002, KDD, 694-699.
+    Source: isotonic regression, Zadrozny and Elkan 2002, KDD, 694-699. One more query that comes out the other way is
+    what Venn-Abers predictors imagine at every score (Vovk and Petej 2014, UAI, 829-838); here it is at the ends only.
     """
     from scipy.optimize import isotonic_regression
 
     # equal scores, which rank fusion often gives, are one point with the mean of what came true
     distinct, place, counts = np.unique(hits.scores, return_inverse=True, return_counts=True)
-    share = np.bincount(place, hits.right.astype(float)) / counts
-    scores, chances = distinct.astype(float), isotonic_regression(share, weights=counts.astype(float)).x
+    right_ones, weights = np.bincount(place, hits.right.astype(float)), counts.astype(float)
+    right_ones[0] += 1
+    weights[0] += 1
+    weights[-1] += 1
+    scores, chances = distinct.astype(float), isotonic_regression(right_ones / weights, weights=weights).x
     # of a run of equal chances its two ends say all
     ends = np.flatnonzero(np.diff(chances, prepend=-1) + np.diff(chances, append=2))
     right = hits.scores[hits.right]
