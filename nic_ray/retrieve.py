@@ -33,26 +33,27 @@ def main(
 ) -> None:
     """Show the best passages for a question, with cosines, BM25 and domains, beside those of the base model.
 
-    An exported model also states the chance that its first hit answers, and says so when nothing was found.
+    An exported model also states the chance that its first hit answers, and says so when nothing was found. Both were
+    set on the passages of its training pairs; with any others, a line says so ("caveat" with --json).
     """
     import json
     from dataclasses import asdict
 
     from nic_ray.bundle.retriever import describe, retriever
-    from nic_ray.dataset.passages import read_corpus
     from nic_ray.hardware import pick_device
 
-    place, passages = pick_device(device, "--device"), read_corpus(corpus)
     say = (lambda _: None) if as_json else console.say
-    search = retriever(bundle, passages, words=words, say=say, device=place)
+    search = retriever(bundle, corpus, words=words, say=say, device=pick_device(device, "--device"))
     say(f"ranked by {search.ranking}")
+    if search.caveat is not None:
+        say(search.caveat)
     if not queries and sys.stdin.isatty():
         console.say("ask, one question a line; an end of file (Ctrl-D) ends it")
     for query in queries or filter(None, map(str.strip, sys.stdin)):
         answer = search.ask(query, count)
         if as_json:
             hits = {model: [asdict(hit) for hit in top] for model, top in answer.hits.items()}
-            sure = {"chance": answer.chance, "nothing_found": answer.nothing_found}
+            sure = {"chance": answer.chance, "nothing_found": answer.nothing_found, "caveat": search.caveat}
             print(json.dumps({"query": query, "ranking": search.ranking, **sure, **hits}))
         else:
             console.say(f"\n{query}\n" + "\n".join(describe(answer)))

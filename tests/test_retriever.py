@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, retrieve
-from nic_ray.bundle.files import write_bundle
+from nic_ray.bundle.files import file_sha256, write_bundle
 from nic_ray.bundle.retriever import describe, retriever
 from nic_ray.dataset.passages import read_corpus
 from nic_ray.errors import InputError
@@ -28,7 +28,7 @@ def bundle(tiny_model, tmp_path):
 def test_both_models_rank_as_their_embeddings_say(bundle, tiny_model, tiny_pairs_file):
     passages = read_corpus(tiny_pairs_file)
     question = "How do I replace the leaking rotor?"
-    answer = retriever(bundle, passages, say=lambda _: None).ask(question, 5)
+    answer = retriever(bundle, tiny_pairs_file, say=lambda _: None).ask(question, 5)
     found = answer.hits
     order = {}
     for name, folder in (("tuned", bundle), ("base", tiny_model())):
@@ -82,7 +82,7 @@ def fused_bundle(tiny_model, tmp_path):
 
 def test_words_and_vectors_are_ranked_together_where_the_validation_rows_said_so(fused_bundle, tiny_pairs_file):
     passages, question = read_corpus(tiny_pairs_file), "How do I replace the leaking rotor?"
-    found = retriever(fused_bundle, passages, say=lambda _: None)
+    found = retriever(fused_bundle, tiny_pairs_file, say=lambda _: None)
     answer = found.ask(question, 5)
     model, texts = SentenceTransformer(str(fused_bundle), device="cpu"), [passage.text for passage in passages]
     scores = (
@@ -92,25 +92,56 @@ def test_words_and_vectors_are_ranked_together_where_the_validation_rows_said_so
     assert [hit.text for hit in answer.hits["tuned"]] == [texts[n] for n in np.argsort(-scores, kind="stable")[:5]]
     assert answer.chance == pytest.approx(scores.max() / 2, abs=1e-5)
     assert not answer.nothing_found
-    alone = retriever(fused_bundle, passages, words=False, say=lambda _: None)
+    alone = retriever(fused_bundle, tiny_pairs_file, words=False, say=lambda _: None)
     cosines = [hit.cosine for hit in alone.ask(question, 5).hits["tuned"]]
     assert (alone.ranking, cosines) == ("similarity", sorted(cosines, reverse=True))
     assert alone.ask(question, 1).chance is None  # the chances are those of another way to score
 
 
+def test_on_other_passages_than_those_of_the_pairs_it_is_said_whose_chances_are_stated(
+    tiny_model, tiny_pairs_file, tmp_path
+):
+    model = SentenceTransformer(str(tiny_model(layers=3)), device="cpu")
+    data = {"pairs": "ours.jsonl", "sha256": file_sha256(tiny_pairs_file), "passages": 24}
+    metadata = {"name": "tuned", "base_model": str(tiny_model()), **FUSED, "data": data}
+    write_bundle(tmp_path / "own", model, metadata, training_log="")
+    write_bundle(tmp_path / "share", model, metadata | {"data": data | {"passages": 12}}, training_log="")
+    other = tmp_path / "other.jsonl"
+    other.write_text(tiny_pairs_file.read_text().replace("pumps", "pipes"))
+
+    def caveat(bundle, corpus, **words):
+        return retriever(tmp_path / bundle, corpus, say=lambda _: None, **words).caveat
+
+    assert caveat("own", tiny_pairs_file) is None
+    for bundle, corpus, passages in (("own", other, 24), ("share", tiny_pairs_file, 12)):
+        assert caveat(bundle, corpus) == (
+            f"the chances, and the score below which nothing counts as found, were set on the {passages} "
+            "passages of ours.jsonl; on any others, take them as a hint"
+        )
+    assert caveat("own", other, words=False) is None  # no chance is stated
+
+
 def test_words_can_be_asked_for_of_a_bundle_that_knows_nothing_of_them(bundle, tiny_pairs_file):
-    found = retriever(bundle, read_corpus(tiny_pairs_file), words=True, say=lambda _: None)
+    found = retriever(bundle, tiny_pairs_file, words=True, say=lambda _: None)
     assert found.ranking == "reciprocal rank fusion"
     assert max(hit.by_words for hit in found.ask("a leaking rotor", 1).hits["tuned"]) > 0
 
 
 def test_nothing_found_is_said(fused_bundle, tiny_pairs_file):
-    answer = retriever(fused_bundle, read_corpus(tiny_pairs_file), say=lambda _: None).ask("zzz", 2)
+    answer = retriever(fused_bundle, tiny_pairs_file, say=lambda _: None).ask("zzz", 2)
     assert answer.chance < 0.5
     assert answer.nothing_found
     lines = list(describe(answer))
     assert lines[0].startswith("nothing found: ")
     assert lines[1] == f"tuned model (the first answers with a chance of {answer.chance:.0%}):"
+
+
+def test_the_caveat_is_printed_once_and_stands_in_each_json_object(fused_bundle, tiny_pairs_file, run):
+    given = (fused_bundle, "--corpus", tiny_pairs_file)
+    said = [line for line in run(*given, "a hot rotor", "no sound") if line.startswith("the chances, and the score ")]
+    assert len(said) == 1
+    assert "were set on the training pairs' passages; on any others" in said[0]
+    assert [json.loads(line)["caveat"] for line in run(*given, "a hot rotor", "no sound", "--json")] == said * 2
 
 
 def test_both_models_are_put_on_the_device(bundle, tiny_pairs_file, monkeypatch):
@@ -121,17 +152,20 @@ def test_both_models_are_put_on_the_device(bundle, tiny_pairs_file, monkeypatch)
         return to(model, "cpu")
 
     monkeypatch.setattr(SentenceTransformer, "to", note)
-    retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
+    retriever(bundle, tiny_pairs_file, say=lambda _: None, device="cuda")
     assert moved.count("cuda") == 2
 
 
 def test_a_damaged_bundle_answers_nothing(bundle, tiny_pairs_file):
     (bundle / "model.safetensors").write_bytes(b"x")
     with pytest.raises(InputError, match="not loaded"):
-        retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None)
+        retriever(bundle, tiny_pairs_file, say=lambda _: None)
 
 
-def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_file, monkeypatch, capsys):
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(...)`: the lines that the command prints."""
+
     def run(*arguments: object, stdin: str = "") -> list[str]:
         monkeypatch.setattr(sys, "argv", ["retrieve", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -140,6 +174,10 @@ def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_f
         assert stopped.value.code == 0
         return capsys.readouterr().out.splitlines()
 
+    return run
+
+
+def test_questions_come_from_the_command_line_or_from_stdin(bundle, tiny_pairs_file, run):
     given = (bundle, "--corpus", tiny_pairs_file)
     (one,) = run(*given, "a hot rotor", "--top", "2", "--json")
     assert json.loads(one)["query"] == "a hot rotor"
@@ -162,7 +200,7 @@ def test_both_models_are_moved_to_the_device(bundle, tiny_pairs_file, monkeypatc
         return model
 
     monkeypatch.setattr(SentenceTransformer, "to", to)
-    retriever(bundle, read_corpus(tiny_pairs_file), say=lambda _: None, device="cuda")
+    retriever(bundle, tiny_pairs_file, say=lambda _: None, device="cuda")
     assert moved.count("cuda") == 2
 
 
@@ -172,7 +210,7 @@ def test_each_model_ranks_by_its_own_prompts_and_similarity(changed_model, tiny_
     tuned = SentenceTransformer(str(changed_model(prompts={"query": "trucks "}, layers=3)), device="cpu")
     write_bundle(tmp_path / "tuned", tuned, {"name": "tuned", "base_model": str(base)}, training_log="")
     passages, question = read_corpus(tiny_pairs_file), "How do I replace the leaking rotor?"
-    found = retriever(tmp_path / "tuned", passages, say=lambda _: None).ask(question, 5).hits
+    found = retriever(tmp_path / "tuned", tiny_pairs_file, say=lambda _: None).ask(question, 5).hits
     plain, texts = SentenceTransformer(str(base), device="cpu"), [passage.text for passage in passages]
     scores = plain.encode([prompts["passage"] + text for text in texts]) @ plain.encode(prompts["query"] + question)
     assert [each.text for each in found["base"]] == [texts[number] for number in np.argsort(-scores)[:5]]

@@ -15,7 +15,6 @@ from nic_ray.bundle import comparison, onnx, retriever
 from nic_ray.bundle import files as bundles
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs
-from nic_ray.dataset.passages import Passage
 from nic_ray.model import base, encoder, evaluation
 from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
 from nic_ray.model.cache import Budget, inputs_by_depth, is_kept, run_here
@@ -154,8 +153,9 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
     def searched() -> None:
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(retriever, "load", lambda _: shared)
-            passages = [Passage(text, "one") for text in prepared.collection.texts[:6]]
-            retriever.retriever(given.folder / "model", passages, say=lambda _: None).ask("a hot rotor", 2)
+            retriever.retriever(given.folder / "model", prepared.config.data.pairs, say=lambda _: None).ask(
+                "a hot rotor", 2
+            )
 
     def compared() -> None:
         with pytest.MonkeyPatch.context() as patches:

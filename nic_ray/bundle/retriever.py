@@ -12,7 +12,7 @@ from torch import Tensor
 from nic_ray import hardware
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import fusion_of
-from nic_ray.dataset.passages import Passage
+from nic_ray.dataset.passages import Passage, read_corpus
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import Calibration, as_calibration, chances_of
@@ -60,11 +60,13 @@ class Retriever:
     """Retrieve a number of passages for a question."""
     ranking: str
     """How the tuned model ranks them."""
+    caveat: str | None
+    """Of which passages the chances are, if of others than these; None if they are of these, or if there are none."""
 
 
 def retriever(
     folder: Path,
-    passages: Sequence[Passage],
+    corpus: Path,
     *,
     words: bool | None = None,
     say: Callable[[str], None],
@@ -74,15 +76,17 @@ def retriever(
 
     Args:
         folder: the bundle; it is verified first.
-        passages: the passages to search.
+        corpus: the passages to search: a file of pairs, or a folder of text files.
         words: whether passages are ranked by their words (BM25) as well; None for what the validation rows have shown
             to be better, as it is stored in the bundle.
         say: called with a line that says what is being embedded.
         device: where the texts are embedded.
 
     Raises:
-        InputError: the folder is a damaged bundle or no bundle, or its base model is not available.
+        InputError: as `read_corpus`; or the folder is a damaged bundle or no bundle, or its base model is not
+            available.
     """
+    passages = read_corpus(corpus)
     hardware.keep_to_usable_cpus()
     metadata = bundles.read_metadata(folder)
     tuned, base = bundles.load(folder), load(metadata["base_model"])
@@ -128,7 +132,8 @@ def retriever(
             calibration is not None and bool(first < calibration.threshold),
         )
 
-    return Retriever(ask, str(fusions["tuned"]))
+    caveat = None if calibration is None else _caveat(metadata, corpus, passages)
+    return Retriever(ask, str(fusions["tuned"]), caveat)
 
 
 def _similarity(model: SentenceTransformer, query: str, corpus: Tensor) -> NDArray[np.float32]:
@@ -145,6 +150,21 @@ def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
     if stored is None or Fusion(**stored["ranking"]) != ranking:
         return None
     return as_calibration(stored)
+
+
+def _caveat(metadata: Metadata, corpus: Path, passages: Sequence[Passage]) -> str | None:
+    """Of which passages a bundle's chances and its threshold are, if of others than those that are searched."""
+    own = metadata.get("data", {})
+    # a run on a share of its file's passages has fewer of them
+    if corpus.is_file() and own.get("passages") == len(passages) and own.get("sha256") == bundles.file_sha256(corpus):
+        return None
+    of = (
+        f"the {own['passages']} passages of {own.get('pairs')}" if "passages" in own else "the training pairs' passages"
+    )
+    return (
+        f"the chances, and the score below which nothing counts as found, were set on {of}; on any "
+        "others, take them as a hint"
+    )
 
 
 def describe(answer: Answer) -> Iterator[str]:
