@@ -11,6 +11,9 @@ from nic_ray.dataset import general
 from nic_ray.dataset.general import general_texts
 from nic_ray.errors import InputError
 from nic_ray.model.activations import frozen_inputs
+from nic_ray.progress import View
+from nic_ray.search import train_single
+from nic_ray.search.train_single import train_one
 from nic_ray.training.batches import NOTHING_HELD
 from nic_ray.training.prepared import held_texts, prepare, training_data
 
@@ -48,6 +51,15 @@ def test_an_interpreter_without_them_is_a_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(InputError, match=r"general_texts: this Python comes without its documentation \(pydoc_data\)"):
         general_texts(None)
+
+
+def test_a_training_that_no_guard_judges_reads_only_texts_that_it_holds(tiny_model, tiny_pairs_file, tmp_path):
+    train = {"base_model": str(tiny_model()), "frozen_layers": 1, "max_tokens": 16, "epochs": 1}
+    sections = {"data": {"pairs": str(tiny_pairs_file)}, "train": train, "general_texts": str(tmp_path / "none")}
+    trained = train_one(Config.model_validate(sections), out=tmp_path, view=View())
+    train_single.resume(trained.run_folder, None, view=View())
+    with pytest.raises(InputError, match="none: no such file or folder"):
+        train_one(Config.model_validate(sections | {"train": train | {"anchor": 1.0}}), out=tmp_path, view=View())
 
 
 @pytest.fixture

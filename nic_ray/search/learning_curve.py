@@ -50,7 +50,7 @@ def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> 
         raise InputError(f"--shares: want two or more, each > 0 and <= 1, got {listed}")
     result = read_result(run_folder)
     config, started = reopened_settings(run_folder)
-    prepared = prepare(config, on_gpu=True)
+    prepared = prepare(config, on_gpu=True, guarded=False)
     refuse_other_start(prepared, started, run_folder)
     settings = _winners_settings(result)
     hardware.keep_freed_memory()

@@ -56,14 +56,15 @@ class Prepared:
         return np.flatnonzero(self.parts == part)
 
 
-def prepare(config: Config, *, on_gpu: bool) -> Prepared:
+def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     """Read, check, split and tokenise the data; nothing is trained or written.
 
     Args:
         on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
+        guarded: whether the guard will judge a model, by general texts too if it is to.
 
     Raises:
-        InputError: the pairs, the base model, frozen_layers or the device cannot be used.
+        InputError: the pairs, the base model, frozen_layers, the general texts or the device cannot be used.
     """
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
@@ -73,7 +74,7 @@ def prepare(config: Config, *, on_gpu: bool) -> Prepared:
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
     _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
-    holds, measures = holds_general_texts(config), config.guard.min_neighbours_kept > 0
+    holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
     collection, parts = divide(pairs, config.data)
