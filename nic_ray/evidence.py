@@ -92,6 +92,15 @@ class RetentionSetFile(TypedDict):
     sha256: str
 
 
+class StoredGeneralTexts(TypedDict):
+    """The general texts of a run."""
+
+    source: str
+    """Name of the file or folder; without one, the version of the Python whose language reference was read."""
+    sha256: Mapping[str, str]
+    """Of those that measure what is forgotten ("measuring") and of those that trials may hold ("held"), if any."""
+
+
 class StoredReading(TypedDict):
     """One reading of test rows; see `readings`."""
 
@@ -182,6 +191,7 @@ class Evidence(TypedDict, total=False):
     """Model -> macro metrics on the retention set minus the base model's; None without a retention set."""
     neighbours_kept: Mapping[str, float] | None
     """Model -> share of the base model's neighbours on general texts that it keeps; None if not measured."""
+    general_texts: StoredGeneralTexts
     front: list[PathRow]
     """Rows written by `path_row` and read by `path_points`."""
     confirmed: list[Confirmed]
@@ -288,10 +298,11 @@ class StoredSplit(TypedDict, total=False):
 
 
 class DataAndSplit(TypedDict):
-    """The pairs of a run, and how they were split."""
+    """The pairs of a run, how they were split, and its general texts if it reads any."""
 
     data: StoredData
     split: StoredSplit
+    general_texts: NotRequired[StoredGeneralTexts]
 
 
 class StoredStart(TypedDict, total=False):
@@ -301,6 +312,7 @@ class StoredStart(TypedDict, total=False):
     """All settings; `config_file.started_settings` reads them."""
     data: StoredData
     split: StoredSplit
+    general_texts: StoredGeneralTexts
     base_weights_sha256: str
 
 

@@ -1,6 +1,9 @@
 """General text: what comes with the interpreter, or what a user names."""
 
+import contextlib
 import dataclasses
+import json
+import platform
 import sys
 
 import numpy as np
@@ -15,7 +18,14 @@ from nic_ray.progress import View
 from nic_ray.search import train_single
 from nic_ray.search.train_single import train_one
 from nic_ray.training.batches import NOTHING_HELD
-from nic_ray.training.prepared import held_texts, prepare, training_data
+from nic_ray.training.prepared import (
+    describe_data,
+    describe_start,
+    held_texts,
+    prepare,
+    refuse_other_start,
+    training_data,
+)
 
 
 def test_the_interpreter_carries_paragraphs_of_prose():
@@ -64,7 +74,7 @@ def test_a_training_that_no_guard_judges_reads_only_texts_that_it_holds(tiny_mod
 
 @pytest.fixture
 def run(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
-    """`run(anchor=..., space=...)`: a prepared run whose general texts are four paragraphs."""
+    """`run(anchor=..., space=..., guarded=...)`: a prepared run whose general texts are four paragraphs, a to d."""
     monkeypatch.setattr(general, "FEWEST", 1)
     (tmp_path / "texts").mkdir()
     for name in ("a", "b", "c", "d"):
@@ -72,11 +82,11 @@ def run(tiny_model, tiny_pairs_file, tmp_path, monkeypatch):
             f"{name} general paragraph " + "with many words of its own " * 4
         )
 
-    def make(space=None, **train):
+    def make(space=None, guarded=True, **train):
         settings = {"base_model": str(tiny_model()), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32"}
         config = {"data": {"pairs": str(tiny_pairs_file)}, "train": settings | train, "space": space or {}}
         config |= {"general_texts": str(tmp_path / "texts")}
-        return prepare(Config.model_validate(config), on_gpu=False)
+        return prepare(Config.model_validate(config), on_gpu=False, guarded=guarded)
 
     return make
 
@@ -98,3 +108,41 @@ def test_general_texts_stand_behind_the_collections_where_a_trial_may_hold_them(
         np.testing.assert_allclose(held.embeddings, expected, atol=1e-5)
         data = training_data(prepared, inputs, prepared.rows("train"))
         assert dataclasses.astuple(data.general)[0].tolist() == held.texts.tolist()
+
+
+@pytest.mark.parametrize(("letter", "refused"), [("a", [True, True, False]), ("b", [False, True, True])])
+def test_a_run_goes_on_with_the_general_texts_that_it_was_started_with(run, tmp_path, letter, refused):
+    """Text a measures, text b is held."""
+    kinds = {"measuring": {}, "both": {"anchor": 1.0}, "held": {"anchor": 1.0, "guarded": False}}
+    started = {kind: json.loads(json.dumps(describe_start(run(**given)))) for kind, given in kinds.items()}
+    assert {start["general_texts"]["source"] for start in started.values()} == {"texts"}
+    used = [[*start["general_texts"]["sha256"]] for start in started.values()]
+    assert used == [["measuring"], ["measuring", "held"], ["held"]]
+    for kind, given in kinds.items():
+        refuse_other_start(run(**given), started[kind], tmp_path)
+    (tmp_path / "texts" / f"{letter}.txt").write_text(f"{letter} is another paragraph " + "with many words " * 5)
+    for (kind, given), is_refused in zip(kinds.items(), refused, strict=True):
+        message = r"texts: has changed since .* was started, and .*; put the old texts back, or start anew$"
+        with pytest.raises(InputError, match=message) if is_refused else contextlib.nullcontext():
+            refuse_other_start(run(**given), started[kind], tmp_path)
+        earlier = {name: value for name, value in started[kind].items() if name != "general_texts"}
+        refuse_other_start(run(**given), earlier, tmp_path)  # a run that did not note them goes on
+    refuse_other_start(run(guarded=False), started["both"], tmp_path)  # reads none
+
+
+def test_another_python_with_other_paragraphs_is_named(run, tmp_path):
+    prepared = run()
+    started = json.loads(json.dumps(describe_start(prepared)))
+    started["general_texts"] |= {"source": "Python 3.9.1"}
+    own = dataclasses.replace(
+        prepared, config=prepared.config.model_copy(update={"general_texts": None}), measuring=("another",)
+    )
+    now = f"Python {platform.python_version()}"
+    assert describe_data(own)["general_texts"]["source"] == now
+    with pytest.raises(InputError) as refused:
+        refuse_other_start(own, started, tmp_path)
+    assert str(refused.value) == (
+        f"general_texts: the language reference of this Python ({now}) has other paragraphs than that which {tmp_path} "
+        "was started with (Python 3.9.1), and its models go with the old texts; go on with the same versions of Python "
+        "and nic_ray, or start anew"
+    )

@@ -10,8 +10,10 @@ from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.model.base import load
 from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import evaluate_encoder
+from nic_ray.search import search
 from nic_ray.selection.retention import load_general_text, load_retention_set, neighbours_kept, retention_of
-from nic_ray.selection.selection import Contestants, judge
+from nic_ray.selection.selection import Contestants, SearchResult, judge
+from nic_ray.stored import read_result
 
 RETENTION_SET = index_pairs(
     [Pair(f"{part} is {fault}", f"drain the {part} if {fault}.", part) for part in ("valve", "oven", "kite")
@@ -73,7 +75,7 @@ def test_neighbours_are_compared_with_those_of_plain_sentence_transformers(searc
     assert load_general_text(dataclasses.replace(prepared, measuring=()), [1]) is None
 
 
-def test_the_weights_are_drawn_back_until_enough_neighbours_are_kept(searched):
+def test_the_weights_are_drawn_back_until_enough_neighbours_are_kept(searched, tmp_path):
     prepared, inputs, candidates = measuring(searched, 1, least=0.7)
     found = judge(
         prepared, inputs, Contestants({"first trial": candidates[0]}, candidates, []), None,
@@ -85,6 +87,8 @@ def test_the_weights_are_drawn_back_until_enough_neighbours_are_kept(searched):
     assert kept[1.0] < 0.7 <= kept[found.evidence["alpha"]] == found.evidence["neighbours_kept"]["tuned"]
     assert found.evidence["neighbours_kept"]["first trial"] == pytest.approx(kept[1.0])
     assert not any(objection.startswith("retention:") for objection in found.evidence["guard"]["objections"])
+    search._write_result(SearchResult(None, tmp_path, found, []), prepared, None)
+    assert [*read_result(tmp_path)["general_texts"]["sha256"]] == ["measuring"]
 
 
 def test_a_model_that_keeps_too_few_however_far_it_is_drawn_back_is_refused(searched):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 from nic_ray.errors import InputError
-from nic_ray.evidence import DataAndSplit, StoredStart
+from nic_ray.evidence import DataAndSplit, StoredGeneralTexts, StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
@@ -235,19 +236,19 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
 
 
 def describe_start(prepared: Prepared) -> StoredStart:
-    """Describe what a run starts with and must match when it is resumed: settings, data, split and base model."""
+    """Describe what a run starts with and must match when it is resumed: settings, data, base model, general texts."""
     settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
     return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
 
 
 def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
-    """Refuse to resume a run whose data, split or base model differ from those it was started with.
+    """Refuse to resume a run whose data, split, base model or general texts differ from those it was started with.
 
     Args:
         started: `describe_start` of then, as far as it was noted.
 
     Raises:
-        InputError: the data, the split or the base model's weights are different.
+        InputError: the data, the split, the base model's weights or the general texts are different.
     """
     start, pairs = describe_start(prepared), prepared.config.data.pairs
     weights = start["base_weights_sha256"]
@@ -256,6 +257,7 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
             f"{prepared.encoder.name}: has other weights than at the start of {run_folder}, and its trials go with "
             "those; put the old ones back, or start anew"
         )
+    _refuse_other_general_texts(prepared, started, run_folder)
     if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
         return
     if started.get("data") == start["data"]:
@@ -269,11 +271,37 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
     )
 
 
+def _refuse_other_general_texts(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
+    now, then = _describe_general_texts(prepared), started.get("general_texts")
+    if now is None or then is None:  # none are read, or they were not noted
+        return
+    if all(then["sha256"].get(use, digest) == digest for use, digest in now["sha256"].items()):
+        return
+    if named := prepared.config.general_texts:
+        changed, way_out = f"{named}: has changed since {run_folder} was started", "put the old texts back"
+    else:
+        changed = (
+            f"general_texts: the language reference of this Python ({now['source']}) has other paragraphs than that "
+            f"which {run_folder} was started with ({then['source']})"
+        )
+        way_out = "go on with the same versions of Python and nic_ray"
+    raise InputError(f"{changed}, and its models go with the old texts; {way_out}, or start anew")
+
+
+def _describe_general_texts(prepared: Prepared) -> StoredGeneralTexts | None:
+    """Describe the general texts of a run by their source and their hashes; None if it reads none."""
+    texts = {"measuring": prepared.measuring, "held": prepared.general}
+    digests = {use: hashlib.sha256(json.dumps(own).encode()).hexdigest() for use, own in texts.items() if own}
+    named = prepared.config.general_texts
+    source = f"Python {platform.python_version()}" if named is None else named.name
+    return {"source": source, "sha256": digests} if digests else None
+
+
 def describe_data(prepared: Prepared) -> DataAndSplit:
-    """Describe data and split by numbers and hashes, for the records of a run."""
+    """Describe data, split and general texts by numbers and hashes, for the records of a run."""
     collection, data = prepared.collection, prepared.config.data
     domains = sorted(set(collection.domains))
-    return {
+    described: DataAndSplit = {
         "data": {
             "pairs": data.pairs.name,
             "sha256": prepared.pairs_sha256,
@@ -292,6 +320,8 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "sha256": split_sha256(collection, prepared.parts),
         },
     }
+    general = _describe_general_texts(prepared)
+    return described if general is None else {**described, "general_texts": general}
 
 
 def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
