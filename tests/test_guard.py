@@ -1,10 +1,12 @@
 """The guard on hand-made scores, and on models that are equally good."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from nic_ray.metrics.intervals import Queries
-from nic_ray.selection.guard import Mixture, choose_mixture, falls, macro_bound, objections
+from nic_ray.selection.guard import Mixture, choose_mixture, falls, macro_bound, objections, retention_objection
 
 # 3 domains of 20 passages with 5 queries each
 DOMAINS = [name for name in ("a", "b", "c") for _ in range(100)]
@@ -46,6 +48,47 @@ def test_a_point_that_forgets_too_much_is_not_taken_however_good():
     assert chosen(mixtures) == 0.5
     assert chosen(mixtures, limit=0.06) == 1.0
     assert chosen(mixtures, limit=0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            [(-0.06, None), (-0.2, None)],
+            "every mix with the base model loses at least 0.06 Recall@5 on the retention set, more than "
+            "guard.max_retention_loss 0.05",
+        ),
+        (
+            [(-0.01, 0.61), (None, 0.5)],
+            "every mix with the base model keeps at most 0.61 of the neighbours of general texts, less than "
+            "guard.min_neighbours_kept 0.8",
+        ),
+        (
+            [(-0.06, 0.9), (-0.07, 0.7)],
+            "every mix with the base model loses at least 0.06 Recall@5 on the retention set, more than "
+            "guard.max_retention_loss 0.05",
+        ),
+        (
+            [(-0.06, 0.7), (-0.07, 0.75)],
+            "every mix with the base model loses at least 0.06 Recall@5 on the retention set, more than "
+            "guard.max_retention_loss 0.05, and keeps at most 0.75 of the neighbours of general texts, less than "
+            "guard.min_neighbours_kept 0.8",
+        ),
+        (
+            [(-0.06, 0.9), (0.01, 0.7)],
+            "every mix with the base model that loses no more than guard.max_retention_loss 0.05 keeps at most 0.7 of "
+            "the neighbours of general texts, less than guard.min_neighbours_kept 0.8",
+        ),
+    ],
+    ids=["loss alone", "neighbours alone", "loss where enough are kept", "both", "never both at once"],
+)
+def test_of_what_is_forgotten_the_limit_that_is_broken_is_named(path, told):
+    mixtures = [dataclasses.replace(mixture(1.0, scores(0.5), lost), neighbours=kept) for lost, kept in path]
+    limits = {"max_retention_loss": 0.05, "min_neighbours_kept": 0.8}
+    assert choose_mixture(mixtures, QUERIES, objective="recall_at_5/macro", **limits) is None
+    assert retention_objection(mixtures, **limits) == (
+        f"retention: {told}; lower the learning rates or the epochs, or hold the model (train.anchor)"
+    )
 
 
 def objected(tuned, base, part="validation", queries=QUERIES):

@@ -98,5 +98,7 @@ def test_a_model_that_keeps_too_few_however_far_it_is_drawn_back_is_refused(sear
     found = judge(
         prepared, inputs, Contestants({}, candidates, []), None, export_anyway=False, say=lambda _: None
     )  # fmt: skip
-    assert found.evidence["guard"]["objections"][0].startswith("retention: every mix with the base model loses more")
+    assert found.evidence["guard"]["objections"][0].startswith(
+        "retention: every mix with the base model keeps at most 0."
+    )
     assert not found.may_be_exported

@@ -68,12 +68,7 @@ def choose_mixture(
     Returns:
         the chosen mixture; None if all of them forget more than that.
     """
-    allowed = [
-        mixture
-        for mixture in mixtures
-        if (mixture.retention is None or mixture.retention[PRIMARY] >= -max_retention_loss)
-        and (mixture.neighbours is None or mixture.neighbours >= min_neighbours_kept)
-    ]
+    allowed = [each for each in _losing_little(mixtures, max_retention_loss) if _kept(each) >= min_neighbours_kept]
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
@@ -93,6 +88,43 @@ def choose_mixture(
         return error is not None and lead <= error
 
     return min(filter(is_as_good, allowed), key=lambda mixture: mixture.alpha)
+
+
+def _losing_little(mixtures: Sequence[Mixture], limit: float) -> list[Mixture]:
+    return [each for each in mixtures if each.retention is None or each.retention[PRIMARY] >= -limit]
+
+
+def _kept(mixture: Mixture) -> float:
+    return 1.0 if mixture.neighbours is None else mixture.neighbours
+
+
+def retention_objection(mixtures: Sequence[Mixture], *, max_retention_loss: float, min_neighbours_kept: float) -> str:
+    """Say which limit of what may be forgotten none of some mixtures keeps, and how near the best of them comes.
+
+    Args:
+        mixtures, max_retention_loss, min_neighbours_kept: those for which `choose_mixture` has returned None.
+    """
+    little = _losing_little(mixtures, max_retention_loss)
+    lost = [-mixture.retention[PRIMARY] for mixture in mixtures if mixture.retention is not None]
+    most = max(map(_kept, little or mixtures))
+    broken = []
+    if not little:
+        broken.append(
+            f"loses at least {min(lost):.4g} {METRICS[PRIMARY].label} on the retention set, more than "
+            f"guard.max_retention_loss {max_retention_loss:g}"
+        )
+    if most < min_neighbours_kept:
+        broken.append(
+            f"keeps at most {most:.4g} of the neighbours of general texts, less than guard.min_neighbours_kept "
+            f"{min_neighbours_kept:g}"
+        )
+    which = "every mix with the base model"
+    if 0 < len(little) < len(mixtures):
+        which += f" that loses no more than guard.max_retention_loss {max_retention_loss:g}"
+    return (
+        f"retention: {which} {', and '.join(broken)}; lower the learning rates or the epochs, or hold the model "
+        "(train.anchor)"
+    )
 
 
 def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries) -> float | None:

@@ -33,7 +33,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.selection.averaging import averaged, refitted
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
-from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections
+from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
 from nic_ray.selection.retention import (
@@ -222,23 +222,16 @@ def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordS
 
 def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:
     """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
-    objective, limits = config.search.objective, config.guard
-    mixture = choose_mixture(
-        mixtures[1:],
-        queries,
-        objective=objective,
-        max_retention_loss=limits.max_retention_loss,
-        min_neighbours_kept=limits.min_neighbours_kept,
-    )
+    objective, given = config.search.objective, mixtures[1:]
+    limits = {
+        "max_retention_loss": config.guard.max_retention_loss,
+        "min_neighbours_kept": config.guard.min_neighbours_kept,
+    }
+    mixture = choose_mixture(given, queries, objective=objective, **limits)
     if mixture is not None:
         return mixture, []
-    objection = (
-        f"retention: every mix with the base model loses more than guard.max_retention_loss "
-        f"{limits.max_retention_loss:g} {METRICS[PRIMARY].label} on the retention set, or keeps less than "
-        f"guard.min_neighbours_kept {limits.min_neighbours_kept:g} of the neighbours of general texts; lower the "
-        "learning rates or the epochs, or hold the model (train.anchor)"
-    )
-    return max(mixtures[1:], key=lambda mixture: maximised(mixture.metrics, objective)), [objection]
+    best = max(given, key=lambda mixture: maximised(mixture.metrics, objective))
+    return best, [retention_objection(given, **limits)]
 
 
 def _retention(
