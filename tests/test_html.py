@@ -269,6 +269,35 @@ def test_without_a_retention_set_or_a_test_reading_it_says_so(make_run):
     assert "Not exported" in text
 
 
+@pytest.mark.parametrize(("with_set", "with_neighbours"), [(True, True), (True, False), (False, True)])
+def test_each_limit_of_what_may_be_forgotten_is_drawn_where_it_was_measured(make_run, with_set, with_neighbours):
+    folder = make_run(retention_set=with_set)
+    result = json.loads((folder / "result.json").read_text())
+    result["guard"]["min_neighbours_kept"] = 0.75
+    for row in result["front"] if with_neighbours else []:
+        row["neighbours"] = 1 - row["alpha"] / 2
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    drawn = section(text_of(folder), "retention")
+    traces, layout = plotted(drawn)
+    paths = [(trace["x"], trace["y"]) for trace in traces if trace["mode"] == "lines+markers+text"]
+    gain, lost, kept = [0.5, 0.6, 0.7], [0.0, -0.025, -0.05], [1.0, 0.75, 0.5]
+    assert paths == [(kept, gain)] * with_neighbours + [(lost, gain)] * with_set
+    stars = [(trace["x"], trace["y"]) for trace in traces if trace["mode"] == "markers"]
+    assert stars == [([0.75], [0.6])] * with_neighbours + [([-0.025], [0.6])] * with_set
+    limits = [0.75] * with_neighbours + [-0.05] * with_set
+    assert [line["x0"] for line in layout["shapes"]] == limits
+    assert len({line["xref"] for line in layout["shapes"]}) == len(limits)
+    assert f"left of a dashed line ({' or '.join(map(str, limits))}) nothing is exported" in drawn
+
+
+def plotted(drawn):
+    """The traces and the layout of a section's figure."""
+    start = drawn.index("[", drawn.index("Plotly.newPlot("))
+    traces, end = json.JSONDecoder().raw_decode(drawn, start)
+    layout, _ = json.JSONDecoder().raw_decode(drawn, drawn.index("{", end))
+    return traces, layout
+
+
 def test_a_lost_study_costs_only_what_was_drawn_from_it(make_run):
     folder = make_run()
     (folder / "study.db").unlink()

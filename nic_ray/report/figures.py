@@ -3,18 +3,19 @@
 import html
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
 from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
 from nic_ray.config import Config
 from nic_ray.domains import AT_EACH_END, changes_of
-from nic_ray.evidence import StoredInterval, TrialRow, path_points, value_in
+from nic_ray.evidence import GuardVerdict, PathPoint, StoredInterval, TrialRow, path_points, value_in
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.report.elements import (
     CYCLE,
@@ -119,53 +120,72 @@ def _reach(interval: StoredInterval | None, value: float) -> tuple[float, float]
 
 
 def retention(run: FinishedRun) -> Html:
-    """Gain against retention, for each mixture of the base model's weights and the tuned weights."""
-    measured = path_points(run.result.get("front", []))
-    by_neighbours = any(point.neighbours is not None for point in measured)
-    if by_neighbours:
-        points = [(point, point.neighbours) for point in measured if point.neighbours is not None]
-    else:
-        points = [(point, point.retention[PRIMARY]) for point in measured if point.retention is not None]
-    if not points:
+    """Gain against what is kept, for each mixture of the base model's weights and the tuned weights.
+
+    Neighbours of general texts and the retention set have a plot each, side by side, as far as they were measured.
+    """
+    points = path_points(run.result.get("front", []))
+    plots = list(_kept(points, run.result["guard"])) if points else []
+    if not plots:
         yield sentence("What the tuning forgets was not measured; name a file of pairs under guard.retention_set.")
         return
-    chosen, objective = run.result["alpha"], f"{PRIMARY}/macro"
-    figure = go.Figure()
+    figure = make_subplots(cols=len(plots), shared_yaxes=True, horizontal_spacing=0.06)
+    for column, (title, limit, kept) in enumerate(plots, 1):
+        _draw_path(figure, column, points, kept, run.result["alpha"])
+        figure.add_vline(x=limit, line={"color": "#666666", "dash": "dash", "width": 2}, opacity=1, col=column)
+        lowest, highest = (end(limit, *kept) for end in (min, max))
+        margin = 0.06 * (highest - lowest or 0.01)
+        figure.update_xaxes(range=[lowest - margin, highest + margin], title=title, col=column)
+    figure.update_yaxes(title=f"{label_of(f'{PRIMARY}/macro')}, validation rows", col=1)
+    yield figure_html("retention", figure, width=380 * len(plots) if len(plots) > 1 else None)
+    limits = " or ".join(f"{limit:g}" for _, limit, _ in plots)
+    yield sentence(
+        "Each point is a mix of weights, from the base model (0 %) to the tuned one (100 %). Up is better on the "
+        f"domains, right is less forgotten; left of a dashed line ({limits}) nothing is exported."
+    )
+
+
+def _kept(points: Sequence[PathPoint], guard: GuardVerdict) -> Iterator[tuple[str, float, list[float]]]:
+    """Yield what was measured of what mixtures keep: the title of its axis, the guard's limit, a value for each."""
+    neighbours = [point.neighbours for point in points if point.neighbours is not None]
+    if len(neighbours) == len(points):
+        title = "share of the neighbours of general texts<br>that are the base model's (1 = nothing moved)"
+        yield title, guard["min_neighbours_kept"], neighbours
+    changes = [point.retention[PRIMARY] for point in points if point.retention is not None]
+    if len(changes) == len(points):
+        title = f"change of {METRICS[PRIMARY].label} on the<br>retention set (0 = nothing forgotten)"
+        yield title, -guard["max_retention_loss"], changes
+
+
+def _draw_path(
+    figure: go.Figure, column: int, points: Sequence[PathPoint], kept: Sequence[float], chosen: float
+) -> None:
+    """Draw mixtures by what they keep and by what they gain, and the chosen one, into a column of a figure."""
+    objective = f"{PRIMARY}/macro"
     figure.add_scatter(
-        x=[kept for _, kept in points],
-        y=[point.metrics[objective] for point, _ in points],
+        x=kept,
+        y=[point.metrics[objective] for point in points],
         mode="lines+markers+text",
         name="mix of base and tuned weights",
-        text=[f"{point.alpha:.0%}" if point.alpha in (0, 1) else "" for point, _ in points],
-        hovertext=[f"{point.alpha:.0%}" for point, _ in points],
-        textposition=["top right" if point.alpha == 1 else "bottom left" for point, _ in points],
+        text=[f"{point.alpha:.0%}" if point.alpha in (0, 1) else "" for point in points],
+        hovertext=[f"{point.alpha:.0%}" for point in points],
+        textposition=["top right" if point.alpha == 1 else "bottom left" for point in points],
         cliponaxis=False,
         line={"color": "#0072B2"},
         marker={"size": 8},
+        showlegend=column == 1,
+        row=1,
+        col=column,
     )
     figure.add_scatter(
-        x=[kept for point, kept in points if point.alpha == chosen],
-        y=[point.metrics[objective] for point, _ in points if point.alpha == chosen],
+        x=[value for point, value in zip(points, kept, strict=True) if point.alpha == chosen],
+        y=[point.metrics[objective] for point in points if point.alpha == chosen],
         mode="markers",
         name=f"chosen: {chosen:.0%} of the way",
         marker={"color": "#D55E00", "symbol": "star", "size": 16},
-    )
-    guard = run.result["guard"]
-    limit = guard["min_neighbours_kept"] if by_neighbours else -guard["max_retention_loss"]
-    figure.add_vline(x=limit, line={"color": "#666666", "dash": "dash", "width": 2}, opacity=1)
-    lowest, highest = (end(limit, *(kept for _, kept in points)) for end in (min, max))
-    margin = 0.06 * (highest - lowest or 0.01)
-    figure.update_xaxes(range=[lowest - margin, highest + margin])
-    figure.update_xaxes(
-        title="share of the neighbours of general texts<br>that are the base model's (1 = nothing moved)"
-        if by_neighbours
-        else f"change of {METRICS[PRIMARY].label} on the<br>retention set (0 = nothing forgotten)"
-    )
-    figure.update_yaxes(title=f"{label_of(objective)}, validation rows")
-    yield figure_html("retention", figure)
-    yield sentence(
-        "Each point is a mix of weights, from the base model (0 %) to the tuned one (100 %). Up is better on the "
-        f"domains, right is less forgotten; left of the dashed line ({limit:g}) nothing is exported."
+        showlegend=column == 1,
+        row=1,
+        col=column,
     )
 
 
