@@ -222,6 +222,24 @@ def test_first_hits_are_right_where_the_first_rank_is(tiny_pairs, monkeypatch, f
     assert found.without_answer[place] == pytest.approx(alone.max(), abs=1e-5)
 
 
+def test_variants_of_the_answer_take_no_ranks_from_it_where_ranks_are_fused(tiny_pairs):
+    """By vectors the variants come first, then the answer, an idle passage, a rival; by words the rival comes first."""
+    answer = with_variants(tiny_pairs)[0].positive + " at the pump seal"
+    variants = [answer.replace(" 40 ", f" {number} ") for number in range(41, 49)]
+    passages = [*variants, answer, "nothing at all", "pump seal pump seal"]
+    rows = [Pair("pump seal", answer, "a"), *(Pair(f"query {place}", text, "a") for place, text in enumerate(passages))]
+    asked = index_pairs(rows)
+    texts = texts_to_score(asked, [0])
+    place = {"pump seal": 0, **{text: number for number, text in enumerate(passages, 1)}}
+    angles = np.array([0.1 * place[asked.texts[text]] for text in texts])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = fused_scores(embeddings, texts, asked, [0], [VECTORS, WORDS, RANKS])
+    # without the variants the answer ranks first and second, and the rival third and first
+    assert {fusion: values["mrr"].tolist() for fusion, values in found.items()} == {
+        VECTORS: [1.0], WORDS: [0.5], RANKS: [1.0]
+    }  # fmt: skip
+
+
 def domain_of(collection, passage):
     return collection.domains[collection.positive.tolist().index(passage)]
 

@@ -19,6 +19,19 @@ def test_ranks_are_added_by_their_reciprocals():
     np.testing.assert_allclose(fused(SIMILARITY, BY_WORDS, RANKS), [places])
 
 
+def test_what_is_left_out_takes_no_rank_from_another_passage():
+    random = np.random.default_rng(0)
+    similarity, by_words = random.normal(size=(1, 20)), random.poisson(1, size=(1, 20)).astype(float)
+    ignored = np.zeros((1, 20), dtype=bool)
+    ignored[0, [0, 3, *np.argsort(-similarity[0])[:2], *np.argsort(-by_words[0])[:2]]] = True
+    found = fused(similarity, by_words, RANKS, ignored)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(
+        found[~ignored], fused(similarity[~ignored][None], by_words[~ignored][None], RANKS)[0]
+    )
+    assert (found[~ignored] > fused(similarity, by_words, RANKS)[~ignored]).any()
+
+
 def test_one_search_alone_keeps_its_scores():
     assert fused(SIMILARITY, BY_WORDS, VECTORS) is SIMILARITY
     assert fused(SIMILARITY, BY_WORDS, WORDS) is BY_WORDS

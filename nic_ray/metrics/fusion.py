@@ -46,12 +46,19 @@ Scored = Mapping[Fusion, Mapping[str, NDArray[np.float64]]]
 """Fusion -> metric -> its value for each query, (Q,)."""
 
 
-def fused(similarity: NDArray[np.floating], by_words: NDArray[np.floating], fusion: Fusion) -> NDArray[np.floating]:
+def fused(
+    similarity: NDArray[np.floating],
+    by_words: NDArray[np.floating],
+    fusion: Fusion,
+    ignored: NDArray[np.bool_] | None = None,
+) -> NDArray[np.floating]:
     """Score passages by their similarity to a query and by their words.
 
     Args:
         similarity: (Q, C) similarity of each passage to each query.
         by_words: (Q, C) BM25 scores, 0 where no word is shared.
+        ignored: (Q, C) bool, True where the passage is left out of the query's ranking, and so takes no rank from
+            another one. What it scores itself means nothing.
 
     Returns:
         (Q, C) scores; higher is better. By ranks they lie in [0, 2]: a first place by either search counts 1, and a
@@ -64,6 +71,8 @@ def fused(similarity: NDArray[np.floating], by_words: NDArray[np.floating], fusi
         return by_words
     if fusion.form == "scores":
         return similarity + np.float32(fusion.weight) * by_words
+    if ignored is not None:
+        similarity, by_words = np.where(ignored, -np.inf, similarity), np.where(ignored, 0.0, by_words)
     return _reciprocal_ranks(similarity) + np.where(by_words > 0, _reciprocal_ranks(by_words), 0.0)
 
 

@@ -225,7 +225,7 @@ def first_hits_of(
         hits = first_hits(scores, relevant, left_out)
         # without the answers, the others move up in both lists
         gone = relevant if left_out is None else relevant | left_out
-        bare = fused(np.where(gone, -np.inf, block.vectors), np.where(gone, 0, block.words), fusion)
+        bare = fused(block.vectors, block.words, fusion, gone)
         parts.append(replace(hits, without_answer=np.where(gone, -np.inf, bare).max(axis=1)))
         order += block.places
     at = np.argsort(order)
@@ -276,13 +276,15 @@ def _scored_blocks(
         for block in query_blocks(len(queries), len(corpus)):
             asked, vectors = queries[block].tolist(), by_vectors(block)
             words = vectors if by_words is None else by_words([collection.texts[query] for query in asked])
+            left_out = _left_out(collection, corpus, relevant, asked)
+            ignored = None if left_out is None else as_matrix(left_out, len(corpus))
             yield _Block(
                 places[block],
                 vectors,
                 words,
-                {fusion: fused(vectors, words, fusion) for fusion in fusions},
+                {fusion: fused(vectors, words, fusion, ignored) for fusion in fusions},
                 [_places(corpus, relevant[query]) for query in asked],
-                _left_out(collection, corpus, relevant, asked),
+                left_out,
             )
 
 
