@@ -32,7 +32,7 @@ from nic_ray.dataset.pairs import Pair, read_pairs
 from nic_ray.metrics.ranking import by_domain
 from nic_ray.model.activations import frozen_inputs
 from nic_ray.model.base import load
-from nic_ray.model.evaluation import nearest, texts_to_score
+from nic_ray.model.evaluation import Asked, nearest, texts_to_score
 from nic_ray.progress import View
 from nic_ray.record import add_line, read_lines
 from nic_ray.search.search import run_search
@@ -171,7 +171,8 @@ def worth(config: Config, tuned: Candidate) -> tuple[float, float]:
 def first_of(prepared: Prepared, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """(rows, k) passages that come first for each test row."""
     rows = prepared.rows("test").tolist()
-    return nearest(embeddings, texts_to_score(prepared.collection, rows), prepared.collection, rows, k=k)[0]
+    texts = texts_to_score(prepared.collection, rows)
+    return nearest(Asked(embeddings, texts, prepared.collection, rows), k=k)[0]
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def their_search(arguments: argparse.Namespace, noted: Callable[[float], None] =
     from transformers import SchedulerType
 
     from nic_ray.config import TrainConfig
-    from nic_ray.model.evaluation import score, texts_to_score
+    from nic_ray.model.evaluation import Asked, score, texts_to_score
 
     form = rival.AS_IT_COMES
     if arguments.side == "theirs-tuned":
@@ -258,7 +258,7 @@ def their_search(arguments: argparse.Namespace, noted: Callable[[float], None] =
         texts = texts_to_score(collection, rows[part].tolist())
         with torch.autocast("cpu", torch.bfloat16, enabled=form.bf16):
             embeddings = model.encode([collection.texts[text] for text in texts], show_progress_bar=False)
-        return score(embeddings, texts, collection, rows[part].tolist())["recall_at_5/macro"]
+        return score(Asked(embeddings, texts, collection, rows[part].tolist()))["recall_at_5/macro"]
 
     def suggest(trial: Any, name: str) -> Any:
         dimension = space[name]

@@ -16,7 +16,7 @@ from nic_ray.errors import InputError
 from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.base import load
 from nic_ray.model.encoder import upper
-from nic_ray.model.evaluation import embed, query_scores
+from nic_ray.model.evaluation import Asked, embed, query_scores
 
 SETS = Path(__file__).parents[2] / "shared" / "data"
 CORPUS = [
@@ -65,7 +65,7 @@ def test_recall_and_mrr_are_those_of_trec_eval(tmp_path, tiny_model_folder):
     embeddings = embed(upper(encoder, 0).eval(), feed(token_inputs(encoder, collection.texts, 64), "cpu"), texts)
     # no two passages score the same: what breaks ties is not compared
     embeddings = embeddings + rng.normal(scale=0.01, size=embeddings.shape).astype(np.float32)
-    found = query_scores(embeddings, texts, collection, rows)
+    found = query_scores(Asked(embeddings, texts, collection, rows))
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     run = {
         f"q{n}": {f"p{p}": float(unit[n] @ unit[20 + p]) for p in range(60)} for n in range(20)

@@ -27,6 +27,7 @@ from nic_ray.model.activations import CHUNK_TOKENS, feed, token_inputs
 from nic_ray.model.base import load
 from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import (
+    Asked,
     embed,
     evaluate,
     evaluate_encoder,
@@ -128,7 +129,7 @@ def test_what_is_nearly_an_answer_is_neither_a_hit_nor_in_the_way(tiny_pairs, wi
     def scores(collection):
         asked = texts_to_score(collection, rows)
         embeddings = np.stack([of_text[collection.texts[text]] for text in asked])
-        return query_scores(embeddings, asked, collection, rows, within_domain=within_domain)
+        return query_scores(Asked(embeddings, asked, collection, rows), within_domain=within_domain)
 
     # the variants of other passages are in the way as these are: the ranks of the answers, without their own variant
     expected = []
@@ -155,7 +156,7 @@ def test_a_search_by_words_leaves_variants_of_the_answer_out_as_well(tiny_pairs)
     both = index_pairs(with_variants(tiny_pairs))
     names = [both.domains[row] for row in rows]
     texts = texts_to_score(both, rows)
-    found = flat_metrics(fused_scores(np.ones((len(texts), 8)), texts, both, rows, [WORDS])[WORDS], names)
+    found = flat_metrics(fused_scores(Asked(np.ones((len(texts), 8)), texts, both, rows), [WORDS])[WORDS], names)
     scores = bm25([both.texts[text] for text in both.corpus])([both.texts[both.query[row]] for row in rows])
     ranks = []
     for place, row in enumerate(rows):
@@ -176,9 +177,9 @@ def test_fusions_score_what_their_two_searches_found(tiny_pairs, monkeypatch, wi
     both, rows = index_pairs(with_variants(tiny_pairs)), list(range(0, len(tiny_pairs), 2))[::-1]
     texts = texts_to_score(both, rows)
     embeddings = np.random.default_rng(0).normal(size=(len(texts), 8))
-    given = {"within_domain": within_domain, "similarity": similarity}
-    found = fused_scores(embeddings, texts, both, rows, [VECTORS, WORDS, *FUSIONS], **given)
-    alone = query_scores(embeddings, texts, both, rows, **given)
+    asked = Asked(embeddings, texts, both, rows, similarity)
+    found = fused_scores(asked, [VECTORS, WORDS, *FUSIONS], within_domain=within_domain)
+    alone = query_scores(asked, within_domain=within_domain)
     for name, values in alone.items():
         assert found[VECTORS][name].tolist() == values.tolist()
     if similarity == "euclidean":  # its scale is that of all queries together
@@ -203,8 +204,9 @@ def test_first_hits_are_right_where_the_first_rank_is(tiny_pairs, monkeypatch, f
     texts = texts_to_score(both, rows)
     embeddings = np.random.default_rng(1).normal(size=(len(texts), 8))
     embeddings[np.searchsorted(texts, both.positive[rows[0]])] = embeddings[np.searchsorted(texts, both.query[rows[0]])]
-    found = first_hits_of(embeddings, texts, both, rows, fusion)
-    mrr = fused_scores(embeddings, texts, both, rows, [fusion])[fusion]["mrr"]
+    asked = Asked(embeddings, texts, both, rows)
+    found = first_hits_of(asked, fusion)
+    mrr = fused_scores(asked, [fusion])[fusion]["mrr"]
     assert found.right.tolist() == (mrr == 1).tolist()
     assert found.right[0]
     if fusion != RANKS:
@@ -233,7 +235,7 @@ def test_variants_of_the_answer_take_no_ranks_from_it_where_ranks_are_fused(tiny
     place = {"pump seal": 0, **{text: number for number, text in enumerate(passages, 1)}}
     angles = np.array([0.1 * place[asked.texts[text]] for text in texts])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    found = fused_scores(embeddings, texts, asked, [0], [VECTORS, WORDS, RANKS])
+    found = fused_scores(Asked(embeddings, texts, asked, [0]), [VECTORS, WORDS, RANKS])
     # without the variants the answer ranks first and second, and the rival third and first
     assert {fusion: values["mrr"].tolist() for fusion, values in found.items()} == {
         VECTORS: [1.0], WORDS: [0.5], RANKS: [1.0]
@@ -248,7 +250,7 @@ def test_plain_sentence_transformers_leaves_variants_of_the_answer_out_as_well(t
     both, rows = index_pairs(with_variants(tiny_pairs)), list(range(len(tiny_pairs)))
     encoder, texts = load(str(tiny_model_folder)), texts_to_score(both, rows)
     source = feed(token_inputs(encoder, both.texts, 64), "cpu")
-    expected = query_scores(embed(upper(encoder, 0), source, texts), texts, both, rows)
+    expected = query_scores(Asked(embed(upper(encoder, 0), source, texts), texts, both, rows))
     found = plain_scores(SentenceTransformer(str(tiny_model_folder), device="cpu"), both, rows)
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, abs=1e-6)
@@ -259,7 +261,7 @@ def test_what_was_retrieved_instead_is_no_variant_of_the_answer(tiny_pairs):
     rows = list(range(len(tiny_pairs)))
     asked = texts_to_score(both, rows)
     embeddings = np.random.default_rng(0).normal(size=(len(asked), 8))
-    found, cosines = nearest(embeddings, asked, both, rows, k=1000)
+    found, cosines = nearest(Asked(embeddings, asked, both, rows), k=1000)
     assert found.shape == (len(rows), len(both.corpus) - 1)
     assert np.isfinite(cosines).all()
     for row, own in zip(rows, found.tolist(), strict=True):
@@ -493,7 +495,7 @@ def test_sentence_transformers_evaluator_finds_the_same_where_there_are_no_ties(
     encoder = load(str(tiny_model_folder))
     asked = texts_to_score(collection, rows)
     source = feed(token_inputs(encoder, texts, 64), "cpu")
-    scores = query_scores(embed(upper(encoder, 0).eval(), source, asked), asked, collection, rows)
+    scores = query_scores(Asked(embed(upper(encoder, 0).eval(), source, asked), asked, collection, rows))
     # rows that ask the same are one query there
     first = [next(row for row, pair in enumerate(tiny_pairs) if pair.query == query) for query in relevant]
     assert theirs["cosine_recall@5"] == pytest.approx(scores["recall_at_5"][first].mean())

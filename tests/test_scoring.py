@@ -11,7 +11,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.base import load
 from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
 from nic_ray.model.encoder import with_weights
-from nic_ray.model.evaluation import evaluate_encoder, query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, evaluate_encoder, query_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 
@@ -78,7 +78,8 @@ def test_the_base_is_scored_as_its_owner_means_it_and_what_is_trained_by_cosine(
     expected = evaluate_encoder(load(str(folder)), prepared.collection, rows.tolist(), 64)
     assert scorer.metrics(None, rows) == pytest.approx(expected, abs=1e-6)
     texts = texts_to_score(prepared.collection, rows.tolist())
-    tuned = query_scores(scorer.embeddings(candidate.weights, texts), texts, prepared.collection, rows.tolist())
+    embeddings = scorer.embeddings(candidate.weights, texts)
+    tuned = query_scores(Asked(embeddings, texts, prepared.collection, rows.tolist()))
     found = scorer.scores(candidate.weights, rows)
     assert {name: values.tolist() for name, values in found.items()} == {n: own.tolist() for n, own in tuned.items()}
     metrics = scorer.metrics(candidate.weights, rows)

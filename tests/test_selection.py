@@ -15,7 +15,7 @@ from nic_ray.metrics.fusion import FUSIONS, Fusion
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
-from nic_ray.model.evaluation import evaluate, evaluate_encoder, fused_scores, score, texts_to_score
+from nic_ray.model.evaluation import Asked, evaluate, evaluate_encoder, fused_scores, score, texts_to_score
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
 from nic_ray.search import search
@@ -216,11 +216,10 @@ def test_what_is_chosen_by_is_the_best_fusion_of_each_model(searched):
     rows = prepared.rows("validation").tolist()
     texts = texts_to_score(prepared.collection, rows)
     embeddings = Scorer(prepared, inputs[1]).embeddings(candidate.weights, texts)
-    flat = score(embeddings, texts, prepared.collection, rows, "mrr/fused")
-    domains = [prepared.collection.domains[row] for row in rows]
-    found = fused_scores(embeddings, texts, prepared.collection, rows, FUSIONS)
-    assert flat["mrr/fused"] == max(flat_metrics(found[each], domains)["mrr/macro"] for each in FUSIONS)
-    assert score(embeddings, texts, prepared.collection, rows).keys() == flat.keys() - {
+    asked = Asked(embeddings, texts, prepared.collection, rows)
+    flat, found = score(asked, "mrr/fused"), fused_scores(asked, FUSIONS)
+    assert flat["mrr/fused"] == max(flat_metrics(found[each], asked.domains)["mrr/macro"] for each in FUSIONS)
+    assert score(asked).keys() == flat.keys() - {
         "mrr/fused",
         "recall_at_5/fused",
     }

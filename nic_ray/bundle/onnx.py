@@ -27,7 +27,7 @@ from nic_ray.errors import InputError, RunError
 from nic_ray.hardware import usable_cpus
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
-from nic_ray.model.evaluation import query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, query_scores, texts_to_score
 from nic_ray.tokens import Prompts, prompts_of
 
 Format = Literal["onnx", "int8"]
@@ -277,7 +277,7 @@ def _measure(
         lowest_cosine=float((unit["model"] * unit["graph"]).sum(axis=1).min()),
         recall={
             name: flat_metrics(
-                query_scores(values, numbers, collection, rows, similarity=model.similarity_fn_name), domains
+                query_scores(Asked(values, numbers, collection, rows, model.similarity_fn_name)), domains
             )[f"{PRIMARY}/macro"]
             for name, values in embeddings.items()
         },

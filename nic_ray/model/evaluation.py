@@ -34,6 +34,30 @@ PLAIN_BATCH = 16
 """Texts that plain Sentence Transformers embeds at once: at 64 tokens each, as many as `CHUNK_TOKENS` on a CPU."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Rows of a collection whose queries are asked, one query per row, with what a model makes of all texts needed."""
+
+    embeddings: NDArray[np.floating]
+    """(n, D), at least of the distinct queries of the rows and of the whole corpus."""
+    texts: NDArray[np.int64]
+    """(n,) ascending, the number of the text that each embedding belongs to."""
+    collection: Collection
+    rows: Sequence[int]
+    similarity: Similarity = "cosine"
+    """The measure that passages are ranked by. Models trained here are trained for cosine; a base model may be designed
+    for another measure."""
+
+    @property
+    def domains(self) -> list[str]:
+        """The domain of each row."""
+        return [self.collection.domains[row] for row in self.rows]
+
+    def vectors(self, texts: NDArray[np.int64] | Sequence[int]) -> NDArray[np.floating]:
+        """Return the embeddings (m, D) of texts, given by their numbers (m,)."""
+        return self.embeddings[np.searchsorted(self.texts, texts)]
+
+
 @torch.inference_mode()
 def embed(
     upper: Upper,
@@ -71,100 +95,66 @@ def embed(
     return embeddings[np.argsort(np.concatenate(order))][place]
 
 
-def score(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    objective: str = "",
-) -> dict[str, float]:
-    """Average the `judged_scores` of rows by domain, from embeddings of their texts.
+def score(asked: Asked, objective: str = "") -> dict[str, float]:
+    """Average the `judged_scores` of rows by domain.
 
     Returns:
         as `ranking.flat_metrics`.
     """
-    values = judged_scores(embeddings, texts, collection, rows, objective)
-    return flat_metrics(values, [collection.domains[row] for row in rows])
+    return flat_metrics(judged_scores(asked, objective), asked.domains)
 
 
-def judged_scores(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    objective: str,
-    *,
-    similarity: Similarity = "cosine",
-) -> dict[str, NDArray[np.float64]]:
+def judged_scores(asked: Asked, objective: str) -> dict[str, NDArray[np.float64]]:
     """Compute the metrics that a model is judged by: `query_scores`, and those of its best fusion if that is asked for.
 
     Args:
-        embeddings, texts, collection, rows, similarity: as for `query_scores`.
         objective: one of `table.objectives`. If it ends in "/fused", the metrics of the fusion with a search by words
             that has the best macro mean on these rows are added, as "recall_at_5/fused", ...
     """
-    given = (embeddings, texts, collection, rows)
-    values = query_scores(*given, similarity=similarity)
+    values = query_scores(asked)
     if is_fused(objective):
-        found = fused_scores(*given, FUSIONS, similarity=similarity)
-        domains = [collection.domains[row] for row in rows]
-        best = best_fusion({each: flat_metrics(found[each], domains) for each in FUSIONS}, of_one_ranking(objective))
+        found = fused_scores(asked, FUSIONS)
+        means = {each: flat_metrics(found[each], asked.domains) for each in FUSIONS}
+        best = best_fusion(means, of_one_ranking(objective))
         values |= {f"{metric}/fused": scores for metric, scores in found[best].items()}
     return values
 
 
-def query_scores(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    *,
-    within_domain: bool = False,
-    similarity: Similarity = "cosine",
-) -> dict[str, NDArray[np.float64]]:
+def query_scores(asked: Asked, *, within_domain: bool = False) -> dict[str, NDArray[np.float64]]:
     """Compute every metric of each row's query, ranked over the whole corpus.
 
     Near duplicates of an answer (`Collection.near_group`) are left out of a query's ranking: they neither count as hits
     nor take the rank of another passage.
 
     Args:
-        embeddings: (n, D), at least of the distinct queries of the rows and of the whole corpus.
-        texts: (n,) ascending, the number of the text that each embedding belongs to.
-        rows: rows of the collection, one query per row.
         within_domain: rank only over the passages of the row's domain, which are those that any of its rows names;
             a passage of another domain then does not count as an answer either.
-        similarity: the measure that passages are ranked by. Models trained here are trained for cosine; a base model
-            may be designed for another measure.
 
     Returns:
         as `ranking.query_metrics`, each (rows,).
     """
-    given = (embeddings, texts, collection, rows)
-    return fused_scores(*given, [VECTORS], within_domain=within_domain, similarity=similarity)[VECTORS]
+    return fused_scores(asked, [VECTORS], within_domain=within_domain)[VECTORS]
 
 
-def nearest(
-    embeddings: NDArray[np.floating], texts: NDArray[np.int64], collection: Collection, rows: Sequence[int], *, k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Retrieve the passages of the whole corpus nearest to each row's query, without near-duplicates of its answers.
 
     Args:
-        embeddings: as for `query_scores`.
-        texts: as for `query_scores`.
         k: number of passages per query; lower for all queries if the corpus has fewer passages for one of them.
 
     Returns:
         (rows, k) numbers of passages, the nearest first, and their cosines.
     """
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    corpus = unit[np.searchsorted(texts, collection.corpus)].T
+    collection, rows = asked.collection, asked.rows
+    unit = asked.embeddings / np.maximum(np.linalg.norm(asked.embeddings, axis=1, keepdims=True), 1e-12)
+    corpus = unit[np.searchsorted(asked.texts, collection.corpus)].T
     relevant = relevant_passages(collection)
     queries = collection.query[list(rows)].tolist()
     left_out = _left_out(collection, collection.corpus, relevant, queries) or [np.zeros(0, dtype=np.int64)] * len(rows)
     k = min(k, len(collection.corpus) - max(map(len, left_out), default=0))
     passages, cosines = [], []
     for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
-        scores = unit[np.searchsorted(texts, queries[start : start + 256])] @ corpus
+        scores = unit[np.searchsorted(asked.texts, queries[start : start + 256])] @ corpus
         for row, places in enumerate(left_out[start : start + 256]):
             scores[row, places] = -np.inf
         first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -174,50 +164,33 @@ def nearest(
 
 
 def fused_scores(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    fusions: Sequence[Fusion],
-    *,
-    within_domain: bool = False,
-    similarity: Similarity = "cosine",
+    asked: Asked, fusions: Sequence[Fusion], *, within_domain: bool = False
 ) -> dict[Fusion, dict[str, NDArray[np.float64]]]:
     """Compute `query_scores` for each of several fusions of embeddings with a search by words.
 
     Args:
-        embeddings, texts, collection, rows, within_domain, similarity: as for `query_scores`.
         fusions: ways to score a passage; `fusion.WORDS` is BM25 alone.
+        within_domain: as for `query_scores`.
 
     Returns:
         fusion -> metric -> its value for each row's query, (rows,).
     """
-    scores = {fusion: empty_metrics(len(rows)) for fusion in fusions}
-    given = (embeddings, texts, collection, rows, fusions)
-    for block in _scored_blocks(*given, within_domain=within_domain, similarity=similarity):
+    scores = {fusion: empty_metrics(len(asked.rows)) for fusion in fusions}
+    for block in _scored_blocks(asked, fusions, within_domain=within_domain):
         for fusion, values in block.scores.items():
             for name, metric in score_metrics(values, block.relevant, block.left_out).items():
                 scores[fusion][name][block.places] = metric
     return scores
 
 
-def first_hits_of(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    fusion: Fusion,
-    *,
-    similarity: Similarity = "cosine",
-) -> FirstHits:
+def first_hits_of(asked: Asked, fusion: Fusion) -> FirstHits:
     """Find the passage of the whole corpus that ranks first for each row's query.
 
     Args:
-        embeddings, texts, collection, rows, similarity: as for `query_scores`.
         fusion: how a passage is scored.
     """
     parts, order = [], []
-    for block in _scored_blocks(embeddings, texts, collection, rows, [fusion], similarity=similarity):
+    for block in _scored_blocks(asked, [fusion]):
         scores = block.scores[fusion]
         passages = scores.shape[1]
         left_out = None if block.left_out is None else as_matrix(block.left_out, passages)
@@ -254,36 +227,26 @@ class _Block:
     """Likewise, of near duplicates of each query's answers."""
 
 
-def _scored_blocks(
-    embeddings: NDArray[np.floating],
-    texts: NDArray[np.int64],
-    collection: Collection,
-    rows: Sequence[int],
-    fusions: Sequence[Fusion],
-    *,
-    within_domain: bool = False,
-    similarity: Similarity = "cosine",
-) -> Iterator[_Block]:
+def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bool = False) -> Iterator[_Block]:
     """Score passages block by block, so that memory does not grow with the rows; arguments as for `fused_scores`."""
+    collection = asked.collection
     relevant = relevant_passages(collection)
-    for places, corpus in _corpora(collection, rows, within_domain=within_domain):
-        queries = collection.query[[rows[place] for place in places]]
-        by_vectors = similarities(
-            embeddings[np.searchsorted(texts, queries)], embeddings[np.searchsorted(texts, corpus)], similarity
-        )
+    for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
+        queries = collection.query[[asked.rows[place] for place in places]]
+        by_vectors = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
         passages = [collection.texts[text] for text in corpus.tolist()]
         by_words = bm25(passages) if {*fusions} != {VECTORS} else None
         for block in query_blocks(len(queries), len(corpus)):
-            asked, vectors = queries[block].tolist(), by_vectors(block)
-            words = vectors if by_words is None else by_words([collection.texts[query] for query in asked])
-            left_out = _left_out(collection, corpus, relevant, asked)
+            numbers, vectors = queries[block].tolist(), by_vectors(block)
+            words = vectors if by_words is None else by_words([collection.texts[query] for query in numbers])
+            left_out = _left_out(collection, corpus, relevant, numbers)
             ignored = None if left_out is None else as_matrix(left_out, len(corpus))
             yield _Block(
                 places[block],
                 vectors,
                 words,
                 {fusion: fused(vectors, words, fusion, ignored) for fusion in fusions},
-                [_places(corpus, relevant[query]) for query in asked],
+                [_places(corpus, relevant[query]) for query in numbers],
                 left_out,
             )
 
@@ -308,7 +271,7 @@ def evaluate(
         ValueError: an embedding is not finite.
     """
     texts = texts_to_score(collection, rows)
-    return score(embed(upper, source, texts, bf16=bf16), texts, collection, rows, objective)
+    return score(Asked(embed(upper, source, texts, bf16=bf16), texts, collection, rows), objective)
 
 
 def evaluate_encoder(
@@ -357,7 +320,7 @@ def encoder_scores(
     tokens = token_inputs(encoder, collection.texts, max_tokens, collection.is_query)
     texts = texts_to_score(collection, rows)
     embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
-    return fused_scores(embeddings, texts, collection, rows, fusions, similarity=encoder.similarity)
+    return fused_scores(Asked(embeddings, texts, collection, rows, encoder.similarity), fusions)
 
 
 def plain_scores(

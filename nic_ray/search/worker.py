@@ -36,7 +36,7 @@ from nic_ray.errors import RunError
 from nic_ray.model.activations import Feed, feed
 from nic_ray.model.cache import opened
 from nic_ray.model.cut import Upper
-from nic_ray.model.evaluation import embed, evaluate, score, texts_to_score
+from nic_ray.model.evaluation import Asked, embed, evaluate, score, texts_to_score
 from nic_ray.record import FAILURE_FILE, LOG, TrainingState, logging_to, readable_state, save_state
 from nic_ray.remote import Mirror, exists, pull, push
 from nic_ray.run_folder import RunFolder
@@ -374,6 +374,6 @@ def _evaluate_together(
         embeddings[part::workers] = received.cpu().numpy()
     # all workers decide by the first one's numbers: on different processors, rounding could make them differ, and
     # a worker that continues would wait forever for those that have stopped
-    metrics = [score(embeddings, texts, collection, rows, objective)]
+    metrics = [score(Asked(embeddings, texts, collection, rows), objective)]
     dist.broadcast_object_list(metrics, src=0)
     return metrics[0]

@@ -14,7 +14,7 @@ from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import first_hits_of, fused_scores, nearest, texts_to_score
+from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, texts_to_score
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
@@ -73,27 +73,24 @@ def read_once(
     scored: dict[str, Scored] = {}
     for label, (at, weights) in cuts.items():
         scorer = Scorer(prepared, at)
-        embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
+        vectors, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
         if label == "tuned":
-            first = nearest(embeddings, texts, collection, rows["test"], k=5)
-            hits = first_hits_of(embeddings, texts, collection, rows["test"], fusions[label].ranking)
+            on_test = Asked(vectors, texts, collection, rows["test"], similarity)
+            first, hits = nearest(on_test, k=5), first_hits_of(on_test, fusions[label].ranking)
         for part, by_model in results.items():
-            asked, inside = rows[ASKING[part]], part == IN_DOMAIN
+            asked = Asked(vectors, texts, collection, rows[ASKING[part]], similarity)
             wanted = (WORDS, VECTORS, *fusions[label].forms) if label in fusions else (VECTORS,)
-            found = fused_scores(
-                embeddings, texts, collection, asked, wanted, within_domain=inside, similarity=similarity
-            )
+            found = fused_scores(asked, wanted, within_domain=part == IN_DOMAIN)
             if part == "test":
                 scored[label] = found
-            domains = [collection.domains[row] for row in asked]
-            by_model[label] = flat_metrics(found[VECTORS], domains)
+            by_model[label] = flat_metrics(found[VECTORS], asked.domains)
             if label in fusions and is_fused(prepared.config.search.objective):
-                together = flat_metrics(found[fusions[label].best], domains)
+                together = flat_metrics(found[fusions[label].best], asked.domains)
                 by_model[label] |= {f"{name}/fused": together[f"{name}/macro"] for name in METRICS}
             if label == "base":
-                by_model["BM25"] = flat_metrics(found[WORDS], domains)
+                by_model["BM25"] = flat_metrics(found[WORDS], asked.domains)
             if label == "tuned":
-                by_model[WITH_WORDS] = flat_metrics(found[fusions[label].best], domains)
+                by_model[WITH_WORDS] = flat_metrics(found[fusions[label].best], asked.domains)
     recall = {label: found[VECTORS][PRIMARY] for label, found in scored.items()}
     recall[WITH_WORDS] = scored["tuned"][fusions["tuned"].best][PRIMARY]
     ranks = np.rint(1 / scored["tuned"][VECTORS]["mrr"]).astype(int)

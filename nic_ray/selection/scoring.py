@@ -12,7 +12,7 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
-from nic_ray.model.evaluation import embed, judged_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, embed, judged_scores, texts_to_score
 from nic_ray.training.prepared import Prepared
 
 Weights = Mapping[str, Tensor]
@@ -54,10 +54,9 @@ class Scorer:
         collection, numbers = self.collection or self.prepared.collection, rows.tolist()
         texts = texts_to_score(collection, numbers)
         embeddings = self.embeddings(weights, texts)
+        asked = Asked(embeddings, texts, collection, numbers, self.similarity(weights))
         try:
-            return judged_scores(
-                embeddings, texts, collection, numbers, self._objective(), similarity=self.similarity(weights)
-            )
+            return judged_scores(asked, self._objective())
         except ValueError:
             if weights is not None:
                 raise

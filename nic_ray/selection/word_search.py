@@ -11,7 +11,7 @@ from nic_ray.metrics.fusion import FUSIONS, RANKS, VECTORS, WORDS, Fusion, Score
 from nic_ray.metrics.intervals import Queries, lower_bound
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY, of_one_ranking
-from nic_ray.model.evaluation import first_hits_of, fused_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, texts_to_score
 from nic_ray.selection.scoring import Scorer, Weights
 
 WITH_WORDS = "tuned + BM25"
@@ -56,9 +56,8 @@ def choose_fusion(
     """
     collection, numbers = scorer.prepared.collection, rows.tolist()
     texts = texts_to_score(collection, numbers)
-    embeddings, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
-    given = (embeddings, texts, collection, numbers)
-    scores = fused_scores(*given, (WORDS, VECTORS, *FUSIONS), similarity=similarity)
+    asked = Asked(scorer.embeddings(weights, texts), texts, collection, numbers, scorer.similarity(weights))
+    scores = fused_scores(asked, (WORDS, VECTORS, *FUSIONS))
     results = {fusion: flat_metrics(scores[fusion], queries.domains) for fusion in FUSIONS}
     objective = of_one_ranking(objective)
     by_scores = best_fusion({fusion: flat for fusion, flat in results.items() if fusion != RANKS}, objective)
@@ -68,7 +67,7 @@ def choose_fusion(
     )
     helps = bound is not None and bound > 0
     kept = {fusion: scores[fusion] for fusion in (WORDS, VECTORS, RANKS, by_scores)}
-    hits = first_hits_of(*given, best if helps else VECTORS, similarity=similarity)
+    hits = first_hits_of(asked, best if helps else VECTORS)
     return ChosenFusion(best, (RANKS, by_scores), kept, helps, hits)
 
 
