@@ -74,8 +74,9 @@ try:
     from nic_ray.progress import View
     from nic_ray.selection.candidates import best_first, best_of
     from nic_ray.selection.export import export
+    from nic_ray.selection.refit import refit
     from nic_ray.selection.retention import load_retention_set
-    from nic_ray.selection.selection import Contestants, final, judge
+    from nic_ray.selection.selection import Contestants, judge
     from nic_ray.training import loop
     from nic_ray.training.prepared import Prepared, prepare
 except ImportError as error:
@@ -321,7 +322,7 @@ def whole_path(setting: Setting) -> dict[str, Any]:
         say=said.append,
     )
     lap("judge")
-    again = final(prepared, inputs, judgement)
+    again, judgement = refit(prepared, inputs, judgement, retention_set)
     lap("refit")
     evidence = {"results": judgement.results, **judgement.evidence}
     for name, candidate in (("tuned", judgement.tuned), ("refitted", again)):

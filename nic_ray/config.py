@@ -50,7 +50,9 @@ class DataConfig(Section):
     pairs: Path = Field(Path("data/reference/pairs.jsonl"), description="JSONL file of pairs")
     protocol: Protocol = Field(
         "unseen_passages",
-        description="what the held-back rows have that training never saw: their passages, or only their queries",
+        description="what the held-back rows have that training never saw: their passages, or only their queries; "
+        "cross_fit: their passages, and once the guard has passed, the winner's configuration is trained again for "
+        "each of 1 / test_share folds, so that every passage is held out once",
     )
     validation_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that picks the winner")
     test_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that is read once, at the end")
@@ -320,8 +322,10 @@ class Config(Section):
         "paragraphs of Python's language reference, which come with the interpreter",
     )
     refit: Literal["none", "all"] = Field(
-        "none",
-        description="all: after the evaluation, the winner is trained again on all rows, and that model is exported",
+        "all",
+        description="all: once the figures stand and the guard has passed, the winner is trained again on the rows of "
+        "all parts, and that model is exported if it is no worse on the training rows and forgets no more than the "
+        "guard allows; none: the model that the figures belong to is exported",
     )
 
     @field_validator("space")

@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Mapping
 
-from nic_ray.evidence import Intervals
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
+from nic_ray.results import Intervals
 
 MAX_SHOWN = 24
 """Largest number of domains that are all shown. Of more, only the worst and the best are shown."""

@@ -11,28 +11,10 @@ from typing import Any, Literal, NotRequired, Required, cast
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
+from nic_ray.results import Flat, Intervals, Results, StoredFolds, StoredInterval, StoredRefit
+
 JsonObject = dict[str, Any]
 """A JSON object without fixed keys: settings, hyperparameters or metrics."""
-Flat = Mapping[str, float]
-"""Metrics such as "recall_at_5/macro": metric, then domain."""
-Results = Mapping[str, Mapping[str, Flat]]
-"""Part of the rows -> model ("base", "BM25", "first trial", "tuned", "tuned + BM25") -> flat metrics."""
-IN_DOMAIN = "test in domain"
-"""The key in results of the test rows with each query ranked only against the passages of its own domain."""
-
-
-class StoredInterval(TypedDict):
-    """A `intervals.Interval`; low and high are None where there are too few passages for an interval."""
-
-    difference: float
-    low: float | None
-    high: float | None
-    queries: int
-    passages: int
-
-
-Intervals = Mapping[str, Mapping[str, StoredInterval]]
-"""A model, or a difference such as "tuned minus base" -> domain -> its interval."""
 
 
 class TrainedTrial(TypedDict):
@@ -201,6 +183,11 @@ class Evidence(TypedDict, total=False):
     passages: Mapping[str, Mapping[str, int]]
     """Part -> domain -> number of passages that its rows ask about; "macro" -> their sum."""
     refit: str
+    """"all" if the weights were trained again on the rows of all parts, otherwise "none"."""
+    refitted: StoredRefit
+    """Missing where no model was trained again."""
+    folds: StoredFolds
+    """Missing where not every passage was held out once."""
     readings: list[StoredReading]
     intervals: Intervals
     recall_intervals: Intervals

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Literal
 
-Protocol = Literal["unseen_passages", "unseen_queries"]
+Protocol = Literal["unseen_passages", "unseen_queries", "cross_fit"]
 
 MEANINGS: Mapping[str, str] = {
     "unseen_passages": (
         "unseen passages. No passage of a validation or test row was trained on as an answer; where the data "
         "names it as a wrong answer to a training row, it was trained on as that"
+    ),
+    "cross_fit": (
+        "unseen passages, and every passage held out once: by the test part of the search, and then by each of the "
+        "further folds, on which the winner's configuration was trained anew without them"
     ),
     "unseen_queries": (
         "unseen queries only. The passages of validation and test rows may have been trained on with other "
@@ -16,6 +20,11 @@ MEANINGS: Mapping[str, str] = {
     ),
 }
 """Explanation of each protocol, for a model card."""
+
+
+def by_passage(protocol: Protocol) -> bool:
+    """Whether rows are held back with all others that ask about their passage."""
+    return protocol != "unseen_queries"
 
 
 def shown_name(protocol_or_part: str) -> str:

@@ -101,6 +101,16 @@ class RunFolder:
         return self.path / "train"
 
     @property
+    def refits(self) -> Path:
+        """The checkpoints of the trainings on the rows of all parts, one folder per trial."""
+        return self.path / "refit"
+
+    @property
+    def folds(self) -> Path:
+        """The checkpoints of the trainings of `protocol: cross_fit`, one folder per fold."""
+        return self.path / "folds"
+
+    @property
     def results(self) -> tuple[Path, ...]:
         """The files that hold the results when a search has ended."""
         return self.trials, self.result, self.domains, self.queries, self.report

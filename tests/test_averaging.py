@@ -1,4 +1,4 @@
-"""The mean of the best trials' weights, how many cross-fitting takes, and its members trained again on all rows."""
+"""The mean of the best trials' weights, how many cross-fitting takes."""
 
 import dataclasses
 import weakref
@@ -10,7 +10,7 @@ import torch
 from nic_ray.metrics.intervals import Queries
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection import averaging
-from nic_ray.selection.averaging import averaged, cross_fitted, halves, mean_weights, means_tried, refitted
+from nic_ray.selection.averaging import averaged, cross_fitted, halves, mean_weights, means_tried
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer
 
@@ -183,29 +183,3 @@ def test_the_weights_of_one_candidate_at_a_time_are_held(searched):
     # the last one is still the loop's own when the next is asked for, and a mean of one is that candidate
     assert max(alive) <= 2
     assert found.weights
-
-
-def test_trained_again_the_winner_learns_from_every_row_as_long_as_it_did(searched, monkeypatch):
-    prepared, inputs, candidates = searched(2, 1)
-    monkeypatch.setattr(averaging, "cross_fitted", lambda *_: {1: 0.5, 2: 0.75})
-    mean = averaged(prepared, inputs, candidates).candidate
-    asked = []
-
-    def fit(config, upper, data, validation):
-        asked.append((config.frozen_layers, data.rows.tolist()))
-        for epoch in (0.5, 1.0, 1.5):
-            for value in upper.trained_state().values():
-                value.add_(1.0)
-            yield dataclasses.make_dataclass("E", ["metrics"])({"epoch": epoch})
-
-    monkeypatch.setattr(averaging.loop, "fit", fit)
-    found = refitted(prepared, inputs, mean)
-    everything = list(range(len(prepared.parts)))
-    assert asked == [(2, everything), (1, everything)]
-    base = base_weights(prepared.encoder, 1)
-    for name, value in found.weights.items():
-        # two evaluations until epoch 1; the deeper candidate moved only the upper one of the two blocks
-        steps = 2.0 if "layer.1." in name else 1.0
-        torch.testing.assert_close(value, base[name] + steps)
-    assert np.isfinite(found.metrics["mrr/macro"])
-    assert (mean.measured, found.measured) == (True, False)

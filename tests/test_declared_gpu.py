@@ -25,11 +25,12 @@ from nic_ray.model.evaluation import evaluate, evaluate_encoder
 from nic_ray.progress import View
 from nic_ray.record import load_state, save_state
 from nic_ray.search import train_single
-from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.export import export
+from nic_ray.selection.refit import refit, trained_again
 from nic_ray.selection.retention import load_retention_set, retention_of
-from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.selection.selection import Contestants, judge
 from nic_ray.training import gradients, loop
 from nic_ray.training.loop import Evaluation, TrainingData, Validation, fit
 from nic_ray.training.loss import multiple_negatives_ranking_loss
@@ -115,7 +116,7 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
     mean = dataclasses.replace(average.candidate, members=tuple(worse))  # whether or not a mean is better
     yield "cross-fitting", {str(size): value for size, value in average.cross_fitted.items()}
     yield "averaging", {name: value for name, value in mean.metrics.items() if "/" in name}
-    yield "training again", weights_in_short(refitted(prepared, inputs, mean))
+    yield "training again", weights_in_short(trained_again(prepared, inputs, mean, np.arange(len(prepared.parts))))
     judgement = judge(
         prepared,
         inputs,
@@ -125,7 +126,7 @@ def operations(prepared: Prepared, folder: Path) -> Iterator[tuple[str, Any]]:
         say=say,
     )
     yield "judgement", judgement.results
-    exported = final(prepared, inputs, judgement)
+    exported, _ = refit(prepared, inputs, judgement, retention_set)
     yield "refit", weights_in_short(exported)
     export(
         prepared, judgement.tuned, {"results": judgement.results, **judgement.evidence}, folder / "model",

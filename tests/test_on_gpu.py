@@ -13,8 +13,9 @@ from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
 from nic_ray.selection.candidates import best_first, best_of
 from nic_ray.selection.export import export
+from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import load_retention_set, retention_of
-from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.selection.selection import Contestants, judge
 from nic_ray.training import loop
 from nic_ray.training.prepared import prepare
 
@@ -132,7 +133,7 @@ def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, t
         export_anyway=True,
         say=lambda _: None,
     )
-    again = final(prepared, inputs, judgement)
+    again, judgement = refit(prepared, inputs, judgement, retention_set)
     assert any(
         not torch.equal(again.weights[name].cpu(), value.cpu()) for name, value in judgement.tuned.weights.items()
     )

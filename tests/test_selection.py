@@ -10,7 +10,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from nic_ray.config import Config
 from nic_ray.config_file import dump_config
 from nic_ray.dataset.pairs import Pair, index_pairs
-from nic_ray.evidence import IN_DOMAIN
 from nic_ray.metrics.fusion import FUSIONS, Fusion
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import feed, frozen_inputs
@@ -18,6 +17,7 @@ from nic_ray.model.encoder import upper
 from nic_ray.model.evaluation import Asked, evaluate, evaluate_encoder, fused_scores, score, texts_to_score
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
+from nic_ray.results import IN_DOMAIN
 from nic_ray.search import search
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
@@ -25,7 +25,7 @@ from nic_ray.selection.guard import Mixture
 from nic_ray.selection.reading import read_once
 from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.scoring import Scorer
-from nic_ray.selection.selection import Contestants, SearchResult, final, judge
+from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import prepare
 from tests.conftest import ACTIONS, FAULTS, PARTS
@@ -273,8 +273,7 @@ def test_a_model_that_forgets_whatever_the_mix_is_refused(searched, monkeypatch)
 
 
 def test_the_exported_weights_are_those_that_were_chosen(searched):
-    prepared, found, said = judged(searched(1), export_anyway=True)
-    assert final(prepared, {}, found) is found.tuned
+    _, found, said = judged(searched(1), export_anyway=True)
     assert found.tuned.metrics["recall_at_5/macro"] == pytest.approx(
         next(p for p in found.evidence["front"] if p["alpha"] == found.evidence["alpha"])["recall_at_5/macro"]
     )

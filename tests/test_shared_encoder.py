@@ -22,12 +22,13 @@ from nic_ray.model.encoder import Encoder, lower, upper, whole
 from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
 from nic_ray.selection import export
-from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.interpolation import interpolation_path
+from nic_ray.selection.refit import refit, trained_again
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer
-from nic_ray.selection.selection import Contestants, final, judge
+from nic_ray.selection.selection import Contestants, judge
 from nic_ray.training import mining
 from nic_ray.training.loop import TrainingData, Validation, fit
 from nic_ray.training.prepared import Prepared, prepare
@@ -143,7 +144,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
             prepared, inputs, Contestants({"first trial": first}, [first, second], []), retention_set,
             export_anyway=True, say=lambda _: None,
         )  # fmt: skip
-        final(prepared, inputs, found)
+        refit(prepared, inputs, found, retention_set)
 
     def mined() -> None:
         pytest.importorskip("datasets")
@@ -174,7 +175,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "retention": lambda: retention_of(prepared, retention_set, second),
         "path to the base model": lambda: interpolation_path(prepared, inputs[1], first, base_scores, retention_set),
         "averaging": lambda: averaged(prepared, inputs, worse).candidate,
-        "training again": lambda: refitted(prepared, inputs, first),
+        "training again": lambda: trained_again(prepared, inputs, first, prepared.rows("validation")),
         "judgement": judged,
         "export": lambda: export.export(
             prepared, winner, {"results": {}}, given.folder / "model", training_log="", overwrite=False, view=View(),

@@ -1,26 +1,29 @@
 """The model card of an exported folder: Hugging Face's YAML header with the results of the test part, and the text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from nic_ray.bundle.descriptions import describe_averaging, describe_calibration, describe_word_search
-from nic_ray.bundle.names import METADATA, PICTURE
+from nic_ray.bundle.card_evidence import evidence_section
+from nic_ray.bundle.markdown import gap, table
+from nic_ray.bundle.names import PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
-from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
-from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, path_points
-from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, macro_cells
+from nic_ray.domains import MAX_SHOWN, changes_of, names_of, shown_domains
+from nic_ray.evidence import Metadata
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
+from nic_ray.results import CROSS_FIT, IN_DOMAIN
 from nic_ray.tokens import PACKAGED_NAMES
 
 HEADINGS = {
     "test": ("Test part", "which took no part in choosing"),
     IN_DOMAIN: ("Test part within domains", "each query ranked against the passages of its own domain alone"),
+    CROSS_FIT: ("All rows", "each answered by a model that was trained without its passage"),
     "unseen_queries": (
         "Unseen queries",
         "the easier protocol: new questions about trained passages",
@@ -40,7 +43,7 @@ def model_card(metadata: Metadata) -> str:
         _introduction(metadata),
         _use_section(metadata),
         _results_section(metadata),
-        _evidence_section(metadata),
+        evidence_section(metadata),
         _readings_section(metadata),
         _training_section(metadata),
         _data_section(metadata),
@@ -183,68 +186,12 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping
     rows = []
     for name in (*shown_domains(changes), *last):
         if name is None:
-            rows.append(_gap(changes, header))
+            rows.append(gap(changes, header))
             continue
         values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
         count = [str(passages.get(name, ""))] if counted else []
         rows.append([name, *count, *("–" if value is None else f"{value:.3f}" for value in values)])
-    return _table(header, rows)
-
-
-def _gap(changes: Mapping[str, float], header: Sequence[str]) -> list[str]:
-    return [f"{omitted_domains(changes)}, in {METADATA}", *[""] * (len(header) - 1)]
-
-
-def _evidence_section(metadata: Metadata) -> str:
-    """The section on how far the figures can be trusted; empty for a model that did not come from a search."""
-    if "guard" not in metadata:
-        return ""
-    lines = ["## How far to trust them"]
-    if objections := metadata["guard"]["objections"]:
-        listed = "\n".join(f"- {objection}" for objection in objections)
-        lines.append(f"**This model was exported over objections** (`--export-anyway`):\n\n{listed}")
-    if metadata.get("refit") == "all":
-        lines.append(
-            "The figures are those of the same configuration trained on the training part. The weights here were "
-            "trained again on the rows of all parts, once the figures stood; nothing is left to measure them on."
-        )
-    for difference, domains in metadata.get("intervals", {}).items():
-        header = ["domain", "difference", "interval", "queries", "passages"]
-        changes = {domain: span["difference"] for domain, span in domains.items() if domain != "macro"}
-        rows = []
-        for domain in (*shown_domains(changes), *(["macro"] if "macro" in domains else [])):
-            if domain is None:
-                rows.append(_gap(changes, header))
-                continue
-            span = domains[domain]
-            rows.append(
-                [domain, f"{span['difference']:+.3f}", _interval(span), str(span["queries"]), str(span["passages"])]
-            )
-        lines += [
-            f"### {_difference(difference, metadata)}: {METRICS[PRIMARY].label} on the test part",
-            _table(header, rows),
-        ]
-    if "interval_rule" in metadata:
-        how = metadata["interval_rule"]
-        lines.append(
-            f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
-            f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
-        )
-    lines += [
-        *_word_search_lines(metadata),
-        *_calibration_lines(metadata),
-        *_retention_lines(metadata),
-        *_confirmation_lines(metadata),
-        *_averaging_lines(metadata),
-        *_leak_lines(metadata),
-    ]
-    return "\n\n".join(lines)
-
-
-def _difference(name: str, metadata: Metadata) -> str:
-    """A heading for "tuned minus" a model."""
-    above, _, below = name.partition(" minus ")
-    return f"{above[0].upper()}{above[1:]} minus {with_epochs(below, below, metadata.get('trained', {}))}"
+    return table(header, rows)
 
 
 def _readings_section(metadata: Metadata) -> str:
@@ -255,121 +202,7 @@ def _readings_section(metadata: Metadata) -> str:
         "The test rows were read once, after everything was chosen, according to the run that made the model "
         "and those beside it; later readings are recorded only in the run folder"
     )
-    return f"## Readings of the test part\n\n{note[0].upper()}{note[1:]}.\n\n{_table(COLUMNS, cells_of(readings))}"
-
-
-def _interval(interval: StoredInterval) -> str:
-    return "–" if interval["low"] is None else f"{interval['low']:+.3f} to {interval['high']:+.3f}"
-
-
-def _word_search_lines(metadata: Metadata) -> Iterator[str]:
-    found = metadata.get("word_search")
-    if found is None:
-        return
-    yield "### With and without a search by words"
-    yield describe_word_search(found)
-    for part, figures in found["figures"].items():
-        yield _table(
-            [f"ranked by, macro, {part} part", *(metric.label for metric in METRICS.values())],
-            [[ranking, *macro_cells(flat)] for ranking, flat in figures.items()],
-        )
-    yield (
-        "`similarity + w BM25` adds w times the BM25 score of a passage (Lucene's form, k1 1.5, b 0.75; the words of "
-        "the package bm25s, without English stop words) to its cosine; reciprocal rank fusion adds 1 / (60 + rank) "
-        "by either search."
-    )
-
-
-def _calibration_lines(metadata: Metadata) -> Iterator[str]:
-    found = metadata.get("calibration")
-    if found is None:
-        return
-    yield "### How sure a first hit is"
-    yield f"{describe_calibration(found)} The chances by score and the threshold stand in {METADATA}."
-    for part, read in found["readings"].items():
-        yield _table(
-            [f"queries of the {part} part", "chance that was stated", "share of right first hits"],
-            [[str(row["queries"]), f"{row['chance']:.2f}", f"{row['right']:.2f}"] for row in read["reliability"]],
-        )
-
-
-def _retention_lines(metadata: Metadata) -> Iterator[str]:
-    alpha, labels = metadata["alpha"], [metric.label for metric in METRICS.values()]
-    yield (
-        "### Between the base model and the tuned one\n\nThe weights are "
-        f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the retention set. "
-        + (
-            f"Retention is measured on pairs of other fields ({metadata['retention_set']['pairs']}): macro "
-            f"{' and '.join(labels)} there, minus the base model's."
-            if "retention_set" in metadata
-            else "Questions of other fields were not asked."
-        )
-        + _neighbours_note(metadata)
-    )
-    rows = [
-        [
-            f"{point.alpha:g}",
-            *macro_cells(point.metrics),
-            *_kept(point.retention),
-            "–" if point.neighbours is None else f"{point.neighbours:.1%}",
-        ]
-        for point in path_points(metadata["front"])
-    ]
-    (first, *others), kept = labels, [f"retention {label}" for label in labels]
-    yield _table(["alpha", f"{first} macro, validation", *others, *kept, "neighbours kept"], rows)
-    if retention := metadata.get("retention"):
-        trained = metadata.get("trained", {})
-        rows = [[with_epochs(model, model, trained), *_kept(changes)] for model, changes in retention.items()]
-        yield _table(["model", *kept], rows)
-
-
-def _neighbours_note(metadata: Metadata) -> str:
-    kept = metadata.get("neighbours_kept")
-    if not kept:
-        return ""
-    least = metadata["guard"]["min_neighbours_kept"]
-    return (
-        " How far the model has moved is measured on general texts, by the share of each text's ten nearest neighbours "
-        f"that are the base model's: {kept['tuned']:.1%}, where at least {least:.0%} are asked for. That tells how "
-        "much has changed, not whether for the worse."
-    )
-
-
-def _kept(retention: Mapping[str, float] | None) -> list[str]:
-    return ["–"] * len(METRICS) if retention is None else [f"{retention[name]:+.3f}" for name in METRICS]
-
-
-def _confirmation_lines(metadata: Metadata) -> Iterator[str]:
-    if confirmed := metadata.get("confirmed"):
-        yield (
-            "### Tried with several seeds\n\nThe best configurations of the search were trained again, as long as they "
-            "had been; the best mean over the seeds that are known won. "
-            f"{metadata.get('objective', 'objective')} on the validation part:"
-        )
-        rows = [
-            [
-                setup["trial"],
-                ", ".join(f"{value:.3f} ({seed})" for seed, value in setup["by_seed"].items()),
-                str(len(setup["by_seed"])),
-                "–" if setup.get("epochs") is None else f"{setup['epochs']:.3g}",
-                f"{setup['mean']:.3f}",
-                f"{setup['spread']:.3f}",
-            ]
-            for setup in confirmed
-        ]
-        yield _table(["configuration", "value (seed)", "seeds", "epochs", "mean", "spread"], rows)
-
-
-def _averaging_lines(metadata: Metadata) -> Iterator[str]:
-    if crossed := metadata.get("averaging"):
-        yield f"### The mean of several trials\n\n{describe_averaging(crossed)}"
-
-
-def _leak_lines(metadata: Metadata) -> Iterator[str]:
-    if leaks := metadata.get("leaks"):
-        parts = list(next(iter(leaks.values())))
-        yield "### Rows that share something with a training row"
-        yield _table(["what", *parts], [[name, *(str(rows[part]) for part in parts)] for name, rows in leaks.items()])
+    return f"## Readings of the test part\n\n{note[0].upper()}{note[1:]}.\n\n{table(COLUMNS, cells_of(readings))}"
 
 
 def _training_section(metadata: Metadata) -> str:
@@ -389,7 +222,7 @@ def _training_section(metadata: Metadata) -> str:
     rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
     rows += [[f"`{key}`", _shown(value)] for key, value in metadata.get("config", {}).items()]
     rows += [[f"{name} version", value] for name, value in metadata.get("versions", {}).items()]
-    return "## Training\n\n" + _table(["setting", "value"], rows) if rows else ""
+    return "## Training\n\n" + table(["setting", "value"], rows) if rows else ""
 
 
 def _data_section(metadata: Metadata) -> str:
@@ -404,7 +237,7 @@ def _data_section(metadata: Metadata) -> str:
         **{f"split, {key.replace('_', ' ')}": value for key, value in split.items() if key != "rows"},
     }
     rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
-    return "## Data\n\n" + _table(["what", "value"], rows) if rows else ""
+    return "## Data\n\n" + table(["what", "value"], rows) if rows else ""
 
 
 def _rows_of_domains(domains: Mapping[str, int]) -> dict[str, int]:
@@ -428,16 +261,6 @@ def _limits_section(metadata: Metadata) -> str:
     if metadata.get("split", {}).get("protocol") == "unseen_queries":
         limits.append("Its figures say nothing about passages that it was not trained on.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [header, ruler, *rows])
-
-
-def _cell(text: str) -> str:
-    """The text, escaped so that it cannot break out of its table cell."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _shown(value: object) -> str:

@@ -17,7 +17,7 @@ from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
-from nic_ray.evidence import Flat, Metadata, StoredSplit
+from nic_ray.evidence import Metadata, StoredSplit
 from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS, Fusion, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
@@ -28,6 +28,7 @@ from nic_ray.model.evaluation import encoder_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
+from nic_ray.results import Flat
 from nic_ray.run_folder import RunFolder
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES

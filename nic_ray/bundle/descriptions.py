@@ -1,10 +1,11 @@
-"""What card, report and terminal say of a search by words and of the chance that a first hit answers."""
+"""What card, report and terminal say of a search: of averaging, a search by words, chances, training again."""
 
 from collections.abc import Mapping
 
 from nic_ray.evidence import StoredCalibration, StoredCurve, WordSearch
 from nic_ray.metrics.fusion import Fusion
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.results import StoredRefit
 
 
 def describe_word_search(found: WordSearch) -> str:
@@ -41,6 +42,25 @@ def describe_calibration(found: StoredCalibration) -> str:
         f"{read['brier_of_the_mean']:.3f}. A first hit below {found['threshold']:.3g} counts as nothing found: that is "
         f"said of {read['right_below']:.1%} of the right first hits, and of {read['recognised']:.1%} of the questions "
         "if their answers are taken out of the passages."
+    )
+
+
+def describe_refit(found: StoredRefit) -> str:
+    """Describe in a sentence or two the model that was trained again, and whether it is the one that is exported."""
+    kept = [f"{found['training']['difference']:+.3f} macro {METRICS[PRIMARY].label} on the training rows"]
+    if found["retention"] is not None:
+        kept.append(f"{found['retention'][PRIMARY]:+.3f} on the retention set")
+    if found["neighbours_kept"] is not None:
+        kept.append(f"{found['neighbours_kept']:.1%} of the neighbours of general texts kept")
+    verdict = (
+        f"The model that the figures belong to is exported, not this one: {found['objection']}."
+        if found["objection"]
+        else f"It is exported, {found['alpha']:.0%} of the way from the base model to it."
+    )
+    trials, mean = " and ".join(found["trials"]), ", their mean" if len(found["trials"]) > 1 else ""
+    return (
+        f"{trials} trained again on the rows of all parts, {found['rows']:,} of them{mean}, against the model that the "
+        f"figures belong to: {', '.join(kept)}. {verdict}"
     )
 
 

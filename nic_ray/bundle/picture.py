@@ -4,8 +4,9 @@ import io
 from collections.abc import Mapping, Sequence
 
 from nic_ray.domains import AT_EACH_END, changes_of, shown_domains
-from nic_ray.evidence import Intervals, TrainedTrial, TrainedTrials
+from nic_ray.evidence import TrainedTrial, TrainedTrials
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
+from nic_ray.results import Intervals
 
 COLOURS = {
     "base": "#0072B2",

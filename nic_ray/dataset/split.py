@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.errors import InputError
-from nic_ray.protocol import Protocol
+from nic_ray.protocol import Protocol, by_passage
 
 Part = Literal["train", "validation", "test", "unseen_queries"]
 
@@ -45,9 +45,9 @@ def split_rows(
         validation_share: share of each domain's rows, in (0, 1); met as closely as whole groups allow.
         test_share: likewise.
         seed: >= 0.
-        protocol: "unseen_passages" groups rows by passage, so that held-back rows ask about passages that were never
-            trained on as answers. "unseen_queries" groups rows by query text only, so that their passages may have
-            been trained on, which flatters the metrics.
+        protocol: "unseen_passages" and "cross_fit" group rows by passage, so that held-back rows ask about passages
+            that were never trained on as answers. "unseen_queries" groups rows by query text only, so that their
+            passages may have been trained on, which flatters the metrics.
 
     Returns:
         (N,) the part of each row.
@@ -66,11 +66,11 @@ def split_rows(
             "validation_share and test_share must be > 0 and leave rows to train on, "
             f"got {validation_share} and {test_share}"
         )
-    groups = _numbered(positives if protocol == "unseen_passages" else queries)
+    groups = _numbered(positives if by_passage(protocol) else queries)
     sizes = np.bincount(groups)
     part_of_group = np.full(len(sizes), "train", dtype="<U10")
     members = _split_together(groups, domains)
-    _refuse_small_domains(members, noun="passages" if protocol == "unseen_passages" else "queries")
+    _refuse_small_domains(members, noun="passages" if by_passage(protocol) else "queries")
     for names, numbers in members.items():
         left = _generator(seed, names).permutation(numbers)
         total = sizes[numbers].sum()
@@ -79,6 +79,37 @@ def split_rows(
         left = left[~test]
         part_of_group[left[_fill(sizes[left], validation_share * total, spare=1)]] = "validation"
     return part_of_group[groups]
+
+
+def folds_of_rows(
+    positives: NDArray[np.integer], domains: Sequence[str], parts: NDArray[np.str_], *, count: int, seed: int
+) -> NDArray[np.int64]:
+    """Divide all rows into folds: the test part is the first one, the other rows are dealt to the others by passage.
+
+    Each domain's passages are dealt separately, in random order, each to the fold that has the fewest of its rows.
+
+    Args:
+        positives: (N,) number of each row's passage, or of its group of near-duplicate passages.
+        domains: (N,) names. A passage belongs to the domain of its first row.
+        parts: (N,) from `split_rows`, which kept the rows of a passage together.
+        count: number of folds, at least 2.
+        seed: >= 0.
+
+    Returns:
+        (N,) number of each row's fold, from 0.
+    """
+    groups, names = _numbered(positives), np.asarray(domains, np.str_)
+    first = np.unique(groups, return_index=True)[1]
+    sizes, folds = np.bincount(groups), np.zeros(len(first), np.int64)
+    is_left = parts[first] != "test"
+    for name in np.unique(names[first]).tolist():
+        dealt = np.zeros(count, np.int64)
+        dealt[0] = np.iinfo(np.int64).max
+        own = np.flatnonzero(is_left & (names[first] == name))
+        for group in _generator(seed, (name, "folds")).permutation(own).tolist():
+            folds[group] = np.argmin(dealt)
+            dealt[folds[group]] += sizes[group]
+    return folds[groups]
 
 
 def hold_back_queries(

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.evidence import Flat
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, maximised
+from nic_ray.results import Flat
 
 Form = Literal["vectors", "words", "scores", "ranks"]
 

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from nic_ray.bundle.picture import NAMES, with_epochs
 from nic_ray.config import Config
 from nic_ray.config_file import load_config
-from nic_ray.evidence import Flat, Retrieved, StoredCurve, StoredInterval, StoredResult
+from nic_ray.evidence import Retrieved, StoredCurve, StoredResult
 from nic_ray.metrics.table import label_of
+from nic_ray.results import Flat, StoredInterval
 from nic_ray.run_folder import RunFolder
 from nic_ray.stored import read_curve, read_result, read_retrieved
 from nic_ray.study import Course, read_courses

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
 from nic_ray.config import Config
 from nic_ray.domains import AT_EACH_END, changes_of
-from nic_ray.evidence import GuardVerdict, PathPoint, StoredInterval, TrialRow, path_points, value_in
+from nic_ray.evidence import GuardVerdict, PathPoint, TrialRow, path_points, value_in
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.report.elements import (
     CYCLE,
@@ -31,6 +31,7 @@ from nic_ray.report.elements import (
     table,
     values_of,
 )
+from nic_ray.results import StoredInterval
 from nic_ray.run_folder import RunFolder
 from nic_ray.study import trial_number
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_word_search
+from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_refit, describe_word_search
 from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.dataset.lint import lint_pairs, texts_of
@@ -30,6 +30,7 @@ from nic_ray.report.elements import (
     sentence,
     table,
 )
+from nic_ray.results import CROSS_FIT
 from nic_ray.tokens import count_tokens
 from nic_ray.words import count_words
 
@@ -261,6 +262,9 @@ def split(run: FinishedRun) -> Html:
     if readings := run.result.get("readings"):
         yield sentence("Readings of the test rows, including those by neighbouring runs with the same held-back rows:")
         yield table(COLUMNS, cells_of(readings))
+    yield from _folds(run)
+    if "refitted" in run.result:
+        yield sentence(describe_refit(run.result["refitted"]))
     leaks = run.result.get("leaks")
     if not leaks:
         yield sentence("This run holds no leak report.")
@@ -275,6 +279,24 @@ def split(run: FinishedRun) -> Html:
         yield sentence(
             "Unseen queries are new questions about trained passages, so they share their passages on purpose."
         )
+
+
+def _folds(run: FinishedRun) -> Html:
+    """What the winner's configuration is worth on all rows, if every passage was held out once."""
+    if "folds" not in run.result:
+        return
+    found, results = run.result["folds"], run.result["results"][CROSS_FIT]
+    gain = found["intervals"]["tuned minus base"]["macro"]
+    sure = "" if gain["low"] is None else f" ({gain['low']:+.3f} to {gain['high']:+.3f})"
+    yield sentence(
+        f"Every passage held out once, in {found['folds']} folds, each answered by a model that was trained without "
+        f"it: the tuned model finds {gain['difference']:+.3f}{sure} macro {METRICS[PRIMARY].label} against the base "
+        f"model, over {gain['passages']:,} passages."
+    )
+    yield table(
+        ["all rows, macro", *(metric.label for metric in METRICS.values())],
+        [[label, *macro_cells(flat)] for label, flat in results.items()],
+    )
 
 
 def _length(query: str) -> str:

@@ -4,13 +4,19 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from nic_ray import console
-from nic_ray.bundle.descriptions import describe_averaging, describe_calibration, describe_word_search
+from nic_ray.bundle.descriptions import (
+    describe_averaging,
+    describe_calibration,
+    describe_refit,
+    describe_word_search,
+)
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.evidence import IN_DOMAIN, Evidence, path_points
+from nic_ray.evidence import Evidence, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
 from nic_ray.readings import describe_readings
+from nic_ray.results import CROSS_FIT, IN_DOMAIN, Intervals
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.selection import SearchResult
 
@@ -18,6 +24,7 @@ PARTS = {
     "validation": "validation: the rows that picked the model",
     "test": "test: each question ranked against all passages",
     IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
+    CROSS_FIT: "all rows, each answered by a model that was trained without its passage",
     "unseen_queries": "new questions about passages that were trained on: the easier protocol",
 }
 
@@ -72,6 +79,7 @@ def describe_evidence(evidence: Evidence) -> list[str]:
         *_retention(evidence),
         *_front(evidence),
         *_words(evidence),
+        *_refit(evidence),
         *_leaks(evidence),
         *_readings(evidence),
     ]
@@ -99,10 +107,16 @@ def _averaging(evidence: Evidence) -> Iterator[str]:
 
 
 def _intervals(evidence: Evidence) -> Iterator[str]:
-    for difference, domains in evidence.get("intervals", {}).items():
+    yield from _interval_lines(evidence.get("intervals", {}), "the test rows", evidence)
+    if "folds" in evidence:
+        yield from _interval_lines(evidence["folds"]["intervals"], "all rows", evidence)
+
+
+def _interval_lines(intervals: Intervals, rows_named: str, evidence: Evidence) -> Iterator[str]:
+    for difference, domains in intervals.items():
         below = difference.partition(" minus ")[2]
         title = with_epochs(difference, below, evidence["trained"])
-        yield f"\n{title}, {METRICS[PRIMARY].label} on the test rows, with 95 % intervals over passages:"
+        yield f"\n{title}, {METRICS[PRIMARY].label} on {rows_named}, with 95 % intervals over passages:"
         changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
@@ -159,6 +173,11 @@ def _words(evidence: Evidence) -> Iterator[str]:
     yield describe_word_search(found)
     if "calibration" in evidence:
         yield describe_calibration(evidence["calibration"])
+
+
+def _refit(evidence: Evidence) -> Iterator[str]:
+    if "refitted" in evidence:
+        yield f"\n{describe_refit(evidence['refitted'])}"
 
 
 def _leaks(evidence: Evidence) -> Iterator[str]:

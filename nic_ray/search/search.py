@@ -41,9 +41,11 @@ from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import SIZES
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
+from nic_ray.selection.folds import cross_fit
+from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, deepest
-from nic_ray.selection.selection import Contestants, Judgement, SearchResult, final, judge
+from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
 from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
 
 LOGGED = (
@@ -213,11 +215,20 @@ def _search(
             say=view.say,
             note_reading=functools.partial(_note_reading, run, prepared),
         )
+        if judgement.may_be_exported and prepared.config.data.protocol == "cross_fit":
+            judgement = cross_fit(
+                searched.prepared,
+                searched.inputs,
+                judgement,
+                export_anyway=run.export_anyway,
+                folder=run.files.folds,
+                say=view.say,
+            )
         folder = run.bundle if judgement.may_be_exported else None
         result = SearchResult(folder, run.folder, judgement, searched.rows)
         _write_result(result, searched.prepared, bundle=None)
         if folder is not None:
-            _export(searched, judgement, run, view)
+            result = replace(result, judgement=_export(searched, judgement, retention_set, run, view))
             _write_result(result, searched.prepared, bundle=folder)
         _write_page(run, view.say)
         _copy_results(run)
@@ -317,16 +328,21 @@ def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReadin
     return readings
 
 
-def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> None:
-    """Write the bundle, and its copy if `storage` is a URI."""
+def _export(
+    searched: SearchedTrials, judgement: Judgement, retention_set: RetentionSet | None, run: Run, view: View
+) -> Judgement:
+    """Train on all rows if `refit` says so, write the bundle, and its copy if `storage` is a URI.
+
+    Returns:
+        the judgement, with the evidence for the model that was trained again.
+    """
     prepared, winner = searched.prepared, judgement.winner
-    if prepared.config.refit == "all":
-        view.say(f"training {winner.name} again on all {len(prepared.parts)} rows")
-    view.say(f"exporting {winner.name} to {run.bundle}")
+    model, judgement = refit(prepared, searched.inputs, judgement, retention_set, folder=run.files.refits, say=view.say)
+    view.say(f"exporting {'the model trained again' if not model.measured else winner.name} to {run.bundle}")
     members = winner.members or (winner,)
     export(
         prepared,
-        final(prepared, searched.inputs, judgement),
+        model,
         {**judgement.evidence, "results": judgement.results, "run": str(run.folder)},
         run.bundle,
         training_log="".join(training_log(run.folder, member.name) for member in members),
@@ -337,6 +353,7 @@ def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View
         view.say(f"copying it to {run.bundle_mirror}")
         remove(run.bundle_mirror)
         push(run.bundle, run.bundle_mirror)
+    return judgement
 
 
 @contextmanager

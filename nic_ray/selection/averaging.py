@@ -1,4 +1,4 @@
-"""The mean of the weights of the best trials, and the training of its members again on all rows."""
+"""The mean of the weights of the best trials."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,11 @@ from torch import Tensor
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import direction_of, maximised, order_key
-from nic_ray.model.activations import Inputs, upper_for
+from nic_ray.model.activations import Inputs
 from nic_ray.model.encoder import weights_at
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, queries_of
-from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared, training_data
+from nic_ray.training.prepared import Prepared
 
 SIZES = (1, 2, 4, 8)
 """Numbers of candidates, the best ones, whose mean is tried."""
@@ -189,7 +188,7 @@ def mean_weights(
     depth = min(member.config.frozen_layers for member in members)
     total: dict[str, Tensor] = {}
     for number, member in enumerate(map(load, members), start=1):
-        for name, value in _weights_at(prepared, member, depth).items():
+        for name, value in weights_of(prepared, member, depth).items():
             total[name] = value.lerp(total[name], 1 - 1 / number) if name in total else value
     return depth, total
 
@@ -205,35 +204,6 @@ def _worth(flat: Mapping[str, float], candidate: Candidate, objective: str) -> t
     return maximised(flat, objective) + min(0.0, direction_of(objective) * kept), order_key(flat, objective)[1]
 
 
-def refitted(prepared: Prepared, inputs: Mapping[int, Inputs], winner: Candidate) -> Candidate:
-    """Train the winner's configurations again on the rows of all parts, each up to the epoch of its best evaluation.
-
-    Args:
-        inputs: inputs by depth, for the depths of the winner and of its members.
-
-    Returns:
-        the winner with the mean of the new weights. Its metrics remain those of the old weights, since no rows are held
-        back to measure the new ones on.
-    """
-    depth, rows = winner.config.frozen_layers, np.arange(len(prepared.parts))
-    total: dict[str, Tensor] = {}
-    members = winner.members or (winner,)
-    for member in members:
-        member_inputs = inputs[member.config.frozen_layers]
-        # evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch
-        enough = member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
-        upper = upper_for(prepared.encoder, member_inputs).to(prepared.device)
-        data = training_data(prepared, member_inputs, rows)
-        config = member.config.model_copy(update={"patience": None})  # there are no validation metrics to stop by
-        for evaluation in loop.fit(config, upper, data, loop.UNJUDGED):
-            if evaluation.metrics["epoch"] > enough:
-                break
-        trained = replace(member, weights=upper.trained_state())
-        for name, value in _weights_at(prepared, trained, depth).items():
-            total[name] = total.get(name, 0) + value / len(members)
-    return replace(winner, weights=total, measured=False)
-
-
-def _weights_at(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
+def weights_of(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
     """Return a candidate's weights above a cut no deeper than its own, with the base model's for the blocks between."""
     return weights_at(prepared.encoder, candidate.config.frozen_layers, candidate.weights, depth)

@@ -17,8 +17,9 @@ from nic_ray.metrics.intervals import (
     standard_error,
 )
 from nic_ray.metrics.table import METRICS, PRIMARY, direction_of, is_fused, maximised
+from nic_ray.results import CROSS_FIT
 
-CONFIDENCE = {"validation": 0.99, "test": 0.975}
+CONFIDENCE = {"validation": 0.99, "test": 0.975, CROSS_FIT: 0.975}
 """One-sided confidence of the bound of the macro difference, higher on validation, whose rows chose the model."""
 
 FALSE_ALARMS = 0.05
@@ -131,7 +132,7 @@ def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64]
     """Compute the lower confidence bound of the macro difference; None if there are too few passages for a bound.
 
     Args:
-        part: "validation" or "test", which determines the confidence.
+        part: "validation", "test" or "cross_fit", which determines the confidence.
         tuned: (Q,) Recall@5 of the tuned model at each query.
         base: (Q,) Recall@5 of the base model at the same queries.
         queries: passages and domains of these queries.
@@ -149,7 +150,7 @@ def objections(
     may fall; see `falls`.
 
     Args:
-        part: "validation" or "test".
+        part: "validation", "test" or "cross_fit".
         tuned: (Q,) Recall@5 of the tuned model at each query.
         base: (Q,) Recall@5 of the base model at the same queries.
         queries: passages and domains of these queries.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection
-from nic_ray.evidence import IN_DOMAIN, Flat, Intervals, Retrieved, StoredInterval
+from nic_ray.evidence import Retrieved
 from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import VECTORS, WORDS, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
@@ -15,6 +15,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, texts_to_score
+from nic_ray.results import IN_DOMAIN, Flat, Intervals, StoredInterval
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion

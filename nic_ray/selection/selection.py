@@ -30,7 +30,7 @@ from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives, of_one_ranking
 from nic_ray.model.activations import Inputs
-from nic_ray.selection.averaging import averaged, refitted
+from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
@@ -279,17 +279,8 @@ def _evidence(
             for part in ("validation", "test", "unseen_queries")
             if len(prepared.rows(part))
         },
-        "refit": prepared.config.refit,
+        "refit": "none",
     }
-
-
-def final(prepared: Prepared, inputs: Mapping[int, Inputs], judgement: Judgement) -> Candidate:
-    """Return the model to export: the tuned one, or with `refit: all` the same mixture after training on all rows."""
-    if prepared.config.refit == "none":
-        return judgement.tuned
-    again = refitted(prepared, inputs, judgement.winner)
-    weights = interpolated(prepared, again, judgement.evidence["alpha"])
-    return replace(judgement.tuned, weights=weights, measured=again.measured)
 
 
 def _objections(

@@ -22,6 +22,7 @@ from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
+from nic_ray.protocol import by_passage
 from nic_ray.training.batches import NOTHING_HELD, GeneralTexts
 from nic_ray.training.loop import TrainingData
 
@@ -162,7 +163,7 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
         seed=data.seed,
         protocol=data.protocol,
     )
-    if data.protocol == "unseen_passages":
+    if by_passage(data.protocol):
         parts = hold_back_queries(
             collection.query,
             collection.positive,

@@ -1,0 +1,117 @@
+"""Every passage held out once: the winner's configuration is trained anew for each fold, and evaluated on it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.dataset.split import folds_of_rows
+from nic_ray.evidence import Evidence
+from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion
+from nic_ray.metrics.intervals import Queries, count_passages
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.model.activations import Inputs
+from nic_ray.model.evaluation import fused_scores, texts_to_score
+from nic_ray.results import CROSS_FIT
+from nic_ray.selection.guard import macro_bound, objections
+from nic_ray.selection.interpolation import interpolated
+from nic_ray.selection.reading import stored_intervals
+from nic_ray.selection.refit import trained_again
+from nic_ray.selection.scoring import Scorer, Weights, deepest
+from nic_ray.selection.selection import Judgement
+from nic_ray.selection.word_search import WITH_WORDS
+from nic_ray.training.prepared import Prepared
+
+Scores = dict[str, dict[str, NDArray[np.float64]]]
+"""Model -> metric -> its value for each row, (N,)."""
+
+
+def cross_fit(
+    prepared: Prepared,
+    inputs: Mapping[int, Inputs],
+    judgement: Judgement,
+    *,
+    export_anyway: bool,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Judgement:
+    """Evaluate the winner's configuration on all rows, each by a model that was trained without the row's fold.
+
+    The first fold is the test part of the search. The passages of the others took part in the search, which has chosen
+    the configuration with them, so the figures favour it slightly; no weights were trained on what they are measured
+    on. The models are trained as `refit` trains the exported one, so the figures are those of its making.
+
+    Args:
+        inputs: inputs by depth, for the depths of the winner and of its members.
+        export_anyway: whether to export despite objections.
+        folder: receives checkpoints, a folder for each fold; None for none.
+        say: called with a line for each intermediate result.
+
+    Returns:
+        the judgement, with the results of the part "cross_fit", the evidence for them, and any objections to which they
+        give rise.
+    """
+    collection, config = prepared.collection, prepared.config
+    count = max(2, round(1 / config.data.test_share))
+    folds = folds_of_rows(prepared.passages, collection.domains, prepared.parts, count=count, seed=config.data.seed)
+    fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
+    every = np.arange(len(folds))
+    found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
+    found |= {label: {name: np.zeros(len(every)) for name in METRICS} for label in ("tuned", WITH_WORDS)}
+    for number in range(count):
+        held_out = np.flatnonzero(folds == number)
+        say(f"fold {number + 1} of {count}: {len(held_out):,} rows are held out")
+        at = None if folder is None else folder / f"fold-{number}"
+        again = trained_again(prepared, inputs, judgement.winner, np.flatnonzero(folds != number), folder=at, say=say)
+        weights = interpolated(prepared, again, judgement.evidence["alpha"])
+        scorer = Scorer(prepared, inputs[again.config.frozen_layers])
+        for label, own in _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion}).items():
+            for name, values in own.items():
+                found[label][name][held_out] = values
+    return _judged(judgement, found, Queries(prepared.passages, collection.domains), count, prepared, export_anyway)
+
+
+def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wanted: Mapping[str, Fusion]) -> Scores:
+    """Score a model on some rows, by several rankings."""
+    collection, numbers = scorer.prepared.collection, rows.tolist()
+    texts = texts_to_score(collection, numbers)
+    given = (scorer.embeddings(weights, texts), texts, collection, numbers)
+    found = fused_scores(*given, tuple(dict.fromkeys(wanted.values())), similarity=scorer.similarity(weights))
+    return {label: {name: found[fusion][name] for name in METRICS} for label, fusion in wanted.items()}
+
+
+def _judged(
+    judgement: Judgement, found: Scores, queries: Queries, count: int, prepared: Prepared, export_anyway: bool
+) -> Judgement:
+    """Add the results, their intervals and the objections to a judgement."""
+    tuned, base, fused = (found[label][PRIMARY] for label in ("tuned", "base", WITH_WORDS))
+    more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=prepared.config.guard.max_domain_drop)
+    verdict = judgement.evidence["guard"]
+    listed = [*verdict["objections"], *more]
+    evidence: Evidence = {
+        **judgement.evidence,
+        "folds": {
+            "folds": count,
+            "intervals": {
+                "tuned minus base": stored_intervals(tuned, base, queries),
+                f"{WITH_WORDS} minus tuned": stored_intervals(fused, tuned, queries),
+            },
+        },
+        "passages": {**judgement.evidence["passages"], CROSS_FIT: count_passages(queries)},
+        "guard": {
+            **verdict,
+            "objections": listed,
+            "overridden": bool(listed) and export_anyway,
+            "lower_bounds": {**verdict["lower_bounds"], CROSS_FIT: macro_bound(CROSS_FIT, tuned, base, queries)},
+        },
+    }
+    results = {label: flat_metrics(own, queries.domains) for label, own in found.items()}
+    return replace(
+        judgement,
+        results={**judgement.results, CROSS_FIT: results},
+        evidence=evidence,
+        may_be_exported=not listed or export_anyway,
+    )
