@@ -42,6 +42,7 @@ def main(
         f"{costs.trials} trials, {costs.concurrent} at a time, {costs.epochs:.0f} epochs in all": costs.search_s,
         "the best again with other seeds": costs.confirm_s,
         "interpolation, guard, test, export": costs.end_s,
+        "training again for the export": costs.refit_s,
         "in all": costs.total_s,
     }
     rows = [[name, f"{seconds / 60:.1f} min"] for name, seconds in minutes.items() if seconds is not None]

@@ -159,3 +159,18 @@ def test_a_checkpoint_holds_weights_moments_and_best_weights_of_what_trains_at_m
     )  # at depth 0 all of them train
     disk = estimate(found, FREE, ALONE, 1, 0)
     assert disk.disk - disk.activations == (6 + 2) * 4 * 4 * parameters
+
+
+def test_what_is_exported_is_trained_on_all_rows_with_all_threads(prepared, monkeypatch):
+    monkeypatch.setattr(forecast, "trial_s", lambda *_, **__: 60.0)
+    found = prepared()
+    rows = len(found.parts) / len(found.rows("train"))
+    assert estimate(found, FREE, ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * rows)  # two members of a mean
+    assert estimate(found, FREE, TWO, 2, 0).refit_s == pytest.approx(60 * rows)  # one after the other, on both CPUs
+    assert estimate(prepared(averaged_trials=1), FREE, ALONE, 1, 0).refit_s == pytest.approx(60 * rows)
+    none = dataclasses.replace(found, config=found.config.model_copy(update={"refit": "none"}))
+    assert estimate(none, FREE, ALONE, 1, 0).refit_s == 0
+    data = found.config.data.model_copy(update={"protocol": "cross_fit"})
+    folds = dataclasses.replace(none, config=none.config.model_copy(update={"data": data}))
+    # four folds, each without a quarter of the rows
+    assert estimate(folds, FREE, ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * 4 * 0.75 * rows)

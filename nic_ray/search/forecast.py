@@ -24,7 +24,9 @@ from nic_ray.model.encoder import Encoder, base_weights
 from nic_ray.model.evaluation import embed, texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.selection.averaging import means_tried
+from nic_ray.selection.folds import folds_of
 from nic_ray.selection.interpolation import ALPHAS
+from nic_ray.selection.refit import MOST_MEMBERS
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
 from nic_ray.training.prepared import Prepared, depths, prepare
@@ -92,6 +94,8 @@ class Forecast:
     confirm_s: float | None
     end_s: float | None
     """Time of the interpolation, the guard, the test rows and the export."""
+    refit_s: float | None
+    """Time of the trainings after that: on all rows, and of `protocol: cross_fit`; none if the guard refuses."""
     total_s: float | None
     memory: float
     activations: float
@@ -168,6 +172,8 @@ def estimate(
     frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread per processor
     end = _readings_s(prepared, rates, layout.cached, again, retention_tokens)
     end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
+    refitted = _refit_s(prepared, mean)
+    refitted *= 1 if placement.gpus_per_worker else _gain(placement.threads) / _gain(processors)
     start = rates.start + RAY_START_S + TUNE_START_S
     checkpoints = (search.trials + again) * BYTES_A_PARAMETER * _trained_parameters(encoder, min(depths(config)))
     return Forecast(
@@ -180,7 +186,8 @@ def estimate(
         search_s=searched,
         confirm_s=confirmed,
         end_s=end,
-        total_s=start + frozen + searched + confirmed + end,
+        refit_s=refitted,
+        total_s=start + frozen + searched + confirmed + end + refitted,
         memory=RAY_BYTES
         + (1 + placement.concurrent * placement.workers) * rates.memory
         + layout.in_memory * layout.size,
@@ -289,6 +296,20 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     retention = retention_tokens * (base + first + starts + (trials + len(ALPHAS)) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
+
+
+def _refit_s(prepared: Prepared, mean: float) -> float:
+    """Return the seconds that one of the measured processes takes for the trainings before an export.
+
+    Args:
+        mean: seconds of a trial's epochs.
+    """
+    config, rows = prepared.config, len(prepared.parts)
+    members = 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
+    passes = float(config.refit == "all")  # over all rows
+    if config.data.protocol == "cross_fit":
+        passes += folds_of(config.data) - 1
+    return members * mean * passes * rows / max(1, len(prepared.rows("train")))
 
 
 def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.config import DataConfig
 from nic_ray.dataset.split import folds_of_rows
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion
@@ -55,7 +56,7 @@ def cross_fit(
         give rise.
     """
     collection, config = prepared.collection, prepared.config
-    count = max(2, round(1 / config.data.test_share))
+    count = folds_of(config.data)
     folds = folds_of_rows(prepared.passages, collection.domains, prepared.parts, count=count, seed=config.data.seed)
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
     every = np.arange(len(folds))
@@ -72,6 +73,11 @@ def cross_fit(
             for name, values in own.items():
                 found[label][name][held_out] = values
     return _judged(judgement, found, Queries(prepared.passages, collection.domains), count, prepared, export_anyway)
+
+
+def folds_of(data: DataConfig) -> int:
+    """Return the number of folds: each holds out about as many rows as the test part."""
+    return max(2, round(1 / data.test_share))
 
 
 def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wanted: Mapping[str, Fusion]) -> Scores:
