@@ -50,6 +50,8 @@ VARIANTS = (
     Variant("anchor 1", {"anchor": 1.0}),
     Variant("anchor 3", {"anchor": 3.0}),
     Variant("anchor 10", {"anchor": 10.0}),
+    Variant("anchor 3, 8 texts a step", {"anchor": 3.0, "anchor_texts": 8}),
+    Variant("anchor 10, 8 texts a step", {"anchor": 10.0, "anchor_texts": 8}),
     Variant("half the learning rate, twice the epochs", {"learning_rate": 1e-4, "epochs": 6}),
     Variant("a quarter of the learning rate", {"learning_rate": 5e-5}),
     Variant("random rows", {"queries_per_passage": 1}),
