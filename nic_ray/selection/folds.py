@@ -15,7 +15,7 @@ from nic_ray.metrics.intervals import Queries, count_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import fused_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
 from nic_ray.results import CROSS_FIT
 from nic_ray.selection.guard import macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
@@ -84,8 +84,8 @@ def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wa
     """Score a model on some rows, by several rankings."""
     collection, numbers = scorer.prepared.collection, rows.tolist()
     texts = texts_to_score(collection, numbers)
-    given = (scorer.embeddings(weights, texts), texts, collection, numbers)
-    found = fused_scores(*given, tuple(dict.fromkeys(wanted.values())), similarity=scorer.similarity(weights))
+    asked = Asked(scorer.embeddings(weights, texts), texts, collection, numbers, scorer.similarity(weights))
+    found = fused_scores(asked, tuple(dict.fromkeys(wanted.values())))
     return {label: {name: found[fusion][name] for name in METRICS} for label, fusion in wanted.items()}
 
 
