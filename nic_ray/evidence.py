@@ -11,6 +11,8 @@ from typing import Any, Literal, NotRequired, Required, cast
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
+from nic_ray.origin import StoredData, StoredSplit
+
 JsonObject = dict[str, Any]
 """A JSON object without fixed keys: settings, hyperparameters or metrics."""
 Flat = Mapping[str, float]
@@ -172,6 +174,18 @@ class StoredCalibration(TypedDict):
     """Part -> how well it is calibrated there."""
 
 
+class PreviousModel(TypedDict):
+    """The base model of a search that had been tuned before: what it and the tuned model find on old and new rows."""
+
+    model: str
+    saw_all: bool
+    """Whether it was trained on all of its rows at last (`refit: all`), those that it had held back included."""
+    rows: Mapping[str, Mapping[str, int]]
+    """Part -> "old", the rows that it had been tuned on, and "new" -> their number."""
+    results: Mapping[str, Mapping[str, Mapping[str, Flat]]]
+    """Part -> "old", "new" -> model ("base", "tuned") -> macro metrics; without an entry where there are no rows."""
+
+
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -202,6 +216,8 @@ class Evidence(TypedDict, total=False):
     empty if none was tried."""
     word_search: WordSearch
     calibration: StoredCalibration
+    previous: PreviousModel
+    """Absent unless the base model had been tuned before."""
     run: str
     """Folder of the run."""
 
@@ -258,40 +274,6 @@ class StoredCurve(TypedDict):
     points: list[CurvePoint]
     at_one: float
     doubling: StoredInterval
-
-
-class StoredData(TypedDict, total=False):
-    """The pairs of a run."""
-
-    pairs: str
-    """Name of the file."""
-    sha256: str
-    rows: int
-    passages: int
-    domains: Mapping[str, int]
-    """Domain -> number of rows."""
-
-
-class StoredSplit(TypedDict, total=False):
-    """How the pairs of a run were split."""
-
-    protocol: str
-    seed: int
-    sample_share: float
-    validation_share: float
-    test_share: float
-    query_share: float
-    rows: Mapping[str, int]
-    """Part -> number of rows."""
-    sha256: str
-    """Hash of the assignment of rows to parts."""
-
-
-class DataAndSplit(TypedDict):
-    """The pairs of a run, and how they were split."""
-
-    data: StoredData
-    split: StoredSplit
 
 
 class StoredStart(TypedDict, total=False):

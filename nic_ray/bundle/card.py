@@ -8,12 +8,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from nic_ray.bundle import previous
 from nic_ray.bundle.descriptions import describe_averaging, describe_calibration, describe_word_search
-from nic_ray.bundle.names import METADATA, PICTURE
+from nic_ray.bundle.names import PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, omitted_domains, shown_domains
 from nic_ray.evidence import IN_DOMAIN, Metadata, StoredInterval, path_points
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, macro_cells
+from nic_ray.origin import METADATA
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.tokens import PACKAGED_NAMES
@@ -231,6 +233,7 @@ def _evidence_section(metadata: Metadata) -> str:
             f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
     lines += [
+        *previous.card_lines(metadata, _table),
         *_word_search_lines(metadata),
         *_calibration_lines(metadata),
         *_retention_lines(metadata),

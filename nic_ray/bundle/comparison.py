@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from nic_ray.bundle.files import file_sha256, read_metadata
-from nic_ray.bundle.names import METADATA
 from nic_ray.config import DataConfig, TrainConfig
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
-from nic_ray.evidence import Flat, Metadata, StoredSplit
+from nic_ray.evidence import Flat, Metadata
 from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS, Fusion, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
@@ -25,6 +24,7 @@ from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, texts_to_score
+from nic_ray.origin import METADATA
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -32,7 +32,6 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.training.prepared import divide, split_sha256
-from nic_ray.validation import setting_faults
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,10 @@ def compare_models(
     for name, folder in folders.items():
         say(f"reading {name}")
         encoder = load(folder)
-        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+        if _was_trained_on(metadata[name], pairs) and data in (
+            None,
+            split_settings(metadata[name]["split"], Path(folder)),
+        ):
             warnings += _note_reading(name, metadata[name], split, "compare", now)
         fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), _max_tokens(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
@@ -323,7 +325,7 @@ def _advantages(
         return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
     if metadata.get("refit") == "all":
         return [f"{name}: was trained again on the rows of all parts (refit: all), these included"]
-    if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
+    if data is None or split == "train" or split_settings(metadata["split"], Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
 
@@ -395,7 +397,7 @@ def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], fol
     """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
-    return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
+    return split_settings(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
 
 
 def _rows(
@@ -423,12 +425,3 @@ def _rows(
 def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
     """The queries of some rows with their passages; nearly identical passages count as one."""
     return Queries(collection.near_group[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
-
-
-def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
-    names = DataConfig.model_fields.keys() - {"pairs"}
-    try:
-        return DataConfig.model_validate({name: value for name, value in stored.items() if name in names})
-    except ValidationError as error:
-        faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
-        raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None
