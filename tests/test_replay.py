@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nic_ray.bundle.card import model_card
+from nic_ray.bundle.comparison import compare_models, compare_with_base
 from nic_ray.bundle.previous import cells_of, describe_previous
 from nic_ray.config import Config, DataConfig
 from nic_ray.config_file import dump_config, load_config
@@ -141,10 +142,16 @@ def test_new_rows_hold_back_their_own_questions_about_trained_passages():
     new = [Pair(f"{name} {number}?", passage(name), "radios") for name in "tuvwxyz" for number in range(4)]
     found = parts_of_new(joined(*new, query_share=0.1))
     assert sum(part == "unseen_queries" for part in found.values()) == 3
-    # a query that an old row trains on is not unseen
-    asked = [Pair("how is steam let out?", passage(name), "radios") for name in "tuvwxyz"]
-    rows = joined(*asked, *(Pair("more?", passage(name), "radios") for name in "tuvwxyz"), query_share=0.5)
-    assert "unseen_queries" not in rows.parts[len(OLD) :]
+
+
+def test_a_query_that_an_old_row_trains_on_is_not_unseen():
+    def parts(query, seed):
+        others = [Pair(f"{name}?", passage(name), "radios") for name in "tuvwxyz"]
+        new = [Pair(query, passage("t"), "radios"), *others]
+        return parts_of_new(joined(*new, query_share=0.9, seed=seed))[query]
+
+    assert "unseen_queries" in {parts("how is it let out?", seed) for seed in range(10)}
+    assert "unseen_queries" not in {parts("how is steam let out?", seed) for seed in range(10)}
 
 
 def test_a_query_of_an_old_row_keeps_its_part_where_rows_are_held_back_by_query():
@@ -201,7 +208,7 @@ def exported(given, tmp_path):
         run = RunFolder(tmp_path / f"run-of-{name}")
         run.path.mkdir()
         run.config.write_text(dump_config(settings), encoding="utf-8")
-        own = {"name": name, "base_model": "any", "files": {}, "run": str(run.path)}
+        own = {"name": name, "base_model": settings.train.base_model, "files": {}, "run": str(run.path)}
         content = {**own, **describe_data(prepare(settings, on_gpu=False)), **changes}
         (folder / "metadata.json").write_text(json.dumps(content), encoding="utf-8")
         return folder
@@ -323,6 +330,19 @@ def test_a_split_that_cannot_be_made_again_is_refused(given, exported, tiny_pair
     sound = exported("second", given())
     with pytest.raises(InputError, match=r"data\.protocol: is unseen_queries, and the rows of .* by unseen_passages"):
         prepare(given(sound, new, replay=[str(tiny_pairs_file)], protocol="unseen_queries"), on_gpu=False)
+
+
+def test_old_pairs_are_split_for_a_comparison_as_they_were_and_new_ones_are_not_alone(continued, exported, tmp_path):
+    prepared, before = continued
+    first, second = tmp_path / "first", exported("second", prepared.config)
+    old, new = before.data.pairs, prepared.config.data.pairs
+    ranking = compare_models([str(first), str(second)], old, "validation", say=print)
+    assert ranking.queries == (divide(read_pairs(old), before.data)[1] == "validation").sum()
+    assert ranking.warnings == []
+    assert compare_with_base(str(second), old, "validation").split_from == "bundle"
+    for compare in (compare_with_base, lambda model, *rest: compare_models([model, str(first)], *rest, say=print)):
+        with pytest.raises(InputError, match=r"second: its rows of new\.jsonl were split beside those of pairs\.jsonl"):
+            compare(str(second), new, "test")
 
 
 def test_a_search_does_not_overwrite_the_model_that_it_goes_on_from(given, exported, tiny_pairs_file, tmp_path):

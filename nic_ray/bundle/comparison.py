@@ -24,7 +24,7 @@ from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, texts_to_score
-from nic_ray.origin import METADATA
+from nic_ray.origin import METADATA, StoredSplit
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -81,9 +81,9 @@ def compare_with_base(
     Raises:
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
     """
-    read = read_pairs(pairs)
     metadata = _metadata_of(model)
-    has_split = _was_trained_on(metadata, pairs)
+    read = read_pairs(pairs, _domains_of(metadata))
+    has_split = _split_on(metadata, pairs) is not None
     data = _data_for(metadata, pairs, split, Path(model))
     collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
     queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
@@ -254,10 +254,10 @@ def compare_models(
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
-    read = read_pairs(pairs)
     folders = {name: _model_of(name) for name in names}
     metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
-    owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
+    read = read_pairs(pairs, set[str]().union(*map(_domains_of, metadata.values())))
+    owner = None if split == "all" else next((n for n in names if _split_on(metadata[n], pairs)), None)
     whose = names[0] if owner is None else owner
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
@@ -267,10 +267,8 @@ def compare_models(
     for name, folder in folders.items():
         say(f"reading {name}")
         encoder = load(folder)
-        if _was_trained_on(metadata[name], pairs) and data in (
-            None,
-            split_settings(metadata[name]["split"], Path(folder)),
-        ):
+        stored = _split_on(metadata[name], pairs)
+        if stored is not None and data in (None, split_settings(stored, Path(folder))):
             warnings += _note_reading(name, metadata[name], split, "compare", now)
         fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), _max_tokens(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
@@ -321,11 +319,12 @@ def _advantages(
 ) -> list[str]:
     if "split" not in metadata:
         return []
-    if not _was_trained_on(metadata, pairs):
+    stored = _split_on(metadata, pairs)
+    if stored is None:
         return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
     if metadata.get("refit") == "all":
         return [f"{name}: was trained again on the rows of all parts (refit: all), these included"]
-    if data is None or split == "train" or split_settings(metadata["split"], Path(name)) != data:
+    if data is None or split == "train" or split_settings(stored, Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
 
@@ -368,12 +367,27 @@ def _metadata_of(model: str) -> Metadata:
     return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
 
 
-def _was_trained_on(metadata: Metadata, pairs: Path) -> bool:
-    return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
+def _domains_of(metadata: Metadata) -> set[str]:
+    return {*metadata.get("data", {}).get("domains", ())}
+
+
+def _split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
+    """How the pairs of a file were split where a model was trained on them; None if it was not.
+
+    The oldest file of a model that was tuned further was split alone, its later ones beside it.
+    """
+    if "split" not in metadata:
+        return None
+    digest, data = file_sha256(pairs), metadata.get("data", {})
+    replay = data.get("replay", [])
+    if replay and replay[0]["sha256"] == digest:
+        return replay[0]["split"]
+    return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
 
 
 def _split_sha256(metadata: Metadata, pairs: Path) -> str | None:
-    return metadata["split"].get("sha256") if _was_trained_on(metadata, pairs) else None
+    stored = _split_on(metadata, pairs)
+    return None if stored is None else stored.get("sha256")
 
 
 def _max_tokens(metadata: Metadata) -> int:
@@ -397,7 +411,13 @@ def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], fol
     """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
-    return split_settings(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
+    stored, replay = _split_on(metadata, pairs), metadata.get("data", {}).get("replay")
+    if replay and stored is metadata.get("split"):
+        raise InputError(
+            f"{folder}: its rows of {pairs.name} were split beside those of {replay[0]['pairs']}, so they cannot be "
+            f"told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
+        )
+    return DataConfig() if stored is None else split_settings(stored, folder)
 
 
 def _rows(
