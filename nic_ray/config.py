@@ -48,6 +48,11 @@ class DataConfig(Section):
     """The pairs, and how they are split."""
 
     pairs: Path = Field(Path("data/reference/pairs.jsonl"), description="JSONL file of pairs")
+    replay: tuple[Path, ...] = Field(
+        (),
+        description="files of pairs that the base model, an exported folder, was tuned on, the oldest first: their "
+        "rows keep the parts that they had, and are trained on again beside the new ones",
+    )
     protocol: Protocol = Field(
         "unseen_passages",
         description="what the held-back rows have that training never saw: their passages, or only their queries; "

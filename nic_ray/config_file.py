@@ -97,7 +97,8 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
 
 def _with_packaged_files(config: Config) -> Config:
     """The settings with the paths of packaged files resolved, so that any working folder finds them."""
-    data = config.data.model_copy(update={"pairs": packaged(config.data.pairs)})
+    replay = tuple(map(packaged, config.data.replay))
+    data = config.data.model_copy(update={"pairs": packaged(config.data.pairs), "replay": replay})
     path = config.guard.retention_set
     guard = config.guard.model_copy(update={"retention_set": None if path is None else packaged(path)})
     return config.model_copy(update={"data": data, "guard": guard})

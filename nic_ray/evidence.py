@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, Required, cast
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
+from nic_ray.origin import StoredData, StoredGeneralTexts, StoredSplit
 from nic_ray.results import Flat, Intervals, Results, StoredFolds, StoredInterval, StoredRefit
 
 JsonObject = dict[str, Any]
@@ -72,15 +73,6 @@ class RetentionSetFile(TypedDict):
 
     pairs: str
     sha256: str
-
-
-class StoredGeneralTexts(TypedDict):
-    """The general texts of a run."""
-
-    source: str
-    """Name of the file or folder; without one, the version of the Python whose language reference was read."""
-    sha256: Mapping[str, str]
-    """Of those that measure what is forgotten ("measuring") and of those that trials may hold ("held"), if any."""
 
 
 class StoredReading(TypedDict):
@@ -163,6 +155,18 @@ class StoredCalibration(TypedDict):
     """Part -> how well it is calibrated there."""
 
 
+class PreviousModel(TypedDict):
+    """The base model of a search that had been tuned before: what it and the tuned model find on old and new rows."""
+
+    model: str
+    saw_all: bool
+    """Whether it was trained on all of its rows at last (`refit: all`), those that it had held back included."""
+    rows: Mapping[str, Mapping[str, int]]
+    """Part -> "old", the rows that it had been tuned on, and "new" -> their number."""
+    results: Mapping[str, Mapping[str, Mapping[str, Flat]]]
+    """Part -> "old", "new" -> model ("base", "tuned") -> macro metrics; without an entry where there are no rows."""
+
+
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -199,6 +203,8 @@ class Evidence(TypedDict, total=False):
     empty if none was tried."""
     word_search: WordSearch
     calibration: StoredCalibration
+    previous: PreviousModel
+    """Absent unless the base model had been tuned before."""
     run: str
     """Folder of the run."""
 
@@ -255,41 +261,6 @@ class StoredCurve(TypedDict):
     points: list[CurvePoint]
     at_one: float
     doubling: StoredInterval
-
-
-class StoredData(TypedDict, total=False):
-    """The pairs of a run."""
-
-    pairs: str
-    """Name of the file."""
-    sha256: str
-    rows: int
-    passages: int
-    domains: Mapping[str, int]
-    """Domain -> number of rows."""
-
-
-class StoredSplit(TypedDict, total=False):
-    """How the pairs of a run were split."""
-
-    protocol: str
-    seed: int
-    sample_share: float
-    validation_share: float
-    test_share: float
-    query_share: float
-    rows: Mapping[str, int]
-    """Part -> number of rows."""
-    sha256: str
-    """Hash of the assignment of rows to parts."""
-
-
-class DataAndSplit(TypedDict):
-    """The pairs of a run, how they were split, and its general texts if it reads any."""
-
-    data: StoredData
-    split: StoredSplit
-    general_texts: NotRequired[StoredGeneralTexts]
 
 
 class StoredStart(TypedDict, total=False):

@@ -14,6 +14,11 @@ def main(
         Path | None, typer.Argument(help="YAML file of settings [default: tune_configs/cpu.yaml]", show_default=False)
     ] = None,
     data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    from_model: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="exported model to tune further, its own pairs included"),
+    ] = None,
+    replay: Annotated[list[Path] | None, typer.Option(help="file of that model's pairs, if it was moved")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the exported model's folder")] = Path("models"),
     name: Annotated[str, typer.Option(help="name and version of the exported model")] = "nic-embeddings-v1.0",
     trials: Annotated[int | None, typer.Option(help="number of trials in all, instead of the config's")] = None,
@@ -42,6 +47,7 @@ def main(
     from nic_ray.config_file import load_config
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_result
+    from nic_ray.search.continuing import continued_settings
     from nic_ray.search.run import refuse_new_settings
     from nic_ray.search.search import resume_search, run_search
 
@@ -51,11 +57,14 @@ def main(
     allowed = {"overwrite": overwrite, "export_anyway": export_anyway}
     with view(quiet=quiet) as progress:
         if resume is not None:
-            refuse_new_settings(resume, config, {"--data": data, "--storage": storage})
+            moved = next(iter(replay or []), None)
+            given = {"--data": data, "--from": from_model, "--replay": moved, "--storage": storage}
+            refuse_new_settings(resume, config, given)
             result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
         else:
+            earlier = continued_settings(from_model, replay or [])
             settings = load_config(
-                config or Path("tune_configs/cpu.yaml"), {"data.pairs": data, "storage": storage, **amount}
+                config or Path("tune_configs/cpu.yaml"), {"data.pairs": data, "storage": storage, **amount, **earlier}
             )
             result = run_search(settings, out=out, name=name, run_root=run_dir, view=progress, **allowed)
     show_result(result)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from nic_ray.bundle import previous
 from nic_ray.bundle.descriptions import (
     describe_averaging,
     describe_calibration,
@@ -9,11 +10,11 @@ from nic_ray.bundle.descriptions import (
     describe_word_search,
 )
 from nic_ray.bundle.markdown import gap, table
-from nic_ray.bundle.names import METADATA
 from nic_ray.bundle.picture import with_epochs
 from nic_ray.domains import shown_domains
 from nic_ray.evidence import Metadata, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
+from nic_ray.origin import METADATA
 from nic_ray.results import Intervals, StoredInterval
 
 
@@ -43,6 +44,7 @@ def evidence_section(metadata: Metadata) -> str:
             f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
     lines += [
+        *previous.card_lines(metadata),
         *_word_search_lines(metadata),
         *_calibration_lines(metadata),
         *_retention_lines(metadata),

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from nic_ray.bundle.files import file_sha256, read_metadata
-from nic_ray.bundle.names import METADATA
 from nic_ray.config import DataConfig, TrainConfig
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
-from nic_ray.evidence import Metadata, StoredSplit
+from nic_ray.evidence import Metadata
 from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS, Fusion, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
@@ -25,6 +24,7 @@ from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, texts_to_score
+from nic_ray.origin import METADATA, StoredSplit
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -33,7 +33,6 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.training.prepared import divide, split_sha256
-from nic_ray.validation import setting_faults
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,9 @@ def compare_with_base(
     Raises:
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
     """
-    read = read_pairs(pairs)
     metadata = _metadata_of(model)
-    has_split = _was_trained_on(metadata, pairs)
+    read = read_pairs(pairs, _domains_of(metadata))
+    has_split = _split_on(metadata, pairs) is not None
     data = _data_for(metadata, pairs, split, Path(model))
     collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
     queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
@@ -256,10 +255,10 @@ def compare_models(
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
-    read = read_pairs(pairs)
     folders = {name: _model_of(name) for name in names}
     metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
-    owner = None if split == "all" else next((n for n in names if _was_trained_on(metadata[n], pairs)), None)
+    read = read_pairs(pairs, set[str]().union(*map(_domains_of, metadata.values())))
+    owner = None if split == "all" else next((n for n in names if _split_on(metadata[n], pairs)), None)
     whose = names[0] if owner is None else owner
     data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
@@ -269,7 +268,8 @@ def compare_models(
     for name, folder in folders.items():
         say(f"reading {name}")
         encoder = load(folder)
-        if _was_trained_on(metadata[name], pairs) and data in (None, _split_of(metadata[name]["split"], Path(folder))):
+        stored = _split_on(metadata[name], pairs)
+        if stored is not None and data in (None, split_settings(stored, Path(folder))):
             warnings += _note_reading(name, metadata[name], split, "compare", now)
         fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), _max_tokens(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
@@ -320,11 +320,12 @@ def _advantages(
 ) -> list[str]:
     if "split" not in metadata:
         return []
-    if not _was_trained_on(metadata, pairs):
+    stored = _split_on(metadata, pairs)
+    if stored is None:
         return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
     if metadata.get("refit") == "all":
         return [f"{name}: was trained again on the rows of all parts (refit: all), these included"]
-    if data is None or split == "train" or _split_of(metadata["split"], Path(name)) != data:
+    if data is None or split == "train" or split_settings(stored, Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
 
@@ -367,12 +368,27 @@ def _metadata_of(model: str) -> Metadata:
     return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
 
 
-def _was_trained_on(metadata: Metadata, pairs: Path) -> bool:
-    return "split" in metadata and metadata.get("data", {}).get("sha256") == file_sha256(pairs)
+def _domains_of(metadata: Metadata) -> set[str]:
+    return {*metadata.get("data", {}).get("domains", ())}
+
+
+def _split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
+    """How the pairs of a file were split where a model was trained on them; None if it was not.
+
+    The oldest file of a model that was tuned further was split alone, its later ones beside it.
+    """
+    if "split" not in metadata:
+        return None
+    digest, data = file_sha256(pairs), metadata.get("data", {})
+    replay = data.get("replay", [])
+    if replay and replay[0]["sha256"] == digest:
+        return replay[0]["split"]
+    return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
 
 
 def _split_sha256(metadata: Metadata, pairs: Path) -> str | None:
-    return metadata["split"].get("sha256") if _was_trained_on(metadata, pairs) else None
+    stored = _split_on(metadata, pairs)
+    return None if stored is None else stored.get("sha256")
 
 
 def _max_tokens(metadata: Metadata) -> int:
@@ -396,7 +412,13 @@ def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], fol
     """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
-    return _split_of(metadata["split"], folder) if _was_trained_on(metadata, pairs) else DataConfig()
+    stored, replay = _split_on(metadata, pairs), metadata.get("data", {}).get("replay")
+    if replay and stored is metadata.get("split"):
+        raise InputError(
+            f"{folder}: its rows of {pairs.name} were split beside those of {replay[0]['pairs']}, so they cannot be "
+            f"told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
+        )
+    return DataConfig() if stored is None else split_settings(stored, folder)
 
 
 def _rows(
@@ -424,12 +446,3 @@ def _rows(
 def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
     """The queries of some rows with their passages; nearly identical passages count as one."""
     return Queries(collection.near_group[collection.positive[list(rows)]], [collection.domains[row] for row in rows])
-
-
-def _split_of(stored: StoredSplit, folder: Path) -> DataConfig:
-    names = DataConfig.model_fields.keys() - {"pairs"}
-    try:
-        return DataConfig.model_validate({name: value for name, value in stored.items() if name in names})
-    except ValidationError as error:
-        faults = "; ".join(f"split.{fault}" for fault in setting_faults(error, DataConfig))
-        raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None

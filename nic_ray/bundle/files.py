@@ -18,11 +18,12 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
 from nic_ray.bundle.card import model_card, pictured
-from nic_ray.bundle.names import CARD, LOG, METADATA, PICTURE
+from nic_ray.bundle.names import CARD, LOG, PICTURE
 from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
+from nic_ray.origin import METADATA
 from nic_ray.stored import checked
 
 log = logging.getLogger("nic_ray.bundle")

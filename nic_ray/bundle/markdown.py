@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from nic_ray.bundle.names import METADATA
 from nic_ray.domains import omitted_domains
+from nic_ray.origin import METADATA
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,8 +2,6 @@
 
 CARD = "README.md"
 """The model card."""
-METADATA = "metadata.json"
-"""The origin of the model, with the SHA-256 of every other file."""
 LOG = "training.log"
 """The log of the training."""
 PICTURE = "recall.png"

@@ -3,7 +3,7 @@
 import itertools
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,19 +89,22 @@ class Collection:
         return near_duplicates(self.texts)
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, known_domains: Container[str] = ()) -> list[Pair]:
     """Read all rows of a JSONL file; their texts are not changed in any way.
+
+    Args:
+        known_domains: domains that have other rows elsewhere, so that a single passage here is enough.
 
     Raises:
         InputError: the file or any of its lines is unusable; the message lists the first faults, by line.
     """
-    pairs, problems = find_problems(path)
+    pairs, problems = find_problems(path, known_domains)
     if problems:
         raise InputError(describe_problems(path, pairs, problems, listed=MAX_LISTED))
     return pairs
 
 
-def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
+def find_problems(path: Path, known_domains: Container[str] = ()) -> tuple[list[Pair], list[Problem]]:
     """Read the usable rows of a JSONL file, and find everything that makes the file unusable, by line.
 
     A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
@@ -137,7 +140,7 @@ def find_problems(path: Path) -> tuple[list[Pair], list[Problem]]:
         return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
     if not pairs and not problems:
         problems.append(Problem(0, f"holds no rows; {WANT}"))
-    return pairs, problems + list(_small_domains(pairs))
+    return pairs, problems + list(_small_domains(pairs, known_domains))
 
 
 def describe_problems(
@@ -285,9 +288,9 @@ def _pair(content: bytes, line: int) -> Pair:
     return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
 
 
-def _small_domains(pairs: Sequence[Pair]) -> Iterator[Problem]:
+def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:
     for domain, counts in count_by_domain(pairs).items():
-        if counts["positives"] < PASSAGES_PER_DOMAIN:
+        if counts["positives"] < PASSAGES_PER_DOMAIN and domain not in known_domains:
             yield Problem(
                 0,
                 f'domain "{domain}" has too few distinct positive passages, {counts["positives"]}; want '

@@ -10,6 +10,9 @@ import plotly.graph_objects as go
 from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_refit, describe_word_search
 from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
+from nic_ray.bundle.previous import COLUMNS as COLUMNS_OF_PREVIOUS
+from nic_ray.bundle.previous import cells_of as cells_of_previous
+from nic_ray.bundle.previous import describe_previous
 from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
@@ -57,6 +60,9 @@ def summary(run: FinishedRun) -> Html:
         f"The winner is {result['winner']['trial']}. On the {part} rows its {objective_name(run)} is "
         f"{results['tuned'][objective]:.3f}, {gain:+.3f} against the base model."
     )
+    if previous := result.get("previous"):
+        yield table(COLUMNS_OF_PREVIOUS, cells_of_previous(previous))
+        yield sentence(describe_previous(previous))
     if warning := describe_readings(result.get("readings", [])):
         yield f'<div class="warning"><p>{html.escape(warning[0].upper() + warning[1:])}.</p></div>'
     guard = result.get("guard", {})
@@ -231,7 +237,8 @@ def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
 def data(run: FinishedRun) -> Html:
     """The pairs, and the findings of the data check on them."""
     data, file = run.result["data"], run.config.data.pairs
-    yield sentence(f"{data['pairs']}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
+    files = ", ".join([*(old["pairs"] for old in data.get("replay", ())), data["pairs"]])
+    yield sentence(f"{files}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
     sizes = {name: float(rows) for name, rows in data["domains"].items()}
     yield table(
         ["domain", "rows"],
@@ -243,7 +250,7 @@ def data(run: FinishedRun) -> Html:
     if not file.exists() or file_sha256(file) != data["sha256"]:
         yield sentence("The file is no longer there as it was, so it cannot be checked here.")
         return
-    rows = read_pairs(file)
+    rows = read_pairs(file, data["domains"])
     train = run.config.train
     findings = lint_pairs(rows, *count_tokens(train.base_model, texts_of(rows), train.max_tokens))
     if not findings:

@@ -11,6 +11,7 @@ from nic_ray.bundle.descriptions import (
     describe_word_search,
 )
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
+from nic_ray.bundle.previous import COLUMNS, cells_of, describe_previous
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence, path_points
@@ -43,6 +44,9 @@ def show_result(result: SearchResult) -> None:
         alone = {model: flat for model, flat in results.items() if "BM25" not in model}
         models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in alone.items()}
         console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
+    if previous := judgement.evidence.get("previous"):
+        console.say(f"\n{describe_previous(previous)}")
+        console.show(console.table(COLUMNS, cells_of(previous)))
     for line in describe_evidence(judgement.evidence):
         console.say(line)
     files = RunFolder(result.run_folder)

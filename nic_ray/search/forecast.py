@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config, SearchConfig, TrainConfig
-from nic_ray.dataset.pairs import index_pairs, read_pairs, relevant_passages
+from nic_ray.dataset.pairs import find_problems, index_pairs, read_pairs, relevant_passages
 from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.cache import budget, layout_of
@@ -320,7 +320,9 @@ def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int
 def _measure(config: Config, threads: int, started: float, device: str) -> Rates:
     torch.set_num_threads(threads)
     hardware.keep_freed_memory()
-    pairs = read_pairs(config.data.pairs)
+    # read and checked before; old domains may have few passages in the new file
+    files = (*config.data.replay, config.data.pairs)
+    pairs = [pair for path in files for pair in find_problems(path)[0]]
     encoder = load(config.train.base_model)
     ready = time.time() - started
     # rows in the order of their passages, as many as the larger batch has

@@ -82,6 +82,10 @@ def destination(config: Config, *, out: Path, name: str, run_root: Path, overwri
     if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise InputError(f"--name {name!r}: must be the name of one folder, without a slash and printable")
     out, run_root = places(config.storage, out, run_root)
+    if config.data.replay and Path(os.path.realpath(config.train.base_model)) == Path(os.path.realpath(out / name)):
+        raise InputError(
+            f"--name {name}: is the model that the search goes on from, and is compared with; name another"
+        )
     refuse_existing(out / name, overwrite)
     refuse_unwritable(out, run_root)
     store = mirror_at(config.storage) if config.storage and is_uri(config.storage) else None

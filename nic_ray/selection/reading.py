@@ -39,6 +39,8 @@ class TestFigures:
     """
     intervals: Intervals
     """A difference such as "tuned minus base" -> domain -> its interval, in the primary metric, on the test rows."""
+    scores: dict[str, Mapping[str, NDArray[np.float64]]]
+    """Model -> metric -> its value for each test query, (Q,), by similarity alone."""
     recall: dict[str, NDArray[np.float64]]
     """Model -> primary metric of each test query, (Q,)."""
     recall_intervals: Intervals
@@ -103,6 +105,7 @@ def read_once(
             f"{above} minus {below}": stored_intervals(recall[above], recall[below], queries)
             for above, below in differences
         },
+        {label: found[VECTORS] for label, found in scored.items()},
         recall,
         # the interval of a model's mean is that of its difference from a model that finds nothing
         {

@@ -35,6 +35,7 @@ from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
 from nic_ray.selection.interpolation import interpolated, interpolation_path
+from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
 from nic_ray.selection.retention import (
     GeneralText,
@@ -127,6 +128,8 @@ def judge(
     say(_describe_mixture(mixture, config.search.objective))
     values = (mixture.scores[PRIMARY], base[PRIMARY], queries)
     objections_found += _objections("validation", *values, config.guard)
+    scores: dict[str, Scores] = {"validation": {"base": base, "tuned": mixture.scores}}
+    objections_found += falls_on_old_rows(prepared, "validation", scores["validation"])
     bounds = {"validation": macro_bound("validation", *values)}
     models = {**contestants.unsearched, "tuned": tuned}
     fusions = _chosen_fusions(prepared, inputs, tuned, say)
@@ -150,13 +153,11 @@ def judge(
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
         at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
         objections_found += _objections("test", *at_test, config.guard)
+        scores["test"] = reading.scores
+        objections_found += falls_on_old_rows(prepared, "test", reading.scores)
         bounds["test"] = macro_bound("test", *at_test)
+    evidence |= compared_with_previous(prepared, scores)
     evidence["guard"] = _verdict(config.guard, objections_found, bounds, overridden=export_anyway)
-    if retention_set is not None and config.guard.retention_set is not None:
-        evidence["retention_set"] = {
-            "pairs": config.guard.retention_set.name,
-            "sha256": file_sha256(config.guard.retention_set),
-        }
     return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
 
 
@@ -249,7 +250,11 @@ def _retention(
     if general is not None and mixture.neighbours is not None:
         kept = {label: neighbours_kept(prepared, general, model) for label, model in unsearched.items()}
         kept["tuned"] = mixture.neighbours
-    return {"retention": retention, "neighbours_kept": kept}
+    measured: Evidence = {"retention": retention, "neighbours_kept": kept}
+    path = prepared.config.guard.retention_set
+    if retention_set is not None and path is not None:
+        measured["retention_set"] = {"pairs": path.name, "sha256": file_sha256(path)}
+    return measured
 
 
 def _evidence(

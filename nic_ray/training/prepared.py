@@ -15,13 +15,15 @@ from nic_ray import hardware
 from nic_ray.config import Config, DataConfig
 from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.replay import Earlier, Replay, describe_replay, earlier_pairs, join, refuse_other_split
 from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 from nic_ray.errors import InputError
-from nic_ray.evidence import DataAndSplit, StoredGeneralTexts, StoredStart
+from nic_ray.evidence import StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
+from nic_ray.origin import DataAndSplit, StoredGeneralTexts
 from nic_ray.protocol import by_passage
 from nic_ray.training.batches import NOTHING_HELD, GeneralTexts
 from nic_ray.training.loop import TrainingData
@@ -52,6 +54,8 @@ class Prepared:
     """Texts that are held to the base model's embeddings; empty if no trial holds any."""
     measuring: tuple[str, ...] = ()
     """Other general texts, which measure how far a model has moved; empty if that is not measured."""
+    replay: Replay | None = None
+    """The rows that the base model had been tuned on; None if it had not been tuned, or they are not trained on."""
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
@@ -70,7 +74,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     """
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
-    pairs = read_pairs(config.data.pairs)
+    collection, parts, replay = divided(config.data, config.train.base_model)
     encoder = load(config.train.base_model)
     check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
@@ -79,7 +83,6 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
-    collection, parts = divide(pairs, config.data)
     is_query = np.append(collection.is_query, np.zeros(len(general), dtype=np.bool_))
     return Prepared(
         config=config,
@@ -93,6 +96,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         bf16=hardware.computes_in_bf16(config.train.precision, device),
         general=general,
         measuring=tuple(texts[::2]) if measures else (),
+        replay=replay,
     )
 
 
@@ -134,6 +138,44 @@ def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:
                 f"{encoder.name}: its prompt for a {kind} takes {taken} of the {limit} tokens that are read of a text, "
                 f"which leaves fewer than {LEAST_TEXT_TOKENS}; raise train.max_tokens, or shorten the prompt"
             )
+
+
+def divided(data: DataConfig, base_model: str) -> tuple[Collection, NDArray[np.str_], Replay | None]:
+    """Read the pairs of a run, and assign each row to a part, beside the rows that the base model was tuned on.
+
+    Args:
+        data: the files of pairs, and how to split the new one.
+        base_model: the exported folder that the old pairs, if there are any, belong to.
+
+    Returns:
+        as `divide`, old rows first; and which rows are old.
+
+    Raises:
+        InputError: a file cannot be used or is not what the base model was tuned on, or a domain is too small.
+    """
+    if not data.replay:
+        return *divide(read_pairs(data.pairs), data), None
+    earlier = earlier_pairs(base_model, data.replay)
+    old, old_parts = divide_again(earlier)
+    refuse_other_split(earlier, split_sha256(old, old_parts), data.protocol)
+    joined = join(old, old_parts, read_pairs(data.pairs, old.domains), data)
+    is_old = np.arange(len(joined.pairs)) < len(old_parts)
+    replay = Replay(earlier, is_old, joined.repeated, joined.left_out)
+    return index_pairs(joined.pairs), joined.parts, replay
+
+
+def divide_again(earlier: Earlier) -> tuple[Collection, NDArray[np.str_]]:
+    """Assign the rows that an exported model was tuned on to parts, in the order in which its files came together.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    first, *others = earlier.files
+    collection, parts = divide(read_pairs(first.pairs), first)
+    for data in others:
+        joined = join(collection, parts, read_pairs(data.pairs, collection.domains), data)
+        collection, parts = index_pairs(joined.pairs), joined.parts
+    return collection, parts
 
 
 def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
@@ -212,13 +254,16 @@ def depths(config: Config) -> list[int]:
 
 def describe_run(prepared: Prepared) -> Iterator[str]:
     """Describe to the user, line by line, the data and the base model of a run."""
-    rows = {part: len(prepared.rows(part)) for part in PARTS}
+    rows, data = {part: len(prepared.rows(part)) for part in PARTS}, prepared.config.data
+    files = ", ".join(map(str, (*data.replay, data.pairs)))
     yield (
-        f"{prepared.config.data.pairs}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} "
-        f"passages; {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
+        f"{files}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
+        f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test"
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
-        f"({prepared.config.data.protocol})"
+        f"({data.protocol})"
     )
+    if prepared.replay is not None:
+        yield from describe_replay(prepared.replay, prepared.parts)
     encoder = prepared.encoder
     if encoder.prompts:
         yield (
@@ -300,7 +345,7 @@ def _describe_general_texts(prepared: Prepared) -> StoredGeneralTexts | None:
 
 def describe_data(prepared: Prepared) -> DataAndSplit:
     """Describe data, split and general texts by numbers and hashes, for the records of a run."""
-    collection, data = prepared.collection, prepared.config.data
+    collection, data, replay = prepared.collection, prepared.config.data, prepared.replay
     domains = sorted(set(collection.domains))
     described: DataAndSplit = {
         "data": {
@@ -321,6 +366,8 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "sha256": split_sha256(collection, prepared.parts),
         },
     }
+    if replay is not None:
+        described["data"]["replay"] = list(replay.earlier.records)
     general = _describe_general_texts(prepared)
     return described if general is None else {**described, "general_texts": general}
 

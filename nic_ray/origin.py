@@ -1,0 +1,66 @@
+"""The origin of a run's rows, as runs and bundles store it: files of pairs, and how they were split."""
+
+from collections.abc import Mapping
+from typing import NotRequired
+
+from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
+
+METADATA = "metadata.json"
+"""The file of an exported folder that tells its origin, with the SHA-256 of every other file."""
+
+
+class StoredSplit(TypedDict, total=False):
+    """How the pairs of a run were split."""
+
+    protocol: str
+    seed: int
+    sample_share: float
+    validation_share: float
+    test_share: float
+    query_share: float
+    rows: Mapping[str, int]
+    """Part -> number of rows."""
+    sha256: str
+    """Hash of the assignment of rows to parts."""
+
+
+class ReplayedPairs(TypedDict):
+    """Pairs that the base model of a run had been tuned on, and that are trained on again."""
+
+    pairs: str
+    """Name of the file."""
+    sha256: str
+    split: StoredSplit
+    """How they were split then."""
+
+
+class StoredData(TypedDict, total=False):
+    """The pairs of a run."""
+
+    pairs: str
+    """Name of the file."""
+    sha256: str
+    replay: list[ReplayedPairs]
+    """The files of old pairs, the oldest first; absent if there are none."""
+    rows: int
+    """Number of all rows, old ones included."""
+    passages: int
+    domains: Mapping[str, int]
+    """Domain -> number of rows."""
+
+
+class StoredGeneralTexts(TypedDict):
+    """The general texts of a run."""
+
+    source: str
+    """Name of the file or folder; without one, the version of the Python whose language reference was read."""
+    sha256: Mapping[str, str]
+    """Of those that measure what is forgotten ("measuring") and of those that trials may hold ("held"), if any."""
+
+
+class DataAndSplit(TypedDict):
+    """The pairs of a run, how they were split, and its general texts if it reads any."""
+
+    data: StoredData
+    split: StoredSplit
+    general_texts: NotRequired[StoredGeneralTexts]

@@ -1,0 +1,86 @@
+"""What a search adds to a model that was tuned before: the guard on its old rows, and results on old and new rows."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.evidence import Evidence
+from nic_ray.metrics.intervals import Queries
+from nic_ray.metrics.ranking import flat_metrics
+from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.results import Flat
+from nic_ray.selection.guard import falls
+from nic_ray.selection.scoring import queries_of
+from nic_ray.training.prepared import Prepared
+
+Scores = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""Model ("base", "tuned") -> metric -> its value for each query of a part, (Q,)."""
+
+
+def falls_on_old_rows(prepared: Prepared, part: str, scores: Scores) -> list[str]:
+    """List the domains that fall against the base model on the rows that it was tuned on; one sentence per domain.
+
+    The gain on new rows cannot make up for such a fall, as it could where a domain has rows of both kinds.
+
+    Args:
+        part: "validation" or "test".
+        scores: those of the part.
+
+    Returns:
+        as `guard.falls`; empty if the base model had not been tuned.
+    """
+    if prepared.replay is None:
+        return []
+    old, queries = prepared.replay.old[prepared.rows(part)], queries_of(prepared, part)
+    found = falls(
+        scores["tuned"][PRIMARY][old],
+        scores["base"][PRIMARY][old],
+        _some(queries, old),
+        max_domain_drop=prepared.config.guard.max_domain_drop,
+    )
+    return [f"{part}, old rows alone, against {prepared.replay.earlier.model}: {sentence}" for sentence in found]
+
+
+def compared_with_previous(prepared: Prepared, by_part: Mapping[str, Scores]) -> Evidence:
+    """Compute the macro metrics of the base model and the tuned one on old rows and on new ones.
+
+    Args:
+        by_part: part of the rows -> scores of its queries; other models than "base" and "tuned" are left out.
+
+    Returns:
+        the evidence under "previous"; empty if the base model had not been tuned.
+    """
+    if prepared.replay is None:
+        return {}
+    earlier, old = prepared.replay.earlier, prepared.replay.old
+    return {
+        "previous": {
+            "model": earlier.model,
+            "saw_all": earlier.saw_all,
+            "rows": prepared.replay.rows_by_part(prepared.parts),
+            "results": {
+                part: {
+                    kind: _macro(prepared, part, scores, rows)
+                    for kind, rows in (("old", old), ("new", ~old))
+                    if rows[prepared.rows(part)].any()
+                }
+                for part, scores in by_part.items()
+            },
+        }
+    }
+
+
+def _macro(prepared: Prepared, part: str, scores: Scores, wanted: NDArray[np.bool_]) -> dict[str, Flat]:
+    """Model -> its macro metrics on some of the rows."""
+    here, queries = wanted[prepared.rows(part)], queries_of(prepared, part)
+    domains = _some(queries, here).domains
+    flat = {
+        model: flat_metrics({name: scores[model][name][here] for name in METRICS}, domains)
+        for model in ("base", "tuned")
+    }
+    return {model: {f"{name}/macro": each[f"{name}/macro"] for name in METRICS} for model, each in flat.items()}
+
+
+def _some(queries: Queries, which: NDArray[np.bool_]) -> Queries:
+    return Queries(queries.passages[which], [queries.domains[row] for row in np.flatnonzero(which).tolist()])
