@@ -33,6 +33,12 @@ def test_every_row_is_in_one_fold_with_all_others_of_its_passage(seed):
     assert (found == folds_of_rows(passages, names, parts, count=5, seed=seed)).all()
 
 
+def test_small_domains_do_not_all_begin_with_the_same_fold():
+    names = [f"domain {number // 3}" for number in range(24)]
+    found = folds_of_rows(np.arange(24), names, np.full(24, "train"), count=5, seed=0)
+    assert np.bincount(found, minlength=5).tolist() == [0, 6, 6, 6, 6]
+
+
 def judged(searched):
     prepared, inputs, candidates = searched
     contestants = Contestants({"first trial": candidates[0]}, candidates, [])

@@ -86,7 +86,8 @@ def folds_of_rows(
 ) -> NDArray[np.int64]:
     """Divide all rows into folds: the test part is the first one, the other rows are dealt to the others by passage.
 
-    Each domain's passages are dealt separately, in random order, each to the fold that has the fewest of its rows.
+    Each domain's passages are dealt separately, in random order, each to the fold that has the fewest of its rows,
+    and of those to the one with the fewest rows in all.
 
     Args:
         positives: (N,) number of each row's passage, or of its group of near-duplicate passages.
@@ -101,14 +102,15 @@ def folds_of_rows(
     groups, names = _numbered(positives), np.asarray(domains, np.str_)
     first = np.unique(groups, return_index=True)[1]
     sizes, folds = np.bincount(groups), np.zeros(len(first), np.int64)
-    is_left = parts[first] != "test"
+    is_left, total = parts[first] != "test", np.zeros(count, np.int64)
     for name in np.unique(names[first]).tolist():
         dealt = np.zeros(count, np.int64)
         dealt[0] = np.iinfo(np.int64).max
         own = np.flatnonzero(is_left & (names[first] == name))
         for group in _generator(seed, (name, "folds")).permutation(own).tolist():
-            folds[group] = np.argmin(dealt)
-            dealt[folds[group]] += sizes[group]
+            folds[group] = np.lexsort((total, dealt))[0]
+            for rows in (dealt, total):
+                rows[folds[group]] += sizes[group]
     return folds[groups]
 
 
