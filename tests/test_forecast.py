@@ -174,3 +174,14 @@ def test_what_is_exported_is_trained_on_all_rows_with_all_threads(prepared, monk
     folds = dataclasses.replace(none, config=none.config.model_copy(update={"data": data}))
     # four folds, each without a quarter of the rows
     assert estimate(folds, FREE, ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * 4 * 0.75 * rows)
+
+
+def test_the_same_search_over_every_depth_is_told_unless_it_covers_them(prepared):
+    found = prepared()
+    assert forecast.over_every_depth(found) is None
+    first = found.config.model_copy(update={"space": {}, "search": SearchConfig(trials=6, time_budget=60.0)})
+    wider = forecast.over_every_depth(dataclasses.replace(found, config=first))
+    assert sorted(wider.config.space["frozen_layers"].ends()) == [0, 1]
+    assert wider.config.search.time_budget is None
+    uncut = dataclasses.replace(found.encoder, can_be_cut=False)
+    assert forecast.over_every_depth(dataclasses.replace(found, config=first, encoder=uncut)) is None

@@ -27,6 +27,7 @@ from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.folds import folds_of
 from nic_ray.selection.interpolation import ALPHAS
 from nic_ray.selection.refit import MOST_MEMBERS
+from nic_ray.space import Dimension
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
 from nic_ray.training.prepared import Prepared, depths, prepare
@@ -97,6 +98,9 @@ class Forecast:
     refit_s: float | None
     """Time of the trainings after that: on all rows, and of `protocol: cross_fit`; none if the guard refuses."""
     total_s: float | None
+    every_depth_s: float | None
+    """`total_s` of the same search over every depth and without a time budget; None if it covers every depth, or if the
+    base model cannot be cut."""
     memory: float
     activations: float
     """Bytes of the activations of all depths together, in memory and on disk."""
@@ -127,7 +131,22 @@ def forecast(config: Config) -> Forecast:
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials per GPU, or on the CPUs
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
-    return estimate(prepared, rates, placement, gpus or cpus, retention_set)
+    given = (rates, placement, gpus or cpus, retention_set)
+    found, wider = estimate(prepared, *given), over_every_depth(prepared)
+    return found if wider is None else replace(found, every_depth_s=estimate(wider, *given).total_s)
+
+
+def over_every_depth(prepared: Prepared) -> Prepared | None:
+    """Return the same search over every depth and without a time budget.
+
+    None if it covers every depth already, or if the base model cannot be cut.
+    """
+    config, every = prepared.config, list(range(prepared.encoder.blocks))
+    if not prepared.encoder.can_be_cut or set(every) <= set(depths(config)):
+        return None
+    space = {**config.space, "frozen_layers": Dimension(choice=every)}
+    search = config.search.model_copy(update={"time_budget": None})
+    return replace(prepared, config=config.model_copy(update={"space": space, "search": search}))
 
 
 def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
@@ -188,6 +207,7 @@ def estimate(
         end_s=end,
         refit_s=refitted,
         total_s=start + frozen + searched + confirmed + end + refitted,
+        every_depth_s=None,
         memory=RAY_BYTES
         + (1 + placement.concurrent * placement.workers) * rates.memory
         + layout.in_memory * layout.size,
