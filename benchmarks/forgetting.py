@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nic_ray.model.evaluation import evaluate
 from nic_ray.record import add_line, read_lines
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.interpolation import interpolated
+from nic_ray.selection.retention import load_general_text, neighbours_kept
 from nic_ray.selection.scoring import Scorer
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, prepare, training_data
@@ -56,6 +57,7 @@ VARIANTS = (
     Variant("a quarter of the learning rate", {"learning_rate": 5e-5}),
     Variant("random rows", {"queries_per_passage": 1}),
     Variant("four blocks frozen", {"frozen_layers": 4}),
+    Variant("made to forget", {"learning_rate": 1e-3, "epochs": 10}),  # what the guard has to refuse at alpha 1
 )
 
 
@@ -80,8 +82,9 @@ def main() -> None:
             began = time.monotonic()
             trained = train(prepared, config, variant, seed)
             took = time.monotonic() - began
-            for model in path(prepared, trained):
-                row = {"variant": variant.name, "seed": seed, "seconds": took, **scored(prepared, tasks, model)}
+            for model, kept in path(prepared, trained):
+                row = {"variant": variant.name, "seed": seed, "seconds": took, "kept": kept}
+                row |= scored(prepared, tasks, model)
                 rows.append(row)
                 if arguments.out is not None:
                     add_line(arguments.out, row)
@@ -110,14 +113,20 @@ def train(prepared: Prepared, config: Config, variant: Variant, seed: int) -> Ca
     return best_of(variant.name, settings, state)
 
 
-def path(prepared: Prepared, trained: Candidate) -> Iterator[Model]:
-    """Mixtures of the base model's weights and the trained ones, with their results on the validation rows."""
+def path(prepared: Prepared, trained: Candidate) -> Iterator[tuple[Model, float]]:
+    """Mixtures of the base model's weights and the trained ones, with their results on the validation rows.
+
+    Beside each, the share of the base model's neighbours that it keeps on the guard's general texts.
+    """
     depth = trained.config.frozen_layers
     inputs = frozen_inputs(prepared.encoder, prepared.tokens, [depth], bf16=prepared.bf16)[depth]
+    general = load_general_text(prepared, [depth])
+    assert general is not None
     for alpha in ALPHAS:
         weights = interpolated(prepared, trained, alpha)
+        kept = neighbours_kept(prepared, general, replace(trained, weights=weights))
         flat = Scorer(prepared, inputs).metrics(weights, prepared.rows("validation"))
-        yield Model(f"{alpha:g}", depth, weights, flat["recall_at_5/macro"])
+        yield Model(f"{alpha:g}", depth, weights, flat["recall_at_5/macro"]), kept
 
 
 def described(row: Mapping[str, Any], sets: Sequence[str]) -> str:
@@ -128,7 +137,7 @@ def described(row: Mapping[str, Any], sets: Sequence[str]) -> str:
     mean = np.mean([row["measured"][name]["recall_at_5"] for name in sets])
     return (
         f"{row['variant']}, seed {row['seed']}, alpha {row['model']}: validation {row['validation']:.4f}  {changes}  "
-        f"mean {mean:+.4f}  ({row['seconds']:.0f} s)"
+        f"mean {mean:+.4f}  {row['kept']:.1%} of neighbours kept  ({row['seconds']:.0f} s)"
     )
 
 

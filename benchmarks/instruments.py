@@ -181,12 +181,9 @@ def inputs_of(prepared: Prepared, task: Task, depth: int) -> Inputs:
     """A task's texts at a cut, computed once."""
     if (task.name, depth) not in _inputs:
         tokens = token_inputs(prepared.encoder, task.collection.texts, 256, task.collection.is_query)
-        _inputs.update(
-            {
-                (task.name, at): cut
-                for at, cut in frozen_inputs(prepared.encoder, tokens, [3, 4, 5], bf16=prepared.bf16).items()
-            }
-        )
+        at_once = sorted({depth, *(each for each in (3, 4, 5) if each < prepared.encoder.blocks)})
+        cuts = frozen_inputs(prepared.encoder, tokens, at_once, bf16=prepared.bf16)
+        _inputs.update({(task.name, at): cut for at, cut in cuts.items()})
     return _inputs[task.name, depth]
 
 
@@ -195,7 +192,7 @@ def scored(prepared: Prepared, tasks: Sequence[Task], model: Model) -> dict[str,
     measured = {}
     for task in tasks:
         if task.name not in _base:
-            _base[task.name] = figures(prepared, task, inputs_of(prepared, task, 5), None)
+            _base[task.name] = figures(prepared, task, inputs_of(prepared, task, prepared.encoder.blocks - 1), None)
         found, base = figures(prepared, task, inputs_of(prepared, task, model.depth), model.weights), _base[task.name]
         if len(task.rows):
             measured[task.name] = {name: found[name] - base[name] for name in found}

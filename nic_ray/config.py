@@ -71,6 +71,15 @@ class DataConfig(Section):
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the sample and of the split")
 
     @model_validator(mode="after")
+    def _old_rows_are_in_no_fold(self) -> Self:
+        if self.protocol == "cross_fit" and self.replay:
+            raise ValueError(
+                "protocol must not be cross_fit with replay: the base model was trained on old rows, which a fold "
+                "would hold out; write unseen_passages"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Self:
         if self.validation_share + self.test_share >= 1:
             raise ValueError(

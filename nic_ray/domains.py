@@ -60,14 +60,14 @@ def names_of(domains: Mapping[str, object], *, many: int = MAX_SHOWN) -> str:
 def as_csv(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
     passages: Mapping[str, Mapping[str, int]],
-    intervals: Intervals,
+    intervals: Mapping[str, Intervals],
 ) -> str:
     """All domains of all parts as CSV: one line per domain and part, with its passages, metrics and intervals.
 
     Args:
         results: part -> model -> flat metrics.
         passages: part -> domain -> number of passages that are asked about; "test in domain" has those of "test".
-        intervals: a difference such as "tuned minus base" -> domain -> `intervals.Interval` on the test rows.
+        intervals: part -> a difference such as "tuned minus base" -> domain -> `intervals.Interval`.
     """
     rows = []
     for part, models in results.items():
@@ -76,7 +76,7 @@ def as_csv(
             row: dict[str, object] = {"part": part, "domain": name, "passages": counted.get(name, "")}
             for model, flat in models.items():
                 row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in METRICS}
-            for difference, by_domain in intervals.items() if part == "test" else ():
+            for difference, by_domain in intervals.get(part, {}).items():
                 if name in by_domain:
                     change, low, high = by_domain[name]["difference"], by_domain[name]["low"], by_domain[name]["high"]
                     row |= {f"{difference}, difference": change, f"{difference}, low": low, f"{difference}, high": high}

@@ -390,3 +390,36 @@ def test_a_candidate_is_held_against_the_sets_that_it_was_not_taken_from(monkeyp
     ]
     assert retention.correlation(rows, "n, a", ["a", "b"]) == pytest.approx((0.2, 1.0))
     assert retention.correlation(rows, "b", ["a", "b"]) == pytest.approx((0.2, -0.2))
+
+
+def test_a_front_holds_every_variant_at_every_alpha_and_goes_on(
+    monkeypatch, tmp_path, tiny_model, tiny_pairs, tiny_pairs_file, capsys
+):
+    monkeypatch.syspath_prepend(FOLDER)
+    forgetting = importlib.import_module("forgetting")
+    importlib.import_module("instruments")._base.clear()
+    (tmp_path / "set" / "qrels").mkdir(parents=True)
+    for file, field in (("corpus", "positive"), ("queries", "query")):
+        lines = [json.dumps({"_id": str(n), "text": getattr(pair, field)}) for n, pair in enumerate(tiny_pairs[:20])]
+        (tmp_path / "set" / f"{file}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    answers = "".join(f"{number}\t{number}\t1\n" for number in range(20))
+    (tmp_path / "set" / "qrels" / "test.tsv").write_text(answers, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(
+        f"data: {{pairs: {tiny_pairs_file}, validation_share: 0.25, test_share: 0.25}}\n"
+        f"train: {{base_model: {tiny_model()}, frozen_layers: 1, epochs: 1, max_tokens: 32}}\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(forgetting, "PLAIN", {"frozen_layers": 1, "batch_size": 8, "learning_rate": 1e-3})
+    arguments = ["forgetting", "--config", str(tmp_path / "config.yaml"), "--sets", str(tmp_path / "set")]
+    arguments += ["--out", str(tmp_path / "rows"), "--variants", "as it is", "anchor 3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    forgetting.main()
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [(row["variant"], row["model"]) for row in rows] == [
+        (variant, alpha) for variant in ("as it is", "anchor 3") for alpha in ("0.4", "0.7", "1")
+    ]
+    for own in (rows[:3], rows[3:]):  # further from the base model, fewer of its neighbours
+        assert [row["kept"] for row in own] == sorted((row["kept"] for row in own), reverse=True)
+    assert "of neighbours kept" in capsys.readouterr().out
+    forgetting.main()
+    assert len((tmp_path / "rows").read_text().splitlines()) == len(rows)

@@ -57,7 +57,9 @@ def test_the_file_has_every_domain_of_every_part():
     interval = {"difference": 0.1, "low": None, "high": None, "queries": 6, "passages": 3}
     results = {"validation": RESULTS, "test": RESULTS, "test in domain": RESULTS}
     text = as_csv(
-        results, {"validation": PASSAGES, "test": PASSAGES}, {"tuned minus base": dict.fromkeys(NAMES, interval)}
+        results,
+        {"validation": PASSAGES, "test": PASSAGES},
+        {"test": {"tuned minus base": dict.fromkeys(NAMES, interval)}},
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 3 * (COUNT + 1)

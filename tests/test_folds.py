@@ -1,5 +1,8 @@
 """Every passage held out once: how rows are dealt to folds, and what each is answered by."""
 
+import csv
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from nic_ray.dataset.split import folds_of_rows
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.report.terminal import show_result
 from nic_ray.results import CROSS_FIT
+from nic_ray.search import outcome
 from nic_ray.selection import folds
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.interpolation import interpolated
@@ -103,3 +107,22 @@ def test_card_and_terminal_show_all_rows(searched, monkeypatch, tmp_path, capsys
     assert "### All rows, each answered by a model that was trained without its passage" in card
     assert "### Tuned minus base: Recall@5 on all rows" in card
     assert "every passage held out once" in card
+    assert "The figures of all rows are those of 4 models" in card
+    value = judgement.results[CROSS_FIT]["tuned"]["recall_at_5/macro"]
+    header = card.split("---")[1]
+    assert f"value: {value}" in header
+    assert f"value: {judgement.results['test']['tuned']['recall_at_5/macro']}" not in header
+    outcome.write_result(SearchResult(None, tmp_path, judgement, []), prepared, None)
+    rows = list(csv.DictReader((tmp_path / "domains.csv").read_text().splitlines()))
+    (macro,) = (row for row in rows if (row["part"], row["domain"]) == (CROSS_FIT, "macro"))
+    span = judgement.evidence["folds"]["intervals"]["tuned minus base"]["macro"]
+    assert float(macro["tuned minus base, difference"]) == pytest.approx(span["difference"])
+
+
+def test_there_are_no_more_folds_than_passages(searched, monkeypatch):
+    prepared, inputs, found = judged(searched(1))
+    data = prepared.config.data.model_copy(update={"test_share": 0.001})
+    prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"data": data}))
+    monkeypatch.setattr(folds, "trained_again", lambda prepared, inputs, winner, rows, **_: winner)
+    left = len(set(prepared.passages.tolist()) - set(prepared.passages[prepared.rows("test")].tolist()))
+    assert cross_fit(prepared, inputs, found, export_anyway=True).evidence["folds"]["folds"] == 1 + left

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nic_ray.bundle.descriptions import describe_refit
+from nic_ray.errors import RunError
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.encoder import base_weights
 from nic_ray.selection import refit as refits
@@ -24,7 +25,8 @@ def asking_for_all(searched, **guard):
     prepared = dataclasses.replace(prepared, config=config)
     contestants = Contestants({"first trial": candidates[0]}, candidates, [])
     found = judge(prepared, inputs, contestants, None, export_anyway=True, say=lambda _: None)
-    return prepared, inputs, found
+    guard = {**found.evidence["guard"], "objections": []}
+    return prepared, inputs, dataclasses.replace(found, evidence={**found.evidence, "guard": guard})
 
 
 def in_place_of_training(weights):
@@ -55,6 +57,7 @@ def test_members_learn_from_the_given_rows_as_long_as_they_did(searched, monkeyp
         steps = 2.0 if "layer.1." in name else 1.0
         torch.testing.assert_close(value, base[name] + steps)
     assert [member.name for member in found.members] == [candidate.name for candidate in candidates]
+    assert found.name == " + ".join(candidate.name for candidate in candidates)
     assert (mean.measured, found.measured, found.config.frozen_layers) == (True, False, 1)
 
 
@@ -76,6 +79,7 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_weights(searched, tmp_p
     assert not any("epoch 1.00" in line for line in said)
     for name, value in whole.weights.items():
         torch.testing.assert_close(resumed.weights[name], value, rtol=0, atol=0)
+    assert (tmp_path / candidate.name / "training.log").read_text().count("evaluation  ") == 2
     said.clear()
     trained_again(prepared, inputs, candidate, rows, folder=tmp_path, say=said.append)
     assert said == []  # it has ended already
@@ -117,7 +121,7 @@ def test_as_much_of_the_base_model_is_mixed_in_as_the_guard_demands(searched, mo
     monkeypatch.setattr(refits, "trained_again", in_place_of_training(dict(found.winner.weights)))
     monkeypatch.setattr(refits, "load_general_text", lambda *_: "texts")
     nothing_lost = {"difference": 0.0, "low": None, "high": None, "queries": 1, "passages": 1}
-    monkeypatch.setattr(refits, "_on_training_rows", lambda *_: nothing_lost)
+    monkeypatch.setattr(refits, "_on_training_rows", lambda *_: (nothing_lost, []))
     base, far = base_weights(prepared.encoder, 1), found.winner.weights
 
     def share_of(model):
@@ -134,7 +138,48 @@ def test_as_much_of_the_base_model_is_mixed_in_as_the_guard_demands(searched, mo
     monkeypatch.setattr(refits, "neighbours_kept", lambda *_: 0.7)
     model, judgement = refit(prepared, inputs, found, None)
     assert (model is found.tuned, judgement.evidence["refitted"]["alpha"]) == (True, None)
-    assert "forgets more than the guard allows" in judgement.evidence["refitted"]["objection"]
+    assert "forgets more than is allowed" in judgement.evidence["refitted"]["objection"]
+
+
+def test_a_domain_that_falls_on_the_training_rows_leaves_the_measured_model(searched, monkeypatch):
+    prepared, inputs, found = asking_for_all(searched(1))
+    monkeypatch.setattr(refits, "trained_again", in_place_of_training(dict(found.winner.weights)))
+    monkeypatch.setattr(refits, "falls", lambda *_, **__: ["pumps falls by 0.047"])
+    model, judgement = refit(prepared, inputs, found, None)
+    assert model is found.tuned
+    assert judgement.evidence["refitted"]["objection"] == "on the training rows, pumps falls by 0.047"
+
+
+def test_it_may_not_forget_much_more_than_the_measured_model(searched, monkeypatch):
+    prepared, inputs, found = asking_for_all(searched(1))
+    found = dataclasses.replace(
+        found, evidence={**found.evidence, "alpha": 1.0, "retention": {"tuned": {"recall_at_5": -0.001}}}
+    )
+    monkeypatch.setattr(refits, "trained_again", in_place_of_training(dict(found.winner.weights)))
+    lost = iter([-0.049, -0.03, -0.02])  # the guard alone would allow 0.05
+    monkeypatch.setattr(refits, "retention_of", lambda *_: {"recall_at_5": next(lost)})
+    _, judgement = refit(prepared, inputs, found, "a retention set")
+    assert judgement.evidence["refitted"]["alpha"] == 0.8
+
+
+def test_a_training_that_fails_costs_nothing_of_the_search(searched, monkeypatch):
+    prepared, inputs, found = asking_for_all(searched(1))
+
+    def fails(*_, **__):
+        raise RunError("the loss is not finite")
+
+    monkeypatch.setattr(refits, "trained_again", fails)
+    said = []
+    assert refit(prepared, inputs, found, None, say=said.append) == (found.tuned, found)
+    assert "failed (the loss is not finite); the model that the figures belong to is exported" in said[-1]
+
+
+def test_what_the_guard_objects_to_is_not_trained_again(searched, monkeypatch):
+    prepared, inputs, found = asking_for_all(searched(1))
+    guard = {**found.evidence["guard"], "objections": ["one"], "overridden": True}
+    found = dataclasses.replace(found, evidence={**found.evidence, "guard": guard})
+    monkeypatch.setattr(refits, "trained_again", in_place_of_training({}))
+    assert refit(prepared, inputs, found, None) == (found.tuned, found)
 
 
 def test_without_refit_the_tuned_model_is_exported(searched):

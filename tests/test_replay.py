@@ -23,7 +23,7 @@ from nic_ray.model.evaluation import evaluate
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
 from nic_ray.run_folder import RunFolder
-from nic_ray.search import search
+from nic_ray.search import outcome
 from nic_ray.search.continuing import continued_settings
 from nic_ray.search.run import destination, refuse_new_settings
 from nic_ray.selection import selection
@@ -449,7 +449,7 @@ def test_a_search_judges_old_rows_and_every_reader_is_told(searched, tmp_path, c
     assert previous["rows"]["test"]["old"] == len(rows)
     RunFolder(tmp_path).config.write_text(dump_config(prepared.config), encoding="utf-8")
     result = SearchResult(tmp_path, tmp_path, found, [])
-    search._write_result(result, prepared, None)
+    outcome.write_result(result, prepared, None)
     show_result(result)
     card = model_card({"name": "a", "base_model": "b", **found.evidence, **describe_data(prepared)})
     page = write_page(tmp_path).read_text(encoding="utf-8")

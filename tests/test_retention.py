@@ -10,7 +10,7 @@ from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.model.base import load
 from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import evaluate_encoder
-from nic_ray.search import search
+from nic_ray.search import outcome
 from nic_ray.selection.retention import load_general_text, load_retention_set, neighbours_kept, retention_of
 from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.stored import read_result
@@ -87,7 +87,7 @@ def test_the_weights_are_drawn_back_until_enough_neighbours_are_kept(searched, t
     assert kept[1.0] < 0.7 <= kept[found.evidence["alpha"]] == found.evidence["neighbours_kept"]["tuned"]
     assert found.evidence["neighbours_kept"]["first trial"] == pytest.approx(kept[1.0])
     assert not any(objection.startswith("retention:") for objection in found.evidence["guard"]["objections"])
-    search._write_result(SearchResult(None, tmp_path, found, []), prepared, None)
+    outcome.write_result(SearchResult(None, tmp_path, found, []), prepared, None)
     assert [*read_result(tmp_path)["general_texts"]["sha256"]] == ["measuring"]
 
 

@@ -18,7 +18,7 @@ from nic_ray.errors import InputError, RunError
 from nic_ray.model.encoder import upper
 from nic_ray.progress import View
 from nic_ray.record import add_ended, save_state
-from nic_ray.search import rounds, search
+from nic_ray.search import outcome, rounds, search
 from nic_ray.search.placement import place_trials, threads_of
 from nic_ray.search.run import Run, keep_trials, refuse_unwritable, reopen_run
 from nic_ray.selection.candidates import Candidate, best_first
@@ -534,7 +534,7 @@ def test_a_row_of_a_trial_says_how_long_it_was_trained_and_how_many_tokens_its_m
         ("trial-001", 1.0, False),
         ("trial-000", 3.0, True),
     ]
-    search._write_trials(tmp_path / "trials.csv", result.rows)
+    outcome.write_trials(tmp_path / "trials.csv", result.rows)
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         found = [(row["trial"], row["epochs"], row["micro_batch_tokens"]) for row in csv.DictReader(file)]
     assert found == [("trial-000", "3.0", "32768"), ("trial-001", "1.0", "4096")]
@@ -568,7 +568,7 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, mo
 
     monkeypatch.setattr("nic_ray.report.html.write_page", fail)
     said = []
-    search._write_page(run_in(tmp_path), said.append)
+    outcome.write_report(run_in(tmp_path), said.append)
     assert said == [f"{tmp_path / 'report.html'}: not written (ValueError: no figure)"]
 
 
@@ -602,8 +602,8 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
         "_train": lambda *_, **__: (search.SearchedTrials(prepared, {}, None, [], [], []), None),
         "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True),
         "_export": None,
-        "_write_trials": lambda *_: None,
-        "_write_result": lambda *_, **__: None,
+        "write_trials": lambda *_: None,
+        "write_result": lambda *_, **__: None,
     }
     for name, replacement in (steps | {step: interrupt}).items():
         monkeypatch.setattr(search, name, replacement)

@@ -18,7 +18,7 @@ from nic_ray.model.evaluation import Asked, evaluate, evaluate_encoder, fused_sc
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
 from nic_ray.results import IN_DOMAIN
-from nic_ray.search import search
+from nic_ray.search import outcome
 from nic_ray.selection import selection
 from nic_ray.selection.candidates import Confirmation, best_of
 from nic_ray.selection.guard import Mixture
@@ -205,7 +205,7 @@ def test_a_search_may_be_for_the_best_partner_of_a_search_by_words(searched, obj
         assert found.results[part]["tuned"][objective] == figures[f"tuned, {fusion}"][f"{metric}/macro"]
     assert all(objective in row for row in found.evidence["front"])
     (tmp_path / "config.yaml").write_text(dump_config(prepared.config))
-    search._write_result(SearchResult(None, tmp_path, found, []), prepared, None)
+    outcome.write_result(SearchResult(None, tmp_path, found, []), prepared, None)
     page = write_page(tmp_path).read_text()
     assert "cannot be shown" not in page
     assert "<td>fused</td>" not in page
@@ -283,7 +283,7 @@ def test_the_exported_weights_are_those_that_were_chosen(searched):
 def test_what_is_stored_has_the_passages_of_each_part_and_a_line_for_each_domain(searched, tmp_path, capsys):
     prepared, found, _ = judged(searched(1), export_anyway=True)
     assert found.evidence["passages"]["test"] == {"pumps": 2, "radios": 2, "trucks": 2, "macro": 6}
-    search._write_result(SearchResult(tmp_path, tmp_path, found, []), prepared, None)
+    outcome.write_result(SearchResult(tmp_path, tmp_path, found, []), prepared, None)
     lines = (tmp_path / "domains.csv").read_text().splitlines()
     assert lines[0].startswith("part,domain,passages,recall_at_5 base,mrr base")
     assert [line.split(",")[:3] for line in lines if line.startswith("test,")] == [

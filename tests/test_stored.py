@@ -12,7 +12,7 @@ from nic_ray.evidence import Metadata, Retrieved, StoredResult, StoredRun, Store
 from nic_ray.readings import note_reading, readings_of
 from nic_ray.report.html import write_page
 from nic_ray.run_folder import RunFolder
-from nic_ray.search import search
+from nic_ray.search import outcome
 from nic_ray.selection.candidates import Confirmation
 from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, SearchResult, judge
@@ -145,7 +145,7 @@ def judged_run(searched, tiny_pairs, tmp_path):
         export_anyway=True, say=lambda _: None,
         note_reading=lambda model: note_reading(run, command="tune", part="test", rows=12, model=model, split="s"),
     )  # fmt: skip
-    search._write_result(SearchResult(None, run, found, []), prepared, None)
+    outcome.write_result(SearchResult(None, run, found, []), prepared, None)
     return run
 
 

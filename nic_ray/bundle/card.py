@@ -78,7 +78,9 @@ def _hub_id(base_model: str) -> str | None:
 def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
     data = metadata.get("data", {})
     pairs = data.get("pairs", "pairs")
-    tested = metadata.get("results", {}).get("test", {}).get("tuned", {})
+    results = metadata.get("results", {})
+    part = CROSS_FIT if CROSS_FIT in results else "test"  # of all rows where every passage was held out once
+    tested = results.get(part, {}).get("tuned", {})
     many = len(changes_of({"tuned": tested})) > MAX_SHOWN
     for key, value in tested.items():
         metric, _, domain = key.partition("/")
@@ -88,7 +90,7 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
                 dataset_type=Path(pairs).stem,
                 dataset_name=f"{pairs}, {'mean over domains' if domain == 'macro' else domain}",
                 dataset_config=domain,
-                dataset_split="test",
+                dataset_split=part,
                 dataset_revision=data.get("sha256"),
                 metric_type=metric,
                 metric_name=METRICS[metric].label,

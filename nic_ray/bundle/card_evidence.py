@@ -27,10 +27,17 @@ def evidence_section(metadata: Metadata) -> str:
         listed = "\n".join(f"- {objection}" for objection in objections)
         lines.append(f"**This model was exported over objections** (`--export-anyway`):\n\n{listed}")
     if metadata.get("refit") == "all":
+        but = ", save those of all rows" if "folds" in metadata else ""
         lines.append(
-            "**The figures here are those of a model that was trained on the training part.** The weights in this "
-            "folder were trained again on the rows of all parts, once the figures stood; nothing is left to measure "
-            "them on. The chances of first hits and the weight of a search by words are those of the measured model."
+            f"**The figures here are those of a model that was trained on the training part{but}.** The weights in "
+            "this folder were trained again on the rows of all parts, once the figures stood; nothing is left to "
+            "measure them on. The chances of first hits and the weight of a search by words are those of the measured "
+            "model."
+        )
+    if "folds" in metadata:
+        lines.append(
+            f"The figures of all rows are those of {metadata['folds']['folds']} models of the same configurations, "
+            "each trained without one fold of the passages, as the model that is trained on all rows is trained."
         )
     if "refitted" in metadata:
         lines.append(describe_refit(metadata["refitted"]))
@@ -116,8 +123,9 @@ def _calibration_lines(metadata: Metadata) -> Iterator[str]:
 
 def _retention_lines(metadata: Metadata) -> Iterator[str]:
     alpha, labels = metadata["alpha"], [metric.label for metric in METRICS.values()]
+    which = "measured weights" if metadata.get("refit") == "all" else "weights"
     yield (
-        "### Between the base model and the tuned one\n\nThe weights are "
+        f"### Between the base model and the tuned one\n\nThe {which} are "
         f"base + {alpha:g} * (tuned - base), with {alpha:g} chosen by the validation part and the retention set. "
         + (
             f"Retention is measured on pairs of other fields ({metadata['retention_set']['pairs']}): macro "

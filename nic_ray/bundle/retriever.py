@@ -158,9 +158,8 @@ def _caveat(metadata: Metadata, corpus: Path, passages: Sequence[Passage]) -> st
     # a run on a share of its file's passages has fewer of them
     if corpus.is_file() and own.get("passages") == len(passages) and own.get("sha256") == bundles.file_sha256(corpus):
         return None
-    of = (
-        f"the {own['passages']} passages of {own.get('pairs')}" if "passages" in own else "the training pairs' passages"
-    )
+    files = ", ".join([*(old["pairs"] for old in own.get("replay", ())), str(own.get("pairs"))])
+    of = f"the {own['passages']} passages of {files}" if "passages" in own else "the training pairs' passages"
     return (
         f"the chances, and the score below which nothing counts as found, were set on {of}; on any "
         "others, take them as a hint"

@@ -116,7 +116,7 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
         ),
         records=records,
         split_sha256=split["sha256"],
-        saw_all=metadata.get("refit") == "all",
+        saw_all=metadata.get("refit") == "all" or metadata.get("previous", {}).get("saw_all", False),
     )
 
 

@@ -30,7 +30,7 @@ def continued_settings(model: Path | None, replay: Sequence[Path]) -> dict[str, 
             )
         return {}
     files = [path.absolute() for path in replay or _files_of(model)]
-    return {"train.base_model": str(model), "data.replay": [str(path) for path in files]}
+    return {"train.base_model": str(model.absolute()), "data.replay": [str(path) for path in files]}
 
 
 def _files_of(model: Path) -> list[Path]:

@@ -1,12 +1,10 @@
 """A search, from its settings to the exported model: trials under Ray, selection, the single test reading, export."""
 
-import csv
 import functools
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +14,14 @@ import torch
 from nic_ray import hardware
 from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
-from nic_ray.domains import as_csv
 from nic_ray.errors import InputError
-from nic_ray.evidence import StoredReading, StoredResult, TrialRow
+from nic_ray.evidence import TrialRow
 from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import budget, inputs_by_depth, opened
 from nic_ray.progress import View
-from nic_ray.readings import note_reading
 from nic_ray.record import last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
-from nic_ray.run_folder import RunFolder
+from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
 from nic_ray.search.placement import trains_on_gpus
 from nic_ray.search.run import (
     Run,
@@ -46,7 +42,7 @@ from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, deepest
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
-from nic_ray.training.prepared import Prepared, depths, describe_data, describe_run, prepare, refuse_other_start
+from nic_ray.training.prepared import Prepared, depths, describe_run, prepare, refuse_other_start
 
 LOGGED = (
     "nic_ray.progress",
@@ -78,6 +74,8 @@ class SearchedTrials:
     confirmations: list[Confirmation]
     rows: list[TrialRow]
     """The rows of trials.csv."""
+    on_gpus: bool = False
+    """Whether the trials train on GPUs."""
 
 
 def run_search(
@@ -195,7 +193,7 @@ def _search(
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
         searched, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
-        _write_trials(run.files.trials, searched.rows)
+        write_trials(run.files.trials, searched.rows)
         if len(searched.best) > 1 and prepared.config.search.averaged_trials != 1:
             most = min(len(searched.best), SIZES[-1])
             view.say(
@@ -213,26 +211,31 @@ def _search(
             retention_set,
             export_anyway=run.export_anyway,
             say=view.say,
-            note_reading=functools.partial(_note_reading, run, prepared),
+            note_reading=functools.partial(note_test_reading, run, prepared),
         )
-        if judgement.may_be_exported and prepared.config.data.protocol == "cross_fit":
-            judgement = cross_fit(
-                searched.prepared,
-                searched.inputs,
-                judgement,
-                export_anyway=run.export_anyway,
-                folder=run.files.folds,
-                say=view.say,
-            )
-        folder = run.bundle if judgement.may_be_exported else None
-        result = SearchResult(folder, run.folder, judgement, searched.rows)
-        _write_result(result, searched.prepared, bundle=None)
-        if folder is not None:
-            result = replace(result, judgement=_export(searched, judgement, retention_set, run, view))
-            _write_result(result, searched.prepared, bundle=folder)
-        _write_page(run, view.say)
-        _copy_results(run)
-        return result
+        return _concluded(searched, judgement, retention_set, run, view)
+
+
+def _concluded(
+    searched: SearchedTrials, judgement: Judgement, retention_set: RetentionSet | None, run: Run, view: View
+) -> SearchResult:
+    """Hold every passage out once if the protocol says so, export what may be exported, write results and report."""
+    prepared = searched.prepared
+    if judgement.may_be_exported and prepared.config.data.protocol == "cross_fit":
+        write_result(SearchResult(None, run.folder, judgement, searched.rows), prepared, bundle=None)
+        judgement = cross_fit(
+            prepared, searched.inputs, judgement,
+            export_anyway=run.export_anyway, folder=run.files.folds, say=view.say,
+        )  # fmt: skip
+    folder = run.bundle if judgement.may_be_exported else None
+    result = SearchResult(folder, run.folder, judgement, searched.rows)
+    write_result(result, prepared, bundle=None)
+    if folder is not None:
+        result = replace(result, judgement=_export(searched, judgement, retention_set, run, view))
+        write_result(result, prepared, bundle=folder)
+    write_report(run, view.say)
+    copy_results(run)
+    return result
 
 
 def _train(
@@ -291,9 +294,9 @@ def _train(
             view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
     others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
     rows = searched.rows + again.rows
-    return SearchedTrials(
-        prepared, inputs, _unsearched(run.folder, searched.best, config), [winner, *others], confirmations, rows
-    ), retention_set
+    unsearched, on_gpus = _unsearched(run.folder, searched.best, config), placement.gpus_per_worker > 0
+    found = SearchedTrials(prepared, inputs, unsearched, [winner, *others], confirmations, rows, on_gpus)
+    return found, retention_set
 
 
 def _unsearched(run_folder: Path, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
@@ -312,22 +315,6 @@ def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
     return replace(candidate, weights=state["best"]["upper"])
 
 
-def _note_reading(run: Run, prepared: Prepared, model: str) -> list[StoredReading]:
-    """Record that the test rows are about to be read, and return all their readings."""
-    readings = note_reading(
-        run.folder,
-        command=run.command,
-        part="test",
-        rows=len(prepared.rows("test")),
-        model=model,
-        split=describe_data(prepared)["split"]["sha256"],
-    )
-    if run.mirror:
-        ledger = run.files.readings
-        push(ledger, run.mirror / ledger.name)
-    return readings
-
-
 def _export(
     searched: SearchedTrials, judgement: Judgement, retention_set: RetentionSet | None, run: Run, view: View
 ) -> Judgement:
@@ -336,10 +323,14 @@ def _export(
     Returns:
         the judgement, with the evidence for the model that was trained again.
     """
-    prepared, winner = searched.prepared, judgement.winner
-    model, judgement = refit(prepared, searched.inputs, judgement, retention_set, folder=run.files.refits, say=view.say)
-    view.say(f"exporting {'the model trained again' if not model.measured else winner.name} to {run.bundle}")
-    members = winner.members or (winner,)
+    prepared, model = searched.prepared, judgement.tuned
+    if searched.on_gpus and prepared.device == "cpu":
+        view.say("the winner is not trained again on all rows: trials train on GPUs, and this process has none")
+    else:
+        given = (prepared, searched.inputs, judgement, retention_set)
+        model, judgement = refit(*given, folder=run.files.refits, say=view.say)
+    view.say(f"exporting {model.name}{'' if model.measured else ', trained on all rows,'} to {run.bundle}")
+    members = model.members or (model,)
     export(
         prepared,
         model,
@@ -363,56 +354,3 @@ def _warnings_logged() -> Iterator[None]:
         yield
     finally:
         logging.captureWarnings(False)
-
-
-def _write_page(run: Run, say: Callable[[str], None]) -> None:
-    """Write the run's report page. A search is worth more than its pictures, so no failure here ends it."""
-    from nic_ray.report.html import write_page  # importing plotly takes a second, and it is needed only at the end
-
-    try:
-        say(f"report: {write_page(run.folder)}")
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        say(f"{run.files.report}: not written ({reason})")
-
-
-def _copy_results(run: Run) -> None:
-    if run.mirror:
-        for file in filter(Path.exists, run.files.results):
-            push(file, run.mirror / file.name)
-
-
-def _write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
-    columns = list(dict.fromkeys(key for row in trials for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(trials)
-
-
-def _write_result(result: SearchResult, prepared: Prepared, bundle: Path | None) -> None:
-    judgement = result.judgement
-    content: StoredResult = {
-        "bundle": None if bundle is None else str(bundle),
-        "objective": prepared.config.search.objective,
-        "winner": {
-            "trial": judgement.tuned.name,
-            "averaged": [member.name for member in judgement.tuned.members],
-            "config": judgement.tuned.config.model_dump(mode="json"),
-            "metrics": dict(judgement.tuned.metrics),
-        },
-        "results": judgement.results,
-        **judgement.evidence,
-        "trials": result.trials,
-        **describe_data(prepared),
-    }
-    RunFolder(result.run_folder).curve.unlink(missing_ok=True)  # of an earlier winner
-    path = RunFolder(result.run_folder).result
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    counted, intervals = judgement.evidence["passages"], judgement.evidence.get("intervals", {})
-    every = as_csv(judgement.results, counted, intervals)
-    RunFolder(result.run_folder).domains.write_text(every, encoding="utf-8")
-    if judgement.queries is None:
-        RunFolder(result.run_folder).queries.unlink(missing_ok=True)  # left by an earlier judgement of this run
-    else:
-        RunFolder(result.run_folder).queries.write_text(json.dumps(judgement.queries), encoding="utf-8")

@@ -103,6 +103,8 @@ def export(
         "precision": "bf16" if prepared.bf16 else "fp32",
         "versions": files.library_versions(),
     }
+    if not winner.measured:  # no evaluation has chosen these weights
+        del metadata["best"]
 
     def check(written: Path) -> None:
         rows = prepared.rows("validation").tolist()

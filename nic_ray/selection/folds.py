@@ -56,7 +56,8 @@ def cross_fit(
         give rise.
     """
     collection, config = prepared.collection, prepared.config
-    count = folds_of(config.data)
+    left = len(np.unique(prepared.passages[prepared.parts != "test"]))
+    count = min(folds_of(config.data), 1 + left)
     folds = folds_of_rows(prepared.passages, collection.domains, prepared.parts, count=count, seed=config.data.seed)
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
     every = np.arange(len(folds))

@@ -162,7 +162,7 @@ def objections(
     if bound is None:
         sentences.append(
             f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model, on too few passages to say "
-            f"how sure that is; raise data.{part}_share, or bring more rows"
+            f"how sure that is; {'' if part == CROSS_FIT else f'raise data.{part}_share, or '}bring more rows"
         )
     elif bound <= 0:
         sentences.append(

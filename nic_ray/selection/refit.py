@@ -1,6 +1,7 @@
 """Training again on other rows, as the winner was trained: on those of all parts, before the export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from nic_ray.bundle.descriptions import describe_refit
 from nic_ray.config import TrainConfig
+from nic_ray.errors import RunError
+from nic_ray.evidence import Evidence
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs, upper_for
-from nic_ray.record import readable_state, save_state
+from nic_ray.record import LOG, logging_to, readable_state, save_state
 from nic_ray.results import StoredInterval, StoredRefit
 from nic_ray.selection.averaging import weights_of
 from nic_ray.selection.candidates import Candidate
+from nic_ray.selection.guard import falls
 from nic_ray.selection.interpolation import ALPHAS, interpolated
 from nic_ray.selection.reading import stored_intervals
 from nic_ray.selection.retention import (
@@ -55,10 +59,11 @@ def refit(
 ) -> tuple[Candidate, Judgement]:
     """Train the winner again on the rows of all parts, and check the result against the model that was measured.
 
-    No row is held back to measure the result on. So it is checked where it can be: it must find the answers to the
-    training questions as well as the measured model does, and it must keep as much of what the base model knows as the
-    guard demands. It is mixed with the base model in the same proportion as the measured model, or with more of the
-    base model if it would forget too much otherwise.
+    Only a winner to which there is no objection is trained again. No row is held back to measure the result on. So it
+    is checked where it can be: it must find the answers to the training questions as well as the measured model does,
+    in every domain, and it must keep as much of what the base model knows as the guard demands, and about as much as
+    the measured model. It is mixed with the base model in the same proportion as the measured model, or with more of
+    the base model if it would forget too much otherwise.
 
     Args:
         inputs: inputs by depth, for the depths of the winner and of its members.
@@ -70,14 +75,18 @@ def refit(
         the model to export: the one that was trained again, or the measured one if the check fails; and the judgement
         with the evidence for that.
     """
-    if prepared.config.refit == "none":
+    if prepared.config.refit == "none" or judgement.evidence["guard"]["objections"]:
         return judgement.tuned, judgement
     everything = np.arange(len(prepared.parts))
-    again = trained_again(prepared, inputs, judgement.winner, everything, folder=folder, say=say)
+    try:
+        again = trained_again(prepared, inputs, judgement.winner, everything, folder=folder, say=say)
+    except RunError as error:  # the measured model stands all the same
+        say(f"training again on all rows failed ({error}); the model that the figures belong to is exported")
+        return judgement.tuned, judgement
     depth = again.config.frozen_layers
     general = load_general_text(prepared, [depth])
-    alpha, weights, kept = _mixed(prepared, again, judgement.evidence["alpha"], retention_set, general)
-    training = _on_training_rows(prepared, inputs, judgement.tuned, replace(again, weights=weights))
+    alpha, mixed, kept = _mixed(prepared, again, judgement.evidence, retention_set, general)
+    training, fallen = _on_training_rows(prepared, inputs, judgement.tuned, mixed)
     evidence: StoredRefit = {
         "rows": len(everything),
         "trials": [member.name for member in again.members or (again,)],
@@ -85,15 +94,14 @@ def refit(
         "training": training,
         "retention": kept.retention,
         "neighbours_kept": kept.neighbours,
-        "objection": _objection(alpha, training),
+        "objection": _objection(alpha, training, fallen),
     }
     outcome = "none" if evidence["objection"] else "all"
     judgement = replace(judgement, evidence={**judgement.evidence, "refit": outcome, "refitted": evidence})
     say(describe_refit(evidence))
     if evidence["objection"]:
         return judgement.tuned, judgement
-    config = judgement.tuned.config.model_copy(update={"frozen_layers": depth})
-    return replace(judgement.tuned, config=config, weights=weights, measured=False), judgement
+    return replace(mixed, metrics=judgement.tuned.metrics), judgement
 
 
 def trained_again(
@@ -127,7 +135,8 @@ def trained_again(
             total[name] = total.get(name, 0) + value / len(members)
     config: TrainConfig = members[0].config.model_copy(update={"frozen_layers": depth})
     several = tuple(members) if len(members) > 1 else ()
-    return replace(winner, config=config, weights=total, members=several, measured=False)
+    name = " + ".join(member.name for member in members)
+    return replace(winner, name=name, config=config, weights=total, members=several, measured=False)
 
 
 def _trained(
@@ -148,60 +157,69 @@ def _trained(
     if state is not None and state["metrics"]["epoch"] > enough:
         return state["upper"]
     say(f"training {member.name} again on {len(rows):,} rows, up to epoch {member.metrics['epoch']:.3g}")
-    for evaluation in loop.fit(config, upper, training_data(prepared, at_depth, rows), loop.UNJUDGED, state=state):
-        metrics = evaluation.metrics
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_state(evaluation.state, folder)
-        say(f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}")
-        if metrics["epoch"] > enough:
-            break
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if folder is None else logging_to(folder / LOG):
+        for evaluation in loop.fit(config, upper, training_data(prepared, at_depth, rows), loop.UNJUDGED, state=state):
+            metrics = evaluation.metrics
+            if folder is not None:
+                save_state(evaluation.state, folder)
+            say(f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}")
+            if metrics["epoch"] > enough:
+                break
     return upper.trained_state()
 
 
 def _mixed(
     prepared: Prepared,
     again: Candidate,
-    alpha: float,
+    evidence: Evidence,
     retention_set: RetentionSet | None,
     general: GeneralText | None,
-) -> tuple[float | None, dict[str, Tensor], Kept]:
-    """Mix the weights with the base model's, by as large a share up to `alpha` as the limits of the guard allow.
+) -> tuple[float | None, Candidate, Kept]:
+    """Mix the weights with the base model's, by as large a share up to the measured model's as is allowed.
+
+    The guard's limits hold, and on the retention set it may lose no more against the measured model than a domain may.
+
+    Args:
+        evidence: that of the measured model.
 
     Returns:
         the share, None if no share is small enough; the mixture, and what it keeps.
     """
-    limits = prepared.config.guard
+    limits, alpha, measured = prepared.config.guard, evidence["alpha"], evidence.get("retention") or {}
+    least = max(-limits.max_retention_loss, measured.get("tuned", {}).get(PRIMARY, -1.0) - limits.max_domain_drop)
     for share in sorted({alpha, *(each for each in ALPHAS if each < alpha)}, reverse=True):
         mixed = replace(again, weights=interpolated(prepared, again, share))
         retention = None if retention_set is None else retention_of(prepared, retention_set, mixed)
         neighbours = None if general is None else neighbours_kept(prepared, general, mixed)
         kept = Kept(retention, neighbours)
-        if (retention is None or retention[PRIMARY] >= -limits.max_retention_loss) and (
+        if (retention is None or retention[PRIMARY] >= least) and (
             neighbours is None or neighbours >= limits.min_neighbours_kept
         ):
-            return share, dict(mixed.weights), kept
-    return None, dict(mixed.weights), kept
+            return share, mixed, kept
+    return None, mixed, kept
 
 
 def _on_training_rows(
     prepared: Prepared, inputs: Mapping[int, Inputs], tuned: Candidate, again: Candidate
-) -> StoredInterval:
-    """Compare the two models on the rows that both were trained on."""
-    rows = prepared.rows("train")
+) -> tuple[StoredInterval, list[str]]:
+    """Compare the two models on the rows that both were trained on: the macro difference, and domains that fall."""
+    rows, queries = prepared.rows("train"), queries_of(prepared, "train")
     new, old = (
         Scorer(prepared, inputs[model.config.frozen_layers]).scores(model.weights, rows)[PRIMARY]
         for model in (again, tuned)
     )
-    return stored_intervals(new, old, queries_of(prepared, "train"))["macro"]
+    fallen = falls(new, old, queries, max_domain_drop=prepared.config.guard.max_domain_drop)
+    return stored_intervals(new, old, queries)["macro"], fallen
 
 
-def _objection(alpha: float | None, training: StoredInterval) -> str:
+def _objection(alpha: float | None, training: StoredInterval, fallen: Sequence[str]) -> str:
     if alpha is None:
-        return "it forgets more than the guard allows, however much of the base model is mixed in"
+        return "it forgets more than is allowed, however much of the base model is mixed in"
     if not training["difference"] >= -LARGEST_LOSS:
         return (
             f"it finds less on the training rows than the measured model: {training['difference']:+.3f} macro "
             f"{METRICS[PRIMARY].label}"
         )
-    return ""
+    return f"on the training rows, {'; '.join(fallen)}" if fallen else ""
