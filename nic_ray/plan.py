@@ -58,12 +58,11 @@ def main(
     }
     rows += [*([[]] if rows else []), *([name, f"{size / 2**30:.2f} GiB"] for name, size in room.items())]
     console.show(console.table(["", "predicted"], rows))
-    if costs.every_depth_s is not None:
-        budget = settings.search.time_budget
-        fits = "" if budget is None else f", {'within' if costs.every_depth_s <= budget else 'beyond'} the time budget"
+    if wider := costs.every_depth:
+        budget, trials_s = settings.search.time_budget, (wider.search_s or 0.0) + (wider.confirm_s or 0.0)
+        fits = "" if budget is None else f", {'within' if trials_s <= budget else 'beyond'} the time budget"
         console.say(
-            f"with every depth under space.frozen_layers, the same search would take {costs.every_depth_s / 60:.1f} "
-            f"min{fits}"
+            f"with every depth under space.frozen_layers, the same trials would take {trials_s / 60:.1f} min{fits}"
         )
 
 

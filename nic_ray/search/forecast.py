@@ -98,9 +98,9 @@ class Forecast:
     refit_s: float | None
     """Time of the trainings after that: on all rows, and of `protocol: cross_fit`; none if the guard refuses."""
     total_s: float | None
-    every_depth_s: float | None
-    """`total_s` of the same search over every depth and without a time budget; None if it covers every depth, or if the
-    base model cannot be cut."""
+    every_depth: "Forecast | None"
+    """The same search over every depth and without a time budget; None if it covers every depth, if the base model
+    cannot be cut, or if times are unknown."""
     memory: float
     activations: float
     """Bytes of the activations of all depths together, in memory and on disk."""
@@ -133,7 +133,7 @@ def forecast(config: Config) -> Forecast:
     rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
     given = (rates, placement, gpus or cpus, retention_set)
     found, wider = estimate(prepared, *given), over_every_depth(prepared)
-    return found if wider is None else replace(found, every_depth_s=estimate(wider, *given).total_s)
+    return found if wider is None else replace(found, every_depth=estimate(wider, *given))
 
 
 def over_every_depth(prepared: Prepared) -> Prepared | None:
@@ -191,10 +191,16 @@ def estimate(
     frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread per processor
     end = _readings_s(prepared, rates, layout.cached, again, retention_tokens)
     end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
-    refitted = _refit_s(prepared, mean)
+    # in one process, whatever the number of workers
+    alone = [trial_s(prepared, rates, sample, cached=layout.cached, workers=1) for sample in _samples(config)]
+    refitted = _trainings_before_export(prepared) * float(np.mean(alone))
     refitted *= 1 if placement.gpus_per_worker else _gain(placement.threads) / _gain(processors)
     start = rates.start + RAY_START_S + TUNE_START_S
-    checkpoints = (search.trials + again) * BYTES_A_PARAMETER * _trained_parameters(encoder, min(depths(config)))
+    checkpoints = (
+        (search.trials + again + _states_before_export(prepared))
+        * BYTES_A_PARAMETER
+        * _trained_parameters(encoder, min(depths(config)))
+    )
     return Forecast(
         trials=search.trials,
         concurrent=placement.concurrent,
@@ -207,7 +213,7 @@ def estimate(
         end_s=end,
         refit_s=refitted,
         total_s=start + frozen + searched + confirmed + end + refitted,
-        every_depth_s=None,
+        every_depth=None,
         memory=RAY_BYTES
         + (1 + placement.concurrent * placement.workers) * rates.memory
         + layout.in_memory * layout.size,
@@ -318,18 +324,24 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     return (validation + test + retention) * rates.read + frozen * rates.frozen
 
 
-def _refit_s(prepared: Prepared, mean: float) -> float:
-    """Return the seconds that one of the measured processes takes for the trainings before an export.
-
-    Args:
-        mean: seconds of a trial's epochs.
-    """
-    config, rows = prepared.config, len(prepared.parts)
-    members = 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
-    passes = float(config.refit == "all")  # over all rows
+def _trainings_before_export(prepared: Prepared) -> float:
+    """Count the trainings on all rows and on those of folds, in trainings on the rows of the training part."""
+    config, passes = prepared.config, float(prepared.config.refit == "all")  # over all rows
     if config.data.protocol == "cross_fit":
         passes += folds_of(config.data) - 1
-    return members * mean * passes * rows / max(1, len(prepared.rows("train")))
+    return _members(config) * passes * len(prepared.parts) / max(1, len(prepared.rows("train")))
+
+
+def _states_before_export(prepared: Prepared) -> int:
+    """Count the checkpoints that these trainings leave."""
+    config = prepared.config
+    folds = folds_of(config.data) if config.data.protocol == "cross_fit" else 0
+    return _members(config) * (folds + (config.refit == "all"))
+
+
+def _members(config: Config) -> int:
+    """Return the number of configurations that are trained again, if the winner is a mean wherever it may be one."""
+    return 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
 
 
 def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:
