@@ -24,9 +24,8 @@ from nic_ray.model.encoder import Encoder, base_weights
 from nic_ray.model.evaluation import embed, texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.selection.averaging import means_tried
-from nic_ray.selection.folds import folds_of
+from nic_ray.selection.folds import states_before_export, trainings_before_export
 from nic_ray.selection.interpolation import ALPHAS
-from nic_ray.selection.refit import MOST_MEMBERS
 from nic_ray.space import Dimension
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
@@ -193,11 +192,11 @@ def estimate(
     end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
     # in one process, whatever the number of workers
     alone = [trial_s(prepared, rates, sample, cached=layout.cached, workers=1) for sample in _samples(config)]
-    refitted = _trainings_before_export(prepared) * float(np.mean(alone))
+    refitted = trainings_before_export(prepared) * float(np.mean(alone))
     refitted *= 1 if placement.gpus_per_worker else _gain(placement.threads) / _gain(processors)
     start = rates.start + RAY_START_S + TUNE_START_S
     checkpoints = (
-        (search.trials + again + _states_before_export(prepared))
+        (search.trials + again + states_before_export(config))
         * BYTES_A_PARAMETER
         * _trained_parameters(encoder, min(depths(config)))
     )
@@ -322,26 +321,6 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     retention = retention_tokens * (base + first + starts + (trials + len(ALPHAS)) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
-
-
-def _trainings_before_export(prepared: Prepared) -> float:
-    """Count the trainings on all rows and on those of folds, in trainings on the rows of the training part."""
-    config, passes = prepared.config, float(prepared.config.refit == "all")  # over all rows
-    if config.data.protocol == "cross_fit":
-        passes += folds_of(config.data) - 1
-    return _members(config) * passes * len(prepared.parts) / max(1, len(prepared.rows("train")))
-
-
-def _states_before_export(prepared: Prepared) -> int:
-    """Count the checkpoints that these trainings leave."""
-    config = prepared.config
-    folds = folds_of(config.data) if config.data.protocol == "cross_fit" else 0
-    return _members(config) * (folds + (config.refit == "all"))
-
-
-def _members(config: Config) -> int:
-    """Return the number of configurations that are trained again, if the winner is a mean wherever it may be one."""
-    return 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
 
 
 def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.config import DataConfig
+from nic_ray.config import Config, DataConfig
 from nic_ray.dataset.split import folds_of_rows
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion
@@ -20,7 +20,7 @@ from nic_ray.results import CROSS_FIT
 from nic_ray.selection.guard import macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.reading import stored_intervals
-from nic_ray.selection.refit import trained_again
+from nic_ray.selection.refit import MOST_MEMBERS, trained_again
 from nic_ray.selection.scoring import Scorer, Weights, deepest
 from nic_ray.selection.selection import Judgement
 from nic_ray.selection.word_search import WITH_WORDS
@@ -79,6 +79,25 @@ def cross_fit(
 def folds_of(data: DataConfig) -> int:
     """Return the number of folds: each holds out about as many rows as the test part."""
     return max(2, round(1 / data.test_share))
+
+
+def trainings_before_export(prepared: Prepared) -> float:
+    """Count the trainings on all rows and on those of folds, in trainings on the rows of the training part."""
+    config, passes = prepared.config, float(prepared.config.refit == "all")  # over all rows
+    if config.data.protocol == "cross_fit":
+        passes += folds_of(config.data) - 1
+    return _members(config) * passes * len(prepared.parts) / max(1, len(prepared.rows("train")))
+
+
+def states_before_export(config: Config) -> int:
+    """Count the checkpoints that these trainings leave."""
+    folds = folds_of(config.data) if config.data.protocol == "cross_fit" else 0
+    return _members(config) * (folds + (config.refit == "all"))
+
+
+def _members(config: Config) -> int:
+    """Return the number of configurations that are trained again, if the winner is a mean wherever it may be one."""
+    return 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
 
 
 def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wanted: Mapping[str, Fusion]) -> Scores:
