@@ -28,7 +28,7 @@ from nic_ray.search.continuing import continued_settings
 from nic_ray.search.run import destination, refuse_new_settings
 from nic_ray.selection import selection
 from nic_ray.selection.guard import falls
-from nic_ray.selection.previous import compared_with_previous, falls_on_old_rows
+from nic_ray.selection.previous import compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.training.prepared import (
     describe_data,
@@ -371,6 +371,33 @@ def run_of(domains, old, passages=20):
 
 def both(base, tuned):
     return {name: {"recall_at_5": values, "mrr": values / 2} for name, values in (("base", base), ("tuned", tuned))}
+
+
+@pytest.mark.parametrize("saw_all", [False, True])
+def test_a_model_that_knows_its_old_passages_is_judged_by_new_ones(saw_all):
+    # one domain, two rows a passage: passage 0 has an old row and a new one, passage 1 old rows, passage 2 new ones
+    earlier = Earlier("models/first", (), (), "", saw_all)
+    prepared = SimpleNamespace(
+        rows=lambda _: np.arange(6),
+        passages=np.array([0, 0, 1, 1, 2, 2]),
+        collection=SimpleNamespace(domains=["a"] * 6),
+        replay=Replay(earlier, np.array([True, False, True, True, False, False]), 0, 0),
+    )
+    tuned, base, queries = gain_is_judged_by(prepared, "test", np.arange(6.0), np.arange(6.0) + 10)
+    expected = [4, 5] if saw_all else list(range(6))
+    assert (tuned.tolist(), (base - 10).tolist()) == (expected, expected)
+    assert queries.passages.tolist() == ([2, 2] if saw_all else [0, 0, 1, 1, 2, 2])
+    assert queries.domains == ["a"] * len(expected)
+
+
+def test_who_descends_from_a_model_that_saw_all_has_seen_all(given, exported, tiny_pairs_file):
+    parent = {"model": "first", "saw_all": True, "rows": {}, "results": {}}
+    for name, metadata, expected in (
+        ("none", {"refit": "none"}, False),
+        ("all", {"refit": "all"}, True),
+        ("child", {"refit": "none", "previous": parent}, True),
+    ):
+        assert earlier_pairs(str(exported(name, given(), **metadata)), [tiny_pairs_file]).saw_all is expected
 
 
 def test_a_gain_on_new_rows_does_not_hide_a_fall_on_old_ones():

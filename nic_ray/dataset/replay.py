@@ -248,7 +248,8 @@ def describe_saw_all(model: str) -> str:
     """Say what the figures on old rows are worth if a model was trained on all of its rows at last."""
     return (
         f"{model} was trained on all of its rows at last (refit: all), those held back included: figures on old rows "
-        "flatter it and what is tuned from it. Their difference still shows whether a domain falls"
+        "flatter it and what is tuned from it. Their difference still shows whether a domain falls; the gain is judged "
+        "by passages without old rows"
     )
 
 

@@ -42,6 +42,28 @@ def falls_on_old_rows(prepared: Prepared, part: str, scores: Scores) -> list[str
     return [f"{part}, old rows alone, against {prepared.replay.earlier.model}: {sentence}" for sentence in found]
 
 
+def gain_is_judged_by(
+    prepared: Prepared, part: str, tuned: NDArray[np.float64], base: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Queries]:
+    """Select the queries of a part by which the gain over the base model is judged: all of them, with one exception.
+
+    A base model that was trained on all of its rows at last knows the old passages of every part. What is tuned from it
+    cannot gain there, so only passages without old rows count, if the part has any.
+
+    Args:
+        part: "validation" or "test".
+        tuned, base: (Q,) values of the two models for its queries.
+
+    Returns:
+        the values of the selected queries, and their passages and domains.
+    """
+    queries, replay = queries_of(prepared, part), prepared.replay
+    if replay is None or not replay.earlier.saw_all:
+        return tuned, base, queries
+    is_new = ~np.isin(queries.passages, prepared.passages[replay.old])
+    return (tuned[is_new], base[is_new], _some(queries, is_new)) if is_new.any() else (tuned, base, queries)
+
+
 def compared_with_previous(prepared: Prepared, by_part: Mapping[str, Scores]) -> Evidence:
     """Compute the macro metrics of the base model and the tuned one on old rows and on new ones.
 

@@ -35,7 +35,7 @@ from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
 from nic_ray.selection.interpolation import interpolated, interpolation_path
-from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows
+from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
 from nic_ray.selection.retention import (
     GeneralText,
@@ -126,7 +126,7 @@ def judge(
         metrics={**winner.metrics, **mixture.metrics},
     )
     say(_describe_mixture(mixture, config.search.objective))
-    values = (mixture.scores[PRIMARY], base[PRIMARY], queries)
+    values = gain_is_judged_by(prepared, "validation", mixture.scores[PRIMARY], base[PRIMARY])
     objections_found += _objections("validation", *values, config.guard)
     scores: dict[str, Scores] = {"validation": {"base": base, "tuned": mixture.scores}}
     objections_found += falls_on_old_rows(prepared, "validation", scores["validation"])
@@ -151,7 +151,7 @@ def judge(
         )
         evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
-        at_test = (reading.recall["tuned"], reading.recall["base"], queries_of(prepared, "test"))
+        at_test = gain_is_judged_by(prepared, "test", reading.recall["tuned"], reading.recall["base"])
         objections_found += _objections("test", *at_test, config.guard)
         scores["test"] = reading.scores
         objections_found += falls_on_old_rows(prepared, "test", reading.scores)
