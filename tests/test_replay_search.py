@@ -25,6 +25,8 @@ def test_a_model_is_tuned_further_with_its_old_rows_and_the_search_can_be_resume
     config.write_text(json.dumps(settings(tiny_model(layers=3), tiny_pairs_file) | {"refit": "all"}), encoding="utf-8")
     places = {"out": tmp_path / "models", "run_dir": tmp_path / "runs", "name": "second"}
     main(config, **places | {"name": "first"}, export_anyway=True)
+    told = first / "metadata.json"  # the guard has objected to so small a model, which leaves it as it was measured
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"refit": "all"}), encoding="utf-8")
     before = read_metadata(first)
     new = [Pair(f"{kind} {name}?", passage(name), "radars") for name in "stuvwxyz" for kind in ("what", "how")]
     data = write(tmp_path / "new.jsonl", [*new, Pair("a pump?", passage("p"), "pumps"), tiny_pairs[0]])
