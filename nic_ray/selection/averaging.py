@@ -188,7 +188,7 @@ def mean_weights(
     depth = min(member.config.frozen_layers for member in members)
     total: dict[str, Tensor] = {}
     for number, member in enumerate(map(load, members), start=1):
-        for name, value in weights_of(prepared, member, depth).items():
+        for name, value in _weights_of(prepared, member, depth).items():
             total[name] = value.lerp(total[name], 1 - 1 / number) if name in total else value
     return depth, total
 
@@ -204,6 +204,6 @@ def _worth(flat: Mapping[str, float], candidate: Candidate, objective: str) -> t
     return maximised(flat, objective) + min(0.0, direction_of(objective) * kept), order_key(flat, objective)[1]
 
 
-def weights_of(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
+def _weights_of(prepared: Prepared, candidate: Candidate, depth: int) -> dict[str, Tensor]:
     """Return a candidate's weights above a cut no deeper than its own, with the base model's for the blocks between."""
     return weights_at(prepared.encoder, candidate.config.frozen_layers, candidate.weights, depth)

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nic_ray.bundle.descriptions import describe_refit
-from nic_ray.config import TrainConfig
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.record import LOG, logging_to, readable_state, save_state
 from nic_ray.results import StoredInterval, StoredRefit
-from nic_ray.selection.averaging import weights_of
+from nic_ray.selection.averaging import mean_weights
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.guard import falls
 from nic_ray.selection.interpolation import ALPHAS, interpolated
@@ -127,16 +126,16 @@ def trained_again(
         the mean of the newly trained models. Its metrics remain those of the winner, since they were not measured anew.
     """
     members = [*(winner.members or (winner,))][:MOST_MEMBERS]
-    depth = min(member.config.frozen_layers for member in members)
-    total: dict[str, Tensor] = {}
-    for member in members:
-        weights = _trained(prepared, inputs, member, rows, None if folder is None else folder / member.name, say)
-        for name, value in weights_of(prepared, replace(member, weights=weights), depth).items():
-            total[name] = total.get(name, 0) + value / len(members)
-    config: TrainConfig = members[0].config.model_copy(update={"frozen_layers": depth})
+
+    def train(member: Candidate) -> Candidate:
+        own = None if folder is None else folder / member.name
+        return replace(member, weights=_trained(prepared, inputs, member, rows, own, say))
+
+    depth, weights = mean_weights(prepared, members, train)
+    config = members[0].config.model_copy(update={"frozen_layers": depth})
     several = tuple(members) if len(members) > 1 else ()
     name = " + ".join(member.name for member in members)
-    return replace(winner, name=name, config=config, weights=total, members=several, measured=False)
+    return replace(winner, name=name, config=config, weights=weights, members=several, measured=False)
 
 
 def _trained(
