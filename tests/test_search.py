@@ -610,3 +610,14 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
     run = run_in(tmp_path)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         search._search(prepared, run, None, runs_trials=False, view=View())
+
+
+def test_a_command_that_was_cut_off_after_its_reading_has_read_once(prepared, tmp_path, monkeypatch):
+    run = run_in(tmp_path)
+    assert len(outcome.note_test_reading(run, prepared, "trial-001")) == 1
+    assert len(outcome.note_test_reading(run, prepared, "trial-001")) == 2  # nothing was trained in between
+    run.files.refits.mkdir()
+    assert len(outcome.note_test_reading(run, prepared, "trial-001")) == 2
+    assert len(outcome.note_test_reading(run, prepared, "trial-002")) == 3  # another winner has been chosen
+    monkeypatch.setattr(outcome, "read_result", lambda _: {"bundle": "models/one"})
+    assert len(outcome.note_test_reading(run, prepared, "trial-002")) == 4  # that command had come to its end
