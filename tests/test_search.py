@@ -613,7 +613,8 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
 
 
 def test_a_command_that_was_cut_off_after_its_reading_has_read_once(prepared, tmp_path, monkeypatch):
-    run = run_in(tmp_path)
+    run = run_in(tmp_path / "runs" / "one")
+    run.folder.mkdir(parents=True)
     assert len(outcome.note_test_reading(run, prepared, "trial-001")) == 1
     assert len(outcome.note_test_reading(run, prepared, "trial-001")) == 2  # nothing was trained in between
     run.files.refits.mkdir()
