@@ -67,7 +67,9 @@ def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
     if value is None:
         return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value) if not isinstance(value, dict) else "none"
+    if isinstance(value, dict):
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _takes(field: dict[str, Any]) -> str:
@@ -77,7 +79,9 @@ def _takes(field: dict[str, Any]) -> str:
     if "enum" in field:
         return ", ".join(map(str, field["enum"]))
     kind = field.get("type")
-    names = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "object": "by name"}
+    if kind == "object" or "$ref" in field:
+        return "by name"
+    names = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "boolean": "true, false"}
     if field.get("format") == "path":
         return "file"
     if kind == "string" and "pattern" in field:

@@ -30,6 +30,9 @@ Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
 
 SAME_FOR_ALL_TRIALS = (
     "base_model",
+    "revision",
+    "trust_remote_code",
+    "prompts",
     "max_tokens",
     "precision",
     "device",
@@ -89,6 +92,13 @@ class DataConfig(Section):
         return self
 
 
+class PromptsConfig(Section):
+    """The texts that are prepended to queries and to passages."""
+
+    query: str | None = Field(None, description="text before a query; null: the one that is stored with the model")
+    document: str | None = Field(None, description="text before a passage; null: the one that is stored with the model")
+
+
 class TrainConfig(Section):
     """A complete training configuration. Each trial has one."""
 
@@ -96,6 +106,17 @@ class TrainConfig(Section):
         "all-MiniLM-L6-v2",
         min_length=1,
         description="all-MiniLM-L6-v2 is the packaged copy; an existing path is a folder; anything else a hub id",
+    )
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        description="commit, tag or branch of a hub id; null: its main branch. The commit is recorded",
+    )
+    trust_remote_code: bool = Field(False, description="whether code that comes with the base model may be run")
+    prompts: PromptsConfig | None = Field(
+        PromptsConfig(),
+        description="texts before queries and before passages, `{query: ..., document: ...}`; those that are stored "
+        "with the base model, unless they are given here; null: none",
     )
     frozen_layers: int = Field(
         4,
@@ -334,6 +355,10 @@ class Config(Section):
         description="file of pairs, or folder of .txt and .md files, with passages on other subjects: every second one "
         "measures what is forgotten (guard.min_neighbours_kept), the others hold the model (train.anchor); null: "
         "paragraphs of Python's language reference, which come with the interpreter",
+    )
+    export_dtype: Literal["base", "fp32", "bf16", "fp16"] = Field(
+        "base",
+        description="number format of the exported weights, which are trained in fp32; base: that of the base model",
     )
     refit: Literal["none", "all"] = Field(
         "all",

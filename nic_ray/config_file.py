@@ -107,8 +107,11 @@ def _with_packaged_files(config: Config) -> Config:
 def dump_config(config: Config) -> str:
     """The settings as YAML text, which `load_config` reads back as an equal config."""
     content = config.model_dump(mode="json", exclude_none=True)
-    if config.guard.retention_set is None:  # for every other setting that can be null, null is the default
+    # for every other setting that can be null, null is the default
+    if config.guard.retention_set is None:
         content["guard"]["retention_set"] = None
+    if config.train.prompts is None:
+        content["train"]["prompts"] = None
     return yaml.safe_dump(content, sort_keys=False)
 
 

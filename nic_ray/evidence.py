@@ -352,6 +352,8 @@ class Metadata(Evidence, total=False):
     base_model: str
     base_weights_sha256: str | None
     """None for a converted model whose original does not record it."""
+    base_revision: str | None
+    """Commit of the hub that the base model was loaded from; None for a folder."""
     base_stored_in: str
     base_similarity: str
     stored_in: str

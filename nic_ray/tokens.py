@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError, in_one_line
 
 PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -59,11 +60,12 @@ def model_folder(base_model: str) -> Path | None:
     return None
 
 
-def not_on_the_hub(base_model: str, error: Exception) -> InputError:
-    """The error for a name that is not a folder and that the model hub does not provide either."""
+def not_on_the_hub(base_model: str, error: Exception, revision: str | None = None) -> InputError:
+    """The error for a name that is not a folder and that the model hub does not provide either, in any revision."""
+    of_it = "it" if revision is None else f"its revision {revision}"
     return InputError(
-        f"{base_model}: no such folder, and the model hub does not give it ({in_one_line(error)}); name a folder or "
-        f"{PACKAGED_NAMES[0]}, which needs no network"
+        f"{base_model}: no such folder, and the model hub does not give {of_it} ({in_one_line(error)}); name a folder "
+        f"or {PACKAGED_NAMES[0]}, which needs no network"
     )
 
 
@@ -82,6 +84,19 @@ def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts
     prompts = Prompts(stored.get("query") or "", passage)
     for_any = "" if default is None else stored.get(default) or ""
     return prompts or Prompts(for_any, for_any)
+
+
+def chosen_prompts(stored: Prompts, asked: PromptsConfig | None) -> Prompts:
+    """The prompts that a configuration asks for.
+
+    Args:
+        stored: those that are stored with the model.
+        asked: what replaces them; None for no prompts.
+    """
+    if asked is None:
+        return NO_PROMPTS
+    query, passage = asked.query, asked.document
+    return Prompts(stored.query if query is None else query, stored.passage if passage is None else passage)
 
 
 def stored_prompts(base_model: str) -> Prompts:

@@ -24,7 +24,8 @@ def main(
 
     metadata = read_metadata(bundle)
     faults = find_faults(bundle)
-    base = base_faults(metadata["base_model"], metadata.get("base_weights_sha256"))
+    allowed = bool(metadata.get("config", {}).get("trust_remote_code"))
+    base = base_faults(metadata["base_model"], metadata.get("base_weights_sha256"), trust_remote_code=allowed)
     faults += base or []
     if as_json:
         print(json.dumps({"bundle": str(bundle), "faults": faults, "base_model_checked": base is not None}))

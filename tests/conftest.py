@@ -138,6 +138,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
+def family_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`family_model(name)`: a model of `families.FAMILIES` with the tokenizer of `tiny_model`; only read it."""
+    from tests.families import FAMILIES, save_tiny
+
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = save_tiny(FAMILIES[name], tiny_model("mpnet"), tmp_path_factory.mktemp("family"))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model_folder(tiny_model: TinyModel) -> Path:
     """The two-layer BERT of `tiny_model`."""
     return tiny_model()

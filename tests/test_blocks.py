@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 from nic_ray.model import base
 from nic_ray.model.base import load
 from nic_ray.model.blocks import Blocks
-from nic_ray.model.cut import set_dropout
+from nic_ray.model.cut import BlockOutput, set_dropout
 from nic_ray.model.encoder import upper
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
@@ -131,10 +131,10 @@ def test_what_trains_is_made_of_them_where_they_agree(tiny_model, kind, plain):
     for from_ids in (False, True):
         part = upper(encoder, 2, from_ids=from_ids)
         assert isinstance(part.transformer, Blocks) is plain
-        # what trains has the same names, whichever blocks it is made of, and whether or not others run below it
-        assert {name.replace(".layer.0.", ".layer.2.") for name in part.trained_state()} == {
-            f"transformer.{name}" for name in own
-        }
+        # what trains has the same names, whether or not others run below it
+        first = ("transformer.encoder.layer.0.", "transformer.encoder.layer.2.")
+        names = {name.replace(*first).replace("transformer.model.", "transformer.") for name in part.trained_state()}
+        assert names == {f"transformer.{name}" for name in own}
 
 
 @pytest.mark.parametrize("fault", ["activation", "more in a block", "one more dropout", "other numbers", "no heads"])
@@ -150,9 +150,9 @@ def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
         del model.config.num_attention_heads
     if fault == "other numbers":
         monkeypatch.setattr("nic_ray.model.blocks.F.gelu", torch.relu)
-    assert not base._plain_blocks_agree(model)
+    assert not base._plain_blocks_agree(model, BlockOutput(0, shares=False))
     monkeypatch.undo()
-    assert base._plain_blocks_agree(model_of("bert"))
+    assert base._plain_blocks_agree(model_of("bert"), BlockOutput(0, shares=False))
 
 
 def test_a_process_that_is_handed_what_trains_imports_neither_transformers_nor_sentence_transformers(

@@ -3,8 +3,8 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PreTrainedTokenizerFast,
@@ -30,8 +29,10 @@ from transformers import (
     RobertaModel,
 )
 
+from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError
 from nic_ray.model import base
+from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.blocks import MeanPooling, QuickDropout, UnitLength
 from nic_ray.model.cut import blocks_of, set_dropout, sharing_weights
@@ -46,6 +47,9 @@ from nic_ray.model.encoder import (
     weights_at,
     with_weights,
 )
+from nic_ray.model.evaluation import embed
+from nic_ray.tokens import Prompts
+from tests.families import BLOCKS, FAMILIES
 
 TEXTS = [
     "Replace the pumps rotor when it is leaking.",
@@ -53,52 +57,13 @@ TEXTS = [
     "x",
     "what to do about a stuck handset? " * 5,
 ]
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 66,
-}
-UNCUTTABLE = {
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66},
-    "modernbert": SIZES | {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
-    "electra": SIZES | {"embedding_size": 16},  # has a layer between its embeddings and its first block
-    "deberta-v2": SIZES | {"conv_kernel_size": 3},  # has a layer beside its first block
-}
+UNCUT = [name for name, each in FAMILIES.items() if each.uncut and each.kind != "albert"]
 
 
 @pytest.fixture(scope="session")
-def other_model(tiny_model, tmp_path_factory):
-    """`other_model(kind, settings)`: like `tiny_model`, of any architecture."""
-
-    def make(kind: str, settings: dict) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        tokenizer = AutoTokenizer.from_pretrained(tiny_model("mpnet"))
-        tokenizer.save_pretrained(folder)
-        config = AutoConfig.for_model(
-            kind, vocab_size=len(tokenizer), pad_token_id=1, initializer_range=0.1, **settings
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            AutoModel.from_config(config).save_pretrained(folder)
-        modules = [Transformer(str(folder), max_seq_length=64), Pooling(32), Normalize()]
-        SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
-        return folder / "model"
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def uncuttable(other_model):
-    made = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = other_model(kind, UNCUTTABLE[kind])
-        return made[kind]
-
-    return make
+def base_of(family_model, tiny_model):
+    """`base_of(kind)`: a model of `FAMILIES` or a `tiny_model` of three blocks."""
+    return lambda kind: family_model(kind) if kind in FAMILIES else tiny_model(kind, 3)
 
 
 def padded(encoder, texts=TEXTS) -> tuple[Tensor, Tensor]:
@@ -154,20 +119,20 @@ def test_a_lower_part_may_start_where_another_ends(tiny_model):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("kind", UNCUTTABLE)
-def test_a_model_that_cannot_be_cut_embeds_all_the_same(uncuttable, kind, depth):
-    encoder = load(str(uncuttable(kind)))
-    assert (encoder.can_be_cut, encoder.blocks) == (False, 3)
+@pytest.mark.parametrize("kind", UNCUT)
+def test_a_model_that_cannot_be_cut_embeds_all_the_same(family_model, kind, depth):
+    encoder = load(str(family_model(kind)))
+    assert (encoder.can_be_cut, encoder.blocks) == (False, BLOCKS)
     assert_embeds_as_the_whole(encoder, depth)
     with pytest.raises(ValueError, match="cannot be cut"):
         lower(encoder, 0, 1)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
-def test_a_model_that_cannot_be_cut_trains_its_upper_blocks_only(uncuttable, kind, depth):
-    encoder = load(str(uncuttable(kind)))
-    part = upper(encoder, depth)
+@pytest.mark.parametrize("kind", ["DistilBERT", "ModernBERT", *UNCUT])
+def test_a_model_of_another_family_trains_its_upper_blocks_only(family_model, kind, depth):
+    encoder = load(str(family_model(kind)))
+    part = upper(encoder, depth, from_ids=True)
     before = weights_of(part.transformer)
     step_with_decay(part, encoder)
     changed = {name for name, value in part.transformer.named_parameters() if not torch.equal(value, before[name])}
@@ -176,11 +141,11 @@ def test_a_model_that_cannot_be_cut_trains_its_upper_blocks_only(uncuttable, kin
     assert changed == expected
 
 
-@pytest.mark.parametrize("kind", UNCUTTABLE)
-def test_no_dropout_runs_below_the_trained_blocks_of_a_model_that_cannot_be_cut(uncuttable, kind):
-    encoder = load(str(uncuttable(kind)))
-    part = upper(encoder, 2).train()
-    top = set(blocks_of(part.transformer)[2].modules())
+@pytest.mark.parametrize("kind", ["DistilBERT", "T5 encoder", *UNCUT])
+def test_no_dropout_runs_below_the_trained_blocks_of_a_model_of_another_family(family_model, kind):
+    encoder = load(str(family_model(kind)))
+    part = upper(encoder, BLOCKS - 1).train()
+    top = set(blocks_of(getattr(part.transformer, "model", part.transformer))[BLOCKS - 1].modules())
     trains = {each for each in part.transformer.modules() if each.training}
     assert trains == top
 
@@ -203,19 +168,22 @@ def test_only_parameters_above_the_cut_require_a_gradient(tiny_model, model_type
     for name, value in encoder.transformer.named_parameters():
         block = int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
         if block >= depth if depth else "pooler" not in name:
-            expected.append((name.replace(f"layer.{block}.", f"layer.{block - depth}."), value))
+            first = block - depth if encoder.plain else block
+            expected.append((name.replace(f"layer.{block}.", f"layer.{first}."), value))
     part = upper(encoder, depth, from_ids=True)
-    found = {name: value for name, value in part.named_parameters() if value.requires_grad}
+    found = {
+        name.replace("transformer.model.", "transformer."): value
+        for name, value in part.named_parameters()
+        if value.requires_grad
+    }
     assert list(found) == [f"transformer.{name}" for name, _ in expected]
     assert all(torch.equal(one, other) for one, (_, other) in zip(found.values(), expected, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "DistilBERT"])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_trained_weights_in_a_copy_of_the_encoder_embed_as_the_part_that_was_trained(
-    tiny_model, uncuttable, kind, depth
-):
-    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+def test_trained_weights_in_a_copy_of_the_encoder_embed_as_the_part_that_was_trained(base_of, kind, depth):
+    encoder = load(str(base_of(kind)))
     before = encoder.model.encode(TEXTS)
     part = upper(encoder, depth, from_ids=True)
     step_with_decay(part, encoder)
@@ -226,9 +194,9 @@ def test_trained_weights_in_a_copy_of_the_encoder_embed_as_the_part_that_was_tra
     np.testing.assert_array_equal(encoder.model.encode(TEXTS), before)
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
-def test_weights_at_a_shallower_cut_have_those_of_the_encoder_between(tiny_model, uncuttable, kind):
-    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind, 3)))
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "DistilBERT"])
+def test_weights_at_a_shallower_cut_have_those_of_the_encoder_between(base_of, kind):
+    encoder = load(str(base_of(kind)))
     part = upper(encoder, 2, from_ids=True)
     step_with_decay(part, encoder)
     weights = part.trained_state()
@@ -244,9 +212,9 @@ def test_weights_at_a_shallower_cut_have_those_of_the_encoder_between(tiny_model
 
 
 @pytest.mark.parametrize("depth", [0, 1])
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
-def test_making_and_training_a_copy_changes_nothing_of_the_encoder(tiny_model, uncuttable, kind, depth):
-    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "DistilBERT"])
+def test_making_and_training_a_copy_changes_nothing_of_the_encoder(base_of, kind, depth):
+    encoder = load(str(base_of(kind)))
 
     def state():
         parts = {name: (id(part), part.training) for name, part in encoder.model.named_modules()}
@@ -261,10 +229,10 @@ def test_making_and_training_a_copy_changes_nothing_of_the_encoder(tiny_model, u
     assert state() == before
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "DistilBERT"])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_part_begins_with_the_weights_of_the_encoder_under_the_same_names(tiny_model, uncuttable, kind, depth):
-    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+def test_a_part_begins_with_the_weights_of_the_encoder_under_the_same_names(base_of, kind, depth):
+    encoder = load(str(base_of(kind)))
     expected = base_weights(encoder, depth)
     found = upper(encoder, depth, from_ids=True).trained_state()
     assert list(found) == list(expected)
@@ -310,13 +278,13 @@ DROPOUTS = {
     "bert": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
     "mpnet": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
     "xlm-roberta": ("attention_probs_dropout_prob", "hidden_dropout_prob"),
-    "distilbert": ("attention_dropout", "dropout"),
+    "DistilBERT": ("attention_dropout", "dropout"),
 }
 
 
 @pytest.mark.parametrize("kind", DROPOUTS)
-def test_dropout_is_set_where_transformers_would_set_it(tiny_model, uncuttable, kind):
-    encoder = load(str(uncuttable(kind) if kind in UNCUTTABLE else tiny_model(kind)))
+def test_dropout_is_set_where_transformers_would_set_it(base_of, kind):
+    encoder = load(str(base_of(kind)))
     config = type(encoder.transformer.config)(**encoder.transformer.config.to_dict())
     for name, share in zip(DROPOUTS[kind], (0.3, 0.2), strict=True):
         setattr(config, name, share)
@@ -325,6 +293,28 @@ def test_dropout_is_set_where_transformers_would_set_it(tiny_model, uncuttable, 
     part = upper(encoder, 0)
     set_dropout(part, attention=0.3, hidden=0.2)
     assert {name: each.p for name, each in part.transformer.named_modules() if drops(each)} == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("Qwen3", {"attention_dropout": 0.3}),
+        ("NomicBERT", {"attention_probs_dropout_prob": 0.3, "hidden_dropout_prob": 0.2}),
+    ],
+)
+def test_dropout_that_a_family_keeps_as_a_number_is_set_too(base_of, kind, names):
+    encoder = load(str(base_of(kind)))
+    config = type(encoder.transformer.config)(**encoder.transformer.config.to_dict() | names)
+    part = upper(encoder, 0)
+    set_dropout(part, attention=0.3, hidden=0.2)
+
+    def rates(transformer: nn.Module) -> dict[str, tuple[object, object]]:
+        return {
+            name: (getattr(each, "attention_dropout", None), getattr(each, "p", None))
+            for name, each in transformer.named_modules()
+        }
+
+    assert rates(part.transformer) == rates(AutoModel.from_config(config))
 
 
 def drops(each: nn.Module) -> bool:
@@ -402,10 +392,12 @@ def test_a_hub_id_that_cannot_be_had_is_refused():
         load("no-one/nothing")
 
 
-def test_a_model_whose_blocks_share_their_weights_is_refused(other_model):
-    folder = other_model("albert", SIZES | {"embedding_size": 16})
-    with pytest.raises(InputError, match="holds no transformer with a list of blocks; name an encoder such as"):
-        load(str(folder))
+def test_a_model_whose_blocks_share_their_weights_trains_whole(family_model):
+    encoder = load(str(family_model("ALBERT")))
+    assert (encoder.can_be_cut, encoder.blocks) == (False, 1)
+    assert_embeds_as_the_whole(encoder, 0)
+    with pytest.raises(InputError, match=r"must be 0 for .*, whose blocks are one or share their weights, got 2"):
+        check_frozen_layers(encoder, [0, 2], "space.frozen_layers")
 
 
 def test_a_model_without_a_transformer_is_refused(tiny_model, tmp_path):
@@ -571,7 +563,6 @@ def edited(folder, name, **changes):
     ("name", "changes", "said"),
     [
         ("config_sentence_transformers.json", {"truncate_dim": 8}, r"only the first 8 dimensions .* are used"),
-        ("1_Pooling/config.json", {"include_prompt": False}, r"pooling leaves out .*; set include_prompt to true, or"),
         ("sentence_bert_config.json", {"query_length": 16}, "in a way that is not supported"),
         (
             "sentence_bert_config.json",
@@ -589,7 +580,8 @@ def test_what_cannot_be_followed_is_refused_with_a_way_out(changed_model, name, 
 @pytest.mark.parametrize("names", [("search_query", "search_document"), ("s2p_query",), ("clustering",)])
 def test_prompts_of_which_nobody_says_what_they_belong_to_are_refused(changed_model, names):
     folder = changed_model(prompts=dict.fromkeys(names, "replace the pump "))
-    with pytest.raises(InputError, match=rf"neither query nor passage \({', '.join(names)}\); copy those"):
+    said = rf"neither query nor passage \({', '.join(names)}\); set train\.prompts, to null"
+    with pytest.raises(InputError, match=said):
         load(str(folder))
     assert load(str(changed_model(prompts={"query": "pumps ", "classification": "trucks "}))).prompts.query == "pumps "
 
@@ -618,7 +610,72 @@ def test_different_ways_for_queries_and_passages_are_refused(changed_model):
 
 def test_pooling_that_leaves_prompts_out_is_no_objection_to_a_model_that_has_none(changed_model):
     folder = changed_model(behind=[Pooling(32, include_prompt=False)], prompts={"query": "", "document": ""})
-    assert not load(str(folder)).prompts
+    encoder = load(str(folder))
+    assert not encoder.prompts
+    assert encoder.unpooled == (0, 0)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+def test_pooling_leaves_prompts_out_where_the_model_says_so(changed_model, pooling, depth):
+    prompts = {"query": "hot dirty pump: ", "document": ""}
+    behind = [Pooling(32, pooling, include_prompt=False), Normalize()]
+    encoder = load(str(changed_model(prompts=prompts, behind=behind, layers=3)))
+    assert encoder.unpooled[0] > 3
+    assert encoder.unpooled[1] == 0
+    texts, asks = [*TEXTS, *TEXTS], np.arange(2 * len(TEXTS)) < len(TEXTS)
+    tokens = token_inputs(encoder, texts, 64, asks)
+    inputs = frozen_inputs(encoder, tokens, [depth])[depth]
+    found = embed(upper_for(encoder, inputs), feed(inputs, "cpu"), np.arange(len(texts)))
+    plain = encoder.model
+    expected = np.concatenate([plain.encode_query(TEXTS), plain.encode_document(TEXTS)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    pooled = embed(upper_for(encoder, inputs), feed(replace(inputs, unpooled=None), "cpu"), np.arange(len(texts)))
+    assert np.abs(pooled - expected)[asks].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("asked", "query", "passage"),
+    [
+        (PromptsConfig(), "a query: ", "a passage: "),
+        (PromptsConfig(query="ask "), "ask ", "a passage: "),
+        (PromptsConfig(query="ask ", document=""), "ask ", ""),
+        (None, "", ""),
+    ],
+)
+def test_prompts_are_those_stored_unless_others_or_none_are_asked_for(changed_model, asked, query, passage):
+    stored = {"query": "a query: ", "document": "a passage: ", "other": "something: "}
+    encoder = load(str(changed_model(prompts=stored, default="other")), prompts=asked)
+    assert encoder.prompts == Prompts(query, passage)
+    model, bare = encoder.model, load(str(changed_model())).model
+    np.testing.assert_allclose(model.encode_query(TEXTS), bare.encode([query + text for text in TEXTS]), atol=1e-6)
+    np.testing.assert_allclose(model.encode_document(TEXTS), bare.encode([passage + text for text in TEXTS]), atol=1e-6)
+
+
+def test_prompts_of_no_role_are_left_out_where_others_or_none_are_asked_for(changed_model):
+    folder = str(changed_model(prompts={"clustering": "sort: "}))
+    assert not load(folder, prompts=None).prompts
+    assert load(folder, prompts=PromptsConfig(query="ask ")).prompts == Prompts("ask ", "")
+
+
+def test_a_revision_is_for_the_hub(tiny_model):
+    with pytest.raises(InputError, match=r"is a folder, which has no revision 'main'; leave out train\.revision"):
+        load(str(tiny_model()), revision="main")
+
+
+def test_an_unknown_revision_is_named(monkeypatch):
+    with pytest.raises(InputError, match=r"^no/such: no such folder, and the model hub does not give its revision v9"):
+        load("no/such", revision="v9")
+
+
+def test_code_of_a_model_is_not_run_unless_it_is_allowed_to(changed_model):
+    folder = changed_model()
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig\n\n\nclass OwnConfig(BertConfig):\n    model_type = 'own'\n"
+    )
+    edited(folder, "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
+    with pytest.raises(InputError, match=r"comes with code of its own, .* set train\.trust_remote_code to true"):
+        load(str(folder))
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "fp16"), (torch.bfloat16, "bf16"), (None, "fp32")])

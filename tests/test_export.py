@@ -62,9 +62,11 @@ def test_two_searches_that_start_in_one_second_have_a_folder_each(tmp_path):
 PROMPTS = {"query": "pumps radios trucks ", "document": "replace clean tighten "}
 
 
-def exported(searched, folder, base):
+def exported(searched, folder, base, dtype="base"):
     """The first candidate of a search from a base model, exported; its data, itself and the metadata."""
     prepared, _, (candidate,) = searched(1, base=base)
+    config = prepared.config.model_copy(update={"export_dtype": dtype})
+    prepared = dataclasses.replace(prepared, config=config)
     candidate = dataclasses.replace(candidate, metrics=candidate.metrics | {"step": 3.0})
     given = {"training_log": "", "overwrite": False, "view": View()}
     return prepared, candidate, export(prepared, candidate, {"results": {}}, folder, **given)
@@ -120,9 +122,25 @@ def test_a_model_from_a_base_for_dot_products_gives_its_numbers_by_its_own_simil
         assert found == pytest.approx({name: candidate.metrics[name] for name in found}, abs=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "fp16"), (torch.bfloat16, "bf16"), (None, "fp32")])
-def test_a_base_in_16_bits_is_exported_in_fp32(searched, changed_model, tmp_path, dtype, name):
-    _, _, metadata = exported(searched, tmp_path / "out", changed_model(dtype=dtype, layers=3))
-    assert (metadata["base_stored_in"], metadata["stored_in"]) == (name, "fp32")
-    assert {value.dtype for value in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
-    assert SentenceTransformer(str(tmp_path / "out"), device="cpu").dtype == torch.float32
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "written"),
+    [
+        ("fp16", "base", "fp16"),
+        ("bf16", "base", "bf16"),
+        ("fp32", "base", "fp32"),
+        ("bf16", "fp32", "fp32"),
+        ("fp32", "bf16", "bf16"),
+    ],
+)
+def test_weights_are_exported_in_the_format_of_the_base_or_as_asked(
+    searched, changed_model, tmp_path, base, asked, written
+):
+    folder = changed_model(dtype=DTYPES[base], layers=3)
+    prepared, _, metadata = exported(searched, tmp_path / "out", folder, asked)
+    assert (metadata["base_stored_in"], metadata["stored_in"]) == (base, written)
+    assert {value.dtype for value in load_file(tmp_path / "out" / "model.safetensors").values()} == {DTYPES[written]}
+    assert SentenceTransformer(str(tmp_path / "out"), device="cpu").dtype == DTYPES[written]
+    assert next(prepared.encoder.model.parameters()).dtype == torch.float32

@@ -184,5 +184,5 @@ def test_the_same_search_over_every_depth_is_told_unless_it_covers_them(prepared
     wider = forecast.over_every_depth(dataclasses.replace(found, config=first))
     assert sorted(wider.config.space["frozen_layers"].ends()) == [0, 1]
     assert wider.config.search.time_budget is None
-    uncut = dataclasses.replace(found.encoder, can_be_cut=False)
+    uncut = dataclasses.replace(found.encoder, block_output=None)
     assert forecast.over_every_depth(dataclasses.replace(found, config=first, encoder=uncut)) is None

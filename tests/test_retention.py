@@ -31,7 +31,7 @@ def test_a_retention_set_is_scored_as_the_owner_means_the_base(searched, changed
 
 def test_a_base_model_that_cannot_be_cut_keeps_what_one_that_can_keeps(searched):
     prepared, _, candidates = searched(1, 2)
-    uncut = dataclasses.replace(prepared, encoder=dataclasses.replace(prepared.encoder, can_be_cut=False))
+    uncut = dataclasses.replace(prepared, encoder=dataclasses.replace(prepared.encoder, block_output=None))
     fed = load_retention_set(uncut, RETENTION_SET, [1, 2]).inputs
     assert {depth: (own.are_ids, own.depth) for depth, own in fed.items()} == {1: (True, 1), 2: (True, 2)}
     for each in candidates:

@@ -63,7 +63,7 @@ def given(tiny_model, tiny_pairs_file, tmp_path) -> Callable[[str], Given]:
         config = Config.model_validate({"data": data, "train": train, "refit": "all", "guard": {"retention_set": None}})
         prepared = prepare(config, on_gpu=False)
         if kind == "cannot be cut":
-            uncut = dataclasses.replace(prepared.encoder, can_be_cut=False, plain=False)
+            uncut = dataclasses.replace(prepared.encoder, block_output=None, plain=False)
             prepared = dataclasses.replace(prepared, encoder=uncut)
         inputs = {depth: dataclasses.replace(prepared.tokens, depth=depth) for depth in (1, 2)}
         if prepared.encoder.can_be_cut:

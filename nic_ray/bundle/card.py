@@ -217,6 +217,7 @@ def _training_section(metadata: Metadata) -> str:
         "best step": metadata.get("best", {}).get("step"),
         "precision": metadata.get("precision"),
         "weights of the base model, SHA-256": metadata.get("base_weights_sha256"),
+        "commit of the base model": metadata.get("base_revision"),
         "weights of the base model, stored in": metadata.get("base_stored_in"),
         "weights, stored in": metadata.get("stored_in"),
         "similarity of the base model, as it was scored": metadata.get("base_similarity"),

@@ -20,9 +20,11 @@ from nic_ray import __version__
 from nic_ray.bundle.card import model_card, pictured
 from nic_ray.bundle.names import CARD, LOG, PICTURE
 from nic_ray.bundle.picture import recall_png
+from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
+from nic_ray.model.encoder import Encoder
 from nic_ray.origin import METADATA
 from nic_ray.stored import checked
 
@@ -216,6 +218,22 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
         raise InputError(f"{folder}: not loaded: {'; '.join(faults[:3])}; export the model again")
     log.warning("%s: not loaded: %s; using %s instead", folder, "; ".join(faults[:3]), fallback)
     return base.load(fallback).model
+
+
+def load_base_of(metadata: StoredMetadata) -> Encoder:
+    """Load the base model of a bundle as it was loaded for the training, with the same prompts.
+
+    Raises:
+        InputError: it is not available.
+    """
+    stored = metadata.get("prompts")
+    prompts = base.STORED if stored is None else PromptsConfig(query=stored["query"], document=stored["passage"])
+    return base.load(
+        metadata["base_model"],
+        prompts=prompts,
+        revision=metadata.get("base_revision"),
+        trust_remote_code=bool(metadata.get("config", {}).get("trust_remote_code")),
+    )
 
 
 def library_versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import rows_of_model
@@ -104,6 +105,11 @@ def convert(
     metadata = bundles.read_metadata(folder)
     collection, rows = rows_of_model(metadata, pairs, "validation")
     model = bundles.load(folder)
+    if _prompts_of(model) and any(isinstance(part, Pooling) and not part.include_prompt for part in model):
+        raise InputError(
+            f"{folder}: its pooling leaves the prompts out (include_prompt: false), and a graph does not know where a "
+            "prompt ends; use the folder itself"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         say(f"writing {folder} as an ONNX graph")

@@ -17,7 +17,6 @@ from nic_ray.evidence import Metadata
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import Calibration, as_calibration, chances_of
 from nic_ray.metrics.fusion import RANKS, VECTORS, Fusion, fused
-from nic_ray.model.base import load
 from nic_ray.model.cut import placed
 from nic_ray.model.encoder import plain_model
 
@@ -89,7 +88,7 @@ def retriever(
     passages = read_corpus(corpus)
     hardware.keep_to_usable_cpus()
     metadata = bundles.read_metadata(folder)
-    tuned, base = bundles.load(folder), load(metadata["base_model"])
+    tuned, base = bundles.load(folder), bundles.load_base_of(metadata)
     assert tuned.max_seq_length is not None  # a model without a tokenizer is not loaded
     models = {"tuned": placed(tuned, device), "base": placed(plain_model(base, tuned.max_seq_length), device)}
     say(f"embedding {len(passages)} passages with {folder} and with its base model")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nic_ray.errors import RunError
-from nic_ray.model.cut import Lower, Upper, placed
+from nic_ray.model.cut import UNPOOLED, Lower, Upper, placed
 from nic_ray.model.encoder import Encoder, lower, tokenize, upper
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
@@ -34,6 +34,8 @@ class Inputs:
     depth: int
     """Number of frozen blocks below the cut at which the inputs are used. Hidden states are the output of these blocks;
     token ids run through the blocks again each time they are used."""
+    unpooled: NDArray[np.int64] | None = None
+    """(texts,) number of tokens at the beginning of each text that pooling leaves out; None for none of any."""
 
     @property
     def are_ids(self) -> bool:
@@ -55,6 +57,8 @@ class Feed:
     separately."""
     offsets: Tensor
     """Where `values` is."""
+    unpooled: Tensor | None
+    """Where `values` is."""
     lengths: NDArray[np.int64]
     device: torch.device
 
@@ -63,7 +67,8 @@ def token_inputs(
     encoder: Encoder, texts: Sequence[str], max_tokens: int, is_query: Sequence[bool] | NDArray[np.bool_] | None = None
 ) -> Inputs:
     """Tokenise texts into inputs of depth 0: ids of each text after its prompt, as `encoder.tokenize` gives them."""
-    return Inputs(*tokenize(encoder, texts, max_tokens, is_query), depth=0)
+    unpooled = np.where(is_query, *encoder.unpooled) if any(encoder.unpooled) and is_query is not None else None
+    return Inputs(*tokenize(encoder, texts, max_tokens, is_query), depth=0, unpooled=unpooled)
 
 
 def upper_for(encoder: Encoder, inputs: Inputs) -> Upper:
@@ -86,7 +91,7 @@ def frozen_inputs(
     blocks = [lower(encoder, start, stop) for start, stop in zip([0, *ascending], ascending, strict=False)]
     inputs = {0: tokens}
     for depth, values in zip(ascending, run_chain(blocks, tokens, device=device, bf16=bf16), strict=True):
-        inputs[depth] = Inputs(values, tokens.offsets, depth)
+        inputs[depth] = replace(tokens, values=values, depth=depth)
     return {depth: inputs[depth] for depth in depths}
 
 
@@ -125,7 +130,7 @@ def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool
             values[torch.from_numpy(rows)] = hidden
         assert values is not None
         bits = values.view(torch.uint16) if bf16 else values
-        return Inputs(bits.numpy(), inputs.offsets, blocks.stop)
+        return replace(inputs, values=bits.numpy(), depth=blocks.stop)
 
 
 def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
@@ -141,12 +146,14 @@ def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         values, offsets = torch.from_numpy(inputs.values), torch.from_numpy(inputs.offsets)
+        unpooled = None if inputs.unpooled is None else torch.from_numpy(inputs.unpooled)
     if values.dtype == torch.uint16:
         values = values.view(torch.bfloat16)
     where = torch.device(device)
     if where.type == "cuda" and values.nbytes > _room(where, share):
-        return Feed(values, offsets, inputs.lengths, where)
-    return Feed(values.to(where), offsets.to(where), inputs.lengths, where)
+        return Feed(values, offsets, unpooled, inputs.lengths, where)
+    unpooled = None if unpooled is None else unpooled.to(where)
+    return Feed(values.to(where), offsets.to(where), unpooled, inputs.lengths, where)
 
 
 def _room(device: torch.device, share: float) -> float:
@@ -162,8 +169,8 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
     The padding repeats the last token of each text: its values are finite, and the mask excludes them.
 
     Returns:
-        values, (B, L) token ids or (B, L, W) hidden states, and mask (B, L) int64, 1 for a token. L is the length of
-        the longest text.
+        values, (B, L) token ids or (B, L, W) hidden states, and mask (B, L) int64, 1 for a token, `UNPOOLED` for one
+        that pooling leaves out. L is the length of the longest text.
     """
     here = source.values.device
     index = torch.from_numpy(texts).to(here, non_blocking=True)
@@ -172,7 +179,10 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
     values = source.values[torch.minimum(places, ends[:, None] - 1)]
     if values.dtype == torch.int32:
         values = values.long()
-    return _sent(values, source.device), _sent((places < ends[:, None]).long(), source.device)
+    mask = (places < ends[:, None]).long()
+    if source.unpooled is not None:
+        mask[places < torch.minimum(starts + source.unpooled[index], ends)[:, None]] = UNPOOLED
+    return _sent(values, source.device), _sent(mask, source.device)
 
 
 def _sent(batch: Tensor, device: torch.device) -> Tensor:

@@ -54,13 +54,14 @@ class StoredInputs:
     path: Path
     offsets: NDArray[np.int64]
     depth: int
+    unpooled: NDArray[np.int64] | None
 
 
 def opened(inputs: Inputs | StoredInputs) -> Inputs:
     """Return inputs as arrays; stored ones are memory-mapped rather than read."""
     if isinstance(inputs, Inputs):
         return inputs
-    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth)
+    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth, inputs.unpooled)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def inputs_by_depth(
     cached, in_memory, files = layout.cached, layout.in_memory, layout.files
     here = {depth: path for depth, path in files.items() if _is_sound(path, layout.shape, layout.dtype)}
     _make_room(room, keep=set(files.values()), needed=layout.size * (len(files) - len(here)))
-    inputs |= {depth: StoredInputs(path, tokens.offsets, depth) for depth, path in here.items()}
+    inputs |= {depth: StoredInputs(path, tokens.offsets, depth, tokens.unpooled) for depth, path in here.items()}
     missing = sorted(set(cached) - here.keys())
     if missing:
         what = f"computing the output of the frozen blocks at depth {', '.join(map(str, missing))}"
@@ -208,9 +209,9 @@ def _compute(
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
     return {
-        depth: StoredInputs(files[depth], tokens.offsets, depth)
+        depth: StoredInputs(files[depth], tokens.offsets, depth, tokens.unpooled)
         if depth in files
-        else Inputs(values[depth], tokens.offsets, depth)
+        else replace(tokens, values=values[depth], depth=depth)
         for depth in missing
     }
 
@@ -240,7 +241,9 @@ def _shards(inputs: Inputs) -> list[tuple[int, int]]:
 
 def _part(inputs: Inputs, start: int, stop: int) -> Inputs:
     offsets = inputs.offsets[start : stop + 1]
-    return replace(inputs, values=inputs.values[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
+    unpooled = None if inputs.unpooled is None else inputs.unpooled[start:stop]
+    values = inputs.values[offsets[0] : offsets[-1]]
+    return replace(inputs, values=values, offsets=offsets - offsets[0], unpooled=unpooled)
 
 
 def _file(folder: Path, encoder: Encoder, tokens: Inputs, depth: int, dtype: np.dtype[Any]) -> Path:
@@ -297,4 +300,6 @@ def _remove(path: Path) -> None:
 
 
 def _read(inputs: Inputs | StoredInputs) -> Inputs:
-    return inputs if isinstance(inputs, Inputs) else Inputs(np.load(inputs.path), inputs.offsets, inputs.depth)
+    if isinstance(inputs, Inputs):
+        return inputs
+    return Inputs(np.load(inputs.path), inputs.offsets, inputs.depth, inputs.unpooled)

@@ -1,9 +1,12 @@
 """A transformer cut at a block: the frozen part below, the trained part above, and how each part is run."""
 
 import copy
+import functools
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
+
+UNPOOLED = 2
+"""What stands in a mask for a token that others attend to but that pooling leaves out."""
 
 
 class Upper(nn.Module):
@@ -52,7 +58,7 @@ class Upper(nn.Module):
 
         Args:
             values: (B, L) token ids or (B, L, W) hidden states, the inputs at the cut.
-            mask: (B, L) int, 1 for a token and 0 for padding.
+            mask: (B, L) int, 1 for a token, 0 for padding, and `UNPOOLED` for a token that is left out of the pooling.
 
         Returns:
             (B, D) embeddings, fp32.
@@ -62,7 +68,7 @@ class Upper(nn.Module):
                 values = self.lower(values, mask)
         features: dict[str, Any] = {
             "token_embeddings": run(self.transformer, values, mask, ids=self._starts_at_ids),
-            "attention_mask": mask,
+            "attention_mask": (mask == 1).to(mask.dtype),
         }
         for module in self.tail:
             features = module(features)
@@ -113,11 +119,113 @@ class Lower(nn.Module):
         return run(self.transformer, values, mask, ids=self._starts_at_ids)
 
 
-class _Given(nn.Module):
-    """A replacement for the embedding table that returns the hidden states it is given."""
+@dataclass(frozen=True)
+class BlockOutput:
+    """What the blocks of a transformer return."""
 
-    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Tensor:
-        return inputs_embeds
+    items: int
+    """Length of the tuple whose first item is the hidden states; 0 if a block returns the hidden states alone."""
+    shares: bool
+    """Whether the first block's tuple holds further tensors, which the other blocks are given (T5's position bias)."""
+
+
+class Segment(nn.Module):
+    """Blocks [start, stop) of a transformer, run by the model's own forward method, with shared weights.
+
+    The blocks below are replaced by modules that hand on the hidden states, and the one above by a module that ends the
+    forward pass. Masks, rotary positions, the kinds of attention of the blocks and a final normalisation thus stay as
+    the model computes them, whatever its family.
+
+    Args:
+        output: from `output_of`.
+    """
+
+    def __init__(self, transformer: nn.Module, start: int, stop: int, output: BlockOutput) -> None:
+        super().__init__()
+        blocks = blocks_of(transformer)
+        assert blocks is not None
+        self._given = _Given()
+        below, above = list(blocks)[:start], list(blocks)[stop : stop + 1]
+        passing = [_Passing(block, output, self._given) for block in below]
+        if below and output.shares:
+            passing[0].shared_by = below[0]
+        run = nn.ModuleList([*passing, *list(blocks)[start:stop], *map(_End, above)])
+        replaced: dict[nn.Module, nn.Module | None] = {blocks: run}
+        table = transformer.get_input_embeddings()  # type: ignore[operator]
+        if start > 0:  # large, and not needed
+            replaced[table] = _Replacement(table)
+        self._width, self._starts_at_ids = int(table.embedding_dim), start == 0
+        self.model = _with_replaced(transformer, _names(transformer, replaced | _unused(transformer)))
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Run a padded batch: (B, L) ids or (B, L, W) hidden states, mask (B, L) -> (B, L, W) hidden states."""
+        if self._starts_at_ids:
+            inputs = {"input_ids": values}
+        else:
+            # a family computes its masks and positions from embeddings; these go no further than the first block
+            inputs = {"inputs_embeds": values.new_zeros(*values.shape[:2], self._width)}
+            self._given.hidden = values
+        try:
+            return _hidden_states(self.model, inputs, mask)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            self._given.hidden, self._given.shared = None, ()
+
+
+@dataclass
+class _Given:
+    """What the modules that replace blocks return, while a batch runs."""
+
+    hidden: Tensor | None = None
+    shared: tuple[Any, ...] = ()
+
+
+class _Replacement(nn.Module):
+    """A module without parameters that keeps a replaced module's attributes.
+
+    Models look them up: the kind of a block's attention, the width of an embedding table.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        vars(self).update(
+            {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+        )
+
+
+class _Passing(_Replacement):
+    """A replacement for a block that returns the given hidden states, as the block would return its own."""
+
+    shared_by: nn.Module | None
+    """The block, where it has to run for the other tensors that it returns."""
+
+    def __init__(self, block: nn.Module, output: BlockOutput, given: _Given) -> None:
+        super().__init__(block)
+        self._items, self._given, self.shared_by = output.items, given, None
+
+    def forward(self, _: Tensor, *positional: Any, **named: Any) -> Any:
+        hidden = self._given.hidden
+        if self.shared_by is not None:
+            with torch.no_grad():
+                _, *shared = self.shared_by(hidden, *positional, **named)
+            self._given.shared = tuple(shared)
+        if self._items == 0:
+            return hidden
+        return (hidden, *(self._given.shared or (None,) * (self._items - 1)))
+
+
+class _End(_Replacement):
+    """A replacement for a block that ends the forward pass with the hidden states it is given."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> None:
+        raise _Reached(hidden)
+
+
+class _Reached(Exception):
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
 
 
 def sharing_weights(module: Module) -> Module:
@@ -135,13 +243,19 @@ def placed(module: Module, device: str) -> Module:
 
 
 def set_dropout(module: nn.Module, *, attention: float, hidden: float) -> None:
-    """Set the dropout rates of attention weights and of hidden units, in place."""
+    """Set the dropout rates of attention weights and of hidden units, in place.
+
+    Most families have a dropout module for the attention weights; others keep the rate as a number.
+    """
     for parent in module.modules():
         projects_queries = any(name.startswith("q") for name, _ in parent.named_children())
         share = attention if projects_queries else hidden
         for child in parent.children():
             if isinstance(child, nn.Dropout):
                 child.p = share
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(parent, name, None), float | int):
+                setattr(parent, name, attention)
 
 
 def tail_of(model: "SentenceTransformer") -> list[nn.Module]:
@@ -149,7 +263,7 @@ def tail_of(model: "SentenceTransformer") -> list[nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     def light(module: nn.Module) -> nn.Module:
-        if type(module) is Pooling and module.pooling_mode == "mean" and module.include_prompt:
+        if type(module) is Pooling and module.pooling_mode == "mean":
             return MeanPooling()
         return UnitLength() if type(module) is Normalize else module
 
@@ -157,27 +271,62 @@ def tail_of(model: "SentenceTransformer") -> list[nn.Module]:
 
 
 def blocks_of(transformer: nn.Module) -> nn.ModuleList | None:
-    """Return a transformer's blocks, its first list of as many modules as its config counts; None if it has none."""
-    count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
-    lists = (module for module in transformer.modules() if isinstance(module, nn.ModuleList))
-    return next((blocks for blocks in lists if len(blocks) == count), None)
+    """Return a transformer's blocks, its first list of as many modules as its config counts; None if it has none.
+
+    Of a family whose blocks share their weights (ALBERT), it is the list of the distinct ones.
+    """
+    config = getattr(transformer, "config", None)
+    lists = [module for module in transformer.modules() if isinstance(module, nn.ModuleList)]
+    counts = (getattr(config, name, None) for name in ("num_hidden_layers", "num_hidden_groups"))
+    return next((blocks for count in counts for blocks in lists if len(blocks) == count), None)
 
 
-def segment(transformer: nn.Module, start: int, stop: int) -> nn.Module:
-    """Return a model that applies the original forward method to blocks [start, stop), sharing the weights."""
-    shell = _shell(transformer)
-    shell.encoder = _shell(transformer.encoder)  # type: ignore[arg-type]
-    shell.encoder.layer = nn.ModuleList(list(transformer.encoder.layer)[start:stop])  # type: ignore[union-attr, arg-type]
-    if start > 0:
-        shell.embeddings = _Given()
-    if getattr(shell, "pooler", None) is not None:
-        shell.pooler = None  # type: ignore[assignment]  # unused, and costs a matrix product per text
-    return shell
+def output_of(transformer: nn.Module, ids: Tensor, mask: Tensor) -> BlockOutput | None:
+    """Find out what a transformer's blocks return, by running a padded batch; None if that is no tensor or tuple."""
+    blocks = blocks_of(transformer)
+    assert blocks is not None
+    returned: list[Any] = []
+    hook = blocks[0].register_forward_hook(lambda _module, _inputs, output: returned.append(output))
+    try:
+        with torch.no_grad():
+            run(transformer, ids, mask, ids=True)
+    finally:
+        hook.remove()
+    output = returned[0] if returned else None
+    if isinstance(output, Tensor):
+        return BlockOutput(0, shares=False)
+    if not isinstance(output, tuple) or not output:
+        return None
+    return BlockOutput(len(output), shares=any(isinstance(item, Tensor) for item in output[1:]))
 
 
-def _shell(module: nn.Module) -> nn.Module:
+def without_pooler(transformer: nn.Module) -> nn.Module:
+    """Return a transformer, with shared weights, that does not run a pooler whose output nothing uses."""
+    return _with_replaced(transformer, _names(transformer, _unused(transformer)))
+
+
+def _unused(transformer: nn.Module) -> dict[nn.Module, None]:
+    # a pooler costs a matrix product per text
+    pooler = getattr(transformer, "pooler", None)
+    return {} if pooler is None else {pooler: None}
+
+
+def _names(
+    transformer: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]
+) -> dict[tuple[str, ...], nn.Module | None]:
+    """Return the replacements by the names of all places where a replaced module is used, as paths."""
+    places = transformer.named_modules(remove_duplicate=False)
+    return {tuple(name.split(".")): replaced[module] for name, module in places if module in replaced}
+
+
+def _with_replaced(module: nn.Module, replaced: Mapping[tuple[str, ...], nn.Module | None]) -> nn.Module:
+    """Return a module that shares all parts with another one, except for some that are replaced."""
     shell = copy.copy(module)
     shell._modules = dict(module._modules)
+    for name in {path[0] for path in replaced}:
+        within = {path[1:]: new for path, new in replaced.items() if path[0] == name}
+        child = module._modules[name]
+        shell._modules[name] = within[()] if () in within else _with_replaced(child, within)  # type: ignore[arg-type]
     return shell
 
 
@@ -192,12 +341,22 @@ def plain_blocks(transformer: nn.Module, start: int) -> Blocks:
 
 
 def run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
-    """Run a transformer, or a segment of one, on token ids or hidden states; return hidden states (B, L, W)."""
-    if isinstance(transformer, Blocks):
+    """Run a transformer, or a part of one, on token ids or hidden states; return hidden states (B, L, W)."""
+    if isinstance(transformer, Blocks | Segment):
         return transformer(values, mask)  # type: ignore[no-any-return]
-    argument = {"input_ids" if ids else "inputs_embeds": values}
-    with _best_attention(transformer, values.device.type):
-        return transformer(**argument, attention_mask=mask)[0]  # type: ignore[no-any-return]
+    return _hidden_states(transformer, {"input_ids" if ids else "inputs_embeds": values}, mask)
+
+
+def _hidden_states(transformer: nn.Module, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
+    # a decoder would otherwise keep the keys and values of every text
+    cache = {"use_cache": False} if _has_cache(type(transformer)) else {}  # type: ignore[arg-type]
+    with _best_attention(transformer, mask.device.type):
+        return transformer(**inputs, attention_mask=mask.clamp(max=1), **cache)[0]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _has_cache(kind: type[nn.Module]) -> bool:
+    return "use_cache" in inspect.signature(kind.forward).parameters
 
 
 @contextmanager

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from nic_ray.errors import InputError
 from nic_ray.metrics.ranking import Similarity
-from nic_ray.model.cut import Lower, Upper, blocks_of, placed, plain_blocks, segment, sharing_weights, tail_of
+from nic_ray.model.cut import (
+    BlockOutput,
+    Lower,
+    Segment,
+    Upper,
+    blocks_of,
+    placed,
+    plain_blocks,
+    sharing_weights,
+    tail_of,
+    without_pooler,
+)
 from nic_ray.tokens import Prompts
 
 if TYPE_CHECKING:
@@ -35,18 +46,29 @@ class Encoder:
     prompts: Prompts
     """The texts that the model's author wants prepended to a query and to a passage; `model` has them under "query"
     and "document", the first names that Sentence Transformers looks for."""
+    unpooled: tuple[int, int]
+    """Number of tokens at the beginning of a query and of a passage, those of the prompt, that pooling leaves out."""
     similarity: Similarity
     """The similarity that the model's author designed the embeddings for."""
+    revision: str | None
+    """Commit of the hub that the model was loaded from; None for a folder."""
     weights_sha256: str
     """Hash of all weights in fp32, in the order of the state dict: the same for any file format."""
     blocks: int
     """Number of transformer blocks."""
-    can_be_cut: bool
-    """Whether the blocks can be run separately. If not, nothing can be computed in advance: all blocks run in every
-    step."""
+    block_output: BlockOutput | None
+    """What a block returns; None if the model cannot be cut at a block."""
     plain: bool
     """Whether `blocks.Blocks` give the same results as the model's blocks; the part above a cut is then built of them,
     unless no layer is frozen."""
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether the blocks can be run separately.
+
+        If not, nothing can be computed in advance: all blocks run in every step.
+        """
+        return self.block_output is not None
 
     @property
     def transformer(self) -> nn.Module:
@@ -64,6 +86,11 @@ def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> 
         InputError: a value is not in 0 .. blocks - 1.
     """
     wrong = sorted({value for value in values if not 0 <= value < encoder.blocks})
+    if wrong and encoder.blocks == 1:
+        raise InputError(
+            f"{where}: must be 0 for {encoder.name}, whose blocks are one or share their weights, got "
+            f"{', '.join(map(str, wrong))}"
+        )
     if wrong:
         raise InputError(
             f"{where}: must be 0 to {encoder.blocks - 1} for {encoder.name}, which has {encoder.blocks} blocks, "
@@ -110,9 +137,9 @@ def lower(encoder: Encoder, start: int, stop: int) -> Lower:
     Raises:
         ValueError: the model cannot be cut.
     """
-    if not encoder.can_be_cut:
+    if encoder.block_output is None:
         raise ValueError(f"{encoder.name} cannot be cut")
-    return Lower(sharing_weights(segment(encoder.transformer, start, stop)), start, stop)
+    return Lower(sharing_weights(Segment(encoder.transformer, start, stop, encoder.block_output)), start, stop)
 
 
 def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Upper:
@@ -231,19 +258,23 @@ def _cut(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> _Cu
     blocks = blocks_of(transformer)
     assert blocks is not None
     if frozen_layers == 0:
-        top = segment(transformer, 0, encoder.blocks) if encoder.can_be_cut else transformer
+        top = without_pooler(transformer)
         return _Cut(Upper(top, tail, starts_at_ids=True), [top])
     above = list(blocks[frozen_layers:])
-    if not encoder.can_be_cut:
-        trained = {module for block in above for module in block.modules()}
-        frozen = [module for module in transformer.modules() if module not in trained]
-        return _Cut(Upper(transformer, tail, starts_at_ids=True, frozen=frozen), above)
+    if encoder.block_output is None:
+        return _Cut(Upper(transformer, tail, starts_at_ids=True, frozen=_others(transformer, above)), above)
     below = lower(encoder, 0, frozen_layers) if from_ids else None
     if encoder.plain:
         plain = plain_blocks(transformer, frozen_layers)
         return _Cut(Upper(plain, tail, starts_at_ids=False, lower=below), [plain])
-    top = segment(transformer, frozen_layers, encoder.blocks)
-    return _Cut(Upper(top, tail, starts_at_ids=False, lower=below), above)
+    part = Segment(transformer, frozen_layers, encoder.blocks, encoder.block_output)
+    return _Cut(Upper(part, tail, starts_at_ids=False, lower=below, frozen=_others(part, above)), above)
+
+
+def _others(module: nn.Module, above: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the modules inside a module that are no part of those that train."""
+    trained = {part for block in above for part in block.modules()}
+    return [part for part in module.modules() if part not in trained]
 
 
 def _refuse_other_cut(names: Collection[str], weights: Mapping[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ from nic_ray.report.elements import (
     table,
 )
 from nic_ray.results import CROSS_FIT
-from nic_ray.tokens import count_tokens
+from nic_ray.tokens import chosen_prompts, count_tokens, stored_prompts
 from nic_ray.words import count_words
 
 WORST = 10
@@ -252,7 +252,9 @@ def data(run: FinishedRun) -> Html:
         return
     rows = read_pairs(file, data["domains"])
     train = run.config.train
-    findings = lint_pairs(rows, *count_tokens(train.base_model, texts_of(rows), train.max_tokens))
+    prompts = chosen_prompts(stored_prompts(train.base_model), train.prompts)
+    tokens, limit = count_tokens(train.base_model, texts_of(rows, prompts), train.max_tokens)
+    findings = lint_pairs(rows, tokens, limit, prompts)
     if not findings:
         yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
         return

@@ -18,7 +18,7 @@ from nic_ray import hardware
 from nic_ray.config import Config, SearchConfig, TrainConfig
 from nic_ray.dataset.pairs import find_problems, index_pairs, read_pairs, relevant_passages
 from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
-from nic_ray.model.base import load
+from nic_ray.model.base import load_base
 from nic_ray.model.cache import budget, layout_of
 from nic_ray.model.encoder import Encoder, base_weights
 from nic_ray.model.evaluation import embed, texts_to_score
@@ -334,7 +334,7 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     # read and checked before; old domains may have few passages in the new file
     files = (*config.data.replay, config.data.pairs)
     pairs = [pair for path in files for pair in find_problems(path)[0]]
-    encoder = load(config.train.base_model)
+    encoder = load_base(config.train)
     ready = time.time() - started
     # rows in the order of their passages, as many as the larger batch has
     rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]

@@ -1,6 +1,7 @@
 """Export of a search's winner, with its metrics checked on the exported folder itself."""
 
 import collections
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from nic_ray.bundle import files
@@ -19,14 +21,17 @@ from nic_ray.model.activations import feed
 from nic_ray.model.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.selection.candidates import Candidate
-from nic_ray.training.prepared import Prepared, describe_data
+from nic_ray.training.prepared import Prepared, describe_data, export_dtype
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
 """Largest difference allowed, in addition to one near tie, between a macro metric of the exported folder and that of
-the training, by the precision of the training; the folder is evaluated in fp32."""
+the training, by the precision of the training, or bf16 if the weights are exported in 16 bits; the folder is
+evaluated in the format it is stored in."""
 
 MIN_COSINE = 0.999
 """Lowest cosine allowed between a text's embedding by the exported folder and by the model written to it, in fp32."""
+MIN_COSINE_IN_16_BITS = 0.99
+"""The same for a folder whose weights are stored in 16 bits, and which computes in them."""
 SAMPLED = 16
 """Number of queries, and of passages, whose embeddings are compared."""
 
@@ -89,9 +94,10 @@ def export(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_model": prepared.encoder.name,
         "base_weights_sha256": prepared.encoder.weights_sha256,
+        "base_revision": prepared.encoder.revision,
         "base_stored_in": prepared.encoder.stored_in,
         "base_similarity": prepared.encoder.similarity,
-        "stored_in": "fp32",
+        "stored_in": export_dtype(prepared),
         "prompts": asdict(prepared.encoder.prompts),
         "trial": winner.name,
         "averaged": [member.name for member in winner.members],
@@ -109,19 +115,20 @@ def export(
     def check(written: Path) -> None:
         rows = prepared.rows("validation").tolist()
         texts = len(texts_to_score(prepared.collection, rows))
-        model = _as_anyone_loads(written)
+        model = _as_anyone_loads(written, trust_remote_code=prepared.config.train.trust_remote_code)
         _refuse_other_embeddings(prepared, tuned, model)
         if not winner.measured:
             return
         with view.work("reading the exported model again, to find its numbers", texts) as done:
             scores = plain_scores(model, prepared.collection, rows, done=done)
         again = flat_metrics(scores, [prepared.collection.domains[row] for row in rows])
-        refuse_other_numbers(winner.metrics, again, AGREEMENT[metadata["precision"]] + _one_query(prepared))
+        precision = metadata["precision"] if metadata["stored_in"] == "fp32" else "bf16"
+        refuse_other_numbers(winner.metrics, again, AGREEMENT[precision] + _one_query(prepared))
 
     files.write_bundle(
         folder,
         # whoever loads the folder then truncates texts at the same length as the training did
-        encoders.for_cosine(tuned, winner.config.max_tokens),
+        _stored_as(encoders.for_cosine(tuned, winner.config.max_tokens), export_dtype(prepared)),
         metadata,
         training_log=training_log,
         overwrite=overwrite,
@@ -130,9 +137,16 @@ def export(
     return metadata
 
 
-def _as_anyone_loads(folder: Path) -> SentenceTransformer:
+def _stored_as(model: SentenceTransformer, dtype: str) -> SentenceTransformer:
+    """Return a model with its weights in another number format; itself for fp32, which it has."""
+    if dtype == "fp32":
+        return model
+    return copy.deepcopy(model).to({"bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
+
+
+def _as_anyone_loads(folder: Path, *, trust_remote_code: bool) -> SentenceTransformer:
     """Load the model of a folder with Sentence Transformers alone, as the runbook tells its readers to do."""
-    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code)
 
 
 def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model: SentenceTransformer) -> None:
@@ -151,10 +165,11 @@ def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model:
         plain = encode([collection.texts[number] for number in numbers.tolist()], show_progress_bar=False)
         norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(plain, axis=1)
         lowest = float(((embeddings * plain).sum(axis=1) / norms).min())
-        if not lowest >= MIN_COSINE:
+        least = MIN_COSINE if export_dtype(prepared) == "fp32" else MIN_COSINE_IN_16_BITS
+        if not lowest >= least:
             raise RunError(
                 f"the exported folder does not embed as the winner does: a text's two embeddings have a cosine of "
-                f"{lowest:.4f}, want {MIN_COSINE} at least; it was not kept"
+                f"{lowest:.4f}, want {least} at least; it was not kept"
             )
 
 

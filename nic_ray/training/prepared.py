@@ -20,7 +20,7 @@ from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_w
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
-from nic_ray.model.base import load
+from nic_ray.model.base import load_base
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
@@ -75,7 +75,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     collection, parts, replay = divided(config.data, config.train.base_model)
-    encoder = load(config.train.base_model)
+    encoder = load_base(config.train)
     check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
@@ -98,6 +98,12 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         measuring=tuple(texts[::2]) if measures else (),
         replay=replay,
     )
+
+
+def export_dtype(prepared: Prepared) -> str:
+    """Return the number format that the weights of a run's model are exported in: "fp32", "bf16" or "fp16"."""
+    asked = prepared.config.export_dtype
+    return prepared.encoder.stored_in if asked == "base" else asked
 
 
 def holds_general_texts(config: Config) -> bool:
@@ -266,17 +272,20 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         yield from describe_replay(prepared.replay, prepared.parts)
     encoder = prepared.encoder
     if encoder.prompts:
+        asked = prepared.config.train.prompts
+        given = asked is not None and (asked.query, asked.document) != (None, None)
         yield (
-            f"{encoder.name} has prompts of its own, which are used: {encoder.prompts.query!r} before a query, "
-            f"{encoder.prompts.passage!r} before a passage"
+            f"{encoder.name} is used with {'prompts as configured' if given else 'the prompts stored with it'}: "
+            f"{encoder.prompts.query!r} before a query, {encoder.prompts.passage!r} before a passage"
+            f"{', both left out of the pooling' if any(encoder.unpooled) else ''}"
         )
     if encoder.similarity != "cosine":
         yield (
             f"{encoder.name} is meant for similarity {encoder.similarity} and scored by it; what is tuned is trained, "
             "scored and exported for cosine, with embeddings of length 1, which rank alike by dot product and distance"
         )
-    if encoder.stored_in != "fp32":
-        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained and exported in fp32"
+    if (exported := export_dtype(prepared)) != "fp32" or encoder.stored_in != "fp32":
+        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained in fp32, and exported in {exported}"
     if not encoder.can_be_cut:
         yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
 
