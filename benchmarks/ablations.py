@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nic_ray import hardware
-from nic_ray.config import Config, TrainConfig
+from nic_ray.config import Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs, relevant_passages
 from nic_ray.metrics.intervals import paired_intervals
 from nic_ray.metrics.ranking import by_domain
@@ -33,6 +33,7 @@ from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.interpolation import interpolation_path
 from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
 from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss

@@ -65,7 +65,7 @@ try:
     from torch.profiler import ProfilerActivity, profile
 
     from nic_ray import hardware
-    from nic_ray.config import Config, TrainConfig
+    from nic_ray.config import Config
     from nic_ray.dataset.pairs import index_pairs, read_pairs
     from nic_ray.errors import InputError
     from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
@@ -77,6 +77,7 @@ try:
     from nic_ray.selection.refit import refit
     from nic_ray.selection.retention import load_retention_set
     from nic_ray.selection.selection import Contestants, judge
+    from nic_ray.train_config import TrainConfig
     from nic_ray.training import loop
     from nic_ray.training.prepared import Prepared, prepare
 except ImportError as error:

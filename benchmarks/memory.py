@@ -17,10 +17,10 @@ import numpy as np
 from processes import own_gib, result_of, watching
 
 from nic_ray import hardware
-from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.base import load
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 
 QUERY_TOKENS, PASSAGE_TOKENS = 16, 256

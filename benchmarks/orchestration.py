@@ -43,6 +43,7 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import upper
 from nic_ray.search import ray_hooks, worker
 from nic_ray.training import loop
+from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD
 
 SPACE = {
     "learning_rate": {"log_uniform": [1e-5, 1e-3]},
@@ -122,6 +123,8 @@ def in_processes(trials: int) -> dict[str, float]:
             collection=ray.put(collection),
             inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},
             uppers={depth: ray.put(upper(encoder, depth))},
+            general=ray.put(NOTHING_HELD),
+            others=ray.put(NO_OTHERS),
             workers=1,
             gpus_per_worker=0.0,
             concurrent=2,

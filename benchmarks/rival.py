@@ -27,11 +27,12 @@ from timing import in_turn, spread
 from transformers import PrinterCallback, TrainerCallback
 
 from nic_ray import hardware
-from nic_ray.config import DataConfig, TrainConfig
+from nic_ray.config import DataConfig
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.model.base import load
 from nic_ray.model.cut import set_dropout
 from nic_ray.model.encoder import Encoder
+from nic_ray.train_config import TrainConfig
 from nic_ray.training.prepared import divide
 
 ATTENTIONS = ("sdpa", "eager")

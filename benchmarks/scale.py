@@ -22,7 +22,6 @@ import numpy as np
 from processes import own_gib, result_of, watching
 
 from nic_ray import hardware
-from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
 from nic_ray.dataset.split import split_rows
 from nic_ray.model.activations import feed, token_inputs, upper_for
@@ -30,6 +29,7 @@ from nic_ray.model.base import load
 from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
 from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch
 

@@ -235,8 +235,8 @@ def their_search(arguments: argparse.Namespace, noted: Callable[[float], None] =
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import SchedulerType
 
-    from nic_ray.config import TrainConfig
     from nic_ray.model.evaluation import Asked, score, texts_to_score
+    from nic_ray.train_config import TrainConfig
 
     form = rival.AS_IT_COMES
     if arguments.side == "theirs-tuned":

@@ -24,9 +24,9 @@ from processes import cpu_seconds
 from timing import in_turn, ratios, spread
 
 from nic_ray import hardware
-from nic_ray.config import TrainConfig
 from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
 

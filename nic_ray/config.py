@@ -20,31 +20,13 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.table import PRIMARY, objectives
 from nic_ray.protocol import Protocol
 from nic_ray.space import Dimension, Value
+from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
 
 if TYPE_CHECKING:
     Objective: TypeAlias = str
 else:  # the objectives in the table of metrics
     Objective = Literal[objectives()]
-Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
-
-SAME_FOR_ALL_TRIALS = (
-    "base_model",
-    "revision",
-    "trust_remote_code",
-    "prompts",
-    "max_tokens",
-    "precision",
-    "device",
-    "epochs",
-    "evaluations_per_epoch",
-    "anchor_texts",
-    "seed",
-)
-
-
-CHANGEABLE_ON_RESUME = ("device", "precision", "micro_batch_tokens")
-"""Settings under `train` that affect how a model is trained but not what it learns; a resumed run may change them."""
 
 
 class DataConfig(Section):
@@ -88,85 +70,6 @@ class DataConfig(Section):
             raise ValueError(
                 "validation_share + test_share must be < 1, got "
                 f"{self.validation_share} + {self.test_share}: nothing is left to train on"
-            )
-        return self
-
-
-class PromptsConfig(Section):
-    """The texts that are prepended to queries and to passages."""
-
-    query: str | None = Field(None, description="text before a query; null: the one that is stored with the model")
-    document: str | None = Field(None, description="text before a passage; null: the one that is stored with the model")
-
-
-class TrainConfig(Section):
-    """A complete training configuration. Each trial has one."""
-
-    base_model: str = Field(
-        "all-MiniLM-L6-v2",
-        min_length=1,
-        description="all-MiniLM-L6-v2 is the packaged copy; an existing path is a folder; anything else a hub id",
-    )
-    revision: str | None = Field(
-        None,
-        min_length=1,
-        description="commit, tag or branch of a hub id; null: its main branch. The commit is recorded",
-    )
-    trust_remote_code: bool = Field(False, description="whether code that comes with the base model may be run")
-    prompts: PromptsConfig | None = Field(
-        PromptsConfig(),
-        description="texts before queries and before passages, `{query: ..., document: ...}`; those that are stored "
-        "with the base model, unless they are given here; null: none",
-    )
-    frozen_layers: int = Field(
-        4,
-        ge=0,
-        description="transformer blocks that do not train, from the bottom; 1 or more freezes the embeddings",
-    )
-    epochs: int = Field(3, ge=1, description="passes over the training rows")
-    batch_size: int = Field(32, ge=2, description="pairs in the global batch, over all workers")
-    queries_per_passage: int = Field(
-        1, ge=1, description="rows of one passage that share a batch; 1 draws rows at random"
-    )
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak step size of AdamW")
-    scale: float = Field(20.0, gt=0, le=1000, description="1 / temperature: factor of the cosine in the loss")
-    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled decay of weight matrices, per unit lr")
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises")
-    schedule: Schedule = Field("cosine_restarts", description="how the learning rate falls after warm-up")
-    hard_negatives: int = Field(1, ge=0, description="largest number of a row's negatives that join its batch")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of attention weights dropped in training")
-    hidden_dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden units dropped in training")
-    anchor: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="weight, beside the loss, of 1 - cosine between the embeddings of general texts and the base "
-        "model's, so that less is forgotten; 0: they are not held",
-    )
-    anchor_texts: int = Field(32, ge=1, description="general texts that are held in each batch, if anchor is above 0")
-    max_tokens: int = Field(256, ge=8, description="tokens a text is cut off at (the model's own limit if lower)")
-    evaluations_per_epoch: int = Field(1, ge=1, description="times per epoch that the validation rows are scored")
-    patience: int | None = Field(
-        None, ge=1, description="evaluations without improvement after which training stops; null: never"
-    )
-    micro_batch_tokens: int = Field(
-        32768,
-        ge=256,
-        description="tokens whose activations are held at once; a larger batch is gradient-cached",
-    )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto",
-        description="number format of the matrix products; auto: bf16 where the processor computes in it",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
-    seed: int = Field(42, ge=0, lt=2**31, description="seed of batches and dropout")
-
-    @model_validator(mode="after")
-    def _passages_fill_the_batch(self) -> Self:
-        if self.batch_size < 2 * self.queries_per_passage:
-            raise ValueError(
-                f"batch_size must hold 2 passages or more, 2 x queries_per_passage, got batch_size {self.batch_size} "
-                f"with queries_per_passage {self.queries_per_passage}"
             )
         return self
 
@@ -392,6 +295,12 @@ class Config(Section):
             default = getattr(self.train, name)
             if not dimension.contains(default):
                 yield f"space.{name}: must hold train.{name}, the first trial's value {shown_value(default)}"
+            method = METHOD_OF.get(name, self.train.method)
+            if "method" not in self.space and method != self.train.method:
+                yield (
+                    f"space.{name}: must go with train.method, which is {self.train.method}, and counts with {method} "
+                    "only; leave it out, or search method as well"
+                )
         for number, start in enumerate(self.search.starts):
             yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
         yield from self._repeated_starts()

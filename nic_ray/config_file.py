@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nic_ray.config import CHANGEABLE_ON_RESUME, Config
+from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.packaged import packaged
 from nic_ray.space import Dimension
+from nic_ray.train_config import CHANGEABLE_ON_RESUME
 from nic_ray.validation import setting_faults, shown_value
 
 

@@ -26,6 +26,9 @@ With the default of 700, collection takes a fifth of the time of the imports and
 computes with consists of few, large objects."""
 
 
+MACRO_COLUMNS = tuple(f"{metric.replace('_', ' ')} macro" for metric in METRICS)
+"""Headings of the cells of `table.macro_cells`."""
+
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Errors of the path itself: too long, access denied, or a loop of links."""
 
@@ -123,9 +126,8 @@ def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":
     Args:
         rankings: the name of a ranking -> flat metrics.
     """
-    columns = ["ranked by", *(f"{metric.replace('_', ' ')} macro" for metric in METRICS)]
     return table(
-        columns,
+        ["ranked by", *MACRO_COLUMNS],
         [[name, *macro_cells(flat)] for name, flat in rankings.items()],
     )
 

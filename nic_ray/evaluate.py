@@ -24,6 +24,16 @@ def main(
             "in the run's folder), or name of the qrels of FOLDER (default test)",
         ),
     ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(help="numbers of leading dimensions, such as 256,128, at which embeddings are cut off as well"),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="formats that embeddings are kept in as well, int8,binary, as Sentence Transformers makes them"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
@@ -41,21 +51,28 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base, describe_rows, part_named
+    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base, describe_rows
+    from nic_ray.bundle.compressed import compressed_results, parse_dimensions, parse_precisions
+    from nic_ray.bundle.rows import part_named
     from nic_ray.domains import MAX_SHOWN
     from nic_ray.hardware import pick_device
+    from nic_ray.metrics.table import macro_cells
     from nic_ray.packaged import packaged
     from nic_ray.progress import view
 
     pairs = packaged(pairs)
     place = pick_device(device, "--device")
+    sizes, formats = parse_dimensions(dimensions), parse_precisions(precision)
+    smaller = []
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
         if pairs.is_dir():
             comparison = compare_on_folder(model, pairs, split or "test", view=progress, device=place)
         else:
             comparison = compare_with_base(model, pairs, part_named(split), view=progress, device=place)
+        if sizes or len(formats) > 1:
+            smaller = compressed_results(model, pairs, comparison.split, sizes, formats, view=progress, device=place)
     if as_json:
-        print(json.dumps(asdict(comparison)))
+        print(json.dumps(asdict(comparison) | ({"smaller": list(map(asdict, smaller))} if smaller else {})))
         return
     print(f"{model}: {describe_rows(comparison)}")
     for line in comparison.warnings:
@@ -65,6 +82,12 @@ def main(
         print("every domain: --json")
     console.say("\nwith and without a search by words (BM25):")
     console.show(console.rankings_table(comparison.rankings))
+    if smaller:
+        console.say("\nsmaller embeddings, by the model alone:")
+        rows = [
+            [str(each.dimensions), each.precision, f"{each.bytes:,}", *macro_cells(each.metrics)] for each in smaller
+        ]
+        console.show(console.table(["dimensions", "precision", "bytes", *console.MACRO_COLUMNS], rows))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The sampler is also created here: using another one means changing one line of `
 """
 
 import logging
+import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.table import direction_of
 from nic_ray.record import EndedTrial, add_ended, study_url
 from nic_ray.space import Dimension
+from nic_ray.train_config import METHOD_OF
 
 log = logging.getLogger("nic_ray.study")
 
@@ -106,16 +108,35 @@ def open_study(study_file: Path) -> optuna.Study | None:
     return study
 
 
-def sampler(search: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
+def sampler(search: SearchConfig, known: int, *, conditional: bool = False) -> optuna.samplers.BaseSampler:
     """The sampler that proposes configurations.
 
     Args:
         known: number of trials in the study, added to the seed so that a resumed search does not draw the first
             samples again.
+        conditional: whether some hyperparameters are drawn for some trials only.
     """
-    return optuna.samplers.TPESampler(
-        multivariate=True, constant_liar=True, n_startup_trials=search.startup_trials, seed=search.seed + known
-    )
+    options = {"multivariate": True, "constant_liar": True, "n_startup_trials": search.startup_trials}
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        return optuna.samplers.TPESampler(**options, group=conditional, seed=search.seed + known)
+
+
+def is_conditional(space: Container[str]) -> bool:
+    """Whether some hyperparameters of a space are drawn for some trials only."""
+    return "method" in space and any(name in space for name in METHOD_OF)
+
+
+def draw(trial: optuna.Trial, space: Mapping[str, Dimension]) -> None:
+    """Draw the values of a trial from a conditional space: its method, then the hyperparameters that go with it."""
+    method = trial.suggest_categorical("method", list(space["method"].choice or ()))
+    for name, dimension in space.items():
+        bounds = dimension.log_uniform or dimension.uniform
+        if METHOD_OF.get(name, method) != method:
+            continue
+        if bounds is None:
+            trial.suggest_categorical(name, list(dimension.choice or ()))
+        else:
+            trial.suggest_float(name, *bounds, log=dimension.log_uniform is not None)
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
@@ -201,8 +222,10 @@ def rebuild_study(study_file: Path, space: Mapping[str, Dimension], ended: Mappi
             optuna.trial.create_trial(
                 state=states[row["status"]],
                 value=row["objective"],
-                params={name: row["sample"][name] for name in space},
-                distributions={name: distribution_of(dimension) for name, dimension in space.items()},
+                params={name: row["sample"][name] for name in space if name in row["sample"]},
+                distributions={
+                    name: distribution_of(dimension) for name, dimension in space.items() if name in row["sample"]
+                },
                 intermediate_values={evaluation: row["objective"]},
                 user_attrs={epoch_attribute(evaluation): row["epoch"]},
             )

@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError, in_one_line
+from nic_ray.train_config import PromptsConfig
 
 PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 

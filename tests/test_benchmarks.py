@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from nic_ray import hardware
-from nic_ray.config import Config, TrainConfig
+from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
 from nic_ray.model.activations import feed, frozen_inputs, upper_for
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.batches import make_batch
 from nic_ray.training.prepared import divide, prepare

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from nic_ray import check, console
-from nic_ray.config import TrainConfig
 from nic_ray.dataset.lint import RULES
 from nic_ray.tokens import PACKAGED_NAMES
+from nic_ray.train_config import TrainConfig
 
 SOUND = [{"query": f"q{n}", "positive": f"p{n}", "domain": "radar", "negative": "n"} for n in range(3)]
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nic_ray.config import Config, TrainConfig, trial_config
+from nic_ray.config import Config, trial_config
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.space import Dimension
+from nic_ray.train_config import TrainConfig
 
 SHIPPED = sorted((Path(__file__).parent.parent / "tune_configs").glob("*.yaml"))
 
@@ -173,7 +174,7 @@ def test_all_errors_are_listed_at_once(refusal):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("train: {lr: 1}", "train.lr: no such setting; known are base_model, frozen_layers, "),
+        ("train: {lr: 1}", "train.lr: no such setting; known are base_model, revision, "),
         ("space: {lr: {choice: [1]}}", "space.lr: no such hyperparameter; known are base_model, "),
         ("space: {scale: {choise: [1]}}", "space.scale.choise: no such setting; did you mean choice?"),
         ("train: {epochs: 0}", "train.epochs: must be >= 1, got 0"),

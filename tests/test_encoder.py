@@ -29,7 +29,6 @@ from transformers import (
     RobertaModel,
 )
 
-from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError
 from nic_ray.model import base
 from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
@@ -49,6 +48,7 @@ from nic_ray.model.encoder import (
 )
 from nic_ray.model.evaluation import embed
 from nic_ray.tokens import Prompts
+from nic_ray.train_config import PromptsConfig
 from tests.families import BLOCKS, FAMILIES
 
 TEXTS = [

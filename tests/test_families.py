@@ -118,7 +118,7 @@ def test_a_model_of_each_family_is_trained_cached_resumed_mixed_and_exported(pre
         assert np.abs(model.encode(texts, prompt="") - scored).max() > 1e-3
 
     cut = f"no: {family.uncut}" if family.uncut else "yes, plain blocks" if family.plain else "yes"
-    frozen = "none: trains whole" if depth == 0 else "bit for bit"
+    frozen = "none: trains whole" if depth == 0 else "unchanged"
     cached = "same" if encoder.can_be_cut else "not cached"
     assert rows_of_table()[name][:-1] == [cut, frozen, cached, "same", "kept", "same", "yes"]
 

@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from nic_ray.config import TrainConfig
 from nic_ray.config_file import load_config
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import RunError
@@ -31,6 +30,7 @@ from nic_ray.model.cut import set_dropout
 from nic_ray.model.encoder import upper, with_weights
 from nic_ray.model.evaluation import embed, evaluate
 from nic_ray.record import BestState, TrainingState
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import gradients as gradients_room
 from nic_ray.training import loop
 from nic_ray.training.batches import GeneralTexts, batches_of_epoch, make_batch

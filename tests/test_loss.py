@@ -1,13 +1,19 @@
 """The loss against loops, against Sentence Transformers, and against laws it must obey."""
 
 import math
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss, MultipleNegativesRankingLoss
 from torch import Tensor
 
-from nic_ray.training.loss import multiple_negatives_ranking_loss
+from nic_ray.dataset.pairs import Pair, index_pairs, relevant_passages
+from nic_ray.train_config import TrainConfig
+from nic_ray.training.batches import OtherModels, make_batch
+from nic_ray.training.loss import LOSSES, at_dimensions, multiple_negatives_ranking_loss, symmetric_ranking_loss
 
 
 def rows(count: int, width: int = 8, seed: int = 0) -> Tensor:
@@ -141,3 +147,68 @@ def test_shapes_that_do_not_fit_are_named(changed, found):
     fitting = {"queries": rows(2), "passages": rows(3), "positive": torch.arange(2), "masked": nothing(2, 3)}
     with pytest.raises(ValueError, match=rf"want \(B, D\), \(P, D\), \(B,\), \(B, P\), got .*{found}"):
         multiple_negatives_ranking_loss(**fitting | changed)
+
+
+def test_the_symmetric_loss_is_that_of_sentence_transformers_when_no_passage_repeats():
+    ours = [rows(5, seed=seed).requires_grad_() for seed in range(2)]
+    theirs = [column.detach().clone().requires_grad_() for column in ours]
+    loss = symmetric_ranking_loss(*ours, torch.arange(5), nothing(5, 5), scale=15.0)
+    ways = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    reference = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=15.0, **ways).compute_loss_from_embeddings(
+        theirs, labels=torch.empty(0)
+    )
+    loss.backward()
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-12)
+    for column, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(column.grad, expected.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_a_passage_is_not_kept_from_another_query_that_it_answers():
+    queries, passages = rows(4), rows(3, seed=1)
+    positive, masked = torch.tensor([0, 0, 1, 2]), nothing(4, 3)
+    masked[3, 1] = True  # the second passage answers the last query as well
+    cosines = 20.0 * torch.cosine_similarity(passages[positive][:, None], queries[None], dim=2)
+    others = [[0, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 2, 3]]
+    backward = [torch.logsumexp(cosines[row, others[row]], 0) - cosines[row, row] for row in range(4)]
+    forward = multiple_negatives_ranking_loss(queries, passages, positive, masked)
+    found = symmetric_ranking_loss(queries, passages, positive, masked)
+    assert found.item() == pytest.approx(((forward + torch.stack(backward).mean()) / 2).item(), rel=1e-12)
+
+
+def test_the_loss_at_several_dimensions_is_that_of_sentence_transformers():
+    columns = [rows(5, width=16, seed=seed) for seed in range(2)]
+    loss = at_dimensions(multiple_negatives_ranking_loss, [4, 8, None])
+    inner = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0)
+    expected = sum(
+        inner.compute_loss_from_embeddings([column[:, :width] for column in columns], labels=torch.empty(0))
+        for width in (4, 8, 16)
+    )
+    assert loss(*columns, torch.arange(5), nothing(5, 5), scale=20.0).item() == pytest.approx(expected.item())
+
+
+def test_negatives_of_a_guide_are_those_of_sentence_transformers(tiny_model, tiny_pairs):
+    """The loss of GISTEmbed on the same batch, by a guide of other random weights with the same tokenizer."""
+    model, guide = (SentenceTransformer(str(tiny_model(*kind)), device="cpu") for kind in (("bert", 2), ("bert", 3)))
+    pairs = list({pair.positive: pair for pair in tiny_pairs}.values())[:12]
+    collection = index_pairs([Pair(pair.query, pair.positive, pair.domain) for pair in pairs])
+    vars(collection)["near_group"] = np.arange(len(collection.texts))  # theirs knows no near-duplicates
+    by_guide = guide.encode(list(collection.texts), normalize_embeddings=True)
+    batch = make_batch(collection, relevant_passages(collection), np.arange(12), 0, others=OtherModels(by_guide))
+    assert batch.masked.any()
+    embeddings = torch.from_numpy(model.encode([collection.texts[text] for text in batch.texts.tolist()]))
+    ours = multiple_negatives_ranking_loss(
+        embeddings[batch.queries],
+        embeddings[batch.passages],
+        torch.from_numpy(batch.positive),
+        torch.from_numpy(batch.masked),
+        scale=20.0,
+    )
+    theirs = GISTEmbedLoss(model, guide, temperature=1 / 20, contrast_anchors=False, contrast_positives=False)
+    features = [model.preprocess([getattr(pair, side) for pair in pairs]) for side in ("query", "positive")]
+    model.eval()
+    assert ours.item() == pytest.approx(theirs(features, torch.empty(0)).item(), abs=1e-5)
+
+
+def test_the_names_of_the_losses_are_those_of_the_setting():
+    assert tuple(LOSSES) == get_args(TrainConfig.model_fields["loss"].annotation)

@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import pytest
 
-from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.domains import as_csv, changes_of
 from nic_ray.metrics import table
@@ -31,6 +30,7 @@ from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Contestants, judge
 from nic_ray.selection.word_search import choose_fusion
+from nic_ray.train_config import TrainConfig
 from nic_ray.training.loop import TrainingData, Validation, fit
 
 RECALL_AT_1 = Metric(

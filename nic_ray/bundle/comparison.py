@@ -7,24 +7,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from nic_ray.bundle.files import file_sha256, read_metadata
-from nic_ray.config import DataConfig, TrainConfig
+from nic_ray.bundle.files import load_base_of
+from nic_ray.bundle.rows import (
+    chosen_rows,
+    data_for,
+    domains_of,
+    max_tokens_of,
+    metadata_of,
+    queries_of,
+    split_on,
+    split_sha256_on,
+)
+from nic_ray.config import DataConfig
 from nic_ray.dataset.beir import read_beir
-from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS, Fusion, Scored, ranking_figures
-from nic_ray.metrics.intervals import Interval, Queries, count_passages, paired_intervals
+from nic_ray.metrics.intervals import Interval, count_passages, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_scores, texts_to_score
-from nic_ray.origin import METADATA, StoredSplit
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -32,7 +39,6 @@ from nic_ray.results import Flat
 from nic_ray.run_folder import RunFolder
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
-from nic_ray.training.prepared import divide, split_sha256
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,12 @@ def compare_with_base(
     Raises:
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
     """
-    metadata = _metadata_of(model)
-    read = read_pairs(pairs, _domains_of(metadata))
-    has_split = _split_on(metadata, pairs) is not None
-    data = _data_for(metadata, pairs, split, Path(model))
-    collection, chosen = _rows(read, split, data, _split_sha256(metadata, pairs))
-    queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
+    metadata = metadata_of(model)
+    read = read_pairs(pairs, domains_of(metadata))
+    has_split = split_on(metadata, pairs) is not None
+    data = data_for(metadata, pairs, split, Path(model))
+    collection, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
+    queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
     scored = _evaluated(encoders, collection, chosen, metadata, view, device)
     return Comparison(
@@ -123,8 +129,8 @@ def compare_on_folder(
         InputError: the folder, the model or the metadata of a bundle cannot be used.
     """
     collection, chosen = read_beir(folder, split)
-    metadata = _metadata_of(model)
-    queries, encoders = _queries(collection, chosen), _with_base(model, metadata)
+    metadata = metadata_of(model)
+    queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
     scored = _evaluated(encoders, collection, chosen, metadata, view, device)
     return Comparison(
         model=model,
@@ -143,19 +149,6 @@ def compare_on_folder(
     )
 
 
-def part_named(split: str | None) -> Part | Literal["all"]:
-    """The part of the pairs that a user names; the validation rows if the user names none.
-
-    Raises:
-        InputError: there is no such part.
-    """
-    parts: tuple[Part | Literal["all"], ...] = ("test", "validation", "train", "all")
-    named = next((part for part in parts if part == (split or "validation")), None)
-    if named is None:
-        raise InputError(f"--split: {split!r} is not one of {', '.join(parts)}")
-    return named
-
-
 def _base_of(metadata: Metadata) -> str:
     return str(metadata.get("base_model", PACKAGED_NAMES[0]))
 
@@ -164,8 +157,11 @@ def _with_base(model: str, metadata: Metadata) -> dict[str, Encoder]:
     """Load the models, as "base" and "model"; "model" alone if it is the base model itself."""
     base_model = _base_of(metadata)
     is_base = model == base_model or {model, base_model} <= set(PACKAGED_NAMES)
-    names = {"model": model} if is_base else {"base": base_model, "model": model}
-    return {label: load(name) for label, name in names.items()}
+    if is_base:
+        return {"model": load(model)}
+    # with the prompts that it was searched with
+    base = load_base_of(metadata) if "base_model" in metadata else load(base_model)
+    return {"base": base, "model": load(model)}
 
 
 def _evaluated(
@@ -177,7 +173,7 @@ def _evaluated(
     device: str,
 ) -> dict[str, Scored]:
     """Evaluate models, alone and fused with a search by words."""
-    texts, max_tokens = len(texts_to_score(collection, rows)), _max_tokens(metadata)
+    texts, max_tokens = len(texts_to_score(collection, rows)), max_tokens_of(metadata)
     scored: dict[str, Scored] = {}
     for label, encoder in encoders.items():
         fusions = (WORDS, VECTORS, fusion_of(metadata, "base" if label == "base" else "tuned"))
@@ -256,22 +252,22 @@ def compare_models(
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
     folders = {name: _model_of(name) for name in names}
-    metadata = {name: _metadata_of(folder) for name, folder in folders.items()}
-    read = read_pairs(pairs, set[str]().union(*map(_domains_of, metadata.values())))
-    owner = None if split == "all" else next((n for n in names if _split_on(metadata[n], pairs)), None)
+    metadata = {name: metadata_of(folder) for name, folder in folders.items()}
+    read = read_pairs(pairs, set[str]().union(*map(domains_of, metadata.values())))
+    owner = None if split == "all" else next((n for n in names if split_on(metadata[n], pairs)), None)
     whose = names[0] if owner is None else owner
-    data = _data_for(metadata[whose], pairs, split, Path(folders[whose]))
-    collection, rows = _rows(read, split, data, _split_sha256(metadata[whose], pairs))
-    queries = _queries(collection, rows)
+    data = data_for(metadata[whose], pairs, split, Path(folders[whose]))
+    collection, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
+    queries = queries_of(collection, rows)
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
     scored, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
         say(f"reading {name}")
         encoder = load(folder)
-        stored = _split_on(metadata[name], pairs)
+        stored = split_on(metadata[name], pairs)
         if stored is not None and data in (None, split_settings(stored, Path(folder))):
             warnings += _note_reading(name, metadata[name], split, "compare", now)
-        fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), _max_tokens(metadata[name])
+        fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), max_tokens_of(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
     alone = {name: scores[VECTORS][PRIMARY] for name, scores in scored.items()}
     return Ranking(
@@ -320,7 +316,7 @@ def _advantages(
 ) -> list[str]:
     if "split" not in metadata:
         return []
-    stored = _split_on(metadata, pairs)
+    stored = split_on(metadata, pairs)
     if stored is None:
         return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
     if metadata.get("refit") == "all":
@@ -362,87 +358,3 @@ def _note_reading(
         return
     if warning := describe_readings(merged(known, recorded)):
         yield f"{model}: {warning}"
-
-
-def _metadata_of(model: str) -> Metadata:
-    return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
-
-
-def _domains_of(metadata: Metadata) -> set[str]:
-    return {*metadata.get("data", {}).get("domains", ())}
-
-
-def _split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
-    """How the pairs of a file were split where a model was trained on them; None if it was not.
-
-    The oldest file of a model that was tuned further was split alone, its later ones beside it.
-    """
-    if "split" not in metadata:
-        return None
-    digest, data = file_sha256(pairs), metadata.get("data", {})
-    replay = data.get("replay", [])
-    if replay and replay[0]["sha256"] == digest:
-        return replay[0]["split"]
-    return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
-
-
-def _split_sha256(metadata: Metadata, pairs: Path) -> str | None:
-    stored = _split_on(metadata, pairs)
-    return None if stored is None else stored.get("sha256")
-
-
-def _max_tokens(metadata: Metadata) -> int:
-    return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
-
-
-def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
-    """The texts of the pairs, and the rows of a part: by the split of the model if it was trained on these pairs.
-
-    For a model that was trained on other pairs, the default split is used.
-
-    Raises:
-        InputError: the pairs or the metadata cannot be used.
-    """
-    read = read_pairs(pairs)
-    data = _data_for(metadata, pairs, split, Path(metadata["name"]))
-    return _rows(read, split, data, _split_sha256(metadata, pairs))
-
-
-def _data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
-    """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
-    if split == "all":
-        return None
-    stored, replay = _split_on(metadata, pairs), metadata.get("data", {}).get("replay")
-    if replay and stored is metadata.get("split"):
-        raise InputError(
-            f"{folder}: its rows of {pairs.name} were split beside those of {replay[0]['pairs']}, so they cannot be "
-            f"told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
-        )
-    return DataConfig() if stored is None else split_settings(stored, folder)
-
-
-def _rows(
-    read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None, sha256: str | None
-) -> tuple[Collection, list[int]]:
-    """The texts, and the rows whose queries are asked; all rows if there is no split.
-
-    Args:
-        sha256: SHA-256 of the split that a model was trained with; None where it is not known.
-
-    Raises:
-        InputError: this version splits the rows differently.
-    """
-    if data is None:
-        return index_pairs(read), list(range(len(read)))
-    collection, parts = divide(read, data)
-    if sha256 not in (None, split_sha256(collection, parts)):
-        raise InputError(
-            "the pairs are split differently from when the model was trained, by another version of nic_ray: rows that "
-            "it was trained on may be among those held back now; train and export it again, or read --split all"
-        )
-    return collection, np.flatnonzero(parts == split).tolist()
-
-
-def _queries(collection: Collection, rows: Sequence[int]) -> Queries:
-    """The queries of some rows with their passages; nearly identical passages count as one."""
-    return Queries(collection.near_group[collection.positive[list(rows)]], [collection.domains[row] for row in rows])

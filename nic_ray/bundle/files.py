@@ -20,13 +20,13 @@ from nic_ray import __version__
 from nic_ray.bundle.card import model_card, pictured
 from nic_ray.bundle.names import CARD, LOG, PICTURE
 from nic_ray.bundle.picture import recall_png
-from nic_ray.config import PromptsConfig
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
 from nic_ray.model.encoder import Encoder
 from nic_ray.origin import METADATA
 from nic_ray.stored import checked
+from nic_ray.train_config import PromptsConfig
 
 log = logging.getLogger("nic_ray.bundle")
 
@@ -220,7 +220,7 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
     return base.load(fallback).model
 
 
-def load_base_of(metadata: StoredMetadata) -> Encoder:
+def load_base_of(metadata: Metadata) -> Encoder:
     """Load the base model of a bundle as it was loaded for the training, with the same prompts.
 
     Raises:

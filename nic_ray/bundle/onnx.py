@@ -21,8 +21,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.bundle import files as bundles
-from nic_ray.bundle.comparison import rows_of_model
 from nic_ray.bundle.names import CARD, WEIGHTS
+from nic_ray.bundle.rows import rows_of_model
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
 from nic_ray.hardware import usable_cpus

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nic_ray.config import PromptsConfig, TrainConfig
 from nic_ray.errors import InputError, in_one_line
 from nic_ray.model.blocks import QuickDropout
 from nic_ray.model.cut import UNPOOLED, BlockOutput, Segment, Upper, blocks_of, output_of, plain_blocks, run, tail_of
 from nic_ray.model.encoder import Encoder
 from nic_ray.tokens import Prompts, chosen_prompts, model_folder, not_on_the_hub, prompts_of
+from nic_ray.train_config import PromptsConfig, TrainConfig
 
 # Sentence Transformers and Transformers take seconds to import and are needed only where a model is loaded
 if TYPE_CHECKING:

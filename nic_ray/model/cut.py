@@ -50,6 +50,8 @@ class Upper(nn.Module):
         self.transformer = transformer
         self.tail = nn.ModuleList(tail)
         self.lower = lower
+        self.adapted: tuple[str, ...] = ()
+        """Names of what trained before adapters were put on it (`adapters.add_adapters`); empty without any."""
         self._starts_at_ids = starts_at_ids
         self._frozen = tuple(frozen)
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray import hardware
-from nic_ray.config import Config, SearchConfig, TrainConfig
+from nic_ray.config import Config, SearchConfig
 from nic_ray.dataset.pairs import find_problems, index_pairs, read_pairs, relevant_passages
 from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load_base
@@ -27,6 +27,7 @@ from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.folds import states_before_export, trainings_before_export
 from nic_ray.selection.interpolation import ALPHAS
 from nic_ray.space import Dimension
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.batches import batches_of_epoch, make_batch
 from nic_ray.training.prepared import Prepared, depths, prepare

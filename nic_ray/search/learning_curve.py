@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray import hardware
-from nic_ray.config import TrainConfig
 from nic_ray.errors import InputError
 from nic_ray.evidence import CurvePoint, StoredCurve, StoredResult, value_in
 from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs, upper_for
+from nic_ray.model.adapters import weights_of
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.progress import View
 from nic_ray.readings import note_reading
@@ -25,6 +25,7 @@ from nic_ray.search.run import reopened_settings
 from nic_ray.selection.reading import as_stored, stored_intervals
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.stored import read_result
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, describe_data, prepare, refuse_other_start, training_data
 
@@ -130,4 +131,4 @@ def _trained(prepared: Prepared, inputs: Inputs, settings: TrainConfig, rows: ND
     upper = upper_for(prepared.encoder, inputs).to(prepared.device)
     for _ in loop.fit(settings, upper, training_data(prepared, inputs, rows), loop.UNJUDGED):
         pass
-    return upper.trained_state()
+    return weights_of(upper)

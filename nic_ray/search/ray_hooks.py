@@ -1,5 +1,6 @@
 """Changes to Ray Tune for a search: its searcher and scheduler, its callbacks, the class of its trials."""
 
+import functools
 import math
 import signal
 import threading
@@ -14,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from nic_ray.config import Config, SearchConfig, TrainConfig
+from nic_ray.config import Config, SearchConfig
 from nic_ray.errors import RunError
 from nic_ray.progress import View
 from nic_ray.record import EndedTrial, add_ended
@@ -26,14 +27,17 @@ from nic_ray.search.worker import START_CHECKPOINT
 from nic_ray.study import NAME as STUDY_NAME
 from nic_ray.study import (
     distribution_of,
+    draw,
     epoch_attribute,
     evaluations,
+    is_conditional,
     keep_quiet,
     open_study,
     sampler,
     storage,
     trial_name,
 )
+from nic_ray.train_config import TrainConfig
 
 OBJECTIVE = "objective"
 """The metric that Tune, ASHA and Optuna see: the best value so far of the objective that the search maximises."""
@@ -318,11 +322,13 @@ def study_search(config: Config, study_file: Path, cut_off: Mapping[int, str | N
     keep_quiet()
     study = open_study(study_file)
     known = 0 if study is None else len(study.trials)
+    conditional = is_conditional(config.space)
+    space: Any = {name: distribution_of(dimension) for name, dimension in config.space.items()}
     return StudySearch(
-        {name: distribution_of(dimension) for name, dimension in config.space.items()},
+        functools.partial(draw, space=config.space) if conditional else space,
         metric=OBJECTIVE,
         mode="max",
-        sampler=sampler(config.search, known),
+        sampler=sampler(config.search, known, conditional=conditional),
         points_to_evaluate=[] if known else starting_points(config),
         storage=storage(study_file),
         study_name=STUDY_NAME,

@@ -15,7 +15,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from nic_ray.config import Config, TrainConfig, trial_config
+from nic_ray.config import Config, trial_config
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import TrialRow
 from nic_ray.metrics.table import PRIMARY, TIE_BREAKER
@@ -41,6 +41,7 @@ from nic_ray.study import (
     trial_name,
     trial_number,
 )
+from nic_ray.train_config import TrainConfig, drawn
 from nic_ray.training.prepared import Prepared, held_texts
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
@@ -94,6 +95,7 @@ def trial_inputs(
         inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
         uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
         general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
+        others=ray.put(prepared.others),
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
         concurrent=placement.concurrent,
@@ -304,7 +306,8 @@ def retraining_samples(candidates: Sequence[Candidate], config: Config) -> dict[
         for further in range(1, config.confirm.seeds + 1):
             seed = candidate.config.seed + further
             name = repeat_name(candidate.name, seed)
-            sample = {setting: getattr(candidate.config, setting) for setting in config.space}
+            values = {setting: getattr(candidate.config, setting) for setting in config.space}
+            sample: Sample = dict(drawn(config.space, values, config.train.method))
             samples[name] = sample | {"seed": seed, ray_hooks.TRIAL_NAME: name, ray_hooks.END_EPOCH: candidate.epochs}
     return samples
 

@@ -7,6 +7,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.record import read_ended
 from nic_ray.study import trial_number
+from nic_ray.train_config import drawn
 
 WARM_STARTS = 3
 """Number of configurations, the best ones, that are taken over from an earlier search."""
@@ -22,6 +23,7 @@ def starting_points(config: Config) -> list[JsonObject]:
     points = [first, *({**first, **start} for start in config.search.starts)]
     if config.search.warm_start is not None:
         points += [{**first, **sample} for sample in _best_samples(config, config.search.warm_start)]
+    points = [drawn(config.space, point, config.train.method) for point in points]
     return [point for place, point in enumerate(points) if point not in points[:place]]
 
 

@@ -170,7 +170,9 @@ def _last_state(
         for evaluation in loop.fit(
             config.train,
             upper.to(prepared.device),
-            loop.TrainingData(collection, prepared.rows("train"), source, bf16, held_texts(prepared, inputs)),
+            loop.TrainingData(
+                collection, prepared.rows("train"), source, bf16, held_texts(prepared, inputs), prepared.others
+            ),
             loop.Validation(
                 lambda model: evaluate(
                     model, source, collection, validation_rows, bf16=bf16, objective=config.search.objective

@@ -30,7 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from nic_ray import hardware
-from nic_ray.config import TrainConfig, trial_config
+from nic_ray.config import trial_config
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import RunError
 from nic_ray.model.activations import Feed, feed
@@ -42,8 +42,9 @@ from nic_ray.remote import Mirror, exists, pull, push
 from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import threads_of
 from nic_ray.search.ray_private import hand_to_train_workers
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
-from nic_ray.training.batches import GeneralTexts
+from nic_ray.training.batches import GeneralTexts, OtherModels
 from nic_ray.training.gradients import gather_rows
 
 gc.freeze()
@@ -87,6 +88,8 @@ class TrialInputs:
     """frozen_layers -> reference to the `Upper` at that depth."""
     general: "ray.ObjectRef[GeneralTexts]"
     """Texts that are held to the base model's embeddings."""
+    others: "ray.ObjectRef[OtherModels]"
+    """What a guide and a teacher make of the collection's texts."""
     workers: int
     gpus_per_worker: float
     concurrent: int
@@ -247,7 +250,9 @@ def _train(
             for evaluation in loop.fit(
                 config,
                 upper,
-                loop.TrainingData(collection, shared.train_rows, source, bf16, ray.get(shared.general)),
+                loop.TrainingData(
+                    collection, shared.train_rows, source, bf16, ray.get(shared.general), ray.get(shared.others)
+                ),
                 loop.Validation(
                     lambda model: _evaluate_together(model, source, collection, shared, bf16=bf16),
                     shared.objective,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from nic_ray.config import TrainConfig
 from nic_ray.metrics.table import maximised, order_key
 from nic_ray.record import TrainingState
+from nic_ray.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs, upper_for
+from nic_ray.model.adapters import weights_of
 from nic_ray.record import LOG, logging_to, readable_state, save_state
 from nic_ray.results import StoredInterval, StoredRefit
 from nic_ray.selection.averaging import mean_weights
@@ -154,7 +155,7 @@ def _trained(
     upper = upper_for(prepared.encoder, at_depth).to(prepared.device)
     state = None if folder is None else readable_state(folder)
     if state is not None and state["metrics"]["epoch"] > enough:
-        return state["upper"]
+        return loop.weights_in(state, upper, config)
     say(f"training {member.name} again on {len(rows):,} rows, up to epoch {member.metrics['epoch']:.3g}")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +167,7 @@ def _trained(
             say(f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}")
             if metrics["epoch"] > enough:
                 break
-    return upper.trained_state()
+    return weights_of(upper)
 
 
 def _mixed(

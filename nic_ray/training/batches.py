@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.config import TrainConfig
 from nic_ray.dataset.pairs import Collection
+from nic_ray.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,24 @@ class Batch:
     """(n,) positions in `texts` of general texts; 0 of them where none are held."""
     targets: NDArray[np.float32]
     """(n, D) embeddings that the general texts are held to."""
+    taught: NDArray[np.float32] | None = None
+    """(B, P) a teacher's logits; NaN where it has none. None without a teacher."""
 
 
+@dataclass(frozen=True)
+class OtherModels:
+    """What other models make of the texts of a collection; None where there is no such model."""
+
+    guide: NDArray[np.float32] | None = None
+    """(texts, D) unit embeddings. Passages that the guide finds nearer to a query than the query's positive are no
+    negatives of this query (GISTEmbed, Solatorio 2024, arXiv:2402.16829)."""
+    teacher: NDArray[np.float32] | None = None
+    """(texts, D) embeddings whose dot products are the teacher's logits."""
+    pair_scores: NDArray[np.float32] | None = None
+    """(N, 1 + H) the teacher's logits of each row's positive and of its hard negatives; NaN where there is none."""
+
+
+NO_OTHERS = OtherModels()
 NOTHING_HELD = GeneralTexts(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
 
 
@@ -56,6 +72,7 @@ def make_batch(
     rows: NDArray[np.int64],
     hard_negatives: int,
     general: GeneralTexts = NOTHING_HELD,
+    others: OtherModels = NO_OTHERS,
 ) -> Batch:
     """Collect the distinct texts of some rows, and the passages that must not serve as negatives of a query.
 
@@ -64,6 +81,7 @@ def make_batch(
             those in the batch, are masked, together with passages that are nearly the same text.
         hard_negatives: number of each row's negatives that join the batch, counted from the first.
         general: texts that are held to the base model's embeddings.
+        others: what other models make of the collection's texts.
     """
     queries = collection.query[rows]
     negatives = collection.negatives[rows, :hard_negatives].ravel()
@@ -73,6 +91,9 @@ def make_batch(
     answers = {query: np.isin(near, collection.near_group[relevant[query]]) for query in set(queries.tolist())}
     masked = np.stack([answers[query] for query in queries.tolist()])
     positive = np.searchsorted(passages, collection.positive[rows])
+    if others.guide is not None:
+        similar = others.guide[queries] @ others.guide[passages].T
+        masked |= similar > similar[np.arange(len(rows)), positive][:, None]
     masked[np.arange(len(rows)), positive] = False
     return Batch(
         np.concatenate([own, general.texts]),
@@ -82,7 +103,28 @@ def make_batch(
         masked,
         held=np.arange(len(own), len(own) + len(general.texts)),
         targets=general.embeddings,
+        taught=_taught(collection, rows, passages, hard_negatives, others),
     )
+
+
+def _taught(
+    collection: Collection,
+    rows: NDArray[np.int64],
+    passages: NDArray[np.int64],
+    hard_negatives: int,
+    others: OtherModels,
+) -> NDArray[np.float32] | None:
+    """Collect a teacher's logits of the passages of a batch, (B, P)."""
+    if others.teacher is not None:
+        logits: NDArray[np.float32] = others.teacher[collection.query[rows]] @ others.teacher[passages].T
+        return logits
+    if others.pair_scores is None:
+        return None
+    logits = np.full((len(rows), len(passages)), np.nan, dtype=np.float32)
+    own = np.column_stack([collection.positive[rows], collection.negatives[rows, :hard_negatives]])
+    place, column = np.nonzero(own >= 0)
+    logits[place, np.searchsorted(passages, own[place, column])] = others.pair_scores[rows[place], column]
+    return logits
 
 
 def batches_of_epoch(

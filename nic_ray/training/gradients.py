@@ -8,11 +8,17 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.config import TrainConfig
 from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
 from nic_ray.model.cut import Upper
+from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import Batch
-from nic_ray.training.loss import Loss, distance_to, multiple_negatives_ranking_loss
+from nic_ray.training.loss import (
+    Loss,
+    distance_to,
+    distillation_by_kl,
+    distillation_by_margin,
+    multiple_negatives_ranking_loss,
+)
 
 
 def accumulate_gradients(
@@ -26,7 +32,8 @@ def accumulate_gradients(
 ) -> Tensor:
     """Add the gradients of the global batch's loss to those of `upper`; return this loss, () detached.
 
-    If general texts are held, the loss includes their distance from their targets, times `anchor`.
+    If general texts are held, the loss includes their distance from their targets, times `anchor`; with a teacher, the
+    distance from its scores, times `distillation_weight`.
 
     The loss is computed on embeddings detached from the blocks. Its gradient with respect to the embeddings is then
     propagated back through the blocks in chunks of texts of similar length, of at most `micro_batch_tokens` each. If
@@ -55,13 +62,12 @@ def accumulate_gradients(
     order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
     detached = torch.cat([output.detach() for output in outputs])
     embeddings = _gathered(detached, order, shares, len(batch.texts)).requires_grad_()
-    value = loss(
-        embeddings[torch.from_numpy(batch.queries).to(device)],
-        embeddings[torch.from_numpy(batch.passages).to(device)],
-        torch.from_numpy(batch.positive).to(device),
-        torch.from_numpy(batch.masked).to(device),
-        scale=config.scale,
-    )
+    queries, passages = (embeddings[torch.from_numpy(part).to(device)] for part in (batch.queries, batch.passages))
+    positive = torch.from_numpy(batch.positive).to(device)
+    value = loss(queries, passages, positive, torch.from_numpy(batch.masked).to(device), scale=config.scale)
+    if batch.taught is not None:
+        taught = torch.from_numpy(batch.taught).to(embeddings)
+        value = value + config.distillation_weight * _distillation(queries, passages, taught, positive, config)
     if len(batch.held):
         targets = torch.from_numpy(batch.targets).to(embeddings)
         value = value + config.anchor * distance_to(targets, embeddings[torch.from_numpy(batch.held).to(device)])
@@ -79,6 +85,12 @@ def accumulate_gradients(
     if workers > 1:
         _sum_gradients(upper)
     return value.detach()
+
+
+def _distillation(queries: Tensor, passages: Tensor, taught: Tensor, positive: Tensor, config: TrainConfig) -> Tensor:
+    if config.distillation == "kl":
+        return distillation_by_kl(queries, passages, taught, scale=config.scale)
+    return distillation_by_margin(queries, passages, taught, positive, scale=config.scale)
 
 
 def gather_rows(own: Tensor, counts: Sequence[int]) -> list[Tensor]:

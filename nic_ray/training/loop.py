@@ -12,16 +12,25 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.config import Schedule, TrainConfig
 from nic_ray.dataset.pairs import Collection, relevant_passages
 from nic_ray.errors import RunError
 from nic_ray.metrics.table import METRICS, PRIMARY, maximised, order_key
 from nic_ray.model.activations import LEAST_TOKENS, Feed
+from nic_ray.model.adapters import add_adapters, weights_of
 from nic_ray.model.cut import Upper, set_dropout
 from nic_ray.record import BestState, TrainingState
-from nic_ray.training.batches import NOTHING_HELD, Batch, GeneralTexts, batches_of_epoch, make_batch
+from nic_ray.train_config import Schedule, TrainConfig
+from nic_ray.training.batches import (
+    NO_OTHERS,
+    NOTHING_HELD,
+    Batch,
+    GeneralTexts,
+    OtherModels,
+    batches_of_epoch,
+    make_batch,
+)
 from nic_ray.training.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
-from nic_ray.training.loss import Loss, multiple_negatives_ranking_loss
+from nic_ray.training.loss import LOSSES, Loss, at_dimensions
 
 MAX_GRADIENT_NORM = 1.0
 FLOOR_OF_A_CYCLE = 0.05
@@ -43,6 +52,8 @@ class TrainingData:
     """Whether the blocks run in bfloat16."""
     general: GeneralTexts = NOTHING_HELD
     """Texts that are held to the base model's embeddings, if `anchor` is above 0."""
+    others: OtherModels = NO_OTHERS
+    """What a guide and a teacher make of the collection's texts."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ def fit(
     *,
     state: TrainingState | None = None,
     before_step: Callable[[], None] = lambda: None,
-    loss: Loss = multiple_negatives_ranking_loss,
+    loss: Loss | None = None,
 ) -> Iterator[Evaluation]:
     """Train `upper` in place on some rows; yield at every evaluation.
 
@@ -105,7 +116,7 @@ def fit(
     Args:
         state: an `Evaluation.state` to resume from, of the same configuration and rows; it may come from any device.
         before_step: called before every step.
-        loss: the loss function to minimise.
+        loss: the loss function to minimise; None for the one that the configuration names.
 
     Raises:
         RunError: the loss, a gradient or an embedding is not finite; the message names step and learning rate. Or the
@@ -128,7 +139,7 @@ def fit(
         epoch = segment.step / plan.per_epoch
         metrics |= {"loss": segment.loss, "epoch": epoch, "step": float(segment.step)}
         if is_best:
-            weights = {name: value.clone() for name, value in upper.trained_state().items()}
+            weights = {name: value.clone() for name, value in weights_of(upper).items()}
             best = {"metrics": dict(metrics), "upper": weights}
         assert best is not None
         stale = 0 if is_best else stale + 1
@@ -146,13 +157,35 @@ def fit(
             return
 
 
-def new_training(
-    config: TrainConfig, upper: Upper, data: TrainingData, *, loss: Loss = multiple_negatives_ranking_loss
-) -> Training:
-    """Prepare `upper` for training, in place: set the configured dropout and training mode; create the optimizer."""
+def new_training(config: TrainConfig, upper: Upper, data: TrainingData, *, loss: Loss | None = None) -> Training:
+    """Prepare `upper` for training, in place: set the configured dropout and training mode; create the optimizer.
+
+    With `method` "lora", adapters are put on its linear layers, and train instead of these.
+    """
     set_dropout(upper, attention=config.attention_dropout, hidden=config.hidden_dropout)
+    _adapt(upper, config)
     upper.train()
-    return Training(config, upper, make_optimizer(upper, config), data, relevant_passages(data.collection), loss)
+    relevant, loss = relevant_passages(data.collection), loss or LOSSES[config.loss]
+    if config.dimensions:
+        loss = at_dimensions(loss, [*config.dimensions, None])
+    return Training(config, upper, make_optimizer(upper, config), data, relevant, loss)
+
+
+def weights_in(state: TrainingState, upper: Upper, config: TrainConfig) -> dict[str, Tensor]:
+    """Return the weights that a training had in a state, as `adapters.weights_of`.
+
+    Args:
+        upper: the untrained part, which is changed in place.
+        config: the configuration of the training.
+    """
+    _adapt(upper, config)
+    upper.load_trained_state(state["upper"])
+    return weights_of(upper)
+
+
+def _adapt(upper: Upper, config: TrainConfig) -> None:
+    if config.method == "lora":
+        add_adapters(upper, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
 
 
 def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) -> tuple[Tensor, Tensor]:
@@ -174,7 +207,7 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
     """
     config, data = training.config, training.data
     held = data.general.sample(config.anchor_texts, seed=config.seed, step=step) if config.anchor else NOTHING_HELD
-    batch = make_batch(data.collection, training.relevant, rows, config.hard_negatives, held)
+    batch = make_batch(data.collection, training.relevant, rows, config.hard_negatives, held, data.others)
     try:
         loss = _within_memory(training, batch, step)
         norm = torch.nn.utils.clip_grad_norm_(trained_parameters(training.upper), MAX_GRADIENT_NORM)
@@ -237,7 +270,7 @@ def _train_segments(
         epoch, done = divmod(step, plan.per_epoch)
         for rows in batches_of_epoch(config, data.collection, data.rows, epoch)[done:]:
             before_step()
-            rate = config.learning_rate * rate_factor(
+            rate = config.peak_learning_rate * rate_factor(
                 step, plan.total, plan.per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )
             for group in training.optimizer.param_groups:
@@ -332,7 +365,7 @@ def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=config.peak_learning_rate, fused=True)
 
 
 def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> list[float]:

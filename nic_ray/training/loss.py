@@ -1,7 +1,9 @@
 """The training objective: out of all passages of a batch, pick the one that answers the query."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,6 +52,86 @@ def multiple_negatives_ranking_loss(
     cosines = F.normalize(queries, dim=1) @ F.normalize(passages, dim=1).T
     excluded = masked.scatter(1, positive.unsqueeze(1), False)
     return F.cross_entropy((scale * cosines).masked_fill(excluded, float("-inf")), positive)
+
+
+def symmetric_ranking_loss(
+    queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float = 20.0
+) -> Tensor:
+    """Compute the mean of `multiple_negatives_ranking_loss` and of the same choice the other way round.
+
+    The other way round, the query of a row is picked for its passage among the queries of the batch. Queries that the
+    passage answers as well are left out. Arguments and result as for `multiple_negatives_ranking_loss`.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
+    """
+    forward = multiple_negatives_ranking_loss(queries, passages, positive, masked, scale=scale)
+    own = F.normalize(passages, dim=1)[positive]
+    cosines = own @ F.normalize(queries, dim=1).T
+    # (B, B): whether the passage of a row answers the query of another row
+    answers = (positive[:, None] == positive[None, :]) | masked[:, positive].T
+    rows = torch.arange(len(queries), device=queries.device)
+    excluded = answers.scatter(1, rows[:, None], False)
+    backward = F.cross_entropy((scale * cosines).masked_fill(excluded, float("-inf")), rows)
+    return (forward + backward) / 2
+
+
+def distillation_by_kl(queries: Tensor, passages: Tensor, taught: Tensor, *, scale: float) -> Tensor:
+    """Compute the divergence of the model's choice among passages from a teacher's, () in nats, mean over the queries.
+
+    Args:
+        queries: (B, D) float.
+        passages: (P, D) float.
+        taught: (B, P) the teacher's logits; NaN for passages that are left out of the choice.
+        scale: factor of the model's cosines.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531.
+    """
+    unknown = taught.isnan()
+    student = (scale * _cosines(queries, passages)).masked_fill(unknown, float("-inf")).log_softmax(1)
+    teacher = taught.masked_fill(unknown, float("-inf")).log_softmax(1)
+    parts = teacher.exp() * (teacher - student)
+    return parts.masked_fill(unknown, 0.0).sum(1).mean()
+
+
+def distillation_by_margin(
+    queries: Tensor, passages: Tensor, taught: Tensor, positive: Tensor, *, scale: float
+) -> Tensor:
+    """Compute the mean squared error of the margins between each query's positive and other passages, ().
+
+    Args:
+        taught: (B, P) the teacher's logits; NaN for passages that are left out.
+        positive: (B,) int, the row of each query's positive in `passages`.
+
+    Source: Hofstaetter et al. 2020, arXiv:2010.02666.
+    """
+    logits = scale * _cosines(queries, passages)
+    wrong = (logits.gather(1, positive[:, None]) - logits) - (taught.gather(1, positive[:, None]) - taught)
+    known = (~taught.isnan()).scatter(1, positive[:, None], False)
+    return wrong[known].square().mean()
+
+
+def _cosines(queries: Tensor, passages: Tensor) -> Tensor:
+    return F.normalize(queries, dim=1) @ F.normalize(passages, dim=1).T
+
+
+def at_dimensions(loss: Loss, dimensions: Sequence[int | None]) -> Loss:
+    """Return the sum of a loss over embeddings that are cut off at several dimensions (Matryoshka).
+
+    Args:
+        dimensions: numbers of leading dimensions; None for all.
+
+    Source: Kusupati et al. 2022, arXiv:2205.13147.
+    """
+
+    def total(queries: Tensor, passages: Tensor, positive: Tensor, masked: Tensor, *, scale: float) -> Tensor:
+        parts = [loss(queries[:, :width], passages[:, :width], positive, masked, scale=scale) for width in dimensions]
+        return torch.stack(parts).sum()
+
+    return total
+
+
+LOSSES: Mapping[str, Loss] = {"ranking": multiple_negatives_ranking_loss, "symmetric": symmetric_ranking_loss}
+"""Losses by the name that `train.loss` gives them."""
 
 
 def distance_to(targets: Tensor, embeddings: Tensor) -> Tensor:

@@ -20,13 +20,15 @@ from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_w
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
+from nic_ray.model.adapters import refuse_without_peft
 from nic_ray.model.base import load_base
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
 from nic_ray.protocol import by_passage
-from nic_ray.training.batches import NOTHING_HELD, GeneralTexts
+from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
 from nic_ray.training.loop import TrainingData
+from nic_ray.training.others import other_models
 
 PARTS = get_args(Part)
 LEAST_TEXT_TOKENS = 8
@@ -56,6 +58,8 @@ class Prepared:
     """Other general texts, which measure how far a model has moved; empty if that is not measured."""
     replay: Replay | None = None
     """The rows that the base model had been tuned on; None if it had not been tuned, or they are not trained on."""
+    others: OtherModels = NO_OTHERS
+    """What a guide and a teacher make of the collection's texts."""
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
@@ -70,8 +74,11 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         guarded: whether the guard will judge a model, by general texts too if it is to.
 
     Raises:
-        InputError: the pairs, the base model, frozen_layers, the general texts or the device cannot be used.
+        InputError: the pairs, the base model, frozen_layers, the general texts or the device cannot be used, or a
+            package is missing.
     """
+    if "lora" in (config.train.method, *(config.space["method"].ends() if "method" in config.space else ())):
+        refuse_without_peft()
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     collection, parts, replay = divided(config.data, config.train.base_model)
@@ -79,6 +86,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
+    _refuse_more_dimensions(encoder, config.train.dimensions)
     _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
@@ -97,6 +105,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         general=general,
         measuring=tuple(texts[::2]) if measures else (),
         replay=replay,
+        others=other_models(config.train, collection, device),
     )
 
 
@@ -133,7 +142,16 @@ def training_data(prepared: Prepared, inputs: Inputs, rows: NDArray[np.int64]) -
         rows: rows of the collection.
     """
     source = feed(inputs, prepared.device)
-    return TrainingData(prepared.collection, rows, source, prepared.bf16, held_texts(prepared, inputs))
+    return TrainingData(prepared.collection, rows, source, prepared.bf16, held_texts(prepared, inputs), prepared.others)
+
+
+def _refuse_more_dimensions(encoder: Encoder, dimensions: Sequence[int]) -> None:
+    width = encoder.model.get_embedding_dimension() or 0
+    if wrong := [number for number in dimensions if number >= width]:
+        raise InputError(
+            f"train.dimensions: must be fewer than the {width} of {encoder.name}, got {', '.join(map(str, wrong))}; "
+            "leave them out, the whole embedding is always trained"
+        )
 
 
 def _refuse_long_prompts(encoder: Encoder, limit: int) -> None:

@@ -1,0 +1,120 @@
+"""The rows of a file of pairs that a model is evaluated on: a part of the split that it was trained with, or others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nic_ray.bundle.files import file_sha256, read_metadata
+from nic_ray.config import DataConfig
+from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.replay import split_settings
+from nic_ray.dataset.split import Part
+from nic_ray.errors import InputError
+from nic_ray.evidence import Metadata
+from nic_ray.metrics.intervals import Queries
+from nic_ray.origin import METADATA, StoredSplit
+from nic_ray.train_config import TrainConfig
+from nic_ray.training.prepared import divide, split_sha256
+
+
+def part_named(split: str | None) -> Part | Literal["all"]:
+    """The part of the pairs that a user names; the validation rows if the user names none.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    parts: tuple[Part | Literal["all"], ...] = ("test", "validation", "train", "all")
+    named = next((part for part in parts if part == (split or "validation")), None)
+    if named is None:
+        raise InputError(f"--split: {split!r} is not one of {', '.join(parts)}")
+    return named
+
+
+def metadata_of(model: str) -> Metadata:
+    """The metadata of a bundle; empty for any other model."""
+    return read_metadata(Path(model)) if (Path(model) / METADATA).is_file() else {}
+
+
+def domains_of(metadata: Metadata) -> set[str]:
+    """The domains of the pairs that a model was trained on."""
+    return {*metadata.get("data", {}).get("domains", ())}
+
+
+def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
+    """How the pairs of a file were split where a model was trained on them; None if it was not.
+
+    The oldest file of a model that was tuned further was split alone, its later ones beside it.
+    """
+    if "split" not in metadata:
+        return None
+    digest, data = file_sha256(pairs), metadata.get("data", {})
+    replay = data.get("replay", [])
+    if replay and replay[0]["sha256"] == digest:
+        return replay[0]["split"]
+    return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
+
+
+def split_sha256_on(metadata: Metadata, pairs: Path) -> str | None:
+    """SHA-256 of the split of a file's pairs where a model was trained on them; None if it was not."""
+    stored = split_on(metadata, pairs)
+    return None if stored is None else stored.get("sha256")
+
+
+def max_tokens_of(metadata: Metadata) -> int:
+    """The number of tokens that texts were cut off at in a model's training, or by default."""
+    return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
+
+
+def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
+    """The texts of the pairs, and the rows of a part: by the split of the model if it was trained on these pairs.
+
+    For a model that was trained on other pairs, the default split is used.
+
+    Raises:
+        InputError: the pairs or the metadata cannot be used.
+    """
+    read = read_pairs(pairs)
+    data = data_for(metadata, pairs, split, Path(metadata["name"]))
+    return chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
+
+
+def data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
+    """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
+    if split == "all":
+        return None
+    stored, replay = split_on(metadata, pairs), metadata.get("data", {}).get("replay")
+    if replay and stored is metadata.get("split"):
+        raise InputError(
+            f"{folder}: its rows of {pairs.name} were split beside those of {replay[0]['pairs']}, so they cannot be "
+            f"told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
+        )
+    return DataConfig() if stored is None else split_settings(stored, folder)
+
+
+def chosen_rows(
+    read: Sequence[Pair], split: Part | Literal["all"], data: DataConfig | None, sha256: str | None
+) -> tuple[Collection, list[int]]:
+    """The texts, and the rows whose queries are asked; all rows if there is no split.
+
+    Args:
+        sha256: SHA-256 of the split that a model was trained with; None where it is not known.
+
+    Raises:
+        InputError: this version splits the rows differently.
+    """
+    if data is None:
+        return index_pairs(read), list(range(len(read)))
+    collection, parts = divide(read, data)
+    if sha256 not in (None, split_sha256(collection, parts)):
+        raise InputError(
+            "the pairs are split differently from when the model was trained, by another version of nic_ray: rows that "
+            "it was trained on may be among those held back now; train and export it again, or read --split all"
+        )
+    return collection, np.flatnonzero(parts == split).tolist()
+
+
+def queries_of(collection: Collection, rows: Sequence[int]) -> Queries:
+    """The queries of some rows with their passages; nearly identical passages count as one."""
+    return Queries(collection.near_group[collection.positive[list(rows)]], [collection.domains[row] for row in rows])

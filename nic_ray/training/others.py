@@ -1,0 +1,88 @@
+"""What other models make of the texts of a training: a guide that rules out negatives, a teacher to learn from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.dataset.pairs import Collection
+from nic_ray.errors import InputError, in_one_line
+from nic_ray.model.activations import feed, token_inputs
+from nic_ray.model.base import load
+from nic_ray.model.encoder import whole
+from nic_ray.model.evaluation import embed
+from nic_ray.tokens import model_folder
+from nic_ray.train_config import TrainConfig
+from nic_ray.training.batches import OtherModels
+
+TEACHER_SCALE = 20.0
+"""Factor of a teacher's cosines, which makes them logits; the scores of a cross-encoder are logits already."""
+
+
+def other_models(config: TrainConfig, collection: Collection, device: str) -> OtherModels:
+    """Compute once what a training needs from `train.guide` and `train.teacher`.
+
+    Args:
+        device: where the models run.
+
+    Raises:
+        InputError: one of them is no model, or a teacher that is a cross-encoder has no negatives to score.
+    """
+    guide = None if config.guide is None else _unit_embeddings("guide", config.guide, config, collection, device)
+    if config.teacher is None:
+        return OtherModels(guide)
+    if _is_cross_encoder(config.teacher):
+        return OtherModels(guide, pair_scores=_pair_scores(config, collection, device))
+    teacher = _unit_embeddings("teacher", config.teacher, config, collection, device)
+    return OtherModels(guide, teacher=teacher * np.float32(TEACHER_SCALE**0.5))
+
+
+def _unit_embeddings(
+    role: str, model: str, config: TrainConfig, collection: Collection, device: str
+) -> NDArray[np.float32]:
+    """(texts, D) embeddings of the collection's texts by another model, with its own prompts."""
+    try:
+        encoder = load(model)
+    except InputError as error:
+        raise InputError(f"train.{role}: {error}") from None
+    source = feed(token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query), device)
+    embeddings = embed(whole(encoder, device), source, np.arange(len(collection.texts)))
+    unit: NDArray[np.float32] = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _is_cross_encoder(model: str) -> bool:
+    folder = model_folder(model)
+    try:
+        config = json.loads((Path(model if folder is None else folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return any(str(name).endswith("ForSequenceClassification") for name in names or ())
+
+
+def _pair_scores(config: TrainConfig, collection: Collection, device: str) -> NDArray[np.float32]:
+    """(N, 1 + H) logits of each row's passage and of its hard negatives; NaN where there is none."""
+    from sentence_transformers import CrossEncoder
+    from torch.nn import Identity
+
+    negatives = collection.negatives[:, : config.hard_negatives]
+    if not (negatives >= 0).any():
+        raise InputError(
+            f"train.teacher: {config.teacher} is a cross-encoder, which scores the hard negatives of the rows, and "
+            "there are none; find some with python -m nic_ray.mine, raise train.hard_negatives, or name a model that "
+            "embeds texts"
+        )
+    try:
+        teacher = CrossEncoder(str(config.teacher), device=device, local_files_only=True, max_length=config.max_tokens)
+    except Exception as error:  # as for base models, from any of four libraries
+        raise InputError(f"train.teacher: {config.teacher}: cannot be loaded ({in_one_line(error)})") from None
+    passages = np.column_stack([collection.positive, negatives])
+    known = passages >= 0
+    queries = np.broadcast_to(collection.query[:, None], passages.shape)
+    numbers = list(zip(queries[known].tolist(), passages[known].tolist(), strict=True))
+    pairs = [(collection.texts[query], collection.texts[passage]) for query, passage in numbers]
+    scores = np.full(passages.shape, np.nan, dtype=np.float32)
+    scores[known] = teacher.predict(pairs, activation_fn=Identity(), show_progress_bar=False)
+    return scores
