@@ -301,6 +301,8 @@ class Config(Section):
                     f"space.{name}: must go with train.method, which is {self.train.method}, and counts with {method} "
                     "only; leave it out, or search method as well"
                 )
+        if self.train.trains == "queries" and "anchor" in self.space:
+            yield "space.anchor: must be left out with train.trains queries, where general texts keep their embeddings"
         for number, start in enumerate(self.search.starts):
             yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
         yield from self._repeated_starts()

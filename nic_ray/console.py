@@ -132,6 +132,16 @@ def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":
     )
 
 
+def sizes_table(sizes: Iterable[tuple[int, str, int, Mapping[str, float]]]) -> "Table":
+    """Build a table of embeddings of several sizes: dimensions, precision, bytes of one embedding, macro metrics.
+
+    Args:
+        sizes: these values of each size, the metrics as flat metrics.
+    """
+    rows = [[str(count), precision, f"{size:,}", *macro_cells(flat)] for count, precision, size, flat in sizes]
+    return table(["dimensions", "precision", "bytes", *MACRO_COLUMNS], rows)
+
+
 def show(shown: "Table") -> None:
     """Print a table to stdout, with colours only where a terminal shows them and NO_COLOR is not set."""
     from rich.console import Console

@@ -51,18 +51,17 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base, describe_rows
-    from nic_ray.bundle.compressed import compressed_results, parse_dimensions, parse_precisions
+    from nic_ray.bundle import compressed
+    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
     from nic_ray.bundle.rows import part_named
-    from nic_ray.domains import MAX_SHOWN
     from nic_ray.hardware import pick_device
-    from nic_ray.metrics.table import macro_cells
     from nic_ray.packaged import packaged
     from nic_ray.progress import view
+    from nic_ray.report.terminal import show_comparison
 
     pairs = packaged(pairs)
     place = pick_device(device, "--device")
-    sizes, formats = parse_dimensions(dimensions), parse_precisions(precision)
+    sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
     smaller = []
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
         if pairs.is_dir():
@@ -70,24 +69,13 @@ def main(
         else:
             comparison = compare_with_base(model, pairs, part_named(split), view=progress, device=place)
         if sizes or len(formats) > 1:
-            smaller = compressed_results(model, pairs, comparison.split, sizes, formats, view=progress, device=place)
+            smaller = compressed.results_by_size(
+                model, pairs, comparison.split, sizes, formats, view=progress, device=place
+            )
     if as_json:
         print(json.dumps(asdict(comparison) | ({"smaller": list(map(asdict, smaller))} if smaller else {})))
         return
-    print(f"{model}: {describe_rows(comparison)}")
-    for line in comparison.warnings:
-        console.say(f"warning: {line}")
-    console.show(console.metrics_table(comparison.results, passages=comparison.asked))
-    if len(comparison.asked) - 1 > MAX_SHOWN:
-        print("every domain: --json")
-    console.say("\nwith and without a search by words (BM25):")
-    console.show(console.rankings_table(comparison.rankings))
-    if smaller:
-        console.say("\nsmaller embeddings, by the model alone:")
-        rows = [
-            [str(each.dimensions), each.precision, f"{each.bytes:,}", *macro_cells(each.metrics)] for each in smaller
-        ]
-        console.show(console.table(["dimensions", "precision", "bytes", *console.MACRO_COLUMNS], rows))
+    show_comparison(comparison, smaller)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ SAME_FOR_ALL_TRIALS = (
     "dimensions",
     "guide",
     "teacher",
+    "trains",
     "seed",
 )
 
@@ -75,6 +76,12 @@ class TrainConfig(Section):
         "blocks",
         description="what trains above the frozen blocks: all weights, or low-rank adapters on the linear layers, "
         "which are merged into the weights at the end and need the package peft",
+    )
+    trains: Literal["both", "queries"] = Field(
+        "both",
+        description="queries: passages keep the base model's embeddings, so that an index of them stays valid, and "
+        "each query picks from all training passages; exported as a Router, with a route for queries and one for "
+        "passages",
     )
     lora_rank: int = Field(16, ge=1, description="rank of the adapters")
     lora_alpha: float = Field(32.0, gt=0, description="adapters are scaled by lora_alpha / lora_rank")
@@ -149,6 +156,15 @@ class TrainConfig(Section):
     def peak_learning_rate(self) -> float:
         """The peak learning rate of what trains."""
         return self.lora_learning_rate if self.method == "lora" else self.learning_rate
+
+    @model_validator(mode="after")
+    def _nothing_holds_passages_that_keep_still(self) -> Self:
+        if self.trains == "queries" and self.anchor:
+            raise ValueError(
+                f"anchor must be 0 with trains: queries, got {self.anchor:g}: passages and general texts keep their "
+                "embeddings anyway"
+            )
+        return self
 
     @model_validator(mode="after")
     def _passages_fill_the_batch(self) -> Self:

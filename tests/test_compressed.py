@@ -9,14 +9,14 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import console
 from nic_ray.bundle.comparison import compare_with_base
-from nic_ray.bundle.compressed import compressed_results, parse_dimensions, parse_precisions
+from nic_ray.bundle.compressed import parse_dimensions, parse_precisions, results_by_size
 from nic_ray.errors import InputError
 from nic_ray.evaluate import main
 from nic_ray.metrics.ranking import flat_metrics, score_metrics
 
 
 def test_sizes_are_scored_as_sentence_transformers_makes_them(tiny_model_folder, tiny_pairs_file, tiny_pairs):
-    found = compressed_results(
+    found = results_by_size(
         str(tiny_model_folder), tiny_pairs_file, "all", [8], ["float32", "int8", "binary"]
     )  # fmt: skip
     assert [(each.dimensions, each.precision, each.bytes) for each in found] == [
@@ -45,7 +45,7 @@ def test_what_cannot_be_kept_is_refused(tiny_model_folder, tiny_pairs_file):
     with pytest.raises(InputError, match=r"--dimensions: want whole numbers above 0, .*; got 0, x"):
         parse_dimensions("0,8,x")
     with pytest.raises(InputError, match=r"--dimensions: must be fewer than the 32 of .*, got 32, 64"):
-        compressed_results(str(tiny_model_folder), tiny_pairs_file, "all", [32, 64, 8], ["float32"])
+        results_by_size(str(tiny_model_folder), tiny_pairs_file, "all", [32, 64, 8], ["float32"])
 
 
 @pytest.mark.parametrize("form", ["--json", "table"])

@@ -153,7 +153,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
 
     def searched() -> None:
         with pytest.MonkeyPatch.context() as patches:
-            patches.setattr(retriever, "load", lambda _: shared)
+            patches.setattr(retriever.bundles, "load_base_of", lambda _: shared)
             retriever.retriever(given.folder / "model", prepared.config.data.pairs, say=lambda _: None).ask(
                 "a hot rotor", 2
             )

@@ -261,6 +261,12 @@ def _limits_section(metadata: Metadata) -> str:
         cut = metadata["config"]["max_tokens"]
         included = ", its prompt included" if any(metadata.get("prompts", {}).values()) else ""
         limits.append(f"Of a text at most {cut} tokens are read{included}, fewer if the base model takes fewer.")
+    if metadata.get("config", {}).get("trains") == "queries":
+        limits.append(
+            "Its queries alone were trained: passages have the embeddings of the base model, so an index of them stays "
+            "valid. Embed queries with `encode_query` and passages with `encode_document`; `encode` embeds as passages "
+            "are."
+        )
     if metadata.get("split", {}).get("protocol") == "unseen_queries":
         limits.append("Its figures say nothing about passages that it was not trained on.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)

@@ -14,10 +14,8 @@ from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.base import load
-from nic_ray.model.encoder import whole
-from nic_ray.model.evaluation import Asked, embed, query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, encoder_embeddings, query_scores, texts_to_score
 from nic_ray.progress import View
 
 Precision = Literal["float32", "int8", "binary"]
@@ -62,7 +60,7 @@ def parse_dimensions(numbers: str | None) -> list[int]:
     return [int(part) for part in parts]
 
 
-def compressed_results(
+def results_by_size(
     model: str,
     pairs: Path,
     split: str,
@@ -100,9 +98,8 @@ def compressed_results(
         read = read_pairs(pairs, domains_of(metadata))
         collection, rows = chosen_rows(read, part, data, split_sha256_on(metadata, pairs))
     texts = texts_to_score(collection, rows)
-    tokens = token_inputs(encoder, collection.texts, max_tokens_of(metadata), collection.is_query)
     with (view or View()).work(f"embedding {len(texts):,} texts with {model} once more", len(texts)) as done:
-        embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
+        embeddings = encoder_embeddings(encoder, collection, texts, max_tokens_of(metadata), device=device, done=done)
     return [
         _scored(embeddings[:, :size], precision, texts, collection, rows)
         for size in (width, *sorted(dimensions, reverse=True))

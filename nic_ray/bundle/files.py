@@ -23,7 +23,7 @@ from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
 from nic_ray.model import base
-from nic_ray.model.encoder import Encoder
+from nic_ray.model.encoder import Encoder, for_queries
 from nic_ray.origin import METADATA
 from nic_ray.stored import checked
 from nic_ray.train_config import PromptsConfig
@@ -211,7 +211,10 @@ def load(folder: Path, fallback: str | None = None) -> SentenceTransformer:
     try:
         faults = find_faults(folder)
         if not faults:
-            return base.load(str(folder)).model
+            encoder = base.load(str(folder))
+            return (
+                encoder.model if encoder.passages is None else for_queries(encoder, encoder.model.max_seq_length or 0)
+            )
     except InputError as error:
         faults = [str(error)]
     if fallback is None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray.bundle import files as bundles
@@ -105,6 +106,11 @@ def convert(
     metadata = bundles.read_metadata(folder)
     collection, rows = rows_of_model(metadata, pairs, "validation")
     model = bundles.load(folder)
+    if isinstance(model[0], Router):
+        raise InputError(
+            f"{folder}: embeds queries and passages with different weights (trains: queries), and a graph has one set; "
+            "use the folder itself"
+        )
     if _prompts_of(model) and any(isinstance(part, Pooling) and not part.include_prompt for part in model):
         raise InputError(
             f"{folder}: its pooling leaves the prompts out (include_prompt: false), and a graph does not know where a "

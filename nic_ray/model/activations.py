@@ -36,6 +36,8 @@ class Inputs:
     token ids run through the blocks again each time they are used."""
     unpooled: NDArray[np.int64] | None = None
     """(texts,) number of tokens at the beginning of each text that pooling leaves out; None for none of any."""
+    fixed: NDArray[np.float32] | None = None
+    """(texts, D) embeddings of texts that keep them, whatever is trained; NaN for others. None if no text does."""
 
     @property
     def are_ids(self) -> bool:
@@ -59,8 +61,12 @@ class Feed:
     """Where `values` is."""
     unpooled: Tensor | None
     """Where `values` is."""
+    fixed: Tensor | None
+    """Where `values` is."""
     lengths: NDArray[np.int64]
     device: torch.device
+    is_fixed: NDArray[np.bool_]
+    """(texts,) whether a text has a fixed embedding."""
 
 
 def token_inputs(
@@ -147,13 +153,16 @@ def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         values, offsets = torch.from_numpy(inputs.values), torch.from_numpy(inputs.offsets)
         unpooled = None if inputs.unpooled is None else torch.from_numpy(inputs.unpooled)
+        fixed = None if inputs.fixed is None else torch.from_numpy(inputs.fixed)
+    lengths = inputs.lengths
+    is_fixed = np.zeros(len(lengths), dtype=np.bool_) if inputs.fixed is None else ~np.isnan(inputs.fixed[:, 0])
     if values.dtype == torch.uint16:
         values = values.view(torch.bfloat16)
     where = torch.device(device)
     if where.type == "cuda" and values.nbytes > _room(where, share):
-        return Feed(values, offsets, unpooled, inputs.lengths, where)
-    unpooled = None if unpooled is None else unpooled.to(where)
-    return Feed(values.to(where), offsets.to(where), unpooled, inputs.lengths, where)
+        return Feed(values, offsets, unpooled, fixed, lengths, where, is_fixed)
+    unpooled, fixed = (None if each is None else each.to(where) for each in (unpooled, fixed))
+    return Feed(values.to(where), offsets.to(where), unpooled, fixed, lengths, where, is_fixed)
 
 
 def _room(device: torch.device, share: float) -> float:
@@ -183,6 +192,12 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
     if source.unpooled is not None:
         mask[places < torch.minimum(starts + source.unpooled[index], ends)[:, None]] = UNPOOLED
     return _sent(values, source.device), _sent(mask, source.device)
+
+
+def fixed_embeddings(source: Feed, texts: NDArray[np.int64]) -> Tensor:
+    """Return the fixed embeddings of some texts on the device, (n, D); NaN for those that have none."""
+    assert source.fixed is not None
+    return _sent(source.fixed[torch.from_numpy(texts).to(source.fixed.device)], source.device)
 
 
 def _sent(batch: Tensor, device: torch.device) -> Tensor:

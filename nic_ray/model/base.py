@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,35 @@ def load(
 
     disable_progress_bar()  # reading 90 MB is over before the bar can be read
     model = _load_model(base_model, revision, trust_remote_code=trust_remote_code)
+    routes = _routes_of(model)
+    if routes is None:
+        return _encoder_of(base_model, model, prompts)
+    queries, passages = (_encoder_of(base_model, route, prompts) for route in routes)
+    return replace(queries, passages=passages)
+
+
+def _routes_of(model: "SentenceTransformer") -> tuple["SentenceTransformer", "SentenceTransformer"] | None:
+    """Return the models for queries and for passages that a Router leads to; None if nothing is routed."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    router = model[0]
+    if not isinstance(router, Router) or len(model) > 1 or set(router.sub_modules) != {"query", "document"}:
+        return None
+
+    def route(name: str) -> "SentenceTransformer":
+        return SentenceTransformer(
+            modules=list(router.sub_modules[name]),
+            device="cpu",
+            prompts=dict(model.prompts),
+            default_prompt_name=model.default_prompt_name,
+            similarity_fn_name=model.similarity_fn_name,
+        )
+
+    return route("query"), route("document")
+
+
+def _encoder_of(base_model: str, model: "SentenceTransformer", prompts: PromptsConfig | None) -> Encoder:
     transformer = getattr(model[0], "auto_model", None)
     if transformer is not None:
         _bound_length(model, transformer)
@@ -88,6 +118,7 @@ def load(
         weights_sha256=_hash_of(model),
         blocks=len(blocks),
         block_output=output,
+        passages=None,
         plain=output is not None and _plain_blocks_agree(transformer, output),
     )
 

@@ -54,14 +54,15 @@ class StoredInputs:
     path: Path
     offsets: NDArray[np.int64]
     depth: int
-    unpooled: NDArray[np.int64] | None
+    unpooled: NDArray[np.int64] | None = None
+    fixed: NDArray[np.float32] | None = None
 
 
 def opened(inputs: Inputs | StoredInputs) -> Inputs:
     """Return inputs as arrays; stored ones are memory-mapped rather than read."""
     if isinstance(inputs, Inputs):
         return inputs
-    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth, inputs.unpooled)
+    return Inputs(np.load(inputs.path, mmap_mode="r"), inputs.offsets, inputs.depth, inputs.unpooled, inputs.fixed)
 
 
 @dataclass(frozen=True)

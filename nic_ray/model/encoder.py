@@ -58,6 +58,8 @@ class Encoder:
     """Number of transformer blocks."""
     block_output: BlockOutput | None
     """What a block returns; None if the model cannot be cut at a block."""
+    passages: "Encoder | None"
+    """The model that embeds passages, if `model` embeds queries only."""
     plain: bool
     """Whether `blocks.Blocks` give the same results as the model's blocks; the part above a cut is then built of them,
     unless no layer is frozen."""
@@ -234,6 +236,23 @@ def for_cosine(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
         if not isinstance(model[-1], Normalize):
             model.append(Normalize())
         model.similarity_fn_name = "cosine"
+    return model
+
+
+def for_queries(encoder: Encoder, max_tokens: int) -> "SentenceTransformer":
+    """Return a model that embeds queries with an encoder, and passages and texts of no role with its `passages`.
+
+    Args:
+        max_tokens: as for `for_cosine`, in which form both are.
+    """
+    assert encoder.passages is not None
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    queries, passages = (for_cosine(each, max_tokens) for each in (encoder, encoder.passages))
+    router = Router.for_query_document(list(queries), list(passages), default_route="document")
+    model = SentenceTransformer(modules=[router], device="cpu", prompts=dict(passages.prompts))
+    model.similarity_fn_name = "cosine"
     return model
 
 

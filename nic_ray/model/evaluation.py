@@ -23,7 +23,7 @@ from nic_ray.metrics.ranking import (
     similarities,
 )
 from nic_ray.metrics.table import is_fused, of_one_ranking
-from nic_ray.model.activations import Feed, feed, in_chunks, padded_batch, token_inputs
+from nic_ray.model.activations import Feed, feed, fixed_embeddings, in_chunks, padded_batch, token_inputs
 from nic_ray.model.cut import Upper
 from nic_ray.model.encoder import Encoder, whole
 
@@ -67,7 +67,7 @@ def embed(
     bf16: bool = False,
     done: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Embed texts in eval mode, each distinct text once.
+    """Embed texts in eval mode, each distinct text once; fixed embeddings are taken as they are.
 
     Args:
         source: inputs at the depth of `upper`, on its device.
@@ -84,9 +84,14 @@ def embed(
     upper.eval()
     distinct, place = np.unique(texts, return_inverse=True)
     order, parts = [], []
+    if (fixed := distinct[source.is_fixed[distinct]]).size:
+        parts.append(fixed_embeddings(source, fixed))
+        order.append(fixed)
+        done(len(fixed))
+    left = distinct[~source.is_fixed[distinct]]
     # one context for all chunks, so that the weights are cast once
     with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-        for chunk, vectors in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, distinct):
+        for chunk, vectors in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, left):
             parts.append(vectors)
             order.append(chunk)
             done(len(chunk))
@@ -296,6 +301,38 @@ def evaluate_encoder(
     return flat_metrics(values, [collection.domains[row] for row in rows])
 
 
+def encoder_embeddings(
+    encoder: Encoder,
+    collection: Collection,
+    texts: NDArray[np.int64],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Embed texts of a collection with a whole model, each by its role, in fp32.
+
+    Args:
+        texts: (n,) numbers of texts.
+        device: where to embed; the encoder itself stays on the CPU.
+        done: called with the number of further distinct texts that have been embedded.
+
+    Returns:
+        embeddings (n, D) in the order of `texts`.
+    """
+    routes = [(encoder, np.arange(len(texts)))]
+    if encoder.passages is not None:
+        asks = collection.is_query[texts]
+        routes = [(encoder, np.flatnonzero(asks)), (encoder.passages, np.flatnonzero(~asks))]
+    routes = [(model, places) for model, places in routes if len(places)]
+    parts = []
+    for model, places in routes:
+        tokens = token_inputs(model, collection.texts, max_tokens, collection.is_query)
+        parts.append(embed(whole(model, device), feed(tokens, device), texts[places], done=done))
+    embeddings: NDArray[np.float32] = np.concatenate(parts)[np.argsort(np.concatenate([at for _, at in routes]))]
+    return embeddings
+
+
 def encoder_scores(
     encoder: Encoder,
     collection: Collection,
@@ -317,9 +354,8 @@ def encoder_scores(
         ValueError: an embedding is not finite.
     """
     keep_to_usable_cpus()
-    tokens = token_inputs(encoder, collection.texts, max_tokens, collection.is_query)
     texts = texts_to_score(collection, rows)
-    embeddings = embed(whole(encoder, device), feed(tokens, device), texts, done=done)
+    embeddings = encoder_embeddings(encoder, collection, texts, max_tokens, device=device, done=done)
     return fused_scores(Asked(embeddings, texts, collection, rows, encoder.similarity), fusions)
 
 

@@ -1,9 +1,11 @@
-"""The output in the terminal at the end of a search."""
+"""The output in the terminal at the end of a search, and of an evaluation."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from nic_ray import console
+from nic_ray.bundle.comparison import Comparison, describe_rows
+from nic_ray.bundle.compressed import Compressed
 from nic_ray.bundle.descriptions import (
     describe_averaging,
     describe_calibration,
@@ -12,7 +14,7 @@ from nic_ray.bundle.descriptions import (
 )
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
 from nic_ray.bundle.previous import COLUMNS, cells_of, describe_previous
-from nic_ray.domains import omitted_domains, shown_domains
+from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
@@ -197,3 +199,19 @@ def _leaks(evidence: Evidence) -> Iterator[str]:
 def _readings(evidence: Evidence) -> Iterator[str]:
     if warning := describe_readings(evidence.get("readings", [])):
         yield f"warning: {warning}"
+
+
+def show_comparison(comparison: Comparison, smaller: Sequence[Compressed]) -> None:
+    """Print the metrics of a model beside its base model's, and those of smaller embeddings if there are any."""
+    print(f"{comparison.model}: {describe_rows(comparison)}")
+    for line in comparison.warnings:
+        console.say(f"warning: {line}")
+    console.show(console.metrics_table(comparison.results, passages=comparison.asked))
+    if len(comparison.asked) - 1 > MAX_SHOWN:
+        print("every domain: --json")
+    console.say("\nwith and without a search by words (BM25):")
+    console.show(console.rankings_table(comparison.rankings))
+    if smaller:
+        console.say("\nsmaller embeddings, by the model alone:")
+        sizes = [(each.dimensions, each.precision, each.bytes, each.metrics) for each in smaller]
+        console.show(console.sizes_table(sizes))

@@ -27,7 +27,14 @@ from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.stored import read_result
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared, describe_data, prepare, refuse_other_start, training_data
+from nic_ray.training.prepared import (
+    Prepared,
+    describe_data,
+    prepare,
+    refuse_other_start,
+    training_data,
+    with_fixed_passages,
+)
 
 
 def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> StoredCurve:
@@ -92,7 +99,7 @@ def _inputs_at(prepared: Prepared, depth: int, run_folder: Path, view: View) -> 
     outputs = inputs_by_depth(
         prepared.encoder, prepared.tokens, [depth], room, bf16=prepared.bf16, chain=chain, view=view
     )
-    return opened(outputs[depth])
+    return opened(with_fixed_passages(prepared, outputs)[depth])
 
 
 def _measured(

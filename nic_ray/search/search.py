@@ -42,7 +42,7 @@ from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import RetentionSet, load_retention_set
 from nic_ray.selection.scoring import Scorer, deepest
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
-from nic_ray.training.prepared import Prepared, depths, describe_run, prepare, refuse_other_start
+from nic_ray.training.prepared import Prepared, depths, describe_run, prepare, refuse_other_start, with_fixed_passages
 
 LOGGED = (
     "nic_ray.progress",
@@ -260,6 +260,7 @@ def _train(
             chain=cluster.chain_on_cluster(placement, bf16=prepared.bf16),
             view=view,
         )
+        outputs = with_fixed_passages(prepared, outputs)
         inputs = {depth: opened(at_depth) for depth, at_depth in outputs.items()}
         base = Scorer(prepared, deepest(inputs)).metrics(None, prepared.rows("validation"))
         objective = config.search.objective

@@ -31,6 +31,7 @@ from nic_ray.training.prepared import (
     held_texts,
     prepare,
     refuse_other_start,
+    with_fixed_passages,
 )
 
 
@@ -131,7 +132,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
         chain=run_here(prepared.device, bf16=prepared.bf16),
         view=view,
     )
-    inputs = opened(outputs[depth])
+    inputs = opened(with_fixed_passages(prepared, outputs)[depth])
     scorer = Scorer(prepared, inputs)
     before = scorer.metrics(None, prepared.rows("validation"))
     view.say(f"base model: {objective} {before[objective]:.4f} on validation")

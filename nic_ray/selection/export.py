@@ -4,7 +4,7 @@ import collections
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from nic_ray.evidence import Evidence, Metadata
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model import encoder as encoders
 from nic_ray.model.activations import feed
+from nic_ray.model.cache import opened
 from nic_ray.model.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.selection.candidates import Candidate
-from nic_ray.training.prepared import Prepared, describe_data, export_dtype
+from nic_ray.training.prepared import Prepared, describe_data, export_dtype, with_fixed_passages
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
 """Largest difference allowed, in addition to one near tie, between a macro metric of the exported folder and that of
@@ -89,6 +90,9 @@ def export(
             other validation metrics than the training; or it cannot be written.
     """
     tuned = encoders.with_weights(prepared.encoder, winner.config.frozen_layers, winner.weights)
+    plain = encoders.for_cosine(tuned, winner.config.max_tokens)
+    if winner.config.trains == "queries":
+        plain = encoders.for_queries(replace(tuned, passages=prepared.encoder), winner.config.max_tokens)
     metadata: Metadata = {
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,7 +132,7 @@ def export(
     files.write_bundle(
         folder,
         # whoever loads the folder then truncates texts at the same length as the training did
-        _stored_as(encoders.for_cosine(tuned, winner.config.max_tokens), export_dtype(prepared)),
+        _stored_as(plain, export_dtype(prepared)),
         metadata,
         training_log=training_log,
         overwrite=overwrite,
@@ -157,11 +161,12 @@ def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model:
     """
     collection = prepared.collection
     whole = encoders.whole(tuned)
+    source = feed(opened(with_fixed_passages(prepared, {0: prepared.tokens})[0]), "cpu")
     for numbers, encode in (
         (np.unique(collection.query)[:SAMPLED], model.encode_query),
         (collection.corpus[:SAMPLED], model.encode_document),
     ):
-        embeddings = embed(whole, feed(prepared.tokens, "cpu"), numbers)
+        embeddings = embed(whole, source, numbers)
         plain = encode([collection.texts[number] for number in numbers.tolist()], show_progress_bar=False)
         norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(plain, axis=1)
         lowest = float(((embeddings * plain).sum(axis=1) / norms).min())

@@ -10,9 +10,10 @@ from nic_ray.dataset.pairs import Collection
 from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.metrics.table import METRICS
 from nic_ray.model.activations import Inputs, frozen_inputs, token_inputs
+from nic_ray.model.cache import opened
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, deepest
-from nic_ray.training.prepared import Prepared
+from nic_ray.training.prepared import Prepared, with_fixed_passages
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def _inputs_at(
     tokens = token_inputs(encoder, texts, prepared.config.train.max_tokens, is_query)
     wanted = sorted(set(depths)) if encoder.can_be_cut else []
     cut_inputs = frozen_inputs(encoder, tokens, wanted, device=prepared.device, bf16=prepared.bf16)
-    return {depth: cut_inputs.get(depth, replace(tokens, depth=depth)) for depth in depths}
+    inputs = {depth: cut_inputs.get(depth, replace(tokens, depth=depth)) for depth in depths}
+    return {depth: opened(at_depth) for depth, at_depth in with_fixed_passages(prepared, inputs, is_query).items()}
 
 
 def load_retention_set(prepared: Prepared, collection: Collection, depths: Sequence[int]) -> RetentionSet:

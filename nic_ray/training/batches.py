@@ -73,6 +73,7 @@ def make_batch(
     hard_negatives: int,
     general: GeneralTexts = NOTHING_HELD,
     others: OtherModels = NO_OTHERS,
+    candidates: NDArray[np.int64] | None = None,
 ) -> Batch:
     """Collect the distinct texts of some rows, and the passages that must not serve as negatives of a query.
 
@@ -82,10 +83,12 @@ def make_batch(
         hard_negatives: number of each row's negatives that join the batch, counted from the first.
         general: texts that are held to the base model's embeddings.
         others: what other models make of the collection's texts.
+        candidates: (P,) ascending numbers of the passages that every query picks from, among them the positives and the
+            negatives of the rows; None for those alone.
     """
     queries = collection.query[rows]
     negatives = collection.negatives[rows, :hard_negatives].ravel()
-    passages = np.union1d(collection.positive[rows], negatives[negatives >= 0])
+    passages = np.union1d(collection.positive[rows], negatives[negatives >= 0]) if candidates is None else candidates
     own = np.union1d(queries, passages)
     near = collection.near_group[passages]
     answers = {query: np.isin(near, collection.near_group[relevant[query]]) for query in set(queries.tolist())}

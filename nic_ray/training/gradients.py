@@ -8,7 +8,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, padded_batch
+from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, fixed_embeddings, padded_batch
 from nic_ray.model.cut import Upper
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import Batch
@@ -46,9 +46,11 @@ def accumulate_gradients(
     device = source.device
     workers = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
-    shares = [_share(source, batch.texts, part, workers) for part in range(workers)]
+    trained = np.flatnonzero(~source.is_fixed[batch.texts])  # positions in batch.texts
+    texts = batch.texts[trained]
+    shares = [_share(source, texts, part, workers) for part in range(workers)]
     at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
-    parts = list(chunks(source.lengths, batch.texts[shares[rank]], at_most))
+    parts = list(chunks(source.lengths, texts[shares[rank]], at_most))
     padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
     at_once = padded <= config.micro_batch_tokens
 
@@ -59,9 +61,13 @@ def accumulate_gradients(
             if not at_once:
                 states.append(random_state(device))
             outputs.append(upper(*padded_batch(source, part)))
-    order = np.searchsorted(batch.texts, np.concatenate(parts))  # rows of the outputs, in batch.texts
+    order = np.searchsorted(texts, np.concatenate(parts))  # rows of the outputs, in texts
     detached = torch.cat([output.detach() for output in outputs])
-    embeddings = _gathered(detached, order, shares, len(batch.texts)).requires_grad_()
+    own = _gathered(detached, order, shares, len(texts)).requires_grad_()
+    embeddings = own
+    if source.fixed is not None:
+        at = torch.from_numpy(trained).to(device)
+        embeddings = fixed_embeddings(source, batch.texts).to(own.dtype).index_copy(0, at, own)
     queries, passages = (embeddings[torch.from_numpy(part).to(device)] for part in (batch.queries, batch.passages))
     positive = torch.from_numpy(batch.positive).to(device)
     value = loss(queries, passages, positive, torch.from_numpy(batch.masked).to(device), scale=config.scale)
@@ -72,8 +78,8 @@ def accumulate_gradients(
         targets = torch.from_numpy(batch.targets).to(embeddings)
         value = value + config.anchor * distance_to(targets, embeddings[torch.from_numpy(batch.held).to(device)])
     value.backward()
-    assert embeddings.grad is not None
-    gradients = embeddings.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])
+    assert own.grad is not None
+    gradients = own.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])
     if at_once:
         torch.autograd.backward(outputs, list(gradients))
     else:

@@ -95,6 +95,9 @@ class Training:
     data: TrainingData
     relevant: dict[int, NDArray[np.int64]]
     """Answers to each query of the collection, from `pairs.relevant_passages`."""
+    candidates: NDArray[np.int64] | None
+    """Passages that every query picks from: all that the training rows name, where passages keep their embeddings, so
+    that they cost nothing; None for those of its batch."""
     loss: Loss
 
 
@@ -168,7 +171,11 @@ def new_training(config: TrainConfig, upper: Upper, data: TrainingData, *, loss:
     relevant, loss = relevant_passages(data.collection), loss or LOSSES[config.loss]
     if config.dimensions:
         loss = at_dimensions(loss, [*config.dimensions, None])
-    return Training(config, upper, make_optimizer(upper, config), data, relevant, loss)
+    candidates = None
+    if config.trains == "queries":
+        negatives = data.collection.negatives[data.rows, : config.hard_negatives].ravel()
+        candidates = np.union1d(data.collection.positive[data.rows], negatives[negatives >= 0])
+    return Training(config, upper, make_optimizer(upper, config), data, relevant, candidates, loss)
 
 
 def weights_in(state: TrainingState, upper: Upper, config: TrainConfig) -> dict[str, Tensor]:
@@ -207,7 +214,9 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
     """
     config, data = training.config, training.data
     held = data.general.sample(config.anchor_texts, seed=config.seed, step=step) if config.anchor else NOTHING_HELD
-    batch = make_batch(data.collection, training.relevant, rows, config.hard_negatives, held, data.others)
+    batch = make_batch(
+        data.collection, training.relevant, rows, config.hard_negatives, held, data.others, training.candidates
+    )
     try:
         loss = _within_memory(training, batch, step)
         norm = torch.nn.utils.clip_grad_norm_(trained_parameters(training.upper), MAX_GRADIENT_NORM)

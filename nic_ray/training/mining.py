@@ -12,7 +12,7 @@ from nic_ray.dataset.pairs import Collection, Pair, relevant_passages
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.model.cut import placed
-from nic_ray.model.encoder import Encoder, for_cosine
+from nic_ray.model.encoder import Encoder, for_cosine, for_queries
 
 
 def mine_negatives(
@@ -69,7 +69,8 @@ def mine_negatives(
     spare = max(map(len, answers.values())) - 1  # a row's own passage is never mined
     furthest = min(passages, 10 * count + 10 + spare)
     keep_to_usable_cpus()
-    model = placed(for_cosine(encoder, max_tokens), device)
+    plain = for_cosine(encoder, max_tokens) if encoder.passages is None else for_queries(encoder, max_tokens)
+    model = placed(plain, device)
     # the function prints messages, and shows one progress bar per step
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         mined = mine_hard_negatives(

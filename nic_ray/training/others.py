@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, in_one_line
-from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.base import load
-from nic_ray.model.encoder import whole
-from nic_ray.model.evaluation import embed
+from nic_ray.model.evaluation import encoder_embeddings
 from nic_ray.tokens import model_folder
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import OtherModels
@@ -46,8 +44,8 @@ def _unit_embeddings(
         encoder = load(model)
     except InputError as error:
         raise InputError(f"train.{role}: {error}") from None
-    source = feed(token_inputs(encoder, collection.texts, config.max_tokens, collection.is_query), device)
-    embeddings = embed(whole(encoder, device), source, np.arange(len(collection.texts)))
+    texts = np.arange(len(collection.texts))
+    embeddings = encoder_embeddings(encoder, collection, texts, config.max_tokens, device=device)
     unit: NDArray[np.float32] = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     return unit
 

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +22,7 @@ from nic_ray.evidence import StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.adapters import refuse_without_peft
 from nic_ray.model.base import load_base
+from nic_ray.model.cache import StoredInputs, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
@@ -83,6 +84,11 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     collection, parts, replay = divided(config.data, config.train.base_model)
     encoder = load_base(config.train)
+    if encoder.passages is not None:
+        raise InputError(
+            f"{encoder.name}: embeds queries and passages with different weights, and one set is tuned here; name its "
+            "base model"
+        )
     check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
     if "frozen_layers" in config.space:
         check_frozen_layers(encoder, depths(config), "space.frozen_layers")
@@ -113,6 +119,28 @@ def export_dtype(prepared: Prepared) -> str:
     """Return the number format that the weights of a run's model are exported in: "fp32", "bf16" or "fp16"."""
     asked = prepared.config.export_dtype
     return prepared.encoder.stored_in if asked == "base" else asked
+
+
+def with_fixed_passages(
+    prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], is_query: NDArray[np.bool_] | None = None
+) -> dict[int, Inputs | StoredInputs]:
+    """Give passages the embeddings of the base model, where a run trains queries only; else return the inputs.
+
+    Args:
+        inputs: inputs of some texts by depth.
+        is_query: (texts,) which of them are queries; None for the texts of the run itself.
+    """
+    if prepared.config.train.trains == "both":
+        return dict(inputs)
+    deepest = opened(inputs[max(inputs)])
+    asks = np.zeros(len(deepest.lengths), dtype=np.bool_) if is_query is None else is_query
+    if is_query is None:
+        asks[prepared.collection.query] = True
+    upper, passages = upper_for(prepared.encoder, deepest).to(prepared.device), np.flatnonzero(~asks)
+    embeddings = embed(upper, feed(deepest, prepared.device), passages, bf16=prepared.bf16)
+    fixed = np.full((len(asks), embeddings.shape[1]), np.nan, dtype=np.float32)
+    fixed[passages] = embeddings
+    return {depth: replace(at_depth, fixed=fixed) for depth, at_depth in inputs.items()}
 
 
 def holds_general_texts(config: Config) -> bool:
