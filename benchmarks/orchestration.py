@@ -115,15 +115,19 @@ def in_processes(trials: int) -> dict[str, float]:
         return time.thread_time()
 
     with tempfile.TemporaryDirectory() as folder, ray_session(View()):
+        base = worker.BaseInputs(
+            blocks=encoder.blocks,
+            inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},
+            uppers={depth: ray.put(upper(encoder, depth))},
+            general=ray.put(NOTHING_HELD),
+        )
         shared = worker.TrialInputs(
             base=config.train,
             objective=config.search.objective,
             train_rows=rows,
             validation_rows=rows,
             collection=ray.put(collection),
-            inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},
-            uppers={depth: ray.put(upper(encoder, depth))},
-            general=ray.put(NOTHING_HELD),
+            bases={config.train.base_model: base},
             others=ray.put(NO_OTHERS),
             workers=1,
             gpus_per_worker=0.0,

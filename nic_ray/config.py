@@ -93,6 +93,21 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+class ConstraintConfig(Section):
+    """The base models that can be deployed; others are left out of the space."""
+
+    max_parameters: int | None = Field(None, ge=1, description="most parameters of a base model; null: any number")
+    max_ms_per_query: float | None = Field(
+        None,
+        gt=0,
+        description="longest time, in milliseconds, that a base model may take to embed a single query on this "
+        "machine's CPUs, in the median of 20; null: any time",
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="number of dimensions that embeddings must have, such as an index's; null: any number"
+    )
+
+
 class SearchConfig(Section):
     """How many trials are run, how they are judged, and when they are stopped."""
 
@@ -117,6 +132,11 @@ class SearchConfig(Section):
         ge=1,
         description="largest number of trials whose best weights are averaged, the best ones; null: as many as "
         "cross-fitting on the validation passages shows to be best; 1: the winner's weights alone",
+    )
+    constraint: ConstraintConfig = Field(
+        ConstraintConfig(),
+        description="`{max_parameters: ..., max_ms_per_query: ..., dimensions: ...}`: what a base model may cost, and the "
+        "dimensions that it must have; others are left out of the space",
     )
     time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
@@ -306,6 +326,7 @@ class Config(Section):
         for number, start in enumerate(self.search.starts):
             yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
         yield from self._repeated_starts()
+        yield from self._mismatched_bases()
         together = {
             name: self.space[name].ends() if name in self.space else (getattr(self.train, name),)
             for name in ("batch_size", "queries_per_passage")
@@ -315,6 +336,17 @@ class Config(Section):
                 TrainConfig.model_validate(self.train.model_dump() | dict(zip(together, values, strict=True)))
             except ValidationError as error:
                 yield from (f"space: {setting_fault(fault, TrainConfig)}" for fault in error.errors())
+
+    def _mismatched_bases(self) -> Iterator[str]:
+        """Find settings that belong to one base model where several are searched, and two ways to freeze at once."""
+        if "base_model" in self.space:
+            if self.train.revision is not None:
+                yield "train.revision: must be null where base_model is searched, since it belongs to one; name folders"
+            if self.data.replay:
+                yield "space.base_model: must be left out with data.replay, whose rows belong to one base model"
+        shares = self.space["frozen_share"].ends() if "frozen_share" in self.space else (self.train.frozen_share,)
+        if "frozen_layers" in self.space and None not in shares:
+            yield "space.frozen_layers: must be left out with frozen_share, which takes its place"
 
     def _repeated_starts(self) -> Iterator[str]:
         """Find starts that would not be trials of their own: what is compared must be what is named."""

@@ -167,6 +167,26 @@ class PreviousModel(TypedDict):
     """Part -> "old", "new" -> model ("base", "tuned") -> macro metrics; without an entry where there are no rows."""
 
 
+class StoredBase(TypedDict):
+    """A base model of a search with several: what it costs, and what it and its trials find."""
+
+    base_model: str
+    parameters: int
+    dimensions: int
+    blocks: int
+    mib: float
+    """Size of its weights in MiB."""
+    ms_per_query: float
+    """Median time in milliseconds to embed a query alone, on the CPUs of the machine that ran the search."""
+    base: float
+    """Objective of the base model itself on the validation rows."""
+    trial: str | None
+    """Its best trial; None if none of its trials has an evaluation."""
+    best: float | None
+    """Objective of that trial on the validation rows."""
+    trials: int
+
+
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -203,6 +223,10 @@ class Evidence(TypedDict, total=False):
     empty if none was tried."""
     word_search: WordSearch
     calibration: StoredCalibration
+    bases: list[StoredBase]
+    """Absent where a search has one base model."""
+    best_base: str
+    """The base model that finds most on the validation rows; absent if the winner was tuned from it."""
     previous: PreviousModel
     """Absent unless the base model had been tuned before."""
     run: str
@@ -272,6 +296,8 @@ class StoredStart(TypedDict, total=False):
     split: StoredSplit
     general_texts: StoredGeneralTexts
     base_weights_sha256: str
+    other_base_weights_sha256: dict[str, str]
+    """Further base models -> hash of their weights; absent where there are none."""
 
 
 class StoredRun(StoredStart):

@@ -11,7 +11,6 @@ from nic_ray.validation import Section
 Schedule = Literal["cosine_restarts", "cosine", "linear", "constant"]
 
 SAME_FOR_ALL_TRIALS = (
-    "base_model",
     "revision",
     "trust_remote_code",
     "prompts",
@@ -71,6 +70,14 @@ class TrainConfig(Section):
         4,
         ge=0,
         description="transformer blocks that do not train, from the bottom; 1 or more freezes the embeddings",
+    )
+    frozen_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the base model's blocks that do not train, rounded to whole blocks, of which at least "
+        "one trains, in place of frozen_layers: for base models with different numbers of blocks; null: frozen_layers "
+        "counts",
     )
     method: Literal["blocks", "lora"] = Field(
         "blocks",
@@ -152,6 +159,12 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
     seed: int = Field(42, ge=0, lt=2**31, description="seed of batches and dropout")
 
+    def of_base(self, base_model: str, blocks: int) -> "TrainConfig":
+        """Return this configuration for a base model with a number of blocks, with frozen_share as frozen_layers."""
+        depth = self.frozen_layers if self.frozen_share is None else depth_of_share(self.frozen_share, blocks)
+        changed = {"base_model": base_model, "frozen_layers": depth}
+        return self if changed == self.model_dump(include=set(changed)) else self.model_copy(update=changed)
+
     @property
     def peak_learning_rate(self) -> float:
         """The peak learning rate of what trains."""
@@ -174,6 +187,11 @@ class TrainConfig(Section):
                 f"with queries_per_passage {self.queries_per_passage}"
             )
         return self
+
+
+def depth_of_share(share: float, blocks: int) -> int:
+    """Return the number of a base model's blocks that are frozen; one trains, however large the share."""
+    return min(max(round(share * blocks), 1), blocks - 1)
 
 
 def drawn(space: Container[str], sample: Mapping[str, Value], method: str) -> dict[str, Value]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nic_ray.config import Config, trial_config
+from nic_ray.config import Config, ConstraintConfig, trial_config
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.errors import InputError
 from nic_ray.space import Dimension
@@ -113,7 +113,7 @@ def test_an_empty_file_means_every_default(accepted, text):
 def test_every_setting_says_what_it_is():
     sections = [field.annotation for field in Config.model_fields.values() if hasattr(field.annotation, "model_fields")]
     assert len(sections) == 8
-    for section in [*sections, Dimension]:
+    for section in [*sections, ConstraintConfig, Dimension]:
         assert [name for name, field in section.model_fields.items() if not field.description] == []
 
 

@@ -43,7 +43,7 @@ def test_the_first_trial_is_predicted_to_run_all_of_its_epochs(prepared, monkeyp
     monkeypatch.setattr(
         forecast, "trial_s", lambda _, __, config, **___: 900.0 if config is found.config.train else 1e-9
     )
-    assert estimate(found, FREE, ALONE, 1, 0).search_s == pytest.approx(900.0)
+    assert estimate([(found, FREE)], ALONE, 1, 0).search_s == pytest.approx(900.0)
 
 
 def test_the_epochs_are_those_of_the_first_trial_and_of_those_that_go_on():
@@ -78,26 +78,26 @@ def test_the_last_trial_of_a_search_has_the_threads_of_those_that_have_ended(pre
     monkeypatch.setattr(forecast, "trial_s", lambda *_, **__: 90.0)
     monkeypatch.setattr(forecast, "FURTHER_THREAD", 1.0)
     # three trials of 3 epochs, none of which can be stopped: two at a time, then one with two threads
-    found = estimate(prepared(trials=3, grace_period=3), FREE, TWO, 2, 0)
+    found = estimate([(prepared(trials=3, grace_period=3), FREE)], TWO, 2, 0)
     assert found.search_s == pytest.approx(90 + 90 / 2)
     assert found.confirm_s == pytest.approx(90)  # two, at the same time
     # a second thread that does half of what the first one does
     monkeypatch.setattr(forecast, "FURTHER_THREAD", 0.5)
-    assert estimate(prepared(trials=3, grace_period=3), FREE, TWO, 2, 0).search_s == pytest.approx(90 + 90 / 1.5)
+    assert estimate([(prepared(trials=3, grace_period=3), FREE)], TWO, 2, 0).search_s == pytest.approx(90 + 90 / 1.5)
     # trials on a GPU gain nothing by idle CPUs
     on_gpu = dataclasses.replace(TWO, gpus_per_worker=0.5)
-    assert estimate(prepared(trials=3, grace_period=3), FREE, on_gpu, 1, 0).search_s == pytest.approx(180)
+    assert estimate([(prepared(trials=3, grace_period=3), FREE)], on_gpu, 1, 0).search_s == pytest.approx(180)
 
 
 @pytest.mark.parametrize(("trials", "again"), [(6, 2), (2, 2), (1, 0)])
 def test_no_more_are_trained_again_than_there_are(prepared, trials, again):
-    assert estimate(prepared(trials=trials), at(start=100.0), ALONE, 1, 0).confirm_s == pytest.approx(again * 100.0)
+    assert estimate([(prepared(trials=trials), at(start=100.0))], ALONE, 1, 0).confirm_s == pytest.approx(again * 100.0)
 
 
 def test_what_is_read_for_the_mean_of_the_weights(prepared):
     found = prepared()
     with_mean, without = (
-        estimate(prepared(averaged_trials=most), at(read=1.0), ALONE, 1, 0).end_s for most in (None, 1)
+        estimate([(prepared(averaged_trials=most), at(read=1.0))], ALONE, 1, 0).end_s for most in (None, 1)
     )
     tokens = forecast._tokens_to_score(found, "validation")
     # of 6 trials and 2 that are trained again: each, at most 12 means of 2 and of 4, and that of all; 2 or 1 of the two
@@ -112,17 +112,17 @@ def test_what_is_read_for_the_mean_of_the_weights(prepared):
 
 def test_the_retention_set_is_read_by_the_base_model_every_trial_and_every_alpha(prepared):
     found = prepared()
-    with_set, without = (estimate(found, at(read=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    with_set, without = (estimate([(found, at(read=1.0))], ALONE, 1, tokens).end_s for tokens in (100, 0))
     # base model and first trial at depth 1; 6 trials, 2 that are trained again and 10 alphas with 1.5 blocks each
     assert with_set - without == pytest.approx(100 * (1 + 1 + 18 * 1.5))
-    with_set, without = (estimate(found, at(frozen=1.0), ALONE, 1, tokens).end_s for tokens in (100, 0))
+    with_set, without = (estimate([(found, at(frozen=1.0))], ALONE, 1, tokens).end_s for tokens in (100, 0))
     assert with_set - without == pytest.approx(100)  # one frozen block, once
 
 
 def test_what_follows_the_trials_has_all_threads_of_the_machine(prepared):
     found, rates = prepared(), at(read=1.0)
     alone, of_two, on_both = (
-        estimate(found, rates, placement, cpus, 0).end_s - EXPORT_S
+        estimate([(found, rates)], placement, cpus, 0).end_s - EXPORT_S
         for placement, cpus in ((ALONE, 1), (TWO, 2), (dataclasses.replace(ALONE, threads=2), 2))
     )
     assert of_two == pytest.approx(alone / (1 + forecast.FURTHER_THREAD))
@@ -138,7 +138,7 @@ def test_workers_divide_the_blocks_of_a_trial_among_them(prepared):
 
 def test_what_no_budget_has_room_for_costs_no_room_and_runs_in_every_step(prepared):
     kept, nowhere = prepared(), prepared(activations={"memory_budget_gib": 0, "disk_budget_gib": 0})
-    with_room, without = (estimate(each, at(frozen=1.0), ALONE, 1, 0) for each in (kept, nowhere))
+    with_room, without = (estimate([(each, at(frozen=1.0))], ALONE, 1, 0) for each in (kept, nowhere))
     size = len(kept.tokens.values) * 32 * (2 if kept.bf16 else 4)
     assert (with_room.activations, without.activations) == (size, 0)
     assert with_room.disk - without.disk == size
@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_weights_moments_and_best_weights_of_what_trains_at_m
     parameters = sum(
         value.numel() for name, value in transformer.named_parameters() if "pooler" not in name
     )  # at depth 0 all of them train
-    disk = estimate(found, FREE, ALONE, 1, 0)
+    disk = estimate([(found, FREE)], ALONE, 1, 0)
     # six trials, two that are trained again, and two on all rows
     assert disk.disk - disk.activations == (6 + 2 + 2) * 4 * 4 * parameters
 
@@ -166,15 +166,15 @@ def test_what_is_exported_is_trained_on_all_rows_with_all_threads(prepared, monk
     monkeypatch.setattr(forecast, "trial_s", lambda *_, **__: 60.0)
     found = prepared()
     rows = len(found.parts) / len(found.rows("train"))
-    assert estimate(found, FREE, ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * rows)  # two members of a mean
-    assert estimate(found, FREE, TWO, 2, 0).refit_s == pytest.approx(60 * rows)  # one after the other, on both CPUs
-    assert estimate(prepared(averaged_trials=1), FREE, ALONE, 1, 0).refit_s == pytest.approx(60 * rows)
+    assert estimate([(found, FREE)], ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * rows)  # two members of a mean
+    assert estimate([(found, FREE)], TWO, 2, 0).refit_s == pytest.approx(60 * rows)  # one after the other, on both CPUs
+    assert estimate([(prepared(averaged_trials=1), FREE)], ALONE, 1, 0).refit_s == pytest.approx(60 * rows)
     none = dataclasses.replace(found, config=found.config.model_copy(update={"refit": "none"}))
-    assert estimate(none, FREE, ALONE, 1, 0).refit_s == 0
+    assert estimate([(none, FREE)], ALONE, 1, 0).refit_s == 0
     data = found.config.data.model_copy(update={"protocol": "cross_fit"})
     folds = dataclasses.replace(none, config=none.config.model_copy(update={"data": data}))
     # four folds, each without a quarter of the rows
-    assert estimate(folds, FREE, ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * 4 * 0.75 * rows)
+    assert estimate([(folds, FREE)], ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * 4 * 0.75 * rows)
 
 
 def test_the_same_search_over_every_depth_is_told_unless_it_covers_them(prepared):

@@ -18,14 +18,8 @@ from nic_ray.progress import View
 from nic_ray.search import train_single
 from nic_ray.search.train_single import train_one
 from nic_ray.training.batches import NOTHING_HELD
-from nic_ray.training.prepared import (
-    describe_data,
-    describe_start,
-    held_texts,
-    prepare,
-    refuse_other_start,
-    training_data,
-)
+from nic_ray.training.prepared import held_texts, prepare, training_data
+from nic_ray.training.start import describe_data, describe_start, refuse_other_start
 
 
 def test_the_interpreter_carries_paragraphs_of_prose():

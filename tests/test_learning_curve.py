@@ -17,6 +17,7 @@ from nic_ray.search import learning_curve as room
 from nic_ray.search.learning_curve import learning_curve
 from nic_ray.search.run import begin_run, destination
 from nic_ray.stored import read_curve
+from nic_ray.training.bases import Bases
 from nic_ray.training.loop import UNJUDGED, TrainingData, fit
 from nic_ray.training.prepared import prepare
 
@@ -74,7 +75,9 @@ def ended(tiny_model, tiny_pairs_file, tmp_path):
     )
     prepared = prepare(config, on_gpu=False)
     where = destination(config, out=tmp_path / "models", name="m", run_root=tmp_path / "runs", overwrite=False)
-    folder = begin_run(prepared, where, overwrite=False, export_anyway=False).folder
+    folder = begin_run(
+        Bases({prepared.encoder.name: prepared}, {}, {}), where, overwrite=False, export_anyway=False
+    ).folder
     winner = config.train.model_copy(update={"learning_rate": 1e-3, "patience": 1})
     result = {
         "bundle": None,

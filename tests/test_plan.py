@@ -9,8 +9,9 @@ from nic_ray import console, plan
 from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.search import forecast
+from nic_ray.search.rates import Rates, _measure
 
-RATES = forecast.Rates(start=1.0, frozen=1e-6, trained=1e-6, step=0.01, read=1e-6, memory=2**20)
+RATES = Rates(start=1.0, frozen=1e-6, trained=1e-6, step=0.01, read=1e-6, memory=2**20)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def asked(monkeypatch) -> list[tuple[int, int, str]]:
     """Processes, threads and device of each measurement, none of which is made."""
     found: list[tuple[int, int, str]] = []
 
-    def measured(_: Config, *how: object) -> forecast.Rates:
+    def measured(_: Config, *how: object) -> Rates:
         found.append(how)
         return RATES
 
@@ -103,7 +104,7 @@ def test_cuda_that_no_trial_would_be_given_is_refused(config):
 def test_a_measurement_on_this_processor_gives_rates_of_all_kinds(config):
     threads = torch.get_num_threads()
     try:
-        rates = forecast._measure(config, 1, 0.0, "cpu")
+        rates = _measure(config, 1, 0.0, "cpu")
     finally:
         torch.set_num_threads(threads)
     assert min(rates.frozen, rates.read, rates.start, rates.memory) > 0

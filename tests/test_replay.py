@@ -30,15 +30,8 @@ from nic_ray.selection import selection
 from nic_ray.selection.guard import falls
 from nic_ray.selection.previous import compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.selection import Contestants, SearchResult, judge
-from nic_ray.training.prepared import (
-    describe_data,
-    describe_run,
-    describe_start,
-    divide,
-    leaks,
-    prepare,
-    refuse_other_start,
-)
+from nic_ray.training.prepared import divide, leaks, prepare
+from nic_ray.training.start import describe_data, describe_run, describe_start, refuse_other_start
 
 WORDS = "open the valve slowly until steam leaves the upper pipe and close it when water follows through the lower one"
 

@@ -21,8 +21,11 @@ from nic_ray.record import add_ended, save_state
 from nic_ray.search import outcome, rounds, search
 from nic_ray.search.placement import place_trials, threads_of
 from nic_ray.search.run import Run, keep_trials, refuse_unwritable, reopen_run
+from nic_ray.selection.bases import Base
 from nic_ray.selection.candidates import Candidate, best_first
-from nic_ray.training.prepared import describe_start, prepare, refuse_other_start
+from nic_ray.training.bases import Bases
+from nic_ray.training.prepared import prepare
+from nic_ray.training.start import describe_start, refuse_other_start
 
 
 def config(**sections: object) -> Config:
@@ -161,10 +164,10 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
 
     monkeypatch.setattr(worker.ray, "get", lambda each: each)
     monkeypatch.setattr(worker, "feed", stop)
+    base = SimpleNamespace(uppers={1: upper(prepared.encoder, 1, from_ids=True)}, inputs={1: prepared.tokens})
     plan = SimpleNamespace(
         collection=prepared.collection,
-        uppers={1: upper(prepared.encoder, 1, from_ids=True)},
-        inputs={1: prepared.tokens},
+        bases={prepared.encoder.name: base},
         gpus_per_worker=gpus,
     )
     with pytest.raises(FarEnough):
@@ -529,7 +532,7 @@ def left_by(folder, trial, value, *, epoch=3.0, status="finished", tokens=32768)
 def test_a_row_of_a_trial_says_how_long_it_was_trained_and_how_many_tokens_its_memory_held(prepared, tmp_path):
     left_by(tmp_path, "trial-000", 0.6)
     left_by(tmp_path, "trial-001", 0.7, epoch=1.0, status="stopped", tokens=4096)
-    result = rounds.result_of_trials(setup_of(prepared, tmp_path), {"trial-000": {}, "trial-001": {}}, None)
+    result = rounds.result_of_trials(setup_of(prepared, tmp_path), {"trial-000": {}, "trial-001": {}}, {})
     assert [(each.name, each.epochs, each.finished) for each in result.best] == [
         ("trial-001", 1.0, False),
         ("trial-000", 3.0, True),
@@ -547,9 +550,9 @@ def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_j
     left_by(folder, "trial-003-seed-43", 0.72)
     left_by(folder, "trial-001-seed-43", 0.1, epoch=0.5, status="stopped")  # was cut off
     setup = setup_of(prepared, folder)
-    searched = rounds.result_of_trials(setup, rounds.run_search_trials(setup), None)
+    searched = rounds.result_of_trials(setup, rounds.run_search_trials(setup), {})
     chosen = searched.best[: prepared.config.confirm.trials]
-    again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), None)
+    again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, chosen), {})
     winner, confirmations = rounds.pick_winner(setup, chosen, again)
     assert winner.name == "trial-001"
     assert [(each.trial, each.values) for each in confirmations] == [
@@ -598,9 +601,12 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
+    best = Candidate("trial-000", prepared.config.train, {}, {})
     steps = {
-        "_train": lambda *_, **__: (search.SearchedTrials(prepared, {}, None, [], [], []), None),
-        "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True),
+        "_train": lambda *_, **__: search.SearchedTrials(
+            {prepared.encoder.name: Base(prepared, {})}, {}, [best], [], []
+        ),
+        "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True, evidence={}),
         "_export": None,
         "write_trials": lambda *_: None,
         "write_result": lambda *_, **__: None,
@@ -609,7 +615,7 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
         monkeypatch.setattr(search, name, replacement)
     run = run_in(tmp_path)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        search._search(prepared, run, None, runs_trials=False, view=View())
+        search._search(Bases({prepared.encoder.name: prepared}, {}, {}), run, None, runs_trials=False, view=View())
 
 
 def test_a_command_that_was_cut_off_after_its_reading_has_read_once(prepared, tmp_path, monkeypatch):

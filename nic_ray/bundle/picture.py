@@ -10,15 +10,17 @@ from nic_ray.results import Intervals
 
 COLOURS = {
     "base": "#0072B2",
+    "best base": "#D55E00",
     "first trial": "#E69F00",
     "without search": "#56B4E9",
     "tuned": "#009E73",
     "tuned + BM25": "#CC79A7",
 }
 """Colours of Okabe and Ito, distinguishable with any colour vision."""
-MARKS = {"base": "o", "first trial": "s", "without search": "v", "tuned": "D", "tuned + BM25": "^"}
+MARKS = {"base": "o", "best base": "p", "first trial": "s", "without search": "v", "tuned": "D", "tuned + BM25": "^"}
 NAMES = {
     "base": "base model",
+    "best base": "best base model",
     "first trial": "first trial",
     "without search": "without search",
     "tuned": "winner",

@@ -40,6 +40,8 @@ class Budget:
     memory: float
     disk: float
     folder: Path
+    others: frozenset[Path] = frozenset()
+    """Files that are needed although `inputs_by_depth` is not asked for them; `disk` is without their space."""
 
 
 def budget(config: ActivationsConfig, runs: Path) -> Budget:
@@ -104,6 +106,12 @@ def layout_of(encoder: Encoder, tokens: Inputs, depths: Sequence[int], room: Bud
     cached = wanted[: max(in_memory, on_disk)]
     files = {depth: _file(room.folder, encoder, tokens, depth, dtype) for depth in cached[:on_disk]}
     return Layout(wanted, cached, min(in_memory, len(cached)), files, dtype, shape)
+
+
+def what_is_left(room: Budget, layout: Layout) -> Budget:
+    """Return the space that the activations of one base model leave for those of another."""
+    memory, disk = room.memory - layout.in_memory * layout.size, room.disk - len(layout.files) * layout.size
+    return replace(room, memory=memory, disk=disk, others=room.others | set(layout.files.values()))
 
 
 def inputs_by_depth(
@@ -286,9 +294,9 @@ def _make_room(room: Budget, *, keep: set[Path], needed: float) -> None:
     for draft in room.folder.glob(".*.tmp"):
         if draft.stat().st_mtime < time.time() - DRAFT_S:
             draft.unlink(missing_ok=True)
-    others = sorted(set(room.folder.glob("*.npy")) - keep, key=lambda path: path.stat().st_mtime)
-    used = sum(path.stat().st_size for path in room.folder.glob("*.npy"))
-    for path in others:
+    found = set(room.folder.glob("*.npy")) - room.others
+    used = sum(path.stat().st_size for path in found)
+    for path in sorted(found - keep, key=lambda path: path.stat().st_mtime):
         if used + needed <= room.disk:
             return
         used -= path.stat().st_size

@@ -96,7 +96,8 @@ def check_frozen_layers(encoder: Encoder, values: Sequence[int], where: str) -> 
     if wrong:
         raise InputError(
             f"{where}: must be 0 to {encoder.blocks - 1} for {encoder.name}, which has {encoder.blocks} blocks, "
-            f"got {', '.join(map(str, wrong))}"
+            f"got {', '.join(map(str, wrong))}; for base models with different numbers of blocks, frozen_share counts "
+            "in shares"
         )
 
 

@@ -44,6 +44,7 @@ STATUS_COLOURS = {
 }
 MARKS = {
     "base": "circle",
+    "best base": "pentagon",
     "first trial": "square",
     "without search": "triangle-down",
     "tuned": "diamond",

@@ -8,7 +8,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from nic_ray.metrics.table import METRICS, PRIMARY
-from nic_ray.report import figures, sections
+from nic_ray.report import bases, figures, sections
 from nic_ray.report.elements import FinishedRun, Html, read_run, sentence
 from nic_ray.run_folder import RunFolder
 
@@ -16,6 +16,7 @@ log = logging.getLogger("nic_ray.report")
 
 SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),
+    ("bases", "What a larger base model pays", bases.bases),
     ("words", "What a search by words adds", sections.words),
     ("confidence", "How sure a first hit is", sections.confidence),
     ("retention", "What was gained, against what was forgotten", figures.retention),
@@ -31,7 +32,7 @@ SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("curve", "What more pairs would bring", sections.curve),
     ("timing", "How long each trial took", figures.timing),
 ]
-"""Name, heading and drawing function of each section, in the order of the page."""
+"""Name, heading and drawing function of each section, in the order of the page; one that draws nothing is left out."""
 
 
 def write_page(run_folder: Path) -> Path:
@@ -52,10 +53,11 @@ def write_page(run_folder: Path) -> Path:
 def page(run: FinishedRun) -> str:
     """The whole page as HTML."""
     title = html.escape(run.folder.name)
-    links = "".join(f'<a href="#{key}">{html.escape(heading)}</a>' for key, heading, _ in SECTIONS)
+    drawn = [(key, heading, _drawn(draw, run)) for key, heading, draw in SECTIONS]
+    drawn = [(key, heading, content) for key, heading, content in drawn if content]
+    links = "".join(f'<a href="#{key}">{html.escape(heading)}</a>' for key, heading, _ in drawn)
     body = "\n".join(
-        f'<section id="{key}"><h2>{html.escape(heading)}</h2>\n{_drawn(draw, run)}\n</section>'
-        for key, heading, draw in SECTIONS
+        f'<section id="{key}"><h2>{html.escape(heading)}</h2>\n{content}\n</section>' for key, heading, content in drawn
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

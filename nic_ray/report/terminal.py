@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from nic_ray import console
+from nic_ray.bundle.bases import COLUMNS as COLUMNS_OF_BASES
+from nic_ray.bundle.bases import cells_of as cells_of_bases
 from nic_ray.bundle.comparison import Comparison, describe_rows
 from nic_ray.bundle.compressed import Compressed
 from nic_ray.bundle.descriptions import (
@@ -49,6 +51,9 @@ def show_result(result: SearchResult) -> None:
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
         console.show(console.table(COLUMNS, cells_of(previous)))
+    if bases := judgement.evidence.get("bases"):
+        console.say("\nbase models, on the validation rows:")
+        console.show(console.table(COLUMNS_OF_BASES, cells_of_bases(bases)))
     for line in describe_evidence(judgement.evidence):
         console.say(line)
     files = RunFolder(result.run_folder)

@@ -20,7 +20,6 @@ from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs, run_chain
 from nic_ray.model.cache import Chain, StoredInputs
 from nic_ray.model.cut import Lower
-from nic_ray.run_folder import RunFolder
 from nic_ray.search.placement import Placement, place_trials, trains_on_gpus
 from nic_ray.training.prepared import Prepared
 
@@ -90,10 +89,9 @@ def refuse_unshared_places(shared: Sequence[Path]) -> None:
             )
 
 
-def files_to_share(inputs: Mapping[int, Inputs | StoredInputs], run_folder: Path | None) -> list[Path]:
-    """List paths that every node must see: activations on disk, and the run folder (None if trials write elsewhere)."""
-    stored = [at_depth.path for at_depth in inputs.values() if isinstance(at_depth, StoredInputs)]
-    return ([RunFolder(run_folder).config] if run_folder else []) + stored
+def activation_files(inputs: Mapping[int, Inputs | StoredInputs]) -> list[Path]:
+    """List the files of activations on disk, which every node must see."""
+    return [at_depth.path for at_depth in inputs.values() if isinstance(at_depth, StoredInputs)]
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 import functools
 import itertools
 import math
-import multiprocessing
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,28 +14,22 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config, SearchConfig
-from nic_ray.dataset.pairs import find_problems, index_pairs, read_pairs, relevant_passages
-from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
-from nic_ray.model.base import load_base
-from nic_ray.model.cache import budget, layout_of
+from nic_ray.dataset.pairs import index_pairs, read_pairs, relevant_passages
+from nic_ray.model.activations import token_inputs
+from nic_ray.model.cache import Layout, budget, layout_of, what_is_left
 from nic_ray.model.encoder import Encoder, base_weights
-from nic_ray.model.evaluation import embed, texts_to_score
+from nic_ray.model.evaluation import texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
+from nic_ray.search.rates import Rates, measured, padded
 from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.folds import states_before_export, trainings_before_export
 from nic_ray.selection.interpolation import ALPHAS
 from nic_ray.space import Dimension
 from nic_ray.train_config import TrainConfig
-from nic_ray.training import loop
+from nic_ray.training.bases import prepare_bases
 from nic_ray.training.batches import batches_of_epoch, make_batch
-from nic_ray.training.prepared import Prepared, depths, prepare
+from nic_ray.training.prepared import Prepared, depths
 
-TIMED_BATCHES = (32, 128)
-"""Batch sizes that are timed: two, to separate the cost of a token from the cost of a step."""
-TIMED_STEPS = 2
-"""Timed steps per batch size, after one step that also allocates memory."""
-WARM_UP_TEXTS = 8
-"""Texts that go through the frozen blocks before these are timed."""
 SAMPLED_BATCHES = 6
 """Batches that are counted to estimate an epoch's tokens: counting every batch would take as long as training."""
 
@@ -54,27 +46,6 @@ RAY_BYTES = 1.2 * 2**30
 """Memory of Ray's own processes, dashboard included."""
 BYTES_A_PARAMETER = 4 * 4
 """Bytes of a checkpoint per parameter: its value, two moments of the optimizer and its best value, each in fp32."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Cost of a trial's work, in seconds and bytes, while as many trials run beside it as will in the search.
-
-    A block is a transformer block; tokens include padding.
-    """
-
-    start: float
-    """Time until a new process can train."""
-    frozen: float
-    """Time per token and frozen block, for one pass."""
-    trained: float
-    """Time per token and trained block, forward and backward."""
-    step: float
-    """Time per step, besides that of its tokens."""
-    read: float
-    """Time per token and trained block in an evaluation."""
-    memory: float
-    """Memory that the process shares with no other."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +89,24 @@ def forecast(config: Config) -> Forecast:
         InputError: unusable pairs, retention set, base model, frozen_layers or device.
     """
     on_gpus = trains_on_gpus(config)
-    prepared = prepare(config, on_gpu=on_gpus)
+    bases = [*prepare_bases(config, on_gpu=on_gpus).prepared.values()]
+    prepared, config = bases[0], bases[0].config
     cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
     path = config.guard.retention_set
     retention_set = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # a CPU does not show how long trials would take on a GPU
         placement = place_trials(config, cpus, [max(1.0, config.resources.gpus_per_worker)])
-        rates = measured(config, 1, placement.threads, "cpu")
-        prepared = replace(prepared, bf16=config.train.precision == "bf16")
+        in_16_bits = config.train.precision == "bf16"
+        parts = [(replace(own, bf16=in_16_bits), measured(own.config, 1, placement.threads, "cpu")) for own in bases]
         unknown: Any = dict.fromkeys(TIMES)
-        return replace(estimate(prepared, rates, placement, cpus, retention_set), **unknown)
+        return replace(estimate(parts, placement, cpus, retention_set), **unknown)
     placement = place_trials(config, cpus, [gpus])
     sharing = math.ceil(placement.concurrent / max(1, gpus))  # trials per GPU, or on the CPUs
-    rates = measured(config, sharing * placement.workers, placement.threads, prepared.device)
-    given = (rates, placement, gpus or cpus, retention_set)
-    found, wider = estimate(prepared, *given), over_every_depth(prepared)
-    return found if wider is None else replace(found, every_depth=estimate(wider, *given))
+    processes = sharing * placement.workers
+    parts = [(own, measured(own.config, processes, placement.threads, prepared.device)) for own in bases]
+    given = (placement, gpus or cpus, retention_set)
+    found, wider = estimate(parts, *given), over_every_depth(prepared) if len(bases) == 1 else None
+    return found if wider is None else replace(found, every_depth=estimate([(wider, parts[0][1])], *given))
 
 
 def over_every_depth(prepared: Prepared) -> Prepared | None:
@@ -142,65 +115,65 @@ def over_every_depth(prepared: Prepared) -> Prepared | None:
     None if it covers every depth already, or if the base model cannot be cut.
     """
     config, every = prepared.config, list(range(prepared.encoder.blocks))
-    if not prepared.encoder.can_be_cut or set(every) <= set(depths(config)):
+    blocks = prepared.encoder.blocks
+    if not prepared.encoder.can_be_cut or set(every) <= set(depths(config, blocks)):
         return None
-    space = {**config.space, "frozen_layers": Dimension(choice=every)}
-    search = config.search.model_copy(update={"time_budget": None})
-    return replace(prepared, config=config.model_copy(update={"space": space, "search": search}))
-
-
-def measured(config: Config, processes: int, threads: int, device: str) -> Rates:
-    """Measure rates in a short training with as many processes as will train at a time on the machine, or on a GPU."""
-    started = time.time()
-    arguments = [(config, threads, started, device)] * processes
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        measurements = pool.starmap(_measure, arguments, chunksize=1)
-    means = np.mean([[getattr(rates, field.name) for field in fields(Rates)] for rates in measurements], axis=0)
-    return Rates(*map(float, means))
+    space = {name: dimension for name, dimension in config.space.items() if name != "frozen_share"}
+    changed = {
+        "space": space | {"frozen_layers": Dimension(choice=every)},
+        "search": config.search.model_copy(update={"time_budget": None}),
+        "train": config.train.of_base(config.train.base_model, blocks).model_copy(update={"frozen_share": None}),
+    }
+    return replace(prepared, config=config.model_copy(update=changed))
 
 
 def estimate(
-    prepared: Prepared, rates: Rates, placement: Placement, processors: int, retention_tokens: int
+    bases: Sequence[tuple[Prepared, Rates]], placement: Placement, processors: int, retention_tokens: int
 ) -> Forecast:
     """Forecast the time and space that a search will take at the given rates.
 
     Args:
+        bases: each base model of the search, that of the first trial first, and its rates; the others are assumed to be
+            tried equally often.
         placement: layout of the trials.
         processors: number of GPUs if trials train on them, otherwise of CPUs.
         retention_tokens: tokens of the guard's retention set, 0 without a retention set.
     """
-    config, encoder = prepared.config, prepared.encoder
-    search, room = config.search, budget(config.activations, Path())
-    layout = layout_of(encoder, prepared.tokens, depths(config), room, bf16=prepared.bf16)
-    seconds_of = functools.partial(trial_s, prepared, rates, cached=layout.cached, workers=placement.workers)
-    first, others = seconds_of(config.train), [seconds_of(sample) for sample in _samples(config)]
-    mean = float(np.mean(others))
+    config = bases[0][0].config
+    search, on_gpus = config.search, bool(placement.gpus_per_worker)
     again = min(config.confirm.trials, search.trials) * config.confirm.seeds if search.trials > 1 else 0
+    parts, room = [], budget(config.activations, Path())
+    for prepared, rates in bases:
+        given = prepared.encoder, prepared.tokens, depths(prepared.config, prepared.encoder.blocks), room
+        layout = layout_of(*given, bf16=prepared.bf16)
+        room = what_is_left(room, layout)
+        parts.append(_part_of(prepared, rates, layout, placement, retention_tokens, again))
+    first, others = parts[0].first, [seconds for part in parts for seconds in part.trials]
+    mean, start = float(np.mean(others)), float(np.mean([rates.start for _, rates in bases]))
 
     epochs = drawn_epochs(search, config.train.epochs)
     lasting = np.random.default_rng(1).choice(others, size=epochs.shape)
     lasting[:, 0] = first
-    lasting = rates.start + lasting * epochs / config.train.epochs
+    lasting = start + lasting * epochs / config.train.epochs
     pace = functools.partial(_pace, placement, processors)
     searched = float(np.mean([makespan(one, placement.concurrent, pace) for one in lasting.tolist()]))
     if search.time_budget is not None:
         searched = min(searched, search.time_budget)
-    confirmed = makespan([rates.start + mean] * again, placement.concurrent, pace)
+    confirmed = makespan([start + mean] * again, placement.concurrent, pace)
 
-    frozen = len(prepared.tokens.values) * max(layout.cached, default=0) * rates.frozen
-    frozen *= (1 if placement.gpus_per_worker else _gain(placement.threads)) / processors  # one thread per processor
-    end = _readings_s(prepared, rates, layout.cached, again, retention_tokens)
-    end = EXPORT_S + (end if placement.gpus_per_worker else end * _gain(placement.threads) / _gain(processors))
+    # one thread per processor
+    frozen = sum(part.frozen for part in parts) * (1 if on_gpus else _gain(placement.threads)) / processors
+    faster = 1 if on_gpus else _gain(placement.threads) / _gain(processors)
+    end = EXPORT_S + float(np.mean([part.readings for part in parts])) * faster
     # in one process, whatever the number of workers
-    alone = [trial_s(prepared, rates, sample, cached=layout.cached, workers=1) for sample in _samples(config)]
-    refitted = trainings_before_export(prepared) * float(np.mean(alone))
-    refitted *= 1 if placement.gpus_per_worker else _gain(placement.threads) / _gain(processors)
-    start = rates.start + RAY_START_S + TUNE_START_S
+    refitted = float(np.mean([part.refitted for part in parts])) * faster
     checkpoints = (
         (search.trials + again + states_before_export(config))
         * BYTES_A_PARAMETER
-        * _trained_parameters(encoder, min(depths(config)))
+        * max(part.trained_parameters for part in parts)
     )
+    before = start + RAY_START_S + TUNE_START_S
+    layouts = [part.layout for part in parts]
     return Forecast(
         trials=search.trials,
         concurrent=placement.concurrent,
@@ -212,13 +185,49 @@ def estimate(
         confirm_s=confirmed,
         end_s=end,
         refit_s=refitted,
-        total_s=start + frozen + searched + confirmed + end + refitted,
+        total_s=before + frozen + searched + confirmed + end + refitted,
         every_depth=None,
         memory=RAY_BYTES
-        + (1 + placement.concurrent * placement.workers) * rates.memory
-        + layout.in_memory * layout.size,
-        activations=float(len(layout.cached) * layout.size),
-        disk=float(len(layout.files) * layout.size + checkpoints),
+        + (1 + placement.concurrent * placement.workers) * max(rates.memory for _, rates in bases)
+        + sum(layout.in_memory * layout.size for layout in layouts),
+        activations=float(sum(len(layout.cached) * layout.size for layout in layouts)),
+        disk=float(sum(len(layout.files) * layout.size for layout in layouts) + checkpoints),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The times, in seconds, and the space that one base model takes."""
+
+    layout: Layout
+    first: float
+    """All epochs of the configuration under `train`."""
+    trials: list[float]
+    """All epochs of each sampled configuration."""
+    frozen: float
+    """All activations, in one of the measured processes."""
+    readings: float
+    """The evaluations at the end, likewise."""
+    refitted: float
+    """The trainings before the export, likewise."""
+    trained_parameters: int
+    """At the lowest cut."""
+
+
+def _part_of(
+    prepared: Prepared, rates: Rates, layout: Layout, placement: Placement, retention_tokens: int, again: int
+) -> _Part:
+    encoder, cached = prepared.encoder, layout.cached
+    samples = [*_samples(prepared)]
+    alone = [trial_s(prepared, rates, sample, cached=cached, workers=1) for sample in samples]
+    return _Part(
+        layout=layout,
+        first=trial_s(prepared, rates, _first(prepared), cached=cached, workers=placement.workers),
+        trials=[trial_s(prepared, rates, each, cached=cached, workers=placement.workers) for each in samples],
+        frozen=len(prepared.tokens.values) * max(cached, default=0) * rates.frozen,
+        readings=_readings_s(prepared, rates, cached, again, retention_tokens),
+        refitted=trainings_before_export(prepared) * float(np.mean(alone)),
+        trained_parameters=_trained_parameters(encoder, min(depths(prepared.config, encoder.blocks))),
     )
 
 
@@ -311,9 +320,9 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
         again: number of trials that are trained with other seeds.
     """
     config, search = prepared.config, prepared.config.search
-    base = _blocks_read(prepared, [max(depths(config))], cached)
-    first = _blocks_read(prepared, [config.train.frozen_layers], cached)
-    other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(config)], cached)
+    base = _blocks_read(prepared, [max(depths(config, prepared.encoder.blocks))], cached)
+    first = _blocks_read(prepared, [_first(prepared).frozen_layers], cached)
+    other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(prepared)], cached)
     trials = search.trials + again
     starts = other if search.starts else 0.0
     tried = means_tried(trials, search.averaged_trials)
@@ -329,67 +338,19 @@ def _blocks_read(prepared: Prepared, cuts: Sequence[int], cached: Collection[int
     return prepared.encoder.blocks - float(np.mean([cut if cut in cached else 0 for cut in cuts]))
 
 
-def _measure(config: Config, threads: int, started: float, device: str) -> Rates:
-    torch.set_num_threads(threads)
-    hardware.keep_freed_memory()
-    # read and checked before; old domains may have few passages in the new file
-    files = (*config.data.replay, config.data.pairs)
-    pairs = [pair for path in files for pair in find_problems(path)[0]]
-    encoder = load_base(config.train)
-    ready = time.time() - started
-    # rows in the order of their passages, as many as the larger batch has
-    rows = np.argsort(index_pairs(pairs).positive, kind="stable")[: max(TIMED_BATCHES)]
-    collection = index_pairs([pairs[row] for row in rows])
-    tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
-    depth = max(1, config.train.frozen_layers if encoder.can_be_cut else 0)
-    bf16 = hardware.computes_in_bf16(config.train.precision, device)
-    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1], depth=0)
-    frozen_inputs(encoder, few, [depth], device=device)
-    began = time.perf_counter()
-    inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
-    frozen = (time.perf_counter() - began) / (len(tokens.values) * depth)
-    source = feed(inputs, device)
-    upper = upper_for(encoder, inputs).to(device)
-    trained = encoder.blocks - depth
-    data = loop.TrainingData(collection, np.arange(len(rows)), source, bf16)
-    (less, few_tokens), (more, many_tokens) = (
-        _timed_steps(loop.new_training(config.train, upper, data), data.rows[:size]) for size in TIMED_BATCHES
-    )
-    per_token = max(0.0, (more - less) / (many_tokens - few_tokens))
-    began = time.perf_counter()
-    everything = np.arange(len(collection.texts))
-    embed(upper, source, everything, bf16=bf16)
-    read = (time.perf_counter() - began) / (_padded(inputs.lengths, everything, device) * trained)
-    return Rates(
-        start=ready,
-        frozen=frozen,
-        trained=per_token / trained,
-        step=max(0.0, less - per_token * few_tokens),
-        read=read,
-        memory=_own_bytes(),
-    )
+def _first(prepared: Prepared) -> TrainConfig:
+    """Return the configuration under `train`, with the depth that it has in the base model."""
+    return prepared.config.train.of_base(prepared.encoder.name, prepared.encoder.blocks)
 
 
-def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[float, int]:
-    """Return the seconds of a step on some rows, and its number of tokens, padding included."""
-    device, began = training.data.source.device.type, 0.0
-    wait = torch.cuda.synchronize if device == "cuda" else _nothing
-    for number in range(TIMED_STEPS + 1):
-        if number == 1:
-            wait()
-            began = time.perf_counter()
-        loop.train_step(training, rows)
-    wait()
-    seconds = (time.perf_counter() - began) / TIMED_STEPS
-    batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
-    return seconds, _padded(training.data.source.lengths, batch.texts, device)
-
-
-def _samples(config: Config) -> Iterator[TrainConfig]:
+def _samples(prepared: Prepared) -> Iterator[TrainConfig]:
     """Yield one configuration per combination of the hyperparameters that affect the time."""
-    names = [name for name in ("frozen_layers", "batch_size", "queries_per_passage") if name in config.space]
+    config, encoder = prepared.config, prepared.encoder
+    affecting = ("frozen_layers", "frozen_share", "batch_size", "queries_per_passage")
+    names = [name for name in affecting if name in config.space]
     for values in itertools.product(*(config.space[name].ends() for name in names)):
-        yield config.train.model_copy(update=dict(zip(names, values, strict=True)))
+        sample = config.train.model_copy(update=dict(zip(names, values, strict=True)))
+        yield sample.of_base(encoder.name, encoder.blocks)
 
 
 def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
@@ -398,7 +359,7 @@ def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
     relevant, first = relevant_passages(prepared.collection), len(prepared.collection.texts)
     held = np.arange(first, first + min(config.anchor_texts, len(prepared.general)))
     tokens = [
-        _padded(
+        padded(
             prepared.tokens.lengths,
             np.append(make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts, held),
             prepared.device,
@@ -411,7 +372,7 @@ def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
 def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
     """Count the tokens, padding included, that are needed to score some parts, all of them at once."""
     rows = np.concatenate([prepared.rows(part) for part in parts])
-    return _padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
+    return padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:
@@ -419,21 +380,5 @@ def _tokens_of(prepared: Prepared, pairs: Path) -> int:
     return len(token_inputs(prepared.encoder, collection.texts, limit, collection.is_query).values)
 
 
-def _padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -> int:
-    return sum(len(part) * int(lengths[part].max()) for part in chunks(lengths, texts, CHUNK_TOKENS[device]))
-
-
-def _nothing() -> None:
-    """Do nothing: on a CPU there is nothing to wait for."""
-
-
 def _trained_parameters(encoder: Encoder, depth: int) -> int:
     return sum(value.numel() for value in base_weights(encoder, depth).values())
-
-
-def _own_bytes() -> float:
-    """Return the memory in bytes that this process shares with no other; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    return float(status.read_text().split("RssAnon:")[1].split()[0]) * 1024

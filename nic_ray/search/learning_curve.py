@@ -27,14 +27,8 @@ from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.stored import read_result
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
-from nic_ray.training.prepared import (
-    Prepared,
-    describe_data,
-    prepare,
-    refuse_other_start,
-    training_data,
-    with_fixed_passages,
-)
+from nic_ray.training.prepared import Prepared, prepare, training_data, with_fixed_passages
+from nic_ray.training.start import describe_data, refuse_other_start
 
 
 def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> StoredCurve:
@@ -58,9 +52,10 @@ def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> 
         raise InputError(f"--shares: want two or more, each > 0 and <= 1, got {listed}")
     result = read_result(run_folder)
     config, started = reopened_settings(run_folder)
-    prepared = prepare(config, on_gpu=True, guarded=False)
-    refuse_other_start(prepared, started, run_folder)
     settings = _winners_settings(result)
+    train = config.train.model_copy(update={"base_model": settings.base_model})
+    prepared = prepare(config.model_copy(update={"train": train}), on_gpu=True, guarded=False)
+    refuse_other_start(prepared, started, run_folder)
     hardware.keep_freed_memory()
     with locked(run_folder):
         inputs = _inputs_at(prepared, settings.frozen_layers, run_folder, view)

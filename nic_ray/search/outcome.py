@@ -16,7 +16,8 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search.run import Run
 from nic_ray.selection.selection import SearchResult
 from nic_ray.stored import read_result
-from nic_ray.training.prepared import Prepared, describe_data
+from nic_ray.training.prepared import Prepared
+from nic_ray.training.start import describe_data
 
 
 def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:

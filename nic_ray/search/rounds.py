@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -53,11 +53,12 @@ class SearchSetup:
     """The data, places and limits that all rounds of a search have in common."""
 
     prepared: Prepared
+    """For the base model of the first trial."""
     run: Run
     placement: Placement
     inputs: worker.TrialInputs
     base: Mapping[str, float]
-    """Flat validation metrics of the base model."""
+    """Flat validation metrics of the base model, of several the best one."""
     trackers: Sequence[Callback]
     """Callbacks that record trials elsewhere."""
     deadline: float
@@ -65,6 +66,12 @@ class SearchSetup:
     runs_trials: bool
     """Whether trials are run; if not, existing results are only read."""
     view: View
+    others: Mapping[str, Prepared] = field(default_factory=dict)
+    """Further base models -> the same data and settings for them."""
+
+    def of(self, base_model: str) -> Prepared:
+        """Return the data and settings for a base model."""
+        return self.others.get(base_model, self.prepared)
 
 
 @dataclass(frozen=True)
@@ -78,13 +85,14 @@ class RoundResult:
 
 
 def trial_inputs(
-    prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], placement: Placement, run: Run
+    bases: Mapping[str, tuple[Prepared, Mapping[int, Inputs | StoredInputs]]], placement: Placement, run: Run
 ) -> worker.TrialInputs:
     """Collect the inputs and settings of every trial, and put its large values into Ray's object store once.
 
     Args:
-        inputs: inputs by depth.
+        bases: base model, that of the first trial first -> what is prepared for it, and its inputs by depth.
     """
+    prepared, _ = next(iter(bases.values()))
     config = prepared.config
     return worker.TrialInputs(
         base=config.train,
@@ -92,9 +100,7 @@ def trial_inputs(
         train_rows=prepared.rows("train"),
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
-        inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
-        uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
-        general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
+        bases={name: base_inputs(*own) for name, own in bases.items()},
         others=ray.put(prepared.others),
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
@@ -102,6 +108,16 @@ def trial_inputs(
         threads=placement.threads,
         run_folder=run.folder,
         mirror=run.mirror,
+    )
+
+
+def base_inputs(prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs]) -> worker.BaseInputs:
+    """Put what the trials of one base model read into Ray's object store."""
+    return worker.BaseInputs(
+        blocks=prepared.encoder.blocks,
+        inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
+        uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
+        general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
     )
 
 
@@ -230,16 +246,15 @@ def trial_resources(placement: Placement) -> dict[str, float]:
 
 
 def result_of_trials(
-    setup: SearchSetup, samples: Mapping[str, Sample], retention_set: RetentionSet | None
+    setup: SearchSetup, samples: Mapping[str, Sample], retention_sets: Mapping[str, RetentionSet]
 ) -> RoundResult:
     """Collect the results that trials have left in the run folder.
 
     Args:
         samples: hyperparameters of each trial, by name.
-        retention_set: used to measure what each trial has forgotten; with None this is not measured.
+        retention_sets: by base model, used to measure what each trial has forgotten; without one it is not measured.
     """
-    prepared, run_folder = setup.prepared, setup.run.folder
-    objective = prepared.config.search.objective
+    run_folder, objective = setup.run.folder, setup.prepared.config.search.objective
     ended = read_ended(run_folder)
     candidates: list[Candidate] = []
     rows = []
@@ -250,7 +265,9 @@ def result_of_trials(
             continue
         row = cast(TrialRow, {"trial": name, "status": end["status"] if end else "cut off", **sample})
         if state is not None:
-            best = best_of(name, trial_config(prepared.config.train, sample), state)
+            asked = trial_config(setup.prepared.config.train, sample)
+            prepared, retention_set = setup.of(asked.base_model), retention_sets.get(asked.base_model)
+            best = best_of(name, asked.of_base(asked.base_model, prepared.encoder.blocks), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
             kept = None if retention_set is None else retention_of(prepared, retention_set, best)
             candidates.append(replace(best, weights={}, retention=kept, epochs=epochs))

@@ -23,7 +23,8 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.selection.export import new_run_folder
 from nic_ray.space import Dimension
 from nic_ray.stored import read_object
-from nic_ray.training.prepared import Prepared, describe_start
+from nic_ray.training.bases import Bases
+from nic_ray.training.start import describe_start
 
 RUNS, MODELS = "runs", "models"
 """Folders inside `storage`."""
@@ -96,8 +97,9 @@ def destination(config: Config, *, out: Path, name: str, run_root: Path, overwri
     return Destination(out / name, run_root, store)
 
 
-def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export_anyway: bool) -> Run:
+def begin_run(bases: Bases, where: Destination, *, overwrite: bool, export_anyway: bool) -> Run:
     """Create the folder of a new run, with its settings and a description of what it starts from."""
+    prepared, *others = bases.prepared.values()
     name = where.bundle.name
     folder = new_run_folder(where.run_root, name)
     run = Run(
@@ -116,6 +118,8 @@ def begin_run(prepared: Prepared, where: Destination, *, overwrite: bool, export
         "export_anyway": export_anyway,
         **describe_start(prepared),
     }
+    if others:
+        start["other_base_weights_sha256"] = {own.encoder.name: own.encoder.weights_sha256 for own in others}
     RunFolder(folder).start.write_text(json.dumps(start, indent=2), encoding="utf-8")
     if run.mirror:
         for file in (RunFolder(folder).config, RunFolder(folder).start):

@@ -1,6 +1,7 @@
 """A search, from its settings to the exported model: trials under Ray, selection, the single test reading, export."""
 
 import functools
+import itertools
 import logging
 import math
 import time
@@ -15,14 +16,15 @@ from nic_ray import hardware
 from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.errors import InputError
-from nic_ray.evidence import TrialRow
+from nic_ray.evidence import Evidence, StoredBase, TrialRow
+from nic_ray.metrics.table import maximised
 from nic_ray.model.activations import Inputs
-from nic_ray.model.cache import budget, inputs_by_depth, opened
+from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
 from nic_ray.progress import View
 from nic_ray.record import last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
 from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
-from nic_ray.search.placement import trains_on_gpus
+from nic_ray.search.placement import Placement, trains_on_gpus
 from nic_ray.search.run import (
     Run,
     begin_run,
@@ -35,14 +37,16 @@ from nic_ray.search.run import (
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import SIZES
+from nic_ray.selection.bases import Base, costs_of_bases
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.refit import refit
-from nic_ray.selection.retention import RetentionSet, load_retention_set
-from nic_ray.selection.scoring import Scorer, deepest
+from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
-from nic_ray.training.prepared import Prepared, depths, describe_run, prepare, refuse_other_start, with_fixed_passages
+from nic_ray.training.bases import Bases, describe_bases, prepare_bases
+from nic_ray.training.prepared import Prepared, depths, with_fixed_passages
+from nic_ray.training.start import describe_run, refuse_other_start
 
 LOGGED = (
     "nic_ray.progress",
@@ -62,10 +66,9 @@ LOGGED = (
 class SearchedTrials:
     """The results of the trials of a search, from which one model is selected."""
 
-    prepared: Prepared
-    """In the number format of the trials."""
-    inputs: Mapping[int, Inputs]
-    """Inputs by depth."""
+    bases: Mapping[str, Base]
+    """Base model, that of the first trial first -> what its models are evaluated on, in the number format of the
+    trials."""
     unsearched: dict[str, Candidate]
     """"first trial" and "without search", the first of `search.starts` -> its best evaluation, with its weights; those
     that failed or that there are none of are absent."""
@@ -76,6 +79,18 @@ class SearchedTrials:
     """The rows of trials.csv."""
     on_gpus: bool = False
     """Whether the trials train on GPUs."""
+    costs: Sequence[StoredBase] = ()
+    """What each base model costs and finds; empty where there is one."""
+
+    @property
+    def base(self) -> Base:
+        """The base model from which the best candidate was tuned."""
+        return self.bases[self.best[0].config.base_model]
+
+    @property
+    def others(self) -> dict[str, Base]:
+        """The other base models."""
+        return {name: base for name, base in self.bases.items() if base is not self.base}
 
 
 def run_search(
@@ -110,9 +125,9 @@ def run_search(
     _refuse_unusable_settings(config)
     starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
-    prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
-    run = begin_run(prepared, where, overwrite=overwrite, export_anyway=export_anyway)
-    return _search(prepared, run, retention_pairs, runs_trials=True, view=view)
+    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config))
+    run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
+    return _search(bases, run, retention_pairs, runs_trials=True, view=view)
 
 
 def resume_search(
@@ -143,10 +158,11 @@ def resume_search(
     run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway, further=further)
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
-    prepared = prepare(config, on_gpu=may_use_a_gpu_here(config))
-    refuse_other_start(prepared, started, run.folder)
+    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), constrained=False)
+    for prepared in bases.prepared.values():
+        refuse_other_start(prepared, started, run.folder)
     keep_trials(run, config.search.trials)
-    return _search(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
+    return _search(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
 
 
 def _refuse_unusable_settings(config: Config) -> None:
@@ -174,7 +190,7 @@ def _read_retention_set(config: Config) -> Collection | None:
 
 
 def _search(
-    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
+    bases: Bases, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
 ) -> SearchResult:
     """Search as far as that has not been done, select a model, export it."""
     with (
@@ -184,7 +200,7 @@ def _search(
         explaining_a_full_disk(run),
         explaining_an_interrupt(run),
     ):
-        for line in describe_run(prepared):
+        for line in itertools.chain(describe_run(bases.first), describe_bases(bases)):
             view.say(line)
         if retention_pairs is None:
             view.say(
@@ -192,46 +208,54 @@ def _search(
             )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        searched, retention_set = _train(prepared, run, retention_pairs, runs_trials=runs_trials, view=view)
+        searched = _train(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
         write_trials(run.files.trials, searched.rows)
-        if len(searched.best) > 1 and prepared.config.search.averaged_trials != 1:
-            most = min(len(searched.best), SIZES[-1])
+        related = sum(other.config.base_model == searched.best[0].config.base_model for other in searched.best)
+        if related > 1 and bases.first.config.search.averaged_trials != 1:
+            most = min(related, SIZES[-1])
             view.say(
                 f"averaging: trying whether the mean of up to {most} of the best trials is better than the best one"
             )
         judgement = judge(
-            searched.prepared,
-            searched.inputs,
+            searched.base.prepared,
+            searched.base.inputs,
             Contestants(
                 searched.unsearched,
                 searched.best,
                 searched.confirmations,
                 functools.partial(_with_weights, run.folder),
+                searched.others,
             ),
-            retention_set,
+            searched.base.retention_set,
             export_anyway=run.export_anyway,
             say=view.say,
-            note_reading=functools.partial(note_test_reading, run, prepared),
+            note_reading=functools.partial(note_test_reading, run, bases.first),
         )
-        return _concluded(searched, judgement, retention_set, run, view)
+        if searched.costs:
+            evidence: Evidence = {**judgement.evidence, "bases": list(searched.costs)}
+            judgement = replace(judgement, evidence=evidence)
+        return _concluded(searched, judgement, run, view)
 
 
-def _concluded(
-    searched: SearchedTrials, judgement: Judgement, retention_set: RetentionSet | None, run: Run, view: View
-) -> SearchResult:
+def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> SearchResult:
     """Hold every passage out once if the protocol says so, export what may be exported, write results and report."""
-    prepared = searched.prepared
+    prepared = searched.base.prepared
     if judgement.may_be_exported and prepared.config.data.protocol == "cross_fit":
         write_result(SearchResult(None, run.folder, judgement, searched.rows), prepared, bundle=None)
         judgement = cross_fit(
-            prepared, searched.inputs, judgement,
-            export_anyway=run.export_anyway, folder=run.files.folds, say=view.say,
-        )  # fmt: skip
+            prepared,
+            searched.base.inputs,
+            judgement,
+            better=searched.others.get(judgement.evidence.get("best_base", "")),
+            export_anyway=run.export_anyway,
+            folder=run.files.folds,
+            say=view.say,
+        )
     folder = run.bundle if judgement.may_be_exported else None
     result = SearchResult(folder, run.folder, judgement, searched.rows)
     write_result(result, prepared, bundle=None)
     if folder is not None:
-        result = replace(result, judgement=_export(searched, judgement, retention_set, run, view))
+        result = replace(result, judgement=_export(searched, judgement, run, view))
         write_result(result, prepared, bundle=folder)
     write_report(run, view.say)
     copy_results(run)
@@ -239,65 +263,94 @@ def _concluded(
 
 
 def _train(
-    prepared: Prepared, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
-) -> tuple[SearchedTrials, RetentionSet | None]:
+    bases: Bases, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
+) -> SearchedTrials:
     """Run the remaining trials, then train the best of all again with other seeds."""
     import_ray()
     from nic_ray.search import cluster, rounds, trackers
 
-    config = prepared.config
+    config = bases.first.config
     recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
     joined = joins_a_cluster()
     with ray_session(view):
         placement = cluster.placement_on_cluster(config)
-        prepared = cluster.in_format_of_trials(prepared, placement, joined=joined)
-        outputs = inputs_by_depth(
-            prepared.encoder,
-            prepared.tokens,
-            depths(config),
-            budget(config.activations, run.folder.parent),
-            bf16=prepared.bf16,
-            chain=cluster.chain_on_cluster(placement, bf16=prepared.bf16),
-            view=view,
-        )
-        outputs = with_fixed_passages(prepared, outputs)
-        inputs = {depth: opened(at_depth) for depth, at_depth in outputs.items()}
-        base = Scorer(prepared, deepest(inputs)).metrics(None, prepared.rows("validation"))
+        formatted = {
+            name: cluster.in_format_of_trials(prepared, placement, joined=joined)
+            for name, prepared in bases.prepared.items()
+        }
+        stored = _stored_inputs(formatted, run, placement, view)
         objective = config.search.objective
-        view.say(f"base model {prepared.encoder.name}: {objective} {base[objective]:.4f} on validation")
+        own = {
+            name: Base(formatted[name], {d: opened(i) for d, i in inputs.items()}) for name, inputs in stored.items()
+        }
+        metrics = {name: base.scorer.metrics(None, base.prepared.rows("validation")) for name, base in own.items()}
+        for name, flat in metrics.items():
+            view.say(f"base model {name}: {objective} {flat[objective]:.4f} on validation")
         if placement.note:
             view.say(placement.note)
-        cluster.refuse_unshared_places(cluster.files_to_share(outputs, None if run.mirror else run.folder))
+        files = [file for inputs in stored.values() for file in cluster.activation_files(inputs)]
+        cluster.refuse_unshared_places([*files, *([] if run.mirror else [run.files.config])])
         setup = rounds.SearchSetup(
-            prepared=prepared,
+            prepared=formatted[config.train.base_model],
             run=run,
             placement=placement,
-            inputs=rounds.trial_inputs(prepared, outputs, placement, run),
-            base=base,
+            inputs=rounds.trial_inputs(
+                {name: (formatted[name], inputs) for name, inputs in stored.items()}, placement, run
+            ),
+            base=max(metrics.values(), key=lambda flat: maximised(flat, objective)),
             trackers=recorders,
             deadline=time.monotonic() + (config.search.time_budget or math.inf),
             runs_trials=runs_trials,
             view=view,
+            others={name: prepared for name, prepared in formatted.items() if name != config.train.base_model},
         )
         samples = rounds.run_search_trials(setup)
         # loaded only after the trials, none of which needs the retention set
-        retention_set = (
-            None if retention_pairs is None else load_retention_set(prepared, retention_pairs, depths(config))
-        )
-        searched = rounds.result_of_trials(setup, samples, retention_set)
+        if retention_pairs is not None:
+            own = {name: _with_retention_set(base, retention_pairs) for name, base in own.items()}
+        retention_sets = {name: base.retention_set for name, base in own.items() if base.retention_set is not None}
+        searched = rounds.result_of_trials(setup, samples, retention_sets)
         rounds.refuse_no_model(searched)
         finalists = searched.best[: config.confirm.trials]
-        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, finalists), retention_set)
+        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, finalists), retention_sets)
         winner, confirmations = rounds.pick_winner(setup, finalists, again)
         for confirmation in confirmations:
             values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
             seeds = f"{len(confirmation.values)} seed(s)"
             view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
     others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
-    rows = searched.rows + again.rows
-    unsearched, on_gpus = _unsearched(run.folder, searched.best, config), placement.gpus_per_worker > 0
-    found = SearchedTrials(prepared, inputs, unsearched, [winner, *others], confirmations, rows, on_gpus)
-    return found, retention_set
+    return SearchedTrials(
+        own,
+        _unsearched(run.folder, searched.best, config),
+        [winner, *others],
+        confirmations,
+        searched.rows + again.rows,
+        placement.gpus_per_worker > 0,
+        costs_of_bases(bases, metrics, searched.best, objective),
+    )
+
+
+def _stored_inputs(
+    prepared: Mapping[str, Prepared], run: Run, placement: Placement, view: View
+) -> dict[str, dict[int, Inputs | StoredInputs]]:
+    """Return the inputs of each base model by depth, all of them within one budget, the first trial's model first."""
+    from nic_ray.search import cluster
+
+    outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
+    room = budget(next(iter(prepared.values())).config.activations, run.folder.parent)
+    for name, own in prepared.items():
+        given = own.encoder, own.tokens, depths(own.config, own.encoder.blocks), room
+        chain = cluster.chain_on_cluster(placement, bf16=own.bf16)
+        found = inputs_by_depth(*given, bf16=own.bf16, chain=chain, view=view)
+        room = what_is_left(room, layout_of(*given, bf16=own.bf16))
+        outputs[name] = with_fixed_passages(own, found)
+    return outputs
+
+
+def _with_retention_set(base: Base, pairs: Collection) -> Base:
+    prepared = base.prepared
+    cuts = depths(prepared.config, prepared.encoder.blocks)
+    return replace(base, retention_set=load_retention_set(prepared, pairs, cuts))
 
 
 def _unsearched(run_folder: Path, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
@@ -316,19 +369,18 @@ def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
     return replace(candidate, weights=state["best"]["upper"])
 
 
-def _export(
-    searched: SearchedTrials, judgement: Judgement, retention_set: RetentionSet | None, run: Run, view: View
-) -> Judgement:
+def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> Judgement:
     """Train on all rows if `refit` says so, write the bundle, and its copy if `storage` is a URI.
 
     Returns:
         the judgement, with the evidence for the model that was trained again.
     """
-    prepared, model = searched.prepared, judgement.tuned
+    base, model = searched.base, judgement.tuned
+    prepared = base.prepared
     if searched.on_gpus and prepared.device == "cpu":
         view.say("the winner is not trained again on all rows: trials train on GPUs, and this process has none")
     else:
-        given = (prepared, searched.inputs, judgement, retention_set)
+        given = (prepared, base.inputs, judgement, base.retention_set)
         model, judgement = refit(*given, folder=run.files.refits, say=view.say)
     view.say(f"exporting {model.name}{'' if model.measured else ', trained on all rows,'} to {run.bundle}")
     members = model.members or (model,)

@@ -14,7 +14,10 @@ WARM_STARTS = 3
 
 
 def starting_points(config: Config) -> list[JsonObject]:
-    """Return samples of the search space, each once: that under `train`, `search.starts`, and those of a warm start.
+    """Return samples of the search space, each once: those that are tried before the sampler proposes any.
+
+    They are that under `train`, `search.starts`, those of a warm start, and, for each base model that none of these
+    names, the first of `search.starts`, or that under `train` if there are none.
 
     Raises:
         InputError: `search.warm_start` names no folder of a search with trials.
@@ -23,6 +26,9 @@ def starting_points(config: Config) -> list[JsonObject]:
     points = [first, *({**first, **start} for start in config.search.starts)]
     if config.search.warm_start is not None:
         points += [{**first, **sample} for sample in _best_samples(config, config.search.warm_start)]
+    known = points[1 if config.search.starts else 0]
+    bases = config.space["base_model"].ends() if "base_model" in config.space else ()
+    points += [{**known, "base_model": name} for name in bases if all(name != each["base_model"] for each in points)]
     points = [drawn(config.space, point, config.train.method) for point in points]
     return [point for place, point in enumerate(points) if point not in points[:place]]
 

@@ -23,16 +23,8 @@ from nic_ray.selection.export import export, new_run_folder
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.stored import read_object
 from nic_ray.training import loop
-from nic_ray.training.prepared import (
-    Prepared,
-    describe_data,
-    describe_run,
-    describe_start,
-    held_texts,
-    prepare,
-    refuse_other_start,
-    with_fixed_passages,
-)
+from nic_ray.training.prepared import Prepared, held_texts, prepare, with_fixed_passages
+from nic_ray.training.start import describe_data, describe_run, describe_start, refuse_other_start
 
 
 @dataclass(frozen=True)
@@ -115,8 +107,9 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> TrainedMod
 
 def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None, view: View) -> TrainedModel:
     """Train from a state, if given, evaluate the best weights on the test rows, and write them as a bundle."""
-    config = prepared.config
-    depth, objective = config.train.frozen_layers, config.search.objective
+    config, objective = prepared.config, prepared.config.search.objective
+    train = config.train.of_base(config.train.base_model, prepared.encoder.blocks)
+    depth = train.frozen_layers
     for line in describe_run(prepared):
         view.say(line)
     view.say(
@@ -136,7 +129,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
     scorer = Scorer(prepared, inputs)
     before = scorer.metrics(None, prepared.rows("validation"))
     view.say(f"base model: {objective} {before[objective]:.4f} on validation")
-    best = best_of("train", config.train, _last_state(prepared, inputs, run_folder, state, view))
+    best = best_of("train", train, _last_state(prepared, inputs, run_folder, state, view))
     readings = _note_reading(prepared, run_folder, view)
     results = {
         part: {

@@ -74,6 +74,20 @@ CPUS_OF_A_WORKER = 0.98
 
 
 @dataclass(frozen=True)
+class BaseInputs:
+    """What trials of one base model read, as references to Ray's object store."""
+
+    blocks: int
+    """Number of the base model's blocks."""
+    inputs: Mapping[int, "ray.ObjectRef[Any]"]
+    """frozen_layers -> reference to `Inputs` or `StoredInputs`."""
+    uppers: Mapping[int, "ray.ObjectRef[Any]"]
+    """frozen_layers -> reference to the `Upper` at that depth."""
+    general: "ray.ObjectRef[GeneralTexts]"
+    """Texts that are held to the base model's embeddings."""
+
+
+@dataclass(frozen=True)
 class TrialInputs:
     """Inputs and settings that all trials of a search share. Large values are references to Ray's object store."""
 
@@ -82,12 +96,8 @@ class TrialInputs:
     train_rows: NDArray[np.int64]
     validation_rows: NDArray[np.int64]
     collection: "ray.ObjectRef[Collection]"
-    inputs: Mapping[int, "ray.ObjectRef[Any]"]
-    """frozen_layers -> reference to `Inputs` or `StoredInputs`."""
-    uppers: Mapping[int, "ray.ObjectRef[Any]"]
-    """frozen_layers -> reference to the `Upper` at that depth."""
-    general: "ray.ObjectRef[GeneralTexts]"
-    """Texts that are held to the base model's embeddings."""
+    bases: Mapping[str, BaseInputs]
+    """Base model -> its inputs."""
     others: "ray.ObjectRef[OtherModels]"
     """What a guide and a teacher make of the collection's texts."""
     workers: int
@@ -120,7 +130,9 @@ def run_trial(config: Mapping[str, Any], shared: TrialInputs) -> None:
         shared: inputs that are the same for all trials.
     """
     sample = {name: value for name, value in config.items() if name in TrainConfig.model_fields}
-    assignment = Assignment(trial_config(shared.base, sample), shared, config.get(START_CHECKPOINT))
+    train = trial_config(shared.base, sample)
+    train = train.of_base(train.base_model, shared.bases[train.base_model].blocks)
+    assignment = Assignment(train, shared, config.get(START_CHECKPOINT))
     if shared.workers == 1:
         TorchTrainer(
             _train_here,
@@ -232,10 +244,11 @@ def _train(
         raise RunError((trial_folder / FAILURE_FILE).read_text(encoding="utf-8"))
     hardware.keep_freed_memory()
     collection: Collection = ray.get(shared.collection)
-    upper: Upper = ray.get(shared.uppers[config.frozen_layers]).to(device)
+    base = shared.bases[config.base_model]
+    upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
     # a fraction of a GPU is shared with other workers
     share = min(1.0, shared.gpus_per_worker)
-    source = feed(opened(ray.get(shared.inputs[config.frozen_layers])), device, share=share)
+    source = feed(opened(ray.get(base.inputs[config.frozen_layers])), device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = _state_to_resume_from(shared, checkpoint, assignment.start)
@@ -251,7 +264,7 @@ def _train(
                 config,
                 upper,
                 loop.TrainingData(
-                    collection, shared.train_rows, source, bf16, ray.get(shared.general), ray.get(shared.others)
+                    collection, shared.train_rows, source, bf16, ray.get(base.general), ray.get(shared.others)
                 ),
                 loop.Validation(
                     lambda model: _evaluate_together(model, source, collection, shared, bf16=bf16),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import direction_of, maximised, order_key
@@ -60,7 +61,8 @@ def averaged(
 
     Args:
         inputs: inputs by depth, for the depths of all candidates.
-        candidates: the best candidate of the search, then the others in any order, with or without weights.
+        candidates: the best candidate of the search, then others of its base model in any order, with or without
+            weights.
         load: returns a candidate with its weights.
         say: called with a line for each number of candidates.
 
@@ -184,7 +186,16 @@ def mean_weights(
     """Return the mean of the weights of some candidates, and the cut above which they are.
 
     The base model's weights stand for those of blocks that a candidate has not trained.
+
+    Raises:
+        InputError: they were tuned from different base models, whose weights have no mean.
     """
+    if len(bases := sorted({member.config.base_model for member in members})) > 1:
+        raise InputError(
+            f"the mean of {' + '.join(member.name for member in members)}: must be of models tuned from one base "
+            f"model, got {', '.join(bases)}, whose weights differ in meaning and perhaps in shape; average the trials "
+            "of each base model"
+        )
     depth = min(member.config.frozen_layers for member in members)
     total: dict[str, Tensor] = {}
     for number, member in enumerate(map(load, members), start=1):

@@ -22,7 +22,8 @@ from nic_ray.model.cache import opened
 from nic_ray.model.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.selection.candidates import Candidate
-from nic_ray.training.prepared import Prepared, describe_data, export_dtype, with_fixed_passages
+from nic_ray.training.prepared import Prepared, export_dtype, with_fixed_passages
+from nic_ray.training.start import describe_data
 
 AGREEMENT = {"fp32": 0.005, "bf16": 0.02}
 """Largest difference allowed, in addition to one near tie, between a macro metric of the exported folder and that of

@@ -17,6 +17,7 @@ from nic_ray.metrics.table import METRICS, PRIMARY
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
 from nic_ray.results import CROSS_FIT
+from nic_ray.selection.bases import BEST_BASE, Base
 from nic_ray.selection.guard import macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.reading import stored_intervals
@@ -35,6 +36,7 @@ def cross_fit(
     inputs: Mapping[int, Inputs],
     judgement: Judgement,
     *,
+    better: Base | None = None,
     export_anyway: bool,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -47,6 +49,7 @@ def cross_fit(
 
     Args:
         inputs: inputs by depth, for the depths of the winner and of its members.
+        better: the best base model, if that is not the winner's own.
         export_anyway: whether to export despite objections.
         folder: receives checkpoints, a folder for each fold; None for none.
         say: called with a line for each intermediate result.
@@ -62,6 +65,8 @@ def cross_fit(
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
     every = np.arange(len(folds))
     found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
+    if better is not None:
+        found |= _scores(better.scorer, None, every, {BEST_BASE: VECTORS})
     found |= {label: {name: np.zeros(len(every)) for name in METRICS} for label in ("tuned", WITH_WORDS)}
     for number in range(count):
         held_out = np.flatnonzero(folds == number)
@@ -114,7 +119,12 @@ def _judged(
 ) -> Judgement:
     """Add the results, their intervals and the objections to a judgement."""
     tuned, base, fused = (found[label][PRIMARY] for label in ("tuned", "base", WITH_WORDS))
-    more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=prepared.config.guard.max_domain_drop)
+    limit = prepared.config.guard.max_domain_drop
+    more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=limit)
+    if BEST_BASE in found:
+        named = f"the best base model, {judgement.evidence['best_base']},"
+        best = found[BEST_BASE][PRIMARY]
+        more += objections(CROSS_FIT, tuned, best, queries, max_domain_drop=limit, against=named)
     verdict = judgement.evidence["guard"]
     listed = [*verdict["objections"], *more]
     evidence: Evidence = {
@@ -122,7 +132,11 @@ def _judged(
         "folds": {
             "folds": count,
             "intervals": {
-                "tuned minus base": stored_intervals(tuned, base, queries),
+                **{
+                    f"tuned minus {label}": stored_intervals(tuned, found[label][PRIMARY], queries)
+                    for label in ("base", BEST_BASE)
+                    if label in found
+                },
                 f"{WITH_WORDS} minus tuned": stored_intervals(fused, tuned, queries),
             },
         },

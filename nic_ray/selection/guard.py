@@ -141,7 +141,13 @@ def macro_bound(part: str, tuned: NDArray[np.float64], base: NDArray[np.float64]
 
 
 def objections(
-    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, *, max_domain_drop: float
+    part: str,
+    tuned: NDArray[np.float64],
+    base: NDArray[np.float64],
+    queries: Queries,
+    *,
+    max_domain_drop: float,
+    against: str = "the base model",
 ) -> list[str]:
     """List the objections to a tuned model that its results on a part give rise to, one sentence each.
 
@@ -155,22 +161,24 @@ def objections(
         base: (Q,) Recall@5 of the base model at the same queries.
         queries: passages and domains of these queries.
         max_domain_drop: loss of Recall@5 that is allowed in any domain.
+        against: what the base model is called.
     """
     gain = paired_intervals(tuned, base, queries.passages, queries.domains)["macro"].difference
     bound = macro_bound(part, tuned, base, queries)
     sentences = []
     if bound is None:
         sentences.append(
-            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model, on too few passages to say "
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against}, on too few passages to say "
             f"how sure that is; {'' if part == CROSS_FIT else f'raise data.{part}_share, or '}bring more rows"
         )
     elif bound <= 0:
         sentences.append(
-            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against the base model may be chance: "
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against} may be chance: "
             f"its {CONFIDENCE[part]:.1%} lower bound is {bound:+.3f}, and must be above 0; "
             f"more rows or trials may show it"
         )
-    sentences += falls(tuned, base, queries, max_domain_drop=max_domain_drop)
+    than = "" if against == "the base model" else f", against {against}"
+    sentences += [fall + than for fall in falls(tuned, base, queries, max_domain_drop=max_domain_drop)]
     return [f"{part}: {sentence}" for sentence in sentences]
 
 

@@ -16,8 +16,9 @@ from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, texts_to_score
 from nic_ray.results import IN_DOMAIN, Flat, Intervals, StoredInterval
+from nic_ray.selection.bases import BEST_BASE, NO_BASES, Base, BetterBase, base_of
 from nic_ray.selection.candidates import Candidate
-from nic_ray.selection.scoring import Scorer, Weights, deepest, queries_of
+from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
 from nic_ray.training.prepared import Prepared
 
@@ -56,6 +57,8 @@ def read_once(
     inputs: Mapping[int, Inputs],
     models: Mapping[str, Candidate],
     fusions: Mapping[str, ChosenFusion],
+    others: Mapping[str, Base] = NO_BASES,
+    better: BetterBase | None = None,
 ) -> TestFigures:
     """Read the test rows once: evaluate the base model, the given models and BM25 on them.
 
@@ -63,19 +66,24 @@ def read_once(
     an easier protocol), the same models are evaluated on these too.
 
     Args:
-        inputs: inputs by depth, for the depths of the models.
+        inputs: inputs by depth, for the depths of the models that were tuned from the winner's base model.
         models: "tuned" and any others, by name.
         fusions: "base" and "tuned" -> their fusions with a search by words, chosen on the validation rows.
+        others: further base models of the search, by name.
+        better: the best of these, if it was better on the validation rows.
     """
     collection, queries = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
     texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
-    cuts: dict[str, tuple[Inputs, Weights | None]] = {"base": (deepest(inputs), None)}
-    cuts |= {label: (inputs[model.config.frozen_layers], model.weights) for label, model in models.items()}
+    own = Base(prepared, inputs)
+    cuts: dict[str, tuple[Scorer, Weights | None]] = {"base": (own.scorer, None)}
+    if better is not None:
+        cuts[BEST_BASE] = better.base.scorer, None
+    for label, model in models.items():
+        cuts[label] = base_of(model, own, others).scorer_of(model), model.weights
     results: dict[str, dict[str, dict[str, float]]] = {part: {} for part in ASKING if rows[ASKING[part]]}
     scored: dict[str, Scored] = {}
-    for label, (at, weights) in cuts.items():
-        scorer = Scorer(prepared, at)
+    for label, (scorer, weights) in cuts.items():
         vectors, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
         if label == "tuned":
             on_test = Asked(vectors, texts, collection, rows["test"], similarity)

@@ -5,7 +5,7 @@ winner's weights with the base model's that is judged and exported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +31,14 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives, of_one_ranking
 from nic_ray.model.activations import Inputs
 from nic_ray.selection.averaging import averaged
+from nic_ray.selection.bases import BEST_BASE, Base, BetterBase, base_of, better_base, kept_by
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
-from nic_ray.selection.retention import (
-    GeneralText,
-    RetentionSet,
-    load_general_text,
-    neighbours_kept,
-    retention_of,
-)
+from nic_ray.selection.retention import GeneralText, RetentionSet, load_general_text
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
 from nic_ray.training.prepared import Prepared, leaks
@@ -91,6 +86,8 @@ class Contestants:
     """The results of configurations that were trained with several seeds."""
     load: Callable[[Candidate], Candidate] = lambda candidate: candidate
     """Returns a candidate of `best` with its weights; all of them might not fit into memory."""
+    others: Mapping[str, Base] = field(default_factory=dict)
+    """The base models that the best candidate was not tuned from, by name; candidates may have been."""
 
 
 def judge(
@@ -106,7 +103,8 @@ def judge(
     """Average the best candidates, mix the mean with the base model, judge the mixture, and read the test rows once.
 
     Args:
-        inputs: inputs by depth, for the depths of all candidates.
+        prepared: that of the base model from which the best candidate was tuned.
+        inputs: inputs by depth, for the depths of all candidates that were tuned from it.
         retention_set: the pairs to measure retention on, with inputs for the same depths; with None it is not measured.
         export_anyway: whether to read the test rows and to export despite objections.
         say: called with a line for each intermediate result.
@@ -114,8 +112,11 @@ def judge(
             this one included.
     """
     config, queries = prepared.config, queries_of(prepared, "validation")
-    base = Scorer(prepared, deepest(inputs)).scores(None, prepared.rows("validation"))
-    average = averaged(prepared, inputs, contestants.best, load=contestants.load, say=say)
+    own, others = Base(prepared, inputs, retention_set), contestants.others
+    base = own.scorer.scores(None, prepared.rows("validation"))
+    better = better_base(base, own, others)
+    related = [each for each in contestants.best if base_of(each, own, others) is own]
+    average = averaged(prepared, inputs, related, load=contestants.load, say=say)
     winner = average.candidate
     general = load_general_text(prepared, [*inputs])
     mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set, general)
@@ -130,12 +131,17 @@ def judge(
     objections_found += _objections("validation", *values, config.guard)
     scores: dict[str, Scores] = {"validation": {"base": base, "tuned": mixture.scores}}
     objections_found += falls_on_old_rows(prepared, "validation", scores["validation"])
+    if better is not None:
+        scores["validation"] = {**scores["validation"], BEST_BASE: better.scores}
+        objections_found += _objections_by_best("validation", scores["validation"], better, queries, config.guard)
     bounds = {"validation": macro_bound("validation", *values)}
     models = {**contestants.unsearched, "tuned": tuned}
     fusions = _chosen_fusions(prepared, inputs, tuned, say)
-    results = {"validation": _validation_results(base, models, fusions["tuned"], queries)}
+    results = {"validation": _validation_results(scores["validation"], models, fusions["tuned"], queries)}
     evidence = _evidence(prepared, models, mixtures, contestants.confirmations)
-    evidence |= _retention(prepared, retention_set, general, contestants.unsearched, mixture)
+    evidence |= _retention(own, others, general, contestants.unsearched, mixture)
+    if better is not None:
+        evidence["best_base"] = better.name
     evidence["word_search"] = _word_search(fusions, queries)
     evidence["calibration"] = calibrated(fusions["tuned"].first_hits, fusions["tuned"].ranking)
     evidence["alpha"] = mixture.alpha
@@ -143,7 +149,7 @@ def judge(
     retrieved = None
     if not objections_found or export_anyway:  # a model that has failed already does not use up the one reading
         evidence["readings"] = note_reading(tuned.name)
-        reading = read_once(prepared, inputs, models, fusions)
+        reading = read_once(prepared, inputs, models, fusions, others, better)
         results, retrieved = results | reading.results, reading.queries
         evidence["word_search"]["figures"] |= {"test": reading.rankings}
         evidence["calibration"]["readings"]["test"] = calibration_reading(
@@ -155,6 +161,9 @@ def judge(
         objections_found += _objections("test", *at_test, config.guard)
         scores["test"] = reading.scores
         objections_found += falls_on_old_rows(prepared, "test", reading.scores)
+        if better is not None:
+            given = queries_of(prepared, "test"), config.guard
+            objections_found += _objections_by_best("test", reading.scores, better, *given)
         bounds["test"] = macro_bound("test", *at_test)
     evidence |= compared_with_previous(prepared, scores)
     evidence["guard"] = _verdict(config.guard, objections_found, bounds, overridden=export_anyway)
@@ -196,13 +205,14 @@ def _chosen_fusions(
 
 
 def _validation_results(
-    base: Mapping[str, NDArray[np.float64]], models: Mapping[str, Candidate], fusion: ChosenFusion, queries: Queries
+    bases: Scores, models: Mapping[str, Candidate], fusion: ChosenFusion, queries: Queries
 ) -> dict[str, dict[str, float]]:
     """The flat metrics of all models on the validation rows."""
     domains = queries.domains
     return {
-        "base": flat_metrics(base, domains),
+        "base": flat_metrics(bases["base"], domains),
         "BM25": flat_metrics(fusion.scores[WORDS], domains),
+        **({BEST_BASE: flat_metrics(bases[BEST_BASE], domains)} if BEST_BASE in bases else {}),
         **{label: _evaluation_metrics(model.metrics) for label, model in models.items()},
         WITH_WORDS: flat_metrics(fusion.scores[fusion.best], domains),
     }
@@ -236,23 +246,28 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
 
 
 def _retention(
-    prepared: Prepared,
-    retention_set: RetentionSet | None,
+    own: Base,
+    others: Mapping[str, Base],
     general: GeneralText | None,
     unsearched: Mapping[str, Candidate],
     mixture: Mixture,
 ) -> Evidence:
     """Measure what the models that the mixture is compared with have forgotten, and put it beside the mixture's."""
+    found = {}
+    for label, model in unsearched.items():
+        base = base_of(model, own, others)
+        texts = general if base is own else load_general_text(base.prepared, [model.config.frozen_layers])
+        found[label] = kept_by(model, base, texts)
     retention, kept = None, None
-    if retention_set is not None and mixture.retention is not None:
-        retention = {label: retention_of(prepared, retention_set, model) for label, model in unsearched.items()}
+    if mixture.retention is not None:
+        retention = {label: changes for label, (changes, _) in found.items() if changes is not None}
         retention["tuned"] = dict(mixture.retention)
-    if general is not None and mixture.neighbours is not None:
-        kept = {label: neighbours_kept(prepared, general, model) for label, model in unsearched.items()}
+    if mixture.neighbours is not None:
+        kept = {label: share for label, (_, share) in found.items() if share is not None}
         kept["tuned"] = mixture.neighbours
     measured: Evidence = {"retention": retention, "neighbours_kept": kept}
-    path = prepared.config.guard.retention_set
-    if retention_set is not None and path is not None:
+    path = own.prepared.config.guard.retention_set
+    if own.retention_set is not None and path is not None:
         measured["retention_set"] = {"pairs": path.name, "sha256": file_sha256(path)}
     return measured
 
@@ -292,6 +307,15 @@ def _objections(
     part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, limits: GuardConfig
 ) -> list[str]:
     return objections(part, tuned, base, queries, max_domain_drop=limits.max_domain_drop)
+
+
+def _objections_by_best(
+    part: str, scores: Scores, better: BetterBase, queries: Queries, limits: GuardConfig
+) -> list[str]:
+    """List the objections to which a comparison with the best base model gives rise."""
+    values = scores["tuned"][PRIMARY], scores[BEST_BASE][PRIMARY]
+    named = f"the best base model, {better.name},"
+    return objections(part, *values, queries, max_domain_drop=limits.max_domain_drop, against=named)
 
 
 def _evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -15,18 +13,17 @@ from nic_ray import hardware
 from nic_ray.config import Config, DataConfig
 from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
-from nic_ray.dataset.replay import Earlier, Replay, describe_replay, earlier_pairs, join, refuse_other_split
+from nic_ray.dataset.replay import Earlier, Replay, earlier_pairs, join, refuse_other_split
 from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
 from nic_ray.errors import InputError
-from nic_ray.evidence import StoredStart
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.adapters import refuse_without_peft
 from nic_ray.model.base import load_base
 from nic_ray.model.cache import StoredInputs, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
-from nic_ray.origin import DataAndSplit, StoredGeneralTexts
 from nic_ray.protocol import by_passage
+from nic_ray.train_config import depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
 from nic_ray.training.loop import TrainingData
 from nic_ray.training.others import other_models
@@ -83,21 +80,10 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     collection, parts, replay = divided(config.data, config.train.base_model)
-    encoder = load_base(config.train)
-    if encoder.passages is not None:
-        raise InputError(
-            f"{encoder.name}: embeds queries and passages with different weights, and one set is tuned here; name its "
-            "base model"
-        )
-    check_frozen_layers(encoder, [config.train.frozen_layers], "train.frozen_layers")
-    if "frozen_layers" in config.space:
-        check_frozen_layers(encoder, depths(config), "space.frozen_layers")
-    _refuse_more_dimensions(encoder, config.train.dimensions)
-    _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
+    encoder = usable_base(config)
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
-    is_query = np.append(collection.is_query, np.zeros(len(general), dtype=np.bool_))
     return Prepared(
         config=config,
         collection=collection,
@@ -105,7 +91,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         parts=parts,
         pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
         encoder=encoder,
-        tokens=token_inputs(encoder, (*collection.texts, *general), config.train.max_tokens, is_query),
+        tokens=tokens_of(encoder, collection, general, config.train.max_tokens),
         device=device,
         bf16=hardware.computes_in_bf16(config.train.precision, device),
         general=general,
@@ -113,6 +99,32 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         replay=replay,
         others=other_models(config.train, collection, device),
     )
+
+
+def usable_base(config: Config) -> Encoder:
+    """Load the base model under `train`, which can be trained with all the settings that a run may try.
+
+    Raises:
+        InputError: it cannot be loaded, embeds passages with other weights, or does not go with a setting.
+    """
+    encoder = load_base(config.train)
+    if encoder.passages is not None:
+        raise InputError(
+            f"{encoder.name}: embeds queries and passages with different weights, and one set is tuned here; name its "
+            "base model"
+        )
+    first, *others = depths(config, encoder.blocks)
+    check_frozen_layers(encoder, [first], "train.frozen_layers")
+    check_frozen_layers(encoder, others, "space.frozen_layers")
+    _refuse_more_dimensions(encoder, config.train.dimensions)
+    _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
+    return encoder
+
+
+def tokens_of(encoder: Encoder, collection: Collection, general: Sequence[str], max_tokens: int) -> Inputs:
+    """Return the token ids of a collection's texts, then those of general texts, which are passages."""
+    is_query = np.append(collection.is_query, np.zeros(len(general), dtype=np.bool_))
+    return token_inputs(encoder, (*collection.texts, *general), max_tokens, is_query)
 
 
 def export_dtype(prepared: Prepared) -> str:
@@ -297,134 +309,19 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
     }
 
 
-def depths(config: Config) -> list[int]:
-    """Return the values of frozen_layers that a run can use: the first trial's, then the others in descending order."""
-    searched = map(int, config.space["frozen_layers"].ends()) if "frozen_layers" in config.space else ()
-    first = config.train.frozen_layers
-    return [first, *sorted(set(searched) - {first}, reverse=True)]
-
-
-def describe_run(prepared: Prepared) -> Iterator[str]:
-    """Describe to the user, line by line, the data and the base model of a run."""
-    rows, data = {part: len(prepared.rows(part)) for part in PARTS}, prepared.config.data
-    files = ", ".join(map(str, (*data.replay, data.pairs)))
-    yield (
-        f"{files}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
-        f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test"
-        f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
-        f"({data.protocol})"
-    )
-    if prepared.replay is not None:
-        yield from describe_replay(prepared.replay, prepared.parts)
-    encoder = prepared.encoder
-    if encoder.prompts:
-        asked = prepared.config.train.prompts
-        given = asked is not None and (asked.query, asked.document) != (None, None)
-        yield (
-            f"{encoder.name} is used with {'prompts as configured' if given else 'the prompts stored with it'}: "
-            f"{encoder.prompts.query!r} before a query, {encoder.prompts.passage!r} before a passage"
-            f"{', both left out of the pooling' if any(encoder.unpooled) else ''}"
-        )
-    if encoder.similarity != "cosine":
-        yield (
-            f"{encoder.name} is meant for similarity {encoder.similarity} and scored by it; what is tuned is trained, "
-            "scored and exported for cosine, with embeddings of length 1, which rank alike by dot product and distance"
-        )
-    if (exported := export_dtype(prepared)) != "fp32" or encoder.stored_in != "fp32":
-        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained in fp32, and exported in {exported}"
-    if not encoder.can_be_cut:
-        yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
-
-
-def describe_start(prepared: Prepared) -> StoredStart:
-    """Describe what a run starts with and must match when it is resumed: settings, data, base model, general texts."""
-    settings, weights = prepared.config.model_dump(mode="json"), prepared.encoder.weights_sha256
-    return {"settings": settings, **describe_data(prepared), "base_weights_sha256": weights}
-
-
-def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
-    """Refuse to resume a run whose data, split, base model or general texts differ from those it was started with.
+def depths(config: Config, blocks: int) -> list[int]:
+    """Return the numbers of frozen layers that a run can use: the first trial's, then the others, descending.
 
     Args:
-        started: `describe_start` of then, as far as it was noted.
-
-    Raises:
-        InputError: the data, the split, the base model's weights or the general texts are different.
+        blocks: number of the base model's blocks.
     """
-    start, pairs = describe_start(prepared), prepared.config.data.pairs
-    weights = start["base_weights_sha256"]
-    if started.get("base_weights_sha256", weights) != weights:
-        raise InputError(
-            f"{prepared.encoder.name}: has other weights than at the start of {run_folder}, and its trials go with "
-            "those; put the old ones back, or start anew"
-        )
-    _refuse_other_general_texts(prepared, started, run_folder)
-    if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
-        return
-    if started.get("data") == start["data"]:
-        raise InputError(
-            f"{pairs}: is split differently from the start of {run_folder}, by other settings or another version of "
-            "nic_ray; go on with those, or start anew"
-        )
-    raise InputError(
-        f"{pairs}: has changed since {run_folder} was started, and its split with it; put the old file back, or start "
-        "anew"
-    )
-
-
-def _refuse_other_general_texts(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
-    now, then = _describe_general_texts(prepared), started.get("general_texts")
-    if now is None or then is None:  # none are read, or they were not noted
-        return
-    if all(then["sha256"].get(use, digest) == digest for use, digest in now["sha256"].items()):
-        return
-    if named := prepared.config.general_texts:
-        changed, way_out = f"{named}: has changed since {run_folder} was started", "put the old texts back"
-    else:
-        changed = (
-            f"general_texts: the language reference of this Python ({now['source']}) has other paragraphs than that "
-            f"which {run_folder} was started with ({then['source']})"
-        )
-        way_out = "go on with the same versions of Python and nic_ray"
-    raise InputError(f"{changed}, and its models go with the old texts; {way_out}, or start anew")
-
-
-def _describe_general_texts(prepared: Prepared) -> StoredGeneralTexts | None:
-    """Describe the general texts of a run by their source and their hashes; None if it reads none."""
-    texts = {"measuring": prepared.measuring, "held": prepared.general}
-    digests = {use: hashlib.sha256(json.dumps(own).encode()).hexdigest() for use, own in texts.items() if own}
-    named = prepared.config.general_texts
-    source = f"Python {platform.python_version()}" if named is None else named.name
-    return {"source": source, "sha256": digests} if digests else None
-
-
-def describe_data(prepared: Prepared) -> DataAndSplit:
-    """Describe data, split and general texts by numbers and hashes, for the records of a run."""
-    collection, data, replay = prepared.collection, prepared.config.data, prepared.replay
-    domains = sorted(set(collection.domains))
-    described: DataAndSplit = {
-        "data": {
-            "pairs": data.pairs.name,
-            "sha256": prepared.pairs_sha256,
-            "rows": len(collection.query),
-            "passages": len(collection.corpus),
-            "domains": {domain: collection.domains.count(domain) for domain in domains},
-        },
-        "split": {
-            "protocol": data.protocol,
-            "seed": data.seed,
-            "sample_share": data.sample_share,
-            "validation_share": data.validation_share,
-            "test_share": data.test_share,
-            "query_share": data.query_share,
-            "rows": {part: len(prepared.rows(part)) for part in PARTS},
-            "sha256": split_sha256(collection, prepared.parts),
-        },
-    }
-    if replay is not None:
-        described["data"]["replay"] = list(replay.earlier.records)
-    general = _describe_general_texts(prepared)
-    return described if general is None else {**described, "general_texts": general}
+    shares = config.space["frozen_share"].ends() if "frozen_share" in config.space else (config.train.frozen_share,)
+    searched = {depth_of_share(share, blocks) for share in shares if share is not None}
+    if None in shares:
+        counts = config.space["frozen_layers"].ends() if "frozen_layers" in config.space else ()
+        searched |= {config.train.frozen_layers, *map(int, counts)}
+    first = config.train.of_base(config.train.base_model, blocks).frozen_layers
+    return [first, *sorted(searched - {first}, reverse=True)]
 
 
 def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:

@@ -1,0 +1,145 @@
+"""What a run starts from, described for the user and for its records, and refused where a resumed run has another."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from nic_ray.dataset.replay import describe_replay
+from nic_ray.errors import InputError
+from nic_ray.evidence import StoredStart
+from nic_ray.origin import DataAndSplit, StoredGeneralTexts
+from nic_ray.training.prepared import PARTS, Prepared, export_dtype, split_sha256
+
+
+def describe_run(prepared: Prepared) -> Iterator[str]:
+    """Describe to the user, line by line, the data and the base model of a run."""
+    rows, data = {part: len(prepared.rows(part)) for part in PARTS}, prepared.config.data
+    files = ", ".join(map(str, (*data.replay, data.pairs)))
+    yield (
+        f"{files}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
+        f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test"
+        f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
+        f"({data.protocol})"
+    )
+    if prepared.replay is not None:
+        yield from describe_replay(prepared.replay, prepared.parts)
+    encoder = prepared.encoder
+    if encoder.prompts:
+        asked = prepared.config.train.prompts
+        given = asked is not None and (asked.query, asked.document) != (None, None)
+        yield (
+            f"{encoder.name} is used with {'prompts as configured' if given else 'the prompts stored with it'}: "
+            f"{encoder.prompts.query!r} before a query, {encoder.prompts.passage!r} before a passage"
+            f"{', both left out of the pooling' if any(encoder.unpooled) else ''}"
+        )
+    if encoder.similarity != "cosine":
+        yield (
+            f"{encoder.name} is meant for similarity {encoder.similarity} and scored by it; what is tuned is trained, "
+            "scored and exported for cosine, with embeddings of length 1, which rank alike by dot product and distance"
+        )
+    if (exported := export_dtype(prepared)) != "fp32" or encoder.stored_in != "fp32":
+        yield f"{encoder.name} is stored in {encoder.stored_in}; it is trained in fp32, and exported in {exported}"
+    if not encoder.can_be_cut:
+        yield f"{encoder.name} cannot be cut at a block: its frozen blocks run again in every step"
+
+
+def describe_start(prepared: Prepared) -> StoredStart:
+    """Describe what a run starts with and must match when it is resumed: settings, data, base model, general texts."""
+    described = describe_data(prepared)
+    start: StoredStart = {
+        "settings": prepared.config.model_dump(mode="json"),
+        "data": described["data"],
+        "split": described["split"],
+        "base_weights_sha256": prepared.encoder.weights_sha256,
+    }
+    if "general_texts" in described:
+        start["general_texts"] = described["general_texts"]
+    return start
+
+
+def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
+    """Refuse to resume a run whose data, split, base model or general texts differ from those it was started with.
+
+    Args:
+        started: `describe_start` of then, as far as it was noted.
+
+    Raises:
+        InputError: the data, the split, the base model's weights or the general texts are different.
+    """
+    start, pairs = describe_start(prepared), prepared.config.data.pairs
+    name, weights = prepared.encoder.name, start["base_weights_sha256"]
+    others = started.get("other_base_weights_sha256", {})
+    if (others[name] if name in others else started.get("base_weights_sha256", weights)) != weights:
+        raise InputError(
+            f"{prepared.encoder.name}: has other weights than at the start of {run_folder}, and its trials go with "
+            "those; put the old ones back, or start anew"
+        )
+    _refuse_other_general_texts(prepared, started, run_folder)
+    if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
+        return
+    if started.get("data") == start["data"]:
+        raise InputError(
+            f"{pairs}: is split differently from the start of {run_folder}, by other settings or another version of "
+            "nic_ray; go on with those, or start anew"
+        )
+    raise InputError(
+        f"{pairs}: has changed since {run_folder} was started, and its split with it; put the old file back, or start "
+        "anew"
+    )
+
+
+def _refuse_other_general_texts(prepared: Prepared, started: StoredStart, run_folder: Path) -> None:
+    now, then = _describe_general_texts(prepared), started.get("general_texts")
+    if now is None or then is None:  # none are read, or they were not noted
+        return
+    if all(then["sha256"].get(use, digest) == digest for use, digest in now["sha256"].items()):
+        return
+    if named := prepared.config.general_texts:
+        changed, way_out = f"{named}: has changed since {run_folder} was started", "put the old texts back"
+    else:
+        changed = (
+            f"general_texts: the language reference of this Python ({now['source']}) has other paragraphs than that "
+            f"which {run_folder} was started with ({then['source']})"
+        )
+        way_out = "go on with the same versions of Python and nic_ray"
+    raise InputError(f"{changed}, and its models go with the old texts; {way_out}, or start anew")
+
+
+def _describe_general_texts(prepared: Prepared) -> StoredGeneralTexts | None:
+    """Describe the general texts of a run by their source and their hashes; None if it reads none."""
+    texts = {"measuring": prepared.measuring, "held": prepared.general}
+    digests = {use: hashlib.sha256(json.dumps(own).encode()).hexdigest() for use, own in texts.items() if own}
+    named = prepared.config.general_texts
+    source = f"Python {platform.python_version()}" if named is None else named.name
+    return {"source": source, "sha256": digests} if digests else None
+
+
+def describe_data(prepared: Prepared) -> DataAndSplit:
+    """Describe data, split and general texts by numbers and hashes, for the records of a run."""
+    collection, data, replay = prepared.collection, prepared.config.data, prepared.replay
+    domains = sorted(set(collection.domains))
+    described: DataAndSplit = {
+        "data": {
+            "pairs": data.pairs.name,
+            "sha256": prepared.pairs_sha256,
+            "rows": len(collection.query),
+            "passages": len(collection.corpus),
+            "domains": {domain: collection.domains.count(domain) for domain in domains},
+        },
+        "split": {
+            "protocol": data.protocol,
+            "seed": data.seed,
+            "sample_share": data.sample_share,
+            "validation_share": data.validation_share,
+            "test_share": data.test_share,
+            "query_share": data.query_share,
+            "rows": {part: len(prepared.rows(part)) for part in PARTS},
+            "sha256": split_sha256(collection, prepared.parts),
+        },
+    }
+    if replay is not None:
+        described["data"]["replay"] = list(replay.earlier.records)
+    general = _describe_general_texts(prepared)
+    return described if general is None else {**described, "general_texts": general}
