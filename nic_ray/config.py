@@ -135,8 +135,8 @@ class SearchConfig(Section):
     )
     constraint: ConstraintConfig = Field(
         ConstraintConfig(),
-        description="`{max_parameters: ..., max_ms_per_query: ..., dimensions: ...}`: what a base model may cost, and the "
-        "dimensions that it must have; others are left out of the space",
+        description="`{max_parameters: ..., max_ms_per_query: ..., dimensions: ...}`: what a base model may cost, and "
+        "the dimensions that it must have; others are left out of the space",
     )
     time_budget: Annotated[float | None, BeforeValidator(_seconds), WithJsonSchema(DURATION)] = Field(
         None,
@@ -321,8 +321,14 @@ class Config(Section):
                     f"space.{name}: must go with train.method, which is {self.train.method}, and counts with {method} "
                     "only; leave it out, or search method as well"
                 )
-        if self.train.trains == "queries" and "anchor" in self.space:
-            yield "space.anchor: must be left out with train.trains queries, where general texts keep their embeddings"
+        if "queries" in (self.train.trains, *(self.space["trains"].ends() if "trains" in self.space else ())):
+            if "anchor" in self.space:
+                yield "space.anchor: must be left out with trains: queries, where general texts keep their embeddings"
+            elif "trains" in self.space and self.train.anchor:
+                yield (
+                    f"train.anchor: must be 0 with queries among space.trains, got {self.train.anchor:g}: general "
+                    "texts keep their embeddings there"
+                )
         for number, start in enumerate(self.search.starts):
             yield from (f"search.starts[{number}].{fault}" for fault in self._faults_of_start(start))
         yield from self._repeated_starts()

@@ -23,10 +23,12 @@ SAME_FOR_ALL_TRIALS = (
     "dimensions",
     "guide",
     "teacher",
-    "trains",
     "seed",
 )
 
+
+Kind = tuple[str, Literal["both", "queries"]]
+"""What models must have in common for the mean of their weights to be a model: their base model, and what trains."""
 
 METHOD_OF = {
     "learning_rate": "blocks",
@@ -164,6 +166,11 @@ class TrainConfig(Section):
         depth = self.frozen_layers if self.frozen_share is None else depth_of_share(self.frozen_share, blocks)
         changed = {"base_model": base_model, "frozen_layers": depth}
         return self if changed == self.model_dump(include=set(changed)) else self.model_copy(update=changed)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of model that is trained."""
+        return self.base_model, self.trains
 
     @property
     def peak_learning_rate(self) -> float:

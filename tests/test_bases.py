@@ -24,10 +24,10 @@ from nic_ray.selection.bases import BEST_BASE, Base, costs_of_bases
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Contestants, judge
-from nic_ray.train_config import TrainConfig, depth_of_share
+from nic_ray.train_config import Kind, TrainConfig, depth_of_share
 from nic_ray.training import bases as rooms
-from nic_ray.training.bases import Bases, base_models, describe_bases, prepare_bases
-from nic_ray.training.prepared import depths
+from nic_ray.training.bases import Bases, base_models, describe_bases, kinds_of, prepare_bases
+from nic_ray.training.prepared import depths, with_fixed_passages
 from nic_ray.training.start import describe_start, refuse_other_start
 
 
@@ -159,6 +159,25 @@ def test_every_base_model_gets_a_trial_with_what_is_known(two):
     assert len(starting_points(config)) == 2
 
 
+def test_query_only_trials_are_a_kind_of_their_own(two):
+    config = two(space={"trains": {"choice": ["both", "queries"]}})
+    bases = prepare_bases(config, on_gpu=False)
+    name = config.train.base_model
+    kinds = kinds_of(bases.first)
+    assert [*kinds] == [(name, "both"), (name, "queries")]
+    assert [own.config.train.trains for own in kinds.values()] == ["both", "queries"]
+    inputs = frozen_inputs(bases.first.encoder, bases.first.tokens, [1])
+    kept, fixed = (with_fixed_passages(own, inputs)[1].fixed for own in kinds.values())
+    assert kept is None
+    assert fixed.shape == (len(bases.first.tokens.lengths), 32)
+    for sections in (
+        {"space": {"trains": {"choice": ["both", "queries"]}, "anchor": {"choice": [0, 1]}}},
+        {"space": {"trains": {"choice": ["both", "queries"]}}, "train": {"anchor": 1.0}},
+    ):
+        with pytest.raises(ValueError, match=r"(space|train)\.anchor: must be (left out|0) with"):
+            two(**sections)
+
+
 def test_a_trial_has_the_depth_of_its_own_base_model(two):
     config = two()
     _, second = base_models(config)
@@ -214,11 +233,16 @@ def found(two) -> tuple[Bases, dict[str, Base]]:
     return bases, own
 
 
+def kinds(base: Base) -> dict[Kind, Base]:
+    return {base.prepared.config.train.kind: base}
+
+
 def test_weights_of_different_base_models_have_no_mean(found):
     _, own = found
     members = [candidates_of(base, [f"trial-{number}"])[0] for number, base in enumerate(own.values())]
     with pytest.raises(
-        InputError, match=r"trial-0 \+ trial-1: must be of models tuned from one base model, got .*, .*"
+        InputError,
+        match=r"trial-0 \+ trial-1: must be of models with one base model and one value of trains, got .*, .*",
     ):
         mean_weights(next(iter(own.values())).prepared, members, lambda member: member)
 
@@ -239,7 +263,7 @@ def test_a_winner_is_compared_with_the_best_base_model_and_with_its_own(found):
     said: list[str] = []
     found = judge(
         base.prepared, base.inputs,
-        Contestants({"first trial": elsewhere}, [winner, second, elsewhere], [], others={stronger: other}),
+        Contestants({"first trial": elsewhere}, [winner, second, elsewhere], [], others=kinds(other)),
         None, export_anyway=True, say=said.append,
     )  # fmt: skip
     results = found.results
@@ -259,7 +283,7 @@ def test_a_winner_is_compared_with_the_best_base_model_and_with_its_own(found):
     assert "trial-002" not in found.tuned.name  # the mean is of one base model's trials
     # the other way round there is no better base model
     found = judge(
-        other.prepared, other.inputs, Contestants({}, [elsewhere, winner], [], others={weaker: base}),
+        other.prepared, other.inputs, Contestants({}, [elsewhere, winner], [], others=kinds(base)),
         None, export_anyway=True, say=said.append,
     )  # fmt: skip
     assert "best_base" not in found.evidence

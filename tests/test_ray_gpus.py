@@ -78,7 +78,7 @@ def test_activations_have_the_format_of_the_gpus_and_not_of_this_processor(confi
     prepared = dataclasses.replace(prepare(config, on_gpu=False), bf16=not native)
     placement = room.placement_on_cluster(config)
     assert (placement.gpus_per_worker, placement.concurrent) == (0.5, 2)
-    assert room.in_format_of_trials(prepared, placement, joined=True).bf16 == native
+    assert room.in_format_of_trials({"base": prepared}, placement, joined=True)["base"].bf16 == native
 
 
 def test_cuda_may_be_asked_for_where_only_the_cluster_has_a_gpu(config):

@@ -482,7 +482,7 @@ def test_a_search_judges_old_rows_and_every_reader_is_told(searched, tmp_path, c
 
 def test_a_fall_on_old_rows_alone_keeps_the_test_rows_unread(searched, monkeypatch):
     prepared, inputs, (candidate,) = searched(1)
-    monkeypatch.setattr(selection, "_objections", lambda *_: [])
+    monkeypatch.setattr(selection, "objections", lambda *_, **__: [])
     monkeypatch.setattr(selection, "falls_on_old_rows", lambda _, part, scores: [f"{part}: {sorted(scores)}"])
     given = (prepared, inputs, Contestants({"first trial": candidate}, [candidate], []), None)
     found = judge(*given, export_anyway=False, say=lambda _: None)

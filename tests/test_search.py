@@ -147,7 +147,9 @@ def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monke
     monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     monkeypatch.setattr(worker.tune, "get_context", lambda: SimpleNamespace(get_trial_name=lambda: "trial-000"))
     monkeypatch.setattr(worker, "hand_to_train_workers", lambda *_: None)
-    plan = SimpleNamespace(base=config().train, workers=2, gpus_per_worker=gpus, run_folder=tmp_path, mirror=None)
+    train = config().train
+    bases = {train.base_model: SimpleNamespace(blocks=6)}
+    plan = SimpleNamespace(base=train, bases=bases, workers=2, gpus_per_worker=gpus, run_folder=tmp_path, mirror=None)
     with pytest.raises(FarEnough):
         worker.run_trial({}, plan)
     assert asked == [(backend, gpus)]
@@ -206,11 +208,17 @@ def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monk
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
     without = place_trials(asked, cpus=2, gpus_of_nodes=[0])
     with pytest.raises(InputError, match=r"PyTorch sees 2 GPU\(s\) on this machine, and Ray sees none"):
-        cluster.in_format_of_trials(replace(prepared, config=asked), without, joined=False)
+        cluster.in_format_of_trials({"base": replace(prepared, config=asked)}, without, joined=False)
     # the GPU of a machine that only starts a search on others is of no use to trials
-    assert cluster.in_format_of_trials(replace(prepared, config=asked), without, joined=True).device == "cpu"
+    assert (
+        cluster.in_format_of_trials({"base": replace(prepared, config=asked)}, without, joined=True)["base"].device
+        == "cpu"
+    )
     on_cpus = asked.model_copy(update={"train": asked.train.model_copy(update={"device": "cpu"})})
-    assert cluster.in_format_of_trials(replace(prepared, config=on_cpus), without, joined=False).device == "cpu"
+    assert (
+        cluster.in_format_of_trials({"base": replace(prepared, config=on_cpus)}, without, joined=False)["base"].device
+        == "cpu"
+    )
 
 
 @pytest.mark.parametrize("missing", ["", "PyTorch 2 sees no CUDA device"])
@@ -222,9 +230,9 @@ def test_a_gpu_that_ray_sees_and_pytorch_does_not_ends_the_search(prepared, monk
     monkeypatch.setattr(cluster, "look_for_gpus", lambda _: cluster.VisibleGpus(missing, False))
     asked = prepared.config.model_copy(update={"resources": config(resources={"gpus_per_worker": 1}).resources})
     placement = place_trials(asked, cpus=2, gpus_of_nodes=[2])
-    given = replace(prepared, config=asked)
+    given = {"base": replace(prepared, config=asked)}
     if not missing:
-        assert not cluster.in_format_of_trials(given, placement, joined=True).bf16
+        assert not cluster.in_format_of_trials(given, placement, joined=True)["base"].bf16
         return
     with pytest.raises(
         InputError, match=rf"^node 10\.0\.0\.7: Ray gives trials 2 GPU\(s\) there, and {missing}; or train"
@@ -334,7 +342,7 @@ def nothing_is_read(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the pairs were read")
 
-    monkeypatch.setattr(search, "prepare", refuse)
+    monkeypatch.setattr(search, "prepare_bases", refuse)
 
 
 def resumed(folder):
@@ -604,7 +612,7 @@ def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_pat
     best = Candidate("trial-000", prepared.config.train, {}, {})
     steps = {
         "_train": lambda *_, **__: search.SearchedTrials(
-            {prepared.encoder.name: Base(prepared, {})}, {}, [best], [], []
+            {prepared.config.train.kind: Base(prepared, {})}, {}, [best], [], []
         ),
         "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True, evidence={}),
         "_export": None,

@@ -93,7 +93,7 @@ def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched,
     happened.clear()
     strict = prepared.config.guard.model_copy(update={"max_retention_loss": 0.0, "max_domain_drop": 0.0})
     prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"guard": strict}))
-    monkeypatch.setattr(selection, "_objections", lambda *_: ["one"])
+    monkeypatch.setattr(selection, "objections", lambda *_, **__: ["one"])
     found = judge(prepared, *given[1:], export_anyway=False, say=lambda _: None, note_reading=note)
     assert (happened, found.may_be_exported, "readings" in found.evidence) == ([], False, False)
 

@@ -41,23 +41,29 @@ def placement_on_cluster(config: Config) -> Placement:
     )
 
 
-def in_format_of_trials(prepared: Prepared, placement: Placement, *, joined: bool) -> Prepared:
-    """Return `prepared` with the number format of the devices that trials compute on, perhaps on other machines.
+def in_format_of_trials(prepared: Mapping[str, Prepared], placement: Placement, *, joined: bool) -> dict[str, Prepared]:
+    """Return what is prepared with the number format of the devices that trials compute on, perhaps on other machines.
 
     Args:
+        prepared: by base model; the settings of all of them ask for the same devices.
         joined: whether Ray was running before the search, perhaps on other machines.
 
     Raises:
         InputError: Ray and PyTorch do not see the same GPUs.
     """
-    config = prepared.config
+    config = next(iter(prepared.values())).config
+    bf16 = _computes_in_bf16(config, placement, joined=joined)
+    return {name: replace(own, bf16=bf16) for name, own in prepared.items()}
+
+
+def _computes_in_bf16(config: Config, placement: Placement, *, joined: bool) -> bool:
     if not placement.gpus_per_worker:
         if trains_on_gpus(config) and torch.cuda.is_available() and not joined:
             raise InputError(
                 f"resources.gpus_per_worker: PyTorch sees {torch.cuda.device_count()} GPU(s) on this machine, and Ray "
                 "sees none that it could give to trials; look at nvidia-smi, or train on CPUs with train.device: cpu"
             )
-        return replace(prepared, bf16=hardware.computes_in_bf16(config.train.precision, "cpu"))
+        return hardware.computes_in_bf16(config.train.precision, "cpu")
     formats = []
     for node in _nodes():
         if not node["Resources"].get("GPU"):
@@ -69,7 +75,7 @@ def in_format_of_trials(prepared: Prepared, placement: Placement, *, joined: boo
                 f"{visible.missing}; or train on CPUs with train.device: cpu"
             )
         formats.append(visible.bf16)
-    return replace(prepared, bf16=all(formats))
+    return all(formats)
 
 
 def refuse_unshared_places(shared: Sequence[Path]) -> None:

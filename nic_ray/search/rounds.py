@@ -41,7 +41,7 @@ from nic_ray.study import (
     trial_name,
     trial_number,
 )
-from nic_ray.train_config import TrainConfig, drawn
+from nic_ray.train_config import Kind, TrainConfig, drawn
 from nic_ray.training.prepared import Prepared, held_texts
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
@@ -66,12 +66,12 @@ class SearchSetup:
     runs_trials: bool
     """Whether trials are run; if not, existing results are only read."""
     view: View
-    others: Mapping[str, Prepared] = field(default_factory=dict)
-    """Further base models -> the same data and settings for them."""
+    others: Mapping[Kind, Prepared] = field(default_factory=dict)
+    """The same data and settings for the kinds of models that the first trial does not belong to."""
 
-    def of(self, base_model: str) -> Prepared:
-        """Return the data and settings for a base model."""
-        return self.others.get(base_model, self.prepared)
+    def of(self, kind: Kind) -> Prepared:
+        """Return the data and settings for a kind of model."""
+        return self.others.get(kind, self.prepared)
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,13 @@ def trial_resources(placement: Placement) -> dict[str, float]:
 
 
 def result_of_trials(
-    setup: SearchSetup, samples: Mapping[str, Sample], retention_sets: Mapping[str, RetentionSet]
+    setup: SearchSetup, samples: Mapping[str, Sample], retention_sets: Mapping[Kind, RetentionSet]
 ) -> RoundResult:
     """Collect the results that trials have left in the run folder.
 
     Args:
         samples: hyperparameters of each trial, by name.
-        retention_sets: by base model, used to measure what each trial has forgotten; without one it is not measured.
+        retention_sets: by kind of model, used to measure what each trial has forgotten; without one it is not measured.
     """
     run_folder, objective = setup.run.folder, setup.prepared.config.search.objective
     ended = read_ended(run_folder)
@@ -266,7 +266,7 @@ def result_of_trials(
         row = cast(TrialRow, {"trial": name, "status": end["status"] if end else "cut off", **sample})
         if state is not None:
             asked = trial_config(setup.prepared.config.train, sample)
-            prepared, retention_set = setup.of(asked.base_model), retention_sets.get(asked.base_model)
+            prepared, retention_set = setup.of(asked.kind), retention_sets.get(asked.kind)
             best = best_of(name, asked.of_base(asked.base_model, prepared.encoder.blocks), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
             kept = None if retention_set is None else retention_of(prepared, retention_set, best)

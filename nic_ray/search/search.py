@@ -44,7 +44,8 @@ from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
-from nic_ray.training.bases import Bases, describe_bases, prepare_bases
+from nic_ray.train_config import Kind
+from nic_ray.training.bases import Bases, describe_bases, kinds_of, prepare_bases
 from nic_ray.training.prepared import Prepared, depths, with_fixed_passages
 from nic_ray.training.start import describe_run, refuse_other_start
 
@@ -66,8 +67,8 @@ LOGGED = (
 class SearchedTrials:
     """The results of the trials of a search, from which one model is selected."""
 
-    bases: Mapping[str, Base]
-    """Base model, that of the first trial first -> what its models are evaluated on, in the number format of the
+    bases: Mapping[Kind, Base]
+    """Kind of model, that of the first trial first -> what such models are evaluated on, in the number format of the
     trials."""
     unsearched: dict[str, Candidate]
     """"first trial" and "without search", the first of `search.starts` -> its best evaluation, with its weights; those
@@ -84,13 +85,13 @@ class SearchedTrials:
 
     @property
     def base(self) -> Base:
-        """The base model from which the best candidate was tuned."""
-        return self.bases[self.best[0].config.base_model]
+        """The base model from which the best candidate was tuned, for its kind of model."""
+        return self.bases[self.best[0].config.kind]
 
     @property
-    def others(self) -> dict[str, Base]:
-        """The other base models."""
-        return {name: base for name, base in self.bases.items() if base is not self.base}
+    def others(self) -> dict[Kind, Base]:
+        """The base models of the other kinds."""
+        return {kind: base for kind, base in self.bases.items() if base is not self.base}
 
 
 def run_search(
@@ -210,7 +211,7 @@ def _search(
         hardware.keep_freed_memory()
         searched = _train(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
         write_trials(run.files.trials, searched.rows)
-        related = sum(other.config.base_model == searched.best[0].config.base_model for other in searched.best)
+        related = sum(other.config.kind == searched.best[0].config.kind for other in searched.best)
         if related > 1 and bases.first.config.search.averaged_trials != 1:
             most = min(related, SIZES[-1])
             view.say(
@@ -242,11 +243,12 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
     prepared = searched.base.prepared
     if judgement.may_be_exported and prepared.config.data.protocol == "cross_fit":
         write_result(SearchResult(None, run.folder, judgement, searched.rows), prepared, bundle=None)
+        best = judgement.evidence.get("best_base")
         judgement = cross_fit(
             prepared,
             searched.base.inputs,
             judgement,
-            better=searched.others.get(judgement.evidence.get("best_base", "")),
+            better=next((base for base in searched.others.values() if base.prepared.encoder.name == best), None),
             export_anyway=run.export_anyway,
             folder=run.files.folds,
             say=view.say,
@@ -274,53 +276,47 @@ def _train(
     joined = joins_a_cluster()
     with ray_session(view):
         placement = cluster.placement_on_cluster(config)
-        formatted = {
-            name: cluster.in_format_of_trials(prepared, placement, joined=joined)
-            for name, prepared in bases.prepared.items()
-        }
+        formatted = cluster.in_format_of_trials(bases.prepared, placement, joined=joined)
         stored = _stored_inputs(formatted, run, placement, view)
+        kinds = _of_kinds(formatted, stored)
+        bases_by_kind = {kind: Base(own, _opened(inputs)) for kind, (own, inputs) in kinds.items()}
         objective = config.search.objective
-        own = {
-            name: Base(formatted[name], {d: opened(i) for d, i in inputs.items()}) for name, inputs in stored.items()
-        }
-        metrics = {name: base.scorer.metrics(None, base.prepared.rows("validation")) for name, base in own.items()}
+        metrics = {name: base.untuned() for (name, _), base in bases_by_kind.items()}
         for name, flat in metrics.items():
             view.say(f"base model {name}: {objective} {flat[objective]:.4f} on validation")
         if placement.note:
             view.say(placement.note)
         files = [file for inputs in stored.values() for file in cluster.activation_files(inputs)]
         cluster.refuse_unshared_places([*files, *([] if run.mirror else [run.files.config])])
+        # of a base model's kinds the last one: with the passages' embeddings where a trial may keep them
+        given = {name: own for (name, _), own in sorted(kinds.items(), key=lambda item: item[0][1])}
         setup = rounds.SearchSetup(
-            prepared=formatted[config.train.base_model],
+            prepared=kinds[config.train.kind][0],
             run=run,
             placement=placement,
-            inputs=rounds.trial_inputs(
-                {name: (formatted[name], inputs) for name, inputs in stored.items()}, placement, run
-            ),
+            inputs=rounds.trial_inputs(given, placement, run),
             base=max(metrics.values(), key=lambda flat: maximised(flat, objective)),
             trackers=recorders,
             deadline=time.monotonic() + (config.search.time_budget or math.inf),
             runs_trials=runs_trials,
             view=view,
-            others={name: prepared for name, prepared in formatted.items() if name != config.train.base_model},
+            others={kind: own for kind, (own, _) in kinds.items() if kind != config.train.kind},
         )
         samples = rounds.run_search_trials(setup)
         # loaded only after the trials, none of which needs the retention set
         if retention_pairs is not None:
-            own = {name: _with_retention_set(base, retention_pairs) for name, base in own.items()}
-        retention_sets = {name: base.retention_set for name, base in own.items() if base.retention_set is not None}
+            bases_by_kind = {kind: _with_retention_set(base, retention_pairs) for kind, base in bases_by_kind.items()}
+        retention_sets = {kind: base.retention_set for kind, base in bases_by_kind.items() if base.retention_set}
         searched = rounds.result_of_trials(setup, samples, retention_sets)
         rounds.refuse_no_model(searched)
         finalists = searched.best[: config.confirm.trials]
         again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, finalists), retention_sets)
         winner, confirmations = rounds.pick_winner(setup, finalists, again)
         for confirmation in confirmations:
-            values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
-            seeds = f"{len(confirmation.values)} seed(s)"
-            view.say(f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {seeds} ({values})")
+            view.say(_describe_confirmation(confirmation, objective))
     others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
     return SearchedTrials(
-        own,
+        bases_by_kind,
         _unsearched(run.folder, searched.best, config),
         [winner, *others],
         confirmations,
@@ -330,10 +326,32 @@ def _train(
     )
 
 
+def _describe_confirmation(confirmation: Confirmation, objective: str) -> str:
+    values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
+    return (
+        f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {len(confirmation.values)} seed(s) ({values})"
+    )
+
+
+def _of_kinds(
+    prepared: Mapping[str, Prepared], stored: Mapping[str, Mapping[int, Inputs | StoredInputs]]
+) -> dict[Kind, tuple[Prepared, dict[int, Inputs | StoredInputs]]]:
+    """Return data, settings and inputs for each kind of model, that of the first trial first."""
+    return {
+        kind: (own, with_fixed_passages(own, stored[name]))
+        for name, of_base in prepared.items()
+        for kind, own in kinds_of(of_base).items()
+    }
+
+
+def _opened(inputs: Mapping[int, Inputs | StoredInputs]) -> dict[int, Inputs]:
+    return {depth: opened(at_depth) for depth, at_depth in inputs.items()}
+
+
 def _stored_inputs(
     prepared: Mapping[str, Prepared], run: Run, placement: Placement, view: View
 ) -> dict[str, dict[int, Inputs | StoredInputs]]:
-    """Return the inputs of each base model by depth, all of them within one budget, the first trial's model first."""
+    """Return the inputs by depth of each base model, by name, all of them within one budget."""
     from nic_ray.search import cluster
 
     outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
@@ -343,7 +361,7 @@ def _stored_inputs(
         chain = cluster.chain_on_cluster(placement, bf16=own.bf16)
         found = inputs_by_depth(*given, bf16=own.bf16, chain=chain, view=view)
         room = what_is_left(room, layout_of(*given, bf16=own.bf16))
-        outputs[name] = with_fixed_passages(own, found)
+        outputs[name] = found
     return outputs
 
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,10 @@ def _train(
     upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
     # a fraction of a GPU is shared with other workers
     share = min(1.0, shared.gpus_per_worker)
-    source = feed(opened(ray.get(base.inputs[config.frozen_layers])), device, share=share)
+    inputs = opened(ray.get(base.inputs[config.frozen_layers]))
+    if config.trains == "both":  # other trials may keep the passages' embeddings
+        inputs = replace(inputs, fixed=None)
+    source = feed(inputs, device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     state = _state_to_resume_from(shared, checkpoint, assignment.start)

@@ -188,13 +188,14 @@ def mean_weights(
     The base model's weights stand for those of blocks that a candidate has not trained.
 
     Raises:
-        InputError: they were tuned from different base models, whose weights have no mean.
+        InputError: they are of different kinds: tuned from different base models, or for different passages.
     """
-    if len(bases := sorted({member.config.base_model for member in members})) > 1:
+    if len(kinds := sorted({member.config.kind for member in members})) > 1:
+        listed = ", ".join(f"{base_model} ({trains})" for base_model, trains in kinds)
         raise InputError(
-            f"the mean of {' + '.join(member.name for member in members)}: must be of models tuned from one base "
-            f"model, got {', '.join(bases)}, whose weights differ in meaning and perhaps in shape; average the trials "
-            "of each base model"
+            f"the mean of {' + '.join(member.name for member in members)}: must be of models with one base model and "
+            f"one value of trains, got {listed}, whose weights differ in meaning and perhaps in shape; average each "
+            "kind alone"
         )
     depth = min(member.config.frozen_layers for member in members)
     total: dict[str, Tensor] = {}

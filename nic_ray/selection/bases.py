@@ -13,6 +13,7 @@ from nic_ray.model.activations import Inputs
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.retention import GeneralText, RetentionSet, neighbours_kept, retention_of
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
+from nic_ray.train_config import Kind
 from nic_ray.training.bases import Bases
 from nic_ray.training.prepared import Prepared
 
@@ -22,7 +23,7 @@ BEST_BASE = "best base"
 
 @dataclass(frozen=True)
 class Base:
-    """A base model of a search, with what the models that were tuned from it are evaluated on."""
+    """A base model of a search, with what the models of one kind that were tuned from it are evaluated on."""
 
     prepared: Prepared
     inputs: Mapping[int, Inputs]
@@ -33,6 +34,10 @@ class Base:
     def scorer(self) -> Scorer:
         """What evaluates the base model itself."""
         return Scorer(self.prepared, deepest(self.inputs))
+
+    def untuned(self) -> dict[str, float]:
+        """Compute the flat metrics of the base model itself on the validation rows."""
+        return self.scorer.metrics(None, self.prepared.rows("validation"))
 
     def scorer_of(self, candidate: Candidate) -> Scorer:
         """Return what evaluates a model that was tuned from it."""
@@ -53,21 +58,21 @@ class BetterBase:
         return self.base.prepared.encoder.name
 
 
-NO_BASES: Mapping[str, Base] = {}
-"""Of a search with one base model: there are no others."""
+NO_BASES: Mapping[Kind, Base] = {}
+"""Of a search with one kind of model: there are no others."""
 
 
-def base_of(candidate: Candidate, own: Base, others: Mapping[str, Base]) -> Base:
+def base_of(candidate: Candidate, own: Base, others: Mapping[Kind, Base]) -> Base:
     """Return the base model that a candidate was tuned from.
 
     Args:
-        own: the base model of the winner.
-        others: the other base models of the search, by name.
+        own: that of the winner.
+        others: those of the other kinds of models in the search.
     """
-    return others.get(candidate.config.base_model, own)
+    return others.get(candidate.config.kind, own)
 
 
-def better_base(scores: Mapping[str, NDArray[np.float64]], own: Base, others: Mapping[str, Base]) -> BetterBase | None:
+def better_base(scores: Mapping[str, NDArray[np.float64]], own: Base, others: Mapping[Kind, Base]) -> BetterBase | None:
     """Find the base model with the highest objective on the validation rows, if that is not the winner's own.
 
     Args:
@@ -76,6 +81,8 @@ def better_base(scores: Mapping[str, NDArray[np.float64]], own: Base, others: Ma
     objective, domains = own.prepared.config.search.objective, queries_of(own.prepared, "validation").domains
     best, value = None, maximised(flat_metrics(scores, domains), objective)
     for base in others.values():
+        if base.prepared.encoder is own.prepared.encoder:
+            continue
         found = base.scorer.scores(None, base.prepared.rows("validation"))
         if (reached := maximised(flat_metrics(found, domains), objective)) > value:
             best, value = BetterBase(base, found), reached

@@ -20,6 +20,7 @@ from nic_ray.selection.bases import BEST_BASE, NO_BASES, Base, BetterBase, base_
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
+from nic_ray.train_config import Kind
 from nic_ray.training.prepared import Prepared
 
 CONFIDENCE = 0.95
@@ -57,7 +58,7 @@ def read_once(
     inputs: Mapping[int, Inputs],
     models: Mapping[str, Candidate],
     fusions: Mapping[str, ChosenFusion],
-    others: Mapping[str, Base] = NO_BASES,
+    others: Mapping[Kind, Base] = NO_BASES,
     better: BetterBase | None = None,
 ) -> TestFigures:
     """Read the test rows once: evaluate the base model, the given models and BM25 on them.
@@ -69,7 +70,7 @@ def read_once(
         inputs: inputs by depth, for the depths of the models that were tuned from the winner's base model.
         models: "tuned" and any others, by name.
         fusions: "base" and "tuned" -> their fusions with a search by words, chosen on the validation rows.
-        others: further base models of the search, by name.
+        others: base models of the other kinds of models in the search.
         better: the best of these, if it was better on the validation rows.
     """
     collection, queries = prepared.collection, queries_of(prepared, "test")

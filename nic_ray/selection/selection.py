@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nic_ray.bundle.files import file_sha256
 from nic_ray.config import Config, GuardConfig
 from nic_ray.evidence import (
@@ -41,6 +38,7 @@ from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
 from nic_ray.selection.retention import GeneralText, RetentionSet, load_general_text
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
+from nic_ray.train_config import Kind
 from nic_ray.training.prepared import Prepared, leaks
 
 
@@ -86,8 +84,8 @@ class Contestants:
     """The results of configurations that were trained with several seeds."""
     load: Callable[[Candidate], Candidate] = lambda candidate: candidate
     """Returns a candidate of `best` with its weights; all of them might not fit into memory."""
-    others: Mapping[str, Base] = field(default_factory=dict)
-    """The base models that the best candidate was not tuned from, by name; candidates may have been."""
+    others: Mapping[Kind, Base] = field(default_factory=dict)
+    """Base models of the kinds of models that the best candidate does not belong to; other candidates may."""
 
 
 def judge(
@@ -127,14 +125,11 @@ def judge(
         metrics={**winner.metrics, **mixture.metrics},
     )
     say(_describe_mixture(mixture, config.search.objective))
-    values = gain_is_judged_by(prepared, "validation", mixture.scores[PRIMARY], base[PRIMARY])
-    objections_found += _objections("validation", *values, config.guard)
     scores: dict[str, Scores] = {"validation": {"base": base, "tuned": mixture.scores}}
-    objections_found += falls_on_old_rows(prepared, "validation", scores["validation"])
     if better is not None:
         scores["validation"] = {**scores["validation"], BEST_BASE: better.scores}
-        objections_found += _objections_by_best("validation", scores["validation"], better, queries, config.guard)
-    bounds = {"validation": macro_bound("validation", *values)}
+    more, bound = _objections(prepared, "validation", scores["validation"], better)
+    objections_found, bounds = objections_found + more, {"validation": bound}
     models = {**contestants.unsearched, "tuned": tuned}
     fusions = _chosen_fusions(prepared, inputs, tuned, say)
     results = {"validation": _validation_results(scores["validation"], models, fusions["tuned"], queries)}
@@ -157,14 +152,9 @@ def judge(
         )
         evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
         evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
-        at_test = gain_is_judged_by(prepared, "test", reading.recall["tuned"], reading.recall["base"])
-        objections_found += _objections("test", *at_test, config.guard)
         scores["test"] = reading.scores
-        objections_found += falls_on_old_rows(prepared, "test", reading.scores)
-        if better is not None:
-            given = queries_of(prepared, "test"), config.guard
-            objections_found += _objections_by_best("test", reading.scores, better, *given)
-        bounds["test"] = macro_bound("test", *at_test)
+        more, bounds["test"] = _objections(prepared, "test", reading.scores, better)
+        objections_found += more
     evidence |= compared_with_previous(prepared, scores)
     evidence["guard"] = _verdict(config.guard, objections_found, bounds, overridden=export_anyway)
     return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
@@ -247,7 +237,7 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
 
 def _retention(
     own: Base,
-    others: Mapping[str, Base],
+    others: Mapping[Kind, Base],
     general: GeneralText | None,
     unsearched: Mapping[str, Candidate],
     mixture: Mixture,
@@ -304,18 +294,23 @@ def _evidence(
 
 
 def _objections(
-    part: str, tuned: NDArray[np.float64], base: NDArray[np.float64], queries: Queries, limits: GuardConfig
-) -> list[str]:
-    return objections(part, tuned, base, queries, max_domain_drop=limits.max_domain_drop)
+    prepared: Prepared, part: str, scores: Scores, better: BetterBase | None
+) -> tuple[list[str], float | None]:
+    """List the objections to which a part gives rise, against the winner's base model and against a better one.
 
+    Args:
+        scores: "base", "tuned" and, with a better one, "best base" -> their values on the part.
 
-def _objections_by_best(
-    part: str, scores: Scores, better: BetterBase, queries: Queries, limits: GuardConfig
-) -> list[str]:
-    """List the objections to which a comparison with the best base model gives rise."""
-    values = scores["tuned"][PRIMARY], scores[BEST_BASE][PRIMARY]
-    named = f"the best base model, {better.name},"
-    return objections(part, *values, queries, max_domain_drop=limits.max_domain_drop, against=named)
+    Returns:
+        one sentence each, and the lower bound of the gain over the winner's base model.
+    """
+    limit = prepared.config.guard.max_domain_drop
+    values = gain_is_judged_by(prepared, part, scores["tuned"][PRIMARY], scores["base"][PRIMARY])
+    found = objections(part, *values, max_domain_drop=limit) + falls_on_old_rows(prepared, part, scores)
+    if better is not None:
+        pair, named = (scores["tuned"][PRIMARY], scores[BEST_BASE][PRIMARY]), f"the best base model, {better.name},"
+        found += objections(part, *pair, queries_of(prepared, part), max_domain_drop=limit, against=named)
+    return found, macro_bound(part, *values)
 
 
 def _evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from nic_ray.config import Config, ConstraintConfig
 from nic_ray.errors import InputError
 from nic_ray.model.footprint import TIMED, Footprint, footprint
 from nic_ray.space import Dimension
+from nic_ray.train_config import Kind
 from nic_ray.training.prepared import Prepared, prepare, tokens_of, usable_base
 
 
@@ -66,6 +67,17 @@ def base_models(config: Config) -> list[str]:
     """Return the base models of a search, that of the first trial first."""
     searched = map(str, config.space["base_model"].ends()) if "base_model" in config.space else ()
     return list(dict.fromkeys([config.train.base_model, *searched]))
+
+
+def kinds_of(prepared: Prepared) -> dict[Kind, Prepared]:
+    """Return a base model's data and settings for each kind of model that trials may train, that of `train` first."""
+    config = prepared.config
+    searched = config.space["trains"].ends() if "trains" in config.space else ()
+    kinds = {}
+    for trains in dict.fromkeys([config.train.trains, *searched]):
+        train = config.train.model_copy(update={"trains": trains})
+        kinds[train.kind] = replace(prepared, config=config.model_copy(update={"train": train}))
+    return kinds
 
 
 def describe_bases(bases: Bases) -> Iterator[str]:
