@@ -12,7 +12,17 @@ from typing import Any, Literal, NotRequired, Required, cast
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
 from nic_ray.origin import StoredData, StoredGeneralTexts, StoredSplit
-from nic_ray.results import Flat, Intervals, Results, StoredFolds, StoredInterval, StoredRefit
+from nic_ray.results import (
+    Flat,
+    Intervals,
+    Results,
+    ShorterEmbeddings,
+    StoredBase,
+    StoredFolds,
+    StoredInterval,
+    StoredKind,
+    StoredRefit,
+)
 
 JsonObject = dict[str, Any]
 """A JSON object without fixed keys: settings, hyperparameters or metrics."""
@@ -167,26 +177,6 @@ class PreviousModel(TypedDict):
     """Part -> "old", "new" -> model ("base", "tuned") -> macro metrics; without an entry where there are no rows."""
 
 
-class StoredBase(TypedDict):
-    """A base model of a search with several: what it costs, and what it and its trials find."""
-
-    base_model: str
-    parameters: int
-    dimensions: int
-    blocks: int
-    mib: float
-    """Size of its weights in MiB."""
-    ms_per_query: float
-    """Median time in milliseconds to embed a query alone, on the CPUs of the machine that ran the search."""
-    base: float
-    """Objective of the base model itself on the validation rows."""
-    trial: str | None
-    """Its best trial; None if none of its trials has an evaluation."""
-    best: float | None
-    """Objective of that trial on the validation rows."""
-    trials: int
-
-
 class Evidence(TypedDict, total=False):
     """The evidence for the results of a model that a search or a training has exported."""
 
@@ -223,6 +213,10 @@ class Evidence(TypedDict, total=False):
     empty if none was tried."""
     word_search: WordSearch
     calibration: StoredCalibration
+    truncate_dim: list[ShorterEmbeddings]
+    """The values of `truncate_dim` that the model was trained for, the largest first; absent if there are none."""
+    kinds: list[StoredKind]
+    """Absent unless trials of both kinds have evaluations."""
     bases: list[StoredBase]
     """Absent where a search has one base model."""
     best_base: str

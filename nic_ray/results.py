@@ -1,6 +1,7 @@
 """Figures of models in the form in which runs and bundles store them; `evidence` says what surrounds them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from typing_extensions import TypedDict  # before Python 3.12, pydantic refuses the one in `typing`
 
@@ -53,3 +54,42 @@ class StoredFolds(TypedDict):
     folds: int
     intervals: Intervals
     """A difference such as "tuned minus base" -> domain -> its interval, Recall@5, over the passages of all folds."""
+
+
+class StoredBase(TypedDict):
+    """A base model of a search with several: what it costs, and what it and its trials find."""
+
+    base_model: str
+    parameters: int
+    dimensions: int
+    blocks: int
+    mib: float
+    """Size of its weights in MiB."""
+    ms_per_query: float
+    """Median time in milliseconds to embed a query alone, on the CPUs of the machine that ran the search."""
+    base: float
+    """Objective of the base model itself on the validation rows."""
+    trial: str | None
+    """Its best trial; None if none of its trials has an evaluation."""
+    best: float | None
+    """Objective of that trial on the validation rows."""
+    trials: int
+
+
+class StoredKind(TypedDict):
+    """The trials of a search that train both sides, or queries alone."""
+
+    trains: Literal["both", "queries"]
+    trial: str
+    """The best one."""
+    best: float
+    """Its objective on the validation rows."""
+    trials: int
+
+
+class ShorterEmbeddings(TypedDict):
+    """What embeddings are worth that are cut off at a number of dimensions which the model was trained for."""
+
+    dimensions: int
+    results: Mapping[str, Flat]
+    """"base", "tuned" -> macro metrics on the test rows."""

@@ -27,7 +27,9 @@ SAME_FOR_ALL_TRIALS = (
 )
 
 
-Kind = tuple[str, Literal["both", "queries"]]
+Trains = Literal["both", "queries"]
+
+Kind = tuple[str, Trains]
 """What models must have in common for the mean of their weights to be a model: their base model, and what trains."""
 
 METHOD_OF = {
@@ -86,7 +88,7 @@ class TrainConfig(Section):
         description="what trains above the frozen blocks: all weights, or low-rank adapters on the linear layers, "
         "which are merged into the weights at the end and need the package peft",
     )
-    trains: Literal["both", "queries"] = Field(
+    trains: Trains = Field(
         "both",
         description="queries: passages keep the base model's embeddings, so that an index of them stays valid, and "
         "each query picks from all training passages; exported as a Router, with a route for queries and one for "

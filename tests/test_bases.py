@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
-from nic_ray.bundle.bases import cells_of, short_name
+from nic_ray.bundle.deployment import cells_of_bases, cells_of_kinds, short_name
 from nic_ray.config import Config, trial_config
 from nic_ray.errors import InputError
 from nic_ray.metrics.ranking import flat_metrics
@@ -20,7 +20,7 @@ from nic_ray.model.footprint import Footprint, footprint
 from nic_ray.progress import View
 from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import mean_weights
-from nic_ray.selection.bases import BEST_BASE, Base, costs_of_bases
+from nic_ray.selection.bases import BEST_BASE, Base, costs_of, costs_of_an_index, costs_of_bases
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Contestants, judge
@@ -299,12 +299,26 @@ def test_a_table_says_what_each_base_model_costs_and_finds(found):
     )]  # fmt: skip
     rows = costs_of_bases(bases, metrics, candidates, "recall_at_5/macro")
     assert [(row["trial"], row["best"], row["trials"]) for row in rows] == [("trial-003", 0.75, 2), (None, None, 0)]
-    cells = cells_of(rows)
+    cells = cells_of_bases(rows)
     assert cells[0][:4] == [Path(first).name, f"{bases.footprints[first].parameters:,}", "2", "32"]
     assert cells[0][6:] == ["0.500", "0.750 (trial-003)", "2"]
     assert cells[1][6:] == ["0.250", "–", "0"]
     assert costs_of_bases(Bases(bases.prepared, {}, {}), metrics, candidates, "recall_at_5/macro") == []
     assert short_name("no/such-model") == "no/such-model"
+
+
+def test_what_an_index_that_stays_costs_is_told_where_both_kinds_were_tried(two):
+    config = two().train
+    trials = [
+        Candidate(f"trial-{number}", config.model_copy(update={"trains": trains}), {"mrr/macro": value}, {})
+        for number, (trains, value) in enumerate([("both", 0.75), ("both", 0.5), ("queries", 0.25)])
+    ]
+    assert cells_of_kinds(costs_of_an_index(trials, "mrr/macro")) == [
+        ["queries and passages", "trial-0", "0.750", "2"],
+        ["queries alone", "trial-2", "0.250", "1"],
+    ]
+    assert costs_of_an_index(trials[:2], "mrr/macro") == []
+    assert costs_of(Bases({}, {}, {}), {}, trials[:2], "mrr/macro") == {}
 
 
 def test_a_resumed_search_refuses_other_weights_of_any_base_model(found, tmp_path):

@@ -415,7 +415,10 @@ def test_depths_that_leave_a_block_to_train_are_let_through(tiny_model, values):
 
 def test_depths_that_the_model_does_not_have_are_all_named(tiny_model):
     encoder = load(str(tiny_model("bert", 6)))
-    message = r"^space\.frozen_layers: must be 0 to 5 for .+, which has 6 blocks, got -1, 6, 12$"
+    message = (
+        r"^space\.frozen_layers: must be 0 to 5 for .+, which has 6 blocks, got -1, 6, 12; "
+        r"for base models .*, frozen_share counts in shares$"
+    )
     with pytest.raises(InputError, match=message):
         check_frozen_layers(encoder, [12, 5, 6, -1, 6, 0], "space.frozen_layers")
 

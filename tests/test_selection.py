@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from nic_ray.bundle.card_evidence import evidence_section
 from nic_ray.config import Config
 from nic_ray.config_file import dump_config
 from nic_ray.dataset.pairs import Pair, index_pairs
@@ -71,6 +72,30 @@ def test_the_one_reading_holds_every_model_and_protocol(searched):
     assert list(reading.recall) == ["base", "tuned", "tuned + BM25"]
     own = reading.recall_intervals["tuned"]["macro"]
     assert own["difference"] == pytest.approx(reading.results["test"]["tuned"]["recall_at_5/macro"])
+
+
+def test_dimensions_that_were_trained_for_are_read_and_told(searched, tmp_path):
+    prepared, inputs, (candidate,) = searched(1)
+    trained = dataclasses.replace(candidate, config=candidate.config.model_copy(update={"dimensions": (8, 16)}))
+    found = judge(
+        prepared, inputs, Contestants({}, [trained], []), None, export_anyway=True, say=lambda _: None
+    )  # fmt: skip
+    sizes = found.evidence["truncate_dim"]
+    assert [size["dimensions"] for size in sizes] == [16, 8]
+    rows = prepared.rows("test").tolist()
+    texts = texts_to_score(prepared.collection, rows)
+    for label, weights in (("base", None), ("tuned", found.tuned.weights)):
+        vectors = Scorer(prepared, inputs[1]).embeddings(weights, texts)[:, :8]
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        flat = score(Asked(unit, texts, prepared.collection, rows, "dot"), "")
+        assert sizes[1]["results"][label]["mrr/macro"] == pytest.approx(flat["mrr/macro"], abs=1e-9), label
+    outcome.write_result(SearchResult(None, tmp_path, found, []), prepared, None)
+    (tmp_path / "config.yaml").write_text(dump_config(prepared.config), encoding="utf-8")
+    assert "truncate_dim=16" in write_page(tmp_path).read_text(encoding="utf-8")
+    card = evidence_section({"name": "m", "base_model": "b", "objective": "mrr/macro", **found.evidence})
+    assert f"| 8 | {sizes[1]['results']['base']['recall_at_5/macro']:.3f} |" in card
+    plain = judge(prepared, inputs, Contestants({}, [candidate], []), None, export_anyway=True, say=lambda _: None)
+    assert "truncate_dim" not in plain.evidence
 
 
 def test_the_test_rows_are_noted_as_read_before_they_are_and_only_then(searched, monkeypatch):

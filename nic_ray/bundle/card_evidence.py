@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from nic_ray.bundle import bases, previous
+from nic_ray.bundle import deployment, previous
 from nic_ray.bundle.descriptions import (
     describe_averaging,
     describe_calibration,
@@ -51,7 +51,7 @@ def evidence_section(metadata: Metadata) -> str:
             f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
         )
     lines += [
-        *bases.card_lines(metadata),
+        *deployment.card_lines(metadata),
         *previous.card_lines(metadata),
         *_word_search_lines(metadata),
         *_calibration_lines(metadata),

@@ -8,7 +8,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from nic_ray.metrics.table import METRICS, PRIMARY
-from nic_ray.report import bases, figures, sections
+from nic_ray.report import deployment, figures, sections
 from nic_ray.report.elements import FinishedRun, Html, read_run, sentence
 from nic_ray.run_folder import RunFolder
 
@@ -16,7 +16,9 @@ log = logging.getLogger("nic_ray.report")
 
 SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),
-    ("bases", "What a larger base model pays", bases.bases),
+    ("bases", "What a larger base model pays", deployment.bases),
+    ("index", "What an index that stays valid costs", deployment.index),
+    ("dimensions", "What fewer dimensions cost", deployment.dimensions),
     ("words", "What a search by words adds", sections.words),
     ("confidence", "How sure a first hit is", sections.confidence),
     ("retention", "What was gained, against what was forgotten", figures.retention),

@@ -4,10 +4,17 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from nic_ray import console
-from nic_ray.bundle.bases import COLUMNS as COLUMNS_OF_BASES
-from nic_ray.bundle.bases import cells_of as cells_of_bases
 from nic_ray.bundle.comparison import Comparison, describe_rows
 from nic_ray.bundle.compressed import Compressed
+from nic_ray.bundle.deployment import (
+    BASES,
+    KINDS,
+    SIZES,
+    cells_of_bases,
+    cells_of_kinds,
+    cells_of_sizes,
+    describe_sizes,
+)
 from nic_ray.bundle.descriptions import (
     describe_averaging,
     describe_calibration,
@@ -51,9 +58,7 @@ def show_result(result: SearchResult) -> None:
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
         console.show(console.table(COLUMNS, cells_of(previous)))
-    if bases := judgement.evidence.get("bases"):
-        console.say("\nbase models, on the validation rows:")
-        console.show(console.table(COLUMNS_OF_BASES, cells_of_bases(bases)))
+    _show_deployment(result)
     for line in describe_evidence(judgement.evidence):
         console.say(line)
     files = RunFolder(result.run_folder)
@@ -67,6 +72,20 @@ def show_result(result: SearchResult) -> None:
             f"model card: python -m nic_ray.export {shlex.quote(str(result.run_folder))} --export-anyway"
         )
     console.say_how_to_load(result.folder)
+
+
+def _show_deployment(result: SearchResult) -> None:
+    """Print what base models, an index that stays valid and fewer dimensions cost, as far as the search tells."""
+    evidence = result.judgement.evidence
+    if bases := evidence.get("bases"):
+        console.say("\nbase models, on the validation rows:")
+        console.show(console.table(BASES, cells_of_bases(bases)))
+    if kinds := evidence.get("kinds"):
+        console.say("\nwhat an index that stays valid costs, on the validation rows:")
+        console.show(console.table(KINDS, cells_of_kinds(kinds)))
+    if sizes := evidence.get("truncate_dim"):
+        console.say(f"\n{describe_sizes(sizes)}")
+        console.show(console.table(SIZES, cells_of_sizes(sizes)))
 
 
 def describe_part(part: str) -> str:

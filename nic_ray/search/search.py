@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from nic_ray import hardware
 from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.errors import InputError
-from nic_ray.evidence import Evidence, StoredBase, TrialRow
+from nic_ray.evidence import Evidence, TrialRow
 from nic_ray.metrics.table import maximised
 from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
@@ -37,7 +37,7 @@ from nic_ray.search.run import (
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.search.starts import starting_points
 from nic_ray.selection.averaging import SIZES
-from nic_ray.selection.bases import Base, costs_of_bases
+from nic_ray.selection.bases import Base, costs_of
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.folds import cross_fit
@@ -80,8 +80,8 @@ class SearchedTrials:
     """The rows of trials.csv."""
     on_gpus: bool = False
     """Whether the trials train on GPUs."""
-    costs: Sequence[StoredBase] = ()
-    """What each base model costs and finds; empty where there is one."""
+    costs: Evidence = field(default_factory=lambda: Evidence())
+    """What each base model, and an index that stays valid, cost and find; empty where there is one of each."""
 
     @property
     def base(self) -> Base:
@@ -233,8 +233,7 @@ def _search(
             note_reading=functools.partial(note_test_reading, run, bases.first),
         )
         if searched.costs:
-            evidence: Evidence = {**judgement.evidence, "bases": list(searched.costs)}
-            judgement = replace(judgement, evidence=evidence)
+            judgement = replace(judgement, evidence={**judgement.evidence, **searched.costs})
         return _concluded(searched, judgement, run, view)
 
 
@@ -322,7 +321,7 @@ def _train(
         confirmations,
         searched.rows + again.rows,
         placement.gpus_per_worker > 0,
-        costs_of_bases(bases, metrics, searched.best, objective),
+        costs_of(bases, metrics, searched.best, objective),
     )
 
 

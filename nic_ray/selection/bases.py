@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.evidence import StoredBase
+from nic_ray.evidence import Evidence
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import maximised
 from nic_ray.model.activations import Inputs
+from nic_ray.results import StoredBase, StoredKind
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.retention import GeneralText, RetentionSet, neighbours_kept, retention_of
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
-from nic_ray.train_config import Kind
+from nic_ray.train_config import Kind, Trains
 from nic_ray.training.bases import Bases
 from nic_ray.training.prepared import Prepared
 
@@ -104,6 +106,18 @@ def kept_by(
     return changes, None if general is None else neighbours_kept(base.prepared, general, candidate)
 
 
+def costs_of(
+    bases: Bases, metrics: Mapping[str, Mapping[str, float]], candidates: Sequence[Candidate], objective: str
+) -> Evidence:
+    """Put together what `costs_of_bases` and `costs_of_an_index` say, where they say something."""
+    found: Evidence = {}
+    if rows := costs_of_bases(bases, metrics, candidates, objective):
+        found["bases"] = rows
+    if kinds := costs_of_an_index(candidates, objective):
+        found["kinds"] = kinds
+    return found
+
+
 def costs_of_bases(
     bases: Bases, metrics: Mapping[str, Mapping[str, float]], candidates: Sequence[Candidate], objective: str
 ) -> list[StoredBase]:
@@ -130,4 +144,19 @@ def costs_of_bases(
                 "trials": len(own),
             }
         )
+    return rows
+
+
+def costs_of_an_index(candidates: Sequence[Candidate], objective: str) -> list[StoredKind]:
+    """Put the best trial that trains both sides beside the best that trains queries alone; none unless both exist.
+
+    Args:
+        candidates: the best evaluation of each trial, best first.
+    """
+    rows: list[StoredKind] = []
+    for trains in get_args(Trains):
+        own = [candidate for candidate in candidates if candidate.config.trains == trains]
+        if not own:
+            return []
+        rows.append({"trains": trains, "trial": own[0].name, "best": own[0].metrics[objective], "trials": len(own)})
     return rows

@@ -14,8 +14,8 @@ from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, texts_to_score
-from nic_ray.results import IN_DOMAIN, Flat, Intervals, StoredInterval
+from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, query_scores, texts_to_score
+from nic_ray.results import IN_DOMAIN, Flat, Intervals, ShorterEmbeddings, StoredInterval
 from nic_ray.selection.bases import BEST_BASE, NO_BASES, Base, BetterBase, base_of
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
@@ -51,6 +51,9 @@ class TestFigures:
     """The passages that the tuned model retrieved for each test query."""
     first_hits: FirstHits
     """The first hits of the test queries where the tuned model serves."""
+    shortened: dict[str, dict[int, Flat]]
+    """"base", "tuned" -> number of leading dimensions that the tuned model was trained for -> macro metrics on the test
+    rows of embeddings that are cut off there; without entries if it was trained for none."""
 
 
 def read_once(
@@ -76,16 +79,14 @@ def read_once(
     collection, queries = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
     texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
-    own = Base(prepared, inputs)
-    cuts: dict[str, tuple[Scorer, Weights | None]] = {"base": (own.scorer, None)}
-    if better is not None:
-        cuts[BEST_BASE] = better.base.scorer, None
-    for label, model in models.items():
-        cuts[label] = base_of(model, own, others).scorer_of(model), model.weights
+    cuts = _scorers(Base(prepared, inputs), models, others, better)
     results: dict[str, dict[str, dict[str, float]]] = {part: {} for part in ASKING if rows[ASKING[part]]}
     scored: dict[str, Scored] = {}
+    shortened: dict[str, dict[int, Flat]] = {}
     for label, (scorer, weights) in cuts.items():
         vectors, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
+        if label in ("base", "tuned"):
+            shortened[label] = _shortened(prepared, vectors, texts, models["tuned"].config.dimensions)
         if label == "tuned":
             on_test = Asked(vectors, texts, collection, rows["test"], similarity)
             first, hits = nearest(on_test, k=5), first_hits_of(on_test, fusions[label].ranking)
@@ -123,7 +124,45 @@ def read_once(
         },
         _retrieved(collection, rows["test"], ranks, recall, *first),
         hits,
+        shortened,
     )
+
+
+def _scorers(
+    own: Base, models: Mapping[str, Candidate], others: Mapping[Kind, Base], better: BetterBase | None
+) -> dict[str, tuple[Scorer, Weights | None]]:
+    """Return what evaluates each model, by its name, and its weights; None for a base model."""
+    scorers: dict[str, tuple[Scorer, Weights | None]] = {"base": (own.scorer, None)}
+    if better is not None:
+        scorers[BEST_BASE] = better.base.scorer, None
+    for label, model in models.items():
+        scorers[label] = base_of(model, own, others).scorer_of(model), model.weights
+    return scorers
+
+
+def _shortened(
+    prepared: Prepared, vectors: NDArray[np.float32], texts: NDArray[np.int64], dimensions: Sequence[int]
+) -> dict[int, Flat]:
+    """Score embeddings on the test rows, cut off at numbers of dimensions and brought back to length 1.
+
+    Args:
+        vectors: (n, D) embeddings of the texts, whose numbers are (n,).
+    """
+    collection, rows = prepared.collection, prepared.rows("test").tolist()
+    found: dict[int, Flat] = {}
+    for size in sorted(dimensions, reverse=True):
+        asked = Asked(vectors[:, :size], texts, collection, rows, "cosine")
+        flat = flat_metrics(query_scores(asked), asked.domains)
+        found[size] = {f"{name}/macro": flat[f"{name}/macro"] for name in METRICS}
+    return found
+
+
+def stored_sizes(shortened: Mapping[str, Mapping[int, Flat]]) -> list[ShorterEmbeddings]:
+    """Return the metrics of shorter embeddings in the form in which they are stored, the longest first."""
+    return [
+        {"dimensions": size, "results": {label: found[size] for label, found in shortened.items()}}
+        for size in shortened["tuned"]
+    ]
 
 
 def stored_intervals(

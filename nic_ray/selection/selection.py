@@ -34,7 +34,7 @@ from nic_ray.selection.confidence import calibrated, calibration_reading
 from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
-from nic_ray.selection.reading import CONFIDENCE, read_once, stored_intervals
+from nic_ray.selection.reading import CONFIDENCE, TestFigures, read_once, stored_intervals, stored_sizes
 from nic_ray.selection.retention import GeneralText, RetentionSet, load_general_text
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
@@ -150,8 +150,7 @@ def judge(
         evidence["calibration"]["readings"]["test"] = calibration_reading(
             as_calibration(evidence["calibration"]), reading.first_hits
         )
-        evidence["intervals"], evidence["recall_intervals"] = reading.intervals, reading.recall_intervals
-        evidence["interval_rule"] = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
+        evidence |= _read_evidence(reading)
         scores["test"] = reading.scores
         more, bounds["test"] = _objections(prepared, "test", reading.scores, better)
         objections_found += more
@@ -233,6 +232,18 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
         return mixture, []
     best = max(given, key=lambda mixture: maximised(mixture.metrics, objective))
     return best, [retention_objection(given, **limits)]
+
+
+def _read_evidence(reading: TestFigures) -> Evidence:
+    """Collect the intervals of the one reading, and what shorter embeddings are worth."""
+    found: Evidence = {
+        "intervals": reading.intervals,
+        "recall_intervals": reading.recall_intervals,
+        "interval_rule": {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES},
+    }
+    if dimensions := stored_sizes(reading.shortened):
+        found["truncate_dim"] = dimensions
+    return found
 
 
 def _retention(

@@ -1,11 +1,22 @@
-"""The section of a report on the base models of a search: what quality costs in time and in size."""
+"""The sections of a report on deployment: what quality costs in time and size, for an index, in dimensions."""
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from nic_ray.bundle.bases import COLUMNS, cells_of, describe_costs, short_name
-from nic_ray.evidence import StoredBase
+from nic_ray.bundle.deployment import (
+    BASES,
+    KINDS,
+    SIZES,
+    cells_of_bases,
+    cells_of_kinds,
+    cells_of_sizes,
+    describe_costs,
+    describe_kinds,
+    describe_sizes,
+    short_name,
+)
 from nic_ray.report.elements import CYCLE, FinishedRun, Html, figure_html, label, objective_name, sentence, table
+from nic_ray.results import StoredBase
 
 
 def bases(run: FinishedRun) -> Html:
@@ -26,11 +37,25 @@ def bases(run: FinishedRun) -> Html:
         figure.update_xaxes(title=title, rangemode="tozero", col=column)
     figure.update_yaxes(title=f"{objective_name(run)},<br>validation rows", col=1)
     yield figure_html("bases", figure, width=760)
-    yield table(COLUMNS, cells_of(found))
+    yield table(BASES, cells_of_bases(found))
     yield sentence(
         f"{describe_costs(run.result['objective'])} A hollow mark is the base model itself, a filled one its best "
         "trial: up is better, left is cheaper. A larger base model pays for itself where its filled mark is higher."
     )
+
+
+def index(run: FinishedRun) -> Html:
+    """The best trial that keeps the passages' embeddings beside the best that does not; nothing without both."""
+    if kinds := run.result.get("kinds"):
+        yield table(KINDS, cells_of_kinds(kinds))
+        yield sentence(describe_kinds(run.result["objective"]))
+
+
+def dimensions(run: FinishedRun) -> Html:
+    """The metrics of shorter embeddings; nothing for a model that was not trained for them."""
+    if sizes := run.result.get("truncate_dim"):
+        yield table(SIZES, cells_of_sizes(sizes))
+        yield sentence(describe_sizes(sizes))
 
 
 def _draw(figure: go.Figure, column: int, base: StoredBase, cost: float, colour: str) -> None:
