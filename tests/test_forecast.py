@@ -186,3 +186,21 @@ def test_the_same_search_over_every_depth_is_told_unless_it_covers_them(prepared
     assert wider.config.search.time_budget is None
     uncut = dataclasses.replace(found.encoder, block_output=None)
     assert forecast.over_every_depth(dataclasses.replace(found, config=first, encoder=uncut)) is None
+
+
+def test_trials_of_several_base_models_are_tried_equally_often(prepared, monkeypatch):
+    found = prepared(trials=4, grace_period=3)
+    slow, fast = at(start=1.0), at(start=3.0)
+    monkeypatch.setattr(forecast, "trial_s", lambda _, rates, *__, **___: 300.0 * rates.start)
+    one, both = estimate([(found, slow)], ALONE, 1, 0), estimate([(found, slow), (found, fast)], ALONE, 1, 0)
+    assert (one.first_trial_s, both.first_trial_s) == (300, 300)
+    assert (one.mean_trial_s, both.mean_trial_s) == (300, 600)
+    assert both.search_s == pytest.approx(4 * 2 + 300 + 3 * 600, rel=0.1)  # drawn at random, 400 times
+    assert both.refit_s == pytest.approx(2 * one.refit_s)
+    assert both.activations == 2 * one.activations
+    little = found.config.activations.model_copy(
+        update={"memory_budget_gib": 0, "disk_budget_gib": 1.5 * one.activations / 2**30}
+    )
+    tight = dataclasses.replace(found, config=found.config.model_copy(update={"activations": little}))
+    # the second base model has what the first one leaves
+    assert estimate([(tight, slow), (tight, fast)], ALONE, 1, 0).activations == one.activations

@@ -19,6 +19,7 @@ from nic_ray.model.activations import frozen_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
+from nic_ray.training import others as rooms
 from nic_ray.training.batches import OtherModels, make_batch
 from nic_ray.training.loss import distillation_by_kl, distillation_by_margin
 from nic_ray.training.others import TEACHER_SCALE, other_models
@@ -124,6 +125,33 @@ def test_a_guide_and_a_teacher_change_the_loss_of_a_training(prepared, tiny_mode
     assert plain < loss_of(prepared(teacher=other, distillation_weight=0.5)) < with_teacher
     assert loss_of(prepared(teacher=other, distillation="margin")) != with_teacher
     assert loss_of(prepared(teacher=str(cross_encoder), hard_negatives=1)) > plain
+
+
+@pytest.mark.parametrize("kind", ["guide", "teacher", "cross-encoder"])
+def test_what_others_make_of_the_texts_is_kept_for_the_next_run(
+    tiny_model, cross_encoder, tiny_pairs, tmp_path, monkeypatch, kind
+):
+    collection, other = index_pairs(tiny_pairs), str(tiny_model("mpnet", 3))
+    config = TrainConfig(teacher=str(cross_encoder)) if kind == "cross-encoder" else TrainConfig(**{kind: other})
+    made: list[str] = []
+
+    def counted(name, function):
+        return lambda *given, **how: (made.append(name), function(*given, **how))[1]
+
+    monkeypatch.setattr(rooms, "encoder_embeddings", counted("embeddings", rooms.encoder_embeddings))
+    monkeypatch.setattr(CrossEncoder, "predict", counted("scores", CrossEncoder.predict))
+    plain, first, second = (other_models(config, collection, "cpu", place) for place in (None, tmp_path, tmp_path))
+    assert len(made) == 2
+    for found in (first, second):
+        for field in ("guide", "teacher", "pair_scores"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(plain, field))
+    (file,) = tmp_path.glob("*.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")  # a damaged file is made again
+    other_models(config, collection, "cpu", tmp_path)
+    assert len(made) == 3
+    other_models(config.model_copy(update={"max_tokens": 9}), collection, "cpu", tmp_path)
+    other_models(config, index_pairs(tiny_pairs[:20]), "cpu", tmp_path)
+    assert len(made) == 5
 
 
 @pytest.mark.parametrize("role", ["guide", "teacher"])

@@ -115,7 +115,7 @@ def _encoder_of(base_model: str, model: "SentenceTransformer", prompts: PromptsC
         unpooled=unpooled,
         similarity=model.similarity_fn_name,
         revision=getattr(transformer.config, "_commit_hash", None),
-        weights_sha256=_hash_of(model),
+        weights_sha256=hash_of_weights(model),
         blocks=len(blocks),
         block_output=output,
         passages=None,
@@ -296,11 +296,12 @@ def _embeds_alike(model: "SentenceTransformer", task: str, prompt: str, unpooled
     return torch.allclose(embedding, expected, atol=1e-4, equal_nan=True)
 
 
-def _hash_of(model: nn.Module) -> str:
+def hash_of_weights(model: nn.Module) -> str:
+    """Compute the SHA-256 of all weights, in the order of the state dict."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

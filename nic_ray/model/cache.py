@@ -179,6 +179,30 @@ def run_here(device: str, *, bf16: bool) -> Chain:
     return chain
 
 
+def kept(folder: Path | None, key: str, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return values from the file of an earlier run, or compute them and keep them for the next one.
+
+    Args:
+        folder: where activations are kept; None to keep nothing.
+        key: what the values depend on.
+    """
+    if folder is None:
+        return compute()
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-values.npy"
+    if _has_its_sum(path):
+        os.utime(path)
+        return np.load(path)  # type: ignore[no-any-return]
+    values, draft = compute(), path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with draft.open("wb") as file:
+            np.save(file, values)
+        _keep(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return values
+
+
 def _compute(
     encoder: Encoder,
     tokens: Inputs,
@@ -274,20 +298,25 @@ def _keep(draft: Path, path: Path) -> None:
 
 def _is_sound(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
     """Whether a file holds what was written to it; a damaged file is removed."""
-    try:
-        expected: str = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
-        with path.open("rb") as file:
-            sound: bool = hashlib.file_digest(file, "sha256").hexdigest() == expected
-        if sound:
-            values = np.load(path, mmap_mode="r")
-            sound = (values.shape, values.dtype) == (shape, dtype)
-    except (OSError, ValueError, KeyError, TypeError):
-        sound = False
+    sound = _has_its_sum(path)
+    if sound:
+        values = np.load(path, mmap_mode="r")
+        sound = (values.shape, values.dtype) == (shape, dtype)
     if sound:
         os.utime(path)
     else:
         _remove(path)
     return sound
+
+
+def _has_its_sum(path: Path) -> bool:
+    """Whether a file is there and has the checksum that was written beside it."""
+    try:
+        expected: str = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _make_room(room: Budget, *, keep: set[Path], needed: float) -> None:

@@ -126,7 +126,7 @@ def run_search(
     _refuse_unusable_settings(config)
     starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
-    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config))
+    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root)
     run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
     return _search(bases, run, retention_pairs, runs_trials=True, view=view)
 
@@ -159,7 +159,8 @@ def resume_search(
     run, config, started = reopen_run(where, command, overwrite=overwrite, export_anyway=export_anyway, further=further)
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
-    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), constrained=False)
+    on_gpu, runs = may_use_a_gpu_here(config), run.folder.parent
+    bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs)
     for prepared in bases.prepared.values():
         refuse_other_start(prepared, started, run.folder)
     keep_trials(run, config.search.trials)

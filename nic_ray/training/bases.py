@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nic_ray.config import Config, ConstraintConfig
 from nic_ray.errors import InputError
@@ -29,18 +30,18 @@ class Bases:
         return next(iter(self.prepared.values()))
 
 
-def prepare_bases(config: Config, *, on_gpu: bool, constrained: bool = True) -> Bases:
+def prepare_bases(config: Config, *, on_gpu: bool, constrained: bool = True, runs: Path | None = None) -> Bases:
     """Prepare a search for each of its base models; errors as for `prepare`.
 
     Args:
-        on_gpu: as for `prepare`.
+        on_gpu, runs: as for `prepare`.
         constrained: whether `search.constraint` is applied; not in a search that is resumed, whose space has been
             narrowed by it before.
 
     Raises:
         InputError: the constraint leaves out the first trial's base model.
     """
-    first = prepare(config, on_gpu=on_gpu)
+    first = prepare(config, on_gpu=on_gpu, runs=runs)
     names = base_models(config)
     prepared = {name: first if name == config.train.base_model else _for_base(first, name) for name in names}
     limits = config.search.constraint

@@ -1,14 +1,17 @@
 """What other models make of the texts of a training: a guide that rules out negatives, a teacher to learn from."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, in_one_line
-from nic_ray.model.base import load
+from nic_ray.model.base import hash_of_weights, load
+from nic_ray.model.cache import kept
 from nic_ray.model.evaluation import encoder_embeddings
 from nic_ray.tokens import model_folder
 from nic_ray.train_config import TrainConfig
@@ -18,36 +21,46 @@ TEACHER_SCALE = 20.0
 """Factor of a teacher's cosines, which makes them logits; the scores of a cross-encoder are logits already."""
 
 
-def other_models(config: TrainConfig, collection: Collection, device: str) -> OtherModels:
+def other_models(config: TrainConfig, collection: Collection, device: str, folder: Path | None = None) -> OtherModels:
     """Compute once what a training needs from `train.guide` and `train.teacher`.
 
     Args:
         device: where the models run.
+        folder: keeps what was computed for the next run with the same texts; None to keep nothing.
 
     Raises:
         InputError: one of them is no model, or a teacher that is a cross-encoder has no negatives to score.
     """
-    guide = None if config.guide is None else _unit_embeddings("guide", config.guide, config, collection, device)
+    guide = None if config.guide is None else _unit_embeddings("guide", config, collection, device, folder)
     if config.teacher is None:
         return OtherModels(guide)
     if _is_cross_encoder(config.teacher):
-        return OtherModels(guide, pair_scores=_pair_scores(config, collection, device))
-    teacher = _unit_embeddings("teacher", config.teacher, config, collection, device)
+        return OtherModels(guide, pair_scores=_pair_scores(config, collection, device, folder))
+    teacher = _unit_embeddings("teacher", config, collection, device, folder)
     return OtherModels(guide, teacher=teacher * np.float32(TEACHER_SCALE**0.5))
 
 
 def _unit_embeddings(
-    role: str, model: str, config: TrainConfig, collection: Collection, device: str
+    role: Literal["guide", "teacher"], config: TrainConfig, collection: Collection, device: str, folder: Path | None
 ) -> NDArray[np.float32]:
     """(texts, D) embeddings of the collection's texts by another model, with its own prompts."""
     try:
-        encoder = load(model)
+        encoder = load(str(getattr(config, role)))
     except InputError as error:
         raise InputError(f"train.{role}: {error}") from None
-    texts = np.arange(len(collection.texts))
-    embeddings = encoder_embeddings(encoder, collection, texts, config.max_tokens, device=device)
-    unit: NDArray[np.float32] = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return unit
+
+    def compute() -> NDArray[np.float32]:
+        texts = np.arange(len(collection.texts))
+        embeddings = encoder_embeddings(encoder, collection, texts, config.max_tokens, device=device)
+        unit: NDArray[np.float32] = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    asks = collection.is_query.tolist()
+    return kept(
+        folder,
+        json.dumps([encoder.weights_sha256, asdict(encoder.prompts), config.max_tokens, collection.texts, asks]),
+        compute,
+    )
 
 
 def _is_cross_encoder(model: str) -> bool:
@@ -60,7 +73,7 @@ def _is_cross_encoder(model: str) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in names or ())
 
 
-def _pair_scores(config: TrainConfig, collection: Collection, device: str) -> NDArray[np.float32]:
+def _pair_scores(config: TrainConfig, collection: Collection, device: str, folder: Path | None) -> NDArray[np.float32]:
     """(N, 1 + H) logits of each row's passage and of its hard negatives; NaN where there is none."""
     from sentence_transformers import CrossEncoder
     from torch.nn import Identity
@@ -81,6 +94,10 @@ def _pair_scores(config: TrainConfig, collection: Collection, device: str) -> ND
     queries = np.broadcast_to(collection.query[:, None], passages.shape)
     numbers = list(zip(queries[known].tolist(), passages[known].tolist(), strict=True))
     pairs = [(collection.texts[query], collection.texts[passage]) for query, passage in numbers]
-    scores = np.full(passages.shape, np.nan, dtype=np.float32)
-    scores[known] = teacher.predict(pairs, activation_fn=Identity(), show_progress_bar=False)
-    return scores
+
+    def compute() -> NDArray[np.float32]:
+        scores = np.full(passages.shape, np.nan, dtype=np.float32)
+        scores[known] = teacher.predict(pairs, activation_fn=Identity(), show_progress_bar=False)
+        return scores
+
+    return kept(folder, json.dumps([hash_of_weights(teacher), config.max_tokens, pairs, known.tolist()]), compute)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -19,7 +20,7 @@ from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.adapters import refuse_without_peft
 from nic_ray.model.base import load_base
-from nic_ray.model.cache import StoredInputs, opened
+from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.protocol import by_passage
@@ -64,12 +65,14 @@ class Prepared:
         return np.flatnonzero(self.parts == part)
 
 
-def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
-    """Read, check, split and tokenise the data; nothing is trained or written.
+def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | None = None) -> Prepared:
+    """Read, check, split and tokenise the data; nothing is trained.
 
     Args:
         on_gpu: whether this process may compute on a GPU, if `train.device` does not forbid it.
         guarded: whether the guard will judge a model, by general texts too if it is to.
+        runs: folder of run folders, where what a guide and a teacher make of the texts is kept beside the activations;
+            None to keep nothing.
 
     Raises:
         InputError: the pairs, the base model, frozen_layers, the general texts or the device cannot be used, or a
@@ -97,7 +100,9 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True) -> Prepared:
         general=general,
         measuring=tuple(texts[::2]) if measures else (),
         replay=replay,
-        others=other_models(config.train, collection, device),
+        others=other_models(
+            config.train, collection, device, None if runs is None else budget(config.activations, runs).folder
+        ),
     )
 
 
