@@ -3,7 +3,8 @@
 import difflib
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -98,6 +99,8 @@ def _siblings(location: tuple[Any, ...], model: Any) -> list[str]:
     parts = iter(location[:-1])
     for part in parts:
         model = model.model_fields[part].annotation
+        if get_origin(model) in (Union, UnionType):  # a group of settings, or null
+            model = next(kind for kind in get_args(model) if isinstance(kind, type) and issubclass(kind, BaseModel))
         if get_origin(model) is dict:  # a mapping whose keys the user chooses
             model = get_args(model)[-1]
             next(parts, None)

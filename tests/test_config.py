@@ -175,6 +175,9 @@ def test_all_errors_are_listed_at_once(refusal):
     ("text", "problem"),
     [
         ("train: {lr: 1}", "train.lr: no such setting; known are base_model, revision, "),
+        ("train: {prompts: {answer: x}}", "train.prompts.answer: no such setting; known are query, document"),
+        ("train: {prompts: no}", "train.prompts: must be settings by name, got False"),
+        ("search: {constraint: {parameters: 1}}", "search.constraint.parameters: no such setting; did you mean max_pa"),
         ("space: {lr: {choice: [1]}}", "space.lr: no such hyperparameter; known are base_model, "),
         ("space: {scale: {choise: [1]}}", "space.scale.choise: no such setting; did you mean choice?"),
         ("train: {epochs: 0}", "train.epochs: must be >= 1, got 0"),

@@ -84,6 +84,14 @@ def assert_embeds_as_the_whole(encoder, depth: int) -> None:
         torch.testing.assert_close(in_two, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+def test_a_model_of_many_blocks_is_cut_near_its_top(tiny_model, model_type):
+    encoder = load(str(tiny_model(model_type, 36)))
+    assert encoder.can_be_cut
+    for depth in (24, 35):
+        assert_embeds_as_the_whole(encoder, depth)
+
+
 def step_with_decay(part, encoder) -> None:
     """One optimizer step that moves whatever can move."""
     part.train()
