@@ -9,7 +9,7 @@ from nic_ray import console
 
 
 def main(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL file of pairs")],
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="file or folder of pairs")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     fail_on: Annotated[str, typer.Option(metavar="CODE,...", help="exit with 1 if any of these findings is made")] = "",
     write_clean: Annotated[
@@ -23,6 +23,15 @@ def main(
             "duplicate-row and near-duplicate-row",
         ),
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="jsonl, json, csv, tsv, parquet, datasets or beir; by the file's ending if omitted"
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="FIELD=NAME,...", help="columns that hold fields, as in data.columns")
+    ] = None,
     base_model: Annotated[
         str, typer.Option(help="model whose tokens are counted: packaged name, folder or hub id")
     ] = "all-MiniLM-L6-v2",
@@ -30,8 +39,9 @@ def main(
 ) -> None:
     """Check a file of pairs: list its unusable lines, or if there are none, count its rows and list faults in them.
 
-    Each line is a JSON object: query, positive and domain are required texts; negative (a text or a list of
-    texts) and source_section are optional. Exit code 0: usable; 1: a finding of --fail-on; 2: not usable.
+    JSONL, JSON, CSV, TSV, Parquet, a folder in BEIR form or one saved by datasets. A row holds query and positive (a
+    text or a list of texts), and may hold negative (likewise), domain and source_section, under these names or those
+    that other data sets use. Exit code 0: usable; 1: a finding of --fail-on; 2: not usable.
 
     Findings: broken-query, query-is-positive, duplicate-row, near-duplicate-row, negative-near-positive,
     negative-is-positive, negative-answers-query, near-duplicate-passage, domain-conflict, several-passages,
@@ -39,12 +49,18 @@ def main(
     """
     import json
 
+    from nic_ray.dataset.form import parse_form
     from nic_ray.dataset.lint import parse_codes
     from nic_ray.report import checkup
 
     fatal = parse_codes(fail_on, "--fail-on")
     checked = checkup.check_file(
-        pairs, clean_file=write_clean, leave_out=leave_out, base_model=base_model, max_tokens=max_tokens
+        pairs,
+        clean_file=write_clean,
+        leave_out=leave_out,
+        base_model=base_model,
+        max_tokens=max_tokens,
+        form=parse_form(form, columns),
     )
     if as_json:
         print(json.dumps(checkup.as_json(checked)))

@@ -29,10 +29,26 @@ else:  # the objectives in the table of metrics
     Objective = Literal[objectives()]
 
 
+FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets", "beir"]
+"""The names of `dataset.formats.FORMATS`."""
+PairField = Literal["query", "positive", "negative", "domain", "source_section"]
+
+
 class DataConfig(Section):
     """The pairs, and how they are split."""
 
-    pairs: Path = Field(Path("data/reference/pairs.jsonl"), description="JSONL file of pairs")
+    pairs: Path = Field(
+        Path("data/reference/pairs.jsonl"),
+        description="file of pairs (JSONL, JSON, CSV, TSV, Parquet), or folder in BEIR form or saved by datasets",
+    )
+    format: FileFormat | None = Field(
+        None, description="format of the pairs; null: by the file's ending, or by what the folder holds"
+    )
+    columns: dict[PairField, str] = Field(
+        {},
+        description="columns that hold the fields of a pair, `{query: ..., positive: ..., domain: ...}`; others are "
+        "found by the names that data sets use",
+    )
     replay: tuple[Path, ...] = Field(
         (),
         description="files of pairs that the base model, an exported folder, was tuned on, the oldest first: their "

@@ -40,6 +40,10 @@ class StoredData(TypedDict, total=False):
     pairs: str
     """Name of the file."""
     sha256: str
+    format: str
+    """The format that the user named; absent where it was found by the file's ending."""
+    columns: Mapping[str, str]
+    """Field -> the column that the user named for it; absent where all were found by their names."""
     replay: list[ReplayedPairs]
     """The files of old pairs, the oldest first; absent if there are none."""
     rows: int

@@ -145,13 +145,18 @@ def _row_fault(error: Any, content: bytes) -> str:
         return f"{field} is missing (found: {', '.join(sorted(value)) or 'nothing'})"
     if kind == "value_error":
         return f"{field} {error['ctx']['error']}"
-    rules = {"negative": "text or a list of texts", "source_section": "text or null"}
+    if kind == "too_short":
+        return f"{field} is an empty list"
+    rules = {
+        "positive": "text or a list of texts",
+        "negative": "text or a list of texts",
+        "source_section": "text or null",
+    }
     rule = "text" if len(place) > 1 else rules.get(place[0], "text")
     way_out = ""
     if isinstance(value, float) and not math.isfinite(value):
-        way_out = "; write null, or leave it out" if place[0] in rules else "; fill it in, or leave the row out"
-    elif isinstance(value, list) and place == ("positive",):
-        way_out = "; write a row for each of its texts, as jq -c '. + {positive: .positive[]}' does"
+        optional = place[0] in ("negative", "source_section")
+        way_out = "; write null, or leave it out" if optional else "; fill it in, or leave the row out"
     return f"{field} must be {rule}, got {_kind(value)}{way_out}"
 
 

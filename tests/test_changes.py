@@ -64,10 +64,12 @@ Config.model_validate({"search": {"objective": "ndcg_at_10/macro"}})
 def test_another_file_format_is_read(patched):
     code = """
 from pathlib import Path
+import pyarrow
+from pyarrow import feather
 from nic_ray.dataset.pairs import read_pairs
-rows = "".join(f'q{n},"a, b {n}",pumps\\n' for n in range(3))
-Path("pairs.csv").write_text("query,positive,domain\\n" + rows)
-assert [(pair.query, pair.positive) for pair in read_pairs(Path("pairs.csv"))] == [
+rows = [{"query": f"q{n}", "positive": f"a, b {n}", "domain": "pumps"} for n in range(3)]
+feather.write_feather(pyarrow.Table.from_pylist(rows), "pairs.feather")
+assert [(pair.query, pair.positive) for pair in read_pairs(Path("pairs.feather"))] == [
     (f"q{n}", f"a, b {n}") for n in range(3)
 ]
 """

@@ -72,7 +72,14 @@ def test_json_of_a_usable_file_holds_the_counts(pairs, run):
     assert (code, err) == (0, "")
     found = json.loads(out)
     finding = found.pop("findings")[0]
-    assert found == {"file": str(path), **counts, "domains": {"radar": counts}, "problems": [], "written": None}
+    assert found == {
+        "file": str(path),
+        **counts,
+        "domains": {"radar": counts},
+        "problems": [],
+        "notes": [],
+        "written": None,
+    }
     assert (finding["code"], finding["rows"], finding["lines"]) == ("small-domain", 3, [1, 2, 3])
     assert finding["effect"] == RULES["small-domain"].effect
     assert finding["examples"] == [{"line": 1, "text": "radar has 3 passages"}]

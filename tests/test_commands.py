@@ -55,7 +55,7 @@ def rows(*changed: dict[str, object]) -> bytes:
         (rows() + b'{"query": "caf\xe9"}\n', "line 5: not UTF-8"),
         (rows({"query": "why?", "domain": "radar"}), 'line 5: "positive" is missing (found: domain, query)'),
         (rows({**GOOD, "query": "  "}), 'line 5: "query" is empty'),
-        (rows({**GOOD, "positive": ["because"]}), 'line 5: "positive" must be text, got a list'),
+        (rows({**GOOD, "positive": [7]}), 'line 5: "positive" item 1 must be text, got a number'),
         (rows({**GOOD, "domain": "hvac"}), 'domain "hvac" has too few distinct positive passages, 1; want 3'),
     ],
 )

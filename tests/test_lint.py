@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nic_ray.config import DataConfig
 from nic_ray.dataset import lint
 from nic_ray.dataset.broken import why_broken
+from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, parse_codes, texts_of, write_clean
 from nic_ray.dataset.pairs import Pair, count_pairs, index_pairs, read_pairs
 from nic_ray.dataset.split import split_rows
@@ -371,16 +372,17 @@ def test_a_clean_file_holds_the_other_lines_byte_for_byte(tmp_path):
         for code, own in {"broken-query": (3, 4), "duplicate-row": (4,), "mojibake": (1,)}.items()
     ]
     out = tmp_path / "clean.jsonl"
-    assert write_clean(tmp_path / "pairs.jsonl", made, ["broken-query", "duplicate-row", "cut-off"], out) == {
+    given = tmp_path / "pairs.jsonl", [], made
+    assert write_clean(*given, ["broken-query", "duplicate-row", "cut-off"], out, AS_FOUND) == {
         "broken-query": 2,
         "duplicate-row": 1,
     }
     assert out.read_bytes() == b"".join([*lines[:2], lines[4]])
     with pytest.raises(InputError, match=r"clean\.jsonl: exists already; name another file"):
-        write_clean(tmp_path / "pairs.jsonl", made, [], out)
+        write_clean(*given, [], out, AS_FOUND)
     assert out.read_bytes() == b"".join([*lines[:2], lines[4]])
     with pytest.raises(InputError, match=r"none/clean\.jsonl: cannot be written \(No such file or directory\)"):
-        write_clean(tmp_path / "pairs.jsonl", made, [], tmp_path / "none" / "clean.jsonl")
+        write_clean(*given, [], tmp_path / "none" / "clean.jsonl", AS_FOUND)
 
 
 def test_the_reference_pairs_are_sound():

@@ -89,7 +89,8 @@ def test_line_separators_inside_a_text_do_not_end_the_line(tmp_path):
         ({}, '"query" is missing (found: nothing)'),
         (SOUND | {"query": ""}, '"query" is empty'),
         (SOUND | {"positive": " \n"}, '"positive" is empty'),
-        (SOUND | {"positive": ["p"]}, '"positive" must be text, got a list'),
+        (SOUND | {"positive": []}, '"positive" is an empty list'),
+        (SOUND | {"positive": ["p", 1]}, '"positive" item 2 must be text, got a number'),
         (SOUND | {"query": None}, '"query" must be text, got null'),
         (SOUND | {"query": 7}, '"query" must be text, got a number'),
         (SOUND | {"query": True}, '"query" must be text, got true'),
@@ -136,7 +137,7 @@ def test_the_error_lists_the_lines_and_the_way_out(tmp_path):
     expected = f"""{path}: 2 of 6 lines are unusable
   line 4: "domain" is missing (found: positive, query)
   line 6: "query" is empty
-  line 6: "positive" must be text, got null
+  line 6: "positive" must be text or a list of texts, got null
   Correct them, or see all findings with: python -m nic_ray.check {path}"""
     with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
         read_pairs(path)
@@ -166,7 +167,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_is_no_file_of_pairs(tmp_path):
-    with pytest.raises(InputError, match="is a folder; name a JSONL file in it"):
+    with pytest.raises(InputError, match="is a folder; name a file in it, or a folder in BEIR form"):
         read_pairs(tmp_path)
 
 

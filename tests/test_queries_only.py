@@ -173,5 +173,5 @@ def test_general_texts_and_the_retention_set_keep_their_passages(prepared, tiny_
 def test_nothing_holds_what_keeps_still():
     with pytest.raises(ValueError, match="anchor must be 0 with trains: queries, got 3"):
         Config.model_validate({"train": {"trains": "queries", "anchor": 3}})
-    with pytest.raises(ValueError, match=r"space\.anchor: must be left out with train\.trains queries"):
+    with pytest.raises(ValueError, match=r"space\.anchor: must be left out with trains: queries"):
         Config.model_validate({"train": {"trains": "queries"}, "space": {"anchor": {"choice": [0, 3]}}})

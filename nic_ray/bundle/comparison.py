@@ -12,6 +12,7 @@ from nic_ray.bundle.rows import (
     chosen_rows,
     data_for,
     domains_of,
+    form_on,
     max_tokens_of,
     metadata_of,
     queries_of,
@@ -89,7 +90,7 @@ def compare_with_base(
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
     """
     metadata = metadata_of(model)
-    read = read_pairs(pairs, domains_of(metadata))
+    read = read_pairs(pairs, domains_of(metadata), form_on(metadata, pairs))
     has_split = split_on(metadata, pairs) is not None
     data = data_for(metadata, pairs, split, Path(model))
     collection, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))

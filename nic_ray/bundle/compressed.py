@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.bundle.rows import chosen_rows, data_for, domains_of, max_tokens_of, metadata_of, split_sha256_on
+from nic_ray.bundle.rows import chosen_rows, data_for, domains_of, form_on, max_tokens_of, metadata_of, split_sha256_on
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.split import Part
@@ -95,7 +95,7 @@ def results_by_size(
     else:
         part: Part | Literal["all"] = split  # type: ignore[assignment]  # from `part_named`
         data = data_for(metadata, pairs, part, Path(model))
-        read = read_pairs(pairs, domains_of(metadata))
+        read = read_pairs(pairs, domains_of(metadata), form_on(metadata, pairs))
         collection, rows = chosen_rows(read, part, data, split_sha256_on(metadata, pairs))
     texts = texts_to_score(collection, rows)
     with (view or View()).work(f"embedding {len(texts):,} texts with {model} once more", len(texts)) as done:

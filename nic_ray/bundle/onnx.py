@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.names import CARD, WEIGHTS
 from nic_ray.bundle.rows import rows_of_model
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
 from nic_ray.hardware import usable_cpus
@@ -136,7 +137,7 @@ def convert(
             "converted_from": source,
             "max_tokens": model.max_seq_length,
             "prompts": asdict(_prompts_of(model)),
-            "pairs": {"name": pairs.name, "sha256": bundles.file_sha256(pairs)},
+            "pairs": {"name": pairs.name, "sha256": content_sha256(pairs)},
             "parity": asdict(parity),
         }
         (work / CARD).write_text(_readme(out.name, form, written, parity), encoding="utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor
 from nic_ray import hardware
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import fusion_of
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.passages import Passage, read_corpus
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.bm25 import bm25
@@ -155,7 +156,7 @@ def _caveat(metadata: Metadata, corpus: Path, passages: Sequence[Passage]) -> st
     """Of which passages a bundle's chances and its threshold are, if of others than those that are searched."""
     own = metadata.get("data", {})
     # a run on a share of its file's passages has fewer of them
-    if corpus.is_file() and own.get("passages") == len(passages) and own.get("sha256") == bundles.file_sha256(corpus):
+    if corpus.exists() and own.get("passages") == len(passages) and own.get("sha256") == content_sha256(corpus):
         return None
     files = ", ".join([*(old["pairs"] for old in own.get("replay", ())), str(own.get("pairs"))])
     of = f"the {own['passages']} passages of {files}" if "passages" in own else "the training pairs' passages"

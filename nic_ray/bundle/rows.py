@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from nic_ray.bundle.files import file_sha256, read_metadata
+from nic_ray.bundle.files import read_metadata
 from nic_ray.config import DataConfig
+from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
@@ -42,6 +44,14 @@ def domains_of(metadata: Metadata) -> set[str]:
     return {*metadata.get("data", {}).get("domains", ())}
 
 
+def form_on(metadata: Metadata, pairs: Path) -> Form:
+    """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
+    data = metadata.get("data", {})
+    if not (data.get("columns") or data.get("format")) or data.get("sha256") != content_sha256(pairs):
+        return AS_FOUND
+    return Form(data.get("format"), data.get("columns", {}))
+
+
 def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
     """How the pairs of a file were split where a model was trained on them; None if it was not.
 
@@ -49,7 +59,7 @@ def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
     """
     if "split" not in metadata:
         return None
-    digest, data = file_sha256(pairs), metadata.get("data", {})
+    digest, data = content_sha256(pairs), metadata.get("data", {})
     replay = data.get("replay", [])
     if replay and replay[0]["sha256"] == digest:
         return replay[0]["split"]
@@ -75,7 +85,7 @@ def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"])
     Raises:
         InputError: the pairs or the metadata cannot be used.
     """
-    read = read_pairs(pairs)
+    read = read_pairs(pairs, form=form_on(metadata, pairs))
     data = data_for(metadata, pairs, split, Path(metadata["name"]))
     return chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
 

@@ -3,18 +3,12 @@
 Source: Thakur et al. 2021, arXiv:2104.08663; `beir.datasets.data_loader.GenericDataLoader`.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nic_ray.dataset.beir_files import CORPUS, QUERIES, answers_of, texts_of
 from nic_ray.dataset.pairs import Collection
-from nic_ray.errors import InputError
-
-CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
-MAX_LISTED = 20
-"""Number of faults that an error message lists."""
 
 
 def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
@@ -33,8 +27,8 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
     Raises:
         InputError: a file is missing or cannot be used; the message lists the first faults, by line.
     """
-    passages, queries = _texts(folder / CORPUS), _texts(folder / QUERIES)
-    answers = _answers(folder, split, queries, passages)
+    passages, queries = texts_of(folder / CORPUS), texts_of(folder / QUERIES)
+    answers = answers_of(folder, split, queries, passages)
     numbers = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in answers))}
     places = {passage: number for number, passage in enumerate(passages, start=len(numbers))}
     query = np.array([numbers[key] for key, _ in answers], dtype=np.int64)
@@ -48,104 +42,3 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
         fully_judged=True,
     )
     return collection, np.unique(query, return_index=True)[1].tolist()
-
-
-def _texts(path: Path) -> dict[str, str]:
-    """Read the texts of passages or queries, by _id."""
-    texts: dict[str, str] = {}
-    faults = []
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number}: not JSON: {error}")
-            continue
-        fault = _fault(row, texts)
-        if fault:
-            faults.append(f"line {number}: {fault}")
-        else:
-            texts[str(row["_id"])] = f"{row.get('title') or ''} {row['text']}".strip()
-    if not texts and not faults:
-        faults.append('holds nothing; want an object a line, with "_id" and "text"')
-    _refuse(path, faults)
-    return texts
-
-
-def _fault(row: object, known: dict[str, str]) -> str | None:
-    if not isinstance(row, dict):
-        return f"must be a JSON object, got {type(row).__name__}"
-    if missing := [name for name in ("_id", "text") if name not in row]:
-        return f'"{missing[0]}" is missing (found: {", ".join(sorted(row)) or "nothing"})'
-    if isinstance(row["_id"], bool) or not isinstance(row["_id"], str | int):
-        return f'"_id" must be text, got {type(row["_id"]).__name__}'
-    if str(row["_id"]) in known:
-        return f'"_id" {str(row["_id"])[:80]!r} stands in an earlier line too; each must be of one text'
-    for name, value in (("text", row["text"]), ("title", row.get("title") or "")):
-        if not isinstance(value, str):
-            return f'"{name}" must be text, got {type(value).__name__}'
-    return None
-
-
-def _answers(
-    folder: Path, split: str, queries: Mapping[str, str], passages: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """Read the pairs of a query and a passage that answers it, by _id."""
-    path = folder / QRELS / f"{split}.tsv"
-    if not path.is_file():
-        others = ", ".join(sorted(file.stem for file in (folder / QRELS).glob("*.tsv"))) or "none"
-        raise InputError(f"{path}: no such file; name one of these with --split: {others}")
-    pairs: dict[tuple[str, str], None] = {}
-    faults = []
-    for place, (number, line) in enumerate(_lines(path)):
-        columns = line.split("\t")
-        if place == 0 and columns[-1].strip() == "score":
-            continue
-        if len(columns) != 3:
-            faults.append(
-                f"line {number}: want query-id, corpus-id and score with tabs between, got {len(columns)} columns"
-            )
-            continue
-        query, passage, score = (column.strip() for column in columns)
-        unknown = [
-            f"line {number}: {name} {key[:80]!r} is not in {file}"
-            for name, key, known, file in (
-                ("query-id", query, queries, QUERIES),
-                ("corpus-id", passage, passages, CORPUS),
-            )
-            if key not in known
-        ]
-        try:
-            answers = float(score) > 0
-        except ValueError:
-            unknown.append(f"line {number}: score must be a number, got {score[:80]!r}")
-        faults += unknown
-        if not unknown and answers:
-            pairs[query, passage] = None
-    if not pairs and not faults:
-        faults.append("names no answer; want lines of query-id, corpus-id and a score above 0, with tabs between")
-    _refuse(path, faults)
-    return list(pairs)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the content of each line that is not blank; 1 is the first line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; a folder in BEIR form holds {CORPUS}, {QUERIES} and {QRELS}/SPLIT.tsv"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-
-
-def _refuse(path: Path, faults: Sequence[str]) -> None:
-    if len(faults) > MAX_LISTED:
-        faults = [*faults[:MAX_LISTED], f"... and {len(faults) - MAX_LISTED} more"]
-    if faults:
-        raise InputError("\n  ".join([f"{path}: cannot be used", *faults]))

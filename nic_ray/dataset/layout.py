@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nic_ray.dataset.columns import FIELDS, OTHER_NAMES
 from nic_ray.evidence import JsonObject
 
-FIELDS = ("query", "positive", "domain")
 WANT = "want a JSON object a line, with query, positive and domain"
 HEAD = 4096
 """Number of bytes at the beginning of a file that are examined to tell whether it is text."""
 CONVERTED = "converted.jsonl"
 
 BINARY = (
-    (b"PAR1", "is a Parquet file", "pd.read_parquet(F)"),
+    (b"PAR1", "is a Parquet file", "read it with --format parquet"),
     (b"ARROW1", "is an Arrow file", "pd.read_feather(F)"),
     (
         b"\xff\xff\xff\xff",
@@ -44,15 +44,6 @@ ZIP_FORMATS = (
 )
 BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
-OTHER_NAMES = {
-    "query": "anchor question queries questions query_text search_query sentence1 sentence_a text1 input q",
-    "positive": "pos positives positive_passages positive_ctxs positive_passage relevant passage answer answers "
-    "response context document doc chunk sentence2 sentence_b text2 output text",
-    "negative": "neg negatives hard_negative hard_negatives negative_passages hard_negative_ctxs",
-    "domain": "category topic subject product",
-}
-"""The names that other data sets use for our fields, the likeliest first."""
-
 
 def describe_bytes(path: Path, head: bytes) -> str | None:
     """Describe a file that is not UTF-8 text, and the remedy; None if it may be such text.
@@ -76,12 +67,7 @@ def describe_bytes(path: Path, head: bytes) -> str | None:
 
 def describe_folder(path: Path) -> str:
     """Describe a folder that was named instead of a file, and the remedy."""
-    names = {entry.name for entry in path.iterdir()}
-    if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
-        return "is a folder in BEIR form, which python -m nic_ray.evaluate takes; training wants a file of pairs"
-    if names & {"dataset_info.json", "dataset_dict.json"}:
-        return "is a folder of datasets; load it with datasets.load_from_disk, and write it with to_json"
-    return "is a folder; name a JSONL file in it"
+    return "is a folder; name a file in it, or a folder in BEIR form, or one that datasets saved"
 
 
 def describe_text(path: Path, text: str) -> str | None:
@@ -101,12 +87,12 @@ def describe_text(path: Path, text: str) -> str | None:
         return f"has lines that end in a carriage return alone, as on old Macs; {command}"
     whole = _parsed(text)
     if isinstance(whole, list):
-        return _describe_list(path, whole)
+        return _describe_list(whole)
     if isinstance(whole, dict) and (description := _describe_object(path, whole)):
         return description
     rows = [_parsed(line) for line in text.split("\n") if line.strip()]
     if rows and all(isinstance(row, dict) for row in rows):
-        return _describe_rows(path, rows)
+        return None
     if isinstance(whole, dict):
         what = "is one JSON object over several lines"
         return f"{what}; {_a_line_each(path)}" if whole.keys() >= set(FIELDS) else f"{what} ({_found(whole)}); {WANT}"
@@ -135,22 +121,16 @@ def _unmarked(head: bytes) -> str | None:
     return None
 
 
-def _describe_list(path: Path, items: Sequence[Any]) -> str:
-    rows = [item for item in items if isinstance(item, dict)]
-    if not rows:
+def _describe_list(items: Sequence[Any]) -> str:
+    if not any(isinstance(item, dict) for item in items):
         return f"is a JSON list without objects; {WANT}"
-    return f"is one JSON list of {len(items):,} objects; {_way(path, f'pd.DataFrame({_LOADED})', rows)}"
+    return f"is one JSON list of {len(items):,} values; read it with --format json"
 
 
 def _describe_object(path: Path, whole: JsonObject) -> str | None:
     if {"queries", "corpus", "relevant_docs"} <= whole.keys():
-        row = "{'query': d['queries'][q], 'positive': d['corpus'][p], 'domain': 'manuals'}"
-        code = (
-            "import json, sys; from pathlib import Path; d = json.loads(Path(sys.argv[1]).read_text('utf-8-sig')); "
-            f"[print(json.dumps({row})) for q in d['relevant_docs'] for p in d['relevant_docs'][q]]"
-        )
         what = "is a dataset as LlamaIndex writes it (queries, corpus and relevant_docs in one JSON object)"
-        return f'{what}; make rows of it: python -c "{code}" {shlex.quote(str(path))} > {CONVERTED}'
+        return f"{what}; read it with --format json"
     if {"columns", "data"} <= whole.keys() and isinstance(whole["columns"], list):
         rows = [dict.fromkeys(map(str, whole["columns"]))]
         return f"is one JSON object that holds a table in parts; {_way(path, f'pd.DataFrame(**{_LOADED})', rows)}"
@@ -168,16 +148,6 @@ def _describe_object(path: Path, whole: JsonObject) -> str | None:
         what = "is one JSON object that holds a table by its columns"
         return f"{what}; {_way(path, f'pd.DataFrame({_LOADED})', [dict.fromkeys(whole)])}"
     return None
-
-
-def _describe_rows(path: Path, rows: Sequence[JsonObject]) -> str | None:
-    """Describe JSON objects, one per line, by the fields that no row has; None if there is no such field."""
-    names = {name for row in rows for name in row}
-    lacking = [name for name in FIELDS if name not in names]
-    if not lacking:
-        return None
-    what = f"no row has {' or '.join(lacking)}"
-    return f"{what}; {_way(path, 'pd.read_json(F, lines=True, dtype=False)', rows)}"
 
 
 def _describe_stream(path: Path, text: str) -> str | None:
@@ -199,10 +169,13 @@ def _describe_table(path: Path, text: str) -> str:
         columns, *rows = itertools.islice(csv.reader(lines, delimiter=delimiter), 4)
         if len(columns) > 1 and all(len(row) == len(columns) for row in rows[:-1]):  # the last row may be cut off
             kind = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[delimiter]
-            # a table that is not UTF-8 most likely comes from a spreadsheet
-            encoding = ", encoding='cp1252'" if "\ufffd" in text else ""
-            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str{encoding})"
-            return f"is a table with {kind} between its columns; {_way(path, read, [dict.fromkeys(columns)])}"
+            what = f"is a table with {kind} between its columns"
+            if "\ufffd" not in text:
+                name = "tsv" if delimiter == "\t" else "csv"
+                return f"{what}; read it with --format {name}"
+            # one that is not UTF-8 most likely comes from a spreadsheet
+            read = f"pd.read_csv(F, sep={delimiter!r}, dtype=str, encoding='cp1252')"
+            return f"{what}, and not in UTF-8; {_way(path, read, [dict.fromkeys(columns)])}"
     start = lines[0] if len(lines[0]) <= 40 else lines[0][:39] + "…"
     return f"is text, not JSON (begins with {start!r}); {WANT}"
 

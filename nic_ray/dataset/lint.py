@@ -12,7 +12,9 @@ from ftfy.badness import BADNESS_RE
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
-from nic_ray.dataset.pairs import Pair, count_by_domain
+from nic_ray.dataset.form import Form
+from nic_ray.dataset.formats import format_named, write_rows
+from nic_ray.dataset.pairs import Pair, count_by_domain, row_of
 from nic_ray.domains import AT_EACH_END
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import MIN_PASSAGES
@@ -53,6 +55,8 @@ class Finding:
     lines: tuple[int, ...]
     """Line numbers of the rows, ascending; of rows that are copies of each other, the first is not included."""
     examples: tuple[Example, ...]
+    unit: str = "line"
+    """What the numbers count; see `Pair`."""
 
 
 RULES: Mapping[str, Rule] = {
@@ -178,6 +182,7 @@ def lint_pairs(
             detail=by_code[code].detail,
             lines=tuple(sorted(by_code[code].by_line)),
             examples=_examples(by_code[code].by_line),
+            unit=pairs[0].unit,
         )
         for code, rule in RULES.items()
         if by_code[code].by_line
@@ -201,7 +206,7 @@ def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
 
 def describe_finding(finding: Finding) -> str:
     """Describe a finding in lines of text, with one line per example."""
-    examples = [f"line {example.line}: {example.text}" for example in finding.examples]
+    examples = [f"{finding.unit} {example.line}: {example.text}" for example in finding.examples]
     more = len(finding.lines) - len(examples)
     rest = [f"... and {more:,} more"] if more else []
     return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
@@ -225,14 +230,18 @@ def parse_codes(names: str, option: str) -> list[str]:
     return codes
 
 
-def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str], out: Path) -> dict[str, int]:
-    """Copy a file byte for byte, without the rows of some findings.
+def write_clean(
+    source: Path, pairs: Sequence[Pair], findings: Sequence[Finding], codes: Collection[str], out: Path, form: Form
+) -> dict[str, int]:
+    """Copy a file without the rows of some findings: from JSONL to JSONL byte for byte, else with the fields of pairs.
 
     Args:
         source: the file that was checked.
+        pairs: all of its rows.
         findings: all findings in it.
         codes: codes of the findings whose rows are left out.
-        out: the copy, a file that does not exist yet.
+        out: the copy, a file that does not exist yet, in the format of its ending.
+        form: how the source was read.
 
     Returns:
         code -> number of rows left out because of it; a row may count for several codes.
@@ -242,9 +251,14 @@ def write_clean(source: Path, findings: Sequence[Finding], codes: Collection[str
     """
     lines = {finding.code: finding.lines for finding in findings if finding.code in codes}
     dropped = set().union(*lines.values())
+    written = format_named(out)
     try:
-        with source.open("rb") as original, out.open("xb") as kept:
-            kept.writelines(line for number, line in enumerate(original, start=1) if number not in dropped)
+        if (format_named(source, form.format), written) == ("jsonl", "jsonl"):
+            with source.open("rb") as original, out.open("xb") as kept:
+                kept.writelines(line for number, line in enumerate(original, start=1) if number not in dropped)
+        else:
+            out.open("xb").close()
+            write_rows(out, [row_of(pair) for pair in pairs if pair.line not in dropped], written)
     except FileExistsError:
         raise InputError(f"{out}: exists already; name another file") from None
     except OSError as error:
@@ -294,9 +308,9 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: Mapping[str, int]) -> dict[st
     for pair in pairs:
         row, group = (pair.query, pair.positive), (groups[pair.query], groups[pair.positive])
         if row in first:
-            exact[pair.line] = f"{_shown(pair.query)}: as line {first[row]}"
+            exact[pair.line] = f"{_shown(pair.query)}: as {pair.unit} {first[row]}"
         elif group in first_near:
-            near[pair.line] = f"{_shown(pair.query)}: nearly as line {first_near[group]}"
+            near[pair.line] = f"{_shown(pair.query)}: nearly as {pair.unit} {first_near[group]}"
         first.setdefault(row, pair.line)
         first_near.setdefault(group, pair.line)
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
@@ -333,7 +347,7 @@ def _near_duplicate_passages(pairs: Sequence[Pair], groups: Mapping[str, int]) -
         earlier = first.setdefault(groups[pair.positive], pair)
         if earlier.positive != pair.positive:
             copies[pair.positive] = groups[pair.positive]
-            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in line {earlier.line}"
+            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in {pair.unit} {earlier.line}"
     return _Found(by_line, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
 
 

@@ -1,9 +1,11 @@
-"""Rows of query, positive passage and domain: reading from JSONL, with all faults at once, and numbering of texts."""
+"""Rows of query, positive passage and domain: reading, with all faults at once, and numbering of texts."""
 
 import itertools
+import json
+import math
 import shlex
 import stat
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, domain_named_after, match_columns
+from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.formats import FORMATS, Fault, Format, OtherFormat, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
 from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
 from nic_ray.metrics.table import OVER_ALL
 from nic_ray.validation import row_faults
 
@@ -37,7 +43,9 @@ class Pair:
     negatives: tuple[str, ...] = ()
     source_section: str | None = None
     line: int = 0
-    """Line number in its file, from 1; 0 if it comes from no file."""
+    """Number of its line or row in its file, from 1; 0 if it comes from no file."""
+    unit: str = "line"
+    """What that number counts: "line" or "row"."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,20 @@ class Problem:
 
     line: int
     message: str
+    unit: str = "line"
+    """As for `Pair`."""
+
+
+@dataclass(frozen=True)
+class FileOfPairs:
+    """What a file holds."""
+
+    pairs: list[Pair]
+    """Its usable rows; a row with several positives gives one for each."""
+    problems: list[Problem]
+    """Everything that makes it unusable, in the order of its rows."""
+    notes: list[str]
+    """What the user should know about how it was read."""
 
 
 @dataclass(frozen=True)
@@ -89,58 +111,165 @@ class Collection:
         return near_duplicates(self.texts)
 
 
-def read_pairs(path: Path, known_domains: Container[str] = ()) -> list[Pair]:
-    """Read all rows of a JSONL file; their texts are not changed in any way.
+def read_pairs(path: Path, known_domains: Container[str] = (), form: Form = AS_FOUND) -> list[Pair]:
+    """Read all rows of a file or folder in one of the `formats.FORMATS`; their texts are not changed in any way.
 
     Args:
         known_domains: domains that have other rows elsewhere, so that a single passage here is enough.
+        form: how the file is to be read.
 
     Raises:
-        InputError: the file or any of its lines is unusable; the message lists the first faults, by line.
+        InputError: the file or any of its rows is unusable; the message lists the first faults, by place.
     """
-    pairs, problems = find_problems(path, known_domains)
+    pairs, problems = find_problems(path, known_domains, form)
     if problems:
         raise InputError(describe_problems(path, pairs, problems, listed=MAX_LISTED))
     return pairs
 
 
-def find_problems(path: Path, known_domains: Container[str] = ()) -> tuple[list[Pair], list[Problem]]:
-    """Read the usable rows of a JSONL file, and find everything that makes the file unusable, by line.
+def find_problems(
+    path: Path, known_domains: Container[str] = (), form: Form = AS_FOUND
+) -> tuple[list[Pair], list[Problem]]:
+    """Read the usable rows of a file, and find everything that makes the file unusable, by place.
 
     A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
     rows and a single problem, which names the format.
     """
-    pairs: list[Pair] = []
-    problems: list[Problem] = []
+    found = read_file(path, form)
+    return found.pairs, found.problems + list(_small_domains(found.pairs, known_domains) if found.pairs else ())
+
+
+def read_file(path: Path, form: Form = AS_FOUND) -> FileOfPairs:
+    """Read the usable rows of a file; raises no error whatever the file holds, except for an unknown `form.format`."""
+    name = format_named(path, form.format)
     try:
         kind = path.stat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            return [], [Problem(0, "is a pipe or a device, which can be read only once; write its rows into a file")]
-        with path.open("rb") as lines:
-            if fault := describe_bytes(path, lines.peek(HEAD)[:HEAD]):
-                return [], [Problem(0, fault)]
-            for number, line in enumerate(lines, start=1):
-                content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
-                if content:
-                    try:
-                        pairs.append(_pair(content, number))
-                    except ValueError as error:
-                        problems.extend(Problem(number, message) for message in row_faults(error, content))
-            if problems and len(pairs) <= 1 and lines.seekable():
-                lines.seek(0)
-                text = lines.read().decode("utf-8", errors="replace")
-                # the last row of a list may be a usable line
-                if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (fault := describe_text(path, text)):
-                    return [], [Problem(0, fault)]
+            return _unusable("is a pipe or a device, which can be read only once; write its rows into a file")
+        if stat.S_ISREG(kind) and FORMATS[name].is_text:
+            with path.open("rb") as file:
+                if fault := describe_bytes(path, file.read(HEAD)):
+                    return _unusable(fault)
+        found = _read_lines(path, form) if name == "jsonl" else _read_rows(path, FORMATS[name], form)
+    except OtherFormat as error:
+        # perhaps JSON objects a line, or JSON of a kind that is described there
+        found = _unusable(str(error)) if form.format else _read_lines(path, form)
     except FileNotFoundError:
-        return [], [Problem(0, "no such file; one that comes along is data/reference/pairs.jsonl")]
+        return _unusable("no such file; one that comes along is data/reference/pairs.jsonl")
     except IsADirectoryError:
-        return [], [Problem(0, describe_folder(path))]
+        return _unusable(describe_folder(path))
     except OSError as error:
-        return [], [Problem(0, f"cannot be read ({error.strerror}); name a readable JSONL file")]
-    if not pairs and not problems:
-        problems.append(Problem(0, f"holds no rows; {WANT}"))
-    return pairs, problems + list(_small_domains(pairs, known_domains))
+        return _unusable(f"cannot be read ({error.strerror}); name a readable file")
+    if not found.pairs and not found.problems:
+        return _unusable(f"holds no rows; {WANT}")
+    return found
+
+
+def _unusable(message: str) -> FileOfPairs:
+    return FileOfPairs([], [Problem(0, message)], [])
+
+
+def _read_lines(path: Path, form: Form) -> FileOfPairs:
+    """Read JSONL."""
+    try:
+        columns = _columns_of_lines(path, form.columns)
+    except UnknownColumn as error:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return _unusable(describe_text(path, text) or str(error))
+    domain = None if columns is None or "domain" in columns.of else domain_named_after(path)
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
+            if content:
+                try:
+                    pairs.extend(_pairs_of(_parsed(content, columns, domain), number, "line"))
+                except ValueError as error:
+                    problems.extend(Problem(number, message) for message in row_faults(error, content))
+        if problems and len(pairs) <= 1 and lines.seekable():
+            lines.seek(0)
+            text = lines.read().decode("utf-8", errors="replace")
+            # the last row of a list may be a usable line
+            if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (fault := describe_text(path, text)):
+                return _unusable(fault)
+    return FileOfPairs(pairs, problems, _notes(columns, domain))
+
+
+def _columns_of_lines(path: Path, given: Mapping[str, str]) -> Columns | None:
+    """Find the columns of a JSONL file by the names in its first row, or in all rows if that lacks a field.
+
+    Returns:
+        None where the fields have their own names, or no line is an object.
+    """
+    names: dict[str, None] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+            if not given and names.keys() >= {*FIELDS}:
+                return None if not any(map(NUMBERED.fullmatch, names)) else match_columns(list(names))
+    return match_columns(list(names), given) if names else None
+
+
+def _parsed(content: bytes, columns: Columns | None, domain: str | None) -> "_Row":
+    content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
+    if columns is None:
+        return _Row.model_validate_json(content)
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
+        return _Row.model_validate_json(content)  # raises an error of the kind that is described
+    return _row_of(row, columns, domain)
+
+
+def _row_of(row: Any, columns: Columns, domain: str | None) -> "_Row":
+    if not isinstance(row, dict):
+        return _Row.model_validate(row)
+    fields = columns.fields_of(row)
+    return _Row.model_validate(fields if domain is None else {**fields, "domain": domain})
+
+
+def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
+    """Read any other format."""
+    names, rows = source.read(path)
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    try:
+        if names is None:
+            listed = list(rows)
+            names = list(dict.fromkeys(name for _, row in listed if isinstance(row, dict) for name in row))
+            rows = iter(listed)
+        if not names:
+            faults = [Problem(at, fault.message, source.unit) for at, fault in rows if isinstance(fault, Fault)]
+            return FileOfPairs([], faults, [])
+        columns = match_columns(names, form.columns)
+    except UnknownColumn as error:
+        return _unusable(str(error))
+    domain = None if "domain" in columns.of else domain_named_after(path)
+    try:
+        for place, row in rows:
+            if isinstance(row, Fault):
+                problems.append(Problem(place, row.message, source.unit))
+                continue
+            try:
+                pairs.extend(_pairs_of(_row_of(row, columns, domain), place, source.unit))
+            except ValueError as error:
+                problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
+    except InputError as error:  # names a file of a folder, and its lines
+        return _unusable(str(error))
+    return FileOfPairs(pairs, problems, _notes(columns, domain))
+
+
+def _notes(columns: Columns | None, domain: str | None) -> list[str]:
+    if columns is None:
+        return []
+    alone = [] if domain is None else [f'no column holds domains: all rows are of one, "{domain}"']
+    return [*columns.notes(), *alone]
 
 
 def describe_problems(
@@ -159,15 +288,15 @@ def describe_problems(
         return f"{path}: {problems[0].message}"
     unusable = len({problem.line for problem in problems if problem.line})
     if unusable:
-        total = len(pairs) + unusable
-        heading = f"{unusable} of {total} lines {'is' if unusable == 1 else 'are'} unusable"
+        total = len({pair.line for pair in pairs}) + unusable
+        heading = f"{unusable} of {total} {unit_of(problems)}s {'is' if unusable == 1 else 'are'} unusable"
     else:
         heading = f"{len(problems)} problems"
     lines: dict[str, list[int]] = {}
     for problem in problems:
         lines.setdefault(problem.message, []).append(problem.line)
     most = listed or LISTED_BY_CHECK
-    findings = [_at_lines(numbers) + message for message, numbers in list(lines.items())[:most]]
+    findings = [_at_lines(numbers, unit_of(problems)) + message for message, numbers in list(lines.items())[:most]]
     if len(findings) < len(lines):
         findings.append(f"... and {len(lines) - len(findings)} more")
     way_out = "Correct them."
@@ -177,7 +306,12 @@ def describe_problems(
     return "\n  ".join([f"{path}: {heading}", *findings, way_out])
 
 
-def _at_lines(numbers: Sequence[int]) -> str:
+def unit_of(problems: Sequence[Problem]) -> str:
+    """Return what the places of some problems count."""
+    return next((problem.unit for problem in problems if problem.line), "line")
+
+
+def _at_lines(numbers: Sequence[int], unit: str) -> str:
     """Name the lines of a fault, given in ascending order; empty for the file as a whole."""
     if numbers[0] == 0:
         return ""
@@ -186,7 +320,7 @@ def _at_lines(numbers: Sequence[int]) -> str:
     listed = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
     if left := sum(map(len, runs[RUNS_LISTED:])):
         listed.append(f"and {left:,} more")
-    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(listed)}: "
+    return f"{unit}{'s' if len(numbers) > 1 else ''} {', '.join(listed)}: "
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
@@ -264,28 +398,44 @@ def _domain_name(name: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    if value is None:
-        return []
     return [_not_empty(value)] if isinstance(value, str) else value
 
 
+def _listed_or_none(value: Any) -> Any:
+    return [] if value is None else _listed(value)
+
+
 Text = Annotated[str, AfterValidator(_not_empty)]
+
+
+def _named(value: Any) -> Any:
+    """Return a domain that is given as a number, or as true or false, as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
+
+
+def row_of(pair: Pair) -> JsonObject:
+    """Return a pair with the names of its fields, as formats write it."""
+    row: JsonObject = {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
+    if pair.negatives:
+        row["negative"] = list(pair.negatives)
+    return row if pair.source_section is None else {**row, "source_section": pair.source_section}
 
 
 class _Row(BaseModel):
     model_config = ConfigDict(strict=True)
 
     query: Text
-    positive: Text
-    domain: Annotated[Text, AfterValidator(_domain_name)]
-    negative: Annotated[list[Text], BeforeValidator(_listed)] = []
+    positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
+    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
+    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
     source_section: str | None = None
 
 
-def _pair(content: bytes, line: int) -> Pair:
-    content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
-    row = _Row.model_validate_json(content)
-    return Pair(row.query, row.positive, row.domain, tuple(row.negative), row.source_section, line)
+def _pairs_of(row: _Row, place: int, unit: str) -> Iterator[Pair]:
+    for positive in row.positive:
+        yield Pair(row.query, positive, row.domain, tuple(row.negative), row.source_section, place, unit)
 
 
 def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:

@@ -1,6 +1,5 @@
 """New rows beside old ones: the rows that a model was tuned on keep their parts, and the new rows join them."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from nic_ray.config import DataConfig
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs
 from nic_ray.dataset.split import GROUPS_PER_DOMAIN, Part, hold_back_queries, sample_rows, split_rows
 from nic_ray.errors import InputError
@@ -123,7 +123,7 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
 def _refuse_other_file(path: Path, record: ReplayedPairs, model: str) -> None:
     way_out = "name a copy of that file with --replay (data.replay)"
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = content_sha256(path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from nic_ray import console
 from nic_ray.dataset import lint
-from nic_ray.dataset.pairs import Pair, Problem, count_by_domain, count_pairs, describe_problems, find_problems
+from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.pairs import (
+    Pair,
+    Problem,
+    count_by_domain,
+    count_pairs,
+    describe_problems,
+    find_problems,
+    read_file,
+)
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
@@ -41,10 +50,18 @@ class Checkup:
     """Reasons why the file cannot be used; if there are any, no findings are looked for."""
     findings: Sequence[lint.Finding]
     written: CleanFile | None
+    notes: Sequence[str] = ()
+    """What the user should know about how the file was read."""
 
 
 def check_file(
-    pairs: Path, *, clean_file: Path | None, leave_out: str | None, base_model: str, max_tokens: int
+    pairs: Path,
+    *,
+    clean_file: Path | None,
+    leave_out: str | None,
+    base_model: str,
+    max_tokens: int,
+    form: Form = AS_FOUND,
 ) -> Checkup:
     """Check a file of pairs, and write a cleaned copy if one is requested.
 
@@ -53,14 +70,16 @@ def check_file(
         leave_out: findings, separated by commas, whose rows are left out of the copy; None means the harmful findings.
         base_model: model whose tokenizer counts the tokens.
         max_tokens: number of tokens at which a text is cut off.
+        form: how the file is to be read.
 
     Raises:
-        InputError: a finding is unknown, the copy cannot be written or the model is not available.
+        InputError: a format or a finding is unknown, the copy cannot be written or the model is not available.
     """
-    rows, problems = find_problems(pairs)
+    rows, problems = find_problems(pairs, form=form)
+    notes = read_file(pairs, form).notes
     total, domains = count_pairs(rows), count_by_domain(rows)
     if problems:
-        return Checkup(pairs, rows, total, domains, problems, [], None)
+        return Checkup(pairs, rows, total, domains, problems, [], None, notes)
     codes = [code for code, rule in lint.RULES.items() if rule.left_out]
     if leave_out is not None:
         codes = lint.parse_codes(leave_out, "--leave-out")
@@ -71,10 +90,10 @@ def check_file(
     findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if clean_file is not None:
-        left_out = lint.write_clean(pairs, findings, codes, clean_file)
+        left_out = lint.write_clean(pairs, rows, findings, codes, clean_file, form)
         kept, faults = find_problems(clean_file)
         written = CleanFile(str(clean_file), len(kept), left_out, faults)
-    return Checkup(pairs, rows, total, domains, problems, findings, written)
+    return Checkup(pairs, rows, total, domains, problems, findings, written, notes)
 
 
 def refuse_unusable(checkup: Checkup) -> None:
@@ -107,6 +126,7 @@ def as_json(checkup: Checkup) -> JsonObject:
         "domains": checkup.domains,
         "problems": [asdict(problem) for problem in checkup.problems],
         "findings": findings,
+        "notes": list(checkup.notes),
         "written": None if checkup.written is None else asdict(checkup.written),
     }
 
@@ -114,6 +134,8 @@ def as_json(checkup: Checkup) -> JsonObject:
 def show_checkup(checkup: Checkup) -> None:
     """Print the result of checking a usable file."""
     print(f"{checkup.file}: usable")
+    for note in checkup.notes:
+        console.say(note)
     sizes = {name: float(counts["positives"]) for name, counts in checkup.domains.items()}
     lines = [
         [omitted_domains(sizes)] if name is None else [name, *map(str, checkup.domains[name].values())]

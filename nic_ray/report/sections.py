@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_refit, describe_word_search
-from nic_ray.bundle.files import file_sha256
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.bundle.previous import COLUMNS as COLUMNS_OF_PREVIOUS
 from nic_ray.bundle.previous import cells_of as cells_of_previous
 from nic_ray.bundle.previous import describe_previous
+from nic_ray.dataset.form import form_of
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
@@ -247,10 +248,10 @@ def data(run: FinishedRun) -> Html:
             for name in shown_domains(sizes)
         ],
     )
-    if not file.exists() or file_sha256(file) != data["sha256"]:
+    if not file.exists() or content_sha256(file) != data["sha256"]:
         yield sentence("The file is no longer there as it was, so it cannot be checked here.")
         return
-    rows = read_pairs(file, data["domains"])
+    rows = read_pairs(file, data["domains"], form_of(run.config.data))
     train = run.config.train
     prompts = chosen_prompts(stored_prompts(train.base_model), train.prompts)
     tokens, limit = count_tokens(train.base_model, texts_of(rows, prompts), train.max_tokens)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nic_ray.bundle.files import file_sha256
 from nic_ray.config import Config, GuardConfig
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.evidence import (
     Evidence,
     GuardVerdict,
@@ -269,7 +269,7 @@ def _retention(
     measured: Evidence = {"retention": retention, "neighbours_kept": kept}
     path = own.prepared.config.guard.retention_set
     if own.retention_set is not None and path is not None:
-        measured["retention_set"] = {"pairs": path.name, "sha256": file_sha256(path)}
+        measured["retention_set"] = {"pairs": path.name, "sha256": content_sha256(path)}
     return measured
 
 

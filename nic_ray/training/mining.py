@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from nic_ray.dataset.pairs import Collection, Pair, relevant_passages
+from nic_ray.dataset.formats import format_named, write_rows
+from nic_ray.dataset.pairs import Collection, Pair, relevant_passages, row_of
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.model.cut import placed
@@ -97,17 +99,27 @@ def mine_negatives(
 
 
 def write_negatives(source: Path, pairs: Sequence[Pair], negatives: Mapping[int, Sequence[str]], out: Path) -> None:
-    """Write a copy of a file's rows, with the results of `mine_negatives` appended to the rows' existing negatives.
+    """Write a file's rows, with the results of `mine_negatives` appended to the rows' existing negatives.
+
+    From JSONL with our names to JSONL, fields that this package does not read are kept.
 
     Args:
-        source: JSONL file of the pairs; fields that this package does not read are kept.
+        source: the file of the pairs.
         pairs: all rows of the file, as `pairs.read_pairs` returns them.
-        out: a file that does not exist yet.
+        out: a file that does not exist yet, in the format of its ending.
     """
+    all_of = [
+        pair if row not in negatives else replace(pair, negatives=(*dict.fromkeys([*pair.negatives, *negatives[row]]),))
+        for row, pair in enumerate(pairs)
+    ]
+    plain = len({pair.line for pair in pairs}) == len(pairs)  # no row has several positives
+    if not (plain and (format_named(source), format_named(out)) == ("jsonl", "jsonl")):
+        write_rows(out, [row_of(pair) for pair in all_of], format_named(out))
+        return
     lines = source.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     with out.open("x", encoding="utf-8") as file:
-        for row, pair in enumerate(pairs):
+        for row, pair in enumerate(all_of):
             content = json.loads(lines[pair.line - 1])
             if row in negatives:
-                content["negative"] = list(dict.fromkeys([*pair.negatives, *negatives[row]]))
+                content["negative"] = list(pair.negatives)
             file.write(json.dumps(content, ensure_ascii=False) + "\n")

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config, DataConfig
+from nic_ray.dataset.form import form_of
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.general import general_texts
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import Earlier, Replay, earlier_pairs, join, refuse_other_split
@@ -92,7 +94,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
         collection=collection,
         passages=collection.near_group[collection.positive],
         parts=parts,
-        pairs_sha256=hashlib.sha256(config.data.pairs.read_bytes()).hexdigest(),
+        pairs_sha256=content_sha256(config.data.pairs),
         encoder=encoder,
         tokens=tokens_of(encoder, collection, general, config.train.max_tokens),
         device=device,
@@ -223,11 +225,11 @@ def divided(data: DataConfig, base_model: str) -> tuple[Collection, NDArray[np.s
         InputError: a file cannot be used or is not what the base model was tuned on, or a domain is too small.
     """
     if not data.replay:
-        return *divide(read_pairs(data.pairs), data), None
+        return *divide(read_pairs(data.pairs, form=form_of(data)), data), None
     earlier = earlier_pairs(base_model, data.replay)
     old, old_parts = divide_again(earlier)
     refuse_other_split(earlier, split_sha256(old, old_parts), data.protocol)
-    joined = join(old, old_parts, read_pairs(data.pairs, old.domains), data)
+    joined = join(old, old_parts, read_pairs(data.pairs, old.domains, form_of(data)), data)
     is_old = np.arange(len(joined.pairs)) < len(old_parts)
     replay = Replay(earlier, is_old, joined.repeated, joined.left_out)
     return index_pairs(joined.pairs), joined.parts, replay
@@ -240,9 +242,9 @@ def divide_again(earlier: Earlier) -> tuple[Collection, NDArray[np.str_]]:
         InputError: a file cannot be used.
     """
     first, *others = earlier.files
-    collection, parts = divide(read_pairs(first.pairs), first)
+    collection, parts = divide(read_pairs(first.pairs, form=form_of(first)), first)
     for data in others:
-        joined = join(collection, parts, read_pairs(data.pairs, collection.domains), data)
+        joined = join(collection, parts, read_pairs(data.pairs, collection.domains, form_of(data)), data)
         collection, parts = index_pairs(joined.pairs), joined.parts
     return collection, parts
 

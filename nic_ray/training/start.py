@@ -6,6 +6,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from nic_ray.dataset.form import form_of
+from nic_ray.dataset.pairs import read_file
 from nic_ray.dataset.replay import describe_replay
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
@@ -23,6 +25,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({data.protocol})"
     )
+    yield from read_file(data.pairs, form_of(data)).notes
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     encoder = prepared.encoder
@@ -139,6 +142,10 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "sha256": split_sha256(collection, prepared.parts),
         },
     }
+    if data.format is not None:
+        described["data"]["format"] = data.format
+    if data.columns:
+        described["data"]["columns"] = {str(name): column for name, column in data.columns.items()}
     if replay is not None:
         described["data"]["replay"] = list(replay.earlier.records)
     general = _describe_general_texts(prepared)

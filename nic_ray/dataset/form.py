@@ -1,0 +1,42 @@
+"""How a file of pairs is to be read, as far as the user says so: its format, and the columns of its fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from nic_ray.config import DataConfig, PairField
+from nic_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is to be read, as far as the user says so."""
+
+    format: str | None = None
+    """A name in `formats.FORMATS`; None: by its ending, or by what a folder holds."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field -> its column; other fields are found by the names of the columns."""
+
+
+AS_FOUND = Form()
+
+
+def form_of(data: DataConfig) -> Form:
+    """Return how the pairs of a run are to be read."""
+    return Form(data.format, {str(name): column for name, column in data.columns.items()})
+
+
+def parse_form(name: str | None, columns: str | None) -> Form:
+    """Parse the options of a command: a format, and columns as FIELD=NAME with commas between them.
+
+    Raises:
+        InputError: something is no field, or has no name; an unknown format is refused where the file is read.
+    """
+    fields = get_args(PairField)
+    named: dict[str, str] = {}
+    for part in [] if columns is None else columns.split(","):
+        field_name, _, column = part.partition("=")
+        if field_name.strip() not in fields or not column:
+            raise InputError(f"--columns {part}: want FIELD=NAME, by commas; fields are {', '.join(fields)}")
+        named[field_name.strip()] = column
+    return Form(name, named)

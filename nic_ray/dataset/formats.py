@@ -1,0 +1,305 @@
+"""The formats that rows are read from and written in: found by a file's ending, a folder's files, or named.
+
+A reader yields rows with their places, counted from 1, so that a fault can be found again. JSONL is read in
+`pairs`, line by line, since its faults are those of single lines.
+"""
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nic_ray.dataset.beir_files import CORPUS, QRELS, QUERIES, answers_of, splits_of, texts_of
+from nic_ray.errors import InputError, in_one_line
+from nic_ray.evidence import JsonObject
+
+DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
+"""Files by which `datasets` marks the folder of a data set, and that of several splits."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row, or, in place of all rows, with a file."""
+
+    message: str
+
+
+class OtherFormat(ValueError):
+    """A file holds something else than its format; the message says what is wrong with it."""
+
+
+Rows = Iterator[tuple[int, JsonObject | Fault]]
+"""(place, row) of each row; place 0 stands for the file as a whole."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files or folders."""
+
+    endings: tuple[str, ...]
+    """In lower case; none for a folder."""
+    unit: str
+    """What places count: "line" or "row"."""
+    read: Callable[[Path], tuple[Sequence[str] | None, Rows]]
+    """Returns the names of the columns, None where every row may have its own, and the rows."""
+    write: Callable[[Path, Sequence[JsonObject]], None] | None = None
+    """Writes rows with the fields of a pair; None where that is not supported."""
+    is_text: bool = True
+    """Whether a file that is not UTF-8 text is of another format."""
+
+
+def format_named(path: Path, asked: str | None = None) -> str:
+    """Return the name of a file's format in `FORMATS`.
+
+    Args:
+        path: the file or folder, which may not exist.
+        asked: the format that the user names, if any.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if asked is not None:
+        if asked not in FORMATS:
+            raise InputError(f"--format {asked}: no such format; known are {', '.join(FORMATS)}")
+        return asked
+    if path.is_dir():
+        if {CORPUS, QUERIES, QRELS} <= {entry.name for entry in path.iterdir()}:
+            return "beir"
+        return "datasets" if (path / DATASET).exists() or (path / DATASETS).exists() else "jsonl"
+    ending = path.suffix.lower()
+    by_ending = next((name for name, form in FORMATS.items() if ending in form.endings), "jsonl")
+    return "json" if by_ending == "jsonl" and _begins_with_a_list(path) else by_ending
+
+
+def content_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, or of all files in a folder with their names.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for inside in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        digest.update(f"{inside.relative_to(path).as_posix()} {content_sha256(inside)}\n".encode())
+    return digest.hexdigest()
+
+
+def write_rows(path: Path, rows: Sequence[JsonObject], name: str) -> None:
+    """Write rows with the fields of a pair.
+
+    Args:
+        path: a file that does not exist yet.
+        name: a format in `FORMATS`.
+
+    Raises:
+        InputError: rows are not written in this format.
+    """
+    write = FORMATS[name].write
+    if write is None:
+        known = ", ".join(known for known, form in FORMATS.items() if form.write is not None)
+        raise InputError(f"{path}: rows are not written in the format {name}; name one of {known}")
+    write(path, rows)
+
+
+def _begins_with_a_list(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    except OSError:
+        return False
+
+
+def _read_json(path: Path) -> tuple[None, Rows]:
+    return None, _json_rows(path)
+
+
+def _json_rows(path: Path) -> Rows:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        yield 0, Fault(f"not UTF-8 ({error.reason} at byte {error.start + 1}); save the file as UTF-8")
+        return
+    except (ValueError, RecursionError) as error:
+        raise OtherFormat(f"is no sound JSON ({error})") from None
+    if isinstance(content, dict) and {"queries", "corpus", "relevant_docs"} <= content.keys():
+        yield from _llama_index_rows(content)
+    elif isinstance(content, list) and any(isinstance(row, dict) for row in content):
+        for number, row in enumerate(content, start=1):
+            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {type(row).__name__}")
+    else:
+        raise OtherFormat("is JSON of another kind; want a list of objects, or a data set as LlamaIndex writes it")
+
+
+def _llama_index_rows(content: Mapping[str, Any]) -> Rows:
+    """Yield a row for each query of LlamaIndex' EmbeddingQAFinetuneDataset, with all of its passages."""
+    queries, corpus, relevant = content["queries"], content["corpus"], content["relevant_docs"]
+    if not all(isinstance(part, dict) for part in (queries, corpus, relevant)):
+        yield 0, Fault("queries, corpus and relevant_docs must be JSON objects, as LlamaIndex writes them")
+        return
+    for number, (query, passages) in enumerate(relevant.items(), start=1):
+        unknown = [
+            f'{part} has no "{key}"'
+            for part, keys, texts in (("queries", [query], queries), ("corpus", passages, corpus))
+            for key in keys
+            if key not in texts
+        ]
+        if unknown:
+            yield number, Fault(f"relevant_docs: {', '.join(unknown)}")
+        else:
+            yield number, {"query": queries[query], "positive": [corpus[key] for key in passages]}
+
+
+def _read_table(delimiters: str) -> Callable[[Path], tuple[Sequence[str], Rows]]:
+    def read(path: Path) -> tuple[Sequence[str], Rows]:
+        lines = _lines_of_a_table(path, delimiters)
+        place, header = next(lines, (0, []))
+        if isinstance(header, Fault):
+            return [], iter([(place, header)])
+        return header, _rows_of_a_table(header, lines)
+
+    return read
+
+
+def _lines_of_a_table(path: Path, delimiters: str) -> Iterator[tuple[int, list[str] | Fault]]:
+    csv.field_size_limit(sys.maxsize)  # a passage may be longer than 128 KB
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            delimiter = max(delimiters, key=first.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            before = 0
+            for cells in reader:
+                if cells:
+                    yield before + 1, cells
+                before = reader.line_num
+    except UnicodeDecodeError as error:
+        yield 0, Fault(f"not UTF-8 ({error.reason} at byte {error.start + 1} of a part); save the file as UTF-8")
+    except csv.Error as error:
+        yield before + 1, Fault(f"no sound line of a table ({error}); quote a cell that holds quotes or line ends")
+
+
+def _rows_of_a_table(header: Sequence[str], lines: Iterator[tuple[int, list[str] | Fault]]) -> Rows:
+    for place, cells in lines:
+        if isinstance(cells, Fault):
+            yield place, cells
+        elif len(cells) != len(header):
+            yield place, Fault(f"has {len(cells)} cells, and the header has {len(header)}")
+        else:
+            yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
+
+
+def _read_parquet(path: Path) -> tuple[Sequence[str], Rows]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        return [], iter([(0, Fault(f"is no sound Parquet file ({in_one_line(error)})"))])
+    return file.schema_arrow.names, _rows_of_batches(file.iter_batches(batch_size=10_000))
+
+
+def _read_datasets(path: Path) -> tuple[Sequence[str], Rows]:
+    """Read a folder that `datasets` saved: Arrow streams, named in state.json."""
+    import pyarrow
+
+    if (path / DATASETS).exists():
+        splits = json.loads((path / DATASETS).read_text(encoding="utf-8"))["splits"]
+        named = ", ".join(str(path / split) for split in splits)
+        return [], iter([(0, Fault(f"holds several splits; name one of {named}"))])
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        files = [path / part["filename"] for part in state["_data_files"]]
+        streams = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) for file in files]
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        return [], iter([(0, Fault(f"is no sound folder of datasets ({in_one_line(error)}); save it again"))])
+    names = streams[0].schema.names if streams else []
+    return names, _rows_of_batches(batch for stream in streams for batch in stream)
+
+
+def _rows_of_batches(batches: Iterator[Any]) -> Rows:
+    import pyarrow
+
+    place = 0
+    try:
+        for batch in batches:
+            for row in batch.to_pylist():
+                place += 1
+                yield place, {name: value for name, value in row.items() if value is not None}
+    except (OSError, pyarrow.ArrowException) as error:
+        yield 0, Fault(f"breaks off after row {place} ({in_one_line(error)})")
+
+
+def _read_beir(path: Path) -> tuple[Sequence[str], Rows]:
+    return ["query", "positive"], _beir_rows(path)
+
+
+def _beir_rows(folder: Path) -> Rows:
+    """Yield a row for each query and split of a folder in BEIR form, with the passages that answer the query."""
+    passages, queries = texts_of(folder / CORPUS), texts_of(folder / QUERIES)
+    place = 0
+    for split in splits_of(folder):
+        by_query: dict[str, list[str]] = {}
+        for query, passage in answers_of(folder, split, queries, passages):
+            by_query.setdefault(query, []).append(passages[passage])
+        for query, answers in by_query.items():
+            place += 1
+            yield place, {"query": queries[query], "positive": answers}
+
+
+def _read_jsonl(path: Path) -> tuple[None, Rows]:
+    raise NotImplementedError(f"{path}: JSONL is read by `pairs`")
+
+
+def _write_jsonl(path: Path, rows: Sequence[JsonObject]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_json(path: Path, rows: Sequence[JsonObject]) -> None:
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_table(delimiter: str) -> Callable[[Path, Sequence[JsonObject]], None]:
+    def write(path: Path, rows: Sequence[JsonObject]) -> None:
+        flat = [_without_lists(row) for row in rows]
+        names = list(dict.fromkeys(name for row in flat for name in row))
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names, delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(flat)
+
+    return write
+
+
+def _without_lists(row: JsonObject) -> JsonObject:
+    """Return a row with a column for each of its negatives."""
+    flat = {name: value for name, value in row.items() if name != "negative"}
+    return flat | {f"negative_{number}": text for number, text in enumerate(row.get("negative", []), start=1)}
+
+
+def _write_parquet(path: Path, rows: Sequence[JsonObject]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+
+
+FORMATS = {
+    "jsonl": Format((".jsonl", ".ndjson"), "line", _read_jsonl, _write_jsonl),
+    "json": Format((".json",), "row", _read_json, _write_json),
+    "csv": Format((".csv",), "line", _read_table(",;\t|"), _write_table(",")),
+    "tsv": Format((".tsv", ".tab"), "line", _read_table("\t"), _write_table("\t")),
+    "parquet": Format((".parquet", ".pq"), "row", _read_parquet, _write_parquet, is_text=False),
+    "datasets": Format((), "row", _read_datasets),
+    "beir": Format((), "row", _read_beir),
+}
+"""Name -> format."""

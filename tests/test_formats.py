@@ -1,0 +1,340 @@
+"""Every format of pairs: read, written again, and each fault that a file of it may have, with its place."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow
+import pytest
+from datasets import Dataset, DatasetDict
+from pyarrow import parquet
+
+from nic_ray.check import main as check
+from nic_ray.config import DataConfig, FileFormat
+from nic_ray.dataset.columns import UnknownColumn, match_columns
+from nic_ray.dataset.form import Form, parse_form
+from nic_ray.dataset.formats import FORMATS, content_sha256, format_named
+from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs
+from nic_ray.errors import InputError
+from nic_ray.training.prepared import divide, split_sha256
+
+ROWS = [
+    {"query": f"what of part {n}?", "positive": f"Part {n}:\n„all“, or 'half'; 5 µm, \"so\".", "domain": domain}
+    | ({"negative": [f"Part {n + 1}.", "none"]} if n % 3 == 0 else {})
+    for n, domain in enumerate(["pumps"] * 4 + ["valves"] * 4)
+]
+ROOT = Path(__file__).parents[1]
+
+
+def with_columns(rows):
+    """For formats without lists: a column for each negative."""
+    return [
+        {name: value for name, value in row.items() if name != "negative"}
+        | {f"negative_{number}": text for number, text in enumerate(row.get("negative", []), 1)}
+        for row in rows
+    ]
+
+
+def csv_of(rows, delimiter=","):
+    rows = with_columns(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    quoted = [[str(row.get(name, "")).replace('"', '""') for name in names] for row in rows]
+    return "".join(delimiter.join(f'"{cell}"' for cell in cells) + "\n" for cells in [names, *quoted])
+
+
+def save(folder: Path, form: str, rows) -> Path:
+    """Write rows as other programs would, and return what a user names."""
+    path = folder / f"rows{next(iter(FORMATS[form].endings), '')}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif form == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif form in ("csv", "tsv"):
+        path.write_text(csv_of(rows, {"csv": ",", "tsv": "\t"}[form]), encoding="utf-8")
+    elif form == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif form == "datasets":
+        Dataset.from_list(rows).save_to_disk(str(path))
+    else:
+        save_beir(path, rows)
+    return path
+
+
+def save_beir(path: Path, rows) -> None:
+    (path / "qrels").mkdir(parents=True)
+    for file, field in (("queries.jsonl", "query"), ("corpus.jsonl", "positive")):
+        lines = [json.dumps({"_id": f"{field}{n}", "text": row[field]}) for n, row in enumerate(rows)]
+        (path / file).write_text("\n".join(lines), encoding="utf-8")
+    for split, part in (("test", rows[:3]), ("train", rows[3:])):
+        first = rows.index(part[0])
+        lines = [f"query{n}\tpositive{n}\t1" for n in range(first, first + len(part))]
+        (path / "qrels" / f"{split}.tsv").write_text(
+            "\n".join(["query-id\tcorpus-id\tscore", *lines]), encoding="utf-8"
+        )
+
+
+def essence(pairs, *, whole=True):
+    return [(pair.query, pair.positive, *((pair.domain, pair.negatives) if whole else ())) for pair in pairs]
+
+
+EXPECTED = [(row["query"], row["positive"], row["domain"], tuple(row.get("negative", ()))) for row in ROWS]
+
+
+def test_the_settings_name_every_format():
+    assert set(FileFormat.__args__) == {*FORMATS}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_rows_are_read_as_they_were_written_and_keep_their_places(tmp_path, form):
+    path = save(tmp_path, form, ROWS)
+    assert format_named(path) == form
+    found = read_file(path)
+    assert found.problems == []
+    if form == "beir":
+        assert essence(found.pairs, whole=False) == [row[:2] for row in EXPECTED]
+        assert found.notes == ['no column holds domains: all rows are of one, "rows"']
+    else:
+        assert essence(found.pairs) == EXPECTED
+    places = [2 * n + 2 for n in range(8)] if form in ("csv", "tsv") else [*range(1, 9)]  # a text of two lines each
+    assert [pair.line for pair in found.pairs] == places
+    assert {pair.unit for pair in found.pairs} == {FORMATS[form].unit}
+
+
+@pytest.mark.parametrize("source", FORMATS)
+@pytest.mark.parametrize("target", [name for name, form in FORMATS.items() if form.write is not None])
+def test_a_clean_copy_in_any_format_holds_the_same_rows(tmp_path, capsys, source, target):
+    path = save(tmp_path, source, [*ROWS, ROWS[0]])
+    out = tmp_path / f"clean{FORMATS[target].endings[0]}"
+    check(path, write_clean=out, leave_out="duplicate-row")
+    assert f"written: {out}: 8 of 9 rows" in " ".join(capsys.readouterr().out.split())
+    assert essence(read_pairs(out), whole=source != "beir") == (
+        EXPECTED if source != "beir" else [row[:2] for row in EXPECTED]
+    )
+
+
+def test_the_reference_set_has_the_same_split_in_every_format(tmp_path):
+    pairs = read_pairs(ROOT / "data/reference/pairs.jsonl")[:400]
+    rows = [
+        {"query": pair.query, "positive": pair.positive, "domain": pair.domain, "source_section": pair.source_section}
+        for pair in pairs
+    ]
+    splits = set()
+    for form in FORMATS.keys() - {"beir"}:
+        collection, parts = divide(read_pairs(save(tmp_path, form, rows)), DataConfig())
+        splits.add(split_sha256(collection, parts))
+    assert len(splits) == 1
+
+
+# what is wrong -> format -> (rows or content, place, what the message says); None where a format cannot have the fault
+def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
+    """Write a file with a fault; return it with a pattern of the message, or None where the format cannot have it."""
+    lines, texts = FORMATS[form].unit, form in ("jsonl", "json", "csv", "tsv")
+    third = {"jsonl": 3, "json": 3, "csv": 6, "tsv": 6, "parquet": 3, "datasets": 3}.get(form)
+    if kind == "missing column":
+        if form == "beir":
+            return None
+        return save(folder, form, [{"question of": row["query"], "positive": "p"} for row in ROWS]), (
+            r"no column is known to hold the queries \(found: question of, positive\); name it with --columns"
+        )
+    if kind == "missing text":
+        if form == "beir":
+            return None
+        rows = [row if n != 2 else {**row, "query": None} for n, row in enumerate(ROWS)]
+        missing = form in ("csv", "tsv", "parquet", "datasets")
+        if form in ("csv", "tsv"):
+            rows = [row if n != 2 else {**row, "query": ""} for n, row in enumerate(ROWS)]
+        return save(
+            folder, form, rows
+        ), rf'{lines} {third}: "query" {"is missing" if missing else "must be text, got null"}'
+    if kind == "wrong type":
+        if form in ("beir", "csv", "tsv", "datasets"):
+            return None
+        rows = [{**row, "positive": 7} for row in ROWS] if form == "parquet" else [
+            row if n != 2 else {**row, "positive": 7} for n, row in enumerate(ROWS)
+        ]  # fmt: skip
+        place = "rows 1-8" if form == "parquet" else f"{lines} {third}"
+        return save(folder, form, rows), rf'{place}: "positive" must be text or a list of texts, got a number'
+    if kind == "nested":
+        if form in ("beir", "csv", "tsv"):
+            return None
+        rows = [{**row, "negative": [{"text": "n"}]} for row in ROWS]
+        return save(folder, form, rows), rf'{lines}s 1-8: "negative" item 1 must be text, got an object'
+    if kind == "empty file":
+        path = folder / f"rows{next(iter(FORMATS[form].endings), '')}"
+        if form in ("datasets", "beir"):
+            return None
+        path.touch()
+        return path, "is no sound Parquet file" if form == "parquet" else "holds no rows"
+    if kind == "one row":
+        return save_one(folder, form), r'domain ".*" has too few distinct positive passages, 1; want 3'
+    if kind == "wrong encoding":
+        if not texts:
+            return None
+        path = save(folder, form, ROWS)
+        path.write_bytes(path.read_bytes().replace(b"what of part 2?", b"caf\xe9"))
+        return path, r"[Nn]?ot UTF-8 .*save the file as UTF-8"
+    if kind == "cut off":
+        if form in ("jsonl", "beir"):
+            return None
+        path = save(folder, form, ROWS)
+        if form == "datasets":
+            path = next(path.glob("*.arrow"))
+        path.write_bytes(path.read_bytes()[:-40])
+        wanted = {"json": "not a sound one", "parquet": "is no sound Parquet file"}
+        return (folder / "rows" if form == "datasets" else path), wanted.get(
+            form, "cells, and the header has|breaks off|no sound"
+        )
+    return None
+
+
+def save_one(folder: Path, form: str) -> Path:
+    if form != "beir":
+        return save(folder, form, ROWS[:1])
+    save_beir(folder / "rows", ROWS[:4])
+    for name in ("test", "train"):
+        (folder / "rows" / "qrels" / f"{name}.tsv").write_text("query0\tpositive0\t1\n")
+    return folder / "rows"
+
+
+FAULTS = (
+    "missing column",
+    "missing text",
+    "wrong type",
+    "nested",
+    "empty file",
+    "one row",
+    "wrong encoding",
+    "cut off",
+)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_fault_has_a_message_with_its_place(tmp_path, form, kind):
+    made = broken(kind, form, tmp_path)
+    if made is None:
+        pytest.skip(f"{form} cannot have it, or says it by another fault")
+    path, message = made
+    pairs, problems = find_problems(path)
+    assert problems
+    text = describe_problems(path, pairs, problems)
+    assert any(re.search(message, line) for line in text.splitlines()), text
+    with pytest.raises(InputError):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv"])
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, form):
+    path = save(tmp_path, form, ROWS)
+    content = path.read_text(encoding="utf-8")
+    ends = content if form in ("csv", "tsv") else content.replace("\n", "\r\n")
+    path.write_bytes(("\ufeff" + ends).encode())
+    assert essence(read_pairs(path)) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (
+            ["anchor", "positive", "negative"],
+            {},
+            {"query": ("anchor",), "positive": ("positive",), "negative": ("negative",)},
+        ),
+        (
+            ["question", "answer", "negative_1", "negative_2"],
+            {},
+            {"query": ("question",), "positive": ("answer",), "negative": ("negative_1", "negative_2")},
+        ),
+        (["query", "pos", "neg", "prompt"], {}, {"query": ("query",), "positive": ("pos",), "negative": ("neg",)}),
+        ([" Query", "TEXT", "topic"], {}, {"query": (" Query",), "positive": ("TEXT",), "domain": ("topic",)}),
+        (["a", "b"], {"query": "b", "positive": "a"}, {"query": ("b",), "positive": ("a",)}),
+        (["query", "question", "text"], {"query": "question"}, {"query": ("question",), "positive": ("text",)}),
+    ],
+)
+def test_columns_are_found_by_the_names_that_others_use(names, given, expected):
+    assert dict(match_columns(names, given).of) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        (
+            ["id", "text"],
+            {},
+            r"no column is known to hold the queries \(found: id, text\); name it with --columns query=NAME",
+        ),
+        (
+            [],
+            {},
+            r"hold the queries or the passages \(found: nothing\); name it with --columns query=NAME,positive=NAME",
+        ),
+        (["query", "text"], {"positive": "answer"}, r'has no column "answer", which is named for positive'),
+    ],
+)
+def test_a_column_that_is_not_there_is_named(names, given, message):
+    with pytest.raises(UnknownColumn, match=message):
+        match_columns(names, given)
+
+
+def test_what_was_read_under_another_name_is_said(tmp_path, capsys):
+    rows = [
+        {"anchor": row["query"], "answers": [row["positive"], f"also {n}"], "topic": n % 2}
+        for n, row in enumerate(ROWS)
+    ]
+    found = read_file(save(tmp_path, "jsonl", rows))
+    assert found.notes == ['read "anchor" as query, "answers" as positive, "topic" as domain']
+    assert [pair.domain for pair in found.pairs[:4]] == ["0", "0", "1", "1"]
+    assert [pair.line for pair in found.pairs[:4]] == [1, 1, 2, 2]
+    check(tmp_path / "rows.jsonl")
+    assert found.notes[0] in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_column_is_named_by_the_user(tmp_path, capsys):
+    rows = [{"frage": row["query"], "positive": row["positive"], "abteilung": row["domain"]} for row in ROWS]
+    path = save(tmp_path, "csv", rows)
+    form = parse_form(None, "query=frage,domain=abteilung")
+    assert essence(read_pairs(path, form=form), whole=False) == [row[:2] for row in EXPECTED]
+    for wrong in ("frage", "text=frage", "query="):
+        with pytest.raises(InputError, match=r"--columns .*: want FIELD=NAME, by commas; fields are query, positive"):
+            parse_form(None, wrong)
+    with pytest.raises(InputError, match=r"--format xml: no such format; known are jsonl, json, csv"):
+        read_pairs(path, form=Form("xml"))
+
+
+def test_a_data_set_of_several_splits_is_named_split_by_split(tmp_path):
+    DatasetDict({"train": Dataset.from_list(ROWS[:4]), "test": Dataset.from_list(ROWS[4:])}).save_to_disk(
+        str(tmp_path / "d")
+    )
+    (problem,) = find_problems(tmp_path / "d")[1]
+    assert problem.message == f"holds several splits; name one of {tmp_path / 'd' / 'train'}, {tmp_path / 'd' / 'test'}"
+    assert essence(read_pairs(tmp_path / "d" / "train", {"pumps"})) == EXPECTED[:4]
+
+
+def test_a_beir_folder_with_unknown_ids_names_file_and_line(tmp_path):
+    save_beir(tmp_path / "rows", ROWS)
+    with (tmp_path / "rows" / "qrels" / "test.tsv").open("a") as file:
+        file.write("\nquery9\tpositive0\t1\n")
+    pairs, (problem,) = find_problems(tmp_path / "rows")
+    assert pairs == []
+    assert "test.tsv: cannot be used" in problem.message
+    assert "line 5: query-id 'query9' is not in queries.jsonl" in problem.message
+
+
+def test_llama_index_rows_name_what_is_not_there(tmp_path):
+    content = {
+        "queries": {"q": "what?"}, "corpus": {"p": "this", "r": "that"},
+        "relevant_docs": {"q": ["p", "r"], "z": ["p"]},
+    }  # fmt: skip
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(content))
+    pairs, problems = find_problems(path, {"pairs"})
+    assert [(pair.positive, pair.line) for pair in pairs] == [("this", 1), ("that", 1)]
+    assert [(problem.line, problem.message) for problem in problems] == [(2, 'relevant_docs: queries has no "z"')]
+
+
+def test_a_folder_has_a_hash_of_its_files(tmp_path):
+    path = save(tmp_path, "beir", ROWS)
+    before = content_sha256(path)
+    assert before == content_sha256(path)
+    (path / "qrels" / "test.tsv").write_text("query0\tpositive0\t1\n")
+    assert content_sha256(path) != before
