@@ -118,6 +118,7 @@ def in_processes(trials: int) -> dict[str, float]:
         base = worker.BaseInputs(
             blocks=encoder.blocks,
             inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},
+            fixed=ray.put(None),
             uppers={depth: ray.put(upper(encoder, depth))},
             general=ray.put(NOTHING_HELD),
         )

@@ -20,7 +20,7 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.table import PRIMARY, objectives
 from nic_ray.protocol import Protocol
 from nic_ray.space import Dimension, Value
-from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig
+from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
 
 if TYPE_CHECKING:
@@ -373,13 +373,13 @@ class Config(Section):
     def _repeated_starts(self) -> Iterator[str]:
         """Find starts that would not be trials of their own: what is compared must be what is named."""
         default = {name: getattr(self.train, name) for name in self.space}
-        seen = [default]
+        seen = [drawn(self.space, default, self.train.method)]
         for number, start in enumerate(self.search.starts):
-            whole = {**default, **start}
+            whole = drawn(self.space, {**default, **start}, self.train.method)
             if whole in seen:
                 yield (
-                    f"search.starts[{number}]: must differ from the first trial and from the starts before it, got "
-                    f"{shown_value(start)}; change it, or leave it out"
+                    f"search.starts[{number}]: must differ from the first trial and from the starts before it, by what "
+                    f"counts with its other values, got {shown_value(start)}; change it, or leave it out"
                 )
             seen.append(whole)
 

@@ -22,7 +22,7 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.table import direction_of
 from nic_ray.record import EndedTrial, add_ended, study_url
 from nic_ray.space import Dimension
-from nic_ray.train_config import METHOD_OF
+from nic_ray.train_config import METHOD_OF, counts
 
 log = logging.getLogger("nic_ray.study")
 
@@ -121,22 +121,28 @@ def sampler(search: SearchConfig, known: int, *, conditional: bool = False) -> o
         return optuna.samplers.TPESampler(**options, group=conditional, seed=search.seed + known)
 
 
+DECIDING = ("method", "frozen_share")
+"""Hyperparameters whose values decide which others count."""
+
+
 def is_conditional(space: Container[str]) -> bool:
     """Whether some hyperparameters of a space are drawn for some trials only."""
-    return "method" in space and any(name in space for name in METHOD_OF)
+    by_method = "method" in space and any(name in space for name in METHOD_OF)
+    return by_method or ("frozen_share" in space and "frozen_layers" in space)
 
 
 def draw(trial: optuna.Trial, space: Mapping[str, Dimension]) -> None:
-    """Draw the values of a trial from a conditional space: its method, then the hyperparameters that go with it."""
-    method = trial.suggest_categorical("method", list(space["method"].choice or ()))
-    for name, dimension in space.items():
-        bounds = dimension.log_uniform or dimension.uniform
-        if METHOD_OF.get(name, method) != method:
+    """Draw the values of a trial from a conditional space: those that decide, then those that count beside them."""
+    values: dict[str, Any] = {}
+    for name in sorted(space, key=lambda name: name not in DECIDING):
+        if not counts(name, values, METHOD_OF.get(name, "")):
             continue
+        dimension = space[name]
+        bounds = dimension.log_uniform or dimension.uniform
         if bounds is None:
-            trial.suggest_categorical(name, list(dimension.choice or ()))
+            values[name] = trial.suggest_categorical(name, list(dimension.choice or ()))
         else:
-            trial.suggest_float(name, *bounds, log=dimension.log_uniform is not None)
+            values[name] = trial.suggest_float(name, *bounds, log=dimension.log_uniform is not None)
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:

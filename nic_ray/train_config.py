@@ -203,11 +203,16 @@ def depth_of_share(share: float, blocks: int) -> int:
     return min(max(round(share * blocks), 1), blocks - 1)
 
 
-def drawn(space: Container[str], sample: Mapping[str, Value], method: str) -> dict[str, Value]:
-    """Leave out of a sample what the space does not hold, or what does not count with the sample's method.
+def counts(name: str, sample: Mapping[str, Value], method: str) -> bool:
+    """Whether a hyperparameter counts beside the other values of a sample.
 
     Args:
         method: the method of a sample that names none.
     """
     method = str(sample.get("method", method))
-    return {name: value for name, value in sample.items() if name in space and METHOD_OF.get(name, method) == method}
+    return METHOD_OF.get(name, method) == method and (name != "frozen_layers" or sample.get("frozen_share") is None)
+
+
+def drawn(space: Container[str], sample: Mapping[str, Value], method: str) -> dict[str, Value]:
+    """Leave out of a sample what the space does not hold, or what does not count; arguments as for `counts`."""
+    return {name: value for name, value in sample.items() if name in space and counts(name, sample, method)}

@@ -163,6 +163,17 @@ def test_a_trial_draws_what_goes_with_its_method_and_nothing_else():
         assert all(config.space[name].contains(each) for name, each in trial.params.items())
 
 
+def test_a_count_of_frozen_blocks_is_drawn_where_no_share_counts():
+    space = {"frozen_layers": {"choice": [2, 4]}, "frozen_share": {"choice": [0.5, None]}}
+    config = Config.model_validate({"space": space, "train": {"frozen_share": 0.5}})
+    assert is_conditional(config.space)
+    study = optuna.create_study(sampler=sampler(config.search, 0, conditional=True), direction="maximize")
+    study.optimize(lambda trial: (draw(trial, config.space), 1.0)[1], n_trials=12)
+    assert {trial.params["frozen_share"] for trial in study.trials} == {0.5, None}
+    for trial in study.trials:
+        assert ("frozen_layers" in trial.params) == (trial.params["frozen_share"] is None)
+
+
 def test_starts_hold_what_goes_with_their_method():
     starts = [{"method": "lora", "lora_rank": 4}]
     config = Config.model_validate({"space": SPACE, "search": {"starts": starts}})
@@ -170,6 +181,18 @@ def test_starts_hold_what_goes_with_their_method():
     assert first == {"method": "blocks", "learning_rate": 2e-5, "scale": 20.0}
     assert second == {"method": "lora", "lora_rank": 4, "lora_learning_rate": 1e-3, "scale": 20.0}
     assert drawn(["scale"], {"scale": 1.0, "lora_rank": 3}, "blocks") == {"scale": 1.0}
+
+
+def test_a_start_that_differs_in_what_does_not_count_is_no_trial_of_its_own():
+    for space, start in (
+        (SPACE, {"lora_rank": 4}),
+        ({"frozen_share": {"choice": [0.5, None]}, "frozen_layers": {"choice": [2, 4]}}, {"frozen_layers": 2}),
+    ):
+        train = {"frozen_share": 0.5} if "frozen_share" in space else {}
+        with pytest.raises(
+            ValueError, match=r"search\.starts\[0\]: must differ .* by what counts with its other values"
+        ):
+            Config.model_validate({"space": space, "train": train, "search": {"starts": [start]}})
 
 
 def test_a_hyperparameter_without_effect_is_refused():

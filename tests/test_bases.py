@@ -318,6 +318,8 @@ def test_what_an_index_that_stays_costs_is_told_where_both_kinds_were_tried(two)
         ["queries alone", "trial-2", "0.250", "1"],
     ]
     assert costs_of_an_index(trials[:2], "mrr/macro") == []
+    elsewhere = dataclasses.replace(trials[2], config=trials[2].config.model_copy(update={"base_model": "other"}))
+    assert costs_of_an_index([*trials[:2], elsewhere], "mrr/macro") == []  # another model's index
     assert costs_of(Bases({}, {}, {}), {}, trials[:2], "mrr/macro") == {}
 
 
@@ -339,3 +341,27 @@ def test_base_models_of_different_dimensions_can_be_searched_together(changed_mo
     config = two(space={"base_model": {"choice": [first, str(narrow)]}})
     bases = prepare_bases(config, on_gpu=False)
     assert [cost.dimensions for cost in bases.footprints.values()] == [32, 16]
+
+
+def test_what_cannot_be_deployed_is_left_out_before_it_is_asked_for_more(changed_model, tiny_model, two):
+    narrow = str(changed_model(behind=[Pooling(32, pooling_mode="mean"), Dense(32, 16)]))
+    changes = {"space": {"base_model": {"choice": [str(tiny_model()), narrow]}}, "train": {"dimensions": [16]}}
+    with pytest.raises(InputError, match=r"train\.dimensions: must be fewer than the 16 of"):
+        prepare_bases(two(**changes), on_gpu=False)
+    bases = prepare_bases(two(**changes, search={"constraint": {"dimensions": 32}}), on_gpu=False)
+    assert [*bases.left_out] == [narrow]
+
+
+def test_an_index_that_is_searched_by_another_similarity_is_not_said_to_stay(changed_model, two):
+    base = str(changed_model(behind=[Pooling(32, pooling_mode="mean")], similarity="dot"))
+    sections = {"train": {"base_model": base, "trains": "queries"}, "space": {"base_model": {"choice": [base]}}}
+    with pytest.raises(
+        InputError, match=r"train\.trains: queries keeps the index of a base model, and that of .* by dot"
+    ):
+        prepare_bases(two(**sections), on_gpu=False)
+
+
+def test_what_is_special_about_each_base_model_is_said(changed_model, two, tiny_model):
+    prompted = str(changed_model(prompts={"query": "ask: ", "document": ""}))
+    bases = prepare_bases(two(space={"base_model": {"choice": [str(tiny_model()), prompted]}}), on_gpu=False)
+    assert any(line.startswith(f"{prompted} is used with the prompts stored with it") for line in describe_bases(bases))

@@ -1,6 +1,7 @@
 """A search over two base models, from start to export, resumed with more trials, and its learning curve."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,6 +14,35 @@ from nic_ray.tune import main as tune
 from tests.searches import MARKS, said, search
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("local_cluster")]
+
+
+OWN_CODE = """
+from transformers import BertConfig, BertModel
+class OwnConfig(BertConfig):
+    model_type = "own"
+class OwnModel(BertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_code_of_its_own_is_searched_where_that_is_allowed(tiny_model, tiny_pairs_file, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_model(), folder)
+    names = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": names, "architectures": ["OwnModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(OWN_CODE)
+    found = search(
+        folder,
+        tiny_pairs_file,
+        tmp_path,
+        trials=2,
+        train={"trust_remote_code": True, "epochs": 1},
+        space={"frozen_layers": {"choice": [0, 1]}},
+    )
+    assert {row["status"] for row in read_result(found.run_folder)["trials"]} <= {"finished", "stopped"}
+    assert find_faults(found.folder) == []
 
 
 def test_a_search_over_two_base_models_ends_in_a_bundle_of_the_better_one(
@@ -40,6 +70,8 @@ def test_a_search_over_two_base_models_ends_in_a_bundle_of_the_better_one(
     assert {row["base_model"]: row["trials"] for row in result["bases"]} == dict.fromkeys(
         [row["base_model"] for row in result["trials"][:3]], 1
     )
+    depths = {first: 1, second: 2, str(tiny_model(layers=3)): 2}
+    assert all(row["frozen_layers"] == depths[row["base_model"]] for row in result["trials"])
     own = result["winner"]["config"]["base_model"]
     metadata = read_metadata(found.folder)
     assert metadata["base_model"] == own

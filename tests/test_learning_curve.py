@@ -92,6 +92,25 @@ def ended(tiny_model, tiny_pairs_file, tmp_path):
     return prepared, winner, folder
 
 
+def test_the_winner_is_trained_as_the_kind_and_at_the_depth_that_it_had(ended, monkeypatch):
+    _, winner, folder = ended
+    result = json.loads(RunFolder(folder).result.read_text())
+    own = winner.model_copy(update={"trains": "queries", "frozen_share": 0.9, "frozen_layers": 0})
+    result["winner"] |= {"config": own.model_dump(mode="json"), "averaged": ["trial-001", "trial-002"]}
+    result["trials"] = [{"trial": "trial-001", "status": "finished", "frozen_layers": 1}]
+    RunFolder(folder).result.write_text(json.dumps(result))
+    seen = []
+
+    def measured(prepared, inputs, settings, *_):
+        seen.append((prepared.config.train.kind, inputs.depth, inputs.fixed is not None, settings.frozen_layers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "_measured", measured)
+    with pytest.raises(KeyboardInterrupt):
+        learning_curve(folder, [0.5, 1.0], view=View())
+    assert seen == [((winner.base_model, "queries"), 1, True, 1)]
+
+
 def test_each_point_is_a_training_on_its_share_and_the_reading_is_noted(ended):
     prepared, winner, folder = ended
     said = []

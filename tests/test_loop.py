@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,15 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from nic_ray.config_file import load_config
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import RunError
-from nic_ray.model.activations import CHUNK_TOKENS, LEAST_TOKENS, feed, frozen_inputs, padded_batch, token_inputs
+from nic_ray.model.activations import (
+    CHUNK_TOKENS,
+    LEAST_TOKENS,
+    feed,
+    frozen_inputs,
+    padded_batch,
+    token_inputs,
+    upper_for,
+)
 from nic_ray.model.base import load
 from nic_ray.model.cut import set_dropout
 from nic_ray.model.encoder import upper, with_weights
@@ -280,10 +289,8 @@ def test_gradients_do_not_depend_on_the_size_of_the_chunks(prepared, monkeypatch
     assert_same_gradients(found[1], found[0])
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4])  # 3 does not divide the batches of 16 and 64
-def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_pairs, monkeypatch, workers):
-    pairs = with_second_answers(tiny_pairs)
-    alone = results_of(tiny_model_folder, pairs)
+def by_all(monkeypatch, workers: int, function: Callable[[], dict]) -> list[dict]:
+    """What each of several workers, threads of this process, gets from a function that all call."""
     place, posted, barrier = threading.local(), {}, threading.Barrier(workers, timeout=60)
 
     def exchange(own: torch.Tensor) -> list[torch.Tensor]:
@@ -296,7 +303,7 @@ def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_p
     def run(rank: int) -> dict:
         place.rank = rank
         try:
-            return results_of(tiny_model_folder, pairs)
+            return function()
         except BaseException:
             barrier.abort()
             raise
@@ -308,10 +315,38 @@ def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_p
         all_gather=lambda into, own: [row.copy_(sent) for row, sent in zip(into, exchange(own), strict=True)],
         all_reduce=lambda own: own.copy_(sum(exchange(own))),
     )
-    work_with(monkeypatch, group)
-    with ThreadPoolExecutor(workers) as threads:
-        for together in threads.map(run, range(workers)):
-            assert_same_results(together, alone)
+    with monkeypatch.context() as patched, ThreadPoolExecutor(workers) as threads:
+        work_with(patched, group)
+        return list(threads.map(run, range(workers)))
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])  # 3 does not divide the batches of 16 and 64
+def test_gradients_of_several_workers_are_those_of_one(tiny_model_folder, tiny_pairs, monkeypatch, workers):
+    pairs = with_second_answers(tiny_pairs)
+    alone = results_of(tiny_model_folder, pairs)
+    for together in by_all(monkeypatch, workers, lambda: results_of(tiny_model_folder, pairs)):
+        assert_same_results(together, alone)
+
+
+@pytest.mark.parametrize("tokens", [10**6, 256])
+def test_a_worker_without_a_text_of_its_own_waits_for_the_others(tiny_model_folder, tiny_pairs, monkeypatch, tokens):
+    collection, encoder = index_pairs(tiny_pairs), load(str(tiny_model_folder))
+    inputs = frozen_inputs(encoder, token_inputs(encoder, collection.texts, 64), [1])[1]
+    fixed = embed(upper_for(encoder, inputs), feed(inputs, "cpu"), np.arange(len(collection.texts)))
+    fixed[collection.is_query] = np.nan
+    source = feed(dataclasses.replace(inputs, fixed=fixed), "cpu")
+    batch = make_batch(collection, relevant_passages(collection), np.arange(2), 1)  # two queries, four workers
+
+    def run() -> dict:
+        part = upper(encoder, 1).train()
+        set_dropout(part, attention=0.0, hidden=0.0)
+        loss = accumulate_gradients(part, source, batch, changed(micro_batch_tokens=tokens))
+        return {"batch": gradients(part) | {"loss": loss}}
+
+    alone = run()
+    for together in by_all(monkeypatch, 4, run):
+        for name, value in alone["batch"].items():
+            torch.testing.assert_close(together["batch"][name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow  # each process needs ten seconds to import what it uses

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss, MarginMSELoss
+from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
@@ -47,14 +48,15 @@ def cross_encoder(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def prepared(tiny_model, tiny_pairs_file) -> Callable[..., Prepared]:
-    def make(**train) -> Prepared:
+    def make(space=None, **train) -> Prepared:
         settings = {
             "base_model": str(tiny_model("bert", 3)), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32",
             "batch_size": 8, "epochs": 1, "learning_rate": 1e-3, "hidden_dropout": 0.0,
         }  # fmt: skip
         data = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
         guard = {"retention_set": None, "min_neighbours_kept": 0}
-        return prepare(Config.model_validate({"data": data, "train": settings | train, "guard": guard}), on_gpu=False)
+        sections = {"data": data, "train": settings | train, "guard": guard, "space": space or {}}
+        return prepare(Config.model_validate(sections), on_gpu=False)
 
     return make
 
@@ -152,6 +154,29 @@ def test_what_others_make_of_the_texts_is_kept_for_the_next_run(
     other_models(config.model_copy(update={"max_tokens": 9}), collection, "cpu", tmp_path)
     other_models(config, index_pairs(tiny_pairs[:20]), "cpu", tmp_path)
     assert len(made) == 5
+
+
+def test_another_pooling_of_the_same_weights_is_another_guide(changed_model, tiny_pairs, tmp_path):
+    collection = index_pairs(tiny_pairs)
+    found = [
+        other_models(TrainConfig(guide=str(folder)), collection, "cpu", tmp_path).guide
+        for folder in (changed_model(behind=[Pooling(32, mode)]) for mode in ("mean", "cls"))
+    ]
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_a_cross_encoder_scores_as_many_negatives_as_any_trial_uses(prepared, cross_encoder):
+    ready = prepared(teacher=str(cross_encoder), hard_negatives=0, space={"hard_negatives": {"choice": [0, 1]}})
+    assert ready.others.pair_scores.shape == (len(ready.parts), 2)
+
+
+def test_margins_that_a_batch_has_none_of_cost_nothing():
+    queries, passages = (part.requires_grad_() for part in (rows(2, 0), rows(2, 1)))
+    taught = torch.full((2, 2), float("nan"), dtype=torch.float64).fill_diagonal_(1.0)
+    found = distillation_by_margin(queries, passages, taught, torch.arange(2), scale=SCALE)
+    found.backward()
+    assert found.item() == 0
+    assert not queries.grad.isnan().any()
 
 
 @pytest.mark.parametrize("role", ["guide", "teacher"])

@@ -101,7 +101,12 @@ def test_cuda_that_no_trial_would_be_given_is_refused(config):
         forecast.forecast(with_gpus(config, 0, device="cuda"))
 
 
-def test_a_measurement_on_this_processor_gives_rates_of_all_kinds(config):
+@pytest.mark.parametrize("kind", ["blocks", "lora", "queries", "a model that cannot be cut"])
+def test_a_measurement_on_this_processor_gives_rates_of_all_kinds(config, family_model, kind):
+    changes = {"lora": {"method": "lora"}, "queries": {"trains": "queries"}}.get(kind, {})
+    if kind.startswith("a model"):
+        changes = {"base_model": str(family_model("ALBERT")), "frozen_layers": 0}
+    config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
     threads = torch.get_num_threads()
     try:
         rates = _measure(config, 1, 0.0, "cpu")

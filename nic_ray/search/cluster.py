@@ -4,6 +4,7 @@ Everything here runs within a `session.ray_session`.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import ray
 import torch
 from numpy.typing import NDArray
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nic_ray import hardware
@@ -93,6 +95,12 @@ def refuse_unshared_places(shared: Sequence[Path]) -> None:
                 f"{missing[0]}: is not visible from node {node['NodeManagerAddress']}; name a folder that all nodes "
                 "share, or a URI, with --storage (what does not fit activations.memory_budget_gib lies in its runs/)"
             )
+
+
+def send_code_of_models() -> None:
+    """Have Ray send the code that came with a model along with its modules: other processes cannot import it."""
+    for name in [name for name in sys.modules if name.startswith("transformers_modules.")]:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
 def activation_files(inputs: Mapping[int, Inputs | StoredInputs]) -> list[Path]:

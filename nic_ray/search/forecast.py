@@ -361,7 +361,11 @@ def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
     tokens = [
         padded(
             prepared.tokens.lengths,
-            np.append(make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts, held),
+            _run_texts(
+                prepared,
+                config,
+                np.append(make_batch(prepared.collection, relevant, batch, config.hard_negatives).texts, held),
+            ),
             prepared.device,
         )
         for batch in batches[:: max(1, len(batches) // SAMPLED_BATCHES)]
@@ -372,7 +376,13 @@ def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
 def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
     """Count the tokens, padding included, that are needed to score some parts, all of them at once."""
     rows = np.concatenate([prepared.rows(part) for part in parts])
-    return padded(prepared.tokens.lengths, texts_to_score(prepared.collection, rows.tolist()), prepared.device)
+    texts = _run_texts(prepared, prepared.config.train, texts_to_score(prepared.collection, rows.tolist()))
+    return padded(prepared.tokens.lengths, texts, prepared.device)
+
+
+def _run_texts(prepared: Prepared, config: TrainConfig, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return those of some texts that run through the blocks: queries alone where passages keep their embeddings."""
+    return texts if config.trains == "both" else texts[np.isin(texts, prepared.collection.query)]
 
 
 def _tokens_of(prepared: Prepared, pairs: Path) -> int:

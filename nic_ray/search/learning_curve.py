@@ -53,7 +53,8 @@ def learning_curve(run_folder: Path, shares: Sequence[float], *, view: View) -> 
     result = read_result(run_folder)
     config, started = reopened_settings(run_folder)
     settings = _winners_settings(result)
-    train = config.train.model_copy(update={"base_model": settings.base_model})
+    kind = {"base_model": settings.base_model, "trains": settings.trains}
+    train = config.train.model_copy(update=kind)
     of_winner = config.model_copy(update={"train": train})
     prepared = prepare(of_winner, on_gpu=True, guarded=False, runs=run_folder.parent)
     refuse_other_start(prepared, started, run_folder)

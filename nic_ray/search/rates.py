@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from nic_ray import hardware
 from nic_ray.config import Config
 from nic_ray.dataset.form import AS_FOUND, form_of
-from nic_ray.dataset.pairs import find_problems, index_pairs
+from nic_ray.dataset.pairs import Collection, find_problems, index_pairs
 from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load_base
+from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import embed
 from nic_ray.training import loop
 from nic_ray.training.batches import make_batch
@@ -75,33 +76,54 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     collection = index_pairs([pairs[row] for row in rows])
     tokens = token_inputs(encoder, collection.texts, config.train.max_tokens, collection.is_query)
     own = config.train.of_base(config.train.base_model, encoder.blocks)
-    depth = max(1, own.frozen_layers if encoder.can_be_cut else 0)
     bf16 = hardware.computes_in_bf16(config.train.precision, device)
-    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1], depth=0)
-    frozen_inputs(encoder, few, [depth], device=device)
-    began = time.perf_counter()
-    inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
-    frozen = (time.perf_counter() - began) / (len(tokens.values) * depth)
-    source = feed(inputs, device)
-    upper = upper_for(encoder, inputs).to(device)
-    trained = encoder.blocks - depth
+    inputs, frozen = _timed_inputs(encoder, tokens, own.frozen_layers, device, bf16=bf16)
+    if own.trains == "queries":
+        inputs = replace(inputs, fixed=_any_embeddings(encoder, collection))
+    source, trained = feed(inputs, device), encoder.blocks - inputs.depth
     data = loop.TrainingData(collection, np.arange(len(rows)), source, bf16)
     (less, few_tokens), (more, many_tokens) = (
-        _timed_steps(loop.new_training(config.train, upper, data), data.rows[:size]) for size in TIMED_BATCHES
+        _timed_steps(loop.new_training(own, upper_for(encoder, inputs).to(device), data), data.rows[:size])
+        for size in TIMED_BATCHES
     )
-    per_token = max(0.0, (more - less) / (many_tokens - few_tokens))
+    per_token = max(0.0, (more - less) / max(1, many_tokens - few_tokens))
     began = time.perf_counter()
     everything = np.arange(len(collection.texts))
-    embed(upper, source, everything, bf16=bf16)
+    embed(upper_for(encoder, inputs).to(device), feed(replace(inputs, fixed=None), device), everything, bf16=bf16)
     read = (time.perf_counter() - began) / (padded(inputs.lengths, everything, device) * trained)
     return Rates(
         start=ready,
-        frozen=frozen,
+        frozen=read if frozen is None else frozen,
         trained=per_token / trained,
         step=max(0.0, less - per_token * few_tokens),
         read=read,
         memory=_own_bytes(),
     )
+
+
+def _timed_inputs(
+    encoder: Encoder, tokens: Inputs, frozen_layers: int, device: str, *, bf16: bool
+) -> tuple[Inputs, float | None]:
+    """Return inputs at a cut, and the seconds that a frozen block takes for a token.
+
+    A model that cannot be cut gets token ids at depth 0, and no such time: its frozen blocks run like any other.
+    """
+    if not encoder.can_be_cut:
+        return replace(tokens, depth=0), None
+    depth = max(1, frozen_layers)
+    few = Inputs(tokens.values[: tokens.offsets[WARM_UP_TEXTS]], tokens.offsets[: WARM_UP_TEXTS + 1], depth=0)
+    frozen_inputs(encoder, few, [depth], device=device)
+    began = time.perf_counter()
+    inputs: Inputs = frozen_inputs(encoder, tokens, [depth], device=device, bf16=bf16)[depth]
+    return inputs, (time.perf_counter() - began) / (len(tokens.values) * depth)
+
+
+def _any_embeddings(encoder: Encoder, collection: Collection) -> NDArray[np.float32]:
+    """Return embeddings for passages, and none for queries: which ones makes no difference to the time of a step."""
+    width = encoder.model.get_embedding_dimension() or 1
+    fixed = np.random.default_rng(0).standard_normal((len(collection.texts), width)).astype(np.float32)
+    fixed[collection.is_query] = np.nan
+    return fixed
 
 
 def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[float, int]:
@@ -116,7 +138,8 @@ def _timed_steps(training: loop.Training, rows: NDArray[np.int64]) -> tuple[floa
     wait()
     seconds = (time.perf_counter() - began) / TIMED_STEPS
     batch = make_batch(training.data.collection, training.relevant, rows, training.config.hard_negatives)
-    return seconds, padded(training.data.source.lengths, batch.texts, device)
+    run = batch.texts[~training.data.source.is_fixed[batch.texts]]
+    return seconds, padded(training.data.source.lengths, run, device)
 
 
 def padded(lengths: NDArray[np.int64], texts: NDArray[np.int64], device: str) -> int:

@@ -115,7 +115,8 @@ def base_inputs(prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs])
     """Put what the trials of one base model read into Ray's object store."""
     return worker.BaseInputs(
         blocks=prepared.encoder.blocks,
-        inputs={depth: ray.put(at_depth) for depth, at_depth in inputs.items()},
+        inputs={depth: ray.put(replace(at_depth, fixed=None)) for depth, at_depth in inputs.items()},
+        fixed=ray.put(inputs[max(inputs)].fixed),
         uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
         general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
     )
@@ -270,6 +271,8 @@ def result_of_trials(
             best = best_of(name, asked.of_base(asked.base_model, prepared.encoder.blocks), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
             kept = None if retention_set is None else retention_of(prepared, retention_set, best)
+            if asked.frozen_share is not None:
+                row = cast(TrialRow, row | {"frozen_layers": best.config.frozen_layers})
             candidates.append(replace(best, weights={}, retention=kept, epochs=epochs))
             row = cast(TrialRow, row | {key: best.metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")})
             if kept is not None:

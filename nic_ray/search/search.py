@@ -20,6 +20,7 @@ from nic_ray.evidence import Evidence, TrialRow
 from nic_ray.metrics.table import maximised
 from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
+from nic_ray.model.encoder import Encoder
 from nic_ray.progress import View
 from nic_ray.record import last_state, locked, logging_to, training_log
 from nic_ray.remote import push, remove
@@ -354,15 +355,26 @@ def _stored_inputs(
     """Return the inputs by depth of each base model, by name, all of them within one budget."""
     from nic_ray.search import cluster
 
-    outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
-    room = budget(next(iter(prepared.values())).config.activations, run.folder.parent)
+    config, rooms, layouts = next(iter(prepared.values())).config, {}, {}
+    if config.train.trust_remote_code:
+        cluster.send_code_of_models()
+    room = budget(config.activations, run.folder.parent)
     for name, own in prepared.items():
-        given = own.encoder, own.tokens, depths(own.config, own.encoder.blocks), room
+        rooms[name] = room
+        layouts[name] = layout_of(*_cuts_of(own), room, bf16=own.bf16)
+        room = what_is_left(room, layouts[name])
+    outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
+    for name, own in prepared.items():
+        others = [path for other, layout in layouts.items() if other != name for path in layout.files.values()]
         chain = cluster.chain_on_cluster(placement, bf16=own.bf16)
-        found = inputs_by_depth(*given, bf16=own.bf16, chain=chain, view=view)
-        room = what_is_left(room, layout_of(*given, bf16=own.bf16))
-        outputs[name] = found
+        room = replace(rooms[name], others=frozenset(others))
+        outputs[name] = inputs_by_depth(*_cuts_of(own), room, bf16=own.bf16, chain=chain, view=view)
     return outputs
+
+
+def _cuts_of(prepared: Prepared) -> tuple[Encoder, Inputs, list[int]]:
+    """Return what activations are computed of: the base model, the token ids, the depths."""
+    return prepared.encoder, prepared.tokens, depths(prepared.config, prepared.encoder.blocks)
 
 
 def _with_retention_set(base: Base, pairs: Collection) -> Base:

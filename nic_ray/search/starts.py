@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from nic_ray.config import Config
+from nic_ray.config_file import load_config
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.record import read_ended
+from nic_ray.run_folder import RunFolder
 from nic_ray.study import trial_number
 from nic_ray.train_config import drawn
 
@@ -41,11 +43,20 @@ def _best_samples(config: Config, run_folder: Path) -> list[JsonObject]:
         raise InputError(
             f"search.warm_start: {run_folder} holds no search with a trial that has ended; name a folder in runs/"
         )
-    return [
-        {
-            name: value
-            for name, value in row["sample"].items()
-            if name in config.space and config.space[name].contains(value)
-        }
-        for row in ended[:WARM_STARTS]
-    ]
+    earlier = _settings_of(run_folder)
+    found = []
+    for row in ended[:WARM_STARTS]:
+        whole = {name: value for name, value in earlier.items() if name in config.space} | row["sample"]
+        if "frozen_layers" in row["sample"] and row["sample"].get("frozen_share") is None:
+            whole["frozen_share"] = None  # the depth was a count
+        sample = {name: whole[name] for name in config.space if name in whole}
+        found.append({name: value for name, value in sample.items() if config.space[name].contains(value)})
+    return found
+
+
+def _settings_of(run_folder: Path) -> JsonObject:
+    """Return the settings under `train` of an earlier search, which its trials had besides their samples."""
+    try:
+        return load_config(RunFolder(run_folder).config).train.model_dump()
+    except InputError:  # of a version with other settings
+        return {}

@@ -80,7 +80,9 @@ class BaseInputs:
     blocks: int
     """Number of the base model's blocks."""
     inputs: Mapping[int, "ray.ObjectRef[Any]"]
-    """frozen_layers -> reference to `Inputs` or `StoredInputs`."""
+    """frozen_layers -> reference to `Inputs` or `StoredInputs`, without fixed embeddings."""
+    fixed: "ray.ObjectRef[NDArray[np.float32] | None]"
+    """Embeddings of passages for trials that train queries alone; see `Inputs.fixed`."""
     uppers: Mapping[int, "ray.ObjectRef[Any]"]
     """frozen_layers -> reference to the `Upper` at that depth."""
     general: "ray.ObjectRef[GeneralTexts]"
@@ -249,8 +251,8 @@ def _train(
     # a fraction of a GPU is shared with other workers
     share = min(1.0, shared.gpus_per_worker)
     inputs = opened(ray.get(base.inputs[config.frozen_layers]))
-    if config.trains == "both":  # other trials may keep the passages' embeddings
-        inputs = replace(inputs, fixed=None)
+    if config.trains == "queries":
+        inputs = replace(inputs, fixed=ray.get(base.fixed))
     source = feed(inputs, device, share=share)
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)

@@ -150,12 +150,14 @@ def costs_of_bases(
 def costs_of_an_index(candidates: Sequence[Candidate], objective: str) -> list[StoredKind]:
     """Put the best trial that trains both sides beside the best that trains queries alone; none unless both exist.
 
+    Both are of the base model of the best trial of all: the index of another one says nothing about its own.
+
     Args:
         candidates: the best evaluation of each trial, best first.
     """
     rows: list[StoredKind] = []
     for trains in get_args(Trains):
-        own = [candidate for candidate in candidates if candidate.config.trains == trains]
+        own = [each for each in candidates if each.config.kind == (candidates[0].config.base_model, trains)]
         if not own:
             return []
         rows.append({"trains": trains, "trial": own[0].name, "best": own[0].metrics[objective], "trials": len(own)})

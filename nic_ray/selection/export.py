@@ -17,7 +17,7 @@ from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Evidence, Metadata
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model import encoder as encoders
-from nic_ray.model.activations import feed
+from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.cache import opened
 from nic_ray.model.evaluation import embed, plain_scores, texts_to_score
 from nic_ray.progress import View
@@ -162,13 +162,16 @@ def _refuse_other_embeddings(prepared: Prepared, tuned: encoders.Encoder, model:
     """
     collection = prepared.collection
     whole = encoders.whole(tuned)
-    source = feed(opened(with_fixed_passages(prepared, {0: prepared.tokens})[0]), "cpu")
-    for numbers, encode in (
-        (np.unique(collection.query)[:SAMPLED], model.encode_query),
-        (collection.corpus[:SAMPLED], model.encode_document),
+    for numbers, encode, asks in (
+        (np.unique(collection.query)[:SAMPLED], model.encode_query, True),
+        (collection.corpus[:SAMPLED], model.encode_document, False),
     ):
-        embeddings = embed(whole, source, numbers)
-        plain = encode([collection.texts[number] for number in numbers.tolist()], show_progress_bar=False)
+        texts = [collection.texts[number] for number in numbers.tolist()]
+        is_query = np.full(len(texts), asks)
+        tokens = token_inputs(prepared.encoder, texts, prepared.config.train.max_tokens, is_query)
+        source = feed(opened(with_fixed_passages(prepared, {0: tokens}, is_query)[0]), "cpu")
+        embeddings = embed(whole, source, np.arange(len(texts)))
+        plain = encode(texts, show_progress_bar=False)
         norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(plain, axis=1)
         lowest = float(((embeddings * plain).sum(axis=1) / norms).min())
         least = MIN_COSINE if export_dtype(prepared) == "fp32" else MIN_COSINE_IN_16_BITS

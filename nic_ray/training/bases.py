@@ -6,10 +6,13 @@ from pathlib import Path
 
 from nic_ray.config import Config, ConstraintConfig
 from nic_ray.errors import InputError
+from nic_ray.model.base import load_base
+from nic_ray.model.encoder import Encoder
 from nic_ray.model.footprint import TIMED, Footprint, footprint
 from nic_ray.space import Dimension
 from nic_ray.train_config import Kind
-from nic_ray.training.prepared import Prepared, prepare, tokens_of, usable_base
+from nic_ray.training.prepared import Prepared, prepare, refuse_unusable_base, tokens_of
+from nic_ray.training.start import describe_base
 
 
 @dataclass(frozen=True)
@@ -41,27 +44,28 @@ def prepare_bases(config: Config, *, on_gpu: bool, constrained: bool = True, run
     Raises:
         InputError: the constraint leaves out the first trial's base model.
     """
-    first = prepare(config, on_gpu=on_gpu, runs=runs)
-    names = base_models(config)
-    prepared = {name: first if name == config.train.base_model else _for_base(first, name) for name in names}
-    limits = config.search.constraint
+    limits, names = config.search.constraint, base_models(config)
     if len(names) == 1 and limits == ConstraintConfig():
-        return Bases(prepared, {}, {})
+        return Bases({names[0]: prepare(config, on_gpu=on_gpu, runs=runs)}, {}, {})
+    first = prepare(config, on_gpu=on_gpu, runs=runs)
     queries = [first.collection.texts[number] for number in first.collection.query[:TIMED].tolist()]
-    footprints = {name: footprint(own.encoder, queries) for name, own in prepared.items()}
-    broken = {name: "; ".join(_broken(limits, cost)) for name, cost in footprints.items()}
-    left_out = {name: why for name, why in broken.items() if why and constrained}
-    if config.train.base_model in left_out:
+    prepared, footprints, left_out = {}, {}, {}
+    for name in names:
+        own = _settings_of(first.config, name)
+        encoder = first.encoder if name == names[0] else load_base(own.train)
+        footprints[name] = footprint(encoder, queries)
+        if constrained and (why := "; ".join(_broken(limits, footprints[name]))):
+            left_out[name] = why
+            del footprints[name]
+            continue
+        prepared[name] = first if name == names[0] else _for_base(first, own, encoder)
+    if names[0] in left_out:
         raise InputError(
-            f"search.constraint: leaves out {config.train.base_model}, the base model of the first trial "
-            f"({left_out[config.train.base_model]}); name another one under train.base_model, or widen the constraint"
+            f"search.constraint: leaves out {names[0]}, the base model of the first trial ({left_out[names[0]]}); name "
+            "another one under train.base_model, or widen the constraint"
         )
-    kept = {name: own for name, own in prepared.items() if name not in left_out}
-    return Bases(
-        {name: replace(own, config=_narrowed(own.config, list(kept))) for name, own in kept.items()},
-        {name: footprints[name] for name in kept},
-        left_out,
-    )
+    kept = {name: replace(own, config=_narrowed(own.config, list(prepared))) for name, own in prepared.items()}
+    return Bases(kept, footprints, left_out)
 
 
 def base_models(config: Config) -> list[str]:
@@ -88,16 +92,20 @@ def describe_bases(bases: Bases) -> Iterator[str]:
             f"base model {name}: {cost.parameters / 1e6:.1f} million parameters, {cost.blocks} blocks, "
             f"{cost.dimensions} dimensions, {cost.mib:.0f} MiB, {cost.ms_per_query:.1f} ms a query"
         )
+    for prepared in list(bases.prepared.values())[1:]:
+        yield from describe_base(prepared)
     for name, why in bases.left_out.items():
         yield f"base model {name}: left out by search.constraint ({why})"
 
 
-def _for_base(first: Prepared, name: str) -> Prepared:
+def _settings_of(config: Config, base_model: str) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"base_model": base_model})})
+
+
+def _for_base(first: Prepared, config: Config, encoder: Encoder) -> Prepared:
     """Return what is prepared for one base model with another one in its place."""
-    train = first.config.train.model_copy(update={"base_model": name})
-    config = first.config.model_copy(update={"train": train})
-    encoder = usable_base(config)
-    tokens = tokens_of(encoder, first.collection, first.general, train.max_tokens)
+    refuse_unusable_base(encoder, config)
+    tokens = tokens_of(encoder, first.collection, first.general, config.train.max_tokens)
     return replace(first, config=config, encoder=encoder, tokens=tokens)
 
 

@@ -61,7 +61,9 @@ def accumulate_gradients(
             if not at_once:
                 states.append(random_state(device))
             outputs.append(upper(*padded_batch(source, part)))
-    order = np.searchsorted(texts, np.concatenate(parts))  # rows of the outputs, in texts
+        if not parts:  # fewer texts than workers, where passages keep still: the others' embeddings are still awaited
+            outputs.append(upper(*padded_batch(source, texts[:1])).detach()[:0])
+    order = np.searchsorted(texts, np.concatenate(parts or [texts[:0]]))  # rows of the outputs, in texts
     detached = torch.cat([output.detach() for output in outputs])
     own = _gathered(detached, order, shares, len(texts)).requires_grad_()
     embeddings = own
@@ -79,15 +81,15 @@ def accumulate_gradients(
         value = value + config.anchor * distance_to(targets, embeddings[torch.from_numpy(batch.held).to(device)])
     value.backward()
     assert own.grad is not None
-    gradients = own.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts])
-    if at_once:
-        torch.autograd.backward(outputs, list(gradients))
-    else:
+    gradients = own.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts] or [0])
+    if not at_once:
         for part, gradient, state in zip(parts, gradients, states, strict=True):
             set_random_state(device, state)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 output = upper(*padded_batch(source, part))
             output.backward(gradient)
+    elif parts:
+        torch.autograd.backward(outputs, list(gradients))
     if workers > 1:
         _sum_gradients(upper)
     return value.detach()

@@ -107,7 +107,8 @@ def distillation_by_margin(
     logits = scale * _cosines(queries, passages)
     wrong = (logits.gather(1, positive[:, None]) - logits) - (taught.gather(1, positive[:, None]) - taught)
     known = (~taught.isnan()).scatter(1, positive[:, None], False)
-    return wrong[known].square().mean()
+    # without a hard negative in the batch there is no margin: nothing to learn, and no mean of nothing
+    return wrong[known].square().sum() / known.sum().clamp(min=1)
 
 
 def _cosines(queries: Tensor, passages: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, in_one_line
+from nic_ray.model.activations import token_inputs
 from nic_ray.model.base import hash_of_weights, load
 from nic_ray.model.cache import kept
+from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import encoder_embeddings
 from nic_ray.tokens import model_folder
 from nic_ray.train_config import TrainConfig
@@ -45,7 +47,7 @@ def _unit_embeddings(
 ) -> NDArray[np.float32]:
     """(texts, D) embeddings of the collection's texts by another model, with its own prompts."""
     try:
-        encoder = load(str(getattr(config, role)))
+        encoder = load(str(getattr(config, role)), trust_remote_code=config.trust_remote_code)
     except InputError as error:
         raise InputError(f"train.{role}: {error}") from None
 
@@ -55,21 +57,36 @@ def _unit_embeddings(
         unit: NDArray[np.float32] = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return unit
 
-    asks = collection.is_query.tolist()
-    return kept(
-        folder,
-        json.dumps([encoder.weights_sha256, asdict(encoder.prompts), config.max_tokens, collection.texts, asks]),
-        compute,
+    return kept(folder, _key_of(encoder, collection, config.max_tokens), compute)
+
+
+def _key_of(encoder: Encoder, collection: Collection, max_tokens: int) -> str:
+    """Return a text that differs where embeddings do: by weights, modules, prompts, token ids, passages' model."""
+    parts = [encoder] if encoder.passages is None else [encoder, encoder.passages]
+    ids = [token_inputs(part, collection.texts, max_tokens, collection.is_query) for part in parts]
+    return json.dumps(
+        [
+            [
+                part.weights_sha256,
+                repr(part.model),
+                asdict(part.prompts),
+                tokens.values.tolist(),
+                tokens.offsets.tolist(),
+            ]
+            for part, tokens in zip(parts, ids, strict=True)
+        ]
     )
 
 
 def _is_cross_encoder(model: str) -> bool:
+    """Whether a folder or a hub id holds a model that scores pairs; others are refused where they are loaded."""
+    from transformers import AutoConfig
+
     folder = model_folder(model)
     try:
-        config = json.loads((Path(model if folder is None else folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        names = AutoConfig.from_pretrained(str(folder or model), local_files_only=folder is not None).architectures
+    except Exception:  # of many kinds, among them folders of Sentence Transformers without a transformer
         return False
-    names = config.get("architectures") if isinstance(config, dict) else None
     return any(str(name).endswith("ForSequenceClassification") for name in names or ())
 
 
@@ -86,7 +103,13 @@ def _pair_scores(config: TrainConfig, collection: Collection, device: str, folde
             "embeds texts"
         )
     try:
-        teacher = CrossEncoder(str(config.teacher), device=device, local_files_only=True, max_length=config.max_tokens)
+        teacher = CrossEncoder(
+            str(config.teacher),
+            device=device,
+            local_files_only=model_folder(str(config.teacher)) is not None,
+            max_length=config.max_tokens,
+            trust_remote_code=config.trust_remote_code,
+        )
     except Exception as error:  # as for base models, from any of four libraries
         raise InputError(f"train.teacher: {config.teacher}: cannot be loaded ({in_one_line(error)})") from None
     passages = np.column_stack([collection.positive, negatives])
@@ -100,4 +123,5 @@ def _pair_scores(config: TrainConfig, collection: Collection, device: str, folde
         scores[known] = teacher.predict(pairs, activation_fn=Identity(), show_progress_bar=False)
         return scores
 
-    return kept(folder, json.dumps([hash_of_weights(teacher), config.max_tokens, pairs, known.tolist()]), compute)
+    key = [hash_of_weights(teacher), repr(teacher.config), config.max_tokens, pairs, known.tolist()]
+    return kept(folder, json.dumps(key), compute)

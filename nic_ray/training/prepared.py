@@ -26,7 +26,7 @@ from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.protocol import by_passage
-from nic_ray.train_config import depth_of_share
+from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
 from nic_ray.training.loop import TrainingData
 from nic_ray.training.others import other_models
@@ -85,7 +85,8 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
     hardware.keep_to_usable_cpus()
     device = hardware.pick_device(config.train.device if on_gpu else "cpu")
     collection, parts, replay = divided(config.data, config.train.base_model)
-    encoder = usable_base(config)
+    encoder = load_base(config.train)
+    refuse_unusable_base(encoder, config)
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
@@ -102,19 +103,27 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
         general=general,
         measuring=tuple(texts[::2]) if measures else (),
         replay=replay,
-        others=other_models(
-            config.train, collection, device, None if runs is None else budget(config.activations, runs).folder
-        ),
+        others=other_models(_with_most_negatives(config), collection, device, _kept_in(config, runs)),
     )
 
 
-def usable_base(config: Config) -> Encoder:
-    """Load the base model under `train`, which can be trained with all the settings that a run may try.
+def _with_most_negatives(config: Config) -> TrainConfig:
+    """Return the settings under `train` with as many hard negatives as any trial may use."""
+    searched = config.space["hard_negatives"].ends() if "hard_negatives" in config.space else ()
+    return config.train.model_copy(update={"hard_negatives": max([config.train.hard_negatives, *map(int, searched)])})
+
+
+def _kept_in(config: Config, runs: Path | None) -> Path | None:
+    """Return the folder of activations, if any are to be kept on disk."""
+    return None if runs is None or not config.activations.disk_budget_gib else budget(config.activations, runs).folder
+
+
+def refuse_unusable_base(encoder: Encoder, config: Config) -> None:
+    """Check that a base model can be trained with all the settings that a run may try.
 
     Raises:
-        InputError: it cannot be loaded, embeds passages with other weights, or does not go with a setting.
+        InputError: it embeds passages with other weights, or does not go with a setting.
     """
-    encoder = load_base(config.train)
     if encoder.passages is not None:
         raise InputError(
             f"{encoder.name}: embeds queries and passages with different weights, and one set is tuned here; name its "
@@ -123,9 +132,10 @@ def usable_base(config: Config) -> Encoder:
     first, *others = depths(config, encoder.blocks)
     check_frozen_layers(encoder, [first], "train.frozen_layers")
     check_frozen_layers(encoder, others, "space.frozen_layers")
+    if "queries" in (config.train.trains, *(config.space["trains"].ends() if "trains" in config.space else ())):
+        _refuse_another_index(encoder)
     _refuse_more_dimensions(encoder, config.train.dimensions)
     _refuse_long_prompts(encoder, token_limit(encoder, config.train.max_tokens))
-    return encoder
 
 
 def tokens_of(encoder: Encoder, collection: Collection, general: Sequence[str], max_tokens: int) -> Inputs:
@@ -156,9 +166,9 @@ def with_fixed_passages(
     if is_query is None:
         asks[prepared.collection.query] = True
     upper, passages = upper_for(prepared.encoder, deepest).to(prepared.device), np.flatnonzero(~asks)
-    embeddings = embed(upper, feed(deepest, prepared.device), passages, bf16=prepared.bf16)
-    fixed = np.full((len(asks), embeddings.shape[1]), np.nan, dtype=np.float32)
-    fixed[passages] = embeddings
+    fixed = np.full((len(asks), prepared.encoder.model.get_embedding_dimension() or 0), np.nan, dtype=np.float32)
+    if len(passages):
+        fixed[passages] = embed(upper, feed(deepest, prepared.device), passages, bf16=prepared.bf16)
     return {depth: replace(at_depth, fixed=fixed) for depth, at_depth in inputs.items()}
 
 
@@ -190,6 +200,15 @@ def training_data(prepared: Prepared, inputs: Inputs, rows: NDArray[np.int64]) -
     """
     source = feed(inputs, prepared.device)
     return TrainingData(prepared.collection, rows, source, prepared.bf16, held_texts(prepared, inputs), prepared.others)
+
+
+def _refuse_another_index(encoder: Encoder) -> None:
+    """Refuse to keep the passages of a model whose index is not searched by cosine, as what is trained is."""
+    if encoder.similarity != "cosine" and type(encoder.model[-1]).__name__ != "Normalize":
+        raise InputError(
+            f"train.trains: queries keeps the index of a base model, and that of {encoder.name} is searched by "
+            f"{encoder.similarity} of embeddings of any length, while queries are trained for cosine; train both"
+        )
 
 
 def _refuse_more_dimensions(encoder: Encoder, dimensions: Sequence[int]) -> None:

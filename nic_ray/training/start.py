@@ -28,6 +28,11 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     yield from read_file(data.pairs, form_of(data)).notes
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
+    yield from describe_base(prepared)
+
+
+def describe_base(prepared: Prepared) -> Iterator[str]:
+    """Describe to the user, line by line, what is special about the base model of a run."""
     encoder = prepared.encoder
     if encoder.prompts:
         asked = prepared.config.train.prompts
