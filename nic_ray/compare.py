@@ -12,7 +12,7 @@ def main(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL MODEL...", help="run folders, exported folders, other models")
     ],
-    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="JSONL file of pairs")] = Path(
+    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="file or folder of pairs")] = Path(
         "data/reference/pairs.jsonl"
     ),
     split: Annotated[

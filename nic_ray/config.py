@@ -236,7 +236,7 @@ class GuardConfig(Section):
 
     retention_set: Path | None = Field(
         DEFAULT_RETENTION_SET,
-        description="JSONL file of pairs from other fields, to measure what tuning forgets; null: not measured",
+        description="file of pairs from other fields, to measure what tuning forgets; null: not measured",
     )
     max_retention_loss: float = Field(
         0.05, ge=0, le=1, description="largest loss of Recall@5 on the retention set, compared with the base model"

@@ -17,7 +17,7 @@ def main(
         Path | None, typer.Option(help="folder to write [default: BUNDLE-FORMAT]", show_default=False)
     ] = None,
     pairs: Annotated[
-        Path, typer.Option(metavar="PAIRS", help="JSONL file on whose validation rows model and graph are compared")
+        Path, typer.Option(metavar="PAIRS", help="file of pairs on whose validation rows model and graph are compared")
     ] = Path("data/reference/pairs.jsonl"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,

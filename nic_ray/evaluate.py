@@ -14,7 +14,7 @@ def main(
         str, typer.Argument(metavar="MODEL", help="exported folder, other model folder, or all-MiniLM-L6-v2")
     ],
     pairs: Annotated[
-        Path, typer.Argument(metavar="PAIRS|FOLDER", help="JSONL file of pairs, or a folder in BEIR form")
+        Path, typer.Argument(metavar="PAIRS|FOLDER", help="file of pairs, or a folder in BEIR form")
     ] = Path("data/reference/pairs.jsonl"),
     split: Annotated[
         str | None,

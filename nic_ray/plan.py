@@ -10,7 +10,7 @@ from nic_ray import console
 
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of settings")] = Path("tune_configs/cpu.yaml"),
-    data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    data: Annotated[Path | None, typer.Option(help="file or folder of pairs, instead of the config's")] = None,
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
     time_budget: Annotated[str | None, typer.Option(metavar="30m", help="as for nic_ray.tune")] = None,
     device: Annotated[

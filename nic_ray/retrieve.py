@@ -13,7 +13,7 @@ def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
     corpus: Annotated[
         Path,
-        typer.Option(metavar="PAIRS|FOLDER", help="passages: of a JSONL file of pairs, or of a folder of .txt and .md"),
+        typer.Option(metavar="PAIRS|FOLDER", help="passages: of a file of pairs, or of a folder of .txt and .md"),
     ],
     queries: Annotated[
         list[str] | None, typer.Argument(metavar="QUERY...", help="questions; without any, they are read from stdin")

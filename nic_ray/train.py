@@ -12,7 +12,7 @@ def main(
     config: Annotated[
         Path | None, typer.Argument(help="YAML file of settings; those under `train` are trained with")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    data: Annotated[Path | None, typer.Option(help="file or folder of pairs, instead of the config's")] = None,
     out: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
     resume: Annotated[
         Path | None,

@@ -13,7 +13,7 @@ def main(
     config: Annotated[
         Path | None, typer.Argument(help="YAML file of settings [default: tune_configs/cpu.yaml]", show_default=False)
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL file of pairs, instead of the config's")] = None,
+    data: Annotated[Path | None, typer.Option(help="file or folder of pairs, instead of the config's")] = None,
     from_model: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="exported model to tune further, its own pairs included"),

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from nic_ray.bundle.comparison import compare_with_base
 from nic_ray.bundle.files import find_faults, read_metadata
 from nic_ray.curve import main as curve
+from nic_ray.errors import InputError
 from nic_ray.report.terminal import show_result
 from nic_ray.run_folder import RunFolder
 from nic_ray.stored import read_result
@@ -25,7 +27,9 @@ class OwnModel(BertModel):
 """
 
 
-def test_a_model_with_code_of_its_own_is_searched_where_that_is_allowed(tiny_model, tiny_pairs_file, tmp_path):
+def test_a_model_with_code_of_its_own_is_searched_where_that_is_allowed(
+    tiny_model, tiny_pairs_file, tmp_path, monkeypatch
+):
     folder = tmp_path / "own"
     shutil.copytree(tiny_model(), folder)
     names = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
@@ -43,6 +47,10 @@ def test_a_model_with_code_of_its_own_is_searched_where_that_is_allowed(tiny_mod
     )
     assert {row["status"] for row in read_result(found.run_folder)["trials"]} <= {"finished", "stopped"}
     assert find_faults(found.folder) == []
+    with pytest.raises(InputError, match="the environment variable NIC_RAY_TRUST_REMOTE_CODE to 1"):
+        compare_with_base(str(found.folder), tiny_pairs_file, "validation")
+    monkeypatch.setenv("NIC_RAY_TRUST_REMOTE_CODE", "1")
+    assert [*compare_with_base(str(found.folder), tiny_pairs_file, "validation").results] == ["base", "model"]
 
 
 def test_a_search_over_two_base_models_ends_in_a_bundle_of_the_better_one(

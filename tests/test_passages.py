@@ -61,7 +61,7 @@ def test_pairs_give_their_answers_and_negatives_with_the_domains(tmp_path):
 
 
 def test_what_cannot_be_searched_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such file or folder; name a JSONL file of pairs, or a folder"):
+    with pytest.raises(InputError, match=r"nowhere: no such file or folder; name a file of pairs, or a folder"):
         read_corpus(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no text in files that end in \.txt or \.md"):

@@ -81,7 +81,7 @@ def compare_with_base(
         model: a bundle, another folder that Sentence Transformers loads, the packaged name or a hub id.
             A bundle states its base model, the number of tokens at which texts are cut off and, if it was trained on
             these very pairs, their split. Other models are compared with the packaged model on the default split.
-        pairs: JSONL file.
+        pairs: file of pairs.
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         view: shows the progress.
         device: where the texts are embedded.
@@ -241,7 +241,7 @@ def compare_models(
     Args:
         names: two or more run folders, bundles, other model folders, packaged names or hub ids. The folder of a search
             stands for the model that it exported, the folder of a single training for the best model of that training.
-        pairs: JSONL file. The split is that of the first model that was trained on it; else the default split.
+        pairs: file of pairs. The split is that of the first model that was trained on it; else the default split.
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         say: called with a line that names each model before it is read.
         device: where the texts are embedded.

@@ -89,7 +89,7 @@ def convert(
         out: folder to write, with model.onnx, tokenizer.json (which truncates and pads as the model does), README.md
             and metadata.json, by which `files.find_faults` can verify it.
         form: "onnx" keeps fp32; "int8" stores matrices in 8 bits and scales activations dynamically as it runs.
-        pairs: JSONL file whose validation rows are used for the measurement; the test rows are not read for this.
+        pairs: file whose validation rows are used for the measurement; the test rows are not read for this.
         overwrite: whether an older folder may be replaced.
         say: called with a line that describes each step.
 

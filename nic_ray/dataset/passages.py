@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from nic_ray.dataset.formats import format_named
 from nic_ray.dataset.pairs import index_pairs, read_pairs
 from nic_ray.errors import InputError
 from nic_ray.words import count_words
@@ -22,7 +23,7 @@ class Passage:
 
 
 def read_corpus(path: Path) -> list[Passage]:
-    """Read the distinct passages of a file of pairs, or of all text files in a folder.
+    """Read the distinct passages of a file or folder of pairs, or of all text files in another folder.
 
     The text files of a folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is
     a heading and is joined with the next paragraph.
@@ -30,10 +31,10 @@ def read_corpus(path: Path) -> list[Passage]:
     Raises:
         InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
     """
-    if path.is_file():
+    if path.is_file() or format_named(path) in ("beir", "datasets"):
         return _of_pairs(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; name a JSONL file of pairs, or a folder of text files")
+        raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
     passages: dict[str, Passage] = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()):
         inside = file.relative_to(path)
