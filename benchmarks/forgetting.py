@@ -29,7 +29,7 @@ from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.retention import load_general_text, neighbours_kept
 from nic_ray.selection.scoring import Scorer
 from nic_ray.training import loop
-from nic_ray.training.prepared import Prepared, prepare, training_data
+from nic_ray.training.prepared import Prepared, holds_general_texts, prepare, training_data
 
 ALPHAS = (0.4, 0.7, 1.0)
 PLAIN = {
@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows = [] if arguments.out is None else list(read_lines(arguments.out))
-    config = load_config(arguments.config, {"train.anchor": 1.0})  # so that general texts are read
+    config = load_config(arguments.config)
+    if not holds_general_texts(config):  # they are read only where some trial may hold them
+        config = load_config(arguments.config, {"train.anchor": 1.0})
     prepared = prepare(config, on_gpu=False)
     tasks = [*map(real_set, arguments.sets)]
     for variant in (each for each in VARIANTS if each.name in arguments.variants):

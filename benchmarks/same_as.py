@@ -72,7 +72,8 @@ def left_by(tree: Path, place: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     facts: dict[str, Any] = {
         "results": result["results"],
-        "winner": result["winner"],
+        "winner": {name: value for name, value in result["winner"].items() if name != "config"},
+        **{f"winner, {name}": value for name, value in result["winner"].get("config", {}).items()},
         "front": result["front"],
         "confirmed": result["confirmed"],
         "weights of the search": _sha256(place / "searched" / "model.safetensors"),
