@@ -34,13 +34,6 @@ class Columns:
     of: Mapping[str, tuple[str, ...]]
     """Field -> its columns: one each, several for "negative"; a field that the file lacks is absent."""
 
-    @property
-    def are_plain(self) -> bool:
-        """Whether every field has its own name, and none is missing that must be there."""
-        return all(self.of.get(field) == (field,) for field in FIELDS) and all(
-            columns == (field,) for field, columns in self.of.items()
-        )
-
     def fields_of(self, row: Mapping[str, Any]) -> JsonObject:
         """Return a row's values under the names of their fields; other values are left out."""
         found: JsonObject = {}
