@@ -10,10 +10,7 @@ from nic_ray import console
 
 def main(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="file or folder of pairs")],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="file to write, in the format of its ending: the same rows with negatives"),
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write: the same rows, with negatives")],
     model: Annotated[str, typer.Option(help="model whose mistakes are mined: packaged name, folder or hub id")] = (
         "all-MiniLM-L6-v2"
     ),

@@ -135,8 +135,12 @@ def find_problems(
     A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
     rows and a single problem, which names the format.
     """
-    found = read_file(path, form)
-    return found.pairs, found.problems + list(_small_domains(found.pairs, known_domains) if found.pairs else ())
+    return (found := read_file(path, form)).pairs, problems_in(found, known_domains)
+
+
+def problems_in(found: FileOfPairs, known_domains: Container[str] = ()) -> list[Problem]:
+    """List what makes a file unusable: faults of its rows, and domains that are too small; see `read_pairs`."""
+    return [*found.problems, *_small_domains(found.pairs, known_domains)]
 
 
 def read_file(path: Path, form: Form = AS_FOUND) -> FileOfPairs:
@@ -266,10 +270,8 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
 
 
 def _notes(columns: Columns | None, domain: str | None) -> list[str]:
-    if columns is None:
-        return []
     alone = [] if domain is None else [f'no column holds domains: all rows are of one, "{domain}"']
-    return [*columns.notes(), *alone]
+    return [*(columns.notes() if columns else ()), *alone]
 
 
 def describe_problems(

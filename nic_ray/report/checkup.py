@@ -14,6 +14,7 @@ from nic_ray.dataset.pairs import (
     count_pairs,
     describe_problems,
     find_problems,
+    problems_in,
     read_file,
 )
 from nic_ray.domains import omitted_domains, shown_domains
@@ -75,8 +76,8 @@ def check_file(
     Raises:
         InputError: a format or a finding is unknown, the copy cannot be written or the model is not available.
     """
-    rows, problems = find_problems(pairs, form=form)
-    notes = read_file(pairs, form).notes
+    found = read_file(pairs, form)
+    rows, problems, notes = found.pairs, problems_in(found), found.notes
     total, domains = count_pairs(rows), count_by_domain(rows)
     if problems:
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)
