@@ -375,6 +375,8 @@ class Config(Section):
         default = {name: getattr(self.train, name) for name in self.space}
         seen = [drawn(self.space, default, self.train.method)]
         for number, start in enumerate(self.search.starts):
+            if any(self._faults_of_start(start)):
+                continue
             whole = drawn(self.space, {**default, **start}, self.train.method)
             if whole in seen:
                 yield (

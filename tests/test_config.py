@@ -234,11 +234,13 @@ def test_all_errors_are_listed_at_once(refusal):
         ),
         (
             "{space: {scale: {choice: [20, 30]}}, search: {starts: [{scale: 30}, {scale: 30.0}]}}",
-            "search.starts[1]: must differ from the first trial and from the starts before it, got {'scale': 30.0}",
+            "search.starts[1]: must differ from the first trial and from the starts before it, by what counts with its "
+            "other values, got {'scale': 30.0}; change it",
         ),
         (
             "{space: {scale: {choice: [20, 30]}}, search: {starts: [{}]}}",
-            "search.starts[0]: must differ from the first trial and from the starts before it, got {}; change it",
+            "search.starts[0]: must differ from the first trial and from the starts before it, by what counts with its "
+            "other values, got {}; change it",
         ),
         ("space: {scale: {choice: [30]}}", "space.scale: must hold train.scale, the first trial's value 20"),
         ("space: {scale: {uniform: [1, 10]}}", "space.scale: must hold train.scale, the first trial's value 20"),
