@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,16 +17,27 @@ from pydantic import (
 )
 
 from nic_ray.errors import InputError
-from nic_ray.metrics.table import PRIMARY, objectives
+from nic_ray.metrics.table import FAMILIES, METRICS, OVER_ALL, PRIMARY, checked_objective, key_of, metric_of
 from nic_ray.protocol import Protocol
 from nic_ray.space import Dimension, Value
 from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
 
-if TYPE_CHECKING:
-    Objective: TypeAlias = str
-else:  # the objectives in the table of metrics
-    Objective = Literal[objectives()]
+METRIC_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(FAMILIES)})((@|_at_)[1-9][0-9]*)?$"}
+Objective = Annotated[
+    str,
+    AfterValidator(checked_objective),
+    WithJsonSchema({"type": "string", "pattern": f"{METRIC_SCHEMA['pattern'][:-1]}/({'|'.join(OVER_ALL)})$"}),
+]
+
+
+def _metric(name: str) -> str:
+    key = key_of(name)
+    metric_of(key)
+    return key
+
+
+MetricName = Annotated[str, AfterValidator(_metric), WithJsonSchema(METRIC_SCHEMA)]
 
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets", "beir"]
@@ -163,6 +174,17 @@ class SearchConfig(Section):
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the sampler")
 
 
+class EvaluationConfig(Section):
+    """What a model's ranking of passages is described by."""
+
+    metrics: tuple[MetricName, ...] = Field(
+        tuple(METRICS),
+        description="metrics that are shown: recall@k, precision@k, hit_rate@k, ndcg@k, mrr@k, map@k, for any k; ndcg, "
+        "mrr and map also without. recall@5 and mrr are always among them, since the guard decides by the first "
+        "and the second decides between equal ones",
+    )
+
+
 class ResourcesConfig(Section):
     """The resources that a trial uses."""
 
@@ -279,6 +301,7 @@ class Config(Section):
         },
     )
     search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     activations: ActivationsConfig = ActivationsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
@@ -316,6 +339,11 @@ class Config(Section):
     def _space_goes_with_train(self) -> Self:
         _refuse(self._mismatches())
         return self
+
+    def further_metrics(self) -> tuple[str, ...]:
+        """Return the metrics besides `table.METRICS` that are computed: those named, and that of the objective."""
+        names = dict.fromkeys((*self.evaluation.metrics, self.search.objective.partition("/")[0]))
+        return tuple(name for name in names if name not in METRICS)
 
     def _mismatches(self) -> Iterator[str]:
         if self.search.grace_period > self.train.epochs:

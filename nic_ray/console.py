@@ -14,7 +14,7 @@ import typer
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
-from nic_ray.metrics.table import METRICS, OVER_ALL, macro_cells
+from nic_ray.metrics.table import OVER_ALL, macro_cells, metrics_in
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,8 +26,10 @@ With the default of 700, collection takes a fifth of the time of the imports and
 computes with consists of few, large objects."""
 
 
-MACRO_COLUMNS = tuple(f"{metric.replace('_', ' ')} macro" for metric in METRICS)
-"""Headings of the cells of `table.macro_cells`."""
+def macro_columns(*results: Iterable[str]) -> list[str]:
+    """Return the headings of the cells of `table.macro_cells`, for flat metrics."""
+    return [f"{metric.replace('_', ' ')} macro" for metric in metrics_in(*results)]
+
 
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Errors of the path itself: too long, access denied, or a loop of links."""
@@ -100,7 +102,7 @@ def metrics_table(
             gain: the last model's value minus the first's.
         passages: domain -> number of passages that are asked about, for a column of these numbers.
     """
-    metrics = [*METRICS] if metrics is None else metrics
+    metrics = [*metrics_in(*results.values())] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
     domains = [name for name in names if name not in OVER_ALL]
@@ -127,7 +129,7 @@ def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":
         rankings: the name of a ranking -> flat metrics.
     """
     return table(
-        ["ranked by", *MACRO_COLUMNS],
+        ["ranked by", *macro_columns(*rankings.values())],
         [[name, *macro_cells(flat)] for name, flat in rankings.items()],
     )
 
@@ -138,8 +140,10 @@ def sizes_table(sizes: Iterable[tuple[int, str, int, Mapping[str, float]]]) -> "
     Args:
         sizes: these values of each size, the metrics as flat metrics.
     """
-    rows = [[str(count), precision, f"{size:,}", *macro_cells(flat)] for count, precision, size, flat in sizes]
-    return table(["dimensions", "precision", "bytes", *MACRO_COLUMNS], rows)
+    listed = list(sizes)
+    rows = [[str(count), precision, f"{size:,}", *macro_cells(flat)] for count, precision, size, flat in listed]
+    columns = macro_columns(*(flat for *_, flat in listed))
+    return table(["dimensions", "precision", "bytes", *columns], rows)
 
 
 def show(shown: "Table") -> None:

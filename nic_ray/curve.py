@@ -25,7 +25,7 @@ def main(
 
     from nic_ray.bundle.descriptions import describe_curve
     from nic_ray.errors import InputError
-    from nic_ray.metrics.table import METRICS, macro_cells
+    from nic_ray.metrics.table import macro_cells
     from nic_ray.progress import view
     from nic_ray.report.html import write_page
     from nic_ray.search.learning_curve import learning_curve
@@ -48,7 +48,7 @@ def main(
         ]
         for point in curve["points"]
     ]
-    labels = [f"{name.replace('_', ' ')} macro" for name in METRICS]
+    labels = console.macro_columns(*(point["metrics"] for point in curve["points"]))
     console.show(console.table(["trained on", "pas-sages", "rows", *labels], rows))
     console.say(describe_curve(curve))
     console.say(f"report: {write_page(run_folder)}")

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 
-from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
+from nic_ray.metrics.table import OVER_ALL, PRIMARY, metrics_in
 from nic_ray.results import Intervals
 
 MAX_SHOWN = 24
@@ -75,7 +75,9 @@ def as_csv(
         for name in (*changes_of(models), "macro"):
             row: dict[str, object] = {"part": part, "domain": name, "passages": counted.get(name, "")}
             for model, flat in models.items():
-                row |= {f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in METRICS}
+                row |= {
+                    f"{metric} {model}": flat.get(f"{metric}/{name}", "") for metric in metrics_in(*models.values())
+                }
             for difference, by_domain in intervals.get(part, {}).items():
                 if name in by_domain:
                     change, low, high = by_domain[name]["difference"], by_domain[name]["low"], by_domain[name]["high"]

@@ -34,12 +34,27 @@ def main(
             help="formats that embeddings are kept in as well, int8,binary, as Sentence Transformers makes them"
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="metrics besides recall@5 and mrr, such as ndcg@10,map,precision@3"),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="write the model's ranking as a TREC run, the first 1,000 passages of each query, and qrels beside it",
+        ),
+    ] = None,
+    beir: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write nDCG, MAP, recall, precision and MRR at several depths as BEIR does"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
     ] = "auto",
 ) -> None:
-    """Evaluate a model: Recall@5 and MRR of each domain, with those of its base model.
+    """Evaluate a model: Recall@5, MRR and other metrics of each domain, with those of its base model.
 
     For every query, the passages of all parts are ranked. An exported model is evaluated on the split that it was
     trained with if PAIRS is the file that it was trained on; otherwise the default split applies. Keep the test rows
@@ -51,10 +66,12 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.bundle import compressed
+    from nic_ray.bundle import compressed, run_files
     from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
     from nic_ray.bundle.rows import part_named
     from nic_ray.hardware import pick_device
+    from nic_ray.metrics.table import parse_metrics
+    from nic_ray.model.evaluation import Asked
     from nic_ray.packaged import packaged
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_comparison
@@ -62,12 +79,24 @@ def main(
     pairs = packaged(pairs)
     place = pick_device(device, "--device")
     sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
-    smaller = []
+    further, smaller = parse_metrics(metrics, "--metrics"), []
+    run_files.refuse_existing(run, None if run is None else run_files.qrels_of(run), beir)
+
+    def write(asked: Asked) -> None:
+        if run is not None:
+            run_files.write_run(run, asked)
+        if beir is not None:
+            run_files.write_beir(beir, asked)
+
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
         if pairs.is_dir():
-            comparison = compare_on_folder(model, pairs, split or "test", view=progress, device=place)
+            comparison = compare_on_folder(
+                model, pairs, split or "test", view=progress, device=place, further=further, use=write
+            )
         else:
-            comparison = compare_with_base(model, pairs, part_named(split), view=progress, device=place)
+            comparison = compare_with_base(
+                model, pairs, part_named(split), view=progress, device=place, further=further, use=write
+            )
         if sizes or len(formats) > 1:
             smaller = compressed.results_by_size(
                 model, pairs, comparison.split, sizes, formats, view=progress, device=place

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
-from nic_ray.metrics.table import METRICS, maximised
+from nic_ray.metrics.table import maximised, metrics_in
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -263,7 +263,7 @@ def headline(metrics: Mapping[str, float]) -> str:
         metrics: flat; "epoch", "loss", the macro metrics and, if it was measured, "pairs_per_second".
     """
     rate = metrics.get("pairs_per_second")
-    macro = "".join(f"  {name}/macro {metrics[f'{name}/macro']:.4f}" for name in METRICS)
+    macro = "".join(f"  {name}/macro {metrics[f'{name}/macro']:.4f}" for name in metrics_in(metrics))
     return (
         f"epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}{macro}"
         f"{'' if rate is None else f'  {rate:.0f} pairs/s'}"

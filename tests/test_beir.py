@@ -139,12 +139,16 @@ def test_the_command_reads_a_folder_on_a_gpu_where_there_is_one(
 ):
     devices = []
 
-    def scored(encoder, collection, rows, max_tokens, fusions, *, device="cpu", **others):
+    def scored(encoder, collection, rows, max_tokens, *, device="cpu", **others):
         devices.append(device)
-        return {fusion: {"recall_at_5": np.ones(len(rows)), "mrr": np.ones(len(rows))} for fusion in fusions}
+        return len(rows)
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("nic_ray.bundle.comparison.encoder_scores", scored)
+    monkeypatch.setattr("nic_ray.bundle.comparison.asked_of", scored)
+    monkeypatch.setattr(
+        "nic_ray.bundle.comparison.fused_scores",
+        lambda rows, fusions: {fusion: {"recall_at_5": np.ones(rows), "mrr": np.ones(rows)} for fusion in fusions},
+    )
     arguments = [str(tiny_model_folder), str(write(tmp_path / "shop")), "--json", *options]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     with pytest.raises(SystemExit) as ended:

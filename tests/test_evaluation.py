@@ -187,7 +187,9 @@ def test_fusions_score_what_their_two_searches_found(tiny_pairs, monkeypatch, wi
     for place, row in list(enumerate(rows))[::7]:  # one query at a time, by the definition
         own = [p for p in both.corpus if not within_domain or both.domains[row] == domain_of(both, p)]
         query = embeddings[[np.searchsorted(texts, both.query[row])]]
-        by_vectors = ranking.similarities(query, embeddings[np.searchsorted(texts, own)])(slice(None))
+        by_vectors = ranking.similarities(query, embeddings[np.searchsorted(texts, own)]).block(slice(None))(
+            slice(None)
+        )
         by_words = bm25([both.texts[p] for p in own])([both.texts[both.query[row]]])
         variant = both.texts[both.positive[row]].replace(" 40 ", " 60 ")
         kept = [number for number, passage in enumerate(own) if both.texts[passage] != variant]
@@ -220,7 +222,7 @@ def test_first_hits_are_right_where_the_first_rank_is(tiny_pairs, monkeypatch, f
         embeddings[[np.searchsorted(texts, both.query[row])]], embeddings[np.searchsorted(texts, kept)]
     )
     words = bm25([both.texts[text] for text in both.corpus])([both.texts[both.query[row]]])
-    alone = fused(vectors(slice(None)), words[:, np.isin(both.corpus, kept)], fusion)
+    alone = fused(vectors.block(slice(None))(slice(None)), words[:, np.isin(both.corpus, kept)], fusion)
     assert found.without_answer[place] == pytest.approx(alone.max(), abs=1e-5)
 
 

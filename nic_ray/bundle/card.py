@@ -14,7 +14,7 @@ from nic_ray.bundle.names import PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, shown_domains
 from nic_ray.evidence import Metadata
-from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, metric_of, metrics_in
 from nic_ray.protocol import MEANINGS
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.results import CROSS_FIT, IN_DOMAIN
@@ -84,7 +84,7 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
     many = len(changes_of({"tuned": tested})) > MAX_SHOWN
     for key, value in tested.items():
         metric, _, domain = key.partition("/")
-        if metric in METRICS and (domain == "macro" or (domain not in OVER_ALL and not many)):
+        if domain and (domain == "macro" or (domain not in OVER_ALL and not many)):
             yield EvalResult(
                 task_type="information-retrieval",
                 dataset_type=Path(pairs).stem,
@@ -93,7 +93,7 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
                 dataset_split=part,
                 dataset_revision=data.get("sha256"),
                 metric_type=metric,
-                metric_name=METRICS[metric].label,
+                metric_name=metric_of(metric).label,
                 metric_value=value,
             )
 
@@ -142,11 +142,12 @@ def _results_section(metadata: Metadata) -> str:
     if not parts:
         return ""
     split, data = metadata.get("split", {}), metadata.get("data", {})
+    metrics = metrics_in(*(flat for part in parts for flat in results[part].values()))
     corpus = f"all {data['passages']} passages" if "passages" in data else "all passages"
     lines = [
         "## Results",
         f"Each query is ranked against {corpus} of the data, whatever part they belong to. "
-        f"{' '.join(f'{metric.label} is the {metric.explained}.' for metric in METRICS.values())} A tie counts against "
+        f"{' '.join(f'{metric.label} is the {metric.explained}.' for metric in metrics.values())} A tie counts against "
         "the model. `macro` is the mean over domains, each with the same weight, and `worst` the lowest domain.",
     ]
     trained = metadata.get("trained", {})
@@ -182,7 +183,8 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping
     names = dict.fromkeys(key.partition("/")[2] for flat in results.values() for key in flat if "/" in key)
     last = [name for name in ("worst", "macro") if name in names]
     counted = ["passages"] if passages else []
-    header = ["domain", *counted, *(f"{metric.label} {model}" for metric in METRICS.values() for model in results)]
+    metrics = metrics_in(*results.values())
+    header = ["domain", *counted, *(f"{metric.label} {model}" for metric in metrics.values() for model in results)]
     changes = changes_of(results)
     changes = {name: changes.get(name, 0.0) for name in names if name not in OVER_ALL}
     rows = []
@@ -190,7 +192,7 @@ def _metrics_table(results: Mapping[str, Mapping[str, float]], passages: Mapping
         if name is None:
             rows.append(gap(changes, header))
             continue
-        values = [flat.get(f"{metric}/{name}") for metric in METRICS for flat in results.values()]
+        values = [flat.get(f"{metric}/{name}") for metric in metrics for flat in results.values()]
         count = [str(passages.get(name, ""))] if counted else []
         rows.append([name, *count, *("–" if value is None else f"{value:.3f}" for value in values)])
     return table(header, rows)

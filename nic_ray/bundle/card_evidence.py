@@ -13,7 +13,7 @@ from nic_ray.bundle.markdown import gap, table
 from nic_ray.bundle.picture import with_epochs
 from nic_ray.domains import shown_domains
 from nic_ray.evidence import Metadata, path_points
-from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
+from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells, metrics_in
 from nic_ray.origin import METADATA
 from nic_ray.results import Intervals, StoredInterval
 
@@ -99,7 +99,7 @@ def _word_search_lines(metadata: Metadata) -> Iterator[str]:
     yield describe_word_search(found)
     for part, figures in found["figures"].items():
         yield table(
-            [f"ranked by, macro, {part} part", *(metric.label for metric in METRICS.values())],
+            [f"ranked by, macro, {part} part", *(metric.label for metric in metrics_in(*figures.values()).values())],
             [[ranking, *macro_cells(flat)] for ranking, flat in figures.items()],
         )
     yield (
@@ -124,6 +124,7 @@ def _calibration_lines(metadata: Metadata) -> Iterator[str]:
 
 def _retention_lines(metadata: Metadata) -> Iterator[str]:
     alpha, labels = metadata["alpha"], [metric.label for metric in METRICS.values()]
+    points = path_points(metadata["front"])
     which = "measured weights" if metadata.get("refit") == "all" else "weights"
     yield (
         f"### Between the base model and the tuned one\n\nThe {which} are "
@@ -143,9 +144,10 @@ def _retention_lines(metadata: Metadata) -> Iterator[str]:
             *_kept(point.retention),
             "–" if point.neighbours is None else f"{point.neighbours:.1%}",
         ]
-        for point in path_points(metadata["front"])
+        for point in points
     ]
-    (first, *others), kept = labels, [f"retention {label}" for label in labels]
+    first, *others = (metric.label for metric in metrics_in(*(point.metrics for point in points)).values())
+    kept = [f"retention {label}" for label in labels]
     yield table(["alpha", f"{first} macro, validation", *others, *kept, "neighbours kept"], rows)
     if retention := metadata.get("retention"):
         trained = metadata.get("trained", {})

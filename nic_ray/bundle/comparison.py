@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
-from nic_ray.model.evaluation import encoder_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, asked_of, encoder_scores, fused_scores, texts_to_score
 from nic_ray.progress import View
 from nic_ray.protocol import Protocol, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -73,7 +73,14 @@ class Comparison:
 
 
 def compare_with_base(
-    model: str, pairs: Path, split: Part | Literal["all"], *, view: View | None = None, device: str = "cpu"
+    model: str,
+    pairs: Path,
+    split: Part | Literal["all"],
+    *,
+    view: View | None = None,
+    device: str = "cpu",
+    further: Sequence[str] = (),
+    use: Callable[[Asked], None] = lambda _: None,
 ) -> Comparison:
     """Evaluate a model and its base model on one part of some pairs.
 
@@ -85,6 +92,8 @@ def compare_with_base(
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         view: shows the progress.
         device: where the texts are embedded.
+        further: keys of metrics besides those of `table.METRICS`.
+        use: called with what the model makes of the texts.
 
     Raises:
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
@@ -96,7 +105,8 @@ def compare_with_base(
     collection, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
-    scored = _evaluated(encoders, collection, chosen, metadata, view, device)
+    collection = replace(collection, metrics=tuple(further))
+    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, use)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -115,7 +125,14 @@ def compare_with_base(
 
 
 def compare_on_folder(
-    model: str, folder: Path, split: str, *, view: View | None = None, device: str = "cpu"
+    model: str,
+    folder: Path,
+    split: str,
+    *,
+    view: View | None = None,
+    device: str = "cpu",
+    further: Sequence[str] = (),
+    use: Callable[[Asked], None] = lambda _: None,
 ) -> Comparison:
     """Evaluate a model and its base model on a folder in BEIR form, as one domain.
 
@@ -125,6 +142,7 @@ def compare_on_folder(
         split: the queries are those of qrels/`split`.tsv.
         view: shows the progress.
         device: where the texts are embedded.
+        further, use: as for `compare_with_base`.
 
     Raises:
         InputError: the folder, the model or the metadata of a bundle cannot be used.
@@ -132,7 +150,8 @@ def compare_on_folder(
     collection, chosen = read_beir(folder, split)
     metadata = metadata_of(model)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
-    scored = _evaluated(encoders, collection, chosen, metadata, view, device)
+    collection = replace(collection, metrics=tuple(further))
+    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, use)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -170,16 +189,20 @@ def _evaluated(
     collection: Collection,
     rows: Sequence[int],
     metadata: Metadata,
-    view: View | None,
+    view: View,
     device: str,
+    use: Callable[[Asked], None],
 ) -> dict[str, Scored]:
-    """Evaluate models, alone and fused with a search by words."""
+    """Evaluate models, alone and fused with a search by words; `use` is called with what "model" makes of the texts."""
     texts, max_tokens = len(texts_to_score(collection, rows)), max_tokens_of(metadata)
     scored: dict[str, Scored] = {}
     for label, encoder in encoders.items():
         fusions = (WORDS, VECTORS, fusion_of(metadata, "base" if label == "base" else "tuned"))
-        with (view or View()).work(f"embedding {texts:,} texts with {encoder.name}", texts) as done:
-            scored[label] = encoder_scores(encoder, collection, rows, max_tokens, fusions, done=done, device=device)
+        with view.work(f"embedding {texts:,} texts with {encoder.name}", texts) as done:
+            asked = asked_of(encoder, collection, rows, max_tokens, done=done, device=device)
+            scored[label] = fused_scores(asked, fusions)
+        if label == "model":
+            use(asked)
     return scored
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from nic_ray.bundle.markdown import table
 from nic_ray.evidence import Metadata
-from nic_ray.metrics.table import METRICS, label_of
+from nic_ray.metrics.table import label_of, metrics_in
 from nic_ray.results import ShorterEmbeddings, StoredBase, StoredKind
 
 BASES = ["base model", "parameters", "blocks", "dimensions", "MiB", "ms a query", "untuned", "best trial", "trials"]
 KINDS = ["what trains", "best trial", "value", "trials"]
-SIZES = ["dimensions", *(f"{metric.label} {model}" for metric in METRICS.values() for model in ("base", "tuned"))]
 
 
 def cells_of_bases(bases: Sequence[StoredBase]) -> list[list[str]]:
@@ -59,12 +58,14 @@ def describe_kinds(objective: str) -> str:
     )
 
 
-def cells_of_sizes(sizes: Sequence[ShorterEmbeddings]) -> list[list[str]]:
-    """Shorter embeddings as rows of a table with the columns `SIZES`."""
-    return [
+def table_of_sizes(sizes: Sequence[ShorterEmbeddings]) -> tuple[list[str], list[list[str]]]:
+    """Return shorter embeddings as the heading and the rows of a table."""
+    metrics = metrics_in(*(flat for size in sizes for flat in size["results"].values()))
+    columns = [f"{metric.label} {model}" for metric in metrics.values() for model in ("base", "tuned")]
+    return ["dimensions", *columns], [
         [
             str(size["dimensions"]),
-            *(f"{size['results'][model][f'{name}/macro']:.3f}" for name in METRICS for model in ("base", "tuned")),
+            *(f"{size['results'][model][f'{name}/macro']:.3f}" for name in metrics for model in ("base", "tuned")),
         ]
         for size in sizes
     ]
@@ -83,7 +84,7 @@ def card_lines(metadata: Metadata) -> Iterator[str]:
     """Yield the paragraphs of a model card on fewer dimensions and on base models, if there is anything to say."""
     if sizes := metadata.get("truncate_dim"):
         yield f"### Fewer dimensions\n\n{describe_sizes(sizes)}"
-        yield table(SIZES, cells_of_sizes(sizes))
+        yield table(*table_of_sizes(sizes))
     if kinds := metadata.get("kinds"):
         yield f"### What an index that stays valid costs\n\n{describe_kinds(metadata['objective'])}"
         yield table(KINDS, cells_of_kinds(kinds))

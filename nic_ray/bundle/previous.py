@@ -5,22 +5,20 @@ from collections.abc import Iterator
 from nic_ray.bundle.markdown import table
 from nic_ray.dataset.replay import describe_saw_all
 from nic_ray.evidence import Metadata, PreviousModel
-from nic_ray.metrics.table import METRICS
-
-COLUMNS = [
-    "rows, mean over domains",
-    "number",
-    *(f"{metric.label} {model}" for metric in METRICS.values() for model in ("base", "tuned")),
-]
+from nic_ray.metrics.table import metrics_in
 
 
-def cells_of(found: PreviousModel) -> list[list[str]]:
-    """The results as rows of a table with the columns `COLUMNS`."""
-    return [
+def table_of(found: PreviousModel) -> tuple[list[str], list[list[str]]]:
+    """Return the results as the heading and the rows of a table."""
+    metrics = metrics_in(
+        *(flat for kinds in found["results"].values() for models in kinds.values() for flat in models.values())
+    )
+    columns = [f"{metric.label} {model}" for metric in metrics.values() for model in ("base", "tuned")]
+    return ["rows, mean over domains", "number", *columns], [
         [
             f"{kind}, {part}",
             str(found["rows"][part][kind]),
-            *(f"{models[model][f'{name}/macro']:.3f}" for name in METRICS for model in ("base", "tuned")),
+            *(f"{models[model][f'{name}/macro']:.3f}" for name in metrics for model in ("base", "tuned")),
         ]
         for part, by_kind in found["results"].items()
         for kind, models in by_kind.items()
@@ -43,4 +41,4 @@ def card_lines(metadata: Metadata) -> Iterator[str]:
     if found := metadata.get("previous"):
         files = ", ".join(f"{old['pairs']} (SHA-256 {old['sha256']})" for old in metadata["data"]["replay"])
         yield f"### Old and new rows\n\n{describe_previous(found)} Files of old pairs: {files}."
-        yield table(COLUMNS, cells_of(found))
+        yield table(*table_of(found))

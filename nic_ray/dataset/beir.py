@@ -14,8 +14,8 @@ from nic_ray.dataset.pairs import Collection
 def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
     """Read a folder in BEIR format, in the form in which its passages are ranked for its queries.
 
-    A passage's text is its title, a space and its text, as in BEIR. Every score above 0 marks an answer; how high it
-    is makes no difference. Queries without an answer are left out.
+    A passage's text is its title, a space and its text, as in BEIR. Every score above 0 marks an answer, and is its
+    gain. Queries without an answer are left out.
 
     Args:
         folder: holds corpus.jsonl, queries.jsonl and qrels/. Its name is the only domain.
@@ -34,11 +34,13 @@ def read_beir(folder: Path, split: str) -> tuple[Collection, list[int]]:
     query = np.array([numbers[key] for key, _ in answers], dtype=np.int64)
     collection = Collection(
         texts=(*(queries[key] for key in numbers), *passages.values()),
+        ids=(*numbers, *passages),
         query=query,
         positive=np.array([places[key] for _, key in answers], dtype=np.int64),
         negatives=np.empty((len(answers), 0), dtype=np.int64),
         domains=(folder.resolve().name,) * len(answers),
         corpus=np.arange(len(numbers), len(numbers) + len(passages), dtype=np.int64),
         fully_judged=True,
+        gains=np.array(list(answers.values())) if any(score != 1 for score in answers.values()) else None,
     )
     return collection, np.unique(query, return_index=True)[1].tolist()

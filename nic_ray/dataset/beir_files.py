@@ -4,6 +4,7 @@ Source: Thakur et al. 2021, arXiv:2104.08663; `beir.datasets.data_loader.Generic
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -57,13 +58,13 @@ def _fault(row: object, known: dict[str, str]) -> str | None:
 
 def answers_of(
     folder: Path, split: str, queries: Mapping[str, str], passages: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """Read the pairs of a query and a passage that answers it, by _id."""
+) -> dict[tuple[str, str], float]:
+    """Read the pairs of a query and a passage that answers it, by _id, with their scores, above 0."""
     path = folder / QRELS / f"{split}.tsv"
     if not path.is_file():
         others = ", ".join(splits_of(folder)) or "none"
         raise InputError(f"{path}: no such file; name one of these with --split: {others}")
-    pairs: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], float] = {}
     faults = []
     for place, (number, line) in enumerate(_lines(path)):
         columns = line.split("\t")
@@ -84,16 +85,18 @@ def answers_of(
             if key not in known
         ]
         try:
-            answers = float(score) > 0
+            relevance = float(score)
         except ValueError:
+            relevance = math.nan
+        if not math.isfinite(relevance):
             unknown.append(f"line {number}: score must be a number, got {score[:80]!r}")
         faults += unknown
-        if not unknown and answers:
-            pairs[query, passage] = None
+        if not unknown and relevance > 0:
+            pairs[query, passage] = relevance
     if not pairs and not faults:
         faults.append("names no answer; want lines of query-id, corpus-id and a score above 0, with tabs between")
     _refuse(path, faults)
-    return list(pairs)
+    return pairs
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -17,6 +17,7 @@ OTHER_NAMES = {
     "response context document doc chunk sentence2 sentence_b text2 output text",
     "negative": "neg negatives hard_negative hard_negatives negative_passages hard_negative_ctxs",
     "domain": "category topic subject product",
+    "score": "relevance",
 }
 """The names that other data sets use for our fields, the likeliest first."""
 NUMBERED = re.compile(r"(neg|negative)_\d+")
@@ -66,7 +67,7 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
         if column not in names:
             raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)})')
         of[field] = (column,)
-    for field in ("query", "positive", "domain", "negative", "source_section"):
+    for field in ("query", "positive", "domain", "negative", "source_section", "score"):
         if field in of:
             continue
         candidates = [field, *OTHER_NAMES.get(field, "").split()]

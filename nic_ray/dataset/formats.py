@@ -240,7 +240,7 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
 
 
 def _read_beir(path: Path) -> tuple[Sequence[str], Rows]:
-    return ["query", "positive"], _beir_rows(path)
+    return ["query", "positive", "score"], _beir_rows(path)
 
 
 def _beir_rows(folder: Path) -> Rows:
@@ -248,12 +248,13 @@ def _beir_rows(folder: Path) -> Rows:
     passages, queries = texts_of(folder / CORPUS), texts_of(folder / QUERIES)
     place = 0
     for split in splits_of(folder):
-        by_query: dict[str, list[str]] = {}
-        for query, passage in answers_of(folder, split, queries, passages):
-            by_query.setdefault(query, []).append(passages[passage])
+        by_query: dict[str, dict[str, float]] = {}
+        for (query, passage), score in answers_of(folder, split, queries, passages).items():
+            by_query.setdefault(query, {})[passage] = score
         for query, answers in by_query.items():
             place += 1
-            yield place, {"query": queries[query], "positive": answers}
+            texts = [passages[passage] for passage in answers]
+            yield place, {"query": queries[query], "positive": texts, "score": list(answers.values())}
 
 
 def _read_jsonl(path: Path) -> tuple[None, Rows]:

@@ -9,11 +9,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, domain_named_after, match_columns
 from nic_ray.dataset.form import AS_FOUND, Form
@@ -42,6 +42,8 @@ class Pair:
     domain: str
     negatives: tuple[str, ...] = ()
     source_section: str | None = None
+    score: float = 1.0
+    """How relevant the positive is to the query, above 0; used by metrics of graded relevance."""
     line: int = 0
     """Number of its line or row in its file, from 1; 0 if it comes from no file."""
     unit: str = "line"
@@ -91,6 +93,12 @@ class Collection:
     fully_judged: bool = False
     """Whether people have judged the whole corpus; if so, a near duplicate of an answer is not an answer unless a row
     names it as one."""
+    gains: NDArray[np.float64] | None = None
+    """(N,) how relevant each row's passage is to its query, above 0; None: all equally."""
+    ids: tuple[str, ...] | None = None
+    """(T,) ids of the texts where they come from; None if they have none."""
+    metrics: tuple[str, ...] = ()
+    """Keys of the metrics that are computed besides `table.METRICS`."""
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -367,6 +375,7 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
         negatives=negatives,
         domains=tuple(pair.domain for pair in pairs),
         corpus=np.unique(np.concatenate([positive, negatives[negatives >= 0]])),
+        gains=np.array([pair.score for pair in pairs]) if any(pair.score != 1 for pair in pairs) else None,
     )
 
 
@@ -381,6 +390,21 @@ def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
     named = np.unique(np.stack([collection.query, collection.positive], axis=1), axis=0)
     queries, starts = np.unique(named[:, 0], return_index=True)
     return dict(zip(queries.tolist(), np.split(named[:, 1], starts[1:]), strict=False))
+
+
+def gains_by_query(collection: Collection) -> dict[int, NDArray[np.float64]] | None:
+    """Map each query text to how relevant its `relevant_passages` are, in their order; None: all equally.
+
+    If several rows name the same passage for a query, the highest gain counts.
+    """
+    if collection.gains is None:
+        return None
+    pairs = np.stack([collection.query, collection.positive], axis=1)
+    named, place = np.unique(pairs, axis=0, return_inverse=True)
+    gains = np.zeros(len(named))
+    np.maximum.at(gains, place.reshape(-1), collection.gains)
+    queries, starts = np.unique(named[:, 0], return_index=True)
+    return dict(zip(queries.tolist(), np.split(gains, starts[1:]), strict=False))
 
 
 def _not_empty(text: str) -> str:
@@ -417,12 +441,37 @@ def _named(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
 
 
+def _numbers(value: Any) -> Any:
+    """Return a list of numbers; a table's cells hold them as text."""
+    if isinstance(value, list):
+        return [_number(each) for each in value]
+    return [1.0] if value is None else [_number(value)]
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
+
+
+def _relevance(score: float) -> float:
+    if not 0 < score < math.inf:
+        raise ValueError(
+            f"must be above 0, got {score:g}: a row names a passage that answers its query; leave it out, or name the "
+            "passage as a negative"
+        )
+    return score
+
+
 def row_of(pair: Pair) -> JsonObject:
     """Return a pair with the names of its fields, as formats write it."""
     row: JsonObject = {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
     if pair.negatives:
         row["negative"] = list(pair.negatives)
-    return row if pair.source_section is None else {**row, "source_section": pair.source_section}
+    if pair.source_section is not None:
+        row["source_section"] = pair.source_section
+    return row if pair.score == 1 else {**row, "score": pair.score}
 
 
 class _Row(BaseModel):
@@ -433,11 +482,19 @@ class _Row(BaseModel):
     domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
     negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
     source_section: str | None = None
+    score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
+
+    @model_validator(mode="after")
+    def _scores_go_with_positives(self) -> Self:
+        if len(self.score) not in (1, len(self.positive)):
+            raise ValueError(f'"score" must hold one number, or one a positive, {len(self.positive)}: {self.score}')
+        return self
 
 
 def _pairs_of(row: _Row, place: int, unit: str) -> Iterator[Pair]:
-    for positive in row.positive:
-        yield Pair(row.query, positive, row.domain, tuple(row.negative), row.source_section, place, unit)
+    scores = row.score * len(row.positive) if len(row.score) == 1 else row.score
+    for positive, score in zip(row.positive, scores, strict=True):
+        yield Pair(row.query, positive, row.domain, tuple(row.negative), row.source_section, score, place, unit)
 
 
 def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:

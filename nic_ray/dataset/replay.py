@@ -257,12 +257,19 @@ def pairs_of(collection: Collection) -> list[Pair]:
     """Return the rows of a collection, without their lines and sections."""
     texts = collection.texts
     return [
-        Pair(texts[query], texts[positive], domain, tuple(texts[number] for number in negatives if number >= 0))
-        for query, positive, negatives, domain in zip(
+        Pair(
+            texts[query],
+            texts[positive],
+            domain,
+            tuple(texts[number] for number in negatives if number >= 0),
+            score=score,
+        )
+        for query, positive, negatives, domain, score in zip(
             collection.query.tolist(),
             collection.positive.tolist(),
             collection.negatives.tolist(),
             collection.domains,
+            [1.0] * len(collection.query) if collection.gains is None else collection.gains.tolist(),
             strict=True,
         )
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, maximised
+from nic_ray.metrics.table import maximised, metrics_in
 from nic_ray.results import Flat
 
 Form = Literal["vectors", "words", "scores", "ranks"]
@@ -88,7 +88,7 @@ def best_fusion(results: Mapping[Fusion, Mapping[str, float]], objective: str) -
 
     Args:
         results: fusion -> flat metrics.
-        objective: one of `table.objectives`.
+        objective: as `table.checked_objective` returns it.
     """
     return max(results, key=lambda fusion: maximised(results[fusion], objective))
 
@@ -108,5 +108,5 @@ def ranking_figures(scored: Mapping[str, Scored], domains: Sequence[str]) -> dic
         for fusion, scores in by_fusion.items():
             flat = flat_metrics(scores, domains)
             label = {VECTORS: model, WORDS: "BM25"}.get(fusion, f"{model}, {fusion}")
-            figures[label] = {f"{name}/macro": flat[f"{name}/macro"] for name in METRICS}
+            figures[label] = {f"{name}/macro": flat[f"{name}/macro"] for name in metrics_in(flat)}
     return figures

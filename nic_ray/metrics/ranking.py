@@ -1,12 +1,14 @@
 """How well queries retrieve their passages from the whole corpus, domain by domain."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.metrics.table import METRICS, is_fused
+from nic_ray.metrics.table import METRICS, is_fused, metric_of
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """How the similarity of passage and query is computed, by Sentence Transformers' names; distances are negated."""
@@ -18,24 +20,126 @@ _ROUNDING = 1e-6
 # Scores held in memory at once (4 bytes each), whatever the number of queries.
 _BLOCK_SCORES = 2**20
 
+# Passages of a larger corpus are scored this many at a time.
+_BLOCK_PASSAGES = 2**16
 
-def relevance_by_rank(
-    scores: NDArray[np.floating], relevant: NDArray[np.bool_], ignored: NDArray[np.bool_] | None = None
-) -> NDArray[np.bool_]:
-    """Lay out each query's relevant passages by rank, best score first.
 
-    Ties count against the model: a relevant passage ranks behind every irrelevant one
-    whose score is equal, or lower by no more than rounding (1e-6). An encoder that maps
-    all texts to one point therefore finds nothing instead of everything.
+@dataclass(frozen=True)
+class Ranks:
+    """Where the relevant passages of Q queries stand in their rankings; the n passages of each query in their order."""
+
+    query: NDArray[np.int64]
+    """(n,) number of the query, ascending; every number from 0 to Q - 1 occurs."""
+    rank: NDArray[np.int64]
+    """(n,) rank of the passage, from 1, ascending within a query."""
+    gain: NDArray[np.float64]
+    """(n,) how relevant the passage is, above 0."""
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(Q,) number of each query's relevant passages."""
+        return np.bincount(self.query)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """(Q,) the lowest rank of each query's relevant passages."""
+        return self.rank[self._starts]
+
+    @property
+    def place(self) -> NDArray[np.int64]:
+        """(n,) 1, 2, ... for the relevant passages of a query in their order."""
+        return np.arange(len(self.query)) - self._starts[self.query] + 1
+
+    @property
+    def best_gain(self) -> NDArray[np.float64]:
+        """(n,) the gains of each query, the highest first."""
+        return self.gain[np.lexsort((-self.gain, self.query))]
+
+    def total(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Add up (n,) values for each query, (Q,)."""
+        sums: NDArray[np.float64] = np.bincount(self.query, weights=values).astype(np.float64, copy=False)
+        return sums
+
+    def discounted(self, gains: NDArray[np.float64], ranks: NDArray[np.int64], k: float) -> NDArray[np.float64]:
+        """Add up (n,) gains for each query, (Q,), each divided by log2(rank + 1); gains beyond rank k count 0."""
+        return self.total(np.where(ranks <= k, gains, 0.0) / np.log2(ranks + 1.0))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The relevant passages of all queries in one list, ordered by query, each once."""
+
+    rows: NDArray[np.int64]
+    """(n,) number of the query."""
+    columns: NDArray[np.int64]
+    """(n,) number of the passage."""
+    gain: NDArray[np.float64]
+    """(n,) its gain; of a passage that is named twice, the highest."""
+
+
+def _answers_of(relevant: Sequence[NDArray[np.integer]], gains: Sequence[NDArray[np.floating]] | None) -> _Answers:
+    rows, columns = _flat(relevant)
+    gain = np.ones(len(rows)) if gains is None else np.concatenate(gains).astype(np.float64)
+    order = np.lexsort((-gain, columns, rows))
+    rows, columns, gain = rows[order], columns[order], gain[order]
+    once = np.append(True, (np.diff(rows) != 0) | (np.diff(columns) != 0))
+    return _Answers(rows[once], columns[once], gain[once])
+
+
+def _flat(columns: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (n,) rows and (n,) columns of arrays that each name the columns of one row."""
+    rows = np.repeat(np.arange(len(columns)), [len(own) for own in columns])
+    return rows, np.concatenate(columns).astype(np.int64)
+
+
+def _count_rivals(
+    rows: NDArray[np.int64], own: NDArray[np.floating], irrelevant: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """Count the irrelevant passages that rank before each relevant one, (n,).
+
+    Args:
+        rows: (n,) number of the query of each relevant passage, ascending.
+        own: (n,) scores of the relevant passages.
+        irrelevant: (q, c) scores of passages; those of relevant ones, and of those that are left out, are -inf.
+    """
+    before = np.zeros(len(rows), dtype=np.int64)
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    # Only the relevant passages need a rank, so rivals are counted and nothing is sorted.
+    for number in range(place.max(initial=-1) + 1):
+        here = np.flatnonzero(place == number)
+        scores = irrelevant if len(here) == len(irrelevant) else irrelevant[rows[here]]
+        before[here] = np.count_nonzero(scores >= own[here, np.newaxis] - _ROUNDING, axis=1)
+    return before
+
+
+def _ranked(answers: _Answers, own: NDArray[np.floating], before: NDArray[np.int64]) -> Ranks:
+    """Return the ranks of relevant passages with scores `own`, (n,), and `before` irrelevant passages ahead, (n,)."""
+    order = np.lexsort((-own, answers.rows))
+    place = np.arange(len(order)) - np.searchsorted(answers.rows, answers.rows)
+    return Ranks(answers.rows, before[order] + place + 1, answers.gain[order])
+
+
+def ranks_of(
+    scores: NDArray[np.floating],
+    relevant: Sequence[NDArray[np.integer]],
+    ignored: Sequence[NDArray[np.integer]] | None = None,
+    gains: Sequence[NDArray[np.floating]] | None = None,
+) -> Ranks:
+    """Rank each query's relevant passages, best score first.
+
+    Ties count against the model: a relevant passage ranks behind every irrelevant one whose score is equal, or lower by
+    no more than rounding (1e-6).
 
     Args:
         scores: (Q, C) similarity of each query to each passage, finite.
-        relevant: (Q, C) bool, True where the passage answers the query.
-        ignored: (Q, C) bool, True where the passage is left out of the query's ranking, whatever its score; no such
-            passage is relevant.
-
-    Returns:
-        (Q, C) bool: column r tells whether the passage at rank r + 1 is relevant.
+        relevant: Q arrays, each naming the passages that answer the query, at least one.
+        ignored: Q arrays, each naming passages that are left out of the query's ranking, whatever their scores; none
+            is relevant.
+        gains: Q arrays like `relevant`, how relevant each passage is, above 0; None: all equally.
 
     Raises:
         ValueError: a score is NaN or infinite.
@@ -43,27 +147,19 @@ def relevance_by_rank(
     finite = np.isfinite(scores)
     if not finite.all():
         raise ValueError(f"scores must be finite, {np.count_nonzero(~finite)} of {scores.size} are not")
-    rows, columns = np.nonzero(relevant)
-    relevant_scores = scores[rows, columns]
-    best_first = np.lexsort((-relevant_scores, rows))
-    relevant_scores = relevant_scores[best_first]
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # 0 for a query's best relevant passage
-
-    # Only the relevant passages need a rank, so rivals are counted and nothing is sorted.
-    irrelevant = np.where(relevant if ignored is None else relevant | ignored, -np.inf, scores)
-    ranked = np.zeros_like(relevant)
-    for number in range(place.max(initial=-1) + 1):
-        here = place == number
-        rivals = irrelevant[rows[here]] >= relevant_scores[here, np.newaxis] - _ROUNDING
-        ranked[rows[here], number + np.count_nonzero(rivals, axis=1)] = True
-    return ranked
+    answers, irrelevant = _answers_of(relevant, gains), scores.copy()
+    own = scores[answers.rows, answers.columns]
+    irrelevant[answers.rows, answers.columns] = -np.inf
+    if ignored is not None:
+        irrelevant[_flat(ignored)] = -np.inf
+    return _ranked(answers, own, _count_rivals(answers.rows, own, irrelevant))
 
 
 def by_domain(values: NDArray[np.float64], domains: Sequence[str], *, direction: int = 1) -> dict[str, float]:
-    """Compute the mean of `values` within each domain, then "macro" and "worst" over those means.
+    """Compute the mean of `values` within each domain, then "macro" and "worst" over those means, and "micro".
 
-    "macro" weighs all domains equally, so that a search cannot buy gains in a large domain
-    with losses in a small one; "worst" is the mean of the worst domain.
+    "macro" weighs all domains equally, so that a search cannot buy gains in a large domain with losses in a small one;
+    "worst" is the mean of the worst domain; "micro" weighs all queries equally.
 
     Args:
         values: (Q,) one number per query.
@@ -73,7 +169,8 @@ def by_domain(values: NDArray[np.float64], domains: Sequence[str], *, direction:
     names, member = np.unique(np.asarray(domains), return_inverse=True)
     means = np.bincount(member, weights=values) / np.bincount(member)
     inside = {str(name): float(mean) for name, mean in zip(names, means, strict=True)}
-    return inside | {"macro": float(means.mean()), "worst": float(means.min() if direction > 0 else means.max())}
+    worst = float(means.min() if direction > 0 else means.max())
+    return inside | {"macro": float(means.mean()), "worst": worst, "micro": float(np.mean(values))}
 
 
 def query_metrics(
@@ -82,10 +179,12 @@ def query_metrics(
     relevant: Sequence[NDArray[np.integer]],
     similarity: Similarity = "cosine",
     ignored: Sequence[NDArray[np.integer]] | None = None,
+    gains: Sequence[NDArray[np.floating]] | None = None,
+    further: Iterable[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute every metric of the table for every single query, over the whole corpus.
+    """Compute metrics for every single query, over the whole corpus.
 
-    Queries are scored in blocks, so that the memory for scores does not grow with their number.
+    Queries and passages are scored in blocks, so that the memory for scores does not grow with their numbers.
 
     Args:
         queries: (Q, D) embeddings, of any norm; a zero row has cosine 0 with everything.
@@ -93,78 +192,139 @@ def query_metrics(
         relevant: Q arrays, each naming the rows of `corpus` that answer the query.
         similarity: the similarity that passages are ranked by.
         ignored: Q arrays, each naming rows of `corpus` that are left out of the query's ranking; none is relevant.
+        gains: as for `ranks_of`.
+        further: keys of metrics besides those of `METRICS`.
 
     Returns:
-        the metrics of `METRICS` by name, each (Q,).
+        the metrics by name, each (Q,).
 
     Raises:
         ValueError: an embedding is not finite, a query has no relevant passage or one
             outside the corpus, or the lengths do not match.
     """
     _check_relevant(relevant, len(queries), len(corpus))
-    return _in_blocks(similarities(queries, corpus, similarity), relevant, ignored, len(corpus))
+    scored = similarities(queries, corpus, similarity)
+    if len(corpus) <= _BLOCK_PASSAGES:
+        return _in_blocks(scored.block(slice(0, len(corpus))), relevant, ignored, gains, further, len(corpus))
+    ranks = _ranks_in_blocks(scored, _answers_of(relevant, gains), ignored, (len(queries), len(corpus)))
+    return {name: metric_of(name).of_ranks(ranks) for name in (*METRICS, *further)}
+
+
+def _ranks_in_blocks(
+    scored: "Similarities",
+    answers: _Answers,
+    ignored: Sequence[NDArray[np.integer]] | None,
+    shape: tuple[int, int],
+) -> Ranks:
+    own = scored.pairs(answers.rows, answers.columns)
+    rows, columns = answers.rows, answers.columns
+    if ignored is not None:
+        rows, columns = (np.concatenate(both) for both in zip((rows, columns), _flat(ignored), strict=True))
+    before = np.zeros(len(own), dtype=np.int64)
+    for start in range(0, shape[1], _BLOCK_PASSAGES):
+        passages = slice(start, min(start + _BLOCK_PASSAGES, shape[1]))
+        here = np.flatnonzero((columns >= passages.start) & (columns < passages.stop))
+        scores_of = scored.block(passages)
+        for block in query_blocks(shape[0], passages.stop - passages.start):
+            scores = scores_of(block)
+            excluded = here[(rows[here] >= block.start) & (rows[here] < block.stop)]
+            scores[rows[excluded] - block.start, columns[excluded] - passages.start] = -np.inf
+            first, last = np.searchsorted(answers.rows, [block.start, block.start + len(scores)])
+            before[first:last] += _count_rivals(answers.rows[first:last] - block.start, own[first:last], scores)
+    return _ranked(answers, own, before)
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """The similarity of Q queries to C passages, computed block by block.
+
+    They are cosines, or another similarity of the vectors after all of them were divided by the norm of the longest one
+    (queries by their own norm for "dot").
+    """
+
+    block: Callable[[slice], Callable[[slice], NDArray[np.floating]]]
+    """A function of a slice of the passages, c of them, that returns a function of a slice of the queries, which
+    returns their (q, c) scores. Raises ValueError if an embedding of a passage is not finite."""
+    pairs: Callable[[NDArray[np.integer], NDArray[np.integer]], NDArray[np.floating]]
+    """A function of n queries and n passages that returns the (n,) score of each pair."""
 
 
 def similarities(
     queries: NDArray[np.floating], corpus: NDArray[np.floating], similarity: Similarity = "cosine"
-) -> Callable[[slice], NDArray[np.floating]]:
-    """Prepare embeddings for scoring, which is then done for some queries at a time.
+) -> Similarities:
+    """Prepare embeddings for scoring.
 
     Args:
         queries: (Q, D) embeddings, as for `query_metrics`.
         corpus: (C, D) embeddings of all passages.
         similarity: the similarity that passages are ranked by.
 
-    Returns:
-        a function of a slice of the queries that returns their (q, C) scores: cosines, or another similarity of the
-        vectors after all of them were divided by the norm of the longest one (queries by their own norm for "dot").
-
     Raises:
-        ValueError: an embedding is not finite.
+        ValueError: an embedding of a query is not finite.
     """
     if similarity in ("cosine", "dot"):
         # neither the norm of a query nor a factor that all passages share changes any rank
         unit = _unit_rows(queries, "query")
-        passages = _unit_rows(corpus, "passage") if similarity == "cosine" else _scaled(corpus, _longest(corpus))
-        return lambda block: unit[block] @ passages.T
+        longest = _longest(corpus) if similarity == "dot" else 1.0
+
+        def prepared(passages: NDArray[np.floating]) -> NDArray[np.float32]:
+            return _unit_rows(passages, "passage") if similarity == "cosine" else _scaled(passages, longest)
+
+        def product(passages: slice) -> Callable[[slice], NDArray[np.floating]]:
+            block = prepared(corpus[passages])
+            return lambda asking: unit[asking] @ block.T
+
+        return Similarities(product, lambda rows, columns: np.einsum("nd,nd->n", unit[rows], prepared(corpus[columns])))
     from scipy.spatial.distance import cdist
 
     longest = max(_longest(queries), _longest(corpus))
-    query_vectors, passages = _scaled(queries, longest), _scaled(corpus, longest)
+    vectors = _scaled(queries, longest)
     metric = "cityblock" if similarity == "manhattan" else "euclidean"
-    return lambda block: -cdist(query_vectors[block], passages, metric)
+
+    def distance(passages: slice) -> Callable[[slice], NDArray[np.floating]]:
+        block = _scaled(corpus[passages], longest)
+        return lambda asking: -cdist(vectors[asking], block, metric)
+
+    order = 1 if similarity == "manhattan" else 2
+    return Similarities(
+        distance,
+        lambda rows, columns: (
+            -np.linalg.norm(vectors[rows].astype(np.float64) - _scaled(corpus[columns], longest), ord=order, axis=1)
+        ),
+    )
 
 
 def score_metrics(
     scores: NDArray[np.floating],
     relevant: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.integer]] | None = None,
+    gains: Sequence[NDArray[np.floating]] | None = None,
+    further: Iterable[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
     """Compute the metrics of `query_metrics` for anything that scores passages, not only for embeddings.
 
     Args:
         scores: (Q, C) score of each passage for each query, finite; higher is better.
-        relevant, ignored: as in `query_metrics`.
+        relevant, ignored, gains, further: as in `query_metrics`.
 
     Raises:
         ValueError: as `query_metrics`.
     """
     _check_relevant(relevant, *scores.shape)
-    return _in_blocks(lambda block: scores[block], relevant, ignored, scores.shape[1])
+    return _in_blocks(lambda block: scores[block], relevant, ignored, gains, further, scores.shape[1])
 
 
 def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[str]) -> dict[str, float]:
     """Average the metrics of single queries to the numbers that a model is judged by.
 
     Args:
-        values: metrics of `METRICS` by name, as `query_metrics` gives them, each (Q,). Of a name that ends in "/fused"
+        values: metrics by name, as `query_metrics` gives them, each (Q,). Of a name that ends in "/fused"
             only the mean over domains is given, under that name.
         domains: (Q,) the domain of each query.
 
     Returns:
-        for each metric, its mean within each domain ("recall_at_5/<domain>"), the unweighted mean of these
-        ("recall_at_5/macro"), and, where the table says so, the mean of the worst domain
-        ("recall_at_5/worst").
+        for each metric, its mean within each domain ("recall_at_5/<domain>"), and "macro", "worst" and "micro" as in
+        `by_domain` ("recall_at_5/macro").
 
     Raises:
         ValueError: `domains` does not have exactly one domain per query.
@@ -176,16 +336,14 @@ def flat_metrics(values: Mapping[str, NDArray[np.float64]], domains: Sequence[st
         if is_fused(name):
             flat[name] = by_domain(scores, domains)["macro"]
             continue
-        means = by_domain(scores, domains, direction=METRICS[name].direction)
-        if not METRICS[name].shows_worst:
-            del means["worst"]
+        means = by_domain(scores, domains, direction=metric_of(name).direction)
         flat |= {f"{name}/{domain}": value for domain, value in means.items()}
     return flat
 
 
-def empty_metrics(queries: int) -> dict[str, NDArray[np.float64]]:
+def empty_metrics(queries: int, further: Iterable[str] = ()) -> dict[str, NDArray[np.float64]]:
     """Allocate an array for each metric of this number of queries, to be filled part by part."""
-    return {name: np.empty(queries) for name in METRICS}
+    return {name: np.empty(queries) for name in (*METRICS, *further)}
 
 
 def query_blocks(queries: int, passages: int) -> Iterator[slice]:
@@ -199,14 +357,20 @@ def _in_blocks(
     scores: Callable[[slice], NDArray[np.floating]],
     relevant: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.integer]] | None,
+    gains: Sequence[NDArray[np.floating]] | None,
+    further: Iterable[str],
     passages: int,
 ) -> dict[str, NDArray[np.float64]]:
-    values = empty_metrics(len(relevant))
+    values = empty_metrics(len(relevant), further)
     for block in query_blocks(len(relevant), passages):
-        left_out = None if ignored is None else as_matrix(ignored[block], passages)
-        ranked = relevance_by_rank(scores(block), as_matrix(relevant[block], passages), left_out)
-        for name, metric in METRICS.items():
-            values[name][block] = metric.of_ranks(ranked)
+        ranks = ranks_of(
+            scores(block),
+            relevant[block],
+            None if ignored is None else ignored[block],
+            None if gains is None else gains[block],
+        )
+        for name, metric in values.items():
+            metric[block] = metric_of(name).of_ranks(ranks)
     return values
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray.dataset.pairs import Collection, relevant_passages
+from nic_ray.dataset.pairs import Collection, gains_by_query, relevant_passages
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import FirstHits, first_hits
@@ -19,6 +19,7 @@ from nic_ray.metrics.ranking import (
     empty_metrics,
     flat_metrics,
     query_blocks,
+    query_metrics,
     score_metrics,
     similarities,
 )
@@ -113,8 +114,8 @@ def judged_scores(asked: Asked, objective: str) -> dict[str, NDArray[np.float64]
     """Compute the metrics that a model is judged by: `query_scores`, and those of its best fusion if that is asked for.
 
     Args:
-        objective: one of `table.objectives`. If it ends in "/fused", the metrics of the fusion with a search by words
-            that has the best macro mean on these rows are added, as "recall_at_5/fused", ...
+        objective: as `table.checked_objective` returns it. If it ends in "/fused", the metrics of the fusion with a
+            search by words that has the best macro mean on these rows are added, as "recall_at_5/fused", ...
     """
     values = query_scores(asked)
     if is_fused(objective):
@@ -136,9 +137,27 @@ def query_scores(asked: Asked, *, within_domain: bool = False) -> dict[str, NDAr
             a passage of another domain then does not count as an answer either.
 
     Returns:
-        as `ranking.query_metrics`, each (rows,).
+        as `ranking.query_metrics`, each (rows,), with the further metrics that the collection names.
     """
-    return fused_scores(asked, [VECTORS], within_domain=within_domain)[VECTORS]
+    collection = asked.collection
+    relevant, gains = relevant_passages(collection), gains_by_query(collection)
+    found = empty_metrics(len(asked.rows), collection.metrics)
+    for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
+        queries = collection.query[[asked.rows[place] for place in places]]
+        numbers = queries.tolist()
+        right, worth = _answers(corpus, relevant, gains, numbers)
+        values = query_metrics(
+            asked.vectors(queries),
+            asked.vectors(corpus),
+            right,
+            asked.similarity,
+            _left_out(collection, corpus, relevant, numbers),
+            worth,
+            collection.metrics,
+        )
+        for name, metric in values.items():
+            found[name][places] = metric
+    return found
 
 
 def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -148,24 +167,26 @@ def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.floa
         k: number of passages per query; lower for all queries if the corpus has fewer passages for one of them.
 
     Returns:
-        (rows, k) numbers of passages, the nearest first, and their cosines.
+        (rows, k) numbers of passages, the nearest first, and their similarities.
     """
     collection, rows = asked.collection, asked.rows
-    unit = asked.embeddings / np.maximum(np.linalg.norm(asked.embeddings, axis=1, keepdims=True), 1e-12)
-    corpus = unit[np.searchsorted(asked.texts, collection.corpus)].T
+    corpus = collection.corpus
     relevant = relevant_passages(collection)
-    queries = collection.query[list(rows)].tolist()
-    left_out = _left_out(collection, collection.corpus, relevant, queries) or [np.zeros(0, dtype=np.int64)] * len(rows)
-    k = min(k, len(collection.corpus) - max(map(len, left_out), default=0))
-    passages, cosines = [], []
-    for start in range(0, len(rows), 256):  # a block at a time, so that memory does not grow with the rows
-        scores = unit[np.searchsorted(asked.texts, queries[start : start + 256])] @ corpus
-        for row, places in enumerate(left_out[start : start + 256]):
+    queries = collection.query[list(rows)]
+    left_out = _left_out(collection, corpus, relevant, queries.tolist())
+    k = min(k, len(corpus) - max((len(places) for places in left_out or ()), default=0))
+    similarities_of = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity).block(
+        slice(0, len(corpus))
+    )
+    passages, found = [], []
+    for block in query_blocks(len(queries), len(corpus)):
+        scores = similarities_of(block)
+        for row, places in enumerate([] if left_out is None else left_out[block]):
             scores[row, places] = -np.inf
         first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        passages.append(collection.corpus[first])
-        cosines.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
-    return np.concatenate(passages), np.concatenate(cosines)
+        passages.append(corpus[first])
+        found.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
+    return np.concatenate(passages), np.concatenate(found)
 
 
 def fused_scores(
@@ -180,10 +201,13 @@ def fused_scores(
     Returns:
         fusion -> metric -> its value for each row's query, (rows,).
     """
-    scores = {fusion: empty_metrics(len(asked.rows)) for fusion in fusions}
+    further = asked.collection.metrics
+    if [*fusions] == [VECTORS]:
+        return {VECTORS: query_scores(asked, within_domain=within_domain)}
+    scores = {fusion: empty_metrics(len(asked.rows), further) for fusion in fusions}
     for block in _scored_blocks(asked, fusions, within_domain=within_domain):
         for fusion, values in block.scores.items():
-            for name, metric in score_metrics(values, block.relevant, block.left_out).items():
+            for name, metric in score_metrics(values, block.relevant, block.left_out, block.gains, further).items():
                 scores[fusion][name][block.places] = metric
     return scores
 
@@ -228,6 +252,8 @@ class _Block:
     """Fusion -> (q, C) scores."""
     relevant: list[NDArray[np.int64]]
     """q arrays of positions among the C passages."""
+    gains: list[NDArray[np.float64]] | None
+    """Likewise, how relevant each of them is; None: all equally."""
     left_out: list[NDArray[np.int64]] | None
     """Likewise, of near duplicates of each query's answers."""
 
@@ -235,10 +261,11 @@ class _Block:
 def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bool = False) -> Iterator[_Block]:
     """Score passages block by block, so that memory does not grow with the rows; arguments as for `fused_scores`."""
     collection = asked.collection
-    relevant = relevant_passages(collection)
+    relevant, gains = relevant_passages(collection), gains_by_query(collection)
     for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
         queries = collection.query[[asked.rows[place] for place in places]]
-        by_vectors = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
+        scored = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
+        by_vectors = scored.block(slice(0, len(corpus)))
         passages = [collection.texts[text] for text in corpus.tolist()]
         by_words = bm25(passages) if {*fusions} != {VECTORS} else None
         for block in query_blocks(len(queries), len(corpus)):
@@ -246,12 +273,14 @@ def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bo
             words = vectors if by_words is None else by_words([collection.texts[query] for query in numbers])
             left_out = _left_out(collection, corpus, relevant, numbers)
             ignored = None if left_out is None else as_matrix(left_out, len(corpus))
+            right, worth = _answers(corpus, relevant, gains, numbers)
             yield _Block(
                 places[block],
                 vectors,
                 words,
                 {fusion: fused(vectors, words, fusion, ignored) for fusion in fusions},
-                [_places(corpus, relevant[query]) for query in numbers],
+                right,
+                worth,
                 left_out,
             )
 
@@ -353,10 +382,23 @@ def encoder_scores(
     Raises:
         ValueError: an embedding is not finite.
     """
+    return fused_scores(asked_of(encoder, collection, rows, max_tokens, device=device, done=done), fusions)
+
+
+def asked_of(
+    encoder: Encoder,
+    collection: Collection,
+    rows: Sequence[int],
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _: None,
+) -> Asked:
+    """Embed what is needed to score rows with a whole model; arguments as for `encoder_scores`."""
     keep_to_usable_cpus()
     texts = texts_to_score(collection, rows)
     embeddings = encoder_embeddings(encoder, collection, texts, max_tokens, device=device, done=done)
-    return fused_scores(Asked(embeddings, texts, collection, rows, encoder.similarity), fusions)
+    return Asked(embeddings, texts, collection, rows, encoder.similarity)
 
 
 def plain_scores(
@@ -384,12 +426,13 @@ def plain_scores(
     texts = [collection.texts[query] for query in distinct.tolist()]
     queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
     done(len(texts))
-    scores = empty_metrics(len(distinct))
-    for start in range(0, len(distinct), 256):  # a block at a time, so that memory does not grow with the rows
-        block = slice(start, start + 256)
-        right = [_places(collection.corpus, relevant[query]) for query in distinct[block].tolist()]
-        left_out = _left_out(collection, collection.corpus, relevant, distinct[block].tolist())
-        for name, values in score_metrics(model.similarity(queries[block], passages).numpy(), right, left_out).items():
+    scores = empty_metrics(len(distinct), collection.metrics)
+    for block in query_blocks(len(distinct), len(corpus)):
+        numbers = distinct[block].tolist()
+        right, worth = _answers(collection.corpus, relevant, gains_by_query(collection), numbers)
+        left_out = _left_out(collection, collection.corpus, relevant, numbers)
+        similarity = model.similarity(queries[block], passages).numpy()
+        for name, values in score_metrics(similarity, right, left_out, worth, collection.metrics).items():
             scores[name][block] = values
     return {name: values[place] for name, values in scores.items()}
 
@@ -436,6 +479,22 @@ def _left_out(
         near = np.sort(np.concatenate(same)) if same else places[:0]
         left_out.append(near[~np.isin(corpus[near], answers)])
     return left_out if any(map(len, left_out)) else None
+
+
+def _answers(
+    corpus: NDArray[np.int64],
+    relevant: Mapping[int, NDArray[np.int64]],
+    gains: Mapping[int, NDArray[np.float64]] | None,
+    queries: Sequence[int],
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]] | None]:
+    """Return the positions of each query's answers in the corpus, and how relevant they are if that differs."""
+    if gains is None:
+        return [_places(corpus, relevant[query]) for query in queries], None
+    kept = [np.isin(relevant[query], corpus) for query in queries]
+    return (
+        [_places(corpus, relevant[query][present]) for query, present in zip(queries, kept, strict=True)],
+        [gains[query][present] for query, present in zip(queries, kept, strict=True)],
+    )
 
 
 def _places(corpus: NDArray[np.int64], texts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,14 +6,13 @@ from plotly.subplots import make_subplots
 from nic_ray.bundle.deployment import (
     BASES,
     KINDS,
-    SIZES,
     cells_of_bases,
     cells_of_kinds,
-    cells_of_sizes,
     describe_costs,
     describe_kinds,
     describe_sizes,
     short_name,
+    table_of_sizes,
 )
 from nic_ray.report.elements import CYCLE, FinishedRun, Html, figure_html, label, objective_name, sentence, table
 from nic_ray.results import StoredBase
@@ -54,7 +53,7 @@ def index(run: FinishedRun) -> Html:
 def dimensions(run: FinishedRun) -> Html:
     """The metrics of shorter embeddings; nothing for a model that was not trained for them."""
     if sizes := run.result.get("truncate_dim"):
-        yield table(SIZES, cells_of_sizes(sizes))
+        yield table(*table_of_sizes(sizes))
         yield sentence(describe_sizes(sizes))
 
 

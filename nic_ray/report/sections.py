@@ -9,9 +9,8 @@ import plotly.graph_objects as go
 
 from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_refit, describe_word_search
 from nic_ray.bundle.picture import COLOURS
-from nic_ray.bundle.previous import COLUMNS as COLUMNS_OF_PREVIOUS
-from nic_ray.bundle.previous import cells_of as cells_of_previous
 from nic_ray.bundle.previous import describe_previous
+from nic_ray.bundle.previous import table_of as table_of_previous
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.lint import lint_pairs, texts_of
@@ -20,7 +19,7 @@ from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domai
 from nic_ray.evidence import RetrievedQuery, ShownPassage
 from nic_ray.metrics.intervals import Interval
 from nic_ray.metrics.learning_curve import FittedCurve
-from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells
+from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells, metrics_in
 from nic_ray.protocol import shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
@@ -62,7 +61,7 @@ def summary(run: FinishedRun) -> Html:
         f"{results['tuned'][objective]:.3f}, {gain:+.3f} against the base model."
     )
     if previous := result.get("previous"):
-        yield table(COLUMNS_OF_PREVIOUS, cells_of_previous(previous))
+        yield table(*table_of_previous(previous))
         yield sentence(describe_previous(previous))
     if warning := describe_readings(result.get("readings", [])):
         yield f'<div class="warning"><p>{html.escape(warning[0].upper() + warning[1:])}.</p></div>'
@@ -83,7 +82,10 @@ def words(run: FinishedRun) -> Html:
         return
     part = "test" if "test" in found["figures"] else "validation"
     yield table(
-        [f"ranked by ({part} rows, mean over domains)", *(metric.label for metric in METRICS.values())],
+        [
+            f"ranked by ({part} rows, mean over domains)",
+            *(metric.label for metric in metrics_in(*found["figures"][part].values()).values()),
+        ],
         [[ranking, *macro_cells(flat)] for ranking, flat in found["figures"][part].items()],
     )
     yield sentence(describe_word_search(found))
@@ -304,7 +306,7 @@ def _folds(run: FinishedRun) -> Html:
         f"model, over {gain['passages']:,} passages."
     )
     yield table(
-        ["all rows, macro", *(metric.label for metric in METRICS.values())],
+        ["all rows, macro", *(metric.label for metric in metrics_in(*results.values()).values())],
         [[label, *macro_cells(flat)] for label, flat in results.items()],
     )
 

@@ -9,11 +9,10 @@ from nic_ray.bundle.compressed import Compressed
 from nic_ray.bundle.deployment import (
     BASES,
     KINDS,
-    SIZES,
     cells_of_bases,
     cells_of_kinds,
-    cells_of_sizes,
     describe_sizes,
+    table_of_sizes,
 )
 from nic_ray.bundle.descriptions import (
     describe_averaging,
@@ -22,11 +21,11 @@ from nic_ray.bundle.descriptions import (
     describe_word_search,
 )
 from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_epochs
-from nic_ray.bundle.previous import COLUMNS, cells_of, describe_previous
+from nic_ray.bundle.previous import describe_previous, table_of
 from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.errors import RunError
 from nic_ray.evidence import Evidence, path_points
-from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells
+from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells, metrics_in
 from nic_ray.readings import describe_readings
 from nic_ray.results import CROSS_FIT, IN_DOMAIN, Intervals
 from nic_ray.run_folder import RunFolder
@@ -57,7 +56,7 @@ def show_result(result: SearchResult) -> None:
         console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
-        console.show(console.table(COLUMNS, cells_of(previous)))
+        console.show(console.table(*table_of(previous)))
     _show_deployment(result)
     for line in describe_evidence(judgement.evidence):
         console.say(line)
@@ -85,7 +84,7 @@ def _show_deployment(result: SearchResult) -> None:
         console.show(console.table(KINDS, cells_of_kinds(kinds)))
     if sizes := evidence.get("truncate_dim"):
         console.say(f"\n{describe_sizes(sizes)}")
-        console.show(console.table(SIZES, cells_of_sizes(sizes)))
+        console.show(console.table(*table_of_sizes(sizes)))
 
 
 def describe_part(part: str) -> str:
@@ -195,7 +194,7 @@ def _words(evidence: Evidence) -> Iterator[str]:
     if found is None:
         return
     part = "test" if "test" in found["figures"] else "validation"
-    labels = " and ".join(metric.label for metric in METRICS.values())
+    labels = " and ".join(metric.label for metric in metrics_in(*found["figures"][part].values()).values())
     yield f"\nwith and without a search by words, macro {labels} on the {part} rows:"
     width = max(map(len, found["figures"][part]))
     for ranking, flat in found["figures"][part].items():

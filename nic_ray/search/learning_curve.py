@@ -13,7 +13,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import CurvePoint, StoredCurve, StoredResult, value_in
 from nic_ray.metrics.learning_curve import fit_curve, shares_of_passages
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import METRICS, PRIMARY, metrics_in
 from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.model.adapters import weights_of
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
@@ -119,7 +119,7 @@ def _measured(
                 "share": share,
                 "passages": len(np.unique(prepared.passages[rows])),
                 "rows": len(rows),
-                "metrics": {f"{name}/macro": flat[f"{name}/macro"] for name in METRICS},
+                "metrics": {f"{name}/macro": flat[f"{name}/macro"] for name in metrics_in(flat)},
                 "interval": own,
             }
         )

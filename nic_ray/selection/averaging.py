@@ -137,7 +137,7 @@ def cross_fitted(
         candidates: the candidates, at least as many as the largest of `sizes`.
         sizes: numbers of candidates.
         queries: passages and domains of the validation queries.
-        objective: one of `table.objectives`.
+        objective: as `table.checked_objective` returns it.
         seed: seed of the halves.
 
     Returns:

@@ -12,8 +12,8 @@ from nic_ray.dataset.split import folds_of_rows
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion
 from nic_ray.metrics.intervals import Queries, count_passages
-from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.ranking import empty_metrics, flat_metrics
+from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
 from nic_ray.results import CROSS_FIT
@@ -67,7 +67,7 @@ def cross_fit(
     found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
     if better is not None:
         found |= _scores(better.scorer, None, every, {BEST_BASE: VECTORS})
-    found |= {label: {name: np.zeros(len(every)) for name in METRICS} for label in ("tuned", WITH_WORDS)}
+    found |= {label: empty_metrics(len(every), collection.metrics) for label in ("tuned", WITH_WORDS)}
     for number in range(count):
         held_out = np.flatnonzero(folds == number)
         say(f"fold {number + 1} of {count}: {len(held_out):,} rows are held out")
@@ -111,7 +111,7 @@ def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wa
     texts = texts_to_score(collection, numbers)
     asked = Asked(scorer.embeddings(weights, texts), texts, collection, numbers, scorer.similarity(weights))
     found = fused_scores(asked, tuple(dict.fromkeys(wanted.values())))
-    return {label: {name: found[fusion][name] for name in METRICS} for label, fusion in wanted.items()}
+    return {label: dict(found[fusion]) for label, fusion in wanted.items()}
 
 
 def _judged(

@@ -62,7 +62,7 @@ def choose_mixture(
     Args:
         mixtures: those with alpha above 0.
         queries: passages and domains of the queries that the mixtures' scores belong to.
-        objective: the flat metric that is compared, one of `table.objectives`.
+        objective: the flat metric that is compared, as `table.checked_objective` returns it.
         max_retention_loss: largest loss of the primary metric, Recall@5, on the retention set; at least 0.
         min_neighbours_kept: least share of the neighbours on general texts that are kept.
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.metrics.table import PRIMARY, metrics_in
 from nic_ray.results import Flat
 from nic_ray.selection.guard import falls
 from nic_ray.selection.scoring import queries_of
@@ -98,10 +98,12 @@ def _macro(prepared: Prepared, part: str, scores: Scores, wanted: NDArray[np.boo
     here, queries = wanted[prepared.rows(part)], queries_of(prepared, part)
     domains = _some(queries, here).domains
     flat = {
-        model: flat_metrics({name: scores[model][name][here] for name in METRICS}, domains)
+        model: flat_metrics({name: values[here] for name, values in scores[model].items()}, domains)
         for model in ("base", "tuned")
     }
-    return {model: {f"{name}/macro": each[f"{name}/macro"] for name in METRICS} for model, each in flat.items()}
+    return {
+        model: {f"{name}/macro": each[f"{name}/macro"] for name in metrics_in(each)} for model, each in flat.items()
+    }
 
 
 def _some(queries: Queries, which: NDArray[np.bool_]) -> Queries:

@@ -12,7 +12,7 @@ from nic_ray.metrics.calibration import FirstHits
 from nic_ray.metrics.fusion import VECTORS, WORDS, Scored, ranking_figures
 from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY, is_fused
+from nic_ray.metrics.table import PRIMARY, is_fused, metrics_in
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, query_scores, texts_to_score
 from nic_ray.results import IN_DOMAIN, Flat, Intervals, ShorterEmbeddings, StoredInterval
@@ -99,7 +99,7 @@ def read_once(
             by_model[label] = flat_metrics(found[VECTORS], asked.domains)
             if label in fusions and is_fused(prepared.config.search.objective):
                 together = flat_metrics(found[fusions[label].best], asked.domains)
-                by_model[label] |= {f"{name}/fused": together[f"{name}/macro"] for name in METRICS}
+                by_model[label] |= {f"{name}/fused": together[f"{name}/macro"] for name in metrics_in(together)}
             if label == "base":
                 by_model["BM25"] = flat_metrics(found[WORDS], asked.domains)
             if label == "tuned":
@@ -153,7 +153,7 @@ def _shortened(
     for size in sorted(dimensions, reverse=True):
         asked = Asked(vectors[:, :size], texts, collection, rows, "cosine")
         flat = flat_metrics(query_scores(asked), asked.domains)
-        found[size] = {f"{name}/macro": flat[f"{name}/macro"] for name in METRICS}
+        found[size] = {f"{name}/macro": flat[f"{name}/macro"] for name in metrics_in(flat)}
     return found
 
 

@@ -25,7 +25,7 @@ from nic_ray.metrics.calibration import as_calibration
 from nic_ray.metrics.fusion import VECTORS, WORDS, ranking_figures
 from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.metrics.table import METRICS, PRIMARY, maximised, objectives, of_one_ranking
+from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, maximised, of_one_ranking
 from nic_ray.model.activations import Inputs
 from nic_ray.selection.averaging import averaged
 from nic_ray.selection.bases import BEST_BASE, Base, BetterBase, base_of, better_base, kept_by
@@ -347,7 +347,7 @@ def _path_point(mixture: Mixture) -> PathPoint:
     """Reduce a mixture to the metrics that are stored: means over domains, and worst domains."""
     return PathPoint(
         mixture.alpha,
-        {name: mixture.metrics[name] for name in objectives() if name in mixture.metrics},
+        {name: value for name, value in mixture.metrics.items() if name.partition("/")[2] in OVER_ALL},
         mixture.retention,
         mixture.neighbours,
     )

@@ -52,7 +52,7 @@ def choose_fusion(
         weights: the model's weights; None for the base model.
         rows: the validation rows.
         queries: passages and domains of these rows.
-        objective: one of `table.objectives`.
+        objective: as `table.checked_objective` returns it.
     """
     collection, numbers = scorer.prepared.collection, rows.tolist()
     texts = texts_to_score(collection, numbers)

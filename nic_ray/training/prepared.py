@@ -90,6 +90,7 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
+    collection = replace(collection, metrics=config.further_metrics())
     return Prepared(
         config=config,
         collection=collection,
