@@ -55,6 +55,12 @@ class DataConfig(Section):
     format: FileFormat | None = Field(
         None, description="format of the pairs; null: by the file's ending, or by what the folder holds"
     )
+    corpus: Path | None = Field(
+        None,
+        description="passages that no question asks for, ranked beside those of the pairs: a file of passages (a "
+        "column `text`, perhaps a `title`), a folder in BEIR form or of .txt and .md files, or a file of pairs; null: "
+        "none",
+    )
     columns: dict[PairField, str] = Field(
         {},
         description="columns that hold the fields of a pair, `{query: ..., positive: ..., domain: ...}`; others are "
@@ -182,6 +188,12 @@ class EvaluationConfig(Section):
         description="metrics that are shown: recall@k, precision@k, hit_rate@k, ndcg@k, mrr@k, map@k, for any k; ndcg, "
         "mrr and map also without. recall@5 and mrr are always among them, since the guard decides by the first "
         "and the second decides between equal ones",
+    )
+    exact_up_to: int = Field(
+        10_000,
+        ge=0,
+        description="passages of `data.corpus` that every evaluation ranks; of more, trials rank a fixed sample of "
+        "that many, half of them the hardest for the base model, and the test rows all of them",
     )
 
 

@@ -34,6 +34,17 @@ class ReplayedPairs(TypedDict):
     """How they were split then."""
 
 
+class StoredCorpus(TypedDict):
+    """Passages that no row of a run names, ranked beside those that rows name."""
+
+    path: str
+    """Name of the file or folder."""
+    sha256: str
+    passages: int
+    sampled: int
+    """Number of those that every evaluation ranks; where there are more, only the test rows rank all of them."""
+
+
 class StoredData(TypedDict, total=False):
     """The pairs of a run."""
 
@@ -49,6 +60,9 @@ class StoredData(TypedDict, total=False):
     rows: int
     """Number of all rows, old ones included."""
     passages: int
+    """Number of distinct passages that rows name."""
+    corpus: StoredCorpus
+    """Absent if the run had none."""
     domains: Mapping[str, int]
     """Domain -> number of rows."""
 

@@ -200,7 +200,7 @@ def changed_model(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Path]:
 def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]:
     """`searched(*depths)`: what a search has at its end, and a candidate with noise on its blocks for each depth.
 
-    `base` names another base model of three blocks.
+    `base` names another base model of three blocks; `more` holds further settings by section.
     """
     import torch
 
@@ -211,13 +211,16 @@ def searched(tiny_model: TinyModel, tiny_pairs_file: Path) -> Callable[..., Any]
     from nic_ray.selection.candidates import Candidate
     from nic_ray.training.prepared import prepare
 
-    def make(*depths: int, base: Path | None = None) -> Any:
+    def make(*depths: int, base: Path | None = None, more: "dict[str, dict[str, Any]] | None" = None) -> Any:
         given = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
         # in fp32 on any processor: what is compared with has not been rounded either
         train = {"base_model": str(base or tiny_model(layers=3)), "frozen_layers": depths[0], "max_tokens": 64}
         train["precision"] = "fp32"
         guard = {"min_neighbours_kept": 0}  # noise on the weights leaves no neighbour where it was
-        settings = Config.model_validate({"data": given, "train": train, "guard": guard})
+        sections = {"data": given, "train": train, "guard": guard}
+        for name, values in (more or {}).items():
+            sections[name] = {**sections.get(name, {}), **values}
+        settings = Config.model_validate(sections)
         prepared = prepare(settings, on_gpu=False)
         inputs = frozen_inputs(prepared.encoder, prepared.tokens, sorted(set(depths)))
         candidates = []

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from nic_ray.bundle.card_evidence import evidence_section
+from nic_ray.bundle.descriptions import describe_ranked
 from nic_ray.bundle.markdown import gap, table
 from nic_ray.bundle.names import PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
@@ -143,10 +144,9 @@ def _results_section(metadata: Metadata) -> str:
         return ""
     split, data = metadata.get("split", {}), metadata.get("data", {})
     metrics = metrics_in(*(flat for part in parts for flat in results[part].values()))
-    corpus = f"all {data['passages']} passages" if "passages" in data else "all passages"
     lines = [
         "## Results",
-        f"Each query is ranked against {corpus} of the data, whatever part they belong to. "
+        f"Each query is ranked against {describe_ranked(data)}. "
         f"{' '.join(f'{metric.label} is the {metric.explained}.' for metric in metrics.values())} A tie counts against "
         "the model. `macro` is the mean over domains, each with the same weight, and `worst` the lowest domain.",
     ]

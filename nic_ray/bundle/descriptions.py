@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from nic_ray.evidence import StoredCalibration, StoredCurve, WordSearch
 from nic_ray.metrics.fusion import Fusion
 from nic_ray.metrics.table import METRICS, PRIMARY
+from nic_ray.origin import StoredData
 from nic_ray.results import StoredRefit
 
 
@@ -71,4 +72,20 @@ def describe_curve(found: StoredCurve) -> str:
     return (
         f"By the line through these points, twice as many passages bring {doubling['difference']:+.3f}{sure} macro "
         f"{METRICS[PRIMARY].label}. Curves flatten, so of what lies beyond all passages expect rather less."
+    )
+
+
+def describe_ranked(data: StoredData) -> str:
+    """Say which passages a query is ranked against."""
+    if "passages" not in data:
+        return "all passages of the data, whatever part they belong to"
+    named = f"all {data['passages']} passages of the data, whatever part they belong to"
+    if (corpus := data.get("corpus")) is None:
+        return named
+    whole = f"{named}, and {corpus['passages']:,} passages of {corpus['path']} that no row names"
+    if corpus["sampled"] == corpus["passages"]:
+        return whole
+    return (
+        f"{whole}; on the validation rows, by which everything was chosen, against a sample of {corpus['sampled']:,} "
+        "of those, half of it the hardest for the base model"
     )

@@ -13,6 +13,10 @@ _BLOCK_ENTRIES = 2**21
 """Entries of sparse matrices held at once: about 100 MiB, with SciPy's intermediate arrays."""
 
 
+_BLOCK_OTHERS = 50_000
+"""Texts that are compared with others at once."""
+
+
 def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[np.int64]:
     """Number the groups of near-duplicate texts, so that they can be counted, or kept on one side of a split.
 
@@ -42,6 +46,46 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
         return np.zeros(0, dtype=np.int64)
     held, same = _distinct_rows(_rarest_first(_incidence(map(_pairs, texts))))
     return _by_first_appearance(_connected_rows(held, threshold)[same])
+
+
+def groups_of_others(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.int64]:
+    """Find for each of many other texts a text that it is a near duplicate of, at the threshold of `near_duplicates`.
+
+    The others are compared with the texts block by block, so that memory and time grow with their number only, and not
+    with each other, except that one may be near through another of its block.
+
+    Returns:
+        (len(others),) the first text in each one's group; -1 where there is none.
+    """
+    found = np.full(len(others), -1, dtype=np.int64)
+    step = max(_BLOCK_OTHERS, len(texts))
+    for start in range(0, len(others), step):
+        block = others[start : start + step]
+        groups = near_duplicates([*texts, *block])
+        first = np.full(len(texts) + len(block), -1, dtype=np.int64)
+        # written from the last to the first, so that the first of a group stays
+        first[groups[: len(texts)][::-1]] = np.arange(len(texts))[::-1]
+        found[start : start + step] = first[groups[len(texts) :]]
+    return found
+
+
+def with_others(groups: NDArray[np.int64], texts: Sequence[str], passages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Extend the groups of the first texts to all texts, without joining any of them.
+
+    Args:
+        groups: (n,) group of each of the first n texts.
+        texts: T texts.
+        passages: numbers of those of the first n that the others are compared with.
+
+    Returns:
+        (T,) groups; a further text is in that of a passage that it is nearly the same as, otherwise in its own.
+    """
+    count = len(groups)
+    if count == len(texts):
+        return groups
+    others = groups_of_others([texts[passage] for passage in passages.tolist()], texts[count:])
+    own = np.arange(count, len(texts))
+    return np.concatenate([groups, np.where(others < 0, own, groups[passages[others]])])
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -97,6 +97,8 @@ class Collection:
     """(N,) how relevant each row's passage is to its query, above 0; None: all equally."""
     ids: tuple[str, ...] | None = None
     """(T,) ids of the texts where they come from; None if they have none."""
+    distractors: int = 0
+    """Number of passages of a corpus, the last ones of `texts`, that no row names."""
     metrics: tuple[str, ...] = ()
     """Keys of the metrics that are computed besides `table.METRICS`."""
 
@@ -112,11 +114,12 @@ class Collection:
         """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ."""
         if self.fully_judged:
             return np.arange(len(self.texts))
-        from nic_ray.dataset.duplicates import (
-            near_duplicates,  # imports SciPy, without which a trial's process starts sooner
-        )
+        # imports SciPy, without which a trial's process starts sooner
+        from nic_ray.dataset.duplicates import near_duplicates, with_others
 
-        return near_duplicates(self.texts)
+        named = len(self.texts) - self.distractors
+        groups = near_duplicates(self.texts[:named])
+        return with_others(groups, self.texts, self.corpus[self.corpus < named])
 
 
 def read_pairs(path: Path, known_domains: Container[str] = (), form: Form = AS_FOUND) -> list[Pair]:

@@ -1,10 +1,11 @@
-"""The passages to search: those of a file of pairs, or the paragraphs of a folder of manuals."""
+"""The passages to search: those of a file of passages or pairs, or the paragraphs of a folder of manuals."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from nic_ray.dataset.formats import format_named
 from nic_ray.dataset.pairs import index_pairs, read_pairs
+from nic_ray.dataset.passage_files import read_passages
 from nic_ray.errors import InputError
 from nic_ray.words import count_words
 
@@ -23,7 +24,7 @@ class Passage:
 
 
 def read_corpus(path: Path) -> list[Passage]:
-    """Read the distinct passages of a file or folder of pairs, or of all text files in another folder.
+    """Read the distinct passages of a file of passages or pairs, of a folder in BEIR form, or of text files in another.
 
     The text files of a folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is
     a heading and is joined with the next paragraph.
@@ -32,7 +33,10 @@ def read_corpus(path: Path) -> list[Passage]:
         InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
     """
     if path.is_file() or format_named(path) in ("beir", "datasets"):
-        return _of_pairs(path)
+        texts = read_passages(path)
+        if texts is None:
+            return _of_pairs(path)
+        return [Passage(text, path.stem) for text in dict.fromkeys(texts)]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
     passages: dict[str, Passage] = {}

@@ -294,6 +294,42 @@ def similarities(
     )
 
 
+def nearest_passages(
+    scored: Similarities,
+    shape: tuple[int, int],
+    *,
+    k: int,
+    ignored: Sequence[NDArray[np.integer]] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find each query's nearest passages, of equally near ones the first.
+
+    Args:
+        shape: numbers of queries and of passages, Q and C.
+        k: number of passages a query; at least that many must not be ignored.
+        ignored: as for `ranks_of`.
+
+    Returns:
+        (Q, k) numbers of passages, the nearest first, and their similarities.
+    """
+    rows, columns = (np.zeros(0, np.int64),) * 2 if ignored is None else _flat(ignored)
+    found, values = np.zeros((shape[0], 0), np.int64), np.zeros((shape[0], 0), np.float32)
+    for start in range(0, shape[1], _BLOCK_PASSAGES):
+        passages = slice(start, min(start + _BLOCK_PASSAGES, shape[1]))
+        here = np.flatnonzero((columns >= passages.start) & (columns < passages.stop))
+        scores_of, tops, numbers = scored.block(passages), [], []
+        for block in query_blocks(shape[0], passages.stop - start):
+            scores = scores_of(block)
+            excluded = here[(rows[here] >= block.start) & (rows[here] < block.stop)]
+            scores[rows[excluded] - block.start, columns[excluded] - start] = -np.inf
+            first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            numbers.append(first + start)
+            tops.append(np.take_along_axis(scores, first, axis=1))
+        found, values = np.hstack([found, np.concatenate(numbers)]), np.hstack([values, np.concatenate(tops)])
+        best = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        found, values = np.take_along_axis(found, best, axis=1), np.take_along_axis(values, best, axis=1)
+    return found, values.astype(np.float64)
+
+
 def score_metrics(
     scores: NDArray[np.floating],
     relevant: Sequence[NDArray[np.integer]],

@@ -66,7 +66,8 @@ def precision_at(k: float, ranks: "Ranks") -> "NDArray[np.float64]":
 
 def hit_rate_at(k: float, ranks: "Ranks") -> "NDArray[np.float64]":
     """Compute (Q,) 1.0 where any of a query's first k passages is relevant, otherwise 0.0."""
-    return (ranks.first <= k) * 1.0
+    hits: NDArray[np.float64] = (ranks.first <= k).astype(float)
+    return hits
 
 
 def reciprocal_rank(k: float, ranks: "Ranks") -> "NDArray[np.float64]":

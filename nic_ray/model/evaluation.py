@@ -18,6 +18,7 @@ from nic_ray.metrics.ranking import (
     as_matrix,
     empty_metrics,
     flat_metrics,
+    nearest_passages,
     query_blocks,
     query_metrics,
     score_metrics,
@@ -175,18 +176,9 @@ def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.floa
     queries = collection.query[list(rows)]
     left_out = _left_out(collection, corpus, relevant, queries.tolist())
     k = min(k, len(corpus) - max((len(places) for places in left_out or ()), default=0))
-    similarities_of = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity).block(
-        slice(0, len(corpus))
-    )
-    passages, found = [], []
-    for block in query_blocks(len(queries), len(corpus)):
-        scores = similarities_of(block)
-        for row, places in enumerate([] if left_out is None else left_out[block]):
-            scores[row, places] = -np.inf
-        first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        passages.append(corpus[first])
-        found.append(np.take_along_axis(scores, first, axis=1).astype(np.float64))
-    return np.concatenate(passages), np.concatenate(found)
+    scored = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
+    found, values = nearest_passages(scored, (len(queries), len(corpus)), k=k, ignored=left_out)
+    return corpus[found], values
 
 
 def fused_scores(

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from nic_ray.bundle.descriptions import describe_calibration, describe_curve, describe_refit, describe_word_search
+from nic_ray.bundle.descriptions import (
+    describe_calibration,
+    describe_curve,
+    describe_ranked,
+    describe_refit,
+    describe_word_search,
+)
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.bundle.previous import describe_previous
 from nic_ray.bundle.previous import table_of as table_of_previous
@@ -242,6 +248,8 @@ def data(run: FinishedRun) -> Html:
     data, file = run.result["data"], run.config.data.pairs
     files = ", ".join([*(old["pairs"] for old in data.get("replay", ())), data["pairs"]])
     yield sentence(f"{files}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
+    if "corpus" in data:
+        yield sentence(f"Each query was ranked against {describe_ranked(data)}.")
     sizes = {name: float(rows) for name, rows in data["domains"].items()}
     yield table(
         ["domain", "rows"],

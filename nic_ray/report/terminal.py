@@ -54,6 +54,8 @@ def show_result(result: SearchResult) -> None:
         alone = {model: flat for model, flat in results.items() if "BM25" not in model}
         models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in alone.items()}
         console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
+    if result.ranked is not None:
+        console.say(f"\n{result.ranked}")
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
         console.show(console.table(*table_of(previous)))

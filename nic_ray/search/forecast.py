@@ -89,7 +89,7 @@ def forecast(config: Config) -> Forecast:
         InputError: unusable pairs, retention set, base model, frozen_layers or device.
     """
     on_gpus = trains_on_gpus(config)
-    bases = [*prepare_bases(config, on_gpu=on_gpus).prepared.values()]
+    bases = [*prepare_bases(config, on_gpu=on_gpus, roughly=True).prepared.values()]
     prepared, config = bases[0], bases[0].config
     cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
     path = config.guard.retention_set

@@ -47,8 +47,9 @@ from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
 from nic_ray.train_config import Kind
 from nic_ray.training.bases import Bases, describe_bases, kinds_of, prepare_bases
+from nic_ray.training.distractors import describe_corpus
 from nic_ray.training.prepared import Prepared, depths, with_fixed_passages
-from nic_ray.training.start import describe_run, refuse_other_start
+from nic_ray.training.start import describe_run, named_passages, refuse_other_start
 
 LOGGED = (
     "nic_ray.progress",
@@ -127,7 +128,7 @@ def run_search(
     _refuse_unusable_settings(config)
     starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
-    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root)
+    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root, view=view)
     run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
     return _search(bases, run, retention_pairs, runs_trials=True, view=view)
 
@@ -161,7 +162,7 @@ def resume_search(
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     on_gpu, runs = may_use_a_gpu_here(config), run.folder.parent
-    bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs)
+    bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs, view=view)
     for prepared in bases.prepared.values():
         refuse_other_start(prepared, started, run.folder)
     keep_trials(run, config.search.trials)
@@ -255,7 +256,8 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
             say=view.say,
         )
     folder = run.bundle if judgement.may_be_exported else None
-    result = SearchResult(folder, run.folder, judgement, searched.rows)
+    ranked = None if prepared.corpus is None else describe_corpus(prepared.corpus, named_passages(prepared))
+    result = SearchResult(folder, run.folder, judgement, searched.rows, ranked)
     write_result(result, prepared, bundle=None)
     if folder is not None:
         result = replace(result, judgement=_export(searched, judgement, run, view))

@@ -51,7 +51,7 @@ def train_one(config: Config, *, out: Path, view: View) -> TrainedModel:
         InputError: unusable config, pairs, model or device.
         RunError: the training diverged.
     """
-    prepared = prepare(config, on_gpu=True, guarded=False, runs=out)
+    prepared = prepare(config, on_gpu=True, guarded=False, runs=out, view=view)
     run_folder = new_run_folder(out, "train")
     RunFolder(run_folder).config.write_text(dump_config(config), encoding="utf-8")
     RunFolder(run_folder).training_start.write_text(json.dumps(describe_start(prepared), indent=2), encoding="utf-8")
@@ -99,7 +99,7 @@ def resume(run_folder: Path, config: Config | None, *, view: View) -> TrainedMod
     sound = ((folder, state) for folder in checkpoints if (state := readable_state(folder)))
     newest, state = next(sound, (None, None))
     view.say(f"going on from {newest}" if newest else "no checkpoint yet: starting at the beginning")
-    prepared = prepare(started_with, on_gpu=True, guarded=False, runs=run_folder.parent)
+    prepared = prepare(started_with, on_gpu=True, guarded=False, runs=run_folder.parent, view=view)
     refuse_other_start(prepared, started, run_folder)
     with locked(run_folder):
         return _train_on(prepared, run_folder, state, view)

@@ -21,6 +21,7 @@ from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
 from nic_ray.train_config import Kind
+from nic_ray.training.distractors import whole_collection
 from nic_ray.training.prepared import Prepared
 
 CONFIDENCE = 0.95
@@ -79,19 +80,21 @@ def read_once(
     collection, queries = prepared.collection, queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
     texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
+    whole = whole_collection(collection, prepared.corpus)
     cuts = _scorers(Base(prepared, inputs), models, others, better)
     results: dict[str, dict[str, dict[str, float]]] = {part: {} for part in ASKING if rows[ASKING[part]]}
     scored: dict[str, Scored] = {}
     shortened: dict[str, dict[int, Flat]] = {}
     for label, (scorer, weights) in cuts.items():
-        vectors, similarity = scorer.embeddings(weights, texts), scorer.similarity(weights)
+        numbers, vectors = scorer.with_beyond(weights, texts)
+        similarity = scorer.similarity(weights)
         if label in ("base", "tuned"):
-            shortened[label] = _shortened(prepared, vectors, texts, models["tuned"].config.dimensions)
+            shortened[label] = _shortened(whole, vectors, numbers, rows["test"], models["tuned"].config.dimensions)
         if label == "tuned":
-            on_test = Asked(vectors, texts, collection, rows["test"], similarity)
+            on_test = Asked(vectors, numbers, whole, rows["test"], similarity)
             first, hits = nearest(on_test, k=5), first_hits_of(on_test, fusions[label].ranking)
         for part, by_model in results.items():
-            asked = Asked(vectors, texts, collection, rows[ASKING[part]], similarity)
+            asked = Asked(vectors, numbers, whole, rows[ASKING[part]], similarity)
             wanted = (WORDS, VECTORS, *fusions[label].forms) if label in fusions else (VECTORS,)
             found = fused_scores(asked, wanted, within_domain=part == IN_DOMAIN)
             if part == "test":
@@ -122,7 +125,7 @@ def read_once(
             label: _within_one(stored_intervals(values, np.zeros_like(values), queries))
             for label, values in recall.items()
         },
-        _retrieved(collection, rows["test"], ranks, recall, *first),
+        _retrieved(whole, rows["test"], ranks, recall, *first),
         hits,
         shortened,
     )
@@ -141,14 +144,17 @@ def _scorers(
 
 
 def _shortened(
-    prepared: Prepared, vectors: NDArray[np.float32], texts: NDArray[np.int64], dimensions: Sequence[int]
+    collection: Collection,
+    vectors: NDArray[np.float32],
+    texts: NDArray[np.int64],
+    rows: Sequence[int],
+    dimensions: Sequence[int],
 ) -> dict[int, Flat]:
     """Score embeddings on the test rows, cut off at numbers of dimensions and brought back to length 1.
 
     Args:
         vectors: (n, D) embeddings of the texts, whose numbers are (n,).
     """
-    collection, rows = prepared.collection, prepared.rows("test").tolist()
     found: dict[int, Flat] = {}
     for size in sorted(dimensions, reverse=True):
         asked = Asked(vectors[:, :size], texts, collection, rows, "cosine")

@@ -12,7 +12,9 @@ from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
+from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import Asked, embed, judged_scores, texts_to_score
+from nic_ray.training.distractors import embed_passages
 from nic_ray.training.prepared import Prepared
 
 Weights = Mapping[str, Tensor]
@@ -43,6 +45,28 @@ class Scorer:
         if weights is not None:
             upper.load_trained_state(weights)
         return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
+
+    def with_beyond(
+        self, weights: Weights | None, texts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Compute embeddings of texts and of the passages that only the last readings rank.
+
+        Args:
+            texts: (n,) numbers of texts, ascending.
+
+        Returns:
+            (m,) numbers of all these texts in `distractors.whole_collection`, and their embeddings (m, D).
+        """
+        prepared, embeddings = self.prepared, self.embeddings(weights, texts)
+        if prepared.corpus is None or not prepared.corpus.beyond:
+            return texts, embeddings
+        encoder = prepared.encoder
+        if weights is not None and prepared.config.train.trains == "both":
+            encoder = with_weights(encoder, self.inputs.depth, weights)
+        beyond, first = prepared.corpus.beyond, len(prepared.collection.texts)
+        max_tokens = prepared.config.train.max_tokens
+        others = embed_passages(encoder, beyond, max_tokens, device=prepared.device, bf16=prepared.bf16)
+        return np.append(texts, np.arange(first, first + len(beyond))), np.concatenate([embeddings, others])
 
     def scores(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Compute the `judged_scores` of each row's query, (rows,).

@@ -69,6 +69,8 @@ class SearchResult:
     run_folder: Path
     judgement: Judgement
     trials: list[TrialRow]
+    ranked: str | None = None
+    """Which passages were ranked, where a corpus was; else None."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from nic_ray.errors import InputError
 from nic_ray.model.base import load_base
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.footprint import TIMED, Footprint, footprint
+from nic_ray.progress import View
 from nic_ray.space import Dimension
 from nic_ray.train_config import Kind
 from nic_ray.training.prepared import Prepared, prepare, refuse_unusable_base, tokens_of
@@ -33,11 +34,19 @@ class Bases:
         return next(iter(self.prepared.values()))
 
 
-def prepare_bases(config: Config, *, on_gpu: bool, constrained: bool = True, runs: Path | None = None) -> Bases:
+def prepare_bases(
+    config: Config,
+    *,
+    on_gpu: bool,
+    constrained: bool = True,
+    runs: Path | None = None,
+    view: View | None = None,
+    roughly: bool = False,
+) -> Bases:
     """Prepare a search for each of its base models; errors as for `prepare`.
 
     Args:
-        on_gpu, runs: as for `prepare`.
+        on_gpu, runs, view, roughly: as for `prepare`.
         constrained: whether `search.constraint` is applied; not in a search that is resumed, whose space has been
             narrowed by it before.
 
@@ -46,8 +55,9 @@ def prepare_bases(config: Config, *, on_gpu: bool, constrained: bool = True, run
     """
     limits, names = config.search.constraint, base_models(config)
     if len(names) == 1 and limits == ConstraintConfig():
-        return Bases({names[0]: prepare(config, on_gpu=on_gpu, runs=runs)}, {}, {})
-    first = prepare(config, on_gpu=on_gpu, runs=runs)
+        only = prepare(config, on_gpu=on_gpu, runs=runs, view=view, roughly=roughly)
+        return Bases({names[0]: only}, {}, {})
+    first = prepare(config, on_gpu=on_gpu, runs=runs, view=view, roughly=roughly)
     queries = [first.collection.texts[number] for number in first.collection.query[:TIMED].tolist()]
     prepared, footprints, left_out = {}, {}, {}
     for name in names:

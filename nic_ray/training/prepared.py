@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config, DataConfig
+from nic_ray.dataset.corpus import with_metrics
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.general import general_texts
@@ -25,9 +26,11 @@ from nic_ray.model.base import load_base
 from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
+from nic_ray.progress import View
 from nic_ray.protocol import by_passage
 from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
+from nic_ray.training.distractors import Corpus, Place, ranked_corpus
 from nic_ray.training.loop import TrainingData
 from nic_ray.training.others import other_models
 
@@ -61,13 +64,23 @@ class Prepared:
     """The rows that the base model had been tuned on; None if it had not been tuned, or they are not trained on."""
     others: OtherModels = NO_OTHERS
     """What a guide and a teacher make of the collection's texts."""
+    corpus: Corpus | None = None
+    """Passages that no row names; None if there are none."""
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
         return np.flatnonzero(self.parts == part)
 
 
-def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | None = None) -> Prepared:
+def prepare(
+    config: Config,
+    *,
+    on_gpu: bool,
+    guarded: bool = True,
+    runs: Path | None = None,
+    view: View | None = None,
+    roughly: bool = False,
+) -> Prepared:
     """Read, check, split and tokenise the data; nothing is trained.
 
     Args:
@@ -75,6 +88,8 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
         guarded: whether the guard will judge a model, by general texts too if it is to.
         runs: folder of run folders, where what a guide and a teacher make of the texts is kept beside the activations;
             None to keep nothing.
+        view: shows the progress.
+        roughly: whether a random sample of a corpus will do, for a forecast.
 
     Raises:
         InputError: the pairs, the base model, frozen_layers, the general texts or the device cannot be used, or a
@@ -90,7 +105,15 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
-    collection = replace(collection, metrics=config.further_metrics())
+    bf16, kept_in = hardware.computes_in_bf16(config.train.precision, device), _kept_in(config, runs)
+    collection, corpus = ranked_corpus(
+        config,
+        with_metrics(collection, config.further_metrics()),
+        collection.query[parts == "validation"],
+        encoder,
+        place=Place(device, bf16, kept_in, view or View()),
+        hardest=not roughly,
+    )
     return Prepared(
         config=config,
         collection=collection,
@@ -100,11 +123,12 @@ def prepare(config: Config, *, on_gpu: bool, guarded: bool = True, runs: Path | 
         encoder=encoder,
         tokens=tokens_of(encoder, collection, general, config.train.max_tokens),
         device=device,
-        bf16=hardware.computes_in_bf16(config.train.precision, device),
+        bf16=bf16,
         general=general,
         measuring=tuple(texts[::2]) if measures else (),
         replay=replay,
-        others=other_models(_with_most_negatives(config), collection, device, _kept_in(config, runs)),
+        others=other_models(_with_most_negatives(config), collection, device, kept_in),
+        corpus=corpus,
     )
 
 

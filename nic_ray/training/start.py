@@ -12,6 +12,7 @@ from nic_ray.dataset.replay import describe_replay
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
+from nic_ray.training.distractors import describe_corpus
 from nic_ray.training.prepared import PARTS, Prepared, export_dtype, split_sha256
 
 
@@ -20,7 +21,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     rows, data = {part: len(prepared.rows(part)) for part in PARTS}, prepared.config.data
     files = ", ".join(map(str, (*data.replay, data.pairs)))
     yield (
-        f"{files}: {len(prepared.collection.query)} pairs, {len(prepared.collection.corpus)} passages; "
+        f"{files}: {len(prepared.collection.query)} pairs, {named_passages(prepared)} passages; "
         f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test"
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({data.protocol})"
@@ -28,7 +29,14 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     yield from read_file(data.pairs, form_of(data)).notes
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
+    if prepared.corpus is not None:
+        yield describe_corpus(prepared.corpus, named_passages(prepared))
     yield from describe_base(prepared)
+
+
+def named_passages(prepared: Prepared) -> int:
+    """Count the distinct passages that the rows of a run name."""
+    return len(prepared.collection.corpus) - prepared.collection.distractors
 
 
 def describe_base(prepared: Prepared) -> Iterator[str]:
@@ -133,7 +141,7 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "pairs": data.pairs.name,
             "sha256": prepared.pairs_sha256,
             "rows": len(collection.query),
-            "passages": len(collection.corpus),
+            "passages": named_passages(prepared),
             "domains": {domain: collection.domains.count(domain) for domain in domains},
         },
         "split": {
@@ -151,6 +159,13 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
         described["data"]["format"] = data.format
     if data.columns:
         described["data"]["columns"] = {str(name): column for name, column in data.columns.items()}
+    if (corpus := prepared.corpus) is not None:
+        described["data"]["corpus"] = {
+            "path": corpus.path.name,
+            "sha256": corpus.sha256,
+            "passages": corpus.count,
+            "sampled": corpus.sampled,
+        }
     if replay is not None:
         described["data"]["replay"] = list(replay.earlier.records)
     general = _describe_general_texts(prepared)

@@ -1,0 +1,51 @@
+"""Passages that no question asks for: read from files, and added to a collection to be ranked and mined from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nic_ray.dataset.pairs import Collection
+from nic_ray.dataset.passages import read_corpus
+
+
+def read_distractors(path: Path, collection: Collection) -> list[str]:
+    """Read the passages of a corpus that no row of a collection names, each once, in their order.
+
+    Raises:
+        InputError: as `passages.read_corpus`.
+    """
+    named = {collection.texts[text] for text in collection.corpus.tolist()}
+    return [text for text in dict.fromkeys(passage.text for passage in read_corpus(path)) if text not in named]
+
+
+def with_distractors(collection: Collection, texts: Sequence[str]) -> Collection:
+    """Return a collection with further passages at its end, which no row names.
+
+    Groups of near duplicates among the rows' own texts stay as they are; a further passage is in the group of a passage
+    that it is nearly the same as.
+    """
+    if not texts:
+        return collection
+    count = len(collection.texts)
+    added = replace(
+        collection,
+        texts=(*collection.texts, *texts),
+        corpus=np.append(collection.corpus, np.arange(count, count + len(texts))),
+        distractors=collection.distractors + len(texts),
+    )
+    if "near_group" in vars(collection) and not collection.fully_judged:
+        from nic_ray.dataset.duplicates import with_others
+
+        named = collection.corpus[collection.corpus < count - collection.distractors]
+        vars(added)["near_group"] = with_others(collection.near_group, added.texts, named)
+    return added
+
+
+def with_metrics(collection: Collection, metrics: tuple[str, ...]) -> Collection:
+    """Return a collection whose queries are judged by further metrics."""
+    changed = replace(collection, metrics=metrics)
+    if "near_group" in vars(collection):  # takes long
+        vars(changed)["near_group"] = collection.near_group
+    return changed
