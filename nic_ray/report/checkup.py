@@ -9,14 +9,13 @@ from nic_ray.dataset import lint
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.pairs import (
     Pair,
-    Problem,
     count_by_domain,
     count_pairs,
-    describe_problems,
     find_problems,
     problems_in,
     read_file,
 )
+from nic_ray.dataset.problems import Problem, describe_problems
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
