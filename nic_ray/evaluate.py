@@ -14,8 +14,14 @@ def main(
         str, typer.Argument(metavar="MODEL", help="exported folder, other model folder, or all-MiniLM-L6-v2")
     ],
     pairs: Annotated[
-        Path, typer.Argument(metavar="PAIRS|FOLDER", help="file of pairs, or a folder in BEIR form")
-    ] = Path("data/reference/pairs.jsonl"),
+        list[Path] | None,
+        typer.Argument(
+            metavar="PAIRS...|FOLDER",
+            help="file of pairs, several that are used together, or a folder in BEIR form "
+            "[default: data/reference/pairs.jsonl]",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -53,24 +59,26 @@ def main(
 
     from nic_ray.bundle import compressed
     from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
-    from nic_ray.bundle.rows import part_named
+    from nic_ray.bundle.rows import is_ranked_as_folder, metadata_of, part_named
+    from nic_ray.config import DataConfig
     from nic_ray.hardware import pick_device
     from nic_ray.packaged import packaged
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_comparison
+    from nic_ray.sources import as_sources, listed
 
-    pairs = packaged(pairs)
+    files = as_sources(map(packaged, pairs or listed(DataConfig().pairs)))
     place = pick_device(device, "--device")
     sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
     smaller = []
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
-        if pairs.is_dir():
-            comparison = compare_on_folder(model, pairs, split or "test", view=progress, device=place)
+        if isinstance(files, Path) and is_ranked_as_folder(metadata_of(model), files):
+            comparison = compare_on_folder(model, files, split or "test", view=progress, device=place)
         else:
-            comparison = compare_with_base(model, pairs, part_named(split), view=progress, device=place)
+            comparison = compare_with_base(model, files, part_named(split), view=progress, device=place)
         if sizes or len(formats) > 1:
             smaller = compressed.results_by_size(
-                model, pairs, comparison.split, sizes, formats, view=progress, device=place
+                model, files, comparison.split, sizes, formats, view=progress, device=place
             )
     if as_json:
         print(json.dumps(asdict(comparison) | ({"smaller": list(map(asdict, smaller))} if smaller else {})))

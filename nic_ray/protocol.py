@@ -30,8 +30,8 @@ MEANINGS: Mapping[str, str] = {
 """Explanation of each protocol, for a model card."""
 
 
-def held_back_by(protocol: Protocol | None, splits: Splits | None) -> str | None:
-    """The key in `MEANINGS` of how rows were held back."""
+def held_back_by(protocol: str | None, splits: str | None) -> str | None:
+    """The key in `MEANINGS` of how rows were held back; None where it is not known."""
     return OWN_SPLITS if splits == "own" else protocol
 
 

@@ -55,7 +55,7 @@ class Format:
 
 
 def format_named(path: Path, asked: str | None = None) -> str:
-    """Return the name of a file's format in `FORMATS`.
+    """Return the name of a file's format in `FORMATS`, or "hub" for a data set of the hub.
 
     Args:
         path: the file or folder, which may not exist.
@@ -64,10 +64,10 @@ def format_named(path: Path, asked: str | None = None) -> str:
     Raises:
         InputError: there is no such format.
     """
-    if asked is not None:
-        if asked not in FORMATS:
-            raise InputError(f"--format {asked}: no such format; known are {', '.join(FORMATS)}")
-        return asked
+    if asked is not None and asked not in FORMATS:
+        raise InputError(f"--format {asked}: no such format; known are {', '.join(FORMATS)}")
+    if is_hub(path) or asked is not None:
+        return "hub" if is_hub(path) else str(asked)
     if path.is_dir():
         if {CORPUS, QUERIES, QRELS} <= {entry.name for entry in path.iterdir()}:
             return "beir"

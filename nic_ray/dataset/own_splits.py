@@ -1,7 +1,7 @@
 """The splits that rows came with: of BEIR's qrels, of a data set, in a column, or as the names of files."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,9 @@ def _read_hub_splits(path: Path) -> tuple[Sequence[str], Rows]:
 
 
 def _read_beir_splits(path: Path) -> tuple[Sequence[str], Rows]:
+    splits = splits_of(path)
+    if not any(map(part_named, splits)):
+        return _at_fault(f"its {QRELS} hold {', '.join(splits) or 'nothing'}; want {WANT}, {OTHERWISE}")
     return ["query", "positive", COLUMN], _beir_rows(path)
 
 
@@ -96,11 +99,11 @@ def _beir_rows(folder: Path) -> Rows:
 
 def _read_saved_splits(path: Path) -> tuple[Sequence[str], Rows]:
     read = {split: FORMATS["datasets"].read(path / split) for split in splits_saved(path) if part_named(split)}
-    names = dict.fromkeys(name for columns, _ in read.values() for name in columns)
+    names = dict.fromkeys(name for columns, _ in read.values() for name in columns or ())
     return [*names, COLUMN], _numbered(read)
 
 
-def _numbered(read: dict[str, tuple[Sequence[str], Rows]]) -> Rows:
+def _numbered(read: Mapping[str, tuple[Sequence[str] | None, Rows]]) -> Rows:
     place = 0
     for split, (_, rows) in read.items():
         for _, row in rows:
