@@ -14,12 +14,7 @@ def main(
     ],
     pairs: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PAIRS",
-            help="file or folder of pairs; given several times, all of them together "
-            "[default: data/reference/pairs.jsonl]",
-            show_default=False,
-        ),
+        typer.Option(metavar="PAIRS", help="file or folder of pairs, or several; the reference set if omitted"),
     ] = None,
     split: Annotated[
         Literal["test", "validation", "train", "all"],
@@ -40,14 +35,12 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle.comparison import compare_models, verdict
-    from nic_ray.config import DataConfig
     from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import METRICS, PRIMARY
-    from nic_ray.packaged import packaged
-    from nic_ray.sources import as_sources, listed, shown
+    from nic_ray.sources import named_or_reference, shown
 
-    files = as_sources(map(packaged, pairs or listed(DataConfig().pairs)))
+    files = named_or_reference(pairs)
     say = (lambda _: None) if as_json else console.say
     ranking = compare_models(models, files, split, say=say, device=pick_device(device, "--device"))
     if as_json:

@@ -19,7 +19,7 @@ from pydantic import (
 from nic_ray.errors import InputError
 from nic_ray.metrics.table import PRIMARY, objectives
 from nic_ray.protocol import Protocol, Splits, contradiction
-from nic_ray.sources import PairsSetting
+from nic_ray.sources import REFERENCE, PairsSetting
 from nic_ray.space import Dimension, Value
 from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
@@ -39,7 +39,7 @@ class DataConfig(Section):
     """The pairs, and how they are split."""
 
     pairs: PairsSetting = Field(
-        Path("data/reference/pairs.jsonl"),
+        REFERENCE,
         description="file of pairs (JSONL, JSON, CSV, TSV, Parquet), or folder of such files, in BEIR form or saved by "
         "datasets, or hub:OWNER/NAME/CONFIG:SPLIT; or a list of these, which are used together",
     )

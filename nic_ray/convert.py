@@ -20,9 +20,8 @@ def main(
         list[Path] | None,
         typer.Option(
             metavar="PAIRS",
-            help="file of pairs on whose validation rows model and graph are compared; given several times, all of "
-            "them together [default: data/reference/pairs.jsonl]",
-            show_default=False,
+            help="file of pairs, or several, on whose validation rows model and graph are compared; the reference set "
+            "if omitted",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
@@ -38,11 +37,9 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle.onnx import convert
-    from nic_ray.config import DataConfig
-    from nic_ray.packaged import packaged
-    from nic_ray.sources import as_sources, listed
+    from nic_ray.sources import named_or_reference
 
-    files = as_sources(map(packaged, pairs or listed(DataConfig().pairs)))
+    files = named_or_reference(pairs)
     folder = out or bundle.with_name(f"{bundle.name}-{form}")
     say = (lambda _: None) if as_json else console.say
     parity = convert(bundle, folder, form, files, overwrite=overwrite, say=say)

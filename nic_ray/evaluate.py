@@ -15,12 +15,7 @@ def main(
     ],
     pairs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="PAIRS...|FOLDER",
-            help="file of pairs, several that are used together, or a folder in BEIR form "
-            "[default: data/reference/pairs.jsonl]",
-            show_default=False,
-        ),
+        typer.Argument(metavar="PAIRS...|FOLDER", help="files of pairs, or a BEIR folder; else the reference set"),
     ] = None,
     split: Annotated[
         str | None,
@@ -60,14 +55,12 @@ def main(
     from nic_ray.bundle import compressed
     from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
     from nic_ray.bundle.rows import is_ranked_as_folder, metadata_of, part_named
-    from nic_ray.config import DataConfig
     from nic_ray.hardware import pick_device
-    from nic_ray.packaged import packaged
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_comparison
-    from nic_ray.sources import as_sources, listed
+    from nic_ray.sources import named_or_reference
 
-    files = as_sources(map(packaged, pairs or listed(DataConfig().pairs)))
+    files = named_or_reference(pairs)
     place = pick_device(device, "--device")
     sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
     smaller = []

@@ -9,9 +9,7 @@ from nic_ray import console
 
 
 def main(
-    pairs: Annotated[
-        list[Path], typer.Argument(metavar="PAIRS...", help="files or folders of pairs, which are mined together")
-    ],
+    pairs: Annotated[list[Path], typer.Argument(metavar="PAIRS...", help="files or folders of pairs, mined together")],
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write: the same rows, with negatives")],
     model: Annotated[str, typer.Option(help="model whose mistakes are mined: packaged name, folder or hub id")] = (
         "all-MiniLM-L6-v2"
@@ -36,17 +34,13 @@ def main(
     from nic_ray.dataset.form import Form
     from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import omitted_domains, shown_domains
-    from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device
     from nic_ray.model.base import load
     from nic_ray.sources import as_sources, listed
-    from nic_ray.training.mining import mine_negatives, write_negatives
+    from nic_ray.training.mining import mine_negatives, refuse_place, write_negatives
     from nic_ray.training.prepared import divide
 
-    if out.exists():
-        raise InputError(f"{out}: exists already; name another file with --out")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder; make it first, or name another file with --out")
+    refuse_place(out)
     place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
     sources = as_sources(listed(pairs))

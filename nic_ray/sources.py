@@ -7,10 +7,12 @@ from typing import Annotated, TypeAlias
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from nic_ray.errors import is_utf8
+from nic_ray.packaged import packaged
 from nic_ray.validation import shown_value
 
 Sources: TypeAlias = Path | tuple[Path, ...]
 """A single file, folder or hub id as a path; two or more as a tuple, in the order in which their rows are read."""
+REFERENCE = Path("data/reference/pairs.jsonl")
 HUB = "hub:"
 """Beginning of the id of a data set of the hub, where a path could stand."""
 
@@ -24,6 +26,11 @@ def as_sources(paths: Iterable[Path]) -> Sources:
     """Return a single path as itself, and several as a tuple."""
     several = tuple(paths)
     return several[0] if len(several) == 1 else several
+
+
+def named_or_reference(paths: Sequence[Path] | None) -> Sources:
+    """Return the pairs that a command is given, packaged ones where they lie; the reference set if there are none."""
+    return as_sources(map(packaged, paths or [REFERENCE]))
 
 
 def shown(sources: Path | Sequence[Path]) -> str:

@@ -243,8 +243,8 @@ def compare_models(
     Args:
         names: two or more run folders, bundles, other model folders, packaged names or hub ids. The folder of a search
             stands for the model that it exported, the folder of a single training for the best model of that training.
-        pairs: file of pairs, or several. The split is that of the first model that was trained on them; else the default
-            split.
+        pairs: file of pairs, or several. The split is that of the first model that was trained on them; else the
+            default split.
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         say: called with a line that names each model before it is read.
         device: where the texts are embedded.

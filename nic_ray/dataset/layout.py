@@ -72,8 +72,8 @@ def describe_folder(endings: Sequence[str]) -> str:
         endings: of files of pairs.
     """
     return (
-        "is a folder; name a file in it, or a folder in BEIR form, or one that datasets saved, or one that holds files of "
-        f"pairs ({', '.join(endings)})"
+        "is a folder; name a file in it, or a folder in BEIR form, or one that datasets saved, or one that holds files "
+        f"of pairs ({', '.join(endings)})"
     )
 
 

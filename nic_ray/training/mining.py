@@ -99,6 +99,18 @@ def mine_negatives(
     return negatives
 
 
+def refuse_place(out: Path) -> None:
+    """Check that a file can be written at a place, before anything is computed for it.
+
+    Raises:
+        InputError: it exists, or its folder does not.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another file with --out")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; make it first, or name another file with --out")
+
+
 def write_negatives(source: Sources, pairs: Sequence[Pair], negatives: Mapping[int, Sequence[str]], out: Path) -> None:
     """Write a file's rows, with the results of `mine_negatives` appended to the rows' existing negatives.
 
