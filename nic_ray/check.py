@@ -9,7 +9,9 @@ from nic_ray import console
 
 
 def main(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="file or folder of pairs")],
+    pairs: Annotated[
+        list[Path], typer.Argument(metavar="PAIRS...", help="files or folders of pairs, which are checked together")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     fail_on: Annotated[str, typer.Option(metavar="CODE,...", help="exit with 1 if any of these findings is made")] = "",
     write_clean: Annotated[
@@ -37,11 +39,11 @@ def main(
     ] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="tokens a text is cut off at, as in train.max_tokens")] = 256,
 ) -> None:
-    """Check a file of pairs: list its unusable lines, or if there are none, count its rows and list faults in them.
+    """Check pairs: list unusable lines, or if there are none, count the rows and list faults in them.
 
-    JSONL, JSON, CSV, TSV, Parquet, a folder in BEIR form or one saved by datasets. A row holds query and positive (a
-    text or a list of texts), and may hold negative (likewise), domain and source_section, under these names or those
-    that other data sets use. Exit code 0: usable; 1: a finding of --fail-on; 2: not usable.
+    JSONL, JSON, CSV, TSV, Parquet, a folder of such files, in BEIR form or saved by datasets, or hub:OWNER/NAME. A row
+    holds query and positive (a text or a list of texts), and may hold negative (likewise), domain and source_section,
+    under these names or those that other data sets use. Exit code 0: usable; 1: a finding of --fail-on; 2: not usable.
 
     Findings: broken-query, query-is-positive, duplicate-row, near-duplicate-row, negative-near-positive,
     negative-is-positive, negative-answers-query, near-duplicate-passage, domain-conflict, several-passages,
@@ -52,10 +54,11 @@ def main(
     from nic_ray.dataset.form import parse_form
     from nic_ray.dataset.lint import parse_codes
     from nic_ray.report import checkup
+    from nic_ray.sources import as_sources, listed
 
     fatal = parse_codes(fail_on, "--fail-on")
     checked = checkup.check_file(
-        pairs,
+        as_sources(listed(pairs)),
         clean_file=write_clean,
         leave_out=leave_out,
         base_model=base_model,

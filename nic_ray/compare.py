@@ -12,9 +12,10 @@ def main(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL MODEL...", help="run folders, exported folders, other models")
     ],
-    pairs: Annotated[Path, typer.Option(metavar="PAIRS", help="file or folder of pairs")] = Path(
-        "data/reference/pairs.jsonl"
-    ),
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PAIRS", help="file or folder of pairs, or several; the reference set if omitted"),
+    ] = None,
     split: Annotated[
         Literal["test", "validation", "train", "all"],
         typer.Option(help="part whose queries are used; all: every row. Use of test rows is noted in the run's folder"),
@@ -37,16 +38,16 @@ def main(
     from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import METRICS, PRIMARY
-    from nic_ray.packaged import packaged
+    from nic_ray.sources import named_or_reference, shown
 
-    pairs = packaged(pairs)
+    files = named_or_reference(pairs)
     say = (lambda _: None) if as_json else console.say
-    ranking = compare_models(models, pairs, split, say=say, device=pick_device(device, "--device"))
+    ranking = compare_models(models, files, split, say=say, device=pick_device(device, "--device"))
     if as_json:
         print(json.dumps(asdict(ranking)))
         return
     whose = f"as {ranking.split_from} was trained" if ranking.split_from else "by the default split"
-    rows = f"all rows of {pairs}" if split == "all" else f"{split} part of {pairs}, {whose}"
+    rows = f"all rows of {shown(files)}" if split == "all" else f"{split} part of {shown(files)}, {whose}"
     console.say(f"\n{rows}: {ranking.queries} queries, ranked over {ranking.passages} passages")
     for line in ranking.warnings:
         console.say(f"warning: {line}")

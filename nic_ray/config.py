@@ -18,7 +18,8 @@ from pydantic import (
 
 from nic_ray.errors import InputError
 from nic_ray.metrics.table import FAMILIES, METRICS, OVER_ALL, PRIMARY, checked_objective, key_of, metric_of
-from nic_ray.protocol import Protocol
+from nic_ray.protocol import Protocol, Splits, contradiction
+from nic_ray.sources import REFERENCE, PairsSetting
 from nic_ray.space import Dimension, Value
 from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
@@ -48,9 +49,10 @@ PairField = Literal["query", "positive", "negative", "domain", "source_section"]
 class DataConfig(Section):
     """The pairs, and how they are split."""
 
-    pairs: Path = Field(
-        Path("data/reference/pairs.jsonl"),
-        description="file of pairs (JSONL, JSON, CSV, TSV, Parquet), or folder in BEIR form or saved by datasets",
+    pairs: PairsSetting = Field(
+        REFERENCE,
+        description="file of pairs (JSONL, JSON, CSV, TSV, Parquet), or folder of such files, in BEIR form or saved by "
+        "datasets, or hub:OWNER/NAME/CONFIG:SPLIT; or a list of these, which are used together",
     )
     format: FileFormat | None = Field(
         None, description="format of the pairs; null: by the file's ending, or by what the folder holds"
@@ -71,6 +73,11 @@ class DataConfig(Section):
         description="files of pairs that the base model, an exported folder, was tuned on, the oldest first: their "
         "rows keep the parts that they had, and are trained on again beside the new ones",
     )
+    splits: Splits = Field(
+        "made",
+        description="made: rows are split by the settings below; own: they keep the splits that they came with, of "
+        "BEIR's qrels, a data set's splits, a column `split` or files named train, validation (dev) and test",
+    )
     protocol: Protocol = Field(
         "unseen_passages",
         description="what the held-back rows have that training never saw: their passages, or only their queries; "
@@ -89,12 +96,9 @@ class DataConfig(Section):
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the sample and of the split")
 
     @model_validator(mode="after")
-    def _old_rows_are_in_no_fold(self) -> Self:
-        if self.protocol == "cross_fit" and self.replay:
-            raise ValueError(
-                "protocol must not be cross_fit with replay: the base model was trained on old rows, which a fold "
-                "would hold out; write unseen_passages"
-            )
+    def _goes_together(self) -> Self:
+        if fault := contradiction(self.protocol, self.splits, replays=bool(self.replay)):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

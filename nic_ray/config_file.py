@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from nic_ray.config import Config
 from nic_ray.errors import InputError
 from nic_ray.packaged import packaged
+from nic_ray.sources import as_sources, listed
 from nic_ray.space import Dimension
 from nic_ray.train_config import CHANGEABLE_ON_RESUME
 from nic_ray.validation import setting_faults, shown_value
@@ -99,7 +100,8 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
 def _with_packaged_files(config: Config) -> Config:
     """The settings with the paths of packaged files resolved, so that any working folder finds them."""
     replay = tuple(map(packaged, config.data.replay))
-    data = config.data.model_copy(update={"pairs": packaged(config.data.pairs), "replay": replay})
+    pairs = as_sources(map(packaged, listed(config.data.pairs)))
+    data = config.data.model_copy(update={"pairs": pairs, "replay": replay})
     path = config.guard.retention_set
     guard = config.guard.model_copy(update={"retention_set": None if path is None else packaged(path)})
     return config.model_copy(update={"data": data, "guard": guard})

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,6 +31,14 @@ def macro_columns(*results: Iterable[str]) -> list[str]:
     return [f"{metric.replace('_', ' ')} macro" for metric in metrics_in(*results)]
 
 
+LISTS = ("--data",)
+"""Options that take several values, which the parser would want to be repeated before each."""
+PairsOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="PATH...", help="files or folders of pairs, used together, instead of the config's"),
+]
+"""The type of the option --data."""
+
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Errors of the path itself: too long, access denied, or a loop of links."""
 
@@ -49,7 +57,7 @@ def run(main: Callable[..., None]) -> None:
     # with markup off, brackets in help texts and in the user's input are printed unchanged
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_exit_codes(main))
-    app()
+    app(args=with_lists(sys.argv[1:]))
 
 
 def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) -> None:
@@ -62,7 +70,26 @@ def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) ->
     app.callback()(lambda: None)
     for name, main in commands.items():
         app.command(name)(_with_exit_codes(main))
-    app()
+    app(args=with_lists(sys.argv[1:]))
+
+
+def with_lists(arguments: Sequence[str]) -> list[str]:
+    """Repeat an option of `LISTS` before each of its values: `--data a b` becomes `--data a --data b`.
+
+    A list ends at the next option and at a YAML file, which is the configuration.
+    """
+    repeated: list[str] = []
+    option: str | None = None
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*repeated, *arguments[place:]]
+        if argument.startswith("-") or argument.lower().endswith((".yaml", ".yml")):
+            option = None
+        elif option is not None and repeated[-1] != option:
+            repeated.append(option)
+        repeated.append(argument)
+        option = argument if argument in LISTS else option
+    return repeated
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":

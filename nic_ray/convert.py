@@ -17,8 +17,13 @@ def main(
         Path | None, typer.Option(help="folder to write [default: BUNDLE-FORMAT]", show_default=False)
     ] = None,
     pairs: Annotated[
-        Path, typer.Option(metavar="PAIRS", help="file of pairs on whose validation rows model and graph are compared")
-    ] = Path("data/reference/pairs.jsonl"),
+        list[Path] | None,
+        typer.Option(
+            metavar="PAIRS",
+            help="file of pairs, or several, on whose validation rows model and graph are compared; the reference set "
+            "if omitted",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
@@ -32,12 +37,12 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle.onnx import convert
-    from nic_ray.packaged import packaged
+    from nic_ray.sources import named_or_reference
 
-    pairs = packaged(pairs)
+    files = named_or_reference(pairs)
     folder = out or bundle.with_name(f"{bundle.name}-{form}")
     say = (lambda _: None) if as_json else console.say
-    parity = convert(bundle, folder, form, pairs, overwrite=overwrite, say=say)
+    parity = convert(bundle, folder, form, files, overwrite=overwrite, say=say)
     if as_json:
         print(json.dumps({"folder": str(folder), "format": form} | asdict(parity)))
         return

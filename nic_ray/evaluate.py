@@ -14,8 +14,9 @@ def main(
         str, typer.Argument(metavar="MODEL", help="exported folder, other model folder, or all-MiniLM-L6-v2")
     ],
     pairs: Annotated[
-        Path, typer.Argument(metavar="PAIRS|FOLDER", help="file of pairs, or a folder in BEIR form")
-    ] = Path("data/reference/pairs.jsonl"),
+        list[Path] | None,
+        typer.Argument(metavar="PAIRS...|FOLDER", help="files of pairs, or a BEIR folder; else the reference set"),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -68,15 +69,15 @@ def main(
 
     from nic_ray.bundle import compressed, run_files
     from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
-    from nic_ray.bundle.rows import part_named
+    from nic_ray.bundle.rows import is_ranked_as_folder, metadata_of, part_named
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import parse_metrics
     from nic_ray.model.evaluation import Asked
-    from nic_ray.packaged import packaged
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_comparison
+    from nic_ray.sources import named_or_reference
 
-    pairs = packaged(pairs)
+    files = named_or_reference(pairs)
     place = pick_device(device, "--device")
     sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
     further, smaller = parse_metrics(metrics, "--metrics"), []
@@ -89,17 +90,17 @@ def main(
             run_files.write_beir(beir, asked)
 
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
-        if pairs.is_dir():
+        if isinstance(files, Path) and is_ranked_as_folder(metadata_of(model), files):
             comparison = compare_on_folder(
-                model, pairs, split or "test", view=progress, device=place, further=further, use=write
+                model, files, split or "test", view=progress, device=place, further=further, use=write
             )
         else:
             comparison = compare_with_base(
-                model, pairs, part_named(split), view=progress, device=place, further=further, use=write
+                model, files, part_named(split), view=progress, device=place, further=further, use=write
             )
         if sizes or len(formats) > 1:
             smaller = compressed.results_by_size(
-                model, pairs, comparison.split, sizes, formats, view=progress, device=place
+                model, files, comparison.split, sizes, formats, view=progress, device=place
             )
     if as_json:
         print(json.dumps(asdict(comparison) | ({"smaller": list(map(asdict, smaller))} if smaller else {})))

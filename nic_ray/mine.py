@@ -9,7 +9,7 @@ from nic_ray import console
 
 
 def main(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="file or folder of pairs")],
+    pairs: Annotated[list[Path], typer.Argument(metavar="PAIRS...", help="files or folders of pairs, mined together")],
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write: the same rows, with negatives")],
     model: Annotated[str, typer.Option(help="model whose mistakes are mined: packaged name, folder or hub id")] = (
         "all-MiniLM-L6-v2"
@@ -31,21 +31,20 @@ def main(
     """
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
+    from nic_ray.dataset.form import Form
     from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import omitted_domains, shown_domains
-    from nic_ray.errors import InputError
     from nic_ray.hardware import pick_device
     from nic_ray.model.base import load
-    from nic_ray.training.mining import mine_negatives, write_negatives
+    from nic_ray.sources import as_sources, listed
+    from nic_ray.training.mining import mine_negatives, refuse_place, write_negatives
     from nic_ray.training.prepared import divide
 
-    if out.exists():
-        raise InputError(f"{out}: exists already; name another file with --out")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder; make it first, or name another file with --out")
+    refuse_place(out)
     place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
-    rows = read_pairs(pairs)
+    sources = as_sources(listed(pairs))
+    rows = read_pairs(sources, form=Form(own_splits=settings.data.splits == "own"))
     # the whole file is split: with a sample, most training rows would get no negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
@@ -58,7 +57,7 @@ def main(
         max_tokens=settings.train.max_tokens,
         device=place,
     )
-    write_negatives(pairs, rows, by_row, out)
+    write_negatives(sources, rows, by_row, out)
     by_domain: dict[str, list[int]] = {name: [] for name in sorted(set(collection.domains))}
     for row in train:
         by_domain[collection.domains[row]].append(row)

@@ -13,6 +13,8 @@ class StoredSplit(TypedDict, total=False):
     """How the pairs of a run were split."""
 
     protocol: str
+    splits: str
+    """"own" where the rows kept the splits that they came with, whatever the protocol; else absent."""
     seed: int
     sample_share: float
     validation_share: float
@@ -24,12 +26,21 @@ class StoredSplit(TypedDict, total=False):
     """Hash of the assignment of rows to parts."""
 
 
+class StoredFile(TypedDict):
+    """One of several files of pairs."""
+
+    name: str
+    sha256: str
+
+
 class ReplayedPairs(TypedDict):
     """Pairs that the base model of a run had been tuned on, and that are trained on again."""
 
     pairs: str
-    """Name of the file."""
+    """Name of the file; of several, by commas."""
     sha256: str
+    files: NotRequired[list[StoredFile]]
+    """As in `StoredData`."""
     split: StoredSplit
     """How they were split then."""
 
@@ -49,8 +60,10 @@ class StoredData(TypedDict, total=False):
     """The pairs of a run."""
 
     pairs: str
-    """Name of the file."""
+    """Name of the file; of several, by commas."""
     sha256: str
+    files: list[StoredFile]
+    """The files that were read together, in their order; absent for a single one."""
     format: str
     """The format that the user named; absent where it was found by the file's ending."""
     columns: Mapping[str, str]

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 Protocol = Literal["unseen_passages", "unseen_queries", "cross_fit"]
+Splits = Literal["made", "own"]
+"""Whether rows are split by a protocol, or keep the splits that they came with."""
+OWN_SPLITS = "own_splits"
+"""Stands for the protocol of rows that keep the splits that they came with."""
 
 MEANINGS: Mapping[str, str] = {
     "unseen_passages": (
@@ -18,8 +22,41 @@ MEANINGS: Mapping[str, str] = {
         "unseen queries only. The passages of validation and test rows may have been trained on with other "
         "queries, which flatters the figures"
     ),
+    OWN_SPLITS: (
+        "by the splits that the rows came with. Passages of validation and test rows may have been trained on, which "
+        "flatters the figures; the leak report counts such rows"
+    ),
 }
 """Explanation of each protocol, for a model card."""
+
+
+def held_back_by(protocol: str | None, splits: str | None) -> str | None:
+    """The key in `MEANINGS` of how rows were held back; None where it is not known."""
+    return OWN_SPLITS if splits == "own" else protocol
+
+
+def contradiction(protocol: Protocol, splits: Splits, *, replays: bool) -> str | None:
+    """Say which of these settings do not go together, and the way out; None if they do.
+
+    Args:
+        replays: whether the pairs that the base model was tuned on are trained on again.
+    """
+    if protocol == "cross_fit" and replays:
+        return (
+            "protocol must not be cross_fit with replay: the base model was trained on old rows, which a fold "
+            "would hold out; write unseen_passages"
+        )
+    if splits == "own" and replays:
+        return (
+            "splits must not be own with replay: new rows join the parts of the old ones; write made, or tune the base "
+            "model on all pairs without replay"
+        )
+    if splits == "own" and protocol != "unseen_passages":
+        return (
+            f"splits must not be own with protocol {protocol}, which splits the rows anew; leave protocol out, or "
+            "write splits: made"
+        )
+    return None
 
 
 def by_passage(protocol: Protocol) -> bool:

@@ -12,8 +12,11 @@ from nic_ray import console
 def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
     corpus: Annotated[
-        Path,
-        typer.Option(metavar="PAIRS|FOLDER", help="passages: of a file of pairs, or of a folder of .txt and .md"),
+        list[Path],
+        typer.Option(
+            metavar="PAIRS|FOLDER",
+            help="passages: of a file of pairs, or of a folder of .txt and .md; given several times, of all files",
+        ),
     ],
     queries: Annotated[
         list[str] | None, typer.Argument(metavar="QUERY...", help="questions; without any, they are read from stdin")
@@ -41,9 +44,10 @@ def main(
 
     from nic_ray.bundle.retriever import describe, retriever
     from nic_ray.hardware import pick_device
+    from nic_ray.sources import as_sources
 
     say = (lambda _: None) if as_json else console.say
-    search = retriever(bundle, corpus, words=words, say=say, device=pick_device(device, "--device"))
+    search = retriever(bundle, as_sources(corpus), words=words, say=say, device=pick_device(device, "--device"))
     say(f"ranked by {search.ranking}")
     if search.caveat is not None:
         say(search.caveat)

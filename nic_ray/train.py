@@ -12,7 +12,7 @@ def main(
     config: Annotated[
         Path | None, typer.Argument(help="YAML file of settings; those under `train` are trained with")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of pairs, instead of the config's")] = None,
+    data: console.PairsOption = None,
     out: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
     resume: Annotated[
         Path | None,
@@ -29,9 +29,9 @@ def main(
 
     if config is None and resume is None:
         raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")
-    if resume is not None and config is None and data is not None:
+    if resume is not None and config is None and data:
         raise InputError("--data: a resumed run goes on with its own pairs; leave it out, or start anew")
-    settings = None if config is None else load_config(config, {"data.pairs": data})
+    settings = None if config is None else load_config(config, {"data.pairs": data or None})
     with view(quiet=quiet) as progress:
         if resume is not None:
             trained = go_on(resume, settings, view=progress)

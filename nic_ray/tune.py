@@ -13,7 +13,7 @@ def main(
     config: Annotated[
         Path | None, typer.Argument(help="YAML file of settings [default: tune_configs/cpu.yaml]", show_default=False)
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of pairs, instead of the config's")] = None,
+    data: console.PairsOption = None,
     from_model: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="exported model to tune further, its own pairs included"),
@@ -58,13 +58,14 @@ def main(
     with view(quiet=quiet) as progress:
         if resume is not None:
             moved = next(iter(replay or []), None)
-            given = {"--data": data, "--from": from_model, "--replay": moved, "--storage": storage}
+            given = {"--data": data or None, "--from": from_model, "--replay": moved, "--storage": storage}
             refuse_new_settings(resume, config, given)
             result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
         else:
             earlier = continued_settings(from_model, replay or [])
             settings = load_config(
-                config or Path("tune_configs/cpu.yaml"), {"data.pairs": data, "storage": storage, **amount, **earlier}
+                config or Path("tune_configs/cpu.yaml"),
+                {"data.pairs": data or None, "storage": storage, **amount, **earlier},
             )
             result = run_search(settings, out=out, name=name, run_root=run_dir, view=progress, **allowed)
     show_result(result)

@@ -76,7 +76,7 @@ def ours(command: str) -> list[str] | None:
 def parse(module: str, arguments: list[str]) -> None:
     app = typer.Typer()
     app.command()(importlib.import_module(module).main)
-    typer.main.get_command(app).make_context(module, list(arguments))
+    typer.main.get_command(app).make_context(module, console.with_lists(arguments))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

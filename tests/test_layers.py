@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 COMMANDS = "check train tune evaluate export verify plan mine compare retrieve convert curve".split()
 ORDER = [
-    *"errors words protocol packaged hardware run_folder results origin evidence validation stored".split(),
+    *"errors words protocol packaged hardware run_folder results origin evidence validation sources stored".split(),
     "metrics",
     *"space train_config config config_file tokens domains remote record readings study progress console".split(),
     *"dataset model training bundle selection report search".split(),

@@ -185,7 +185,13 @@ def given(tiny_model_folder, tiny_pairs_file):
     """`given(base, pairs, replay=...)`: the settings of a run."""
 
     def make(base=tiny_model_folder, pairs=tiny_pairs_file, **data):
-        shares = {"pairs": str(pairs), "validation_share": 0.25, "test_share": 0.25, "seed": 7, **data}
+        shares = {
+            "pairs": pairs if isinstance(pairs, list) else str(pairs),
+            "validation_share": 0.25,
+            "test_share": 0.25,
+            "seed": 7,
+            **data,
+        }
         train = {"base_model": str(base), "frozen_layers": 1}
         return Config.model_validate({"data": shares, "train": train, "guard": {"min_neighbours_kept": 0}})
 
@@ -299,6 +305,25 @@ def test_where_the_old_pairs_lie_is_known_from_the_run_or_named(given, exported,
         continued_settings(None, [Path("a.jsonl")])
     with pytest.raises(InputError, match=r"holds no metadata\.json"):
         continued_settings(Path(given().train.base_model), [])
+
+
+def test_a_model_of_several_files_is_tuned_further_with_all_of_them(given, exported, tiny_pairs_file, tmp_path):
+    lines = tiny_pairs_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    halves = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, part in zip(halves, (lines[:20], lines[20:]), strict=True):
+        path.write_text("".join(part), encoding="utf-8")
+    model = exported("first", given(pairs=[str(path) for path in halves]))
+    found = continued_settings(model, [])
+    assert found["data.replay"] == [str(path) for path in halves]
+    new = write(tmp_path / "new.jsonl", NEW)
+    continued = prepare(given(model, new, replay=found["data.replay"]), on_gpu=False)
+    assert continued.replay.old.sum() == len(lines)
+    (record,) = describe_data(continued)["data"]["replay"]
+    assert (record["pairs"], [file["name"] for file in record["files"]]) == ("a.jsonl, b.jsonl", ["a.jsonl", "b.jsonl"])
+    with pytest.raises(InputError, match=r"was tuned on 2 file\(s\) of pairs \(a\.jsonl, b\.jsonl\), got 1"):
+        earlier_pairs(str(model), halves[:1])
+    with pytest.raises(InputError, match=r"b\.jsonl, .*a\.jsonl: is not what .* was tuned on"):
+        earlier_pairs(str(model), halves[::-1])
 
 
 def test_old_pairs_that_are_gone_or_too_few_are_refused_with_the_way_out(given, exported, tiny_pairs_file, tmp_path):

@@ -34,10 +34,11 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import Asked, asked_of, encoder_scores, fused_scores, texts_to_score
 from nic_ray.progress import View
-from nic_ray.protocol import Protocol, shown_name
+from nic_ray.protocol import held_back_by, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.results import Flat
 from nic_ray.run_folder import RunFolder
+from nic_ray.sources import Sources, shown
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
 
@@ -53,8 +54,9 @@ class Comparison:
     """The file of pairs, or the folder in BEIR form."""
     split: str
     """The part of the rows, "all", or the name of the qrels file of a folder."""
-    protocol: Protocol | None
-    """The protocol that the rows were held back by; None for all rows, where none were held back, and for a folder."""
+    protocol: str | None
+    """How the rows were held back, as `protocol.held_back_by`; None for all rows, where none were held back, and for a
+    folder."""
     refit: bool
     """Whether the exported weights were trained again on the rows of all parts."""
     split_from: Literal["bundle", "defaults", "qrels"] | None
@@ -74,7 +76,7 @@ class Comparison:
 
 def compare_with_base(
     model: str,
-    pairs: Path,
+    pairs: Sources,
     split: Part | Literal["all"],
     *,
     view: View | None = None,
@@ -88,7 +90,7 @@ def compare_with_base(
         model: a bundle, another folder that Sentence Transformers loads, the packaged name or a hub id.
             A bundle states its base model, the number of tokens at which texts are cut off and, if it was trained on
             these very pairs, their split. Other models are compared with the packaged model on the default split.
-        pairs: file of pairs.
+        pairs: file of pairs, or several.
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         view: shows the progress.
         device: where the texts are embedded.
@@ -110,9 +112,9 @@ def compare_with_base(
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
-        pairs=str(pairs),
+        pairs=shown(pairs),
         split=split,
-        protocol=data.protocol if data else None,
+        protocol=held_back_by(data.protocol, data.splits) if data else None,
         refit=metadata.get("refit") == "all",
         split_from=("bundle" if has_split else "defaults") if data else None,
         queries=len(chosen),
@@ -253,7 +255,7 @@ class Ranking:
 
 def compare_models(
     names: Sequence[str],
-    pairs: Path,
+    pairs: Sources,
     split: Part | Literal["all"],
     *,
     say: Callable[[str], None],
@@ -264,7 +266,8 @@ def compare_models(
     Args:
         names: two or more run folders, bundles, other model folders, packaged names or hub ids. The folder of a search
             stands for the model that it exported, the folder of a single training for the best model of that training.
-        pairs: file of pairs. The split is that of the first model that was trained on it; else the default split.
+        pairs: file of pairs, or several. The split is that of the first model that was trained on them; else the
+            default split.
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         say: called with a line that names each model before it is read.
         device: where the texts are embedded.
@@ -277,9 +280,10 @@ def compare_models(
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
     folders = {name: _model_of(name) for name in names}
     metadata = {name: metadata_of(folder) for name, folder in folders.items()}
-    read = read_pairs(pairs, set[str]().union(*map(domains_of, metadata.values())))
     owner = None if split == "all" else next((n for n in names if split_on(metadata[n], pairs)), None)
     whose = names[0] if owner is None else owner
+    known = set[str]().union(*map(domains_of, metadata.values()))
+    read = read_pairs(pairs, known, form_on(metadata[whose], pairs))
     data = data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
     queries = queries_of(collection, rows)
@@ -295,7 +299,7 @@ def compare_models(
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
     alone = {name: scores[VECTORS][PRIMARY] for name, scores in scored.items()}
     return Ranking(
-        pairs=str(pairs),
+        pairs=shown(pairs),
         split=split,
         split_from=owner,
         queries=len(rows),
@@ -336,7 +340,7 @@ def _model_of(name: str) -> str:
 
 
 def _advantages(
-    name: str, metadata: Metadata, pairs: Path, split: Part | Literal["all"], data: DataConfig | None
+    name: str, metadata: Metadata, pairs: Sources, split: Part | Literal["all"], data: DataConfig | None
 ) -> list[str]:
     if "split" not in metadata:
         return []

@@ -8,7 +8,16 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.bundle.rows import chosen_rows, data_for, domains_of, form_on, max_tokens_of, metadata_of, split_sha256_on
+from nic_ray.bundle.rows import (
+    chosen_rows,
+    data_for,
+    domains_of,
+    form_on,
+    is_ranked_as_folder,
+    max_tokens_of,
+    metadata_of,
+    split_sha256_on,
+)
 from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.split import Part
@@ -17,6 +26,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.base import load
 from nic_ray.model.evaluation import Asked, encoder_embeddings, query_scores, texts_to_score
 from nic_ray.progress import View
+from nic_ray.sources import Sources
 
 Precision = Literal["float32", "int8", "binary"]
 
@@ -62,7 +72,7 @@ def parse_dimensions(numbers: str | None) -> list[int]:
 
 def results_by_size(
     model: str,
-    pairs: Path,
+    pairs: Sources,
     split: str,
     dimensions: Sequence[int],
     precisions: Sequence[Precision],
@@ -90,7 +100,7 @@ def results_by_size(
     width = encoder.model.get_embedding_dimension() or 0
     if wrong := [number for number in dimensions if number >= width]:
         raise InputError(f"--dimensions: must be fewer than the {width} of {model}, got {', '.join(map(str, wrong))}")
-    if pairs.is_dir():
+    if isinstance(pairs, Path) and is_ranked_as_folder(metadata, pairs):
         collection, rows = read_beir(pairs, split)
     else:
         part: Part | Literal["all"] = split  # type: ignore[assignment]  # from `part_named`

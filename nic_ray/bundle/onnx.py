@@ -31,6 +31,7 @@ from nic_ray.hardware import usable_cpus
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.evaluation import Asked, query_scores, texts_to_score
+from nic_ray.sources import Sources, names_of, shown
 from nic_ray.tokens import Prompts, prompts_of
 
 Format = Literal["onnx", "int8"]
@@ -80,7 +81,7 @@ class GraphMetadata(TypedDict):
 
 
 def convert(
-    folder: Path, out: Path, form: Format, pairs: Path, *, overwrite: bool, say: Callable[[str], None]
+    folder: Path, out: Path, form: Format, pairs: Sources, *, overwrite: bool, say: Callable[[str], None]
 ) -> Parity:
     """Write a bundle's model as an ONNX graph from token ids to embeddings, with its tokenizer, and measure it.
 
@@ -125,7 +126,7 @@ def convert(
         if form == "int8":
             say("storing its matrices in 8 bits")
             _quantize(work / GRAPH)
-        say(f"comparing it with the model, on texts of {pairs}")
+        say(f"comparing it with the model, on texts of {shown(pairs)}")
         parity = _measure(model, collection, rows, work, folder / WEIGHTS)
         _refuse_other_model(form, parity)
         source = {"name": metadata["name"], "weights_sha256": metadata["files"].get(WEIGHTS)}
@@ -137,7 +138,7 @@ def convert(
             "converted_from": source,
             "max_tokens": model.max_seq_length,
             "prompts": asdict(_prompts_of(model)),
-            "pairs": {"name": pairs.name, "sha256": content_sha256(pairs)},
+            "pairs": {"name": names_of(pairs), "sha256": content_sha256(pairs)},
             "parity": asdict(parity),
         }
         (work / CARD).write_text(_readme(out.name, form, written, parity), encoding="utf-8")

@@ -20,6 +20,7 @@ from nic_ray.metrics.calibration import Calibration, as_calibration, chances_of
 from nic_ray.metrics.fusion import RANKS, VECTORS, Fusion, fused
 from nic_ray.model.cut import placed
 from nic_ray.model.encoder import plain_model
+from nic_ray.sources import Sources
 
 SHOWN = 160
 """Characters of a passage that are shown."""
@@ -66,7 +67,7 @@ class Retriever:
 
 def retriever(
     folder: Path,
-    corpus: Path,
+    corpus: Sources,
     *,
     words: bool | None = None,
     say: Callable[[str], None],
@@ -76,7 +77,7 @@ def retriever(
 
     Args:
         folder: the bundle; it is verified first.
-        corpus: the passages to search: a file of pairs, or a folder of text files.
+        corpus: the passages to search: a file of pairs, several, or a folder of text files.
         words: whether passages are ranked by their words (BM25) as well; None for what the validation rows have shown
             to be better, as it is stored in the bundle.
         say: called with a line that says what is being embedded.
@@ -152,11 +153,11 @@ def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
     return as_calibration(stored)
 
 
-def _caveat(metadata: Metadata, corpus: Path, passages: Sequence[Passage]) -> str | None:
+def _caveat(metadata: Metadata, corpus: Sources, passages: Sequence[Passage]) -> str | None:
     """Of which passages a bundle's chances and its threshold are, if of others than those that are searched."""
     own = metadata.get("data", {})
     # a run on a share of its file's passages has fewer of them
-    if corpus.exists() and own.get("passages") == len(passages) and own.get("sha256") == content_sha256(corpus):
+    if own.get("passages") == len(passages) and own.get("sha256") == content_sha256(corpus):
         return None
     files = ", ".join([*(old["pairs"] for old in own.get("replay", ())), str(own.get("pairs"))])
     of = f"the {own['passages']} passages of {files}" if "passages" in own else "the training pairs' passages"

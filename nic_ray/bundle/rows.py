@@ -9,7 +9,7 @@ import numpy as np
 from nic_ray.bundle.files import read_metadata
 from nic_ray.config import DataConfig
 from nic_ray.dataset.form import AS_FOUND, Form
-from nic_ray.dataset.formats import content_sha256
+from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
@@ -17,6 +17,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.intervals import Queries
 from nic_ray.origin import METADATA, StoredSplit
+from nic_ray.sources import Sources, names_of
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.prepared import divide, split_sha256
 
@@ -44,15 +45,26 @@ def domains_of(metadata: Metadata) -> set[str]:
     return {*metadata.get("data", {}).get("domains", ())}
 
 
-def form_on(metadata: Metadata, pairs: Path) -> Form:
+def form_on(metadata: Metadata, pairs: Sources) -> Form:
     """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
     data = metadata.get("data", {})
-    if not (data.get("columns") or data.get("format")) or data.get("sha256") != content_sha256(pairs):
+    own = metadata.get("split", {}).get("splits") == "own"
+    if not (data.get("columns") or data.get("format") or own) or data.get("sha256") != content_sha256(pairs):
         return AS_FOUND
-    return Form(data.get("format"), data.get("columns", {}))
+    return Form(data.get("format"), data.get("columns", {}), own_splits=own)
 
 
-def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
+def is_ranked_as_folder(metadata: Metadata, pairs: Sources) -> bool:
+    """Whether pairs are a folder in BEIR form whose whole corpus is ranked for the queries of one of its qrels.
+
+    If a model was trained by the splits of this very folder, its rows are read as they were in training.
+    """
+    if not isinstance(pairs, Path) or not pairs.is_dir() or files_of(pairs) != (pairs,):
+        return False
+    return not form_on(metadata, pairs).own_splits
+
+
+def split_on(metadata: Metadata, pairs: Sources) -> StoredSplit | None:
     """How the pairs of a file were split where a model was trained on them; None if it was not.
 
     The oldest file of a model that was tuned further was split alone, its later ones beside it.
@@ -66,7 +78,7 @@ def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
     return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
 
 
-def split_sha256_on(metadata: Metadata, pairs: Path) -> str | None:
+def split_sha256_on(metadata: Metadata, pairs: Sources) -> str | None:
     """SHA-256 of the split of a file's pairs where a model was trained on them; None if it was not."""
     stored = split_on(metadata, pairs)
     return None if stored is None else stored.get("sha256")
@@ -77,7 +89,7 @@ def max_tokens_of(metadata: Metadata) -> int:
     return int(metadata.get("config", {}).get("max_tokens", TrainConfig().max_tokens))
 
 
-def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
+def rows_of_model(metadata: Metadata, pairs: Sources, split: Part | Literal["all"]) -> tuple[Collection, list[int]]:
     """The texts of the pairs, and the rows of a part: by the split of the model if it was trained on these pairs.
 
     For a model that was trained on other pairs, the default split is used.
@@ -90,15 +102,15 @@ def rows_of_model(metadata: Metadata, pairs: Path, split: Part | Literal["all"])
     return chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
 
 
-def data_for(metadata: Metadata, pairs: Path, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
+def data_for(metadata: Metadata, pairs: Sources, split: Part | Literal["all"], folder: Path) -> DataConfig | None:
     """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
     stored, replay = split_on(metadata, pairs), metadata.get("data", {}).get("replay")
     if replay and stored is metadata.get("split"):
         raise InputError(
-            f"{folder}: its rows of {pairs.name} were split beside those of {replay[0]['pairs']}, so they cannot be "
-            f"told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
+            f"{folder}: its rows of {names_of(pairs)} were split beside those of {replay[0]['pairs']}, so they cannot "
+            f"be told apart here; its card has its figures on them. Name {replay[0]['pairs']}, or read --split all"
         )
     return DataConfig() if stored is None else split_settings(stored, folder)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nic_ray.evidence import JsonObject
 from nic_ray.metrics.table import OVER_ALL
+from nic_ray.sources import is_hub
 
 FIELDS = ("query", "positive", "domain")
 """Fields that a row must have; the domain may be missing in a whole file."""
@@ -90,7 +91,9 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
 
 def domain_named_after(path: Path) -> str:
     """Return the one domain of a file whose rows name none."""
-    name = "".join(letter for letter in path.resolve().stem if letter.isprintable()).strip()
+    # a data set of the hub is named after itself, whatever its owner, configuration and split
+    stem = str(path).partition(":")[2].partition(":")[0].split("/")[:2][-1] if is_hub(path) else path.resolve().stem
+    name = "".join(letter for letter in stem if letter.isprintable()).strip()
     return f"{name} rows" if name in OVER_ALL or not name else name
 
 

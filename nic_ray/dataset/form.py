@@ -1,6 +1,6 @@
 """How a file of pairs is to be read, as far as the user says so: its format, and the columns of its fields."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -16,6 +16,16 @@ class Form:
     """A name in `formats.FORMATS`; None: by its ending, or by what a folder holds."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field -> its column; other fields are found by the names of the columns."""
+    own_splits: bool = False
+    """Whether the splits that the rows came with are read."""
+    of_several: bool = False
+    """Whether one of several files is read, which may lack a column of `columns` that another one has."""
+
+    def columns_among(self, names: Collection[str]) -> Mapping[str, str]:
+        """Return those of `columns` that hold for a file with columns of these names."""
+        if not self.of_several:
+            return self.columns
+        return {name: column for name, column in self.columns.items() if column in names}
 
 
 AS_FOUND = Form()
@@ -23,7 +33,8 @@ AS_FOUND = Form()
 
 def form_of(data: DataConfig) -> Form:
     """Return how the pairs of a run are to be read."""
-    return Form(data.format, {str(name): column for name, column in data.columns.items()})
+    columns = {str(name): column for name, column in data.columns.items()}
+    return Form(data.format, columns, own_splits=data.splits == "own")
 
 
 def parse_form(name: str | None, columns: str | None) -> Form:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from nic_ray.dataset.beir_files import CORPUS, QRELS, QUERIES, answers_of, splits_of, texts_of
+from nic_ray.dataset.hub import rows_sha256
 from nic_ray.errors import InputError, in_one_line
 from nic_ray.evidence import JsonObject
+from nic_ray.sources import Sources, is_hub, listed
 
-DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
-"""Files by which `datasets` marks the folder of a data set, and that of several splits."""
+DATASET, DATASETS, STATE = "dataset_info.json", "dataset_dict.json", "state.json"
+"""Files by which `datasets` marks the folder of a data set, and that of several splits, and lists its other files."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Format:
 
 
 def format_named(path: Path, asked: str | None = None) -> str:
-    """Return the name of a file's format in `FORMATS`.
+    """Return the name of a file's format in `FORMATS`, or "hub" for a data set of the hub.
 
     Args:
         path: the file or folder, which may not exist.
@@ -62,10 +64,10 @@ def format_named(path: Path, asked: str | None = None) -> str:
     Raises:
         InputError: there is no such format.
     """
-    if asked is not None:
-        if asked not in FORMATS:
-            raise InputError(f"--format {asked}: no such format; known are {', '.join(FORMATS)}")
-        return asked
+    if asked is not None and asked not in FORMATS:
+        raise InputError(f"--format {asked}: no such format; known are {', '.join(FORMATS)}")
+    if is_hub(path) or asked is not None:
+        return "hub" if is_hub(path) else str(asked)
     if path.is_dir():
         if {CORPUS, QUERIES, QRELS} <= {entry.name for entry in path.iterdir()}:
             return "beir"
@@ -75,12 +77,39 @@ def format_named(path: Path, asked: str | None = None) -> str:
     return "json" if by_ending == "jsonl" and _begins_with_a_list(path) else by_ending
 
 
-def content_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, or of all files in a folder with their names.
+def files_of(sources: Sources) -> tuple[Path, ...]:
+    """Return what is read, in its order: a folder that is no format's counts as the files of pairs in it, by name.
+
+    Files in its subfolders, hidden ones and those of other endings are left out. A folder without any file of pairs
+    stands for itself.
+    """
+    return tuple(file for path in listed(sources) for file in (_files_in(path) or [path]))
+
+
+def _files_in(path: Path) -> list[Path]:
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} & {DATASET, DATASETS, STATE, CORPUS, QUERIES}:
+        return []
+    return sorted(
+        entry
+        for entry in path.iterdir()
+        if entry.suffix.lower() in ENDINGS and not entry.name.startswith(".") and entry.is_file()
+    )
+
+
+def content_sha256(sources: Sources) -> str:
+    """Compute the SHA-256 of a file, of all files in a folder of a format with their names, or of a hub's rows.
+
+    That of several is the hash of their hashes in their order, so that it does not depend on where they lie.
 
     Raises:
         OSError: a file cannot be read.
+        InputError: the hub does not give its data set.
     """
+    path, *others = files_of(sources)
+    if others:
+        return hashlib.sha256("".join(f"{content_sha256(each)}\n" for each in (path, *others)).encode()).hexdigest()
+    if is_hub(path):
+        return rows_sha256(path)
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -208,16 +237,20 @@ def _read_parquet(path: Path) -> tuple[Sequence[str], Rows]:
     return file.schema_arrow.names, _rows_of_batches(file.iter_batches(batch_size=10_000))
 
 
+def splits_saved(path: Path) -> list[str]:
+    """Return the names of the splits of a folder in which `datasets` saved several."""
+    return list(json.loads((path / DATASETS).read_text(encoding="utf-8"))["splits"])
+
+
 def _read_datasets(path: Path) -> tuple[Sequence[str], Rows]:
     """Read a folder that `datasets` saved: Arrow streams, named in state.json."""
     import pyarrow
 
     if (path / DATASETS).exists():
-        splits = json.loads((path / DATASETS).read_text(encoding="utf-8"))["splits"]
-        named = ", ".join(str(path / split) for split in splits)
+        named = ", ".join(str(path / split) for split in splits_saved(path))
         return [], iter([(0, Fault(f"holds several splits; name one of {named}"))])
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
         files = [path / part["filename"] for part in state["_data_files"]]
         streams = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) for file in files]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
@@ -240,21 +273,21 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
 
 
 def _read_beir(path: Path) -> tuple[Sequence[str], Rows]:
-    return ["query", "positive", "score"], _beir_rows(path)
+    return ["query", "positive", "score"], ((place, row) for place, _, row in beir_rows(path, splits_of(path)))
 
 
-def _beir_rows(folder: Path) -> Rows:
-    """Yield a row for each query and split of a folder in BEIR form, with the passages that answer the query."""
+def beir_rows(folder: Path, splits: Sequence[str]) -> Iterator[tuple[int, str, JsonObject]]:
+    """Yield place, split and row of each query of some splits in BEIR form, with the passages that answer the query."""
     passages, queries = texts_of(folder / CORPUS), texts_of(folder / QUERIES)
     place = 0
-    for split in splits_of(folder):
+    for split in splits:
         by_query: dict[str, dict[str, float]] = {}
         for (query, passage), score in answers_of(folder, split, queries, passages).items():
             by_query.setdefault(query, {})[passage] = score
         for query, answers in by_query.items():
             place += 1
             texts = [passages[passage] for passage in answers]
-            yield place, {"query": queries[query], "positive": texts, "score": list(answers.values())}
+            yield place, split, {"query": queries[query], "positive": texts, "score": list(answers.values())}
 
 
 def _read_jsonl(path: Path) -> tuple[None, Rows]:
@@ -304,3 +337,5 @@ FORMATS = {
     "beir": Format((), "row", _read_beir),
 }
 """Name -> format."""
+ENDINGS = {ending for form in FORMATS.values() for ending in form.endings}
+"""Of files that are read in a folder."""

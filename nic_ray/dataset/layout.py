@@ -65,9 +65,16 @@ def describe_bytes(path: Path, head: bytes) -> str | None:
     return f"is binary, no text; {WANT}" if b"\0" in head else None
 
 
-def describe_folder(path: Path) -> str:
-    """Describe a folder that was named instead of a file, and the remedy."""
-    return "is a folder; name a file in it, or a folder in BEIR form, or one that datasets saved"
+def describe_folder(endings: Sequence[str]) -> str:
+    """Describe a folder that was named instead of a file and holds none that is read, and the remedy.
+
+    Args:
+        endings: of files of pairs.
+    """
+    return (
+        "is a folder; name a file in it, or a folder in BEIR form, or one that datasets saved, or one that holds files "
+        f"of pairs ({', '.join(endings)})"
+    )
 
 
 def describe_text(path: Path, text: str) -> str | None:

@@ -13,11 +13,12 @@ from ftfy.badness import BADNESS_RE
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.form import Form
-from nic_ray.dataset.formats import format_named, write_rows
+from nic_ray.dataset.formats import files_of, format_named, write_rows
 from nic_ray.dataset.pairs import Pair, count_by_domain, row_of
 from nic_ray.domains import AT_EACH_END
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import MIN_PASSAGES
+from nic_ray.sources import Sources
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 HELD_BACK_SHARE = 0.2
@@ -204,9 +205,16 @@ def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
     )
 
 
-def describe_finding(finding: Finding) -> str:
-    """Describe a finding in lines of text, with one line per example."""
-    examples = [f"{finding.unit} {example.line}: {example.text}" for example in finding.examples]
+def describe_finding(finding: Finding, places: Mapping[int, str] | None = None) -> str:
+    """Describe a finding in lines of text, with one line per example.
+
+    Args:
+        places: where the lines of several files are, which count on through them; none for a single file.
+    """
+    where = places or {}
+    examples = [
+        f"{where.get(example.line, f'{finding.unit} {example.line}')}: {example.text}" for example in finding.examples
+    ]
     more = len(finding.lines) - len(examples)
     rest = [f"... and {more:,} more"] if more else []
     return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
@@ -231,12 +239,14 @@ def parse_codes(names: str, option: str) -> list[str]:
 
 
 def write_clean(
-    source: Path, pairs: Sequence[Pair], findings: Sequence[Finding], codes: Collection[str], out: Path, form: Form
+    source: Sources, pairs: Sequence[Pair], findings: Sequence[Finding], codes: Collection[str], out: Path, form: Form
 ) -> dict[str, int]:
-    """Copy a file without the rows of some findings: from JSONL to JSONL byte for byte, else with the fields of pairs.
+    """Copy a file, or several into one, without the rows of some findings.
+
+    From JSONL to JSONL it is copied byte for byte, else with the fields of pairs.
 
     Args:
-        source: the file that was checked.
+        source: the file that was checked, or several.
         pairs: all of its rows.
         findings: all findings in it.
         codes: codes of the findings whose rows are left out.
@@ -253,8 +263,9 @@ def write_clean(
     dropped = set().union(*lines.values())
     written = format_named(out)
     try:
-        if (format_named(source, form.format), written) == ("jsonl", "jsonl"):
-            with source.open("rb") as original, out.open("xb") as kept:
+        first, *others = files_of(source)
+        if not others and (format_named(first, form.format), written) == ("jsonl", "jsonl"):
+            with first.open("rb") as original, out.open("xb") as kept:
                 kept.writelines(line for number, line in enumerate(original, start=1) if number not in dropped)
         else:
             out.open("xb").close()
@@ -303,16 +314,16 @@ def _queries_that_are_positives(pairs: Sequence[Pair], groups: Mapping[str, int]
 def _duplicate_rows(pairs: Sequence[Pair], groups: Mapping[str, int]) -> dict[str, _Found]:
     exact: dict[int, str] = {}
     near: dict[int, str] = {}
-    first: dict[tuple[str, str], int] = {}
-    first_near: dict[tuple[int, int], int] = {}
+    first: dict[tuple[str, str], str] = {}
+    first_near: dict[tuple[int, int], str] = {}
     for pair in pairs:
         row, group = (pair.query, pair.positive), (groups[pair.query], groups[pair.positive])
         if row in first:
-            exact[pair.line] = f"{_shown(pair.query)}: as {pair.unit} {first[row]}"
+            exact[pair.line] = f"{_shown(pair.query)}: as {first[row]}"
         elif group in first_near:
-            near[pair.line] = f"{_shown(pair.query)}: nearly as {pair.unit} {first_near[group]}"
-        first.setdefault(row, pair.line)
-        first_near.setdefault(group, pair.line)
+            near[pair.line] = f"{_shown(pair.query)}: nearly as {first_near[group]}"
+        first.setdefault(row, pair.place)
+        first_near.setdefault(group, pair.place)
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
 
 
@@ -347,7 +358,7 @@ def _near_duplicate_passages(pairs: Sequence[Pair], groups: Mapping[str, int]) -
         earlier = first.setdefault(groups[pair.positive], pair)
         if earlier.positive != pair.positive:
             copies[pair.positive] = groups[pair.positive]
-            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in {pair.unit} {earlier.line}"
+            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in {earlier.place}"
     return _Found(by_line, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
 
 

@@ -1,12 +1,10 @@
 """Rows of query, positive passage and domain: reading, with all faults at once, and numbering of texts."""
 
-import itertools
 import json
 import math
-import shlex
 import stat
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,20 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, domain_named_after, match_columns
+from nic_ray.dataset.columns import UnknownColumn
+from nic_ray.dataset.fields import Fields, fields_of_lines, find_fields
 from nic_ray.dataset.form import AS_FOUND, Form
-from nic_ray.dataset.formats import FORMATS, Fault, Format, OtherFormat, format_named
+from nic_ray.dataset.formats import ENDINGS, Fault, Format, OtherFormat, files_of, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
+from nic_ray.dataset.own_splits import COLUMN, part_named, source_of
+from nic_ray.dataset.own_splits import WANT as SPLITS
+from nic_ray.dataset.problems import MAX_LISTED, Problem, describe_problems
+from nic_ray.dataset.several import columns_of_no_file, joined
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.metrics.table import OVER_ALL
+from nic_ray.sources import Sources, is_hub
 from nic_ray.validation import row_faults
 
-MAX_LISTED = 20
-"""Number of faults that an error message lists."""
-LISTED_BY_CHECK = 100
-RUNS_LISTED = 10
-"""Number of ranges of lines that are listed for one fault."""
 PASSAGES_PER_DOMAIN = 3
 """Least number of passages in a domain: one for each of training, validation and test."""
 
@@ -48,16 +47,17 @@ class Pair:
     """Number of its line or row in its file, from 1; 0 if it comes from no file."""
     unit: str = "line"
     """What that number counts: "line" or "row"."""
+    file: str = ""
+    """Its file where several are read together, whose lines `line` then counts on through; else empty."""
+    number: int = 0
+    """Number of its line or row in that file."""
+    split: str | None = None
+    """The part that it came with; None where splits are not read."""
 
-
-@dataclass(frozen=True)
-class Problem:
-    """A reason why a file cannot be used. Line 0 stands for the file as a whole."""
-
-    line: int
-    message: str
-    unit: str = "line"
-    """As for `Pair`."""
+    @property
+    def place(self) -> str:
+        """Where it stands, for a reader: "line 3", or "b.csv line 3" of several files."""
+        return f"{self.file} {self.unit} {self.number}" if self.file else f"{self.unit} {self.line}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class FileOfPairs:
     """Everything that makes it unusable, in the order of its rows."""
     notes: list[str]
     """What the user should know about how it was read."""
+    named: frozenset[str] = frozenset()
+    """The columns that the user names and that it has."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ class Collection:
         return with_others(groups, self.texts, self.corpus[self.corpus < named])
 
 
-def read_pairs(path: Path, known_domains: Container[str] = (), form: Form = AS_FOUND) -> list[Pair]:
+def read_pairs(path: Sources, known_domains: Container[str] = (), form: Form = AS_FOUND) -> list[Pair]:
     """Read all rows of a file or folder in one of the `formats.FORMATS`; their texts are not changed in any way.
 
     Args:
+        path: one file or folder, or several, whose rows are read in their order.
         known_domains: domains that have other rows elsewhere, so that a single passage here is enough.
         form: how the file is to be read.
 
@@ -139,9 +142,9 @@ def read_pairs(path: Path, known_domains: Container[str] = (), form: Form = AS_F
 
 
 def find_problems(
-    path: Path, known_domains: Container[str] = (), form: Form = AS_FOUND
+    path: Sources, known_domains: Container[str] = (), form: Form = AS_FOUND
 ) -> tuple[list[Pair], list[Problem]]:
-    """Read the usable rows of a file, and find everything that makes the file unusable, by place.
+    """Read the usable rows of a file, or of several, and find everything that makes the file unusable, by place.
 
     A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
     rows and a single problem, which names the format.
@@ -154,25 +157,45 @@ def problems_in(found: FileOfPairs, known_domains: Container[str] = ()) -> list[
     return [*found.problems, *_small_domains(found.pairs, known_domains)]
 
 
-def read_file(path: Path, form: Form = AS_FOUND) -> FileOfPairs:
-    """Read the usable rows of a file; raises no error whatever the file holds, except for an unknown `form.format`."""
+def read_file(sources: Sources, form: Form = AS_FOUND) -> FileOfPairs:
+    """Read the usable rows of a file, or of several together.
+
+    Raises no error whatever the files hold, except for an unknown `form.format`. Rows of a file that stand in an
+    earlier one too count once.
+    """
+    files = files_of(sources)
+    if len(files) == 1:
+        return _read_one(files[0], form)
+    read = [(str(path), _read_one(path, replace(form, of_several=True))) for path in files]
+    pairs, repeated = joined([(file, found.pairs) for file, found in read])
+    problems = [replace(problem, file=file) for file, found in read for problem in found.problems]
+    if not problems:
+        problems = columns_of_no_file(form.columns, [found.named for _, found in read])
+    notes = [f"{file}: {note}" for file, found in read for note in found.notes]
+    return FileOfPairs(pairs, problems, [*notes, *repeated])
+
+
+def _read_one(path: Path, form: Form) -> FileOfPairs:
     name = format_named(path, form.format)
     try:
+        if is_hub(path):
+            return _read_rows(path, source_of(path, name, own_splits=form.own_splits), form)
         kind = path.stat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
             return _unusable("is a pipe or a device, which can be read only once; write its rows into a file")
-        if stat.S_ISREG(kind) and FORMATS[name].is_text:
+        source = source_of(path, name, own_splits=form.own_splits)
+        if stat.S_ISREG(kind) and source.is_text:
             with path.open("rb") as file:
                 if fault := describe_bytes(path, file.read(HEAD)):
                     return _unusable(fault)
-        found = _read_lines(path, form) if name == "jsonl" else _read_rows(path, FORMATS[name], form)
+        found = _read_lines(path, form) if name == "jsonl" else _read_rows(path, source, form)
     except OtherFormat as error:
         # perhaps JSON objects a line, or JSON of a kind that is described there
         found = _unusable(str(error)) if form.format else _read_lines(path, form)
     except FileNotFoundError:
         return _unusable("no such file; one that comes along is data/reference/pairs.jsonl")
     except IsADirectoryError:
-        return _unusable(describe_folder(path))
+        return _unusable(describe_folder(sorted(ENDINGS)))
     except OSError as error:
         return _unusable(f"cannot be read ({error.strerror}); name a readable file")
     if not found.pairs and not found.problems:
@@ -187,19 +210,18 @@ def _unusable(message: str) -> FileOfPairs:
 def _read_lines(path: Path, form: Form) -> FileOfPairs:
     """Read JSONL."""
     try:
-        columns = _columns_of_lines(path, form.columns)
+        fields = fields_of_lines(path, form)
     except UnknownColumn as error:
         text = path.read_text(encoding="utf-8", errors="replace")
         return _unusable(describe_text(path, text) or str(error))
-    domain = None if columns is None or "domain" in columns.of else domain_named_after(path)
-    pairs: list[Pair] = []
+    kind, pairs = _kind_of_rows(form), list[Pair]()
     problems: list[Problem] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
             if content:
                 try:
-                    pairs.extend(_pairs_of(_parsed(content, columns, domain), number, "line"))
+                    pairs.extend(_pairs_of(_parsed(content, fields, kind), number, "line"))
                 except ValueError as error:
                     problems.extend(Problem(number, message) for message in row_faults(error, content))
         if problems and len(pairs) <= 1 and lines.seekable():
@@ -208,51 +230,24 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
             # the last row of a list may be a usable line
             if (not pairs or text.lstrip("\ufeff \n").startswith("[")) and (fault := describe_text(path, text)):
                 return _unusable(fault)
-    return FileOfPairs(pairs, problems, _notes(columns, domain))
+    return FileOfPairs(pairs, problems, fields.notes(), fields.named)
 
 
-def _columns_of_lines(path: Path, given: Mapping[str, str]) -> Columns | None:
-    """Find the columns of a JSONL file by the names in its first row, or in all rows if that lacks a field.
-
-    Returns:
-        None where the fields have their own names, or no line is an object.
-    """
-    names: dict[str, None] = {}
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                names |= dict.fromkeys(row)
-            if not given and names.keys() >= {*FIELDS}:
-                return None if not any(map(NUMBERED.fullmatch, names)) else match_columns(list(names))
-    return match_columns(list(names), given) if names else None
-
-
-def _parsed(content: bytes, columns: Columns | None, domain: str | None) -> "_Row":
+def _parsed(content: bytes, fields: Fields, kind: type["_Row"]) -> "_Row":
     content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
-    if columns is None:
-        return _Row.model_validate_json(content)
+    if fields.columns is None:
+        return kind.model_validate_json(content)
     try:
         row = json.loads(content)
     except (ValueError, RecursionError):
-        return _Row.model_validate_json(content)  # raises an error of the kind that is described
-    return _row_of(row, columns, domain)
-
-
-def _row_of(row: Any, columns: Columns, domain: str | None) -> "_Row":
-    if not isinstance(row, dict):
-        return _Row.model_validate(row)
-    fields = columns.fields_of(row)
-    return _Row.model_validate(fields if domain is None else {**fields, "domain": domain})
+        return kind.model_validate_json(content)  # raises an error of the kind that is described
+    return kind.model_validate(fields.of(row))
 
 
 def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
     """Read any other format."""
     names, rows = source.read(path)
-    pairs: list[Pair] = []
+    kind, pairs = _kind_of_rows(form), list[Pair]()
     problems: list[Problem] = []
     try:
         if names is None:
@@ -262,78 +257,21 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
         if not names:
             faults = [Problem(at, fault.message, source.unit) for at, fault in rows if isinstance(fault, Fault)]
             return FileOfPairs([], faults, [])
-        columns = match_columns(names, form.columns)
+        fields = find_fields(path, names, form)
     except UnknownColumn as error:
         return _unusable(str(error))
-    domain = None if "domain" in columns.of else domain_named_after(path)
     try:
         for place, row in rows:
             if isinstance(row, Fault):
                 problems.append(Problem(place, row.message, source.unit))
                 continue
             try:
-                pairs.extend(_pairs_of(_row_of(row, columns, domain), place, source.unit))
+                pairs.extend(_pairs_of(kind.model_validate(fields.of(row)), place, source.unit))
             except ValueError as error:
                 problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
     except InputError as error:  # names a file of a folder, and its lines
         return _unusable(str(error))
-    return FileOfPairs(pairs, problems, _notes(columns, domain))
-
-
-def _notes(columns: Columns | None, domain: str | None) -> list[str]:
-    alone = [] if domain is None else [f'no column holds domains: all rows are of one, "{domain}"']
-    return [*(columns.notes() if columns else ()), *alone]
-
-
-def describe_problems(
-    path: Path, pairs: Sequence[Pair], problems: Sequence[Problem], *, listed: int | None = None
-) -> str:
-    """Describe what is wrong with a file, as an error message; a fault of several lines is listed once, with its lines.
-
-    Args:
-        path: the file.
-        pairs: its usable rows.
-        problems: at least one problem.
-        listed: number of faults to list; the others are counted. None is for `nic_ray.check` itself, which lists
-            `LISTED_BY_CHECK` faults.
-    """
-    if len(problems) == 1 and problems[0].line == 0:
-        return f"{path}: {problems[0].message}"
-    unusable = len({problem.line for problem in problems if problem.line})
-    if unusable:
-        total = len({pair.line for pair in pairs}) + unusable
-        heading = f"{unusable} of {total} {unit_of(problems)}s {'is' if unusable == 1 else 'are'} unusable"
-    else:
-        heading = f"{len(problems)} problems"
-    lines: dict[str, list[int]] = {}
-    for problem in problems:
-        lines.setdefault(problem.message, []).append(problem.line)
-    most = listed or LISTED_BY_CHECK
-    findings = [_at_lines(numbers, unit_of(problems)) + message for message, numbers in list(lines.items())[:most]]
-    if len(findings) < len(lines):
-        findings.append(f"... and {len(lines) - len(findings)} more")
-    way_out = "Correct them."
-    if listed is not None or len(lines) > most:
-        option = "" if len(lines) <= LISTED_BY_CHECK else " --json"
-        way_out = f"Correct them, or see all findings with: python -m nic_ray.check {shlex.quote(str(path))}{option}"
-    return "\n  ".join([f"{path}: {heading}", *findings, way_out])
-
-
-def unit_of(problems: Sequence[Problem]) -> str:
-    """Return what the places of some problems count."""
-    return next((problem.unit for problem in problems if problem.line), "line")
-
-
-def _at_lines(numbers: Sequence[int], unit: str) -> str:
-    """Name the lines of a fault, given in ascending order; empty for the file as a whole."""
-    if numbers[0] == 0:
-        return ""
-    starts = [at for at, number in enumerate(numbers) if at == 0 or number > numbers[at - 1] + 1]
-    runs = [numbers[start:end] for start, end in itertools.pairwise([*starts, len(numbers)])]
-    listed = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:RUNS_LISTED]]
-    if left := sum(map(len, runs[RUNS_LISTED:])):
-        listed.append(f"and {left:,} more")
-    return f"{unit}{'s' if len(numbers) > 1 else ''} {', '.join(listed)}: "
+    return FileOfPairs(pairs, problems, fields.notes(), fields.named)
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, int]:
@@ -472,9 +410,12 @@ def row_of(pair: Pair) -> JsonObject:
     row: JsonObject = {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
     if pair.negatives:
         row["negative"] = list(pair.negatives)
-    if pair.source_section is not None:
-        row["source_section"] = pair.source_section
-    return row if pair.score == 1 else {**row, "score": pair.score}
+    optional = {
+        "source_section": pair.source_section,
+        "score": None if pair.score == 1 else pair.score,
+        COLUMN: pair.split,
+    }
+    return row | {name: value for name, value in optional.items() if value is not None}
 
 
 class _Row(BaseModel):
@@ -494,10 +435,28 @@ class _Row(BaseModel):
         return self
 
 
+def _part_of(name: str) -> str:
+    if (part := part_named(name)) is None:
+        raise ValueError(f"must be {SPLITS}, got {name[:40]!r}")
+    return part
+
+
+class _OwnRow(_Row):
+    """A row with the part that it came with."""
+
+    split: Annotated[str, AfterValidator(_part_of)]
+
+
+def _kind_of_rows(form: Form) -> type[_Row]:
+    return _OwnRow if form.own_splits else _Row
+
+
 def _pairs_of(row: _Row, place: int, unit: str) -> Iterator[Pair]:
+    split = row.split if isinstance(row, _OwnRow) else None
     scores = row.score * len(row.positive) if len(row.score) == 1 else row.score
     for positive, score in zip(row.positive, scores, strict=True):
-        yield Pair(row.query, positive, row.domain, tuple(row.negative), row.source_section, score, place, unit)
+        negatives, section = tuple(row.negative), row.source_section
+        yield Pair(row.query, positive, row.domain, negatives, section, score, place, unit, split=split)
 
 
 def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nic_ray.dataset.formats import format_named
+from nic_ray.dataset.formats import files_of, format_named
 from nic_ray.dataset.pairs import index_pairs, read_pairs
 from nic_ray.dataset.passage_files import read_passages
 from nic_ray.errors import InputError
+from nic_ray.sources import Sources, is_hub
 from nic_ray.words import count_words
 
 SUFFIXES = (".txt", ".md")
@@ -23,8 +24,8 @@ class Passage:
     """The domains whose queries it answers, joined; in a folder, the first subfolder or the name of its file."""
 
 
-def read_corpus(path: Path) -> list[Passage]:
-    """Read the distinct passages of a file of passages or pairs, of a folder in BEIR form, or of text files in another.
+def read_corpus(path: Sources) -> list[Passage]:
+    """Read the distinct passages of files of passages or pairs, of folders in BEIR form, or of text files in another.
 
     The text files of a folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is
     a heading and is joined with the next paragraph.
@@ -32,6 +33,8 @@ def read_corpus(path: Path) -> list[Passage]:
     Raises:
         InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
     """
+    if not isinstance(path, Path) or is_hub(path):
+        return _of_pairs(path)
     if path.is_file() or format_named(path) in ("beir", "datasets"):
         texts = read_passages(path)
         if texts is None:
@@ -49,12 +52,14 @@ def read_corpus(path: Path) -> list[Passage]:
             raise InputError(f"{file}: cannot be read as UTF-8 text ({error}); convert it, or remove it") from None
         for passage in _passages(text):
             passages.setdefault(passage, Passage(passage, domain))
+    if not passages and files_of(path) != (path,):
+        return _of_pairs(path)
     if not passages:
         raise InputError(f"{path}: holds no text in files that end in {' or '.join(SUFFIXES)}")
     return list(passages.values())
 
 
-def _of_pairs(path: Path) -> list[Passage]:
+def _of_pairs(path: Sources) -> list[Passage]:
     collection = index_pairs(read_pairs(path))
     domains: dict[int, set[str]] = {}
     for row, domain in enumerate(collection.domains):

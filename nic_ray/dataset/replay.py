@@ -1,5 +1,6 @@
 """New rows beside old ones: the rows that a model was tuned on keep their parts, and the new rows join them."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from nic_ray.config import DataConfig
-from nic_ray.dataset.formats import content_sha256
+from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs
 from nic_ray.dataset.split import GROUPS_PER_DOMAIN, Part, hold_back_queries, sample_rows, split_rows
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.origin import METADATA, ReplayedPairs, StoredSplit
 from nic_ray.protocol import Protocol, by_passage, shown_name
+from nic_ray.sources import Sources, as_sources, shown
 from nic_ray.stored import read_object
 from nic_ray.validation import setting_faults
 
@@ -99,20 +101,21 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
     if "sha256" not in data or "sha256" not in split:
         raise InputError(f"{folder / METADATA}: does not say what the model was tuned on; {ONE_FILE}")
     last = ReplayedPairs(pairs=data.get("pairs", "pairs"), sha256=data["sha256"], split=split)
+    if "files" in data:
+        last["files"] = data["files"]
     records = (*data.get("replay", ()), last)
-    if len(files) != len(records):
-        listed = ", ".join(record["pairs"] for record in records)
+    if any(record["split"].get("splits") == "own" for record in records):
         raise InputError(
-            f"{model}: was tuned on {len(records)} file(s) of pairs ({listed}), got {len(files)}; name each with "
-            "--replay (data.replay), the oldest first"
+            f"{model}: was tuned by the splits that its rows came with, which new rows cannot join; {ONE_FILE}"
         )
-    for path, record in zip(files, records, strict=True):
+    paths = _of_records(model, files_of(tuple(files)), records)
+    for path, record in zip(paths, records, strict=True):
         _refuse_other_file(path, record, model)
     return Earlier(
         model=model,
         files=tuple(
             split_settings(record["split"], folder).model_copy(update={"pairs": path})
-            for path, record in zip(files, records, strict=True)
+            for path, record in zip(paths, records, strict=True)
         ),
         records=records,
         split_sha256=split["sha256"],
@@ -120,19 +123,32 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
     )
 
 
-def _refuse_other_file(path: Path, record: ReplayedPairs, model: str) -> None:
+def _of_records(model: str, files: Sequence[Path], records: Sequence[ReplayedPairs]) -> list[Sources]:
+    """Return the files of each record, which may be several that were read together."""
+    counts = [len(record.get("files", ())) or 1 for record in records]
+    if len(files) != sum(counts):
+        listed = ", ".join(record["pairs"] for record in records)
+        raise InputError(
+            f"{model}: was tuned on {sum(counts)} file(s) of pairs ({listed}), got {len(files)}; name each with "
+            "--replay (data.replay), the oldest first"
+        )
+    left = iter(files)
+    return [as_sources(itertools.islice(left, count)) for count in counts]
+
+
+def _refuse_other_file(path: Sources, record: ReplayedPairs, model: str) -> None:
     way_out = "name a copy of that file with --replay (data.replay)"
     try:
         digest = content_sha256(path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(
-            f"{path}: cannot be read ({reason}), and {model} was tuned on {record['pairs']}, whose rows are needed "
-            f"again; {way_out}"
+            f"{shown(path)}: cannot be read ({reason}), and {model} was tuned on {record['pairs']}, whose rows are "
+            f"needed again; {way_out}"
         ) from None
     if digest != record["sha256"]:
         raise InputError(
-            f"{path}: is not what {model} was tuned on: its SHA-256 is {digest[:16]}..., want "
+            f"{shown(path)}: is not what {model} was tuned on: its SHA-256 is {digest[:16]}..., want "
             f"{record['sha256'][:16]}... as {record['pairs']} had; {way_out}"
         )
 
@@ -213,8 +229,8 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
         whole = index_pairs([*before, *fresh])
     if not fresh:
         raise InputError(
-            f"{data.pairs}: holds no new row that can be used: {repeated} are old rows, and {read} lie between the "
-            "parts of old ones; name the new pairs with --data (data.pairs)"
+            f"{shown(data.pairs)}: holds no new row that can be used: {repeated} are old rows, and {read} lie between "
+            "the parts of old ones; name the new pairs with --data (data.pairs)"
         )
     parts = np.concatenate([old_parts.astype("<U14"), _new_parts(whole, old_parts, data)])
     held_back = whole.query[: len(before)][old_parts == "unseen_queries"]
@@ -227,7 +243,7 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
 def describe_replay(replay: Replay, parts: NDArray[np.str_]) -> Iterator[str]:
     """Describe to the user, line by line, the old rows of a run; `parts` (N,) the part of each row."""
     earlier, counts = replay.earlier, replay.rows_by_part(parts)
-    files = ", ".join(str(data.pairs) for data in earlier.files)
+    files = ", ".join(shown(data.pairs) for data in earlier.files)
     old, new = (
         ", ".join(f"{count[kind]} {shown_name(part)}" for part, count in counts.items() if count[kind])
         for kind in ("old", "new")

@@ -9,17 +9,17 @@ from nic_ray.dataset import lint
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.pairs import (
     Pair,
-    Problem,
     count_by_domain,
     count_pairs,
-    describe_problems,
     find_problems,
     problems_in,
     read_file,
 )
+from nic_ray.dataset.problems import Problem, describe_problems
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
+from nic_ray.sources import Sources, shown
 from nic_ray.tokens import count_tokens, stored_prompts
 
 
@@ -40,7 +40,8 @@ class CleanFile:
 class Checkup:
     """The result of checking a file of pairs."""
 
-    file: Path
+    file: Sources
+    """The file, or several that are read together."""
     rows: Sequence[Pair]
     """The usable rows."""
     total: Mapping[str, int]
@@ -56,7 +57,7 @@ class Checkup:
 
 
 def check_file(
-    pairs: Path,
+    pairs: Sources,
     *,
     clean_file: Path | None,
     leave_out: str | None,
@@ -67,6 +68,7 @@ def check_file(
     """Check a file of pairs, and write a cleaned copy if one is requested.
 
     Args:
+        pairs: the file, or several, which are checked together.
         clean_file: where the copy without the harmful rows is written; None writes no copy.
         leave_out: findings, separated by commas, whose rows are left out of the copy; None means the harmful findings.
         base_model: model whose tokenizer counts the tokens.
@@ -115,26 +117,42 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
     """
     made = [f"{finding.code} ({len(finding.lines):,} rows)" for finding in checkup.findings if finding.code in codes]
     if made:
-        raise RunError(f"{checkup.file}: found {', '.join(made)}")
+        raise RunError(f"{shown(checkup.file)}: found {', '.join(made)}")
 
 
 def as_json(checkup: Checkup) -> JsonObject:
-    """The result of a check as JSON values, for programs."""
+    """The result of a check as JSON values, for programs.
+
+    The lines of several files count on through them; "places" says where they are.
+    """
     findings = [{"code": finding.code, "rows": len(finding.lines), **asdict(finding)} for finding in checkup.findings]
+    if places := _places(checkup.rows):
+        for finding in findings:
+            finding["places"] = [places[line] for line in finding["lines"]]
     return {
-        "file": str(checkup.file),
+        "file": shown(checkup.file),
         **checkup.total,
         "domains": checkup.domains,
-        "problems": [asdict(problem) for problem in checkup.problems],
+        "problems": [_as_object(problem) for problem in checkup.problems],
         "findings": findings,
         "notes": list(checkup.notes),
         "written": None if checkup.written is None else asdict(checkup.written),
     }
 
 
+def _as_object(problem: Problem) -> JsonObject:
+    """Return a problem as JSON values, without a file where a single one is read."""
+    return {name: value for name, value in asdict(problem).items() if name != "file" or value}
+
+
+def _places(rows: Sequence[Pair]) -> dict[int, str]:
+    """Map the lines of several files, which count on through them, to their places; empty for a single file."""
+    return {pair.line: pair.place for pair in rows if pair.file}
+
+
 def show_checkup(checkup: Checkup) -> None:
     """Print the result of checking a usable file."""
-    print(f"{checkup.file}: usable")
+    print(f"{shown(checkup.file)}: usable")
     for note in checkup.notes:
         console.say(note)
     sizes = {name: float(counts["positives"]) for name, counts in checkup.domains.items()}
@@ -144,7 +162,7 @@ def show_checkup(checkup: Checkup) -> None:
     ]
     columns = ["domain", *(name.replace("_", " ") for name in checkup.total)]
     console.show(console.table(columns, [*lines, [], ["all", *map(str, checkup.total.values())]]))
-    _show_findings(checkup.findings)
+    _show_findings(checkup.findings, _places(checkup.rows))
     if written := checkup.written:
         counts = ", ".join(f"{code} {count:,}" for code, count in written.left_out.items()) or "none"
         rows = f"{written.rows:,} of {checkup.total['rows']:,} rows"
@@ -153,7 +171,7 @@ def show_checkup(checkup: Checkup) -> None:
             print(f"  cannot be used as it is: {fault.message}")
 
 
-def _show_findings(findings: Sequence[lint.Finding]) -> None:
+def _show_findings(findings: Sequence[lint.Finding], places: Mapping[int, str]) -> None:
     if not findings:
         print("\nnothing else found")
         return
@@ -165,4 +183,4 @@ def _show_findings(findings: Sequence[lint.Finding]) -> None:
     print()
     console.show(table)
     for finding in findings:
-        print(f"\n{lint.describe_finding(finding)}")
+        print(f"\n{lint.describe_finding(finding, places)}")

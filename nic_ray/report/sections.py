@@ -22,11 +22,12 @@ from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
+from nic_ray.errors import InputError
 from nic_ray.evidence import RetrievedQuery, ShownPassage
 from nic_ray.metrics.intervals import Interval
 from nic_ray.metrics.learning_curve import FittedCurve
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells, metrics_in
-from nic_ray.protocol import shown_name
+from nic_ray.protocol import MEANINGS, OWN_SPLITS, shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
     FinishedRun,
@@ -40,6 +41,7 @@ from nic_ray.report.elements import (
     table,
 )
 from nic_ray.results import CROSS_FIT
+from nic_ray.sources import Sources, listed
 from nic_ray.tokens import chosen_prompts, count_tokens, stored_prompts
 from nic_ray.words import count_words
 
@@ -245,7 +247,7 @@ def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
 
 def data(run: FinishedRun) -> Html:
     """The pairs, and the findings of the data check on them."""
-    data, file = run.result["data"], run.config.data.pairs
+    data, sources = run.result["data"], run.config.data.pairs
     files = ", ".join([*(old["pairs"] for old in data.get("replay", ())), data["pairs"]])
     yield sentence(f"{files}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
     if "corpus" in data:
@@ -258,10 +260,10 @@ def data(run: FinishedRun) -> Html:
             for name in shown_domains(sizes)
         ],
     )
-    if not file.exists() or content_sha256(file) != data["sha256"]:
+    if not _is_there(sources, data["sha256"]):
         yield sentence("The file is no longer there as it was, so it cannot be checked here.")
         return
-    rows = read_pairs(file, data["domains"], form_of(run.config.data))
+    rows = read_pairs(sources, data["domains"], form_of(run.config.data))
     train = run.config.train
     prompts = chosen_prompts(stored_prompts(train.base_model), train.prompts)
     tokens, limit = count_tokens(train.base_model, texts_of(rows, prompts), train.max_tokens)
@@ -271,13 +273,23 @@ def data(run: FinishedRun) -> Html:
         return
     cells = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
     yield table(["finding", "rows", "what it does"], cells)
-    yield sentence(f"Single rows: python -m nic_ray.check {shlex.quote(str(file))}")
+    yield sentence(f"Single rows: python -m nic_ray.check {shlex.join(map(str, listed(sources)))}")
+
+
+def _is_there(sources: Sources, sha256: str) -> bool:
+    try:
+        return content_sha256(sources) == sha256
+    except (OSError, InputError):  # a report is no place to say why
+        return False
 
 
 def split(run: FinishedRun) -> Html:
     """The number of rows in each part, the readings of the test rows, and what rows share with the training rows."""
     held_back = run.result["split"]
-    yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
+    if held_back.get("splits") == "own":
+        yield sentence(f"The rows were held back {MEANINGS[OWN_SPLITS]}.")
+    else:
+        yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
         yield sentence("Readings of the test rows, including those by neighbouring runs with the same held-back rows:")

@@ -7,6 +7,7 @@ from nic_ray.bundle.files import read_metadata
 from nic_ray.config_file import load_config
 from nic_ray.errors import InputError
 from nic_ray.run_folder import RunFolder
+from nic_ray.sources import is_hub, listed
 
 
 def continued_settings(model: Path | None, replay: Sequence[Path]) -> dict[str, object]:
@@ -29,7 +30,7 @@ def continued_settings(model: Path | None, replay: Sequence[Path]) -> dict[str, 
                 f"--replay {listed}: names the pairs that a model was tuned on; name the model with --from"
             )
         return {}
-    files = [path.absolute() for path in replay or _files_of(model)]
+    files = [path if is_hub(path) else path.absolute() for path in replay or _files_of(model)]
     return {"train.base_model": str(model.absolute()), "data.replay": [str(path) for path in files]}
 
 
@@ -43,4 +44,4 @@ def _files_of(model: Path) -> list[Path]:
         data = load_config(settings).data
     except InputError as error:
         raise InputError(f"{model}: the settings of the run that made it cannot be read ({error}); {way_out}") from None
-    return [*data.replay, data.pairs]
+    return [*data.replay, *listed(data.pairs)]

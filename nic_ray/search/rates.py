@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nic_ray import hardware
 from nic_ray.config import Config
-from nic_ray.dataset.form import AS_FOUND, form_of
+from nic_ray.dataset.form import form_of
 from nic_ray.dataset.pairs import Collection, find_problems, index_pairs
 from nic_ray.model.activations import CHUNK_TOKENS, Inputs, chunks, feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load_base
@@ -63,12 +63,8 @@ def _measure(config: Config, threads: int, started: float, device: str) -> Rates
     torch.set_num_threads(threads)
     hardware.keep_freed_memory()
     # read and checked before; old domains may have few passages in the new file
-    files = (*config.data.replay, config.data.pairs)
-    pairs = [
-        pair
-        for path in files
-        for pair in find_problems(path, form=form_of(config.data) if path == config.data.pairs else AS_FOUND)[0]
-    ]
+    old = [pair for path in config.data.replay for pair in find_problems(path)[0]]
+    pairs = [*old, *find_problems(config.data.pairs, form=form_of(config.data))[0]]
     encoder = load_base(config.train)
     ready = time.time() - started
     # rows in the order of their passages, as many as the larger batch has

@@ -226,11 +226,15 @@ def refuse_new_settings(resumed: str, config: Path | None, options: Mapping[str,
     Raises:
         InputError: some are given.
     """
-    others = {name: str(value) for name, value in options.items() if value is not None}
+    others = {
+        name: [str(part) for part in (value if isinstance(value, list) else [value])]
+        for name, value in options.items()
+        if value is not None
+    }
     if config is None and not others:
         return
     file = config or ("CONFIG" if is_uri(resumed) else RunFolder(Path(resumed)).config)
-    anew = shlex.join([str(file), *itertools.chain(*others.items())])
+    anew = shlex.join([str(file), *itertools.chain(*([name, *values] for name, values in others.items()))])
     raise InputError(
         f"{', '.join([*(['CONFIG'] if config else []), *others])}: --resume goes on with the settings of the "
         "run; omit it. More trials are had with --trials. For other settings start a new search; the output of the "

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nic_ray.dataset.formats import format_named, write_rows
+from nic_ray.dataset.formats import files_of, format_named, write_rows
 from nic_ray.dataset.pairs import Collection, Pair, relevant_passages, row_of
 from nic_ray.errors import InputError
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.model.cut import placed
 from nic_ray.model.encoder import Encoder, for_cosine, for_queries
+from nic_ray.sources import Sources
 
 
 def mine_negatives(
@@ -98,13 +99,25 @@ def mine_negatives(
     return negatives
 
 
-def write_negatives(source: Path, pairs: Sequence[Pair], negatives: Mapping[int, Sequence[str]], out: Path) -> None:
+def refuse_place(out: Path) -> None:
+    """Check that a file can be written at a place, before anything is computed for it.
+
+    Raises:
+        InputError: it exists, or its folder does not.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another file with --out")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; make it first, or name another file with --out")
+
+
+def write_negatives(source: Sources, pairs: Sequence[Pair], negatives: Mapping[int, Sequence[str]], out: Path) -> None:
     """Write a file's rows, with the results of `mine_negatives` appended to the rows' existing negatives.
 
     From JSONL with our names to JSONL, fields that this package does not read are kept.
 
     Args:
-        source: the file of the pairs.
+        source: the file of the pairs, or several.
         pairs: all rows of the file, as `pairs.read_pairs` returns them.
         out: a file that does not exist yet, in the format of its ending.
     """
@@ -113,10 +126,11 @@ def write_negatives(source: Path, pairs: Sequence[Pair], negatives: Mapping[int,
         for row, pair in enumerate(pairs)
     ]
     plain = len({pair.line for pair in pairs}) == len(pairs)  # no row has several positives
-    if not (plain and (format_named(source), format_named(out)) == ("jsonl", "jsonl")):
+    first, *others = files_of(source)
+    if others or not (plain and (format_named(first), format_named(out)) == ("jsonl", "jsonl")):
         write_rows(out, [row_of(pair) for pair in all_of], format_named(out))
         return
-    lines = source.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = first.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     with out.open("x", encoding="utf-8") as file:
         for row, pair in enumerate(all_of):
             content = json.loads(lines[pair.line - 1])

@@ -16,6 +16,7 @@ from nic_ray.dataset.corpus import with_metrics
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.general import general_texts
+from nic_ray.dataset.own_splits import parts_of
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import Earlier, Replay, earlier_pairs, join, refuse_other_split
 from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
@@ -298,19 +299,22 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
 
     Args:
         pairs: all rows of the file.
-        data: settings for the share of the passages to use, and for the split of their rows.
+        data: settings for the share of the passages to use, and for the split of their rows, which may be their own.
 
     Returns:
         the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
 
     Raises:
-        InputError: a domain has too few groups to split.
+        InputError: a domain has too few groups to split, or a part or a domain's part has no row of its own.
     """
-    collection = index_pairs(pairs)
+    collection, used = index_pairs(pairs), pairs
     if data.sample_share < 1:
         groups = collection.near_group[collection.positive]
         kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
-        collection = index_pairs([pairs[row] for row in kept])
+        used = [pairs[row] for row in kept]
+        collection = index_pairs(used)
+    if data.splits == "own":
+        return collection, parts_of(used)
     parts = split_rows(
         collection.query,
         collection.near_group[collection.positive],

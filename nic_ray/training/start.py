@@ -7,26 +7,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nic_ray.dataset.form import form_of
+from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.pairs import read_file
 from nic_ray.dataset.replay import describe_replay
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
+from nic_ray.protocol import OWN_SPLITS, shown_name
+from nic_ray.sources import listed, names_of, shown
 from nic_ray.training.distractors import describe_corpus
-from nic_ray.training.prepared import PARTS, Prepared, export_dtype, split_sha256
+from nic_ray.training.prepared import PARTS, Prepared, export_dtype, leaks, split_sha256
+
+SHARED = ("passage", "query")
+"""The kinds of overlap with training rows that are said at the start, of those in `leaks`."""
 
 
 def describe_run(prepared: Prepared) -> Iterator[str]:
     """Describe to the user, line by line, the data and the base model of a run."""
     rows, data = {part: len(prepared.rows(part)) for part in PARTS}, prepared.config.data
-    files = ", ".join(map(str, (*data.replay, data.pairs)))
+    files = shown((*data.replay, *listed(data.pairs)))
     yield (
         f"{files}: {len(prepared.collection.query)} pairs, {named_passages(prepared)} passages; "
         f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test"
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
-        f"({data.protocol})"
+        f"({data.protocol if data.splits == 'made' else shown_name(OWN_SPLITS)})"
     )
     yield from read_file(data.pairs, form_of(data)).notes
+    if data.splits == "own":
+        yield _describe_leaks(prepared)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     if prepared.corpus is not None:
@@ -37,6 +45,23 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
 def named_passages(prepared: Prepared) -> int:
     """Count the distinct passages that the rows of a run name."""
     return len(prepared.collection.corpus) - prepared.collection.distractors
+
+
+def _describe_leaks(prepared: Prepared) -> str:
+    """Say how many held-back rows share a passage or a query with training rows, where the splits are the rows' own."""
+    counts = {name: parts for name, parts in leaks(prepared).items() if name in SHARED}
+    shares = [
+        f"{count:,} of {len(prepared.rows(part)):,} {part} rows share their {name}"
+        for name, parts in counts.items()
+        for part, count in parts.items()
+        if count
+    ]
+    if not shares:
+        return "own splits: no validation or test row has a passage or a query of a training row"
+    return (
+        f"own splits: {', '.join(shares)} with training rows; they stay where they are, so that figures can be "
+        "compared with those of others, and the leak report counts them"
+    )
 
 
 def describe_base(prepared: Prepared) -> Iterator[str]:
@@ -84,7 +109,7 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
     Raises:
         InputError: the data, the split, the base model's weights or the general texts are different.
     """
-    start, pairs = describe_start(prepared), prepared.config.data.pairs
+    start, pairs = describe_start(prepared), shown(prepared.config.data.pairs)
     name, weights = prepared.encoder.name, start["base_weights_sha256"]
     others = started.get("other_base_weights_sha256", {})
     if (others[name] if name in others else started.get("base_weights_sha256", weights)) != weights:
@@ -138,7 +163,7 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
     domains = sorted(set(collection.domains))
     described: DataAndSplit = {
         "data": {
-            "pairs": data.pairs.name,
+            "pairs": names_of(data.pairs),
             "sha256": prepared.pairs_sha256,
             "rows": len(collection.query),
             "passages": named_passages(prepared),
@@ -155,6 +180,10 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "sha256": split_sha256(collection, prepared.parts),
         },
     }
+    if len(files := files_of(data.pairs)) > 1:
+        described["data"]["files"] = [{"name": names_of(file), "sha256": content_sha256(file)} for file in files]
+    if data.splits != "made":
+        described["split"]["splits"] = data.splits
     if data.format is not None:
         described["data"]["format"] = data.format
     if data.columns:
