@@ -13,6 +13,8 @@ class StoredSplit(TypedDict, total=False):
     """How the pairs of a run were split."""
 
     protocol: str
+    group_by: str
+    """What rows stayed together by; absent where that was their passage."""
     seed: int
     sample_share: float
     validation_share: float
@@ -32,6 +34,10 @@ class ReplayedPairs(TypedDict):
     sha256: str
     split: StoredSplit
     """How they were split then."""
+    format: NotRequired[str]
+    """As in `StoredData`."""
+    columns: NotRequired[Mapping[str, str]]
+    """As in `StoredData`."""
 
 
 class StoredData(TypedDict, total=False):

@@ -8,8 +8,9 @@ import numpy as np
 
 from nic_ray.bundle.files import read_metadata
 from nic_ray.config import DataConfig
-from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.form import AS_FOUND, Form, column_of_groups
 from nic_ray.dataset.formats import content_sha256
+from nic_ray.dataset.groups import groups_of, with_documents
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
@@ -17,6 +18,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.intervals import Queries
 from nic_ray.origin import METADATA, StoredSplit
+from nic_ray.protocol import BY_PASSAGE, unit_of_groups
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.prepared import divide, split_sha256
 
@@ -47,9 +49,11 @@ def domains_of(metadata: Metadata) -> set[str]:
 def form_on(metadata: Metadata, pairs: Path) -> Form:
     """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
     data = metadata.get("data", {})
-    if not (data.get("columns") or data.get("format")) or data.get("sha256") != content_sha256(pairs):
+    group_by = metadata.get("split", {}).get("group_by", BY_PASSAGE)
+    columns = {**data.get("columns", {}), **column_of_groups(group_by)}
+    if not (columns or data.get("format")) or not pairs.exists() or data.get("sha256") != content_sha256(pairs):
         return AS_FOUND
-    return Form(data.get("format"), data.get("columns", {}))
+    return Form(data.get("format"), columns)
 
 
 def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
@@ -115,7 +119,7 @@ def chosen_rows(
         InputError: this version splits the rows differently.
     """
     if data is None:
-        return index_pairs(read), list(range(len(read)))
+        return index_pairs(with_documents(read, BY_PASSAGE)), list(range(len(read)))
     collection, parts = divide(read, data)
     if sha256 not in (None, split_sha256(collection, parts)):
         raise InputError(
@@ -123,6 +127,12 @@ def chosen_rows(
             "it was trained on may be among those held back now; train and export it again, or read --split all"
         )
     return collection, np.flatnonzero(parts == split).tolist()
+
+
+def groups_on(collection: Collection, rows: Sequence[int], group_by: str) -> Queries:
+    """The queries of some rows with the groups that rows stay together in, by `data.group_by`."""
+    groups = groups_of(collection, group_by)[list(rows)]
+    return Queries(groups, [collection.domains[row] for row in rows], unit_of_groups(group_by))
 
 
 def queries_of(collection: Collection, rows: Sequence[int]) -> Queries:

@@ -2,26 +2,24 @@
 
 import itertools
 import json
-import math
 import shlex
 import stat
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, domain_named_after, match_columns
+from nic_ray.dataset.columns import FIELDS, Columns, UnknownColumn, domain_named_after, match_columns, own_columns
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.formats import FORMATS, Fault, Format, OtherFormat, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
+from nic_ray.dataset.row import Row
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
-from nic_ray.metrics.table import OVER_ALL
 from nic_ray.validation import row_faults
 
 MAX_LISTED = 20
@@ -46,6 +44,8 @@ class Pair:
     """Number of its line or row in its file, from 1; 0 if it comes from no file."""
     unit: str = "line"
     """What that number counts: "line" or "row"."""
+    document: str | None = None
+    """The document that the passage comes from; None if the row names none."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Collection:
     fully_judged: bool = False
     """Whether people have judged the whole corpus; if so, a near duplicate of an answer is not an answer unless a row
     names it as one."""
+    documents: tuple[str | None, ...] = ()
+    """(N,) the document of each row, None where it names none; empty where none is known."""
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -216,26 +218,26 @@ def _columns_of_lines(path: Path, given: Mapping[str, str]) -> Columns | None:
             if isinstance(row, dict):
                 names |= dict.fromkeys(row)
             if not given and names.keys() >= {*FIELDS}:
-                return None if not any(map(NUMBERED.fullmatch, names)) else match_columns(list(names))
+                return own_columns(list(names))
     return match_columns(list(names), given) if names else None
 
 
-def _parsed(content: bytes, columns: Columns | None, domain: str | None) -> "_Row":
+def _parsed(content: bytes, columns: Columns | None, domain: str | None) -> Row:
     content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
     if columns is None:
-        return _Row.model_validate_json(content)
+        return Row.model_validate_json(content)
     try:
         row = json.loads(content)
     except (ValueError, RecursionError):
-        return _Row.model_validate_json(content)  # raises an error of the kind that is described
+        return Row.model_validate_json(content)  # raises an error of the kind that is described
     return _row_of(row, columns, domain)
 
 
-def _row_of(row: Any, columns: Columns, domain: str | None) -> "_Row":
+def _row_of(row: Any, columns: Columns, domain: str | None) -> Row:
     if not isinstance(row, dict):
-        return _Row.model_validate(row)
+        return Row.model_validate(row)
     fields = columns.fields_of(row)
-    return _Row.model_validate(fields if domain is None else {**fields, "domain": domain})
+    return Row.model_validate(fields if domain is None else {**fields, "domain": domain})
 
 
 def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
@@ -367,6 +369,7 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
         negatives=negatives,
         domains=tuple(pair.domain for pair in pairs),
         corpus=np.unique(np.concatenate([positive, negatives[negatives >= 0]])),
+        documents=tuple(pair.document for pair in pairs),
     )
 
 
@@ -383,61 +386,21 @@ def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
     return dict(zip(queries.tolist(), np.split(named[:, 1], starts[1:]), strict=False))
 
 
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    return text
-
-
-def _domain_name(name: str) -> str:
-    """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
-    if "/" in name or not name.isprintable() or name != name.strip():
-        start = name if len(name) <= 40 else name[:39] + "…"
-        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
-    if name in OVER_ALL:
-        raise ValueError(f'must not be "{name}", which names a figure over all domains')
-    return name
-
-
-def _listed(value: Any) -> Any:
-    return [_not_empty(value)] if isinstance(value, str) else value
-
-
-def _listed_or_none(value: Any) -> Any:
-    return [] if value is None else _listed(value)
-
-
-Text = Annotated[str, AfterValidator(_not_empty)]
-
-
-def _named(value: Any) -> Any:
-    """Return a domain that is given as a number, or as true or false, as text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
-
-
 def row_of(pair: Pair) -> JsonObject:
     """Return a pair with the names of its fields, as formats write it."""
     row: JsonObject = {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
     if pair.negatives:
         row["negative"] = list(pair.negatives)
-    return row if pair.source_section is None else {**row, "source_section": pair.source_section}
+    for name in ("source_section", "document"):
+        if (value := getattr(pair, name)) is not None:
+            row[name] = value
+    return row
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    query: Text
-    positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
-    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
-    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
-    source_section: str | None = None
-
-
-def _pairs_of(row: _Row, place: int, unit: str) -> Iterator[Pair]:
+def _pairs_of(row: Row, place: int, unit: str) -> Iterator[Pair]:
     for positive in row.positive:
-        yield Pair(row.query, positive, row.domain, tuple(row.negative), row.source_section, place, unit)
+        given = row.query, positive, row.domain, tuple(row.negative), row.source_section
+        yield Pair(*given, place, unit, row.document)
 
 
 def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:

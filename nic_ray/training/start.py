@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nic_ray.dataset.form import form_of
+from nic_ray.dataset.groups import describe_groups_of
 from nic_ray.dataset.pairs import read_file
 from nic_ray.dataset.replay import describe_replay
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
+from nic_ray.protocol import BY_PASSAGE
 from nic_ray.training.prepared import PARTS, Prepared, export_dtype, split_sha256
 
 
@@ -26,6 +28,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         f"({data.protocol})"
     )
     yield from read_file(data.pairs, form_of(data)).notes
+    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     yield from describe_base(prepared)
@@ -147,6 +150,8 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
             "sha256": split_sha256(collection, prepared.parts),
         },
     }
+    if data.group_by != BY_PASSAGE:
+        described["split"]["group_by"] = data.group_by
     if data.format is not None:
         described["data"]["format"] = data.format
     if data.columns:
