@@ -65,7 +65,8 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
     known = {name.casefold().strip(): name for name in reversed(names)}
     for field, column in given.items():
         if column not in names:
-            raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)})')
+            way_out = "; name one of these, data.group_by: NAME" if field == "document" else ""
+            raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)}){way_out}')
         of[field] = (column,)
     for field in ("query", "positive", "domain", "negative", "source_section", "document"):
         if field in of:
