@@ -16,16 +16,20 @@ from sentence_transformers import SentenceTransformer
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
 from nic_ray.bundle.files import write_bundle
+from nic_ray.bundle.rows import form_on
 from nic_ray.config import Config, DataConfig
 from nic_ray.dataset.form import Form, form_of
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.groups import describe_documents, describe_groups_of, groups_of, with_documents
 from nic_ray.dataset.pairs import Pair, index_pairs, read_file, read_pairs, row_of
 from nic_ray.dataset.replay import earlier_pairs, join, split_settings
 from nic_ray.dataset.split import folds_of_rows
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Queries
+from nic_ray.progress import View
 from nic_ray.report.checkup import check_file
 from nic_ray.report.sections import split as split_section
+from nic_ray.search import learning_curve
 from nic_ray.selection.guard import falls
 from nic_ray.selection.previous import gain_is_judged_by
 from nic_ray.selection.scoring import asked_passages, queries_of
@@ -499,3 +503,32 @@ def test_card_and_report_say_what_was_held_back_together(group_by, expected):
     for text in (card, report.replace("&quot;", '"')):
         assert ("held back together" in text) is (expected is not None)
         assert expected is None or expected in text
+
+
+def test_a_learning_curve_grows_by_whole_groups(searched, monkeypatch):
+    prepared, inputs, candidates = searched(1)
+    prepared = dataclasses.replace(prepared, groups=np.unique(prepared.passages, return_inverse=True)[1] // 4)
+    drawn = []
+
+    def trained(prepared, inputs, settings, rows):
+        drawn.append(set(prepared.groups[rows].tolist()))
+        left = np.setdiff1d(prepared.rows("train"), rows)
+        assert not drawn[-1] & set(prepared.groups[left].tolist())
+        return candidates[0].weights
+
+    monkeypatch.setattr(learning_curve, "_trained", trained)
+    learning_curve._measured(prepared, inputs[1], prepared.config.train, [0.3, 0.6, 1.0], View())
+    assert drawn[0] < drawn[1] < drawn[2]
+
+
+def test_the_oldest_file_of_a_model_is_read_as_it_was_then(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", *named(manual=["x", "x", "y"]))
+    digest = content_sha256(path)
+    old = {"pairs": path.name, "sha256": digest, "split": {"group_by": "manual"}, "format": "jsonl"}
+    metadata = {"data": {"sha256": "0", "columns": {"query": "ask"}, "replay": [old]}, "split": {}}
+    assert form_on(metadata, path) == Form("jsonl", {"document": "manual"})
+    assert form_on(metadata, tmp_path / "gone.jsonl") == Form()
+    assert form_on({"data": {"sha256": digest}, "split": {"group_by": "manual"}}, path).columns == {
+        "document": "manual"
+    }
+    assert form_on({"data": {"sha256": "0"}, "split": {"group_by": "manual"}}, path) == Form()

@@ -257,7 +257,7 @@ def compare_models(
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
     folders = {name: _model_of(name) for name in names}
     metadata = {name: metadata_of(folder) for name, folder in folders.items()}
-    trained = next((n for n in names if split_on(metadata[n], pairs)), None)
+    trained = next((n for n in names if pairs.exists() and split_on(metadata[n], pairs)), None)
     owner, whose = None if split == "all" else trained, trained or names[0]
     form = form_on(metadata[whose], pairs)
     read = read_pairs(pairs, set[str]().union(*map(domains_of, metadata.values())), form)

@@ -17,7 +17,7 @@ from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.intervals import Queries
-from nic_ray.origin import METADATA, StoredSplit
+from nic_ray.origin import METADATA, ReplayedPairs, StoredData, StoredSplit
 from nic_ray.protocol import BY_PASSAGE, unit_of_groups
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.prepared import divide, split_sha256
@@ -49,11 +49,16 @@ def domains_of(metadata: Metadata) -> set[str]:
 def form_on(metadata: Metadata, pairs: Path) -> Form:
     """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
     data = metadata.get("data", {})
-    group_by = metadata.get("split", {}).get("group_by", BY_PASSAGE)
-    columns = {**data.get("columns", {}), **column_of_groups(group_by)}
-    if not (columns or data.get("format")) or not pairs.exists() or data.get("sha256") != content_sha256(pairs):
+    forms = {old["sha256"]: _form_then(old, old["split"]) for old in data.get("replay", [])}
+    forms[data.get("sha256", "")] = _form_then(data, metadata.get("split", {}))
+    if all(form == AS_FOUND for form in forms.values()) or not pairs.exists():
         return AS_FOUND
-    return Form(data.get("format"), columns)
+    return forms.get(content_sha256(pairs), AS_FOUND)
+
+
+def _form_then(record: StoredData | ReplayedPairs, split: StoredSplit) -> Form:
+    columns = {**record.get("columns", {}), **column_of_groups(split.get("group_by", BY_PASSAGE))}
+    return Form(record.get("format"), columns)
 
 
 def split_on(metadata: Metadata, pairs: Path) -> StoredSplit | None:
