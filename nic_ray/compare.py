@@ -62,9 +62,9 @@ def main(
                 continue
             interval = intervals[domain]
             values = (f"{ranking.results[model][f'{PRIMARY}/{domain}']:.3f}" for model in (first, other))
-            sure = "too few passages" if interval.low is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
+            sure = f"too few {ranking.unit}" if interval.low is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
             lines.append([domain, str(interval.passages), *values, f"{interval.difference:+.3f}", sure])
-        console.show(console.table(["domain", "passages", "A", "B", "B - A", "95 % interval"], lines))
+        console.show(console.table(["domain", ranking.unit, "A", "B", "B - A", "95 % interval"], lines))
         if len(changes) > MAX_SHOWN:
             console.say("every domain: --json")
         console.say(verdict(intervals["macro"]))

@@ -18,7 +18,7 @@ from pydantic import (
 
 from nic_ray.errors import InputError
 from nic_ray.metrics.table import FAMILIES, METRICS, OVER_ALL, PRIMARY, checked_objective, key_of, metric_of
-from nic_ray.protocol import Protocol, Splits, contradiction
+from nic_ray.protocol import BY_DOCUMENT, BY_PASSAGE, Protocol, Splits, by_passage, contradiction
 from nic_ray.sources import REFERENCE, PairsSetting
 from nic_ray.space import Dimension, Value
 from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
@@ -43,7 +43,7 @@ MetricName = Annotated[str, AfterValidator(_metric), WithJsonSchema(METRIC_SCHEM
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets", "beir"]
 """The names of `dataset.formats.FORMATS`."""
-PairField = Literal["query", "positive", "negative", "domain", "source_section"]
+PairField = Literal["query", "positive", "negative", "domain", "source_section", "document"]
 
 
 class DataConfig(Section):
@@ -84,6 +84,13 @@ class DataConfig(Section):
         "cross_fit: their passages, and once the guard has passed, the winner's configuration is trained again for "
         "each of 1 / test_share folds, so that every passage is held out once",
     )
+    group_by: str = Field(
+        BY_PASSAGE,
+        min_length=1,
+        description="rows that stay on one side of the split: passage, those about one passage or nearly the same one; "
+        "document, also those of one document (`document`, `document_id`, `source`, `file` and the like, else "
+        "`source_section`); any other name, those with one value in the column of that name",
+    )
     validation_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that picks the winner")
     test_share: float = Field(0.2, gt=0, lt=1, description="share of the rows that is read once, at the end")
     query_share: float = Field(
@@ -99,6 +106,23 @@ class DataConfig(Section):
     def _goes_together(self) -> Self:
         if fault := contradiction(self.protocol, self.splits, replays=bool(self.replay)):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _groups_go_with_the_rest(self) -> Self:
+        if self.group_by == BY_PASSAGE:
+            return self
+        if not by_passage(self.protocol):
+            raise ValueError(
+                f"group_by must be passage with protocol {self.protocol}, which holds back single queries, got "
+                f"{shown_value(self.group_by)}; write protocol: unseen_passages"
+            )
+        named = self.columns.get("document", self.group_by)
+        if self.group_by not in (BY_DOCUMENT, named):
+            raise ValueError(
+                f"group_by and columns.document name two columns, {shown_value(self.group_by)} and "
+                f"{shown_value(named)}; leave one out"
+            )
         return self
 
     @model_validator(mode="after")

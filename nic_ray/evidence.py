@@ -76,6 +76,9 @@ class IntervalRule(TypedDict):
 
     confidence: float
     min_passages: int
+    unit: NotRequired[str]
+    """What the sample consists of, if not of passages: "documents" or the like, which passages then stands for in all
+    counts of intervals."""
 
 
 class RetentionSetFile(TypedDict):
@@ -423,3 +426,8 @@ class Retrieved(TypedDict):
     queries: list[RetrievedQuery]
     passages: Mapping[str, ShownPassage]
     """Passages by number; the keys are text, as JSON requires."""
+
+
+def interval_unit(evidence: Evidence) -> str:
+    """What the sample of the intervals consists of: "passages", or "documents" where those are held back together."""
+    return evidence.get("interval_rule", {}).get("unit", "passages")

@@ -15,6 +15,8 @@ class StoredSplit(TypedDict, total=False):
     protocol: str
     splits: str
     """"own" where the rows kept the splits that they came with, whatever the protocol; else absent."""
+    group_by: str
+    """What rows stayed together by; absent where that was their passage."""
     seed: int
     sample_share: float
     validation_share: float
@@ -43,6 +45,10 @@ class ReplayedPairs(TypedDict):
     """As in `StoredData`."""
     split: StoredSplit
     """How they were split then."""
+    format: NotRequired[str]
+    """As in `StoredData`."""
+    columns: NotRequired[Mapping[str, str]]
+    """As in `StoredData`."""
 
 
 class StoredCorpus(TypedDict):

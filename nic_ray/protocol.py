@@ -8,6 +8,8 @@ Splits = Literal["made", "own"]
 """Whether rows are split by a protocol, or keep the splits that they came with."""
 OWN_SPLITS = "own_splits"
 """Stands for the protocol of rows that keep the splits that they came with."""
+BY_PASSAGE, BY_DOCUMENT = "passage", "document"
+"""What `data.group_by` says; anything else is the name of a column."""
 
 MEANINGS: Mapping[str, str] = {
     "unseen_passages": (
@@ -62,6 +64,22 @@ def contradiction(protocol: Protocol, splits: Splits, *, replays: bool) -> str |
 def by_passage(protocol: Protocol) -> bool:
     """Whether rows are held back with all others that ask about their passage."""
     return protocol != "unseen_queries"
+
+
+def unit_of_groups(group_by: str) -> str:
+    """What the groups are called that rows are held back by, such as "documents"."""
+    return {BY_PASSAGE: "passages", BY_DOCUMENT: "documents"}.get(group_by, f'values of "{group_by}"')
+
+
+def describe_groups(group_by: str) -> str:
+    """Say which rows stay together besides those about one passage; empty if no others do."""
+    if group_by == BY_PASSAGE:
+        return ""
+    of = "one document" if group_by == BY_DOCUMENT else f'one value of the column "{group_by}"'
+    return (
+        f"Rows of {of} were held back together, with those whose passages are nearly the same; their questions are not "
+        "independent, so intervals and bounds count each such group once"
+    )
 
 
 def shown_name(protocol_or_part: str) -> str:

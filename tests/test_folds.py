@@ -126,3 +126,23 @@ def test_there_are_no_more_folds_than_passages(searched, monkeypatch):
     monkeypatch.setattr(folds, "trained_again", lambda prepared, inputs, winner, rows, **_: winner)
     left = len(set(prepared.passages.tolist()) - set(prepared.passages[prepared.rows("test")].tolist()))
     assert cross_fit(prepared, inputs, found, export_anyway=True).evidence["folds"]["folds"] == 1 + left
+
+
+def test_a_fold_holds_whole_groups_of_rows(searched, monkeypatch):
+    prepared, inputs, found = judged(searched(1))
+    # two groups in each part of a domain, as if they were documents
+    alike = list(zip(prepared.parts.tolist(), prepared.collection.domains, strict=True))
+    numbers = {each: number for number, each in enumerate(dict.fromkeys(alike))}
+    groups = np.array([numbers[each] for each in alike]) * 2 + np.unique(prepared.passages, return_inverse=True)[1] % 2
+    prepared = dataclasses.replace(prepared, groups=groups)
+    trained = []
+    monkeypatch.setattr(
+        folds, "trained_again", lambda prepared, inputs, winner, rows, **_: trained.append(rows) or winner
+    )
+    judgement = cross_fit(prepared, inputs, found, export_anyway=True)
+    for rows in trained:
+        held_out = np.setdiff1d(np.arange(len(groups)), rows)
+        assert not np.intersect1d(groups[rows], groups[held_out]).size
+    span = judgement.evidence["folds"]["intervals"]["tuned minus base"]["macro"]
+    assert span["passages"] == len(np.unique(groups))
+    assert judgement.evidence["passages"][CROSS_FIT]["macro"] == len(np.unique(prepared.passages))

@@ -380,6 +380,7 @@ def run_of(domains, old, passages=20):
     return SimpleNamespace(
         rows=lambda _: rows,
         passages=rows,
+        groups=rows,
         parts=np.array(["validation"] * len(names)),
         collection=SimpleNamespace(domains=names),
         config=Config(),
@@ -397,8 +398,9 @@ def test_a_model_that_knows_its_old_passages_is_judged_by_new_ones(saw_all):
     earlier = Earlier("models/first", (), (), "", saw_all)
     prepared = SimpleNamespace(
         rows=lambda _: np.arange(6),
-        passages=np.array([0, 0, 1, 1, 2, 2]),
+        groups=np.array([0, 0, 1, 1, 2, 2]),
         collection=SimpleNamespace(domains=["a"] * 6),
+        config=Config(),
         replay=Replay(earlier, np.array([True, False, True, True, False, False]), 0, 0),
     )
     tuned, base, queries = gain_is_judged_by(prepared, "test", np.arange(6.0), np.arange(6.0) + 10)

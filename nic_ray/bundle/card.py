@@ -16,7 +16,7 @@ from nic_ray.bundle.picture import cut_off, described_training, domains_of, with
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, shown_domains
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, metric_of, metrics_in
-from nic_ray.protocol import MEANINGS, held_back_by
+from nic_ray.protocol import BY_PASSAGE, MEANINGS, describe_groups, held_back_by
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.results import CROSS_FIT, IN_DOMAIN
 from nic_ray.tokens import PACKAGED_NAMES
@@ -156,7 +156,8 @@ def _results_section(metadata: Metadata) -> str:
     if warning := cut_off(trained):
         lines.append(f"**{warning}**")
     if protocol := held_back_by(split.get("protocol"), split.get("splits")):
-        lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.")
+        grouped = describe_groups(split.get("group_by", BY_PASSAGE))
+        lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.{grouped and f' {grouped}.'}")
     for part in parts:
         query_count = split.get("rows", {}).get("test" if part == IN_DOMAIN else part)
         counted = "" if query_count is None else f" ({query_count} queries)"

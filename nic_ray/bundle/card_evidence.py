@@ -12,7 +12,7 @@ from nic_ray.bundle.descriptions import (
 from nic_ray.bundle.markdown import gap, table
 from nic_ray.bundle.picture import with_epochs
 from nic_ray.domains import shown_domains
-from nic_ray.evidence import Metadata, path_points
+from nic_ray.evidence import Metadata, interval_unit, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells, metrics_in
 from nic_ray.origin import METADATA
 from nic_ray.results import Intervals, StoredInterval
@@ -45,10 +45,10 @@ def evidence_section(metadata: Metadata) -> str:
     if "folds" in metadata:
         lines += _interval_lines(metadata["folds"]["intervals"], "all rows", metadata)
     if "interval_rule" in metadata:
-        how = metadata["interval_rule"]
+        how, unit = metadata["interval_rule"], interval_unit(metadata)
         lines.append(
-            f"Intervals hold {how['confidence']:.0%}, by Student's t over passages, each with all of its queries. "
-            f"Under {how['min_passages']} passages there is none; such domains count in `macro` all the same."
+            f"Intervals hold {how['confidence']:.0%}, by Student's t over {unit}, each with all of its queries. "
+            f"Under {how['min_passages']} {unit} there is none; such domains count in `macro` all the same."
         )
     lines += [
         *deployment.card_lines(metadata),
@@ -65,7 +65,7 @@ def evidence_section(metadata: Metadata) -> str:
 
 def _interval_lines(intervals: Intervals, rows_named: str, metadata: Metadata) -> Iterator[str]:
     """A heading and a table for each difference, over the rows that are named."""
-    header = ["domain", "difference", "interval", "queries", "passages"]
+    header = ["domain", "difference", "interval", "queries", interval_unit(metadata)]
     for difference, domains in intervals.items():
         changes = {domain: span["difference"] for domain, span in domains.items() if domain != "macro"}
         rows = []

@@ -13,6 +13,7 @@ from nic_ray.bundle.rows import (
     data_for,
     domains_of,
     form_on,
+    groups_on,
     max_tokens_of,
     metadata_of,
     queries_of,
@@ -34,7 +35,7 @@ from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.evaluation import Asked, asked_of, encoder_scores, fused_scores, texts_to_score
 from nic_ray.progress import View
-from nic_ray.protocol import held_back_by, shown_name
+from nic_ray.protocol import BY_PASSAGE, held_back_by, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.results import Flat
 from nic_ray.run_folder import RunFolder
@@ -249,6 +250,8 @@ class Ranking:
     """BM25, and each model alone and fused with it -> macro metrics; see `fusion.ranking_figures`."""
     intervals: dict[str, dict[str, Interval]]
     """Each model but the first -> domain -> first metric of the table minus that of the first, paired by query."""
+    unit: str
+    """What the intervals' sample consists of: "passages", or "documents" where the split keeps those together."""
     warnings: list[str]
     """Reasons why a model may have an advantage, and warnings about earlier readings of the test rows."""
 
@@ -280,13 +283,14 @@ def compare_models(
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
     folders = {name: _model_of(name) for name in names}
     metadata = {name: metadata_of(folder) for name, folder in folders.items()}
-    owner = None if split == "all" else next((n for n in names if split_on(metadata[n], pairs)), None)
-    whose = names[0] if owner is None else owner
+    trained = next((n for n in names if split_on(metadata[n], pairs)), None)
+    owner, whose = None if split == "all" else trained, trained or names[0]
     known = set[str]().union(*map(domains_of, metadata.values()))
     read = read_pairs(pairs, known, form_on(metadata[whose], pairs))
     data = data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
-    queries = queries_of(collection, rows)
+    stored = split_on(metadata[whose], pairs)
+    queries = groups_on(collection, rows, BY_PASSAGE if stored is None else stored.get("group_by", BY_PASSAGE))
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
     scored, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
@@ -310,6 +314,7 @@ def compare_models(
             name: paired_intervals(alone[name], alone[names[0]], queries.passages, queries.domains)
             for name in names[1:]
         },
+        unit=queries.unit,
         warnings=warnings,
     )
 

@@ -8,15 +8,17 @@ import numpy as np
 
 from nic_ray.bundle.files import read_metadata
 from nic_ray.config import DataConfig
-from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.form import AS_FOUND, Form, column_of_groups
 from nic_ray.dataset.formats import content_sha256, files_of
+from nic_ray.dataset.groups import groups_of, with_documents
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.intervals import Queries
-from nic_ray.origin import METADATA, StoredSplit
+from nic_ray.origin import METADATA, ReplayedPairs, StoredData, StoredSplit
+from nic_ray.protocol import BY_PASSAGE, unit_of_groups
 from nic_ray.sources import Sources, names_of
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.prepared import divide, split_sha256
@@ -48,10 +50,16 @@ def domains_of(metadata: Metadata) -> set[str]:
 def form_on(metadata: Metadata, pairs: Sources) -> Form:
     """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
     data = metadata.get("data", {})
-    own = metadata.get("split", {}).get("splits") == "own"
-    if not (data.get("columns") or data.get("format") or own) or data.get("sha256") != content_sha256(pairs):
+    forms = {old["sha256"]: _form_then(old, old["split"]) for old in data.get("replay", [])}
+    forms[data.get("sha256", "")] = _form_then(data, metadata.get("split", {}))
+    if all(form == AS_FOUND for form in forms.values()):
         return AS_FOUND
-    return Form(data.get("format"), data.get("columns", {}), own_splits=own)
+    return forms.get(content_sha256(pairs), AS_FOUND)
+
+
+def _form_then(record: StoredData | ReplayedPairs, split: StoredSplit) -> Form:
+    columns = {**record.get("columns", {}), **column_of_groups(split.get("group_by", BY_PASSAGE))}
+    return Form(record.get("format"), columns, own_splits=split.get("splits") == "own")
 
 
 def is_ranked_as_folder(metadata: Metadata, pairs: Sources) -> bool:
@@ -127,7 +135,7 @@ def chosen_rows(
         InputError: this version splits the rows differently.
     """
     if data is None:
-        return index_pairs(read), list(range(len(read)))
+        return index_pairs(with_documents(read, BY_PASSAGE)), list(range(len(read)))
     collection, parts = divide(read, data)
     if sha256 not in (None, split_sha256(collection, parts)):
         raise InputError(
@@ -135,6 +143,12 @@ def chosen_rows(
             "it was trained on may be among those held back now; train and export it again, or read --split all"
         )
     return collection, np.flatnonzero(parts == split).tolist()
+
+
+def groups_on(collection: Collection, rows: Sequence[int], group_by: str) -> Queries:
+    """The queries of some rows with the groups that rows stay together in, by `data.group_by`."""
+    groups = groups_of(collection, group_by)[list(rows)]
+    return Queries(groups, [collection.domains[row] for row in rows], unit_of_groups(group_by))
 
 
 def queries_of(collection: Collection, rows: Sequence[int]) -> Queries:

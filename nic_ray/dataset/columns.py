@@ -19,6 +19,7 @@ OTHER_NAMES = {
     "negative": "neg negatives hard_negative hard_negatives negative_passages hard_negative_ctxs",
     "domain": "category topic subject product",
     "score": "relevance",
+    "document": "document_id doc_id docid source_document source_file source filename file_name file_path file url",
 }
 """The names that other data sets use for our fields, the likeliest first."""
 NUMBERED = re.compile(r"(neg|negative)_\d+")
@@ -66,14 +67,18 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
     known = {name.casefold().strip(): name for name in reversed(names)}
     for field, column in given.items():
         if column not in names:
-            raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)})')
+            way_out = "; name one of these, data.group_by: NAME" if field == "document" else ""
+            raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)}){way_out}')
         of[field] = (column,)
-    for field in ("query", "positive", "domain", "negative", "source_section", "score"):
+    for field in ("query", "positive", "domain", "negative", "source_section", "score", "document"):
         if field in of:
             continue
         candidates = [field, *OTHER_NAMES.get(field, "").split()]
-        taken = {column for columns in of.values() for column in columns}
-        exact = [name for name in (field,) if name in names]
+        # a column may hold both domains and what groups the rows
+        taken = {
+            column for other, columns in of.items() if (other, field) != ("document", "domain") for column in columns
+        }
+        exact = [name for name in (field,) if name in names and (field != "document" or name not in taken)]
         alike = [known[other] for other in candidates if other in known and known[other] not in taken]
         found = (exact or alike)[:1]
         if field == "negative":
@@ -87,6 +92,22 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
             f"({found_names(names)}); name it with --columns {named}, or under data.columns"
         )
     return Columns(of)
+
+
+def own_columns(names: Sequence[str]) -> Columns | None:
+    """Find the columns of a file whose fields have our names, but for several negatives a row and for documents.
+
+    Returns:
+        None where those have our names too.
+    """
+    if any(map(NUMBERED.fullmatch, names)):
+        return match_columns(names)
+    known = {name.casefold().strip(): name for name in reversed(names)}
+    document = next((known[name] for name in OTHER_NAMES["document"].split() if name in known), None)
+    if "document" in names or document is None:
+        return None
+    own = (*FIELDS, "negative", "source_section", "score")
+    return Columns({**{field: (field,) for field in own}, "document": (document,)})
 
 
 def domain_named_after(path: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, domain_named_after, match_columns
+from nic_ray.dataset.columns import FIELDS, Columns, UnknownColumn, domain_named_after, match_columns, own_columns
 from nic_ray.dataset.form import Form
 from nic_ray.dataset.own_splits import COLUMN, split_of_file, without_splits
 
@@ -72,6 +72,5 @@ def fields_of_lines(path: Path, form: Form) -> Fields:
             if isinstance(row, dict):
                 names |= dict.fromkeys(row)
             if not form.columns and not form.own_splits and names.keys() >= {*FIELDS}:
-                numbered = any(map(NUMBERED.fullmatch, names))
-                return find_fields(path, list(names), form) if numbered else Fields(None, {})
+                return Fields(own_columns(list(names)), {})
     return find_fields(path, list(names), form) if names else Fields(None, {})

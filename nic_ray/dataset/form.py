@@ -6,6 +6,7 @@ from typing import get_args
 
 from nic_ray.config import DataConfig, PairField
 from nic_ray.errors import InputError
+from nic_ray.protocol import BY_DOCUMENT, BY_PASSAGE
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ AS_FOUND = Form()
 def form_of(data: DataConfig) -> Form:
     """Return how the pairs of a run are to be read."""
     columns = {str(name): column for name, column in data.columns.items()}
-    return Form(data.format, columns, own_splits=data.splits == "own")
+    return Form(data.format, columns | column_of_groups(data.group_by), own_splits=data.splits == "own")
+
+
+def column_of_groups(group_by: str) -> dict[str, str]:
+    """Return the column that holds the documents of rows, where a setting `data.group_by` names one; else nothing."""
+    return {} if group_by in (BY_PASSAGE, BY_DOCUMENT) else {"document": group_by}
 
 
 def parse_form(name: str | None, columns: str | None) -> Form:

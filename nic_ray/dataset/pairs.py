@@ -1,30 +1,26 @@
 """Rows of query, positive passage and domain: reading, with all faults at once, and numbering of texts."""
 
 import json
-import math
 import stat
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nic_ray.dataset.columns import UnknownColumn
 from nic_ray.dataset.fields import Fields, fields_of_lines, find_fields
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.formats import ENDINGS, Fault, Format, OtherFormat, files_of, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
-from nic_ray.dataset.own_splits import COLUMN, part_named, source_of
-from nic_ray.dataset.own_splits import WANT as SPLITS
+from nic_ray.dataset.own_splits import COLUMN, source_of
 from nic_ray.dataset.problems import MAX_LISTED, Problem, describe_problems
+from nic_ray.dataset.row import OwnRow, Row, kind_of_rows
 from nic_ray.dataset.several import columns_of_no_file, joined
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
-from nic_ray.metrics.table import OVER_ALL
 from nic_ray.sources import Sources, is_hub
 from nic_ray.validation import row_faults
 
@@ -53,6 +49,8 @@ class Pair:
     """Number of its line or row in that file."""
     split: str | None = None
     """The part that it came with; None where splits are not read."""
+    document: str | None = None
+    """The document that the passage comes from; None if the row names none."""
 
     @property
     def place(self) -> str:
@@ -103,6 +101,8 @@ class Collection:
     """Number of passages of a corpus, the last ones of `texts`, that no row names."""
     metrics: tuple[str, ...] = ()
     """Keys of the metrics that are computed besides `table.METRICS`."""
+    documents: tuple[str | None, ...] = ()
+    """(N,) the document of each row, None where it names none; empty where none is known."""
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -214,7 +214,7 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
     except UnknownColumn as error:
         text = path.read_text(encoding="utf-8", errors="replace")
         return _unusable(describe_text(path, text) or str(error))
-    kind, pairs = _kind_of_rows(form), list[Pair]()
+    kind, pairs = kind_of_rows(form), list[Pair]()
     problems: list[Problem] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -233,7 +233,7 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
     return FileOfPairs(pairs, problems, fields.notes(), fields.named)
 
 
-def _parsed(content: bytes, fields: Fields, kind: type["_Row"]) -> "_Row":
+def _parsed(content: bytes, fields: Fields, kind: type[Row]) -> Row:
     content.decode("utf-8")  # the parser would report invalid UTF-8 as invalid JSON
     if fields.columns is None:
         return kind.model_validate_json(content)
@@ -247,7 +247,7 @@ def _parsed(content: bytes, fields: Fields, kind: type["_Row"]) -> "_Row":
 def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
     """Read any other format."""
     names, rows = source.read(path)
-    kind, pairs = _kind_of_rows(form), list[Pair]()
+    kind, pairs = kind_of_rows(form), list[Pair]()
     problems: list[Problem] = []
     try:
         if names is None:
@@ -317,6 +317,7 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
         domains=tuple(pair.domain for pair in pairs),
         corpus=np.unique(np.concatenate([positive, negatives[negatives >= 0]])),
         gains=np.array([pair.score for pair in pairs]) if any(pair.score != 1 for pair in pairs) else None,
+        documents=tuple(pair.document for pair in pairs),
     )
 
 
@@ -348,63 +349,6 @@ def gains_by_query(collection: Collection) -> dict[int, NDArray[np.float64]] | N
     return dict(zip(queries.tolist(), np.split(gains, starts[1:]), strict=False))
 
 
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    return text
-
-
-def _domain_name(name: str) -> str:
-    """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
-    if "/" in name or not name.isprintable() or name != name.strip():
-        start = name if len(name) <= 40 else name[:39] + "…"
-        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
-    if name in OVER_ALL:
-        raise ValueError(f'must not be "{name}", which names a figure over all domains')
-    return name
-
-
-def _listed(value: Any) -> Any:
-    return [_not_empty(value)] if isinstance(value, str) else value
-
-
-def _listed_or_none(value: Any) -> Any:
-    return [] if value is None else _listed(value)
-
-
-Text = Annotated[str, AfterValidator(_not_empty)]
-
-
-def _named(value: Any) -> Any:
-    """Return a domain that is given as a number, or as true or false, as text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
-
-
-def _numbers(value: Any) -> Any:
-    """Return a list of numbers; a table's cells hold them as text."""
-    if isinstance(value, list):
-        return [_number(each) for each in value]
-    return [1.0] if value is None else [_number(value)]
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
-    except ValueError:
-        return value
-
-
-def _relevance(score: float) -> float:
-    if not 0 < score < math.inf:
-        raise ValueError(
-            f"must be above 0, got {score:g}: a row names a passage that answers its query; leave it out, or name the "
-            "passage as a negative"
-        )
-    return score
-
-
 def row_of(pair: Pair) -> JsonObject:
     """Return a pair with the names of its fields, as formats write it."""
     row: JsonObject = {"query": pair.query, "positive": pair.positive, "domain": pair.domain}
@@ -412,51 +356,21 @@ def row_of(pair: Pair) -> JsonObject:
         row["negative"] = list(pair.negatives)
     optional = {
         "source_section": pair.source_section,
+        "document": pair.document,
         "score": None if pair.score == 1 else pair.score,
         COLUMN: pair.split,
     }
     return row | {name: value for name, value in optional.items() if value is not None}
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    query: Text
-    positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
-    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
-    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
-    source_section: str | None = None
-    score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
-
-    @model_validator(mode="after")
-    def _scores_go_with_positives(self) -> Self:
-        if len(self.score) not in (1, len(self.positive)):
-            raise ValueError(f'"score" must hold one number, or one a positive, {len(self.positive)}: {self.score}')
-        return self
-
-
-def _part_of(name: str) -> str:
-    if (part := part_named(name)) is None:
-        raise ValueError(f"must be {SPLITS}, got {name[:40]!r}")
-    return part
-
-
-class _OwnRow(_Row):
-    """A row with the part that it came with."""
-
-    split: Annotated[str, AfterValidator(_part_of)]
-
-
-def _kind_of_rows(form: Form) -> type[_Row]:
-    return _OwnRow if form.own_splits else _Row
-
-
-def _pairs_of(row: _Row, place: int, unit: str) -> Iterator[Pair]:
-    split = row.split if isinstance(row, _OwnRow) else None
+def _pairs_of(row: Row, place: int, unit: str) -> Iterator[Pair]:
+    split = row.split if isinstance(row, OwnRow) else None
     scores = row.score * len(row.positive) if len(row.score) == 1 else row.score
     for positive, score in zip(row.positive, scores, strict=True):
         negatives, section = tuple(row.negative), row.source_section
-        yield Pair(row.query, positive, row.domain, negatives, section, score, place, unit, split=split)
+        yield Pair(
+            row.query, positive, row.domain, negatives, section, score, place, unit, split=split, document=row.document
+        )
 
 
 def _small_domains(pairs: Sequence[Pair], known_domains: Container[str]) -> Iterator[Problem]:

@@ -13,12 +13,20 @@ from pydantic import ValidationError
 
 from nic_ray.config import DataConfig
 from nic_ray.dataset.formats import content_sha256, files_of
+from nic_ray.dataset.groups import groups_of, with_documents
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs
-from nic_ray.dataset.split import GROUPS_PER_DOMAIN, Part, hold_back_queries, sample_rows, split_rows
+from nic_ray.dataset.split import (
+    GROUPS_PER_DOMAIN,
+    Part,
+    hold_back_queries,
+    refuse_few_groups,
+    sample_rows,
+    split_rows,
+)
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.origin import METADATA, ReplayedPairs, StoredSplit
-from nic_ray.protocol import Protocol, by_passage, shown_name
+from nic_ray.protocol import BY_PASSAGE, by_passage, shown_name, unit_of_groups
 from nic_ray.sources import Sources, as_sources, shown
 from nic_ray.stored import read_object
 from nic_ray.validation import setting_faults
@@ -103,6 +111,10 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
     last = ReplayedPairs(pairs=data.get("pairs", "pairs"), sha256=data["sha256"], split=split)
     if "files" in data:
         last["files"] = data["files"]
+    if "format" in data:
+        last["format"] = data["format"]
+    if "columns" in data:
+        last["columns"] = data["columns"]
     records = (*data.get("replay", ()), last)
     if any(record["split"].get("splits") == "own" for record in records):
         raise InputError(
@@ -114,7 +126,9 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
     return Earlier(
         model=model,
         files=tuple(
-            split_settings(record["split"], folder).model_copy(update={"pairs": path})
+            split_settings(record["split"], folder).model_copy(
+                update={"pairs": path, "format": record.get("format"), "columns": record.get("columns", {})}
+            )
             for path, record in zip(paths, records, strict=True)
         ),
         records=records,
@@ -171,25 +185,31 @@ def split_settings(stored: StoredSplit, folder: Path) -> DataConfig:
         raise InputError(f"{folder / METADATA}: {faults}; export the bundle again") from None
 
 
-def refuse_other_split(earlier: Earlier, sha256: str, protocol: Protocol) -> None:
+def refuse_other_split(earlier: Earlier, sha256: str, data: DataConfig) -> None:
     """Check that old rows are split as they were when the model was tuned, and that new ones can be split likewise.
 
     Args:
         sha256: SHA-256 of the assignment of the old rows to parts, as this version makes it.
-        protocol: the protocol by which the new rows are to be split.
+        data: how the new rows are to be split.
 
     Raises:
-        InputError: the assignment or the protocol is another one.
+        InputError: the assignment or the protocol is another one, or rows are grouped by something else.
     """
     if sha256 != earlier.split_sha256:
         raise InputError(
             f"{earlier.model}: its pairs are split differently now from when it was tuned, by another version of "
             f"nic_ray, so rows that it was trained on could be held back now; {ONE_FILE}"
         )
-    if by_passage(earlier.files[-1].protocol) != by_passage(protocol):
+    then = earlier.files[-1]
+    if by_passage(then.protocol) != by_passage(data.protocol):
         raise InputError(
-            f"data.protocol: is {protocol}, and the rows of {earlier.model} were held back by "
-            f"{earlier.files[-1].protocol}; set it to that"
+            f"data.protocol: is {data.protocol}, and the rows of {earlier.model} were held back by {then.protocol}; "
+            "set it to that"
+        )
+    if then.group_by != data.group_by:
+        raise InputError(
+            f"data.group_by: is {data.group_by}, and the rows of {earlier.model} were held back by {then.group_by}, so "
+            f"parts could share what new rows are kept together by; set it to that, or {ONE_FILE}"
         )
 
 
@@ -197,12 +217,13 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
     """Assign new rows to parts, beside old rows that keep theirs, so that nothing leaks between the parts.
 
     A new row with the query, the passage and the domain of an old row is that row, and counts once. A new row whose
-    passage is an old one, exactly or nearly, goes with it; with the protocol "unseen_queries", so does one whose query
+    passage is an old one, exactly or nearly, or whose document is if rows are grouped by document, goes with it; with
+    the protocol "unseen_queries", so does one whose query
     is an old one. The others are split by `data`, domain by domain. In a domain of the old rows, fewer than 3 such
     passages are trained on, since old passages measure it already.
 
-    Left out are rows whose passage lies between passages of several parts, nearly the same as each, and rows that would
-    train on a question that was held back about a trained passage ("unseen_queries").
+    Left out are rows that belong to old rows of several parts, as those whose passage is nearly the same as one of
+    each, and rows that would train on a question that was held back about a trained passage ("unseen_queries").
 
     Args:
         old: the collection of the old rows.
@@ -213,17 +234,17 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
     Raises:
         InputError: no row is new, or a new domain has too few passages of its own.
     """
-    before = pairs_of(old)
+    before, new = pairs_of(old), with_documents(new, data.group_by)
     known = {(pair.query, pair.positive, pair.domain) for pair in before}
     fresh = [pair for pair in new if (pair.query, pair.positive, pair.domain) not in known]
     repeated = len(new) - len(fresh)
     if data.sample_share < 1 and fresh:
         own = index_pairs(fresh)
-        groups = own.near_group[own.positive]
+        groups = groups_of(own, data.group_by)
         kept = sample_rows(groups, own.domains, share=data.sample_share, seed=data.seed)
         fresh = [fresh[row] for row in kept.tolist()]
     whole, read = index_pairs([*before, *fresh]), len(fresh)
-    given = _parts_of_groups(whole, old_parts, data.protocol)
+    given = _parts_of_groups(whole, old_parts, data)
     if (given == SEVERAL).any():  # without these rows, what they linked falls apart again
         fresh = [pair for pair, part in zip(fresh, given.tolist(), strict=True) if part != SEVERAL]
         whole = index_pairs([*before, *fresh])
@@ -279,26 +300,28 @@ def pairs_of(collection: Collection) -> list[Pair]:
             domain,
             tuple(texts[number] for number in negatives if number >= 0),
             score=score,
+            document=document,
         )
-        for query, positive, negatives, domain, score in zip(
+        for query, positive, negatives, domain, score, document in zip(
             collection.query.tolist(),
             collection.positive.tolist(),
             collection.negatives.tolist(),
             collection.domains,
             [1.0] * len(collection.query) if collection.gains is None else collection.gains.tolist(),
+            collection.documents or (None,) * len(collection.query),
             strict=True,
         )
     ]
 
 
-def _groups(whole: Collection, protocol: Protocol) -> NDArray[np.int64]:
+def _groups(whole: Collection, data: DataConfig) -> NDArray[np.int64]:
     """(N,) numbers, equal for rows that must be in one part."""
-    return whole.near_group[whole.positive] if by_passage(protocol) else whole.query
+    return groups_of(whole, data.group_by) if by_passage(data.protocol) else whole.query
 
 
-def _parts_of_groups(whole: Collection, old_parts: NDArray[np.str_], protocol: Protocol) -> NDArray[np.str_]:
+def _parts_of_groups(whole: Collection, old_parts: NDArray[np.str_], data: DataConfig) -> NDArray[np.str_]:
     """(n,) for each new row, the part of the old rows of its group; "" if there are none, `SEVERAL` if they differ."""
-    groups = _groups(whole, protocol).tolist()
+    groups = _groups(whole, data).tolist()
     # the passages of "unseen_queries" are trained on
     of_group: dict[int, str] = {}
     for group, part in zip(groups, np.where(old_parts == "unseen_queries", "train", old_parts).tolist(), strict=False):
@@ -310,12 +333,14 @@ def _new_parts(whole: Collection, old_parts: NDArray[np.str_], data: DataConfig)
     """(n,) the part of each new row, none of which lies between several."""
     count = len(old_parts)
     queries, positives, names = whole.query[count:], whole.positive[count:], np.asarray(whole.domains[count:], np.str_)
-    groups = _groups(whole, data.protocol)[count:]
-    parts = _parts_of_groups(whole, old_parts, data.protocol)
+    groups = _groups(whole, data)[count:]
+    parts = _parts_of_groups(whole, old_parts, data)
     known = np.unique(np.asarray(whole.domains[:count], np.str_))
     alone = _split_alone(groups, names, parts == "", known)
     parts[(parts == "") & ~alone] = "train"
     if alone.any():
+        if data.group_by != BY_PASSAGE:
+            refuse_few_groups(groups[alone], names[alone].tolist(), unit=unit_of_groups(data.group_by))
         parts[alone] = split_rows(
             queries[alone],
             groups[alone],

@@ -37,7 +37,7 @@ def split_rows(
 
     Args:
         queries: (N,) number of each row's query text.
-        positives: (N,) number of each row's passage, or of its group of near-duplicate passages.
+        positives: (N,) number of each row's passage, or of the group that it stays with; see `groups.groups_of`.
         domains: (N,) names. A group belongs to the domain of most of its rows. If that leaves a domain with fewer
             than 3 groups, then 3 or more groups that occur in exactly the same domains, this one among them, are split
             as a set of their own. This happens in a catalogue whose passages are nearly the same for every product,
@@ -81,6 +81,20 @@ def split_rows(
     return part_of_group[groups]
 
 
+def refuse_few_groups(groups: NDArray[np.integer], domains: Sequence[str], *, unit: str) -> None:
+    """Refuse rows that `split_rows` would refuse, with the name of what they are grouped by in the message.
+
+    Args:
+        groups: (N,) number of each row's group.
+        domains: (N,) names.
+        unit: what the groups are, such as "documents".
+
+    Raises:
+        InputError: a domain has fewer than 3 groups.
+    """
+    _refuse_small_domains(_split_together(_numbered(groups), domains), noun=unit)
+
+
 def folds_of_rows(
     positives: NDArray[np.integer], domains: Sequence[str], parts: NDArray[np.str_], *, count: int, seed: int
 ) -> NDArray[np.int64]:
@@ -90,7 +104,7 @@ def folds_of_rows(
     and of those to the one with the fewest rows in all.
 
     Args:
-        positives: (N,) number of each row's passage, or of its group of near-duplicate passages.
+        positives: (N,) as in `split_rows`.
         domains: (N,) names. A passage belongs to the domain of its first row.
         parts: (N,) from `split_rows`, which kept the rows of a passage together.
         count: number of folds, at least 2.
@@ -188,8 +202,7 @@ def sample_rows(
     With the same seed, a smaller share gives a subset, so that results on growing samples can be compared.
 
     Args:
-        positives: (N,) number of each row's passage, or of its group of near-duplicate passages. A passage is kept
-            with all of its rows.
+        positives: (N,) as in `split_rows`. A passage, or a group, is kept with all of its rows.
         domains: (N,) names. A passage belongs to a domain as in `split_rows`.
         share: share of the passages to keep, in (0, 1]. A domain keeps at least 3, so that it can still be split.
         seed: >= 0.
@@ -263,7 +276,11 @@ def _refuse_small_domains(members: dict[tuple[str, ...], NDArray[np.int64]], *, 
         "queries": "A query that several domains ask counts in that of most of its rows. Add rows, or leave these "
         "domains out.",
     }
-    raise InputError("\n  ".join(["the rows cannot be split", *small, counted[noun]]))
+    of_groups = (
+        f"Those that share a passage, or nearly, count as one of these {noun}, in the domain of most of their rows. "
+        "Add rows, give such domains one name, leave them out, or write data.group_by: passage."
+    )
+    raise InputError("\n  ".join(["the rows cannot be split", *small, counted.get(noun, of_groups)]))
 
 
 def _generator(seed: int, names: tuple[str, ...]) -> np.random.Generator:

@@ -17,9 +17,12 @@ class Queries:
     """Passages and domains of the queries of a part, whichever model answers them."""
 
     passages: NDArray[np.integer]
-    """(Q,) number of the passage that each query asks about; queries about one passage are not independent."""
+    """(Q,) number of the passage that each query asks about, or of the document that it belongs to where rows are
+    grouped by document; queries about one passage are not independent, and nor are those about one document."""
     domains: Sequence[str]
     """(Q,) domain of each query, by name."""
+    unit: str = "passages"
+    """What these numbers count: "passages", "documents" or the like."""
 
 
 def count_passages(queries: Queries) -> dict[str, int]:

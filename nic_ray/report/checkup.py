@@ -7,6 +7,7 @@ from pathlib import Path
 from nic_ray import console
 from nic_ray.dataset import lint
 from nic_ray.dataset.form import AS_FOUND, Form
+from nic_ray.dataset.groups import describe_documents
 from nic_ray.dataset.pairs import (
     Pair,
     count_by_domain,
@@ -79,7 +80,7 @@ def check_file(
         InputError: a format or a finding is unknown, the copy cannot be written or the model is not available.
     """
     found = read_file(pairs, form)
-    rows, problems, notes = found.pairs, problems_in(found), found.notes
+    rows, problems, notes = found.pairs, problems_in(found), [*found.notes, *describe_documents(found.pairs)]
     total, domains = count_pairs(rows), count_by_domain(rows)
     if problems:
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)

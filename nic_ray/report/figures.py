@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from nic_ray.bundle.picture import COLOURS, NAMES, cut_off, described_training, pictured_domains
 from nic_ray.config import Config
 from nic_ray.domains import AT_EACH_END, changes_of
-from nic_ray.evidence import GuardVerdict, PathPoint, TrialRow, path_points, value_in
+from nic_ray.evidence import GuardVerdict, PathPoint, TrialRow, interval_unit, path_points, value_in
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of
 from nic_ray.report.elements import (
     CYCLE,
@@ -86,7 +86,8 @@ def recall(run: FinishedRun) -> Html:
     )
     yield figure_html("recall", figure, height=150 + 52 * len(domains))
     yield sentence(
-        f"Measured on the {part} rows; lines are 95 % intervals over passages, left out where a domain has too few."
+        f"Measured on the {part} rows; lines are 95 % intervals over {interval_unit(run.result)}, left out where "
+        "a domain has too few."
         if intervals
         else f"Measured on the {part} rows."
     )

@@ -23,11 +23,11 @@ from nic_ray.dataset.lint import lint_pairs, texts_of
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.errors import InputError
-from nic_ray.evidence import RetrievedQuery, ShownPassage
+from nic_ray.evidence import RetrievedQuery, ShownPassage, interval_unit
 from nic_ray.metrics.intervals import Interval
 from nic_ray.metrics.learning_curve import FittedCurve
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells, metrics_in
-from nic_ray.protocol import MEANINGS, OWN_SPLITS, shown_name
+from nic_ray.protocol import BY_PASSAGE, MEANINGS, OWN_SPLITS, describe_groups, shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
 from nic_ray.report.elements import (
     FinishedRun,
@@ -290,6 +290,8 @@ def split(run: FinishedRun) -> Html:
         yield sentence(f"The rows were held back {MEANINGS[OWN_SPLITS]}.")
     else:
         yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
+    if described := describe_groups(held_back.get("group_by", BY_PASSAGE)):
+        yield sentence(f"{described}.")
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):
         yield sentence("Readings of the test rows, including those by neighbouring runs with the same held-back rows:")
@@ -309,7 +311,8 @@ def split(run: FinishedRun) -> Html:
     )
     if "unseen_queries" in parts:
         yield sentence(
-            "Unseen queries are new questions about trained passages, so they share their passages on purpose."
+            "Unseen queries are new questions about trained passages, so they share their passages, and with them "
+            "their documents, on purpose."
         )
 
 
@@ -323,7 +326,7 @@ def _folds(run: FinishedRun) -> Html:
     yield sentence(
         f"Every passage held out once, in {found['folds']} folds, each answered by a model that was trained without "
         f"it: the tuned model finds {gain['difference']:+.3f}{sure} macro {METRICS[PRIMARY].label} against the base "
-        f"model, over {gain['passages']:,} passages."
+        f"model, over {gain['passages']:,} {interval_unit(run.result)}."
     )
     yield table(
         ["all rows, macro", *(metric.label for metric in metrics_in(*results.values()).values())],

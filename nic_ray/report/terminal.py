@@ -24,7 +24,7 @@ from nic_ray.bundle.picture import cut_off, described_training, epochs_of, with_
 from nic_ray.bundle.previous import describe_previous, table_of
 from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.errors import RunError
-from nic_ray.evidence import Evidence, path_points
+from nic_ray.evidence import Evidence, interval_unit, path_points
 from nic_ray.metrics.table import METRICS, PRIMARY, macro_cells, metrics_in
 from nic_ray.readings import describe_readings
 from nic_ray.results import CROSS_FIT, IN_DOMAIN, Intervals
@@ -144,22 +144,23 @@ def _intervals(evidence: Evidence) -> Iterator[str]:
 
 
 def _interval_lines(intervals: Intervals, rows_named: str, evidence: Evidence) -> Iterator[str]:
+    unit = interval_unit(evidence)
     for difference, domains in intervals.items():
         below = difference.partition(" minus ")[2]
         title = with_epochs(difference, below, evidence["trained"])
-        yield f"\n{title}, {METRICS[PRIMARY].label} on {rows_named}, with 95 % intervals over passages:"
+        yield f"\n{title}, {METRICS[PRIMARY].label} on {rows_named}, with 95 % intervals over {unit}:"
         changes = {domain: interval["difference"] for domain, interval in domains.items() if domain != "macro"}
         for domain in (*shown_domains(changes), "macro"):
             if domain is None:
                 yield f"  {omitted_domains(changes)}"
                 continue
             interval = domains[domain]
-            sure = "too few passages for an interval"
+            sure = f"too few {unit} for an interval"
             if interval["low"] is not None and interval["high"] is not None:
                 sure = f"{interval['low']:+.3f} to {interval['high']:+.3f}"
             yield (
                 f"  {domain}: {interval['difference']:+.3f} ({sure}; {interval['queries']} questions about "
-                f"{interval['passages']} passages)"
+                f"{interval['passages']} {unit})"
             )
 
 
@@ -216,7 +217,7 @@ def _leaks(evidence: Evidence) -> Iterator[str]:
         f"{count} {part} row{'s' if count > 1 else ''} ({name})"
         for name, parts in evidence["leaks"].items()
         for part, count in parts.items()
-        if count and not (part == "unseen_queries" and "passage" in name)
+        if count and not (part == "unseen_queries" and ("passage" in name or name == "document"))
     ]
     yield f"shared with the training rows: {', '.join(shared) or 'nothing'}"
 

@@ -105,7 +105,7 @@ def _measured(
     """Train and score at each share."""
     train, collection = prepared.rows("train"), prepared.collection
     names = [collection.domains[row] for row in train.tolist()]
-    parts = shares_of_passages(prepared.passages[train], names, shares, seed=settings.seed)
+    parts = shares_of_passages(prepared.groups[train], names, shares, seed=settings.seed)
     queries, scorer = queries_of(prepared, "test"), Scorer(prepared, inputs)
     points: list[CurvePoint] = []
     scores = {}
@@ -126,7 +126,9 @@ def _measured(
         if share:
             scores[share] = found[PRIMARY]
             value, took = flat[f"{PRIMARY}/macro"], time.monotonic() - began
-            view.say(f"{share:.0%} of the training passages: macro {METRICS[PRIMARY].label} {value:.4f} ({took:.0f} s)")
+            view.say(
+                f"{share:.0%} of the training {queries.unit}: macro {METRICS[PRIMARY].label} {value:.4f} ({took:.0f} s)"
+            )
     fitted = fit_curve(scores, queries)
     return {"points": points, "at_one": fitted.at_one, "doubling": as_stored(fitted.doubling)}
 

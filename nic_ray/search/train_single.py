@@ -10,7 +10,6 @@ from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredReading, StoredStart
-from nic_ray.metrics.intervals import count_passages
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.cache import budget, inputs_by_depth, opened, run_here
 from nic_ray.model.evaluation import evaluate
@@ -20,7 +19,7 @@ from nic_ray.record import LOG, TrainingState, locked, logging_to, readable_stat
 from nic_ray.run_folder import RunFolder
 from nic_ray.selection.candidates import best_of
 from nic_ray.selection.export import export, new_run_folder
-from nic_ray.selection.scoring import Scorer, queries_of
+from nic_ray.selection.scoring import Scorer, asked_passages
 from nic_ray.stored import read_object
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, held_texts, prepare, with_fixed_passages
@@ -138,7 +137,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
         }
         for part in ("validation", "test")
     }
-    passages = {part: count_passages(queries_of(prepared, part)) for part in results}
+    passages = {part: asked_passages(prepared, part) for part in results}
     export(
         prepared,
         best,

@@ -16,6 +16,7 @@ from nic_ray.metrics.ranking import empty_metrics, flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
+from nic_ray.protocol import unit_of_groups
 from nic_ray.results import CROSS_FIT
 from nic_ray.selection.bases import BEST_BASE, Base
 from nic_ray.selection.guard import macro_bound, objections
@@ -59,9 +60,9 @@ def cross_fit(
         give rise.
     """
     collection, config = prepared.collection, prepared.config
-    left = len(np.unique(prepared.passages[prepared.parts != "test"]))
+    left = len(np.unique(prepared.groups[prepared.parts != "test"]))
     count = min(folds_of(config.data), 1 + left)
-    folds = folds_of_rows(prepared.passages, collection.domains, prepared.parts, count=count, seed=config.data.seed)
+    folds = folds_of_rows(prepared.groups, collection.domains, prepared.parts, count=count, seed=config.data.seed)
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
     every = np.arange(len(folds))
     found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
@@ -78,7 +79,8 @@ def cross_fit(
         for label, own in _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion}).items():
             for name, values in own.items():
                 found[label][name][held_out] = values
-    return _judged(judgement, found, Queries(prepared.passages, collection.domains), count, prepared, export_anyway)
+    queries = Queries(prepared.groups, collection.domains, unit_of_groups(config.data.group_by))
+    return _judged(judgement, found, queries, count, prepared, export_anyway)
 
 
 def folds_of(data: DataConfig) -> int:
@@ -118,6 +120,7 @@ def _judged(
     judgement: Judgement, found: Scores, queries: Queries, count: int, prepared: Prepared, export_anyway: bool
 ) -> Judgement:
     """Add the results, their intervals and the objections to a judgement."""
+    asked = count_passages(replace(queries, passages=prepared.passages))
     tuned, base, fused = (found[label][PRIMARY] for label in ("tuned", "base", WITH_WORDS))
     limit = prepared.config.guard.max_domain_drop
     more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=limit)
@@ -140,7 +143,7 @@ def _judged(
                 f"{WITH_WORDS} minus tuned": stored_intervals(fused, tuned, queries),
             },
         },
-        "passages": {**judgement.evidence["passages"], CROSS_FIT: count_passages(queries)},
+        "passages": {**judgement.evidence["passages"], CROSS_FIT: asked},
         "guard": {
             **verdict,
             "objections": listed,

@@ -168,7 +168,7 @@ def objections(
     sentences = []
     if bound is None:
         sentences.append(
-            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against}, on too few passages to say "
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against}, on too few {queries.unit} to say "
             f"how sure that is; {'' if part == CROSS_FIT else f'raise data.{part}_share, or '}bring more rows"
         )
     elif bound <= 0:
@@ -217,13 +217,13 @@ def falls(
         if fall.difference >= -max_domain_drop:
             continue
         said = (
-            f"{name} falls by {-fall.difference:.3f} {METRICS[PRIMARY].label} on {fall.passages} passages, more than "
-            f"guard.max_domain_drop {max_domain_drop:g}"
+            f"{name} falls by {-fall.difference:.3f} {METRICS[PRIMARY].label} on {fall.passages} {queries.unit}, more "
+            f"than guard.max_domain_drop {max_domain_drop:g}"
         )
         if fall.high is not None and fall.high < 0:
             sentences.append(f"{said} (its {confidence:.1%} upper bound is {fall.high:+.3f})")
         elif chances.get(name, 1.0) < FALSE_ALARMS / len(chances):
-            sentences.append(f"{said}, and by more of its passages than chance explains")
+            sentences.append(f"{said}, and by more of its {queries.unit} than chance explains")
     more = [f"{len(sentences) - NAMED} further domains fall"] if len(sentences) > NAMED else []
     return sentences[:NAMED] + more
 
@@ -252,7 +252,7 @@ def _bounds(differences: NDArray[np.float64], queries: Queries) -> tuple[dict[st
     by_domain = intervals(np.ones(len(names), np.bool_))
     del by_domain["macro"]
     if pooled.any():
-        together = f"the mean of {len(few)} domains with fewer than {MIN_PASSAGES} passages each"
+        together = f"the mean of {len(few)} domains with fewer than {MIN_PASSAGES} {queries.unit} each"
         by_domain[together] = intervals(pooled)["macro"]
     return by_domain, confidence
 

@@ -1,6 +1,7 @@
 """What a search adds to a model that was tuned before: the guard on its old rows, and results on old and new rows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def gain_is_judged_by(
     queries, replay = queries_of(prepared, part), prepared.replay
     if replay is None or not replay.earlier.saw_all:
         return tuned, base, queries
-    is_new = ~np.isin(queries.passages, prepared.passages[replay.old])
+    is_new = ~np.isin(queries.passages, prepared.groups[replay.old])
     return (tuned[is_new], base[is_new], _some(queries, is_new)) if is_new.any() else (tuned, base, queries)
 
 
@@ -107,4 +108,5 @@ def _macro(prepared: Prepared, part: str, scores: Scores, wanted: NDArray[np.boo
 
 
 def _some(queries: Queries, which: NDArray[np.bool_]) -> Queries:
-    return Queries(queries.passages[which], [queries.domains[row] for row in np.flatnonzero(which).tolist()])
+    domains = [queries.domains[row] for row in np.flatnonzero(which).tolist()]
+    return replace(queries, passages=queries.passages[which], domains=domains)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
-from nic_ray.metrics.intervals import Queries
+from nic_ray.metrics.intervals import Queries, count_passages
 from nic_ray.metrics.ranking import Similarity, flat_metrics
 from nic_ray.model.activations import Inputs, feed, upper_for
 from nic_ray.model.encoder import with_weights
 from nic_ray.model.evaluation import Asked, embed, judged_scores, texts_to_score
+from nic_ray.protocol import unit_of_groups
 from nic_ray.training.distractors import embed_passages
 from nic_ray.training.prepared import Prepared
 
@@ -105,6 +106,17 @@ def deepest(inputs: Mapping[int, Inputs]) -> Inputs:
 
 
 def queries_of(prepared: Prepared, part: str) -> Queries:
-    """Return the passage and domain of each row of a part; passages that are nearly the same count as one."""
+    """Return the passage, or the group by `data.group_by`, and the domain of each row of a part.
+
+    Passages that are nearly the same count as one.
+    """
     rows = prepared.rows(part)
-    return Queries(prepared.passages[rows], [prepared.collection.domains[row] for row in rows.tolist()])
+    domains = [prepared.collection.domains[row] for row in rows.tolist()]
+    return Queries(prepared.groups[rows], domains, unit_of_groups(prepared.config.data.group_by))
+
+
+def asked_passages(prepared: Prepared, part: str) -> dict[str, int]:
+    """Count the passages that the rows of a part ask about, by domain, whatever the rows are grouped by."""
+    rows = prepared.rows(part)
+    domains = [prepared.collection.domains[row] for row in rows.tolist()]
+    return count_passages(Queries(prepared.passages[rows], domains))

@@ -13,6 +13,7 @@ from nic_ray.dataset.formats import content_sha256
 from nic_ray.evidence import (
     Evidence,
     GuardVerdict,
+    IntervalRule,
     PathPoint,
     Retrieved,
     StoredReading,
@@ -23,7 +24,7 @@ from nic_ray.evidence import (
 )
 from nic_ray.metrics.calibration import as_calibration
 from nic_ray.metrics.fusion import VECTORS, WORDS, ranking_figures
-from nic_ray.metrics.intervals import MIN_PASSAGES, Queries, count_passages
+from nic_ray.metrics.intervals import MIN_PASSAGES, Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, maximised, of_one_ranking
 from nic_ray.model.activations import Inputs
@@ -36,7 +37,7 @@ from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.reading import CONFIDENCE, TestFigures, read_once, stored_intervals, stored_sizes
 from nic_ray.selection.retention import GeneralText, RetentionSet, load_general_text
-from nic_ray.selection.scoring import Scorer, deepest, queries_of
+from nic_ray.selection.scoring import Scorer, asked_passages, deepest, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion, choose_fusion, stored
 from nic_ray.train_config import Kind
 from nic_ray.training.prepared import Prepared, leaks
@@ -152,7 +153,7 @@ def judge(
         evidence["calibration"]["readings"]["test"] = calibration_reading(
             as_calibration(evidence["calibration"]), reading.first_hits
         )
-        evidence |= _read_evidence(reading)
+        evidence |= _read_evidence(reading, queries.unit)
         scores["test"] = reading.scores
         more, bounds["test"] = _objections(prepared, "test", reading.scores, better)
         objections_found += more
@@ -236,12 +237,13 @@ def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Confi
     return best, [retention_objection(given, **limits)]
 
 
-def _read_evidence(reading: TestFigures) -> Evidence:
-    """Collect the intervals of the one reading, and what shorter embeddings are worth."""
+def _read_evidence(reading: TestFigures, unit: str) -> Evidence:
+    """Collect the intervals of the one reading, over a sample of `unit`, and what shorter embeddings are worth."""
+    rule: IntervalRule = {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES}
     found: Evidence = {
         "intervals": reading.intervals,
         "recall_intervals": reading.recall_intervals,
-        "interval_rule": {"confidence": CONFIDENCE, "min_passages": MIN_PASSAGES},
+        "interval_rule": rule if unit == "passages" else {**rule, "unit": unit},
     }
     if dimensions := stored_sizes(reading.shortened):
         found["truncate_dim"] = dimensions
@@ -298,7 +300,7 @@ def _evidence(
         "trained": {label: _trained(model) for label, model in models.items()},
         "leaks": leaks(prepared),
         "passages": {
-            part: count_passages(queries_of(prepared, part))
+            part: asked_passages(prepared, part)
             for part in ("validation", "test", "unseen_queries")
             if len(prepared.rows(part))
         },

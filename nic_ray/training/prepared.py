@@ -16,10 +16,18 @@ from nic_ray.dataset.corpus import with_metrics
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.general import general_texts
+from nic_ray.dataset.groups import document_numbers, groups_of, refuse_without_documents, with_documents
 from nic_ray.dataset.own_splits import parts_of
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import Earlier, Replay, earlier_pairs, join, refuse_other_split
-from nic_ray.dataset.split import Part, hold_back_queries, sample_rows, shared_with_training, split_rows
+from nic_ray.dataset.split import (
+    Part,
+    hold_back_queries,
+    refuse_few_groups,
+    sample_rows,
+    shared_with_training,
+    split_rows,
+)
 from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.adapters import refuse_without_peft
@@ -28,7 +36,7 @@ from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.progress import View
-from nic_ray.protocol import by_passage
+from nic_ray.protocol import BY_PASSAGE, by_passage, unit_of_groups
 from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
 from nic_ray.training.distractors import Corpus, Place, ranked_corpus
@@ -48,6 +56,8 @@ class Prepared:
     collection: Collection
     passages: NDArray[np.int64]
     """(N,) number of each row's passage; passages that are nearly the same share a number."""
+    groups: NDArray[np.int64]
+    """(N,) number of the group that each row stays with, by `data.group_by`; by passage these are the `passages`."""
     parts: NDArray[np.str_]
     """(N,) "train", "validation", "test" or "unseen_queries" for each row."""
     pairs_sha256: str
@@ -119,6 +129,7 @@ def prepare(
         config=config,
         collection=collection,
         passages=collection.near_group[collection.positive],
+        groups=groups_of(collection, config.data.group_by),
         parts=parts,
         pairs_sha256=content_sha256(config.data.pairs),
         encoder=encoder,
@@ -270,11 +281,15 @@ def divided(data: DataConfig, base_model: str) -> tuple[Collection, NDArray[np.s
         InputError: a file cannot be used or is not what the base model was tuned on, or a domain is too small.
     """
     if not data.replay:
-        return *divide(read_pairs(data.pairs, form=form_of(data)), data), None
+        read = read_pairs(data.pairs, form=form_of(data))
+        refuse_without_documents(read, data)
+        return *divide(read, data), None
     earlier = earlier_pairs(base_model, data.replay)
     old, old_parts = divide_again(earlier)
-    refuse_other_split(earlier, split_sha256(old, old_parts), data.protocol)
-    joined = join(old, old_parts, read_pairs(data.pairs, old.domains, form_of(data)), data)
+    refuse_other_split(earlier, split_sha256(old, old_parts), data)
+    read = read_pairs(data.pairs, old.domains, form_of(data))
+    refuse_without_documents(read, data)
+    joined = join(old, old_parts, read, data)
     is_old = np.arange(len(joined.pairs)) < len(old_parts)
     replay = Replay(earlier, is_old, joined.repeated, joined.left_out)
     return index_pairs(joined.pairs), joined.parts, replay
@@ -300,6 +315,7 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
     Args:
         pairs: all rows of the file.
         data: settings for the share of the passages to use, and for the split of their rows, which may be their own.
+            What stays together is the same group in both, by `data.group_by`.
 
     Returns:
         the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
@@ -307,17 +323,21 @@ def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray
     Raises:
         InputError: a domain has too few groups to split, or a part or a domain's part has no row of its own.
     """
-    collection, used = index_pairs(pairs), pairs
+    pairs = used = with_documents(pairs, data.group_by)
+    collection = index_pairs(pairs)
+    groups = groups_of(collection, data.group_by)
     if data.sample_share < 1:
-        groups = collection.near_group[collection.positive]
         kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
         used = [pairs[row] for row in kept]
         collection = index_pairs(used)
+        groups = groups_of(collection, data.group_by)
     if data.splits == "own":
         return collection, parts_of(used)
+    if data.group_by != BY_PASSAGE:
+        refuse_few_groups(groups, collection.domains, unit=unit_of_groups(data.group_by))
     parts = split_rows(
         collection.query,
-        collection.near_group[collection.positive],
+        groups,
         collection.domains,
         validation_share=data.validation_share,
         test_share=data.test_share,
@@ -343,10 +363,13 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
     "query" and "near-duplicate query": their query is that of a training row, exactly or nearly.
     "passage as a negative" and "near-duplicate passage as a negative": their passage is a negative of a training row,
     exactly or nearly.
+    "document": their document is that of a training row; left out if no row names one.
     """
     collection, parts, trained = prepared.collection, prepared.parts, prepared.rows("train")
-    near = collection.near_group
+    near, documents = collection.near_group, document_numbers(collection)
     negatives = collection.negatives[trained].ravel()
+    named = documents[trained][documents[trained] >= 0]
+    by_document = {"document": shared_with_training(documents, parts, named)} if (documents >= 0).any() else {}
     return {
         name: shared_with_training(labels, parts, met)
         for name, labels, met in (
@@ -361,7 +384,7 @@ def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
                 near[negatives[negatives >= 0]],
             ),
         )
-    }
+    } | by_document
 
 
 def depths(config: Config, blocks: int) -> list[int]:

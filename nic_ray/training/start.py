@@ -8,12 +8,13 @@ from pathlib import Path
 
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256, files_of
+from nic_ray.dataset.groups import describe_groups_of
 from nic_ray.dataset.pairs import read_file
 from nic_ray.dataset.replay import describe_replay
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
-from nic_ray.protocol import OWN_SPLITS, shown_name
+from nic_ray.protocol import BY_PASSAGE, OWN_SPLITS, shown_name
 from nic_ray.sources import listed, names_of, shown
 from nic_ray.training.distractors import describe_corpus
 from nic_ray.training.prepared import PARTS, Prepared, export_dtype, leaks, split_sha256
@@ -35,6 +36,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     yield from read_file(data.pairs, form_of(data)).notes
     if data.splits == "own":
         yield _describe_leaks(prepared)
+    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     if prepared.corpus is not None:
@@ -184,6 +186,8 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
         described["data"]["files"] = [{"name": names_of(file), "sha256": content_sha256(file)} for file in files]
     if data.splits != "made":
         described["split"]["splits"] = data.splits
+    if data.group_by != BY_PASSAGE:
+        described["split"]["group_by"] = data.group_by
     if data.format is not None:
         described["data"]["format"] = data.format
     if data.columns:

@@ -1,0 +1,113 @@
+"""The fields of a row in a file of pairs, with their checks."""
+
+import math
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from nic_ray.dataset.form import Form
+from nic_ray.dataset.own_splits import WANT, part_named
+from nic_ray.metrics.table import OVER_ALL
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _domain_name(name: str) -> str:
+    """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
+    if "/" in name or not name.isprintable() or name != name.strip():
+        start = name if len(name) <= 40 else name[:39] + "…"
+        raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
+    if name in OVER_ALL:
+        raise ValueError(f'must not be "{name}", which names a figure over all domains')
+    return name
+
+
+def _listed(value: Any) -> Any:
+    return [_not_empty(value)] if isinstance(value, str) else value
+
+
+def _listed_or_none(value: Any) -> Any:
+    return [] if value is None else _listed(value)
+
+
+Text = Annotated[str, AfterValidator(_not_empty)]
+
+
+def _named(value: Any) -> Any:
+    """Return a domain that is given as a number, or as true or false, as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
+
+
+def _document_name(value: Any) -> Any:
+    """Return what names a document as text; None for what names none, such as an empty text or an object."""
+    if isinstance(value, float) and not value.is_integer():
+        return str(value) if math.isfinite(value) else None
+    if isinstance(value, bool | int | float):
+        return _named(value) if isinstance(value, bool) else str(int(value))
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _numbers(value: Any) -> Any:
+    """Return a list of numbers; a table's cells hold them as text."""
+    if isinstance(value, list):
+        return [_number(each) for each in value]
+    return [1.0] if value is None else [_number(value)]
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
+
+
+def _relevance(score: float) -> float:
+    if not 0 < score < math.inf:
+        raise ValueError(
+            f"must be above 0, got {score:g}: a row names a passage that answers its query; leave it out, or name the "
+            "passage as a negative"
+        )
+    return score
+
+
+class Row(BaseModel):
+    """A row as it stands in a file, under the names of the fields."""
+
+    model_config = ConfigDict(strict=True)
+
+    query: Text
+    positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
+    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
+    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
+    source_section: str | None = None
+    document: Annotated[str | None, BeforeValidator(_document_name)] = None
+    score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
+
+    @model_validator(mode="after")
+    def _scores_go_with_positives(self) -> Self:
+        if len(self.score) not in (1, len(self.positive)):
+            raise ValueError(f'"score" must hold one number, or one a positive, {len(self.positive)}: {self.score}')
+        return self
+
+
+def _part_of(name: str) -> str:
+    if (part := part_named(name)) is None:
+        raise ValueError(f"must be {WANT}, got {name[:40]!r}")
+    return part
+
+
+class OwnRow(Row):
+    """A row with the part that it came with."""
+
+    split: Annotated[str, AfterValidator(_part_of)]
+
+
+def kind_of_rows(form: Form) -> type[Row]:
+    """Return what a row is validated as."""
+    return OwnRow if form.own_splits else Row
