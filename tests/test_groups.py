@@ -507,7 +507,7 @@ def test_card_and_report_say_what_was_held_back_together(group_by, expected):
 
 def test_a_learning_curve_grows_by_whole_groups(searched, monkeypatch):
     prepared, inputs, candidates = searched(1)
-    prepared = dataclasses.replace(prepared, groups=np.unique(prepared.passages, return_inverse=True)[1] // 4)
+    prepared = dataclasses.replace(prepared, groups=np.unique(prepared.passages, return_inverse=True)[1] // 2)
     drawn = []
 
     def trained(prepared, inputs, settings, rows):

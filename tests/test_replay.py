@@ -11,7 +11,7 @@ import pytest
 
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
-from nic_ray.bundle.previous import cells_of, describe_previous
+from nic_ray.bundle.previous import describe_previous, table_of
 from nic_ray.config import Config, DataConfig
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
@@ -450,7 +450,7 @@ def test_old_and_new_rows_have_figures_of_their_own():
     assert old["tuned"] == {"recall_at_5/macro": 0.5, "mrr/macro": 0.25}
     assert new["base"] == {"recall_at_5/macro": 0.25, "mrr/macro": 0.125}  # (0 + 0.5) / 2
     assert new["tuned"] == {"recall_at_5/macro": 0.875, "mrr/macro": 0.4375}  # (1 + 0.75) / 2
-    assert cells_of(found) == [
+    assert table_of(found)[1] == [
         ["old, validation", "1", "1.000", "0.500", "0.500", "0.250"],
         ["new, validation", "3", "0.250", "0.875", "0.125", "0.438"],
     ]

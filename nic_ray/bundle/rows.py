@@ -54,7 +54,10 @@ def form_on(metadata: Metadata, pairs: Sources) -> Form:
     forms[data.get("sha256", "")] = _form_then(data, metadata.get("split", {}))
     if all(form == AS_FOUND for form in forms.values()):
         return AS_FOUND
-    return forms.get(content_sha256(pairs), AS_FOUND)
+    try:
+        return forms.get(content_sha256(pairs), AS_FOUND)
+    except OSError:  # which reading them describes
+        return AS_FOUND
 
 
 def _form_then(record: StoredData | ReplayedPairs, split: StoredSplit) -> Form:
