@@ -227,6 +227,12 @@ def test_an_exported_model_is_evaluated_and_compared_by_the_same_splits(exported
     code, out, _ = run(evaluate.main, model, pairs)
     assert "validation part of" in out
     assert "(own splits): 12 queries" in " ".join(out.split())
+    for main, words in (
+        (evaluate.main, [model, "gone.jsonl"]),
+        (compare.main, [model, tiny_model(), "--pairs", "gone"]),
+    ):
+        code, _, err = run(main, *words)
+        assert (code, "no such file" in err) == (2, True)
     code, out, _ = run(compare.main, model, tiny_model(), "--pairs", pairs, "--json")
     assert (code, json.loads(out)["queries"], json.loads(out)["split_from"]) == (0, 12, str(model))
     card = _results_section({**metadata_of(str(model)), "results": {"test": {"base": {"mrr/macro": 0.5}}}})

@@ -22,6 +22,7 @@ from nic_ray.bundle.rows import (
 )
 from nic_ray.config import DataConfig
 from nic_ray.dataset.beir import read_beir
+from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
 from nic_ray.dataset.split import Part
@@ -283,10 +284,11 @@ def compare_models(
         raise InputError(f"want two models or more, each named once; got {', '.join(names) or 'none'}")
     folders = {name: _model_of(name) for name in names}
     metadata = {name: metadata_of(folder) for name, folder in folders.items()}
+    known = set[str]().union(*map(domains_of, metadata.values()))
+    forms = (form for own in metadata.values() if (form := form_on(own, pairs)) != AS_FOUND)
+    read = read_pairs(pairs, known, next(forms, AS_FOUND))
     trained = next((n for n in names if split_on(metadata[n], pairs)), None)
     owner, whose = None if split == "all" else trained, trained or names[0]
-    known = set[str]().union(*map(domains_of, metadata.values()))
-    read = read_pairs(pairs, known, form_on(metadata[whose], pairs))
     data = data_for(metadata[whose], pairs, split, Path(folders[whose]))
     collection, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
     stored = split_on(metadata[whose], pairs)
