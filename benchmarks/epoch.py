@@ -30,12 +30,13 @@ import torch
 from timing import in_turn, ratios, spread
 
 from nic_ray import hardware
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import Collection
 from nic_ray.model.activations import feed, frozen_inputs, token_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.cut import Upper
-from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.model.evaluation import evaluate
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 

@@ -27,7 +27,7 @@ from timing import in_turn, spread
 from transformers import PrinterCallback, TrainerCallback
 
 from nic_ray import hardware
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.model.base import load
 from nic_ray.model.cut import set_dropout

@@ -20,6 +20,10 @@ def main(
         Literal["test", "validation", "train", "all"],
         typer.Option(help="part whose queries are used; all: every row. Use of test rows is noted in the run's folder"),
     ] = "validation",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="passages that no question asks for, to be ranked as well, as for data.corpus"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
@@ -34,7 +38,7 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.bundle.comparison import compare_models, verdict
+    from nic_ray.bundle.comparison import Wanted, compare_models, verdict
     from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import METRICS, PRIMARY
@@ -42,7 +46,8 @@ def main(
 
     files = named_or_reference(pairs)
     say = (lambda _: None) if as_json else console.say
-    ranking = compare_models(models, files, split, say=say, device=pick_device(device, "--device"))
+    place, wanted = pick_device(device, "--device"), Wanted(corpus=corpus)
+    ranking = compare_models(models, files, split, say=say, device=place, wanted=wanted)
     if as_json:
         print(json.dumps(asdict(ranking)))
         return

@@ -39,6 +39,10 @@ def main(
         str | None,
         typer.Option(metavar="NAME,...", help="metrics besides recall@5 and mrr, such as ndcg@10,map,precision@3"),
     ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="passages that no question asks for, to be ranked as well, as for data.corpus"),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -68,8 +72,7 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle import compressed, run_files
-    from nic_ray.bundle.comparison import compare_on_folder, compare_with_base
-    from nic_ray.bundle.rows import is_ranked_as_folder, metadata_of, part_named
+    from nic_ray.bundle.comparison import Wanted, compare
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import parse_metrics
     from nic_ray.model.evaluation import Asked
@@ -80,28 +83,13 @@ def main(
     files = named_or_reference(pairs)
     place = pick_device(device, "--device")
     sizes, formats = compressed.parse_dimensions(dimensions), compressed.parse_precisions(precision)
-    further, smaller = parse_metrics(metrics, "--metrics"), []
     run_files.refuse_existing(run, None if run is None else run_files.qrels_of(run), beir)
-
-    def write(asked: Asked) -> None:
-        if run is not None:
-            run_files.write_run(run, asked)
-        if beir is not None:
-            run_files.write_beir(beir, asked)
-
+    kept: list[Asked] = []
+    wanted = Wanted(parse_metrics(metrics, "--metrics"), corpus, kept.append)
     with view(quiet=as_json or not sys.stdout.isatty()) as progress:
-        if isinstance(files, Path) and is_ranked_as_folder(metadata_of(model), files):
-            comparison = compare_on_folder(
-                model, files, split or "test", view=progress, device=place, further=further, use=write
-            )
-        else:
-            comparison = compare_with_base(
-                model, files, part_named(split), view=progress, device=place, further=further, use=write
-            )
-        if sizes or len(formats) > 1:
-            smaller = compressed.results_by_size(
-                model, files, comparison.split, sizes, formats, view=progress, device=place
-            )
+        comparison = compare(model, files, split, view=progress, device=place, wanted=wanted)
+    run_files.write_files(kept[0], run, beir)
+    smaller = compressed.results_by_size(kept[0], sizes, formats) if sizes or len(formats) > 1 else []
     if as_json:
         print(json.dumps(asdict(comparison) | ({"smaller": list(map(asdict, smaller))} if smaller else {})))
         return

@@ -11,7 +11,7 @@ from nic_ray import compare, console
 from nic_ray.bundle import comparison
 from nic_ray.bundle.comparison import compare_models, compare_with_base, verdict
 from nic_ray.bundle.files import file_sha256, write_bundle
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import Interval
@@ -178,7 +178,8 @@ def test_all_models_are_read_on_the_device(models, tiny_pairs_file, monkeypatch)
 
         return call
 
-    monkeypatch.setattr(comparison, "encoder_scores", noted(comparison.encoder_scores))
+    for name in ("encoder_scores", "asked_of"):
+        monkeypatch.setattr(comparison, name, noted(getattr(comparison, name)))
     compare_models(models, tiny_pairs_file, "validation", say=lambda _: None, device="cuda")
     compare_with_base(models[0], tiny_pairs_file, "validation", device="cuda")
     assert devices == ["cuda"] * 4

@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import console
-from nic_ray.bundle.comparison import compare_with_base
+from nic_ray.bundle.comparison import Wanted, compare_with_base
 from nic_ray.bundle.compressed import parse_dimensions, parse_precisions, results_by_size
 from nic_ray.errors import InputError
 from nic_ray.evaluate import main
@@ -16,15 +16,14 @@ from nic_ray.metrics.ranking import flat_metrics, score_metrics
 
 
 def test_sizes_are_scored_as_sentence_transformers_makes_them(tiny_model_folder, tiny_pairs_file, tiny_pairs):
-    found = results_by_size(
-        str(tiny_model_folder), tiny_pairs_file, "all", [8], ["float32", "int8", "binary"]
-    )  # fmt: skip
+    kept = []
+    compared = compare_with_base(str(tiny_model_folder), tiny_pairs_file, "all", wanted=Wanted(use=kept.append))
+    found = results_by_size(kept[0], [8], ["float32", "int8", "binary"])
     assert [(each.dimensions, each.precision, each.bytes) for each in found] == [
         (32, "float32", 128), (32, "int8", 32), (32, "binary", 4),
         (8, "float32", 32), (8, "int8", 8), (8, "binary", 1),
     ]  # fmt: skip
-    whole = compare_with_base(str(tiny_model_folder), tiny_pairs_file, "all").results["model"]
-    assert found[0].metrics == pytest.approx(whole, abs=1e-6)
+    assert found[0].metrics == pytest.approx(compared.results["model"], abs=1e-6)
     model = SentenceTransformer(str(tiny_model_folder), device="cpu")
     corpus = list(dict.fromkeys(text for pair in tiny_pairs for text in (pair.positive, *pair.negatives)))
     passages = model.encode(corpus, precision="ubinary")
@@ -44,8 +43,10 @@ def test_what_cannot_be_kept_is_refused(tiny_model_folder, tiny_pairs_file):
         parse_precisions("int4,int8")
     with pytest.raises(InputError, match=r"--dimensions: want whole numbers above 0, .*; got 0, x"):
         parse_dimensions("0,8,x")
+    kept = []
+    compare_with_base(str(tiny_model_folder), tiny_pairs_file, "all", wanted=Wanted(use=kept.append))
     with pytest.raises(InputError, match=r"--dimensions: must be fewer than the 32 of .*, got 32, 64"):
-        results_by_size(str(tiny_model_folder), tiny_pairs_file, "all", [32, 64, 8], ["float32"])
+        results_by_size(kept[0], [32, 64, 8], ["float32"])
 
 
 @pytest.mark.parametrize("form", ["--json", "table"])

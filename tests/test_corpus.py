@@ -17,7 +17,8 @@ from nic_ray.dataset.passages import read_corpus
 from nic_ray.errors import InputError
 from nic_ray.metrics import ranking
 from nic_ray.metrics.ranking import flat_metrics, nearest_passages, similarities
-from nic_ray.model.evaluation import Asked, encoder_embeddings, nearest, query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, nearest, query_scores, texts_to_score
+from nic_ray.model.whole_models import encoder_embeddings
 from nic_ray.selection.reading import read_once
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.word_search import choose_fusion

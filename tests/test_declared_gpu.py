@@ -21,7 +21,8 @@ from nic_ray.model.base import load
 from nic_ray.model.cache import run_here
 from nic_ray.model.cut import Upper
 from nic_ray.model.encoder import Encoder, lower, whole
-from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.model.evaluation import evaluate
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.progress import View
 from nic_ray.record import load_state, save_state
 from nic_ray.search import train_single

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import console, evaluate
 from nic_ray.bundle.comparison import compare_with_base
 from nic_ray.bundle.files import file_sha256, write_bundle
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import read_pairs
 from nic_ray.readings import note_reading, readings_of
 from nic_ray.training.prepared import divide, split_sha256

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from nic_ray.bundle import comparison
 from nic_ray.bundle.comparison import Comparison, compare_with_base, describe_rows
 from nic_ray.bundle.files import file_sha256, write_bundle
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.dataset.split import sample_rows, split_rows
 from nic_ray.errors import InputError, RunError
@@ -30,14 +30,13 @@ from nic_ray.model.evaluation import (
     Asked,
     embed,
     evaluate,
-    evaluate_encoder,
     first_hits_of,
     fused_scores,
     nearest,
-    plain_scores,
     query_scores,
     texts_to_score,
 )
+from nic_ray.model.whole_models import evaluate_encoder, plain_scores
 from nic_ray.training.prepared import divide
 
 CATALOGUE = Path(__file__).parents[2] / "shared/faults/many_domains.py"

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from nic_ray.bundle import files
 from nic_ray.errors import InputError, RunError
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.model.evaluation import plain_scores
+from nic_ray.model.whole_models import plain_scores
 from nic_ray.progress import View
 from nic_ray.selection import averaging
 from nic_ray.selection import export as exporting

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
 from nic_ray.check import main as check
-from nic_ray.config import DataConfig, FileFormat
+from nic_ray.data_config import DataConfig, FileFormat
 from nic_ray.dataset.columns import UnknownColumn, match_columns
 from nic_ray.dataset.form import Form, parse_form
 from nic_ray.dataset.formats import FORMATS, content_sha256, format_named

@@ -17,7 +17,8 @@ from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
 from nic_ray.bundle.files import write_bundle
 from nic_ray.bundle.rows import form_on
-from nic_ray.config import Config, DataConfig
+from nic_ray.config import Config
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.form import Form, form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.groups import describe_documents, describe_groups_of, groups_of, with_documents

@@ -7,7 +7,8 @@ from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.encoder import base_weights, upper
-from nic_ray.model.evaluation import evaluate, evaluate_encoder
+from nic_ray.model.evaluation import evaluate
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.selection.interpolation import ALPHAS, interpolated, interpolation_path
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of

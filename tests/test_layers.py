@@ -15,7 +15,8 @@ COMMANDS = "check train tune evaluate export verify plan mine compare retrieve c
 ORDER = [
     *"errors words protocol packaged hardware run_folder results origin evidence validation sources stored".split(),
     "metrics",
-    *"space train_config config config_file tokens domains remote record readings study progress console".split(),
+    *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
+    "console",
     *"dataset model training bundle selection report search".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset import lint
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.form import AS_FOUND

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, mine
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import InputError
 from nic_ray.model.base import load

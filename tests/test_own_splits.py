@@ -17,7 +17,8 @@ from nic_ray.bundle.comparison import compare_with_base
 from nic_ray.bundle.files import write_bundle
 from nic_ray.bundle.rows import is_ranked_as_folder, metadata_of
 from nic_ray.check import main as check
-from nic_ray.config import Config, DataConfig
+from nic_ray.config import Config
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset import hub
 from nic_ray.dataset.form import Form, form_of
 from nic_ray.dataset.formats import content_sha256

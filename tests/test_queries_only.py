@@ -15,7 +15,8 @@ from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.encoder import with_weights
-from nic_ray.model.evaluation import embed, encoder_embeddings, evaluate
+from nic_ray.model.evaluation import embed, evaluate
+from nic_ray.model.whole_models import encoder_embeddings
 from nic_ray.progress import View
 from nic_ray.selection.candidates import Candidate, best_of
 from nic_ray.selection.export import export

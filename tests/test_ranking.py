@@ -12,13 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from sentence_transformers import SimilarityFunction
 
 from nic_ray.metrics import ranking
-from nic_ray.metrics.ranking import (
-    by_domain,
-    flat_metrics,
-    query_metrics,
-    ranks_of,
-    score_metrics,
-)
+from nic_ray.metrics.ranking import by_domain, flat_metrics, query_metrics, score_metrics
+from nic_ray.metrics.ranks import ranks_of
 from nic_ray.metrics.table import metric_named, metric_of, recall_at, reciprocal_rank
 
 

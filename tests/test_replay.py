@@ -12,8 +12,9 @@ import pytest
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
 from nic_ray.bundle.previous import describe_previous, table_of
-from nic_ray.config import Config, DataConfig
+from nic_ray.config import Config
 from nic_ray.config_file import dump_config, load_config
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
 from nic_ray.dataset.replay import Earlier, Replay, describe_replay, earlier_pairs, join, pairs_of
 from nic_ray.errors import InputError

@@ -9,7 +9,7 @@ from nic_ray.dataset.pairs import Pair, index_pairs
 from nic_ray.metrics.neighbours import nearest_neighbours, share_kept
 from nic_ray.model.base import load
 from nic_ray.model.encoder import with_weights
-from nic_ray.model.evaluation import evaluate_encoder
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.search import outcome
 from nic_ray.selection.retention import load_general_text, load_retention_set, neighbours_kept, retention_of
 from nic_ray.selection.selection import Contestants, SearchResult, judge

@@ -11,7 +11,8 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.base import load
 from nic_ray.model.cache import Budget, inputs_by_depth, opened, run_here
 from nic_ray.model.encoder import with_weights
-from nic_ray.model.evaluation import Asked, evaluate_encoder, query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, query_scores, texts_to_score
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.progress import View
 from nic_ray.selection.scoring import Scorer, deepest, queries_of
 

@@ -15,7 +15,8 @@ from nic_ray.metrics.fusion import FUSIONS, Fusion
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model.activations import feed, frozen_inputs
 from nic_ray.model.encoder import upper
-from nic_ray.model.evaluation import Asked, evaluate, evaluate_encoder, fused_scores, score, texts_to_score
+from nic_ray.model.evaluation import Asked, evaluate, fused_scores, score, texts_to_score
+from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.report.html import write_page
 from nic_ray.report.terminal import show_result
 from nic_ray.results import IN_DOMAIN

@@ -18,7 +18,8 @@ from nic_ray.metrics.intervals import Queries
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import METRICS, Metric, checked_objective, label_of, order_key, recall_at
 from nic_ray.model.activations import feed, upper_for
-from nic_ray.model.evaluation import evaluate, plain_scores
+from nic_ray.model.evaluation import evaluate
+from nic_ray.model.whole_models import plain_scores
 from nic_ray.progress import View, headline
 from nic_ray.selection.averaging import averaged
 from nic_ray.selection.candidates import Candidate, best_first, confirm

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,17 @@ from nic_ray.bundle.rows import (
     domains_of,
     form_on,
     groups_on,
+    is_ranked_as_folder,
     max_tokens_of,
     metadata_of,
+    part_named,
     queries_of,
     split_on,
     split_sha256_on,
 )
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.beir import read_beir
+from nic_ray.dataset.corpus import read_distractors, with_distractors, with_metrics
 from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
@@ -34,7 +37,8 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.base import load
 from nic_ray.model.encoder import Encoder
-from nic_ray.model.evaluation import Asked, asked_of, encoder_scores, fused_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
+from nic_ray.model.whole_models import asked_of, encoder_scores
 from nic_ray.progress import View
 from nic_ray.protocol import BY_PASSAGE, held_back_by, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
@@ -43,6 +47,52 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.sources import Sources, shown
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an evaluation gives besides the usual figures, and what it ranks besides the passages of the rows."""
+
+    metrics: tuple[str, ...] = ()
+    """Keys of metrics besides those of `table.METRICS`."""
+    corpus: Path | None = None
+    """Passages that no row names, as for `data.corpus`."""
+    use: Callable[[Asked], None] = lambda _: None
+    """Called with what the model makes of the texts."""
+
+    def of(self, collection: Collection) -> Collection:
+        """Return a collection that is ranked and judged so.
+
+        Raises:
+            InputError: the corpus cannot be used.
+        """
+        judged = with_metrics(collection, self.metrics)
+        return judged if self.corpus is None else with_distractors(judged, read_distractors(self.corpus, judged))
+
+
+NOTHING_MORE = Wanted()
+
+
+def compare(
+    model: str,
+    pairs: Sources,
+    split: str | None,
+    *,
+    view: View | None = None,
+    device: str = "cpu",
+    wanted: Wanted = NOTHING_MORE,
+) -> "Comparison":
+    """Evaluate a model and its base model on a part of some pairs, or on a folder in BEIR form.
+
+    Args:
+        split: the part, or the name of the folder's qrels; None for validation, or test.
+
+    Raises:
+        InputError: as `compare_with_base` and `compare_on_folder`.
+    """
+    if isinstance(pairs, Path) and is_ranked_as_folder(metadata_of(model), pairs):
+        return compare_on_folder(model, pairs, split or "test", view=view, device=device, wanted=wanted)
+    return compare_with_base(model, pairs, part_named(split), view=view, device=device, wanted=wanted)
 
 
 @dataclass(frozen=True)
@@ -83,8 +133,7 @@ def compare_with_base(
     *,
     view: View | None = None,
     device: str = "cpu",
-    further: Sequence[str] = (),
-    use: Callable[[Asked], None] = lambda _: None,
+    wanted: Wanted = NOTHING_MORE,
 ) -> Comparison:
     """Evaluate a model and its base model on one part of some pairs.
 
@@ -96,8 +145,7 @@ def compare_with_base(
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         view: shows the progress.
         device: where the texts are embedded.
-        further: keys of metrics besides those of `table.METRICS`.
-        use: called with what the model makes of the texts.
+        wanted: what else is computed.
 
     Raises:
         InputError: the pairs, the model or the metadata of a bundle cannot be used.
@@ -106,11 +154,11 @@ def compare_with_base(
     read = read_pairs(pairs, domains_of(metadata), form_on(metadata, pairs))
     has_split = split_on(metadata, pairs) is not None
     data = data_for(metadata, pairs, split, Path(model))
-    collection, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
+    rows, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
+    collection = wanted.of(rows)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
-    collection = replace(collection, metrics=tuple(further))
-    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, use)
+    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, wanted.use)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -135,8 +183,7 @@ def compare_on_folder(
     *,
     view: View | None = None,
     device: str = "cpu",
-    further: Sequence[str] = (),
-    use: Callable[[Asked], None] = lambda _: None,
+    wanted: Wanted = NOTHING_MORE,
 ) -> Comparison:
     """Evaluate a model and its base model on a folder in BEIR form, as one domain.
 
@@ -146,16 +193,16 @@ def compare_on_folder(
         split: the queries are those of qrels/`split`.tsv.
         view: shows the progress.
         device: where the texts are embedded.
-        further, use: as for `compare_with_base`.
+        wanted: as for `compare_with_base`.
 
     Raises:
         InputError: the folder, the model or the metadata of a bundle cannot be used.
     """
-    collection, chosen = read_beir(folder, split)
+    rows, chosen = read_beir(folder, split)
+    collection = wanted.of(rows)
     metadata = metadata_of(model)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
-    collection = replace(collection, metrics=tuple(further))
-    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, use)
+    scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, wanted.use)
     return Comparison(
         model=model,
         base_model=_base_of(metadata),
@@ -264,6 +311,7 @@ def compare_models(
     *,
     say: Callable[[str], None],
     device: str = "cpu",
+    wanted: Wanted = NOTHING_MORE,
 ) -> Ranking:
     """Evaluate models on the same rows, with intervals of the differences.
 
@@ -275,6 +323,7 @@ def compare_models(
         split: part of the rows whose queries are asked; the corpus holds the passages of all parts.
         say: called with a line that names each model before it is read.
         device: where the texts are embedded.
+        wanted: what else is computed; without a function to call.
 
     Raises:
         InputError: fewer than two names are given, a name is given twice or stands for no model, or the pairs cannot
@@ -290,7 +339,8 @@ def compare_models(
     trained = next((n for n in names if split_on(metadata[n], pairs)), None)
     owner, whose = None if split == "all" else trained, trained or names[0]
     data = data_for(metadata[whose], pairs, split, Path(folders[whose]))
-    collection, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
+    own, rows = chosen_rows(read, split, data, split_sha256_on(metadata[whose], pairs))
+    collection = wanted.of(own)
     stored = split_on(metadata[whose], pairs)
     queries = groups_on(collection, rows, BY_PASSAGE if stored is None else stored.get("group_by", BY_PASSAGE))
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]

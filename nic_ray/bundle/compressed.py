@@ -2,31 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.bundle.rows import (
-    chosen_rows,
-    data_for,
-    domains_of,
-    form_on,
-    is_ranked_as_folder,
-    max_tokens_of,
-    metadata_of,
-    split_sha256_on,
-)
-from nic_ray.dataset.beir import read_beir
-from nic_ray.dataset.pairs import Collection, read_pairs
-from nic_ray.dataset.split import Part
+from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError
 from nic_ray.metrics.ranking import flat_metrics
-from nic_ray.model.base import load
-from nic_ray.model.evaluation import Asked, encoder_embeddings, query_scores, texts_to_score
-from nic_ray.progress import View
-from nic_ray.sources import Sources
+from nic_ray.model.evaluation import Asked, query_scores
 
 Precision = Literal["float32", "int8", "binary"]
 
@@ -70,48 +54,25 @@ def parse_dimensions(numbers: str | None) -> list[int]:
     return [int(part) for part in parts]
 
 
-def results_by_size(
-    model: str,
-    pairs: Sources,
-    split: str,
-    dimensions: Sequence[int],
-    precisions: Sequence[Precision],
-    *,
-    view: View | None = None,
-    device: str = "cpu",
-) -> list[Compressed]:
-    """Evaluate a model's embeddings at several sizes on the same rows.
+def results_by_size(asked: Asked, dimensions: Sequence[int], precisions: Sequence[Precision]) -> list[Compressed]:
+    """Evaluate embeddings at several sizes.
 
     Args:
-        model, pairs, split: as for `comparison.compare_with_base` or `compare_on_folder`. No reading of test rows is
-            noted: it belongs to the reading by that function, of the same rows.
+        asked: what a model makes of the texts.
         dimensions: numbers of leading dimensions, besides all of them.
         precisions: from `parse_precisions`.
-        view: shows the progress.
-        device: where the texts are embedded.
 
     Returns:
         all dimensions first, each in all precisions.
 
     Raises:
-        InputError: the rows or the model cannot be used, or the model has no more dimensions than are asked for.
+        InputError: the model has no more dimensions than are asked for.
     """
-    metadata, encoder = metadata_of(model), load(model)
-    width = encoder.model.get_embedding_dimension() or 0
+    width = asked.embeddings.shape[1]
     if wrong := [number for number in dimensions if number >= width]:
-        raise InputError(f"--dimensions: must be fewer than the {width} of {model}, got {', '.join(map(str, wrong))}")
-    if isinstance(pairs, Path) and is_ranked_as_folder(metadata, pairs):
-        collection, rows = read_beir(pairs, split)
-    else:
-        part: Part | Literal["all"] = split  # type: ignore[assignment]  # from `part_named`
-        data = data_for(metadata, pairs, part, Path(model))
-        read = read_pairs(pairs, domains_of(metadata), form_on(metadata, pairs))
-        collection, rows = chosen_rows(read, part, data, split_sha256_on(metadata, pairs))
-    texts = texts_to_score(collection, rows)
-    with (view or View()).work(f"embedding {len(texts):,} texts with {model} once more", len(texts)) as done:
-        embeddings = encoder_embeddings(encoder, collection, texts, max_tokens_of(metadata), device=device, done=done)
+        raise InputError(f"--dimensions: must be fewer than the {width} of the model, got {', '.join(map(str, wrong))}")
     return [
-        _scored(embeddings[:, :size], precision, texts, collection, rows)
+        _scored(asked.embeddings[:, :size], precision, asked.texts, asked.collection, asked.rows)
         for size in (width, *sorted(dimensions, reverse=True))
         for precision in precisions
     ]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from nic_ray.bundle.files import read_metadata
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.form import AS_FOUND, Form, column_of_groups
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.groups import groups_of, with_documents

@@ -37,6 +37,14 @@ def qrels_of(run: Path) -> Path:
     return run.with_name(f"{run.stem}.qrels{run.suffix}")
 
 
+def write_files(asked: Asked, run: Path | None, beir: Path | None) -> None:
+    """Write the files that are named: see `write_run` and `write_beir`."""
+    if run is not None:
+        write_run(run, asked)
+    if beir is not None:
+        write_beir(beir, asked)
+
+
 def write_run(path: Path, asked: Asked) -> None:
     """Write the first `DEPTH` passages of each distinct query as a TREC run, and qrels beside it.
 

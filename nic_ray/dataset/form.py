@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from nic_ray.config import DataConfig, PairField
+from nic_ray.data_config import DataConfig, PairField
 from nic_ray.errors import InputError
 from nic_ray.protocol import BY_DOCUMENT, BY_PASSAGE
 

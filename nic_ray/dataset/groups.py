@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.columns import found_names
 from nic_ray.dataset.formats import FORMATS, files_of, format_named
 from nic_ray.dataset.pairs import Collection, Pair

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from nic_ray.config import DataConfig
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.groups import groups_of, with_documents
 from nic_ray.dataset.pairs import Collection, Pair, index_pairs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nic_ray.metrics.ranking import Ranks
+    from nic_ray.metrics.ranks import Ranks
 
 
 @dataclass(frozen=True)

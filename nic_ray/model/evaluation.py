@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Collection, gains_by_query, relevant_passages
-from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import FirstHits, first_hits
 from nic_ray.metrics.fusion import FUSIONS, VECTORS, Fusion, best_fusion, fused
@@ -25,15 +24,11 @@ from nic_ray.metrics.ranking import (
     similarities,
 )
 from nic_ray.metrics.table import is_fused, of_one_ranking
-from nic_ray.model.activations import Feed, feed, fixed_embeddings, in_chunks, padded_batch, token_inputs
+from nic_ray.model.activations import Feed, fixed_embeddings, in_chunks, padded_batch
 from nic_ray.model.cut import Upper
-from nic_ray.model.encoder import Encoder, whole
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-PLAIN_BATCH = 16
-"""Texts that plain Sentence Transformers embeds at once: at 64 tokens each, as many as `CHUNK_TOKENS` on a CPU."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -146,13 +141,13 @@ def query_scores(asked: Asked, *, within_domain: bool = False) -> dict[str, NDAr
     for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
         queries = collection.query[[asked.rows[place] for place in places]]
         numbers = queries.tolist()
-        right, worth = _answers(corpus, relevant, gains, numbers)
+        right, worth = answers_in(corpus, relevant, gains, numbers)
         values = query_metrics(
             asked.vectors(queries),
             asked.vectors(corpus),
             right,
             asked.similarity,
-            _left_out(collection, corpus, relevant, numbers),
+            left_out_of(collection, corpus, relevant, numbers),
             worth,
             collection.metrics,
         )
@@ -174,7 +169,7 @@ def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.floa
     corpus = collection.corpus
     relevant = relevant_passages(collection)
     queries = collection.query[list(rows)]
-    left_out = _left_out(collection, corpus, relevant, queries.tolist())
+    left_out = left_out_of(collection, corpus, relevant, queries.tolist())
     k = min(k, len(corpus) - max((len(places) for places in left_out or ()), default=0))
     scored = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
     found, values = nearest_passages(scored, (len(queries), len(corpus)), k=k, ignored=left_out)
@@ -263,9 +258,9 @@ def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bo
         for block in query_blocks(len(queries), len(corpus)):
             numbers, vectors = queries[block].tolist(), by_vectors(block)
             words = vectors if by_words is None else by_words([collection.texts[query] for query in numbers])
-            left_out = _left_out(collection, corpus, relevant, numbers)
+            left_out = left_out_of(collection, corpus, relevant, numbers)
             ignored = None if left_out is None else as_matrix(left_out, len(corpus))
-            right, worth = _answers(corpus, relevant, gains, numbers)
+            right, worth = answers_in(corpus, relevant, gains, numbers)
             yield _Block(
                 places[block],
                 vectors,
@@ -300,135 +295,6 @@ def evaluate(
     return score(Asked(embed(upper, source, texts, bf16=bf16), texts, collection, rows), objective)
 
 
-def evaluate_encoder(
-    encoder: Encoder,
-    collection: Collection,
-    rows: Sequence[int],
-    max_tokens: int,
-    *,
-    device: str = "cpu",
-    done: Callable[[int], None] = lambda _: None,
-) -> dict[str, float]:
-    """Compute per-domain metrics of a whole model, starting from the texts, in fp32.
-
-    Args:
-        device: where to embed.
-        done: called with the number of further `texts_to_score` that have been embedded.
-
-    Raises:
-        ValueError: an embedding is not finite.
-    """
-    values = encoder_scores(encoder, collection, rows, max_tokens, [VECTORS], device=device, done=done)[VECTORS]
-    return flat_metrics(values, [collection.domains[row] for row in rows])
-
-
-def encoder_embeddings(
-    encoder: Encoder,
-    collection: Collection,
-    texts: NDArray[np.int64],
-    max_tokens: int,
-    *,
-    device: str = "cpu",
-    done: Callable[[int], None] = lambda _: None,
-) -> NDArray[np.float32]:
-    """Embed texts of a collection with a whole model, each by its role, in fp32.
-
-    Args:
-        texts: (n,) numbers of texts.
-        device: where to embed; the encoder itself stays on the CPU.
-        done: called with the number of further distinct texts that have been embedded.
-
-    Returns:
-        embeddings (n, D) in the order of `texts`.
-    """
-    routes = [(encoder, np.arange(len(texts)))]
-    if encoder.passages is not None:
-        asks = collection.is_query[texts]
-        routes = [(encoder, np.flatnonzero(asks)), (encoder.passages, np.flatnonzero(~asks))]
-    routes = [(model, places) for model, places in routes if len(places)]
-    parts = []
-    for model, places in routes:
-        tokens = token_inputs(model, collection.texts, max_tokens, collection.is_query)
-        parts.append(embed(whole(model, device), feed(tokens, device), texts[places], done=done))
-    embeddings: NDArray[np.float32] = np.concatenate(parts)[np.argsort(np.concatenate([at for _, at in routes]))]
-    return embeddings
-
-
-def encoder_scores(
-    encoder: Encoder,
-    collection: Collection,
-    rows: Sequence[int],
-    max_tokens: int,
-    fusions: Sequence[Fusion],
-    *,
-    device: str = "cpu",
-    done: Callable[[int], None] = lambda _: None,
-) -> dict[Fusion, dict[str, NDArray[np.float64]]]:
-    """Compute `fused_scores` of a whole model, starting from the texts, in fp32, with its prompts and its similarity.
-
-    Args:
-        fusions: as for `fused_scores`.
-        device: where to embed; the encoder itself stays on the CPU.
-        done: called with the number of further `texts_to_score` that have been embedded.
-
-    Raises:
-        ValueError: an embedding is not finite.
-    """
-    return fused_scores(asked_of(encoder, collection, rows, max_tokens, device=device, done=done), fusions)
-
-
-def asked_of(
-    encoder: Encoder,
-    collection: Collection,
-    rows: Sequence[int],
-    max_tokens: int,
-    *,
-    device: str = "cpu",
-    done: Callable[[int], None] = lambda _: None,
-) -> Asked:
-    """Embed what is needed to score rows with a whole model; arguments as for `encoder_scores`."""
-    keep_to_usable_cpus()
-    texts = texts_to_score(collection, rows)
-    embeddings = encoder_embeddings(encoder, collection, texts, max_tokens, device=device, done=done)
-    return Asked(embeddings, texts, collection, rows, encoder.similarity)
-
-
-def plain_scores(
-    model: "SentenceTransformer",
-    collection: Collection,
-    rows: Sequence[int],
-    *,
-    done: Callable[[int], None] = lambda _: None,
-) -> dict[str, NDArray[np.float64]]:
-    """Compute `query_scores` of a model as a user of the exported folder would: with Sentence Transformers alone.
-
-    Queries are embedded by `encode_query`, passages by `encode_document`, and both are compared by `similarity`.
-
-    Args:
-        done: called with the number of further texts that have been embedded, first the passages, then the queries.
-
-    Raises:
-        ValueError: a similarity is not finite.
-    """
-    relevant = relevant_passages(collection)
-    corpus = [collection.texts[text] for text in collection.corpus.tolist()]
-    passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)
-    done(len(corpus))
-    distinct, place = np.unique(collection.query[list(rows)], return_inverse=True)
-    texts = [collection.texts[query] for query in distinct.tolist()]
-    queries = model.encode_query(texts, batch_size=PLAIN_BATCH, show_progress_bar=False)
-    done(len(texts))
-    scores = empty_metrics(len(distinct), collection.metrics)
-    for block in query_blocks(len(distinct), len(corpus)):
-        numbers = distinct[block].tolist()
-        right, worth = _answers(collection.corpus, relevant, gains_by_query(collection), numbers)
-        left_out = _left_out(collection, collection.corpus, relevant, numbers)
-        similarity = model.similarity(queries[block], passages).numpy()
-        for name, values in score_metrics(similarity, right, left_out, worth, collection.metrics).items():
-            scores[name][block] = values
-    return {name: values[place] for name, values in scores.items()}
-
-
 def _corpora(
     collection: Collection, rows: Sequence[int], *, within_domain: bool
 ) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
@@ -444,7 +310,7 @@ def _corpora(
         yield np.flatnonzero(domains == domain).tolist(), passages[passages >= 0]
 
 
-def _left_out(
+def left_out_of(
     collection: Collection,
     corpus: NDArray[np.int64],
     relevant: Mapping[int, NDArray[np.int64]],
@@ -473,7 +339,7 @@ def _left_out(
     return left_out if any(map(len, left_out)) else None
 
 
-def _answers(
+def answers_in(
     corpus: NDArray[np.int64],
     relevant: Mapping[int, NDArray[np.int64]],
     gains: Mapping[int, NDArray[np.float64]] | None,

@@ -19,7 +19,8 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.model import encoder as encoders
 from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.cache import opened
-from nic_ray.model.evaluation import embed, plain_scores, texts_to_score
+from nic_ray.model.evaluation import embed, texts_to_score
+from nic_ray.model.whole_models import plain_scores
 from nic_ray.progress import View
 from nic_ray.selection.candidates import Candidate
 from nic_ray.training.prepared import Prepared, export_dtype, with_fixed_passages

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.config import Config, DataConfig
+from nic_ray.config import Config
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.split import folds_of_rows
 from nic_ray.evidence import Evidence
 from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion

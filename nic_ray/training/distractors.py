@@ -19,7 +19,8 @@ from nic_ray.metrics.ranking import nearest_passages, similarities
 from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.cache import kept
 from nic_ray.model.encoder import Encoder, whole
-from nic_ray.model.evaluation import embed, encoder_embeddings
+from nic_ray.model.evaluation import embed
+from nic_ray.model.whole_models import encoder_embeddings
 from nic_ray.progress import View
 
 BLOCK = 4096

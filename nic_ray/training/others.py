@@ -14,7 +14,7 @@ from nic_ray.model.activations import token_inputs
 from nic_ray.model.base import hash_of_weights, load
 from nic_ray.model.cache import kept
 from nic_ray.model.encoder import Encoder
-from nic_ray.model.evaluation import encoder_embeddings
+from nic_ray.model.whole_models import encoder_embeddings
 from nic_ray.tokens import model_folder
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import OtherModels

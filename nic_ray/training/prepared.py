@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray import hardware
-from nic_ray.config import Config, DataConfig
+from nic_ray.config import Config
+from nic_ray.data_config import DataConfig
 from nic_ray.dataset.corpus import with_metrics
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
