@@ -27,8 +27,9 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({data.protocol})"
     )
-    yield from read_file(data.pairs, form_of(data)).notes
-    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by)
+    found = read_file(data.pairs, form_of(data))
+    yield from found.notes
+    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by, found.pairs)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     yield from describe_base(prepared)
