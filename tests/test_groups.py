@@ -322,8 +322,9 @@ def test_a_run_holds_documents_back_and_says_so(settings):
 
 
 def test_rows_without_a_document_are_counted():
-    collection = index_pairs(rows_of(("a", "A"), ("b", "A"), ("c", None), ("a", None)))
-    said = [*describe_groups_of(collection, groups_of(collection, "document"), "document")]
+    rows = rows_of(("a", "A"), ("b", "A"), ("c", None), ("a", None))
+    collection = index_pairs(rows)
+    said = [*describe_groups_of(collection, groups_of(collection, "document"), "document", rows)]
     assert said == [
         "grouped by document: 1 documents; with passages that are nearly the same they make 2 groups, each on one side "
         "of the split",
@@ -445,7 +446,7 @@ def test_a_gain_is_judged_without_documents_of_old_rows():
     prepared = SimpleNamespace(
         rows=lambda _: np.arange(3),
         groups=np.array([0, 0, 1]),
-        passages=np.array([0, 1, 2]),
+        passages=np.array([5, 6, 7]),
         collection=SimpleNamespace(domains=["a"] * 3),
         config=Config.model_validate({"data": {"group_by": "document"}}),
         replay=SimpleNamespace(old=np.array([True, False, False]), earlier=SimpleNamespace(saw_all=True)),
@@ -465,6 +466,10 @@ def test_the_guard_counts_documents_where_they_are_the_sample():
     ("rows", "expected"),
     [
         (rows_of(("a", None)), []),
+        (
+            [Pair("q", "p", "d", source_section="s")],
+            ["the rows name 1 document (source_section), with one passage each"],
+        ),
         (rows_of(("a", "A"), ("a", "A"), ("b", "B")), ["the rows name 2 documents, with one passage each"]),
         (
             rows_of(("a", "A"), ("b", "A"), ("c", "B"), ("d", None)),
@@ -519,7 +524,7 @@ def test_a_learning_curve_grows_by_whole_groups(searched, monkeypatch):
 
     monkeypatch.setattr(learning_curve, "_trained", trained)
     learning_curve._measured(prepared, inputs[1], prepared.config.train, [0.3, 0.6, 1.0], View())
-    assert drawn[0] < drawn[1] < drawn[2]
+    assert drawn[0] < drawn[2] == set(prepared.groups[prepared.rows("train")].tolist())
 
 
 def test_the_oldest_file_of_a_model_is_read_as_it_was_then(tmp_path):

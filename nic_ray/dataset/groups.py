@@ -84,18 +84,21 @@ def refuse_without_documents(pairs: Sequence[Pair], data: DataConfig) -> None:
     )
 
 
-def describe_groups_of(collection: Collection, groups: NDArray[np.int64], group_by: str) -> Iterator[str]:
+def describe_groups_of(
+    collection: Collection, groups: NDArray[np.int64], group_by: str, read: Sequence[Pair]
+) -> Iterator[str]:
     """Tell the user, line by line, by what rows were grouped, if not by passage, and which rows could not be.
 
     Args:
         groups: (N,) from `groups_of`.
+        read: the rows of the file, as they were read.
     """
     if group_by == BY_PASSAGE:
         return
     numbers, unit = document_numbers(collection), unit_of_groups(group_by)
     yield (
-        f"grouped by {group_by}: {numbers.max(initial=-1) + 1:,} {unit}; with passages that are nearly the same they "
-        f"make {len(np.unique(groups)):,} groups, each on one side of the split"
+        f"grouped by {group_by}{_by_section(read, group_by)}: {numbers.max(initial=-1) + 1:,} {unit}; with passages "
+        f"that are nearly the same they make {len(np.unique(groups)):,} groups, each on one side of the split"
     )
     if without := int(np.count_nonzero(numbers < 0)):
         yield f"{without:,} of {len(numbers):,} rows name none of them, and are grouped by passage alone"
@@ -110,6 +113,7 @@ def describe_documents(pairs: Sequence[Pair]) -> Iterator[str]:
     if not passages:
         return
     named = f"the rows name {len(passages):,} document{'s' if len(passages) > 1 else ''}"
+    named += _by_section(pairs, BY_DOCUMENT)
     several = sum(len(texts) > 1 for texts in passages.values())
     if not several:
         yield f"{named}, with one passage each"
@@ -118,6 +122,12 @@ def describe_documents(pairs: Sequence[Pair]) -> Iterator[str]:
         f"{named}, {several:,} of them with several passages, which may come to lie on two sides of the split; "
         "data.group_by: document keeps them together"
     )
+
+
+def _by_section(read: Sequence[Pair], group_by: str) -> str:
+    """Say that sections stand for documents, if they do; else nothing."""
+    stands = group_by == BY_DOCUMENT and all(pair.document is None for pair in read)
+    return " (source_section)" if stands else ""
 
 
 def _columns_in(path: Path, asked: str | None) -> list[str]:

@@ -41,7 +41,9 @@ def _named(value: Any) -> Any:
     """Return a domain that is given as a number, or as true or false, as text."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) and math.isfinite(value) else value
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value) if isinstance(value, int) else value
 
 
 def _document_name(value: Any) -> Any:

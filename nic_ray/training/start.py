@@ -33,10 +33,11 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
         f"{f', {new} with new questions about trained passages' if (new := rows['unseen_queries']) else ''} "
         f"({data.protocol if data.splits == 'made' else shown_name(OWN_SPLITS)})"
     )
-    yield from read_file(data.pairs, form_of(data)).notes
+    found = read_file(data.pairs, form_of(data))
+    yield from found.notes
     if data.splits == "own":
         yield _describe_leaks(prepared)
-    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by)
+    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by, found.pairs)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     if prepared.corpus is not None:
