@@ -37,7 +37,7 @@ def main(
     ] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="tokens a text is cut off at, as in train.max_tokens")] = 256,
 ) -> None:
-    """Check a file of pairs: list its unusable lines, or if there are none, count its rows and list faults in them.
+    """Check a file of pairs: list its unusable lines, or describe its rows, and list faults in them.
 
     JSONL, JSON, CSV, TSV, Parquet, a folder in BEIR form or one saved by datasets. A row holds query and positive (a
     text or a list of texts), and may hold negative (likewise), domain and source_section, under these names or those
