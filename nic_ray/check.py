@@ -39,7 +39,7 @@ def main(
     ] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="tokens a text is cut off at, as in train.max_tokens")] = 256,
 ) -> None:
-    """Check pairs: list unusable lines, or if there are none, count the rows and list faults in them.
+    """Check pairs: list unusable lines, or if there are none, describe the rows and list faults in them.
 
     JSONL, JSON, CSV, TSV, Parquet, a folder of such files, in BEIR form or saved by datasets, or hub:OWNER/NAME. A row
     holds query and positive (a text or a list of texts), and may hold negative (likewise), domain and source_section,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nic_ray.dataset.pairs import read_pairs
-from nic_ray.metrics.bm25 import _words, bm25
+from nic_ray.metrics.bm25 import bm25, content_words
 
 REAL = Path(__file__).parents[2] / "shared/data/training_pairs.jsonl"
 
@@ -50,7 +50,7 @@ def test_english_words_are_those_of_the_library_itself():
     texts = [pair.positive for pair in read_pairs(REAL)]
     theirs = bm25s.tokenize(texts, return_ids=False, show_progress=False)
     # but for lines to fill in, which the library takes for words
-    assert _words(texts) == [[word for word in own if word.strip("_")] for own in theirs]
+    assert content_words(texts) == [[word for word in own if word.strip("_")] for own in theirs]
 
 
 def test_words_that_no_passage_holds_score_nothing():

@@ -71,7 +71,7 @@ def test_json_of_a_usable_file_holds_the_counts(pairs, run):
     code, out, err = run(path, "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    finding = found.pop("findings")[0]
+    finding, profile = found.pop("findings")[0], found.pop("profile")
     assert found == {
         "file": str(path),
         **counts,
@@ -83,6 +83,8 @@ def test_json_of_a_usable_file_holds_the_counts(pairs, run):
     assert (finding["code"], finding["rows"], finding["lines"]) == ("small-domain", 3, [1, 2, 3])
     assert finding["effect"] == RULES["small-domain"].effect
     assert finding["examples"] == [{"line": 1, "text": "radar has 3 passages"}]
+    assert profile["domains"]["radar"] == profile["whole"]
+    assert profile["whole"]["passages"]["texts"] == 4
 
 
 def test_json_of_an_unusable_file_lists_the_problems(pairs, run):
@@ -90,10 +92,26 @@ def test_json_of_an_unusable_file_lists_the_problems(pairs, run):
     found = json.loads(out)
     assert (code, err) == (2, "")
     assert (found["rows"], found["findings"], found["written"]) == (4, [], None)
+    assert found["profile"] is None
     assert [(problem["line"], problem["message"][:13]) for problem in found["problems"]] == [
         (4, "must be a JSO"),
         (0, 'domain "hvac"'),
     ]
+
+
+def test_what_the_rows_are_like_is_told_for_each_domain_and_the_whole(pairs, run):
+    rows = [row | {"query": f"loose hose {n}", "domain": "hvac"} for n in range(2) for row in SOUND]
+    code, out, err = run(pairs(*SOUND, *rows))
+    table, _, told = out.split("──\n")[2].partition("\n\n")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in table.splitlines() if line.strip()] == [
+        ["hvac", "5", "4", "0.0%", "2", "2", "0.0%", "Latin", "100%"],
+        ["radar", "4", "4", "0.0%", "1", "0", "0.0%", "Latin", "100%"],
+        ["all", "4", "4", "0.0%", "3", "2", "0.0%", "Latin", "100%"],
+    ]
+    assert "\npassages a question: 1 in the median, 3 at most; of the questions 3 with 1, 2 with 3-5\n" in told
+    assert "\nletters: Latin 100.0%; 0 of 9 texts mix scripts\n" in told
+    assert "samples" not in told
 
 
 FAULTY = [
@@ -106,7 +124,7 @@ FAULTY = [
 def test_findings_are_shown_with_rows_effect_and_examples(pairs, run):
     code, out, err = run(pairs(*SOUND, *FAULTY))
     assert (code, err) == (0, "")
-    table = out.split("──\n")[2].partition("\n\n")[0]
+    table = out.split("──\n")[3].partition("\n\n")[0]
     assert [line.split()[:2] for line in table.splitlines() if not line.startswith(" ")] == [
         ["broken-query", "1"],
         ["duplicate-row", "1"],

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray.dataset.duplicates import near_duplicates
+from nic_ray.dataset.duplicates import _word_ids, near_duplicates
+from nic_ray.words import words
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -183,6 +184,23 @@ def test_short_texts_are_compared_as_a_whole():
 
 def test_texts_without_a_word_equal_only_themselves():
     assert near_duplicates(["---", "***", "--- ", ""]).tolist() == [0, 1, 0, 2]
+
+
+def test_texts_without_a_word_stand_between_others():
+    assert near_duplicates(["oil", "--- ", "", "oil!", "***", "---", "pump -- seal", "pump seal"]).tolist() == [
+        *[0, 1, 2, 0, 3, 1, 4, 4]
+    ]
+
+
+@given(st.lists(st.text(st.sampled_from("ab-.’é泵 \u00a0\u0301\u00ad"), max_size=8), max_size=6))
+def test_words_are_those_that_a_text_has_as_a_whole(texts):
+    ids, lengths = _word_ids(texts)
+    kept = [[*words(text)] or [f"\n{text.strip()}"] for text in texts]
+    assert lengths.tolist() == [len(own) + 1 for own in kept]
+    numbers = dict.fromkeys(word for own in kept for word in own)
+    named = {ids[at]: word for at, word in zip(np.flatnonzero(ids), [w for own in kept for w in own], strict=True)}
+    assert len(named) == len(numbers) == len({*named.values()})
+    assert [named.get(number, "") for number in ids] == ["", *[word for own in kept for word in [*own, ""]]]
 
 
 def test_texts_are_together_through_a_third():

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from nic_ray.bundle.picture import recall_png
+from nic_ray.dataset.formats import content_sha256
 from nic_ray.errors import InputError
 from nic_ray.report import sections as page
 from nic_ray.report.html import write_page
+from nic_ray.report.profile import HEADINGS
 from nic_ray.run_folder import RunFolder
 from nic_ray.training.prepared import PARTS
 
@@ -182,6 +184,29 @@ def test_every_section_is_there_and_every_figure_drawn(make_run):
     assert text.count("<h2>") == 15
     assert "near-duplicate query" in section(text, "split")
     assert "17" in section(text, "split")
+
+
+def test_the_pairs_are_described_where_their_file_is_as_it_was(make_run):
+    folder = make_run()
+    file = folder.parent / "none.jsonl"
+    rows = [
+        {"query": f"open valve {number // 2}", "positive": f"{HOSTILE} valve {number}", "domain": domain}
+        for domain in ("pumps", "<b>radar")
+        for number in range(8)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = json.loads((folder / "result.json").read_text())
+    result["data"]["sha256"] = content_sha256(file)
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    drawn = section(text_of(folder), "data")
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", drawn)]
+    told = {row[0]: row[1:] for row in cells if len(row) == len(HEADINGS)}
+    assert [*told] == ["&lt;b&gt;radar", "pumps", "all"]
+    assert told["all"][:2] == ["5, 5, 5, 5", "0.0%"]
+    assert told["all"][4:] == ["1, 1", "8, 0, 0, 0, 0", "2, 2", "4", "50.0%", "Latin 100.0%", "0"]
+    assert told["all"] == told["pumps"]
+    traces, _ = plotted(drawn)
+    assert [(trace["name"], sum(trace["y"])) for trace in traces] == [("queries", 4), ("passages", 8)]
 
 
 def test_epochs_stand_beside_every_trial_and_model_that_is_compared(make_run):

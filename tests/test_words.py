@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nic_ray.words import count_words, search_terms, words
+from nic_ray.words import _INVISIBLE, _WORD, _folded, _terms, count_words, search_terms, words
 
 # "How often is the oil filter changed?" in each, with its words parted by people
 QUESTIONS = {
@@ -72,6 +72,18 @@ def test_every_letter_and_digit_is_in_a_word_and_no_space_is(text):
     assert all(found)
     assert not any(map(str.isspace, "".join(found)))
     assert not [c for c in text if c.isalpha() and c.isascii() and c.lower() not in "".join(found)]
+
+
+mostly_ascii = st.text(
+    st.sampled_from("aZ09_.,:;'\"- \n\x1c\x85\u3000\u200b\u00ad\u0301’é泵ไท교३") | st.characters(max_codepoint=127),
+    max_size=30,
+)
+
+
+@given(mostly_ascii)
+def test_ascii_between_spaces_is_parted_as_text_of_any_script_is(text):
+    assert words(text) == _folded(_WORD.findall(_INVISIBLE.sub("", text)))
+    assert search_terms(text) == _folded(_terms(text))
 
 
 def test_a_search_compares_words_of_two_letters_or_more_with_their_signs():

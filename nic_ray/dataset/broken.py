@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 # The stop words of scikit-learn include words for things and actions in a manual ("fire", "fill", "front"), which are
 # removed here.
-_QUESTION_WORDS = (
+QUESTION_WORDS = (
     ENGLISH_STOP_WORDS
     - frozenset(
         (
@@ -19,6 +19,7 @@ _QUESTION_WORDS = (
     "based cause caused causes did diagnose does explain happen happened happens help know look looks mean meaning "
     "means need needed needs tell use used uses using versus vs want wants work works".split()
 )
+"""English words that ask, and say nothing about what is asked for."""
 
 # Words for parts of the manual itself, and for references to them.
 _MANUAL_WORDS = frozenset(
@@ -68,7 +69,7 @@ def why_broken(query: str) -> str | None:
     if _LEADER.search(text):
         return "line of a table of contents"
     text = _APPENDIX_NUMBER.sub(" 0 ", _REFERENCE.sub(" 0 ", text))
-    tokens = [token for token in _TOKEN.findall(text) if token not in _QUESTION_WORDS]
+    tokens = [token for token in _TOKEN.findall(text) if token not in QUESTION_WORDS]
     if _SHORT_NAME.search(text) or any(map(_names_something, tokens)):
         return None
     if not tokens:

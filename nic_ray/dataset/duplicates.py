@@ -1,6 +1,10 @@
 """Near-duplicate texts: an exact search, by the pairs of successive words that texts share."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +15,8 @@ from nic_ray.words import words
 
 _BLOCK_ENTRIES = 2**21
 """Entries of sparse matrices held at once: about 100 MiB, with SciPy's intermediate arrays."""
+_PAIR_BITS = 54
+"""Bits of a pair of word numbers; 8 bits above them say how frequent it is."""
 
 
 _BLOCK_OTHERS = 50_000
@@ -44,7 +50,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
         raise ValueError(f"threshold must be > 0 and <= 1, got {threshold}")
     if not texts:
         return np.zeros(0, dtype=np.int64)
-    held, same = _distinct_rows(_rarest_first(_incidence(map(_pairs, texts))))
+    held, same = _distinct_rows(_held(texts))
     return _by_first_appearance(_connected_rows(held, threshold)[same])
 
 
@@ -88,41 +94,132 @@ def with_others(groups: NDArray[np.int64], texts: Sequence[str], passages: NDArr
     return np.concatenate([groups, np.where(others < 0, own, groups[passages[others]])])
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
-    terms = words(text)
-    return list(zip(["", *terms], [*terms, ""], strict=True)) if terms else [("", text.strip())]
+@dataclass(frozen=True)
+class _Held:
+    """Which pairs of successive words T texts contain."""
+
+    sizes: NDArray[np.int64]
+    """(T,) number of distinct pairs in each text."""
+    shared: sparse.csr_array
+    """(T, a large number) 1 where a text contains a pair that another text may contain too; columns are those of
+    `_by_rarity`."""
+
+    def of(self, rows: NDArray[np.int64]) -> "_Held":
+        return _Held(self.sizes[rows], self.shared[rows])
 
 
-def _incidence(texts: Iterable[Sequence[tuple[str, str]]]) -> sparse.csr_array:
-    """Build the (T, S) matrix with a row per text and a 1 in the column of each pair that the text contains."""
-    # scikit-learn's CountVectorizer takes three times as long, because it also sorts its vocabulary
-    numbers: dict[tuple[str, str], int] = {}
-    rows = [np.unique([numbers.setdefault(pair, len(numbers)) for pair in text]) for text in texts]
-    ends = np.cumsum([0, *map(len, rows)])
-    return sparse.csr_array((np.ones(ends[-1], np.int32), np.concatenate(rows), ends), shape=(len(rows), len(numbers)))
+def _held(texts: Sequence[str]) -> _Held:
+    ids, lengths = _word_ids(texts)
+    columns = _by_rarity(ids)
+    del ids
+    ends = np.cumsum(lengths)
+    _sort_within(columns, ends - lengths, lengths)
+    first = np.diff(columns, prepend=-1) != 0
+    first[ends - lengths] = True
+    kept = first & (columns >= 1 << _PAIR_BITS)
+    sizes = np.diff(np.cumsum(first)[ends - 1], prepend=0)
+    kept_ends = np.concatenate([[0], np.cumsum(kept)[ends - 1]])
+    shape = (len(texts), 1 << 62)
+    return _Held(sizes, sparse.csr_array((np.ones(kept_ends[-1], np.int8), columns[kept], kept_ends), shape=shape))
 
 
-def _rarest_first(held: sparse.csr_array) -> sparse.csr_array:
-    """Renumber the columns from the rarest to the most frequent."""
-    rank = np.empty(held.shape[1], dtype=held.indices.dtype)
-    rank[np.argsort(np.bincount(held.indices, minlength=len(rank)), kind="stable")] = np.arange(len(rank))
-    result = sparse.csr_array((held.data, rank[held.indices], held.indptr), shape=held.shape)
-    result.sort_indices()
-    return result
+def _word_ids(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number the words of texts; a text without words is taken for a single one.
+
+    Returns:
+        the numbers of all words, with a 0 before each text and after the last; (T,) how many of them, a 0 included,
+        each text has.
+    """
+    # no word goes beyond a space, so each piece between spaces is parted once, however often it occurs
+    pieces, numbers = array("i", [0]), defaultdict[str, int](itertools.count(1).__next__)
+    sizes = np.empty(len(texts), dtype=np.int64)
+    for row, text in enumerate(texts):
+        found = text.split()
+        sizes[row] = len(found) + 1
+        pieces.extend(map(numbers.__getitem__, found))
+        pieces.append(0)
+    parted, lengths, known = array("i", [0]), array("i", [1]), defaultdict[str, int](itertools.count(1).__next__)
+    for piece in numbers:
+        found = words(piece)
+        lengths.append(len(found))
+        parted.extend(map(known.__getitem__, found))
+    ids, ends = _replaced(*(np.frombuffer(each, dtype=np.int32) for each in (pieces, parted, lengths)))
+    ends = ends[np.cumsum(sizes)]
+    counts = np.diff(ends, prepend=1)
+    without = np.flatnonzero(counts == 1)
+    # no word has a line end in it
+    names = [known[f"\n{texts[row].strip()}"] for row in without.tolist()]
+    counts[without] = 2
+    return np.insert(ids, ends[without] - 1, names), counts
 
 
-def _distinct_rows(held: sparse.csr_array) -> tuple[sparse.csr_array, NDArray[np.int64]]:
+def _replaced(
+    pieces: NDArray[np.int32], words: NDArray[np.int32], lengths: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Replace each of P pieces by its words.
+
+    Args:
+        pieces: (P,) numbers of distinct pieces.
+        words: words of all distinct pieces, one piece after the other.
+        lengths: how many words each distinct piece has.
+
+    Returns:
+        the words of all pieces; (P,) where those of each piece end.
+    """
+    starts, ends = np.cumsum(lengths, dtype=np.int64) - lengths, np.cumsum(lengths[pieces], dtype=np.int64)
+    found = np.empty(ends[-1], dtype=np.int32)
+    for start in range(0, len(pieces), _BLOCK_ENTRIES):
+        own = pieces[start : start + _BLOCK_ENTRIES]
+        before = ends[start] - lengths[own[0]]
+        place = np.arange(before, ends[start + len(own) - 1])
+        found[place] = words[
+            np.repeat(starts[own] - ends[start : start + len(own)] + lengths[own], lengths[own]) + place
+        ]
+    return found, ends
+
+
+def _by_rarity(ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Number the pairs of successive words so that rare ones have low numbers.
+
+    The frequency is that of all pairs with the same hash, so that no table of all pairs is needed. A pair that occurs
+    once may seem to be more frequent; one that occurs in two texts has a number of 1 << _PAIR_BITS or more.
+    """
+    pairs = ids[:-1].astype(np.int64) << (_PAIR_BITS // 2) | ids[1:]
+    bits = min(24, len(pairs).bit_length() + 1)
+    # Fibonacci hashing: the upper bits of the product with 2^64 / the golden ratio
+    hashed = ((pairs.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)).view(np.int64)
+    # to 9 %, which 8 bits can hold
+    frequency = (8 * np.log2(np.maximum(1, np.bincount(hashed, minlength=1 << bits)))).astype(np.uint8)
+    return frequency[hashed].astype(np.int64) << _PAIR_BITS | pairs
+
+
+def _sort_within(values: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Sort each of T successive parts of an array in place; parts of the same length are sorted together."""
+    order = np.argsort(lengths, kind="stable")
+    for same in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        length = int(lengths[same[0]])
+        for block in _blocks(np.full(len(same), length)):
+            places = starts[same[block], np.newaxis] + np.arange(length)
+            values[places] = np.sort(values[places], axis=1)
+
+
+def _distinct_rows(held: _Held) -> tuple[_Held, NDArray[np.int64]]:
     """Return the distinct rows by first appearance, and (rows,) the number of the distinct row that each row equals."""
-    numbers: dict[bytes, int] = {}
-    rows = np.split(held.indices, held.indptr[1:-1])
-    same = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows], dtype=np.int64)
-    return held[np.unique(same, return_index=True)[1]], same
+    indices, ends = held.shared.indices, held.shared.indptr.tolist()
+    content, width = indices.tobytes(), indices.itemsize
+    numbers: dict[bytes | int, int] = {}
+    same = np.empty(len(held.sizes), dtype=np.int64)
+    for row, (size, start, end) in enumerate(zip(held.sizes.tolist(), ends, ends[1:], strict=False)):
+        # a row with a pair that no other text contains equals none
+        name = content[start * width : end * width] if end - start == size else row
+        same[row] = numbers.setdefault(name, len(numbers))
+    return held.of(np.unique(same, return_index=True)[1]), same
 
 
-def _connected_rows(held: sparse.csr_array, threshold: float) -> NDArray[np.int64]:
+def _connected_rows(held: _Held, threshold: float) -> NDArray[np.int64]:
     """Return (rows,) numbers, equal for rows that are connected by Jaccard indices of at least `threshold`."""
-    sizes = np.diff(held.indptr)
-    groups = np.arange(held.shape[0])
+    sizes = held.sizes
+    groups = np.arange(len(sizes))
     for left, right in _candidates(held, threshold):
         smaller, larger = np.sort([sizes[left], sizes[right]], axis=0)
         possible = smaller / larger >= threshold
@@ -133,7 +230,7 @@ def _connected_rows(held: sparse.csr_array, threshold: float) -> NDArray[np.int6
             one, other = left[part][apart], right[part][apart]
             if len(one) == 0:
                 continue
-            shared = held[one].multiply(held[other]).sum(axis=1)
+            shared = held.shared[one].multiply(held.shared[other]).sum(axis=1)
             near = shared / (sizes[one] + sizes[other] - shared) >= threshold
             if near.any():
                 groups = _joined(groups, one[near], other[near])
@@ -147,7 +244,7 @@ def _joined(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[n
     return joined
 
 
-def _candidates(held: sparse.csr_array, threshold: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _candidates(held: _Held, threshold: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield the pairs of rows that share one of their rarest columns, each once; all near pairs are among them.
 
     Two near rows of m >= n columns share at least t m columns, since their union has at least m; and also at least
@@ -155,9 +252,8 @@ def _candidates(held: sparse.csr_array, threshold: float) -> Iterator[tuple[NDAr
     the first m - t m + 1 columns of the larger row and among the first n - 2 t / (1 + t) n + 1 of the smaller one. With
     the rarest columns first, few other rows share these; headers and footers that occur in every passage come last.
     """
-    sizes = np.diff(held.indptr)
-    larger = _first_columns(held, threshold)
-    smaller = _first_columns(held, 2 * threshold / (1 + threshold)).T.tocsr()
+    sizes = held.sizes
+    larger, smaller = _first_columns(held, threshold, 2 * threshold / (1 + threshold))
     for part in _blocks(larger @ np.diff(smaller.indptr)):
         matches = (larger[part] @ smaller).tocoo()
         left, right = matches.row.astype(np.int64) + part.start, matches.col.astype(np.int64)
@@ -165,15 +261,34 @@ def _candidates(held: sparse.csr_array, threshold: float) -> Iterator[tuple[NDAr
         yield left[once], right[once]
 
 
-def _first_columns(held: sparse.csr_array, shared: float) -> sparse.csr_array:
-    """Keep enough leading columns of each row to include a shared one, if a share `shared` of all is shared."""
-    sizes = np.diff(held.indptr)
-    looked_at = sizes - np.ceil(shared * sizes - 1e-9).astype(np.int64) + 1
-    place = np.arange(held.nnz) - np.repeat(held.indptr[:-1], sizes)
-    kept = place < np.repeat(looked_at, sizes)
-    return sparse.csr_array(
-        (held.data[kept], held.indices[kept], np.concatenate([[0], np.cumsum(looked_at)])), shape=held.shape
-    )
+def _first_columns(held: _Held, of_larger: float, of_smaller: float) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Keep enough leading columns of each row to include a shared one, if such a share of all is shared.
+
+    Args:
+        of_larger: the smaller share, so that more columns are kept.
+        of_smaller: the larger share.
+
+    Returns:
+        (T, S) for `of_larger` and (S, T) for `of_smaller`, with new numbers of the columns.
+    """
+    lengths = np.diff(held.shared.indptr)
+    place = np.arange(held.shared.nnz) - np.repeat(held.shared.indptr[:-1], lengths)
+
+    def looked_at(share: float) -> NDArray[np.int64]:
+        wanted = held.sizes - np.ceil(share * held.sizes - 1e-9).astype(np.int64) + 1
+        # pairs that no other text contains are the rarest, and come before the first column
+        kept: NDArray[np.int64] = np.clip(wanted - (held.sizes - lengths), 0, lengths)
+        return kept
+
+    def matrix(columns: NDArray[np.int64], counts: NDArray[np.int64]) -> sparse.csr_array:
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        return sparse.csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(lengths), width))
+
+    more, fewer = looked_at(of_larger), looked_at(of_smaller)
+    kept = place < np.repeat(more, lengths)
+    known, column = np.unique(held.shared.indices[kept], return_inverse=True)
+    width = len(known)
+    return matrix(column, more), matrix(column[place[kept] < np.repeat(fewer, more)], fewer).T.tocsr()
 
 
 def _blocks(entries: NDArray[np.integer]) -> Iterator[slice]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from ftfy.badness import BADNESS_RE
+from numpy.typing import NDArray
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
@@ -154,7 +155,8 @@ def lint_pairs(
 
     Args:
         pairs: rows as they were read; their line numbers identify them.
-        tokens: number of the base model's tokens, special tokens included, in every text of `texts_of`.
+        tokens: number of the base model's tokens, special tokens included, in the texts of `profile.texts_to_count`;
+            a text that was not counted is not found to be cut off.
         max_tokens: number of tokens that the model reads of a text.
         prompts: prompts that are prepended to queries and passages.
     """
@@ -389,25 +391,35 @@ def _several_passages(pairs: Sequence[Pair], answers: Mapping[str, set[str]]) ->
 def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts) -> _Found:
     by_line = {}
     for pair in pairs:
-        lengths = [(name, tokens[prompts.before(is_query=name == "query") + text]) for name, text in _texts(pair)]
+        lengths = [
+            (name, tokens.get(prompts.before(is_query=name == "query") + text, 0)) for name, text in _texts(pair)
+        ]
         if any(length > max_tokens for name, length in lengths if name != "negative"):
             long = [f"{name} of {length:,} tokens" for name, length in lengths if length > max_tokens]
             by_line[pair.line] = ", ".join(long)
-    queries = {prompts.query + pair.query for pair in pairs}
-    passages = {prompts.passage + text for pair in pairs for text in (pair.positive, *pair.negatives)}
-    beyond = np.array([max(0, tokens[text] - max_tokens) for text in passages])
-    long_queries = sum(tokens[text] > max_tokens for text in queries)
-    detail = (
-        f"{np.count_nonzero(beyond):,} of {len(passages):,} passages (positives and negatives) and {long_queries:,} of "
-        f"{len(queries):,} queries have more than {max_tokens} tokens"
+    queries, all_queries = _counted({prompts.query + pair.query for pair in pairs}, tokens)
+    passages, all_passages = _counted(
+        {prompts.passage + text for pair in pairs for text in (pair.positive, *pair.negatives)}, tokens
     )
+    beyond = np.maximum(0, passages - max_tokens)
+    detail = (
+        f"{np.count_nonzero(beyond):,} of {len(passages):,} passages (positives and negatives) and "
+        f"{np.count_nonzero(queries > max_tokens):,} of {len(queries):,} queries have more than {max_tokens} tokens"
+    )
+    if len(passages) < all_passages or len(queries) < all_queries:
+        detail += f"; others of the {all_passages:,} passages and {all_queries:,} queries were not counted"
     if beyond.any():
-        share = beyond.sum() / sum(tokens[text] for text in passages)
+        share = beyond.sum() / passages.sum()
         detail += (
             f"; the passages {np.median(beyond[beyond > 0]):,.0f} more in the median and {beyond.max():,} at most, "
             f"{share:.1%} of all their tokens"
         )
     return _Found(by_line, detail)
+
+
+def _counted(texts: Collection[str], tokens: Mapping[str, int]) -> tuple[NDArray[np.int64], int]:
+    """Return the numbers of tokens in those of some texts that were counted, and the number of texts."""
+    return np.array([tokens[text] for text in texts if text in tokens], dtype=np.int64), len(texts)
 
 
 def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:

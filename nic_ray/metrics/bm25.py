@@ -11,7 +11,7 @@ from nic_ray.words import search_terms
 def bm25(passages: Sequence[str]) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """Index passages for a search that scores them by the words that they share with a query, without a model.
 
-    The words are those of `words.search_terms`, in any script, without English stop words and without stemming.
+    The words are those of `content_words`, in any script and without stemming.
 
     Args:
         passages: C texts.
@@ -23,14 +23,14 @@ def bm25(passages: Sequence[str]) -> Callable[[Sequence[str]], NDArray[np.float3
     """
     import bm25s  # imports SciPy; a trial that does not search by words starts sooner without it
 
-    index, words_of = bm25s.BM25(), _words(passages)
+    index, words_of = bm25s.BM25(), content_words(passages)
     if any(words_of):  # the library indexes no passages without a word
         index.index(words_of, show_progress=False)
     known_words = index.vocab_dict if any(words_of) else {}
 
     def scores(queries: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(queries), len(passages)), dtype=np.float32)
-        for row, words in enumerate(_words(queries)):
+        for row, words in enumerate(content_words(queries)):
             known = [word for word in words if word in known_words]
             if known:
                 found[row] = index.get_scores(known)
@@ -39,7 +39,8 @@ def bm25(passages: Sequence[str]) -> Callable[[Sequence[str]], NDArray[np.float3
     return scores
 
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
+def content_words(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text that `bm25` compares: those of `words.search_terms` without English stop words."""
     from bm25s.stopwords import STOPWORDS_EN
 
     left_out = frozenset(STOPWORDS_EN)

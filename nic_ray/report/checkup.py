@@ -17,9 +17,12 @@ from nic_ray.dataset.pairs import (
     read_file,
 )
 from nic_ray.dataset.problems import Problem, describe_problems
+from nic_ray.dataset.profile import Profile, profile_pairs, texts_to_count
+from nic_ray.dataset.profile import as_json as profile_as_json
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
+from nic_ray.report.profile import COLUMNS, describe_profile, rows_of
 from nic_ray.sources import Sources, shown
 from nic_ray.tokens import count_tokens, stored_prompts
 
@@ -55,6 +58,8 @@ class Checkup:
     written: CleanFile | None
     notes: Sequence[str] = ()
     """What the user should know about how the file was read."""
+    profile: Profile | None = None
+    """What the rows are like; None of a file that cannot be used."""
 
 
 def check_file(
@@ -90,14 +95,15 @@ def check_file(
         if clean_file is None:
             raise InputError("--leave-out: nothing is written without --write-clean FILE; name a file")
     prompts = stored_prompts(base_model)
-    tokens, limit = count_tokens(base_model, lint.texts_of(rows, prompts), max_tokens)
+    tokens, limit = count_tokens(base_model, texts_to_count(rows, prompts), max_tokens)
     findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if clean_file is not None:
         left_out = lint.write_clean(pairs, rows, findings, codes, clean_file, form)
         kept, faults = find_problems(clean_file)
         written = CleanFile(str(clean_file), len(kept), left_out, faults)
-    return Checkup(pairs, rows, total, domains, problems, findings, written, notes)
+    profile = profile_pairs(rows, tokens, limit, prompts)
+    return Checkup(pairs, rows, total, domains, problems, findings, written, notes, profile)
 
 
 def refuse_unusable(checkup: Checkup) -> None:
@@ -136,6 +142,7 @@ def as_json(checkup: Checkup) -> JsonObject:
         "domains": checkup.domains,
         "problems": [_as_object(problem) for problem in checkup.problems],
         "findings": findings,
+        "profile": None if checkup.profile is None else profile_as_json(checkup.profile),
         "notes": list(checkup.notes),
         "written": None if checkup.written is None else asdict(checkup.written),
     }
@@ -163,6 +170,12 @@ def show_checkup(checkup: Checkup) -> None:
     ]
     columns = ["domain", *(name.replace("_", " ") for name in checkup.total)]
     console.show(console.table(columns, [*lines, [], ["all", *map(str, checkup.total.values())]]))
+    if checkup.profile is not None:
+        print()
+        console.show(console.table(COLUMNS, rows_of(checkup.profile)))
+        print()
+        for line in describe_profile(checkup.profile):
+            console.say(line)
     _show_findings(checkup.findings, _places(checkup.rows))
     if written := checkup.written:
         counts = ", ".join(f"{code} {count:,}" for code, count in written.left_out.items()) or "none"

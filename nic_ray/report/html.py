@@ -29,7 +29,7 @@ SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("importance", "Which settings mattered most", figures.importance),
     ("lost", "Where recall is lost: lengths and kinds of queries", sections.lost),
     ("worst", "The queries that went worst", sections.worst),
-    ("data", "What the data check says", sections.data),
+    ("data", "The data, and what its check says", sections.data),
     ("split", "How rows were held back, and what they share with training", sections.split),
     ("curve", "What more pairs would bring", sections.curve),
     ("timing", "How long each trial took", figures.timing),

@@ -19,8 +19,9 @@ from nic_ray.bundle.previous import describe_previous
 from nic_ray.bundle.previous import table_of as table_of_previous
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
-from nic_ray.dataset.lint import lint_pairs, texts_of
+from nic_ray.dataset.lint import lint_pairs
 from nic_ray.dataset.pairs import read_pairs
+from nic_ray.dataset.profile import profile_pairs, texts_to_count
 from nic_ray.domains import AT_EACH_END, MAX_SHOWN, omitted_domains, shown_domains
 from nic_ray.errors import InputError
 from nic_ray.evidence import RetrievedQuery, ShownPassage, interval_unit
@@ -29,6 +30,7 @@ from nic_ray.metrics.learning_curve import FittedCurve
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells, metrics_in
 from nic_ray.protocol import BY_PASSAGE, MEANINGS, OWN_SPLITS, describe_groups, shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
+from nic_ray.report import profile
 from nic_ray.report.elements import (
     FinishedRun,
     Html,
@@ -246,7 +248,7 @@ def _miss(query: RetrievedQuery, passages: Mapping[str, ShownPassage]) -> str:
 
 
 def data(run: FinishedRun) -> Html:
-    """The pairs, and the findings of the data check on them."""
+    """The pairs: how many, what they are like, and the findings of the data check on them."""
     data, sources = run.result["data"], run.config.data.pairs
     files = ", ".join([*(old["pairs"] for old in data.get("replay", ())), data["pairs"]])
     yield sentence(f"{files}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
@@ -266,7 +268,8 @@ def data(run: FinishedRun) -> Html:
     rows = read_pairs(sources, data["domains"], form_of(run.config.data))
     train = run.config.train
     prompts = chosen_prompts(stored_prompts(train.base_model), train.prompts)
-    tokens, limit = count_tokens(train.base_model, texts_of(rows, prompts), train.max_tokens)
+    tokens, limit = count_tokens(train.base_model, texts_to_count(rows, prompts), train.max_tokens)
+    yield from profile.section(profile_pairs(rows, tokens, limit, prompts))
     findings = lint_pairs(rows, tokens, limit, prompts)
     if not findings:
         yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
