@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
     pairs: Annotated[
         list[Path], typer.Argument(metavar="PAIRS...", help="files or folders of pairs, which are checked together")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    as_json: options.AsJson = False,
     fail_on: Annotated[str, typer.Option(metavar="CODE,...", help="exit with 1 if any of these findings is made")] = "",
     write_clean: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the rows to this file without those that do harm")
@@ -51,8 +51,8 @@ def main(
     """
     import json
 
+    from nic_ray.dataset.clean import parse_codes
     from nic_ray.dataset.form import parse_form
-    from nic_ray.dataset.lint import parse_codes
     from nic_ray.report import checkup
     from nic_ray.sources import as_sources, listed
 

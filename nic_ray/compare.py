@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -20,14 +20,9 @@ def main(
         Literal["test", "validation", "train", "all"],
         typer.Option(help="part whose queries are used; all: every row. Use of test rows is noted in the run's folder"),
     ] = "validation",
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="passages that no question asks for, to be ranked as well, as for data.corpus"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
-    ] = "auto",
+    corpus: options.Corpus = None,
+    as_json: options.AsJson = False,
+    device: options.Device = "auto",
 ) -> None:
     """Compare models on the same rows: Recall@5 of each domain, and each model's difference from the first.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an older folder")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Convert an exported model to ONNX; needs `pip install -c constraints.txt -e '.[onnx]'`.
 

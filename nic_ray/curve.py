@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -14,7 +14,7 @@ def main(
     shares: Annotated[
         str, typer.Option(metavar="0.25,0.5,1", help="shares of the training passages to train on")
     ] = "0.25,0.5,1",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the winner of a search again on growing shares of its training passages, and say what doubling brings.
 

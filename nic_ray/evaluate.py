@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -35,14 +35,8 @@ def main(
             help="formats that embeddings are kept in as well, int8,binary, as Sentence Transformers makes them"
         ),
     ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="metrics besides recall@5 and mrr, such as ndcg@10,map,precision@3"),
-    ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="passages that no question asks for, to be ranked as well, as for data.corpus"),
-    ] = None,
+    metrics: options.Metrics = None,
+    corpus: options.Corpus = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -54,10 +48,8 @@ def main(
         Path | None,
         typer.Option(metavar="FILE", help="write nDCG, MAP, recall, precision and MRR at several depths as BEIR does"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
-    ] = "auto",
+    as_json: options.AsJson = False,
+    device: options.Device = "auto",
 ) -> None:
     """Evaluate a model: Recall@5, MRR and other metrics of each domain, with those of its base model.
 

@@ -1,11 +1,11 @@
 """`python -m nic_ray.mine`: add hard negatives to a file of pairs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -18,9 +18,7 @@ def main(
     margin: Annotated[
         float, typer.Option(min=0, max=0.99, help="how far below the positive's similarity they lie, as a share of it")
     ] = 0.05,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
-    ] = "auto",
+    device: options.Device = "auto",
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; its section data defines the split of the rows")
     ] = None,

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -29,9 +29,7 @@ def main(
             help="rank by words (BM25) as well, or not; without it, as was better on the model's validation rows",
         ),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="where texts are embedded; auto: on a GPU if there is one")
-    ] = "auto",
+    device: options.Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a question instead")] = False,
 ) -> None:
     """Show the best passages for a question, with cosines, BM25 and domains, beside those of the base model.

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="exported folder")],
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Verify an exported model: the SHA-256 of every file, no missing or extra files, and its base model's weights.
 

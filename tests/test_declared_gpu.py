@@ -15,7 +15,7 @@ from nic_ray.bundle import comparison, onnx
 from nic_ray.bundle.files import file_sha256, find_faults, write_bundle
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs
-from nic_ray.model import activations, evaluation
+from nic_ray.model import activations, whole_models
 from nic_ray.model.activations import Inputs, feed, frozen_inputs, padded_batch, upper_for
 from nic_ray.model.base import load
 from nic_ray.model.cache import run_here
@@ -237,7 +237,7 @@ PLANTED = {
         (activations, "placed", in_place), AssertionError, "frozen blocks has moved embeddings"
     ),
     "the whole model stays on the host": (
-        (evaluation, "whole", lambda encoder, device: whole(encoder)), RuntimeError, "tensors on cpu, cuda:0"
+        (whole_models, "whole", lambda encoder, device: whole(encoder)), RuntimeError, "tensors on cpu, cuda:0"
     ),
     "embeddings come to the host": (
         (gradients, "_gathered", on_the_host(gradients._gathered)), RuntimeError, "tensors on"

@@ -16,7 +16,7 @@ ORDER = [
     *"errors words protocol packaged hardware run_folder results origin evidence validation sources stored".split(),
     "metrics",
     *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
-    "console",
+    *"console options".split(),
     *"dataset model training bundle selection report search".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""

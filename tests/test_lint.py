@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset import lint
 from nic_ray.dataset.broken import why_broken
+from nic_ray.dataset.clean import parse_codes, write_clean
 from nic_ray.dataset.form import AS_FOUND
-from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, parse_codes, texts_of, write_clean
+from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, texts_of
 from nic_ray.dataset.pairs import Pair, count_pairs, index_pairs, read_pairs
 from nic_ray.dataset.split import split_rows
 from nic_ray.errors import InputError

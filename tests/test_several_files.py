@@ -14,9 +14,10 @@ from nic_ray.bundle.rows import data_for, form_on, is_ranked_as_folder
 from nic_ray.config import Config
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.data_config import DataConfig
+from nic_ray.dataset.clean import write_clean
 from nic_ray.dataset.form import Form
 from nic_ray.dataset.formats import content_sha256, files_of
-from nic_ray.dataset.lint import lint_pairs, write_clean
+from nic_ray.dataset.lint import lint_pairs
 from nic_ray.dataset.pairs import find_problems, read_file, read_pairs
 from nic_ray.dataset.passages import read_corpus
 from nic_ray.dataset.problems import describe_problems

@@ -15,7 +15,7 @@ from nic_ray.bundle import comparison, onnx, retriever
 from nic_ray.bundle import files as bundles
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import Pair, index_pairs
-from nic_ray.model import base, encoder, evaluation
+from nic_ray.model import base, encoder, whole_models
 from nic_ray.model.activations import Inputs, feed, frozen_inputs, upper_for
 from nic_ray.model.cache import Budget, inputs_by_depth, is_kept, run_here
 from nic_ray.model.encoder import Encoder, lower, upper, whole
@@ -168,7 +168,7 @@ def operations(given: Given) -> dict[str, Callable[[], object]]:
         "kept activations": kept,
         "training": lambda: trained(prepared, inputs[1]),
         "training in 16 bits": lambda: trained(prepared, dataclasses.replace(prepared.tokens, depth=1), bf16=True),
-        "evaluation": lambda: evaluation.evaluate_encoder(shared, prepared.collection, rows.tolist(), 24),
+        "evaluation": lambda: whole_models.evaluate_encoder(shared, prepared.collection, rows.tolist(), 24),
         "score of the base model": lambda: Scorer(prepared, inputs[1]).metrics(None, rows),
         "score of trained weights": lambda: Scorer(prepared, inputs[1]).metrics(first.weights, rows),
         "retention_set": lambda: load_retention_set(prepared, RETENTION_SET, [1, 2]),
@@ -228,7 +228,7 @@ PLANTED = {
         lambda module: module,
         "frozen blocks has",
     ),
-    "a whole model is left with dropout on": (evaluation, "whole", in_training_mode, "evaluation has"),
+    "a whole model is left with dropout on": (whole_models, "whole", in_training_mode, "evaluation has"),
     "an export writes into the base model": (export.encoders, "with_weights", into_the_shared_one, "export has"),
     "a limit is set on the base model": (encoder, "plain_model", with_its_own_length, "mining has"),
     "a retriever cuts off texts of the base model": (retriever, "plain_model", with_its_own_length, "retrieval has"),

@@ -19,7 +19,8 @@ from nic_ray.selection.selection import Contestants, SearchResult, judge
 from nic_ray.stored import checked, exported_bundle, read_result, read_retrieved
 
 NAMES = {
-    "pumps", "radios", "trucks", "macro", "worst", "base", "first trial", "tuned", "BM25", "validation", "test",
+    "pumps", "radios", "trucks", "macro", "worst", "micro", "base", "first trial", "tuned", "BM25", "validation",
+    "test",
     "test in domain", "unseen_queries", "tuned minus base", "tuned minus first trial", "train",
     "tuned + BM25", "tuned + BM25 minus tuned",
 }  # fmt: skip

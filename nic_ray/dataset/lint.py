@@ -1,11 +1,9 @@
 """Faults in readable pairs that spoil training or its metrics, row by row."""
 
-import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from ftfy.badness import BADNESS_RE
@@ -13,13 +11,9 @@ from numpy.typing import NDArray
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
-from nic_ray.dataset.form import Form
-from nic_ray.dataset.formats import files_of, format_named, write_rows
-from nic_ray.dataset.pairs import Pair, count_by_domain, row_of
+from nic_ray.dataset.pairs import Pair, count_by_domain
 from nic_ray.domains import AT_EACH_END
-from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import MIN_PASSAGES
-from nic_ray.sources import Sources
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 HELD_BACK_SHARE = 0.2
@@ -220,65 +214,6 @@ def describe_finding(finding: Finding, places: Mapping[int, str] | None = None) 
     more = len(finding.lines) - len(examples)
     rest = [f"... and {more:,} more"] if more else []
     return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
-
-
-def parse_codes(names: str, option: str) -> list[str]:
-    """Parse a list of codes with commas between them.
-
-    Args:
-        option: name of the option that the list was given to, for the error message.
-
-    Raises:
-        InputError: a code does not exist.
-    """
-    codes = [name.strip() for name in names.split(",") if name.strip()]
-    for code in codes:
-        if code not in RULES:
-            near = difflib.get_close_matches(code, RULES, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f'{option}: no finding is called "{code}"; {meant}There are: {", ".join(RULES)}')
-    return codes
-
-
-def write_clean(
-    source: Sources, pairs: Sequence[Pair], findings: Sequence[Finding], codes: Collection[str], out: Path, form: Form
-) -> dict[str, int]:
-    """Copy a file, or several into one, without the rows of some findings.
-
-    From JSONL to JSONL it is copied byte for byte, else with the fields of pairs.
-
-    Args:
-        source: the file that was checked, or several.
-        pairs: all of its rows.
-        findings: all findings in it.
-        codes: codes of the findings whose rows are left out.
-        out: the copy, a file that does not exist yet, in the format of its ending.
-        form: how the source was read.
-
-    Returns:
-        code -> number of rows left out because of it; a row may count for several codes.
-
-    Raises:
-        InputError: `out` exists or cannot be written.
-    """
-    lines = {finding.code: finding.lines for finding in findings if finding.code in codes}
-    dropped = set().union(*lines.values())
-    written = format_named(out)
-    try:
-        first, *others = files_of(source)
-        if not others and (format_named(first, form.format), written) == ("jsonl", "jsonl"):
-            with first.open("rb") as original, out.open("xb") as kept:
-                kept.writelines(line for number, line in enumerate(original, start=1) if number not in dropped)
-        else:
-            out.open("xb").close()
-            write_rows(out, [row_of(pair) for pair in pairs if pair.line not in dropped], written)
-    except FileExistsError:
-        raise InputError(f"{out}: exists already; name another file") from None
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
-        ) from None
-    return {code: len(numbers) for code, numbers in lines.items()}
 
 
 _SPACES = re.compile(r"[ \t\r\n]+")

@@ -9,6 +9,7 @@ from nic_ray.dataset.beir_files import CORPUS, texts_of
 from nic_ray.dataset.columns import UnknownColumn, found_names, match_columns
 from nic_ray.dataset.formats import FORMATS, Fault, OtherFormat, format_named
 from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
 
 TEXTS = ("text", "passage", "content", "contents", "document", "body", "positive", "chunk")
 """The names of columns that hold passages, the likeliest first."""
@@ -70,7 +71,7 @@ def _holds_pairs(names: Sequence[str]) -> bool:
     return True
 
 
-def _text(row: dict[str, Any], column: str, title: str) -> tuple[str, str]:
+def _text(row: JsonObject, column: str, title: str) -> tuple[str, str]:
     """Return what is wrong with a row, and its text."""
     text, before = row.get(column), row.get(title) or ""
     if not isinstance(text, str) or not isinstance(before, str):

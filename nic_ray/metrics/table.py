@@ -163,11 +163,17 @@ def parse_metrics(names: str | None, option: str) -> tuple[str, ...]:
 
 
 def metrics_in(*results: Iterable[str]) -> dict[str, Metric]:
-    """Return the metrics that keys such as "recall_at_5/macro" are of, those of `METRICS` first; without any, those."""
-    names = {key.partition("/")[0] for keys in results for key in keys if key.endswith("/macro")}
-    further = {key.partition("/")[0]: None for keys in results for key in keys}
-    ordered = [*METRICS, *(name for name in further if name in names and name not in METRICS)]
-    return {name: metric_of(name) for name in ordered if name in names or not names}
+    """Return the metrics that keys such as "recall_at_5/radar" are of, those of `METRICS` first; without any, those."""
+    names = dict.fromkeys(key.partition("/")[0] for keys in results for key in keys if "/" in key)
+    found = [*(name for name in METRICS if name in names), *(name for name in names if _is_further(name))]
+    return {name: metric_of(name) for name in found or METRICS}
+
+
+def _is_further(name: str) -> bool:
+    try:
+        return name not in METRICS and bool(metric_named(name))
+    except ValueError:
+        return False
 
 
 PRIMARY = next(iter(METRICS))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nic_ray import console
-from nic_ray.dataset import lint
+from nic_ray.dataset import clean, lint
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.groups import describe_documents
 from nic_ray.dataset.pairs import (
@@ -91,7 +91,7 @@ def check_file(
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)
     codes = [code for code, rule in lint.RULES.items() if rule.left_out]
     if leave_out is not None:
-        codes = lint.parse_codes(leave_out, "--leave-out")
+        codes = clean.parse_codes(leave_out, "--leave-out")
         if clean_file is None:
             raise InputError("--leave-out: nothing is written without --write-clean FILE; name a file")
     prompts = stored_prompts(base_model)
@@ -99,7 +99,7 @@ def check_file(
     findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if clean_file is not None:
-        left_out = lint.write_clean(pairs, rows, findings, codes, clean_file, form)
+        left_out = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
         kept, faults = find_problems(clean_file)
         written = CleanFile(str(clean_file), len(kept), left_out, faults)
     profile = profile_pairs(rows, tokens, limit, prompts)
