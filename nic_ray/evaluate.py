@@ -37,17 +37,8 @@ def main(
     ] = None,
     metrics: options.Metrics = None,
     corpus: options.Corpus = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="write the model's ranking as a TREC run, the first 1,000 passages of each query, and qrels beside it",
-        ),
-    ] = None,
-    beir: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="write nDCG, MAP, recall, precision and MRR at several depths as BEIR does"),
-    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="FILE", help="TREC run to write, qrels beside it")] = None,
+    beir: Annotated[Path | None, typer.Option(metavar="FILE", help="results to write in BEIR's form")] = None,
     as_json: options.AsJson = False,
     device: options.Device = "auto",
 ) -> None:
@@ -59,6 +50,8 @@ def main(
 
     A FOLDER is in BEIR format, with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, and counts as one domain. If its
     subject has nothing to do with the training, the result shows how much a model has forgotten.
+
+    --run writes the first 1,000 passages of each query, --beir nDCG, MAP, recall, precision and MRR at several depths.
     """
     import json
     from dataclasses import asdict

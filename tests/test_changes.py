@@ -49,14 +49,14 @@ def run(folder: Path, code: str) -> None:
 
 def test_another_metric_is_computed_and_can_be_searched_by(patched):
     code = """
-import math, numpy as np
+import numpy as np
 from nic_ray.config import Config
 from nic_ray.metrics.ranking import score_metrics
 scores = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-found = score_metrics(scores, [np.array([1]), np.array([0, 2])])["ndcg_at_10"]
-best = 1 + 1 / math.log2(3)
-assert np.allclose(found, [1 / math.log2(3), (1 + 1 / 2) / best]), found
-Config.model_validate({"search": {"objective": "ndcg_at_10/macro"}})
+found = score_metrics(scores, [np.array([1]), np.array([0, 2])], further=["r_precision"])["r_precision"]
+assert found.tolist() == [0, 1 / 2], found
+config = Config.model_validate({"search": {"objective": "r_precision/macro"}})
+assert config.further_metrics() == ("r_precision",)
 """
     run(patched("A metric"), code)
 
