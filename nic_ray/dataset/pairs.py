@@ -19,6 +19,7 @@ from nic_ray.dataset.columns import FIELDS, NUMBERED, Columns, UnknownColumn, do
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.formats import FORMATS, Fault, Format, OtherFormat, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
+from nic_ray.dataset.plain import plain_fields
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.metrics.table import OVER_ALL
@@ -104,9 +105,7 @@ class Collection:
         """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ."""
         if self.fully_judged:
             return np.arange(len(self.texts))
-        from nic_ray.dataset.duplicates import (
-            near_duplicates,  # imports SciPy, without which a trial's process starts sooner
-        )
+        from nic_ray.dataset.duplicates import near_duplicates  # imports SciPy; a trial starts sooner without
 
         return near_duplicates(self.texts)
 
@@ -181,12 +180,10 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
         text = path.read_text(encoding="utf-8", errors="replace")
         return _unusable(describe_text(path, text) or str(error))
     domain = None if columns is None or "domain" in columns.of else domain_named_after(path)
-    pairs: list[Pair] = []
-    problems: list[Problem] = []
+    pairs, problems = list[Pair](), list[Problem]()
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
-            if content:
+            if content := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip():
                 try:
                     pairs.extend(_pairs_of(_parsed(content, columns, domain), number, "line"))
                 except ValueError as error:
@@ -241,8 +238,7 @@ def _row_of(row: Any, columns: Columns, domain: str | None) -> "_Row":
 def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
     """Read any other format."""
     names, rows = source.read(path)
-    pairs: list[Pair] = []
-    problems: list[Problem] = []
+    pairs, problems = list[Pair](), list[Problem]()
     try:
         if names is None:
             listed = list(rows)
@@ -254,16 +250,20 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
         columns = match_columns(names, form.columns)
     except UnknownColumn as error:
         return _unusable(str(error))
-    domain = None if "domain" in columns.of else domain_named_after(path)
+    domain, valid = None if "domain" in columns.of else domain_named_after(path), set[str]()
+    plain = plain_fields(columns, domain, valid)
     try:
         for place, row in rows:
             if isinstance(row, Fault):
                 problems.append(Problem(place, row.message, source.unit))
-                continue
-            try:
-                pairs.extend(_pairs_of(_row_of(row, columns, domain), place, source.unit))
-            except ValueError as error:
-                problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
+            elif fields := plain(row):
+                pairs.append(Pair(*fields, line=place, unit=source.unit))
+            else:
+                try:
+                    pairs.extend(_pairs_of(_row_of(row, columns, domain), place, source.unit))
+                    valid.add(pairs[-1].domain)
+                except ValueError as error:
+                    problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
     except InputError as error:  # names a file of a folder, and its lines
         return _unusable(str(error))
     return FileOfPairs(pairs, problems, _notes(columns, domain))
@@ -431,7 +431,7 @@ class _Row(BaseModel):
     query: Text
     positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
     domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
-    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
+    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = Field(default_factory=list)
     source_section: str | None = None
 
 

@@ -1,0 +1,44 @@
+"""Rows that hold three texts and nothing else, as most rows of large files do: read without a validation of each."""
+
+from collections.abc import Callable, Container
+
+from nic_ray.dataset.columns import FIELDS, Columns
+from nic_ray.errors import is_utf8
+from nic_ray.evidence import JsonObject
+
+PlainFields = tuple[str, str, str]
+"""Query, positive and domain."""
+
+
+def plain_fields(
+    columns: Columns, domain: str | None, valid_domains: Container[str]
+) -> Callable[[JsonObject], PlainFields | None]:
+    """Return a function that gives the fields of a row, or None if the row needs the validation of all others.
+
+    A passage that occurs in many rows is the same object in all of them, and so is in memory once.
+
+    Args:
+        columns: the columns of the file.
+        domain: the domain of all rows, if no column holds it.
+        valid_domains: names of domains that were validated, which may grow.
+    """
+    if any(len(named) > 1 for named in columns.of.values()) or not columns.of.keys() <= {*FIELDS}:
+        return lambda row: None
+    (query_column,), (positive_column,) = columns.of["query"], columns.of["positive"]
+    (domain_column,) = columns.of.get("domain", (None,))
+    passages: dict[str, str] = {}
+
+    def fields(row: JsonObject) -> PlainFields | None:
+        query, positive = row.get(query_column), row.get(positive_column)
+        named = domain if domain_column is None else row.get(domain_column)
+        if type(query) is not str or type(positive) is not str or type(named) is not str:
+            return None
+        if named not in valid_domains or not _is_sound(query) or not (positive in passages or _is_sound(positive)):
+            return None
+        return query, passages.setdefault(positive, positive), named
+
+    return fields
+
+
+def _is_sound(text: str) -> bool:
+    return bool(text.strip()) and (text.isascii() or is_utf8(text))
