@@ -3,7 +3,6 @@
 from collections.abc import Callable, Container
 
 from nic_ray.dataset.columns import FIELDS, Columns
-from nic_ray.errors import is_utf8
 from nic_ray.evidence import JsonObject
 
 PlainFields = tuple[str, str, str]
@@ -33,12 +32,8 @@ def plain_fields(
         named = domain if domain_column is None else row.get(domain_column)
         if type(query) is not str or type(positive) is not str or type(named) is not str:
             return None
-        if named not in valid_domains or not _is_sound(query) or not (positive in passages or _is_sound(positive)):
+        if named not in valid_domains or not query.strip() or not positive.strip():
             return None
         return query, passages.setdefault(positive, positive), named
 
     return fields
-
-
-def _is_sound(text: str) -> bool:
-    return bool(text.strip()) and (text.isascii() or is_utf8(text))
