@@ -14,17 +14,13 @@ from nic_ray.dataset.plain import plain_fields
 SOUND = {"query": "why?", "positive": "because", "domain": "pumps"}
 
 values = st.sampled_from(["why?", "because é", "", " ", "all", "a/b", "pumps", "pumps ", "\ud800", 1, 2.5, None, True])
-rows = st.fixed_dictionaries(
-    {},
-    optional={
-        "query": values | st.just("q"),
-        "positive": values | st.just("p") | st.lists(values, max_size=2),
-        "domain": values | st.just("pumps"),
-        "negative": values | st.lists(values, max_size=2),
-        "source_section": values,
-        "more": values,
-    },
-)
+fields = {
+    "query": st.just("q") | values,
+    "positive": st.just("p") | values | st.lists(values, max_size=2),
+    "domain": st.just("pumps") | values,
+}
+others = {"negative": values | st.lists(values, max_size=2), "source_section": values, "more": values}
+rows = st.fixed_dictionaries(fields) | st.fixed_dictionaries({}, optional=fields | others)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
