@@ -265,9 +265,11 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
     place = 0
     try:
         for batch in batches:
-            for row in batch.to_pylist():
+            # by columns, which takes half the time that a dictionary of each row does
+            names, columns = batch.schema.names, [column.to_pylist() for column in batch.columns]
+            for values in zip(*columns, strict=True):
                 place += 1
-                yield place, {name: value for name, value in row.items() if value is not None}
+                yield place, {name: value for name, value in zip(names, values, strict=True) if value is not None}
     except (OSError, pyarrow.ArrowException) as error:
         yield 0, Fault(f"breaks off after row {place} ({in_one_line(error)})")
 

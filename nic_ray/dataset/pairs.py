@@ -16,6 +16,7 @@ from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.formats import ENDINGS, Fault, Format, OtherFormat, files_of, format_named
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
 from nic_ray.dataset.own_splits import COLUMN, source_of
+from nic_ray.dataset.plain import plain_fields
 from nic_ray.dataset.problems import MAX_LISTED, Problem, describe_problems
 from nic_ray.dataset.row import OwnRow, Row, kind_of_rows
 from nic_ray.dataset.several import columns_of_no_file, joined
@@ -218,8 +219,7 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
     problems: list[Problem] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
-            if content:
+            if content := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip():
                 try:
                     pairs.extend(_pairs_of(_parsed(content, fields, kind), number, "line"))
                 except ValueError as error:
@@ -260,15 +260,20 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
         fields = find_fields(path, names, form)
     except UnknownColumn as error:
         return _unusable(str(error))
+    valid = set[str]()
+    plain = plain_fields(fields, valid)
     try:
         for place, row in rows:
             if isinstance(row, Fault):
                 problems.append(Problem(place, row.message, source.unit))
-                continue
-            try:
-                pairs.extend(_pairs_of(kind.model_validate(fields.of(row)), place, source.unit))
-            except ValueError as error:
-                problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
+            elif three := plain(row):
+                pairs.append(Pair(*three, line=place, unit=source.unit))
+            else:
+                try:
+                    pairs.extend(_pairs_of(kind.model_validate(fields.of(row)), place, source.unit))
+                    valid.add(pairs[-1].domain)
+                except ValueError as error:
+                    problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
     except InputError as error:  # names a file of a folder, and its lines
         return _unusable(str(error))
     return FileOfPairs(pairs, problems, fields.notes(), fields.named)
