@@ -167,7 +167,7 @@ def nearest_passages(
     k: int,
     ignored: Sequence[NDArray[np.integer]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find each query's nearest passages, of equally near ones the first.
+    """Find each query's nearest passages, of equally near ones the first (of a large corpus, any of the last rank's).
 
     Args:
         shape: numbers of queries and of passages, Q and C.
@@ -187,13 +187,22 @@ def nearest_passages(
             scores = scores_of(block)
             excluded = here[(rows[here] >= block.start) & (rows[here] < block.stop)]
             scores[rows[excluded] - block.start, columns[excluded] - start] = -np.inf
-            first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            first = _highest(scores, k, exactly=shape[1] <= _BLOCK_PASSAGES)
             numbers.append(first + start)
             tops.append(np.take_along_axis(scores, first, axis=1))
         found, values = np.hstack([found, np.concatenate(numbers)]), np.hstack([values, np.concatenate(tops)])
         best = np.argsort(-values, axis=1, kind="stable")[:, :k]
         found, values = np.take_along_axis(found, best, axis=1), np.take_along_axis(values, best, axis=1)
     return found, values.astype(np.float64)
+
+
+def _highest(scores: NDArray[np.floating], k: int, *, exactly: bool) -> NDArray[np.int64]:
+    """Return (q, k) columns of the highest of (q, c) scores, highest first; of equal ones the first if `exactly`."""
+    if exactly or scores.shape[1] <= k:
+        return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    some = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)
 
 
 def score_metrics(
