@@ -18,6 +18,7 @@ def main(
     margin: Annotated[
         float, typer.Option(min=0, max=0.99, help="how far below the positive's similarity they lie, as a share of it")
     ] = 0.05,
+    corpus: options.Corpus = None,
     device: options.Device = "auto",
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; its section data defines the split of the rows")
@@ -25,11 +26,13 @@ def main(
 ) -> None:
     """Find passages that resemble the answer but are not, for the training rows only.
 
-    Validation and test rows are not changed. The negatives that a row already has come before those that are found.
+    They are passages of other training rows, and of a corpus if one is named here or in the settings. Validation and
+    test rows are not changed. The negatives that a row already has come before those that are found.
     """
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
-    from nic_ray.dataset.form import Form
+    from nic_ray.dataset.corpus import read_distractors, with_distractors
+    from nic_ray.dataset.form import form_of
     from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
@@ -42,10 +45,12 @@ def main(
     place = pick_device(device, "--device")
     settings = load_config(config) if config else Config()
     sources = as_sources(listed(pairs))
-    rows = read_pairs(sources, form=Form(own_splits=settings.data.splits == "own"))
+    rows = read_pairs(sources, form=form_of(settings.data))
     # the whole file is split: with a sample, most training rows would get no negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
+    if (others := corpus or settings.data.corpus) is not None:
+        collection = with_distractors(collection, read_distractors(others, collection))
     by_row = mine_negatives(
         load(model),
         collection,

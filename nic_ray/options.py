@@ -10,7 +10,7 @@ Device: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 Corpus: TypeAlias = Annotated[
-    Path | None, typer.Option(help="passages that no question asks for, to be ranked as well, as for data.corpus")
+    Path | None, typer.Option(help="passages that no question asks for, to be ranked, or mined from, as data.corpus is")
 ]
 Metrics: TypeAlias = Annotated[
     str | None,

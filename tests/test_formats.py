@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -9,6 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
+from nic_ray import console
 from nic_ray.check import main as check
 from nic_ray.data_config import DataConfig, FileFormat
 from nic_ray.dataset.columns import UnknownColumn, match_columns
@@ -125,9 +127,26 @@ def test_the_reference_set_has_the_same_split_in_every_format(tmp_path):
     assert len(splits) == 1
 
 
-# what is wrong -> format -> (rows or content, place, what the message says); None where a format cannot have the fault
+BROKEN_CORPUS = {
+    "missing column": (b'{"_id": "c"}', 'line 3: "text" is missing'),
+    "missing text": (b'{"_id": "c", "text": null}', 'line 3: "text" must be text, got NoneType'),
+    "wrong type": (b'{"_id": "c", "text": 7}', 'line 3: "text" must be text, got int'),
+    "nested": (b'{"_id": {"of": "c"}, "text": "t"}', 'line 3: "_id" must be text, got dict'),
+    "wrong encoding": (b'{"_id": "c", "text": "caf\xe9"}', "corpus.jsonl: not UTF-8"),
+    "cut off": (b'{"_id": "c", "te', "line 3: not JSON"),
+    "empty file": (b"", "corpus.jsonl: cannot be used"),
+}
+"""For a folder in BEIR form: what is wrong -> the third line of its corpus, and what the message says."""
+
+
 def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
     """Write a file with a fault; return it with a pattern of the message, or None where the format cannot have it."""
+    if form == "beir" and kind in BROKEN_CORPUS:
+        path, (third, message) = save(folder, form, ROWS), BROKEN_CORPUS[kind]
+        lines = (path / "corpus.jsonl").read_bytes().split(b"\n")
+        content = b"\n".join([*lines[:2], third, *lines[3:]]) if third else b""
+        (path / "corpus.jsonl").write_bytes(content)
+        return path, message
     lines, texts = FORMATS[form].unit, form in ("jsonl", "json", "csv", "tsv")
     third = {"jsonl": 3, "json": 3, "csv": 6, "tsv": 6, "parquet": 3, "datasets": 3}.get(form)
     if kind == "missing column":
@@ -184,6 +203,28 @@ def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
         return (folder / "rows" if form == "datasets" else path), wanted.get(
             form, "cells, and the header has|breaks off|no sound"
         )
+    if kind == "duplicate ids":
+        if form != "beir":
+            return None
+        path = save(folder, form, ROWS)
+        with (path / "corpus.jsonl").open("a") as file:
+            file.write('\n{"_id": "positive0", "text": "another"}\n')
+        return path, r"line 9: \"_id\" 'positive0' stands in an earlier line too; each must be of one text"
+    if kind == "unknown ids":
+        if form not in ("beir", "json"):
+            return None
+        path = save(folder, form, ROWS)
+        if form == "beir":
+            (path / "qrels" / "test.tsv").write_text("query0\tgone\t1\n")
+            return path, "line 1: corpus-id 'gone' is not in corpus.jsonl"
+        content = {"queries": {"q": "how?"}, "corpus": {"p": "so"}, "relevant_docs": {"q": ["gone"]}}
+        path.write_text(json.dumps(content))  # as LlamaIndex writes a data set
+        return path, 'row 1: relevant_docs: corpus has no "gone"'
+    if kind == "score":
+        if form == "beir":
+            return None
+        rows = [{**row, "score": -1 if n == 2 else 2} for n, row in enumerate(ROWS)]
+        return save(folder, form, rows), rf'{lines} {third}: "score" item 1 must be above 0, got -1'
     return None
 
 
@@ -205,7 +246,11 @@ FAULTS = (
     "one row",
     "wrong encoding",
     "cut off",
+    "duplicate ids",
+    "unknown ids",
+    "score",
 )
+TABLE = ROOT / "docs" / "formats.md"
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -221,6 +266,50 @@ def test_each_fault_has_a_message_with_its_place(tmp_path, form, kind):
     assert any(re.search(message, line) for line in text.splitlines()), text
     with pytest.raises(InputError):
         read_pairs(path)
+
+
+def place_of(text: str) -> str:
+    """What a message names of a fault: a line, a row, or the file alone."""
+    if found := re.search(r"(lines?|rows?) \d", text):
+        return found[1].rstrip("s")
+    return "file"
+
+
+def made_table(folder: Path) -> list[str]:
+    """Lines of the table in docs/formats.md, as they turn out now."""
+    kinds = [*FAULTS]
+    lines = [f"| format | {' | '.join(['a clean copy', 'mark and line ends', *kinds])} |"]
+    lines.append("|---" * (len(kinds) + 3) + "|")
+    for form, source in FORMATS.items():
+        cells = ["written" if source.write else "read only", "no matter" if source.is_text and source.endings else "–"]
+        for number, kind in enumerate(kinds):
+            own = folder / f"{form}{number}"
+            own.mkdir()
+            made = broken(kind, form, own)
+            if made is None:
+                cells.append("–")
+                continue
+            pairs, problems = find_problems(made[0])
+            cells.append(place_of(describe_problems(made[0], pairs, problems)))
+        lines.append(f"| {form} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_table_of_formats_is_what_is_found(tmp_path):
+    shown = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert shown == made_table(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_check_refuses_each_fault_with_2_and_without_a_traceback(tmp_path, capsys, monkeypatch, kind):
+    for form in FORMATS:
+        (tmp_path / form).mkdir()
+        if (made := broken(kind, form, tmp_path / form)) is None:
+            continue
+        monkeypatch.setattr(sys, "argv", ["check", str(made[0])])
+        with pytest.raises(SystemExit) as stopped:
+            console.run(check)
+        assert (stopped.value.code, "Traceback" in capsys.readouterr().err) == (2, False)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv"])

@@ -10,6 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from nic_ray import console, mine
 from nic_ray.data_config import DataConfig
+from nic_ray.dataset.corpus import with_distractors
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs, relevant_passages
 from nic_ray.errors import InputError
 from nic_ray.model.base import load
@@ -80,6 +81,20 @@ def test_passages_of_other_rows_are_not_looked_at(tiny_model_folder, tiny_pairs)
     seen = {tiny_pairs[row].positive for row in range(32)}
     assert set(found) <= set(range(32))
     assert {text for negatives in found.values() for text in negatives} <= seen
+
+
+def test_a_corpus_is_mined_too_but_for_what_is_nearly_an_answer(tiny_model_folder, tiny_pairs):
+    words = " ".join(pair.positive for pair in tiny_pairs[4:9])
+    rows = [dataclasses.replace(tiny_pairs[0], positive=words), *tiny_pairs[1:]]
+    near, others = words.replace("when", "where", 1), [f"{pair.query} Really?" for pair in tiny_pairs[:9]]
+    collection = with_distractors(index_pairs(rows), [near, *others])
+    encoder = load(str(tiny_model_folder))
+    given = {"count": 3, "relative_margin": 0.0, "max_tokens": 64}
+    found = mine_negatives(encoder, collection, list(range(len(rows))), **given)
+    assert {text for own in found.values() for text in own} & {*others}
+    assert near not in found.get(0, ())
+    alone = mine_negatives(encoder, index_pairs(rows), list(range(len(rows))), **given)
+    assert not {text for own in alone.values() for text in own} & {near, *others}
 
 
 def test_too_few_passages_are_refused(tiny_model_folder, tiny_pairs):

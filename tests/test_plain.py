@@ -51,7 +51,16 @@ def test_a_passage_of_many_rows_is_in_memory_once():
     assert one[1] is other[1]
 
 
-@pytest.mark.parametrize("more", [{"negative": ("n",)}, {"source_section": ("s",)}, {"positive": ("p", "p2")}, {"document": ("m",)}, {"score": ("r",)}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"negative": ("n",)},
+        {"source_section": ("s",)},
+        {"positive": ("p", "p2")},
+        {"document": ("m",)},
+        {"score": ("r",)},
+    ],
+)
 def test_files_with_other_fields_are_validated(more):
     columns = Columns({"query": ("q",), "positive": ("p",), "domain": ("d",), **more})
     assert plain_fields(Fields(columns, {}), {"pumps"})({"q": "why?", "p": "because", "d": "pumps"}) is None

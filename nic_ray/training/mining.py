@@ -28,14 +28,15 @@ def mine_negatives(
     max_tokens: int,
     device: str = "cpu",
 ) -> dict[int, tuple[str, ...]]:
-    """Find for each row the passages of the other rows that are nearest to its query by cosine, nearest first.
+    """Find for each row the passages of other rows and of a corpus that are nearest to its query by cosine.
 
     A passage is left out if any row of the whole collection names it, or nearly the same text, as an answer to the
     query. It is also left out unless its similarity lies at least `relative_margin` below the positive's, since it may
     well be an answer that nobody has recorded.
 
     Args:
-        rows: the training rows; negatives are mined for these rows and among their passages.
+        rows: the training rows; negatives are mined for these rows, and among their passages and the collection's
+            distractors.
         count: maximum number of negatives per row, at least 1.
         relative_margin: share of the positive's similarity, in [0, 1).
         max_tokens: number of tokens that texts are truncated to.
@@ -56,8 +57,9 @@ def mine_negatives(
     from sentence_transformers.util import mine_hard_negatives
 
     texts = collection.texts
-    trained = np.unique(collection.positive[list(rows)])
-    passages = len(trained)
+    distractors = np.arange(len(texts) - collection.distractors, len(texts))
+    candidates = np.append(np.unique(collection.positive[list(rows)]), distractors)
+    passages = len(candidates)
     if passages <= count:
         raise InputError(f"mining {count} negatives a row needs more than {count} passages to train on, got {passages}")
     data = {
@@ -66,7 +68,7 @@ def mine_negatives(
     }
     known, near = relevant_passages(collection), collection.near_group
     answers = {
-        query: {texts[text] for text in trained[np.isin(near[trained], near[known[query]])].tolist()}
+        query: {texts[text] for text in candidates[np.isin(near[candidates], near[known[query]])].tolist()}
         for query in set(collection.query[list(rows)].tolist())
     }
     spare = max(map(len, answers.values())) - 1  # a row's own passage is never mined
@@ -79,6 +81,7 @@ def mine_negatives(
         mined = mine_hard_negatives(
             Dataset.from_dict(data),
             model,
+            corpus=[texts[text] for text in distractors.tolist()] or None,
             relative_margin=relative_margin,
             num_negatives=min(count + spare, furthest),
             range_max=furthest,
