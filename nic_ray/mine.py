@@ -31,7 +31,7 @@ def main(
     """
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
-    from nic_ray.dataset.corpus import read_distractors, with_distractors
+    from nic_ray.dataset.corpus import with_corpus
     from nic_ray.dataset.form import form_of
     from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import omitted_domains, shown_domains
@@ -49,11 +49,9 @@ def main(
     # the whole file is split: with a sample, most training rows would get no negatives
     collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
     train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
-    if (others := corpus or settings.data.corpus) is not None:
-        collection = with_distractors(collection, read_distractors(others, collection))
     by_row = mine_negatives(
         load(model),
-        collection,
+        with_corpus(collection, corpus or settings.data.corpus),
         train,
         count=negatives,
         relative_margin=margin,

@@ -24,7 +24,7 @@ from nic_ray.bundle.rows import (
 )
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.beir import read_beir
-from nic_ray.dataset.corpus import read_distractors, with_distractors, with_metrics
+from nic_ray.dataset.corpus import with_corpus, with_metrics
 from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
@@ -66,8 +66,7 @@ class Wanted:
         Raises:
             InputError: the corpus cannot be used.
         """
-        judged = with_metrics(collection, self.metrics)
-        return judged if self.corpus is None else with_distractors(judged, read_distractors(self.corpus, judged))
+        return with_corpus(with_metrics(collection, self.metrics), self.corpus)
 
 
 NOTHING_MORE = Wanted()

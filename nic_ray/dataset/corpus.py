@@ -43,6 +43,15 @@ def with_distractors(collection: Collection, texts: Sequence[str]) -> Collection
     return added
 
 
+def with_corpus(collection: Collection, path: Path | None) -> Collection:
+    """Return a collection with all passages of a corpus, if one is named.
+
+    Raises:
+        InputError: as `read_distractors`.
+    """
+    return collection if path is None else with_distractors(collection, read_distractors(path, collection))
+
+
 def with_metrics(collection: Collection, metrics: tuple[str, ...]) -> Collection:
     """Return a collection whose queries are judged by further metrics."""
     changed = replace(collection, metrics=metrics)
