@@ -123,12 +123,11 @@ def texts_to_count(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list
 
     Where there are more queries, or passages, those counted are drawn at random, the same in each call.
     """
-    table = _numbered(pairs)
-    chosen = {
-        prefix + texts[number]: None
-        for prefix, texts in ((prompts.query, table.queries), (prompts.passage, table.passages))
-        for number in _drawn(len(texts))
-    }
+    queries = dict.fromkeys(pair.query for pair in pairs)
+    passages = dict.fromkeys(text for pair in pairs for text in (pair.positive, *pair.negatives))
+    chosen: dict[str, None] = {}
+    for prompt, texts in ((prompts.query, list(queries)), (prompts.passage, list(passages))):
+        chosen |= dict.fromkeys(prompt + texts[number] for number in _drawn(len(texts)).tolist())
     return list(chosen)
 
 
