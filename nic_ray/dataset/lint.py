@@ -200,9 +200,12 @@ def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
 
 def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
     """Return the distinct texts of rows, each after its prompt, in order of first appearance."""
-    return list(
-        dict.fromkeys(prompts.before(is_query=name == "query") + text for pair in pairs for name, text in _texts(pair))
-    )
+    texts: dict[str, None] = {}
+    for pair in pairs:
+        texts[prompts.query + pair.query] = None
+        for text in (pair.positive, *pair.negatives):
+            texts[prompts.passage + text] = None
+    return list(texts)
 
 
 def describe_finding(finding: Finding) -> str:
