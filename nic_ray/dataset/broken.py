@@ -53,6 +53,8 @@ _APPENDIX_NUMBER = re.compile(r"(?<![\w-])[a-z][-.]\d+(?:[-.]\d+)*\.(?!\w)")  # 
 # single letters that name a thing: "r-22", "a/c", "b+"
 _SHORT_NAME = re.compile(r"(?<![\w/-])(?:[a-z]-\d+|[a-z]/[a-z]|[a-z]\+)(?![\w/-])")
 _TOKEN = regex.compile(r"[^\W_]+")  # unlike in `re`, a vowel sign is part of its word
+_ASCII_TOKEN = re.compile(r"[a-z0-9]+")
+_DIGIT = re.compile(r"\d")
 _WORD_OF_ONE = regex.compile(r"[\p{Han}\p{Hangul}]")  # 泵 alone means "pump"
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 
@@ -65,18 +67,27 @@ def why_broken(query: str) -> str | None:
     and neither is a line of a table of contents. Whether the sentence makes sense is not checked: "how do I gearbox?"
     does name a gearbox.
     """
-    text = _CONTRACTION.sub(" ", unicodedata.normalize("NFKC", query).lower())  # "H₂O" is a code like "h2o"
-    if _LEADER.search(text):
+    text = unicodedata.normalize("NFKC", query).lower()  # "H₂O" is a code like "h2o"
+    # each pattern is looked for only where a character of its own stands, which few queries have
+    if "'" in text or "’" in text:
+        text = _CONTRACTION.sub(" ", text)
+    if text.count(".") >= 4 and _LEADER.search(text):
         return "line of a table of contents"
-    text = _APPENDIX_NUMBER.sub(" 0 ", _REFERENCE.sub(" 0 ", text))
-    tokens = [token for token in _TOKEN.findall(text) if token not in QUESTION_WORDS]
-    if _SHORT_NAME.search(text) or any(map(_names_something, tokens)):
+    if _DIGIT.search(text):
+        text = _APPENDIX_NUMBER.sub(" 0 ", _REFERENCE.sub(" 0 ", text))
+    found = _ASCII_TOKEN.findall(text) if text.isascii() else _TOKEN.findall(text)
+    tokens = [token for token in found if token not in QUESTION_WORDS]
+    if _has_short_name(text) or any(map(_names_something, tokens)):
         return None
     if not tokens:
         return "no word besides the question"
     if _WORDS_OF_ANY_MACHINE.isdisjoint(tokens):
         return "only numbers, single letters or parts of the manual"
     return "only words that fit any machine"
+
+
+def _has_short_name(text: str) -> bool:
+    return any(sign in text for sign in "-/+") and _SHORT_NAME.search(text) is not None
 
 
 def _names_something(token: str) -> bool:

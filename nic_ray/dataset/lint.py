@@ -1,15 +1,14 @@
 """Faults in readable pairs that spoil training or its metrics, row by row."""
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ftfy.badness import BADNESS_RE
 from numpy.typing import NDArray
 
 from nic_ray.dataset.broken import why_broken
+from nic_ray.dataset.characters import first_control, first_mojibake, quoted
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.pairs import Pair, count_by_domain
 from nic_ray.domains import AT_EACH_END
@@ -154,21 +153,21 @@ def lint_pairs(
         max_tokens: number of tokens that the model reads of a text.
         prompts: prompts that are prepended to queries and passages.
     """
-    groups = _near_groups(pairs)
-    answers: dict[str, set[str]] = defaultdict(set)
-    for pair in pairs:
-        answers[pair.query].add(pair.positive)
+    texts = texts_of(pairs)
+    groups = dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
+    of_rows = np.array([[groups[pair.query] for pair in pairs], [groups[pair.positive] for pair in pairs]])
+    answers = _answers(pairs)
     by_code = {
         "broken-query": _broken_queries(pairs),
-        "query-is-positive": _queries_that_are_positives(pairs, groups),
-        **_duplicate_rows(pairs, groups),
+        "query-is-positive": _queries_that_are_positives(pairs, of_rows),
+        **_duplicate_rows(pairs, of_rows),
         **_false_negatives(pairs, answers, groups),
-        "near-duplicate-passage": _near_duplicate_passages(pairs, groups),
+        "near-duplicate-passage": _near_duplicate_passages(pairs, of_rows[1]),
         "domain-conflict": _domain_conflicts(pairs),
         "several-passages": _several_passages(pairs, answers),
         "cut-off": _cut_off(pairs, tokens, max_tokens, prompts),
-        "mojibake": _rows_with(pairs, BADNESS_RE),
-        "control-characters": _rows_with(pairs, _CONTROL),
+        "mojibake": _rows_with(pairs, texts, first_mojibake),
+        "control-characters": _rows_with(pairs, texts, first_control),
         "small-domain": _small_domains(pairs, groups),
     }
     return [
@@ -196,9 +195,12 @@ def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
 
 def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
     """Return the distinct texts of rows, each after its prompt, in order of first appearance."""
-    return list(
-        dict.fromkeys(prompts.before(is_query=name == "query") + text for pair in pairs for name, text in _texts(pair))
-    )
+    texts: dict[str, None] = {}
+    for pair in pairs:
+        texts[prompts.query + pair.query] = None
+        for text in (pair.positive, *pair.negatives):
+            texts[prompts.passage + text] = None
+    return list(texts)
 
 
 def describe_finding(finding: Finding, places: Mapping[int, str] | None = None) -> str:
@@ -216,24 +218,13 @@ def describe_finding(finding: Finding, places: Mapping[int, str] | None = None) 
     return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
 
 
-_SPACES = re.compile(r"[ \t\r\n]+")
-# Unicode's category Cc except tabs and line breaks; and U+FFFD, which stands for a character that was lost
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
-
-
 def _broken_queries(pairs: Sequence[Pair]) -> _Found:
     reasons = {pair.line: (pair.query, reason) for pair in pairs if (reason := why_broken(pair.query))}
     counts = Counter(reason for _, reason in reasons.values())
     return _Found(
-        {line: f"{_shown(query)}: {reason}" for line, (query, reason) in reasons.items()},
+        {line: f"{quoted(query)}: {reason}" for line, (query, reason) in reasons.items()},
         "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()),
     )
-
-
-def _near_groups(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Map each text to the number of its group of near duplicates."""
-    texts = texts_of(pairs)
-    return dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
 
 
 def _texts(pair: Pair) -> Iterator[tuple[str, str]]:
@@ -244,21 +235,35 @@ def _texts(pair: Pair) -> Iterator[tuple[str, str]]:
         yield "negative", text
 
 
-def _queries_that_are_positives(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
-    return _Found({pair.line: _shown(pair.query) for pair in pairs if groups[pair.query] == groups[pair.positive]})
+def _answers(pairs: Sequence[Pair]) -> dict[str, set[str]]:
+    """Map the queries of several rows, or of rows with negatives, to their answers; others have a single one."""
+    rows = Counter(pair.query for pair in pairs)
+    answers: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        if pair.negatives or rows[pair.query] > 1:
+            answers[pair.query].add(pair.positive)
+    return answers
 
 
-def _duplicate_rows(pairs: Sequence[Pair], groups: Mapping[str, int]) -> dict[str, _Found]:
+def _queries_that_are_positives(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> _Found:
+    same = [pairs[row] for row in np.flatnonzero(groups[0] == groups[1]).tolist()]
+    return _Found({pair.line: quoted(pair.query) for pair in same})
+
+
+def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[str, _Found]:
+    """Find rows like earlier ones; `groups` (2, N) are those of each row's query and positive."""
     exact: dict[int, str] = {}
     near: dict[int, str] = {}
     first: dict[tuple[str, str], str] = {}
-    first_near: dict[tuple[int, int], str] = {}
-    for pair in pairs:
-        row, group = (pair.query, pair.positive), (groups[pair.query], groups[pair.positive])
+    first_near: dict[int, str] = {}
+    both = groups[0] * (groups.max() + 1) + groups[1]
+    _, kind, times = np.unique(both, return_inverse=True, return_counts=True)
+    for pair, group in [(pairs[row], kind[row]) for row in np.flatnonzero(times[kind] > 1).tolist()]:
+        row = pair.query, pair.positive
         if row in first:
-            exact[pair.line] = f"{_shown(pair.query)}: as {first[row]}"
+            exact[pair.line] = f"{quoted(pair.query)}: as {first[row]}"
         elif group in first_near:
-            near[pair.line] = f"{_shown(pair.query)}: nearly as {first_near[group]}"
+            near[pair.line] = f"{quoted(pair.query)}: nearly as {first_near[group]}"
         first.setdefault(row, pair.place)
         first_near.setdefault(group, pair.place)
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
@@ -270,16 +275,16 @@ def _false_negatives(
     same: dict[int, str] = {}
     others: dict[int, str] = {}
     near: dict[int, str] = {}
-    for pair in pairs:
+    for pair in [pair for pair in pairs if pair.negatives]:
         known = answers[pair.query]
         near_known = {groups[text] for text in known}
         for text in pair.negatives:
             if text == pair.positive:
-                same[pair.line] = _shown(text)
+                same[pair.line] = quoted(text)
             elif text in known:
-                others[pair.line] = f"{_shown(pair.query, 60)}: {_shown(text, 60)}"
+                others[pair.line] = f"{quoted(pair.query, 60)}: {quoted(text, 60)}"
             elif groups[text] in near_known:
-                near[pair.line] = _shown(text)
+                near[pair.line] = quoted(text)
     return {
         "negative-near-positive": _Found(near),
         "negative-is-positive": _Found(same),
@@ -287,50 +292,54 @@ def _false_negatives(
     }
 
 
-def _near_duplicate_passages(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
+def _near_duplicate_passages(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> _Found:
     first: dict[int, Pair] = {}
     copies: dict[str, int] = {}
     by_line = {}
-    for pair in pairs:
-        earlier = first.setdefault(groups[pair.positive], pair)
+    group_of = {pair.positive: group for pair, group in zip(pairs, groups.tolist(), strict=True)}
+    several = np.bincount([*group_of.values()]) > 1
+    for pair in [pairs[row] for row in np.flatnonzero(several[groups]).tolist()]:
+        earlier = first.setdefault(group_of[pair.positive], pair)
         if earlier.positive != pair.positive:
-            copies[pair.positive] = groups[pair.positive]
-            by_line[pair.line] = f"{_shown(pair.positive)}: nearly as in {earlier.place}"
+            copies[pair.positive] = group_of[pair.positive]
+            by_line[pair.line] = f"{quoted(pair.positive)}: nearly as in {earlier.place}"
     return _Found(by_line, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
 
 
 def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
+    first: dict[str, str] = {}
+    several = {pair.positive for pair in pairs if first.setdefault(pair.positive, pair.domain) != pair.domain}
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     for pair in pairs:
-        rows[pair.positive][pair.domain] += 1
+        if pair.positive in several:
+            rows[pair.positive][pair.domain] += 1
     # the same rule as in the split: the domain with most rows, then the first by name
     owner = {text: min(counts, key=lambda name: (-counts[name], name)) for text, counts in rows.items()}
     return _Found(
         {
-            pair.line: f"{_shown(pair.positive)}: {pair.domain} here, mostly {owner[pair.positive]}"
+            pair.line: f"{quoted(pair.positive)}: {pair.domain} here, mostly {owner[pair.positive]}"
             for pair in pairs
-            if owner[pair.positive] != pair.domain
+            if owner.get(pair.positive, pair.domain) != pair.domain
         },
-        f"{sum(len(counts) > 1 for counts in rows.values()):,} passages stand under several domains",
+        f"{len(several):,} passages stand under several domains",
     )
 
 
 def _several_passages(pairs: Sequence[Pair], answers: Mapping[str, set[str]]) -> _Found:
     several = {query: len(texts) for query, texts in answers.items() if len(texts) > 1}
     return _Found(
-        {p.line: f"{_shown(p.query)}: {several[p.query]} passages" for p in pairs if p.query in several},
+        {p.line: f"{quoted(p.query)}: {several[p.query]} passages" for p in pairs if p.query in several},
         f"{len(several):,} queries name {max(several.values(), default=0):,} passages at most",
     )
 
 
 def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts) -> _Found:
     by_line = {}
+    beyond_limit = {text for text, length in tokens.items() if length > max_tokens}
     for pair in pairs:
-        lengths = [
-            (name, tokens.get(prompts.before(is_query=name == "query") + text, 0)) for name, text in _texts(pair)
-        ]
-        if any(length > max_tokens for name, length in lengths if name != "negative"):
-            long = [f"{name} of {length:,} tokens" for name, length in lengths if length > max_tokens]
+        if prompts.query + pair.query in beyond_limit or prompts.passage + pair.positive in beyond_limit:
+            texts = [(name, prompts.before(is_query=name == "query") + text) for name, text in _texts(pair)]
+            long = [f"{name} of {tokens[text]:,} tokens" for name, text in texts if text in beyond_limit]
             by_line[pair.line] = ", ".join(long)
     queries, all_queries = _counted({prompts.query + pair.query for pair in pairs}, tokens)
     passages, all_passages = _counted(
@@ -357,14 +366,14 @@ def _counted(texts: Collection[str], tokens: Mapping[str, int]) -> tuple[NDArray
     return np.array([tokens[text] for text in texts if text in tokens], dtype=np.int64), len(texts)
 
 
-def _rows_with(pairs: Sequence[Pair], pattern: re.Pattern[str]) -> _Found:
-    """Find the rows with a match in any text; the first match of a row is shown with its surroundings."""
-    spots = {text: match.start() for text in texts_of(pairs) if (match := pattern.search(text))}
+def _rows_with(pairs: Sequence[Pair], texts: Sequence[str], find: Callable[[str], int | None]) -> _Found:
+    """Find the rows with a place that is found in any text; the first one of a row is shown with its surroundings."""
+    spots = {text: spot for text in texts if (spot := find(text)) is not None}
     by_line: dict[int, str] = {}
-    for pair in pairs:
+    for pair in pairs if spots else ():
         for name, text in _texts(pair):
             if text in spots:
-                by_line.setdefault(pair.line, f"{name}: {_shown(text[max(0, spots[text] - 25) :], 60)}")
+                by_line.setdefault(pair.line, f"{name}: {quoted(text[max(0, spots[text] - 25) :], 60)}")
     return _Found(by_line)
 
 
@@ -374,7 +383,8 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
     for pair in pairs:
         passages[pair.domain].add(groups[pair.positive])
     small = {name: len(ids) for name, ids in sorted(passages.items()) if HELD_BACK_SHARE * len(ids) < MIN_PASSAGES}
-    texts = {name: counts["positives"] for name, counts in count_by_domain(pairs).items()}
+    counted = count_by_domain([pair for pair in pairs if pair.domain in small])
+    texts = {name: counts["positives"] for name, counts in counted.items()}
     sentences = {
         name: f"{name} has {count:,} passages{' that are not nearly the same' * (count < texts[name])}"
         for name, count in small.items()
@@ -386,9 +396,3 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
         {pair.line: sentences[pair.domain] for pair in pairs if pair.domain in small},
         f"{'; '.join(named)}{more}; want {want}, of which a share of {HELD_BACK_SHARE} comes to {MIN_PASSAGES}",
     )
-
-
-def _shown(text: str, width: int = 100) -> str:
-    """Quote a text on one line, cut to about `width` characters; control characters are escaped for the terminal."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _SPACES.sub(" ", text))
-    return f'"{line}"' if len(line) <= width else f'"{line[:width]}…"'

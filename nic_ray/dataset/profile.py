@@ -123,12 +123,11 @@ def texts_to_count(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list
 
     Where there are more queries, or passages, those counted are drawn at random, the same in each call.
     """
-    table = _numbered(pairs)
-    chosen = {
-        prefix + texts[number]: None
-        for prefix, texts in ((prompts.query, table.queries), (prompts.passage, table.passages))
-        for number in _drawn(len(texts))
-    }
+    queries = dict.fromkeys(pair.query for pair in pairs)
+    passages = dict.fromkeys(text for pair in pairs for text in (pair.positive, *pair.negatives))
+    chosen: dict[str, None] = {}
+    for prompt, texts in ((prompts.query, list(queries)), (prompts.passage, list(passages))):
+        chosen |= dict.fromkeys(prompt + texts[number] for number in _drawn(len(texts)).tolist())
     return list(chosen)
 
 
@@ -200,13 +199,13 @@ class _Numbered:
 
     def pairs_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(P,) ascending numbers of the distinct pairs of query and positive: query * number of passages + passage."""
-        return np.unique(self.query[rows] * len(self.passages) + self.positive[rows])
+        return _distinct(self.query[rows] * len(self.passages) + self.positive[rows])
 
     def passages_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ascending numbers of the distinct positives and negatives."""
         of_these = np.zeros(len(self.query), dtype=np.bool_)
         of_these[rows] = True
-        return np.unique(np.concatenate([self.positive[rows], self.negative[of_these[self.negative_of]]]))
+        return _distinct(np.concatenate([self.positive[rows], self.negative[of_these[self.negative_of]]]))
 
 
 def _numbered(pairs: Sequence[Pair]) -> _Numbered:
@@ -242,15 +241,15 @@ class _Measured:
 
 
 def _part(table: _Numbered, measured: _Measured, rows: NDArray[np.int64]) -> Part:
-    queries, passages, pairs = np.unique(table.query[rows]), table.passages_of(rows), table.pairs_of(rows)
+    queries, passages, pairs = _distinct(table.query[rows]), table.passages_of(rows), table.pairs_of(rows)
     query, passage = np.divmod(pairs, len(table.passages))
     looked_at, shares = measured.shared
     found = shares[np.isin(looked_at, pairs, assume_unique=True) & ~np.isnan(shares)]
     return Part(
         queries=_lengths(measured.queries[queries], measured.max_tokens),
         passages=_lengths(measured.passages[passages], measured.max_tokens),
-        questions_a_passage=_counts(np.unique(passage, return_counts=True)[1]),
-        passages_a_question=_counts(np.unique(query, return_counts=True)[1]),
+        questions_a_passage=_counts(np.bincount(np.searchsorted(passages, passage))),
+        passages_a_question=_counts(np.bincount(np.searchsorted(queries, query))),
         shared_words=_shared(len(pairs), found),
         letters=_scripts(measured.letters[np.concatenate([queries, passages + len(table.queries)])]),
     )
@@ -273,6 +272,7 @@ def _histogram(tokens: NDArray[np.int64]) -> Histogram:
 
 
 def _counts(values: NDArray[np.int64]) -> Counts:
+    values = values[values > 0]  # a negative that is no positive has no question
     band = np.searchsorted(list(BANDS.values()), values)
     numbers = np.bincount(band, minlength=len(BANDS) + 1).tolist()
     bands = dict(zip([*BANDS, MORE], numbers, strict=True))
@@ -313,6 +313,12 @@ def _scripts(letters: NDArray[np.int32]) -> Letters:
     totals = looked_at.sum(axis=0, dtype=np.int64)
     shares = {SCRIPTS[at]: float(totals[at] / totals.sum()) for at in np.argsort(-totals, kind="stable") if totals[at]}
     return Letters(len(letters), len(looked_at), shares, int(mixes_scripts(looked_at).sum()))
+
+
+def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort numbers from 0 on, each once; np.unique makes a hash table of them first, which takes longer."""
+    ordered = np.sort(numbers)
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _drawn(count: int) -> NDArray[np.int64]:

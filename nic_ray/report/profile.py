@@ -1,12 +1,9 @@
-"""The profile of the pairs as it is shown: sentences, cells of a table, and a figure of the lengths."""
+"""The profile of the pairs as text: sentences, and cells of tables. Loads nothing that draws."""
 
 from collections.abc import Iterator
 
-from plotly.subplots import make_subplots
-
-from nic_ray.dataset.profile import BINS, Counts, Lengths, Part, Profile, sampled
+from nic_ray.dataset.profile import Counts, Lengths, Part, Profile, sampled
 from nic_ray.domains import omitted_domains, shown_domains
-from nic_ray.report.elements import Html, figure_html, sentence, table
 
 NONE = "–"
 COLUMNS = (
@@ -34,7 +31,7 @@ HEADINGS = (
     "letters",
     "texts that mix scripts",
 )
-"""Headings of the report's table."""
+"""Headings of `all_cells_of`."""
 
 
 def cells_of(name: str, part: Part) -> list[str]:
@@ -53,46 +50,15 @@ def cells_of(name: str, part: Part) -> list[str]:
 
 def rows_of(profile: Profile) -> Iterator[list[str]]:
     """The rows of a table under `COLUMNS`: the domains, an empty one, and the whole."""
-    for name in shown_domains(_sizes(profile)):
-        yield [omitted_domains(_sizes(profile))] if name is None else cells_of(name, profile.domains[name])
+    for name in shown_domains(sizes_of(profile)):
+        yield [omitted_domains(sizes_of(profile))] if name is None else cells_of(name, profile.domains[name])
     yield []
     yield cells_of("all", profile.whole)
 
 
-def describe_profile(profile: Profile) -> Iterator[str]:
-    """The figures of the whole, in sentences."""
-    whole = profile.whole
-    yield f"queries: {_described_lengths(whole.queries, profile.max_tokens)}"
-    yield f"passages: {_described_lengths(whole.passages, profile.max_tokens)}"
-    yield f"questions a passage: {_described_counts(whole.questions_a_passage, 'passages')}"
-    yield f"passages a question: {_described_counts(whole.passages_a_question, 'questions')}"
-    if whole.shared_words.measured:
-        shares = f"{_share(whole.shared_words.median)} in the median, {_share(whole.shared_words.mean)} in the mean"
-        yield f"words of a question that stand in its passage: {shares}"
-    letters = ", ".join(f"{script} {_share(share)}" for script, share in whole.letters.shares.items()) or "none"
-    yield f"letters: {letters}; {whole.letters.mixed:,} of {whole.letters.measured:,} texts mix scripts"
-    if notes := list(sampled(profile)):
-        yield f"measured on samples: {'; '.join(notes)}"
+def all_cells_of(name: str, part: Part) -> list[str]:
+    """A domain's figures as text, under `HEADINGS`."""
 
-
-def section(profile: Profile) -> Html:
-    """The profile in a report: sentences, a table of the domains and the whole, and a figure of the lengths."""
-    for line in describe_profile(profile):
-        yield sentence(f"{line[0].upper()}{line[1:]}.")
-    domains = shown_domains(_sizes(profile))
-    rows = [
-        [omitted_domains(_sizes(profile))] if name is None else _row(name, profile.domains[name]) for name in domains
-    ]
-    yield table(HEADINGS, [*rows, _row("all", profile.whole)])
-    yield sentence(
-        "Words of a question: those that a search by words compares, without English words that only ask. Where most "
-        "stand in the passage, such a search alone finds much; where few do, there is more to learn."
-    )
-    if profile.histograms:
-        yield _lengths_figure(profile)
-
-
-def _row(name: str, part: Part) -> list[str]:
     def four(lengths: Lengths) -> str:
         return ", ".join(_tokens(lengths, quantile) for quantile in ("p5", "median", "p95", "max"))
 
@@ -113,31 +79,20 @@ def _row(name: str, part: Part) -> list[str]:
     ]
 
 
-def _lengths_figure(profile: Profile) -> str:
-    """Draw the histograms of queries and of passages beside each other, with the token limit."""
-    figure = make_subplots(cols=len(profile.histograms), horizontal_spacing=0.1)
-    colours = {"queries": "#0072B2", "passages": "#E69F00"}
-    for column, (kind, histogram) in enumerate(profile.histograms.items(), 1):
-        starts = [number * histogram.width for number in range(BINS + 1)]
-        spans = [f"{start} to {start + histogram.width - 1} tokens" for start in starts[:-1]]
-        figure.add_bar(
-            x=[start + histogram.width / 2 for start in starts],
-            y=histogram.counts,
-            width=histogram.width,
-            name=kind,
-            marker={"color": colours[kind], "pattern": {"shape": [""] * BINS + ["/"]}},
-            text=[*spans, f"{starts[-1]} tokens or more"],
-            textposition="none",
-            hovertemplate="%{text}: %{y}<extra></extra>",
-            row=1,
-            col=column,
-        )
-        if profile.max_tokens <= starts[-1] + histogram.width:
-            limit = {"color": "#666666", "dash": "dash", "width": 2}
-            figure.add_vline(x=profile.max_tokens, line=limit, opacity=1, col=column)
-        figure.update_xaxes(title=f"tokens of the {kind}<br>(hatched: all longer ones)", rangemode="tozero", col=column)
-    figure.update_yaxes(title="texts", col=1)
-    return figure_html("lengths", figure, width=380 * len(profile.histograms))
+def describe_profile(profile: Profile) -> Iterator[str]:
+    """The figures of the whole, in sentences."""
+    whole = profile.whole
+    yield f"queries: {_described_lengths(whole.queries, profile.max_tokens)}"
+    yield f"passages: {_described_lengths(whole.passages, profile.max_tokens)}"
+    yield f"questions a passage: {_described_counts(whole.questions_a_passage, 'passages')}"
+    yield f"passages a question: {_described_counts(whole.passages_a_question, 'questions')}"
+    if whole.shared_words.measured:
+        shares = f"{_share(whole.shared_words.median)} in the median, {_share(whole.shared_words.mean)} in the mean"
+        yield f"words of a question that stand in its passage: {shares}"
+    letters = ", ".join(f"{script} {_share(share)}" for script, share in whole.letters.shares.items()) or "none"
+    yield f"letters: {letters}; {whole.letters.mixed:,} of {whole.letters.measured:,} texts mix scripts"
+    if notes := list(sampled(profile)):
+        yield f"measured on samples: {'; '.join(notes)}"
 
 
 def _described_lengths(lengths: Lengths, max_tokens: int) -> str:
@@ -165,5 +120,6 @@ def _share(value: float | None) -> str:
     return "under 0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
 
 
-def _sizes(profile: Profile) -> dict[str, float]:
+def sizes_of(profile: Profile) -> dict[str, float]:
+    """Domain -> number of its passages, by which the domains that are shown are chosen."""
     return {name: float(part.passages.texts) for name, part in profile.domains.items()}

@@ -30,7 +30,6 @@ from nic_ray.metrics.learning_curve import FittedCurve
 from nic_ray.metrics.table import METRICS, PRIMARY, label_of, macro_cells, metrics_in
 from nic_ray.protocol import BY_PASSAGE, MEANINGS, OWN_SPLITS, describe_groups, shown_name
 from nic_ray.readings import COLUMNS, cells_of, describe_readings
-from nic_ray.report import profile
 from nic_ray.report.elements import (
     FinishedRun,
     Html,
@@ -42,6 +41,7 @@ from nic_ray.report.elements import (
     sentence,
     table,
 )
+from nic_ray.report.pairs import profile_section
 from nic_ray.results import CROSS_FIT
 from nic_ray.sources import Sources, listed
 from nic_ray.tokens import chosen_prompts, count_tokens, stored_prompts
@@ -269,7 +269,7 @@ def data(run: FinishedRun) -> Html:
     train = run.config.train
     prompts = chosen_prompts(stored_prompts(train.base_model), train.prompts)
     tokens, limit = count_tokens(train.base_model, texts_to_count(rows, prompts), train.max_tokens)
-    yield from profile.section(profile_pairs(rows, tokens, limit, prompts))
+    yield from profile_section(profile_pairs(rows, tokens, limit, prompts))
     findings = lint_pairs(rows, tokens, limit, prompts)
     if not findings:
         yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
