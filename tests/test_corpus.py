@@ -238,13 +238,11 @@ def test_the_test_rows_rank_all_of_it_whatever_trials_rank(searched, corpus_file
     assert passages.max() >= len(sampled.collection.texts)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "no such file"), ("known", "holds no passage besides those of the pairs; name another, or leave it out")],
-)
-def test_a_corpus_that_adds_nothing_is_refused(searched, tiny_pairs, tmp_path, content, message):
-    path = tmp_path / "c.jsonl"
-    if content:
-        jsonl(path, [{"text": tiny_pairs[0].positive}])
-    with pytest.raises(InputError, match=message):
-        searched(1, more={"data": {"corpus": str(path)}})
+def test_a_corpus_that_adds_nothing_is_said_and_one_that_is_not_there_refused(searched, tiny_pairs, tmp_path):
+    path = jsonl(tmp_path / "c.jsonl", [{"text": tiny_pairs[0].positive}])
+    prepared, _, _ = searched(1, more={"data": {"corpus": str(path)}})
+    (line,) = [line for line in describe_run(prepared) if "c.jsonl" in line]
+    assert line.startswith(f"{path} holds no passage that no row names: ")
+    assert describe_data(prepared)["data"]["corpus"]["passages"] == 0
+    with pytest.raises(InputError, match="no such file"):
+        searched(1, more={"data": {"corpus": str(tmp_path / "gone.jsonl")}})

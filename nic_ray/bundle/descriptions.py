@@ -80,7 +80,7 @@ def describe_ranked(data: StoredData) -> str:
     if "passages" not in data:
         return "all passages of the data, whatever part they belong to"
     named = f"all {data['passages']} passages of the data, whatever part they belong to"
-    if (corpus := data.get("corpus")) is None:
+    if not (corpus := data.get("corpus")) or not corpus["passages"]:
         return named
     whole = f"{named}, and {corpus['passages']:,} passages of {corpus['path']} that no row names"
     if corpus["sampled"] == corpus["passages"]:

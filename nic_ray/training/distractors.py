@@ -14,7 +14,6 @@ from nic_ray.config import Config
 from nic_ray.dataset.corpus import read_distractors, with_distractors
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection
-from nic_ray.errors import InputError
 from nic_ray.metrics.ranking import nearest_passages, similarities
 from nic_ray.model.activations import feed, token_inputs
 from nic_ray.model.cache import kept
@@ -105,16 +104,12 @@ def ranked_corpus(
         the collection, and the corpus; None without one.
 
     Raises:
-        InputError: the corpus cannot be used, or holds no passage that no row names.
+        InputError: the corpus cannot be used.
     """
     path, limit = config.data.corpus, config.evaluation.exact_up_to
     if path is None:
         return collection, None
     texts = read_distractors(path, collection)
-    if not texts:
-        raise InputError(
-            f"data.corpus: {path} holds no passage besides those of the pairs; name another, or leave it out"
-        )
     chosen = np.ones(len(texts), np.bool_)
     if len(texts) > limit:
         known = _hardest(config, collection, asking, encoder, texts, place) if hardest else []
@@ -162,6 +157,8 @@ def describe_corpus(corpus: Corpus, named: int) -> str:
     Args:
         named: number of passages that rows name.
     """
+    if not corpus.count:
+        return f"{corpus.path} holds no passage that no row names: {named:,} passages are ranked"
     ranked = f"{named + corpus.count:,} passages are ranked, {corpus.count:,} of them of {corpus.path}, named by no row"
     if not corpus.beyond:
         return ranked
