@@ -21,7 +21,7 @@ def first_mojibake(text: str) -> int | None:
         return None
     for part in _NOT_ASCII.finditer(text):
         if match := BADNESS_RE.search(text, max(0, part.start() - WIDEST), part.end() + WIDEST):
-            return match.start()
+            return int(match.start())
     return None
 
 

@@ -233,7 +233,8 @@ def _first_columns(held: _Held, of_larger: float, of_smaller: float) -> tuple[sp
     def looked_at(share: float) -> NDArray[np.int64]:
         wanted = held.sizes - np.ceil(share * held.sizes - 1e-9).astype(np.int64) + 1
         # pairs that no other text contains are the rarest, and come before the first column
-        return np.clip(wanted - (held.sizes - lengths), 0, lengths)
+        leading: NDArray[np.int64] = np.clip(wanted - (held.sizes - lengths), 0, lengths)
+        return leading
 
     def matrix(columns: NDArray[np.int64], counts: NDArray[np.int64]) -> sparse.csr_array:
         ends = np.concatenate([[0], np.cumsum(counts)])

@@ -300,7 +300,7 @@ def _answers(pairs: Sequence[Pair]) -> dict[str, set[str]]:
 
 
 def _queries_that_are_positives(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> _Found:
-    same = [pairs[row] for row in np.flatnonzero(groups[0] == groups[1])]
+    same = [pairs[row] for row in np.flatnonzero(groups[0] == groups[1]).tolist()]
     return _Found({pair.line: quoted(pair.query) for pair in same})
 
 
@@ -312,7 +312,7 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[st
     first_near: dict[int, int] = {}
     both = groups[0] * (groups.max() + 1) + groups[1]
     _, kind, times = np.unique(both, return_inverse=True, return_counts=True)
-    for pair, group in [(pairs[row], kind[row]) for row in np.flatnonzero(times[kind] > 1)]:
+    for pair, group in [(pairs[row], kind[row]) for row in np.flatnonzero(times[kind] > 1).tolist()]:
         row = pair.query, pair.positive
         if row in first:
             exact[pair.line] = f"{quoted(pair.query)}: as {pair.unit} {first[row]}"
@@ -323,9 +323,7 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[st
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
 
 
-def _false_negatives(
-    pairs: Sequence[Pair], answers: Mapping[str, set[str]], groups: Mapping[str, int]
-) -> dict[str, _Found]:
+def _false_negatives(pairs: Sequence[Pair], answers: dict[str, set[str]], groups: dict[str, int]) -> dict[str, _Found]:
     same: dict[int, str] = {}
     others: dict[int, str] = {}
     near: dict[int, str] = {}
@@ -352,7 +350,7 @@ def _near_duplicate_passages(pairs: Sequence[Pair], groups: NDArray[np.int64]) -
     by_line = {}
     group_of = {pair.positive: group for pair, group in zip(pairs, groups.tolist(), strict=True)}
     several = np.bincount([*group_of.values()]) > 1
-    for pair in [pairs[row] for row in np.flatnonzero(several[groups])]:
+    for pair in [pairs[row] for row in np.flatnonzero(several[groups]).tolist()]:
         earlier = first.setdefault(group_of[pair.positive], pair)
         if earlier.positive != pair.positive:
             copies[pair.positive] = group_of[pair.positive]
