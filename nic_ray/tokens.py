@@ -22,6 +22,8 @@ _LIMITS = {
 }
 
 
+# texts that are encoded together: all at once, 100,000 encodings take a GiB
+_TOGETHER = 2_000
 # where Sentence Transformers writes prompts
 _PROMPTS = "config_sentence_transformers.json"
 
@@ -150,7 +152,8 @@ def count_tokens(base_model: str, texts: Iterable[str], max_tokens: int) -> tupl
     tokenizer.no_truncation()
     tokenizer.no_padding()
     distinct = list(dict.fromkeys(texts))
-    counts = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(distinct)]
+    batches = (distinct[start : start + _TOGETHER] for start in range(0, len(distinct), _TOGETHER))
+    counts = [len(encoding.ids) for batch in batches for encoding in tokenizer.encode_batch_fast(batch)]
     return dict(zip(distinct, counts, strict=True)), min([max_tokens, *_own_limits(file.parent)])
 
 

@@ -58,6 +58,11 @@ def test_nothing_is_found_in_sound_pairs():
     assert found(sound_pairs()) == {}
 
 
+def test_two_rows_without_negatives_that_name_different_passages_are_found():
+    pairs = [dataclasses.replace(pair, negatives=()) for pair in changed(5, query=QUERY)]
+    assert found(pairs) == {"several-passages": (1, 5)}
+
+
 def test_a_query_that_is_its_passage_is_found():
     assert found(changed(5, query=PASSAGES[2].upper())) == {"query-is-positive": (5,)}
 

@@ -119,7 +119,8 @@ def test_of_many_texts_a_sample_is_measured_and_that_is_said(monkeypatch):
     pairs = [Pair(f"oil {'x ' * (n % 7)}{n}", f"oil no. {n // 2}", "pumps" if n % 4 else "radar") for n in range(4000)]
     whole = profiled(pairs)
     assert list(sampled(whole)) == []
-    monkeypatch.setattr(profile, "MOST_MEASURED", 1000)
+    monkeypatch.setattr(profile, "MOST_MEASURED", 1999)
+    monkeypatch.setattr(profile, "SAMPLE", 1000)
     found = profiled(pairs)
     assert list(sampled(found)) == [
         "token lengths from 1,000 of 4,000 queries",
@@ -139,7 +140,8 @@ def test_of_many_texts_a_sample_is_measured_and_that_is_said(monkeypatch):
 
 def test_a_domain_of_which_nothing_was_drawn_says_so(monkeypatch):
     pairs = [Pair(f"q{n}", f"p{n}", f"d{n}") for n in range(10)]
-    monkeypatch.setattr(profile, "MOST_MEASURED", 2)
+    monkeypatch.setattr(profile, "MOST_MEASURED", 9)
+    monkeypatch.setattr(profile, "SAMPLE", 2)
     parts = profiled(pairs).domains.values()
     empty = [part for part in parts if not part.queries.counted]
     assert len(empty) == 8

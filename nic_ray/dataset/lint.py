@@ -269,9 +269,7 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[st
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
 
 
-def _false_negatives(
-    pairs: Sequence[Pair], answers: Mapping[str, set[str]], groups: Mapping[str, int]
-) -> dict[str, _Found]:
+def _false_negatives(pairs: Sequence[Pair], answers: dict[str, set[str]], groups: dict[str, int]) -> dict[str, _Found]:
     same: dict[int, str] = {}
     others: dict[int, str] = {}
     near: dict[int, str] = {}

@@ -18,7 +18,9 @@ from nic_ray.metrics.bm25 import content_words
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 MOST_MEASURED = 50_000
-"""Largest number of queries, of passages, of pairs and of texts whose tokens, words or letters are looked at."""
+"""Largest number of queries, passages, pairs or texts of which all are looked at for tokens, words or letters."""
+SAMPLE = 20_000
+"""Number of those that are looked at where there are more."""
 QUANTILES = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 BANDS = {"1": 1, "2": 2, "3-5": 5, "6-10": 10}
 """Name of a band of counts -> its largest count; a count above all of them is in the band `MORE`."""
@@ -119,9 +121,9 @@ class Profile:
 
 
 def texts_to_count(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
-    """The texts whose tokens are counted, each after its prompt: all distinct ones, or `MOST_MEASURED` of each kind.
+    """The texts whose tokens are counted, each after its prompt: all distinct ones, or a sample of each kind.
 
-    Where there are more queries, or passages, those counted are drawn at random, the same in each call.
+    Of more than `MOST_MEASURED` queries, or passages, `SAMPLE` are drawn at random, the same in each call.
     """
     queries = dict.fromkeys(pair.query for pair in pairs)
     passages = dict.fromkeys(text for pair in pairs for text in (pair.positive, *pair.negatives))
@@ -136,7 +138,7 @@ def profile_pairs(
 ) -> Profile:
     """Describe pairs in figures: those of the whole, and of each domain.
 
-    Where there are more than `MOST_MEASURED` pairs or texts, words and letters are those of a sample of that size.
+    Where there are more than `MOST_MEASURED` pairs or texts, words and letters are those of a sample.
 
     Args:
         pairs: at least one row.
@@ -176,7 +178,7 @@ def sampled(profile: Profile) -> Iterator[str]:
         if lengths.counted < lengths.texts:
             yield f"token lengths from {lengths.counted:,} of {lengths.texts:,} {kind}"
     if whole.shared_words.pairs > MOST_MEASURED:
-        yield f"shared words from {MOST_MEASURED:,} of {whole.shared_words.pairs:,} pairs"
+        yield f"shared words from {SAMPLE:,} of {whole.shared_words.pairs:,} pairs"
     if whole.letters.measured < whole.letters.texts:
         yield f"scripts from {whole.letters.measured:,} of {whole.letters.texts:,} texts"
 
@@ -322,7 +324,7 @@ def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _drawn(count: int) -> NDArray[np.int64]:
-    """Ascending numbers below `count`: all, or `MOST_MEASURED` drawn at random, the same in each call."""
+    """Ascending numbers below `count`: all, or of more than `MOST_MEASURED` a sample, the same in each call."""
     if count <= MOST_MEASURED:
         return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, MOST_MEASURED, replace=False))
+    return np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))

@@ -1,6 +1,6 @@
 """Time and memory of `python -m nic_ray.check` on a large file of random pairs.
 
-    python benchmarks/checking.py [--rows 1000000] [--passages 250000] [--seed 0] [--keep FILE]
+    python benchmarks/large_files.py [--rows 1000000] [--passages 250000] [--seed 0] [--keep FILE]
 
 Writes a Parquet file with questions of about ten words and passages of about ninety, in six domains, in a temporary
 folder; runs the check on it in a process of its own, and prints one line of JSON: rows, seconds, processor seconds, the
