@@ -71,11 +71,17 @@ def unit_of_groups(group_by: str) -> str:
     return {BY_PASSAGE: "passages", BY_DOCUMENT: "documents"}.get(group_by, f'values of "{group_by}"')
 
 
-def describe_groups(group_by: str) -> str:
-    """Say which rows stay together besides those about one passage; empty if no others do."""
+def describe_groups(group_by: str, splits: str | None = None) -> str:
+    """Say which rows stay together besides those about one passage; empty if no others do.
+
+    Args:
+        splits: "own" where rows kept the splits that they came with.
+    """
     if group_by == BY_PASSAGE:
         return ""
     of = "one document" if group_by == BY_DOCUMENT else f'one value of the column "{group_by}"'
+    if splits == "own":
+        return f"The questions of {of} are not independent, so intervals and bounds count each such group once"
     return (
         f"Rows of {of} were held back together, with those whose passages are nearly the same; their questions are not "
         "independent, so intervals and bounds count each such group once"

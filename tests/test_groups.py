@@ -324,7 +324,7 @@ def test_a_run_holds_documents_back_and_says_so(settings):
 def test_rows_without_a_document_are_counted():
     rows = rows_of(("a", "A"), ("b", "A"), ("c", None), ("a", None))
     collection = index_pairs(rows)
-    said = [*describe_groups_of(collection, groups_of(collection, "document"), "document", rows)]
+    said = [*describe_groups_of(collection, groups_of(collection, "document"), DataConfig(group_by="document"), rows)]
     assert said == [
         "grouped by document: 1 documents; with passages that are nearly the same they make 2 groups, each on one side "
         "of the split",

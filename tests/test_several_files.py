@@ -15,7 +15,7 @@ from nic_ray.config import Config
 from nic_ray.config_file import dump_config, load_config
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.clean import write_clean
-from nic_ray.dataset.form import Form
+from nic_ray.dataset.form import Form, form_of
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.lint import lint_pairs
 from nic_ray.dataset.pairs import find_problems, read_file, read_pairs
@@ -35,6 +35,7 @@ ROWS = [
 
 def write(path: Path, rows) -> Path:
     """Write rows in the format of the file's ending, each under column names of its own."""
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".csv":
@@ -109,6 +110,38 @@ def test_a_row_of_an_earlier_file_counts_once_and_one_that_a_file_repeats_stays(
         f"3 rows of {second} stand in an earlier file too, and count once",
         f"1 row of {third} stands in an earlier file too, and counts once",
     ]
+
+
+def test_what_only_the_repetition_of_a_row_says_is_kept_and_a_difference_is_said(tmp_path):
+    bare = [{**row, "score": 1} for row in ROWS[:5]]
+    full = [{**row, "document": f"manual {n // 2}", "score": 3} for n, row in enumerate(ROWS)]
+    found = read_file((write(tmp_path / "a.jsonl", bare), write(tmp_path / "b.jsonl", full)))
+    assert [(pair.document, pair.score) for pair in found.pairs[:5]] == [(f"manual {n // 2}", 3) for n in range(5)]
+    assert [note for note in found.notes if "another document" in note] == []
+    other = [{**row, "document": "another"} for row in ROWS[:2]]
+    found = read_file((tmp_path / "b.jsonl", write(tmp_path / "c.jsonl", other)))
+    assert found.pairs[0].document == "manual 0"
+    assert found.notes[-1].startswith("2 of them name another document, section or score than the earlier file")
+
+
+def test_a_column_that_groups_is_not_replaced_by_another_one(tmp_path):
+    rows = [{**row, "manual": "m"} for row in ROWS[:5]], [{**row, "document_id": "d"} for row in ROWS[5:]]
+    files = write(tmp_path / "a.jsonl", rows[0]), write(tmp_path / "b.jsonl", rows[1])
+    found = read_file(files, form_of(DataConfig(pairs=files, group_by="manual")))
+    assert [pair.document for pair in found.pairs] == ["m"] * 5 + [None] * 5
+    assert {pair.document for pair in read_file(files).pairs[5:]} == {"d"}
+
+
+def test_what_a_folder_or_a_split_leaves_out_is_said(tmp_path):
+    folder = tmp_path / "mix"
+    write(folder / "train.jsonl", ROWS[:7])
+    write(folder / "test.jsonl", ROWS[7:])
+    (folder / "c.txt").write_text("notes")
+    (folder / "sub.parquet").mkdir()
+    notes = read_file(folder).notes
+    assert f"{folder}: c.txt, sub.parquet are left out: no files of pairs by their endings" in notes
+    assert "files are named test, train: data.splits: own keeps them as the parts that they are" in notes
+    assert not [note for note in read_file(folder, Form(own_splits=True)).notes if "data.splits" in note]
 
 
 def test_the_faults_of_every_file_are_listed_with_their_file(tmp_path, files):
@@ -322,7 +355,10 @@ def test_a_model_is_evaluated_on_the_files_that_it_was_trained_on(tiny_model, ha
     metadata = json.loads(json.dumps(describe_data(prepared)))
     data = data_for(metadata, halves, "test", Path("model"))
     assert (data.seed, form_on(metadata, halves), is_ranked_as_folder(metadata, halves)) == (5, Form(), False)
-    assert data_for(metadata, halves[::-1], "test", Path("model")) == DataConfig()
+    for others in (halves[::-1], halves[0]):
+        with pytest.raises(InputError, match=r"model: was trained on .*, and its split is that of all of them in that"):
+            data_for(metadata, others, "test", Path("model"))
+        assert data_for(metadata, others, "all", Path("model")) is None
     code, out, _ = run(evaluate.main, tiny_model(), *halves, "--json")
     assert code == 0
     assert json.loads(out)["pairs"] == f"{halves[0]}, {halves[1]}"

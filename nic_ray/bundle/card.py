@@ -156,7 +156,7 @@ def _results_section(metadata: Metadata) -> str:
     if warning := cut_off(trained):
         lines.append(f"**{warning}**")
     if protocol := held_back_by(split.get("protocol"), split.get("splits")):
-        grouped = describe_groups(split.get("group_by", BY_PASSAGE))
+        grouped = describe_groups(split.get("group_by", BY_PASSAGE), split.get("splits"))
         lines.append(f"How rows were held back: {MEANINGS.get(protocol, protocol)}.{grouped and f' {grouped}.'}")
     for part in parts:
         query_count = split.get("rows", {}).get("test" if part == IN_DOMAIN else part)

@@ -21,6 +21,7 @@ from nic_ray.bundle.rows import (
     queries_of,
     split_on,
     split_sha256_on,
+    trained_on_some,
 )
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.beir import read_beir
@@ -401,6 +402,8 @@ def _advantages(
     if "split" not in metadata:
         return []
     stored = split_on(metadata, pairs)
+    if stored is None and trained_on_some(metadata, pairs):
+        return [f"{name}: was trained on some of these rows"]
     if stored is None:
         return [f"{name}: was trained on other pairs ({metadata.get('data', {}).get('pairs', 'unknown')})"]
     if metadata.get("refit") == "all":

@@ -1,6 +1,7 @@
 """The rows of a file of pairs that a model is evaluated on: a part of the split that it was trained with, or others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,13 +52,19 @@ def form_on(metadata: Metadata, pairs: Sources) -> Form:
     """How a file of pairs is to be read: as the model's training was told, if these are its pairs."""
     data = metadata.get("data", {})
     forms = {old["sha256"]: _form_then(old, old["split"]) for old in data.get("replay", [])}
-    forms[data.get("sha256", "")] = _form_then(data, metadata.get("split", {}))
+    forms[data.get("sha256", "")] = replace(_form_then(data, metadata.get("split", {})), domain=_only_domain(data))
     if all(form == AS_FOUND for form in forms.values()):
         return AS_FOUND
     try:
         return forms.get(content_sha256(pairs), AS_FOUND)
     except OSError:  # which reading them describes
         return AS_FOUND
+
+
+def _only_domain(data: StoredData) -> str | None:
+    """The domain of a file that may have been renamed since, if all of its rows were of one."""
+    names = [*data.get("domains", ())]
+    return names[0] if len(names) == 1 and "files" not in data and "replay" not in data else None
 
 
 def _form_then(record: StoredData | ReplayedPairs, split: StoredSplit) -> Form:
@@ -89,6 +96,19 @@ def split_on(metadata: Metadata, pairs: Sources) -> StoredSplit | None:
     return metadata["split"] if digest in (data.get("sha256"), *(old["sha256"] for old in replay)) else None
 
 
+def trained_on_some(metadata: Metadata, pairs: Sources) -> str | None:
+    """Return the files that a model was trained on, by commas, if some of them are among others that are not."""
+    if split_on(metadata, pairs) is not None:
+        return None
+    data = metadata.get("data", {})
+    records = [data, *data.get("replay", [])]
+    known = {file["sha256"] for record in records for file in record.get("files", [])}
+    known |= {record["sha256"] for record in records if "sha256" in record}
+    if known.isdisjoint(map(content_sha256, files_of(pairs))):
+        return None
+    return ", ".join(str(record.get("pairs")) for record in records)
+
+
 def split_sha256_on(metadata: Metadata, pairs: Sources) -> str | None:
     """SHA-256 of the split of a file's pairs where a model was trained on them; None if it was not."""
     stored = split_on(metadata, pairs)
@@ -117,6 +137,11 @@ def data_for(metadata: Metadata, pairs: Sources, split: Part | Literal["all"], f
     """The split of the model if it was trained on the pairs, else the default split; None for all rows."""
     if split == "all":
         return None
+    if trained := trained_on_some(metadata, pairs):
+        raise InputError(
+            f"{folder}: was trained on {trained}, and its split is that of all of them in that order, got "
+            f"{names_of(pairs)}; name these files so, or read --split all"
+        )
     stored, replay = split_on(metadata, pairs), metadata.get("data", {}).get("replay")
     if replay and stored is metadata.get("split"):
         raise InputError(

@@ -94,22 +94,6 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
     return Columns(of)
 
 
-def own_columns(names: Sequence[str]) -> Columns | None:
-    """Find the columns of a file whose fields have our names, but for several negatives a row and for documents.
-
-    Returns:
-        None where those have our names too.
-    """
-    if any(map(NUMBERED.fullmatch, names)):
-        return match_columns(names)
-    known = {name.casefold().strip(): name for name in reversed(names)}
-    document = next((known[name] for name in OTHER_NAMES["document"].split() if name in known), None)
-    if "document" in names or document is None:
-        return None
-    own = (*FIELDS, "negative", "source_section", "score")
-    return Columns({**{field: (field,) for field in own}, "document": (document,)})
-
-
 def domain_named_after(path: Path) -> str:
     """Return the one domain of a file whose rows name none."""
     # a data set of the hub is named after itself, whatever its owner, configuration and split

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nic_ray.dataset.columns import FIELDS, Columns, UnknownColumn, domain_named_after, match_columns, own_columns
+from nic_ray.dataset.columns import FIELDS, Columns, UnknownColumn, domain_named_after, match_columns
 from nic_ray.dataset.form import Form
 from nic_ray.dataset.own_splits import COLUMN, split_of_file, without_splits
 
@@ -43,6 +43,8 @@ def find_fields(path: Path, names: Sequence[str], form: Form) -> Fields:
     """
     given = form.columns_among(names)
     columns, added = match_columns(names, given), dict[str, str]()
+    if "document" in form.columns and "document" not in given:  # that column groups the rows, and no other one
+        columns = Columns({field: own for field, own in columns.of.items() if field != "document"})
     if form.own_splits:
         if column := next((name for name in names if name.casefold().strip() == COLUMN), None):
             columns = Columns({**columns.of, COLUMN: (column,)})
@@ -52,12 +54,12 @@ def find_fields(path: Path, names: Sequence[str], form: Form) -> Fields:
             raise UnknownColumn(without_splits(names))
     if "domain" not in columns.of:
         # files that are named after their parts are together of one domain
-        added["domain"] = domain_named_after(path.absolute().parent if COLUMN in added else path)
+        added["domain"] = form.domain or domain_named_after(path.absolute().parent if COLUMN in added else path)
     return Fields(columns, added, frozenset(given.values()))
 
 
 def fields_of_lines(path: Path, form: Form) -> Fields:
-    """Find the fields of a JSONL file by the names in its first row, or in all rows if that lacks a field.
+    """Find the fields of a JSONL file by the names in all of its rows; true and false are no text of a field.
 
     Raises:
         UnknownColumn: as `find_fields`.
@@ -70,7 +72,12 @@ def fields_of_lines(path: Path, form: Form) -> Fields:
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
-                names |= dict.fromkeys(row)
-            if not form.columns and not form.own_splits and names.keys() >= {*FIELDS}:
-                return Fields(own_columns(list(names)), {})
-    return find_fields(path, list(names), form) if names else Fields(None, {})
+                named = {*FIELDS, *form.columns.values()}
+                names |= dict.fromkeys(
+                    name for name, value in row.items() if not isinstance(value, bool) or name in named
+                )
+    if not names:
+        return Fields(None, {})
+    fields = find_fields(path, list(names), form)
+    have_our_names = fields.columns is not None and all(own == (name,) for name, own in fields.columns.of.items())
+    return Fields(None, {}, fields.named) if have_our_names and not fields.added else fields

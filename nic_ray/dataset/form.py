@@ -19,6 +19,8 @@ class Form:
     """Field -> its column; other fields are found by the names of the columns."""
     own_splits: bool = False
     """Whether the splits that the rows came with are read."""
+    domain: str | None = None
+    """The domain of rows in a file that names none; None: the name of the file."""
     of_several: bool = False
     """Whether one of several files is read, which may lack a column of `columns` that another one has."""
 

@@ -96,6 +96,17 @@ def _files_in(path: Path) -> list[Path]:
     )
 
 
+def left_out_of(sources: Sources) -> Iterator[str]:
+    """Tell the user, a line each, what is not read of folders that stand for the files in them."""
+    for path in listed(sources):
+        read = _files_in(path)
+        others = sorted(entry.name for entry in path.iterdir() if entry not in read) if read else []
+        if seen := [name for name in others if not name.startswith(".")]:
+            more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
+            are = "is" if len(seen) == 1 else "are"
+            yield f"{path}: {', '.join(seen[:5])}{more} {are} left out: no files of pairs by their endings"
+
+
 def content_sha256(sources: Sources) -> str:
     """Compute the SHA-256 of a file, of all files in a folder of a format with their names, or of a hub's rows.
 

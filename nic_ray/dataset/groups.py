@@ -85,7 +85,7 @@ def refuse_without_documents(pairs: Sequence[Pair], data: DataConfig) -> None:
 
 
 def describe_groups_of(
-    collection: Collection, groups: NDArray[np.int64], group_by: str, read: Sequence[Pair]
+    collection: Collection, groups: NDArray[np.int64], data: DataConfig, read: Sequence[Pair]
 ) -> Iterator[str]:
     """Tell the user, line by line, by what rows were grouped, if not by passage, and which rows could not be.
 
@@ -93,12 +93,14 @@ def describe_groups_of(
         groups: (N,) from `groups_of`.
         read: the rows of the file, as they were read.
     """
+    group_by = data.group_by
     if group_by == BY_PASSAGE:
         return
     numbers, unit = document_numbers(collection), unit_of_groups(group_by)
+    kept = "each on one side of the split" if data.splits == "made" else "which count once each in intervals"
     yield (
         f"grouped by {group_by}{_by_section(read, group_by)}: {numbers.max(initial=-1) + 1:,} {unit}; with passages "
-        f"that are nearly the same they make {len(np.unique(groups)):,} groups, each on one side of the split"
+        f"that are nearly the same they make {len(np.unique(groups)):,} groups, {kept}"
     )
     if without := int(np.count_nonzero(numbers < 0)):
         yield f"{without:,} of {len(numbers):,} rows name none of them, and are grouped by passage alone"

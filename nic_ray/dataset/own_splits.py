@@ -108,6 +108,13 @@ def split_of_file(path: Path) -> str | None:
     return None if path.is_dir() else part_named(path.stem)
 
 
+def names_of_splits(files: Sequence[Path]) -> Iterator[str]:
+    """Tell the user that files seem to be splits, where their rows are split anew."""
+    named = [file.stem for file in files if split_of_file(file)]
+    if len({*map(part_named, named)}) > 1:
+        yield f"files are named {', '.join(named)}: data.splits: own keeps them as the parts that they are"
+
+
 def without_splits(names: Sequence[str]) -> str:
     """Say that a file's rows came with no splits, and the way out."""
     found = f"found: {', '.join(map(str, list(names)[:12]))}" if names else "found: nothing"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from nic_ray.dataset.columns import UnknownColumn
 from nic_ray.dataset.fields import Fields, fields_of_lines, find_fields
 from nic_ray.dataset.form import AS_FOUND, Form
-from nic_ray.dataset.formats import ENDINGS, Fault, Format, OtherFormat, files_of, format_named
+from nic_ray.dataset.formats import ENDINGS, Fault, Format, OtherFormat, files_of, format_named, left_out_of
 from nic_ray.dataset.layout import HEAD, WANT, describe_bytes, describe_folder, describe_text
-from nic_ray.dataset.own_splits import COLUMN, source_of
+from nic_ray.dataset.own_splits import COLUMN, names_of_splits, source_of
 from nic_ray.dataset.plain import plain_fields
 from nic_ray.dataset.problems import MAX_LISTED, Problem, describe_problems
 from nic_ray.dataset.row import OwnRow, Row, kind_of_rows
@@ -164,16 +164,18 @@ def read_file(sources: Sources, form: Form = AS_FOUND) -> FileOfPairs:
     Raises no error whatever the files hold, except for an unknown `form.format`. Rows of a file that stand in an
     earlier one too count once.
     """
-    files = files_of(sources)
+    files, folders = files_of(sources), left_out_of(sources)
     if len(files) == 1:
-        return _read_one(files[0], form)
+        found = _read_one(files[0], form)
+        return replace(found, notes=[*found.notes, *folders])
     read = [(str(path), _read_one(path, replace(form, of_several=True))) for path in files]
     pairs, repeated = joined([(file, found.pairs) for file, found in read])
     problems = [replace(problem, file=file) for file, found in read for problem in found.problems]
     if not problems:
         problems = columns_of_no_file(form.columns, [found.named for _, found in read])
     notes = [f"{file}: {note}" for file, found in read for note in found.notes]
-    return FileOfPairs(pairs, problems, [*notes, *repeated])
+    named = () if form.own_splits else names_of_splits(files)
+    return FileOfPairs(pairs, problems, [*notes, *folders, *named, *repeated])
 
 
 def _read_one(path: Path, form: Form) -> FileOfPairs:

@@ -13,28 +13,53 @@ if TYPE_CHECKING:
 def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"], list[str]]:
     """Join the rows of files; a row that stands in an earlier file too counts once.
 
-    Rows are the same by query, passage, domain, negatives and the split that they came with. Those that a file holds
-    several times stay, as they do where a file is read alone.
+    Rows are the same by query, passage, domain, negatives and the split that they came with. What only a later one
+    says, its document, section or score, the first one is given. Those that a file holds several times stay, as they do
+    where a file is read alone.
 
     Returns:
         the rows, with their files, and with lines that count on through all files; and how many were left out of which
         file, for the user.
     """
     rows: list[Pair] = []
-    repeated: list[str] = []
-    known: set[tuple[object, ...]] = set()
+    notes: list[str] = []
+    known: dict[tuple[object, ...], list[int]] = {}
     before = 0
     for file, pairs in files:
-        fresh = [pair for pair in pairs if _essence(pair) not in known]
-        rows += [replace(pair, file=file, number=pair.line, line=before + pair.line) for pair in fresh]
+        repeated = differing = 0
+        fresh: dict[tuple[object, ...], list[int]] = {}
+        for pair in pairs:
+            if (essence := _essence(pair)) in known:
+                repeated += 1
+                differing += sum(_completed(rows, place, pair) for place in known[essence]) > 0
+            else:
+                fresh.setdefault(essence, []).append(len(rows))
+                rows.append(replace(pair, file=file, number=pair.line, line=before + pair.line))
         before += max((pair.line for pair in pairs), default=0)
-        known |= {*map(_essence, fresh)}
-        if count := len(pairs) - len(fresh):
-            stand, counts = ("row", "stands") if count == 1 else ("rows", "stand")
-            repeated.append(
-                f"{count:,} {stand} of {file} {counts} in an earlier file too, and count{'s' * (count == 1)} once"
+        known |= fresh
+        if repeated:
+            stand, counts = ("row", "stands") if repeated == 1 else ("rows", "stand")
+            notes.append(
+                f"{repeated:,} {stand} of {file} {counts} in an earlier file too, and count{'s' * (repeated == 1)} once"
             )
-    return rows, repeated
+        if differing:
+            notes.append(
+                f"{differing:,} of them name{'s' * (differing == 1)} another document, section or score than the "
+                "earlier file, which counts"
+            )
+    return rows, notes
+
+
+def _completed(rows: list["Pair"], place: int, again: "Pair") -> bool:
+    """Give a row what only its repetition in another file says; return whether the two differ in what both say."""
+    row, differs = rows[place], False
+    for name, unsaid in (("document", None), ("source_section", None), ("score", 1.0)):
+        said, more = getattr(row, name), getattr(again, name)
+        if said == unsaid:
+            row = replace(row, **{name: more})
+        differs |= unsaid not in (said, more) and said != more
+    rows[place] = row
+    return differs
 
 
 def columns_of_no_file(columns: Mapping[str, str], named: Sequence[frozenset[str]]) -> list[Problem]:

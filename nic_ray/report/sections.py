@@ -293,7 +293,7 @@ def split(run: FinishedRun) -> Html:
         yield sentence(f"The rows were held back {MEANINGS[OWN_SPLITS]}.")
     else:
         yield sentence(f"Protocol {shown_name(held_back['protocol'])}, seed {held_back['seed']}.")
-    if described := describe_groups(held_back.get("group_by", BY_PASSAGE)):
+    if described := describe_groups(held_back.get("group_by", BY_PASSAGE), held_back.get("splits")):
         yield sentence(f"{described}.")
     yield table(["part", "rows"], [[shown_name(part), f"{rows:,}"] for part, rows in held_back["rows"].items()])
     if readings := run.result.get("readings"):

@@ -37,7 +37,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     yield from found.notes
     if data.splits == "own":
         yield _describe_leaks(prepared)
-    yield from describe_groups_of(prepared.collection, prepared.groups, data.group_by, found.pairs)
+    yield from describe_groups_of(prepared.collection, prepared.groups, data, found.pairs)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     if prepared.corpus is not None:
