@@ -33,7 +33,8 @@ def main(
     import json
     from dataclasses import asdict
 
-    from nic_ray.bundle.comparison import Wanted, compare_models, verdict
+    from nic_ray.bundle.comparison import compare_models, verdict
+    from nic_ray.bundle.wanted import Wanted
     from nic_ray.domains import MAX_SHOWN, omitted_domains, shown_domains
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import METRICS, PRIMARY

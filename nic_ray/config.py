@@ -23,7 +23,7 @@ from nic_ray.space import Dimension, Value
 from nic_ray.train_config import METHOD_OF, SAME_FOR_ALL_TRIALS, TrainConfig, drawn
 from nic_ray.validation import Section, setting_fault, setting_faults, shown_value, suggestion
 
-METRIC_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(FAMILIES)})((@|_at_)[1-9][0-9]*)?$"}
+METRIC_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(FAMILIES)})((@|_at_)[1-9][0-9]{{0,5}})?$"}
 Objective = Annotated[
     str,
     AfterValidator(checked_objective),

@@ -14,7 +14,7 @@ import typer
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
-from nic_ray.metrics.table import OVER_ALL, macro_cells, metrics_in
+from nic_ray.metrics.table import METRICS, OVER_ALL, macro_cells, metrics_in
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,11 +125,11 @@ def metrics_table(
 
     Args:
         results: model name -> flat metrics such as "mrr/radar", in the order of the columns.
-        metrics: the metrics to show; None for all. With two models or more, each metric also has a column with the
-            gain: the last model's value minus the first's.
+        metrics: the metrics to show; None for those of `table.METRICS`. With two models or more, each metric also has a
+            column with the gain: the last model's value minus the first's.
         passages: domain -> number of passages that are asked about, for a column of these numbers.
     """
-    metrics = [*metrics_in(*results.values())] if metrics is None else metrics
+    metrics = [name for name in metrics_in(*results.values()) if name in METRICS] if metrics is None else metrics
     keys = [key.partition("/") for flat in results.values() for key in flat]
     names = dict.fromkeys(name for metric, _, name in keys if metric in metrics)
     domains = [name for name in names if name not in OVER_ALL]
@@ -147,6 +147,27 @@ def metrics_table(
 
     rows = [[omitted_domains(changes)] if name is None else row(name) for name in shown_domains(changes)]
     return table(columns, [*rows, [], *map(row, overall)])
+
+
+def further_table(results: Mapping[str, Mapping[str, float]]) -> "Table | None":
+    """Build a table of the macro means of the metrics besides those of `table.METRICS`; None if there are none.
+
+    Args:
+        results: model name -> flat metrics, in the order of the rows.
+    """
+    metrics = {name: metric for name, metric in metrics_in(*results.values()).items() if name not in METRICS}
+    rows = [
+        [model, *(f"{flat[key]:.3f}" if (key := f"{name}/macro") in flat else "-" for name in metrics)]
+        for model, flat in results.items()
+    ]
+    return table(["mean over domains", *(metric.label for metric in metrics.values())], rows) if metrics else None
+
+
+def show_metrics(results: Mapping[str, Mapping[str, float]], passages: Mapping[str, int] | None = None) -> None:
+    """Print a `metrics_table` and a `further_table` of models."""
+    show(metrics_table(results, passages=passages))
+    if (further := further_table(results)) is not None:
+        show(further)
 
 
 def rankings_table(rankings: Mapping[str, Mapping[str, float]]) -> "Table":

@@ -57,7 +57,8 @@ def main(
     from dataclasses import asdict
 
     from nic_ray.bundle import compressed, run_files
-    from nic_ray.bundle.comparison import Wanted, compare
+    from nic_ray.bundle.comparison import compare
+    from nic_ray.bundle.wanted import Wanted
     from nic_ray.hardware import pick_device
     from nic_ray.metrics.table import parse_metrics
     from nic_ray.model.evaluation import Asked

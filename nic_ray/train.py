@@ -40,7 +40,7 @@ def main(
             trained = train_one(settings, out=out, view=progress)
     for part, results in trained.results.items():
         console.say(f"\n{part}")
-        console.show(console.metrics_table(results, passages=trained.passages[part]))
+        console.show_metrics(results, trained.passages[part])
     console.say_how_to_load(trained.folder)
 
 

@@ -8,8 +8,9 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import console
-from nic_ray.bundle.comparison import Wanted, compare_with_base
+from nic_ray.bundle.comparison import compare_with_base
 from nic_ray.bundle.compressed import parse_dimensions, parse_precisions, results_by_size
+from nic_ray.bundle.wanted import Wanted
 from nic_ray.errors import InputError
 from nic_ray.evaluate import main
 from nic_ray.metrics.ranking import flat_metrics, score_metrics

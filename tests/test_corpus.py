@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import re
 from dataclasses import replace
 
@@ -10,6 +11,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from nic_ray.bundle.run_files import write_run
+from nic_ray.bundle.wanted import other_corpus
+from nic_ray.dataset.beir import read_beir
 from nic_ray.dataset.corpus import read_distractors, with_distractors, with_metrics
 from nic_ray.dataset.duplicates import groups_of_others, near_duplicates
 from nic_ray.dataset.pairs import index_pairs
@@ -24,7 +28,7 @@ from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.word_search import choose_fusion
 from nic_ray.training.distractors import describe_corpus, embed_passages, whole_collection
 from nic_ray.training.prepared import split_sha256
-from nic_ray.training.start import describe_data, describe_run
+from nic_ray.training.start import describe_data, describe_run, describe_start, refuse_other_start
 
 NOUNS = "bolt seal hose lamp fuse gear belt cap rod pin nut key jack lid tray vent plug fin rim hub".split()
 TEXTS = [f"Turn the {first} of the {second} until the {third} rests." for first in NOUNS for second in NOUNS[:3]
@@ -74,6 +78,67 @@ def test_passages_are_read_from_any_format_with_their_titles(tmp_path, name, wri
     ]  # fmt: skip
 
 
+def test_a_folder_of_files_is_read_file_by_file_whatever_text_lies_beside_them(tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "README.md").write_text(
+        "# Dataset card\n\nThis is the licence, in thirteen words or more, so that it counts."
+    )
+    as_parquet(folder / "part-1.parquet", [{"text": text} for text in TEXTS[:3]])
+    as_parquet(folder / "part-2.parquet", [{"text": text} for text in TEXTS[2:5]])
+    assert [passage.text for passage in read_corpus(folder)] == TEXTS[:5]
+
+
+def test_further_passages_of_a_folder_with_ids_have_ids_of_their_own(tmp_path):
+    collection, rows = read_beir(as_folder(tmp_path / "beir", [{"text": TEXTS[0]}, {"text": TEXTS[1]}]), "test")
+    added = with_distractors(collection, TEXTS[2:4])
+    assert added.ids == ("q", "0", "1", "corpus-1", "corpus-2")
+    vectors = np.random.default_rng(0).normal(size=(5, 4))
+    write_run(tmp_path / "run.txt", Asked(vectors, np.arange(5), added, rows))
+    assert len({line.split(" ")[2] for line in (tmp_path / "run.txt").read_text().splitlines()}) == 4
+
+
+def test_words_are_indexed_once_and_not_sent_along(tiny_pairs, monkeypatch):
+    collection = index_pairs(tiny_pairs)
+    made = []
+    monkeypatch.setattr("nic_ray.metrics.bm25.bm25", lambda texts: made.append(len(texts)) or (lambda queries: None))
+    assert collection.search_by_words is collection.search_by_words
+    assert made == [len(collection.corpus)]
+    assert "search_by_words" not in vars(pickle.loads(pickle.dumps(collection)))
+
+
+def test_queries_that_share_their_neighbours_have_as_many_hard_passages(searched, corpus_file, monkeypatch):
+    asked = []
+
+    def shared(scored, shape, *, k):  # every query has the same neighbours
+        asked.append(k)
+        return np.tile(np.arange(k), (shape[0], 1)), np.zeros((shape[0], k))
+
+    monkeypatch.setattr("nic_ray.training.distractors.nearest_passages", shared)
+    more = {"data": {"corpus": str(corpus_file)}, "evaluation": {"exact_up_to": 60}}
+    prepared, _, _ = searched(1, more=more)
+    assert {*TEXTS[:30]} <= {*prepared.collection.texts[-60:]}
+    assert asked == sorted(asked)
+    assert len(asked) > 1
+
+
+def test_another_corpus_is_warned_of_and_refused_on_resume(searched, corpus_file, tmp_path):
+    prepared, _, _ = searched(1, more={"data": {"corpus": str(corpus_file)}})
+    start = json.loads(json.dumps(describe_start(prepared)))
+    metadata = json.loads(json.dumps(describe_data(prepared)))
+    assert [*other_corpus("m", metadata, corpus_file)] == []
+    (line,) = other_corpus("m", metadata, None)
+    assert line == "m: its figures are with 120 further passages, of corpus.jsonl; name them with --corpus"
+    jsonl(corpus_file, [{"text": text} for text in TEXTS[:50]])
+    (line,) = other_corpus("m", metadata, corpus_file)
+    assert line.endswith("corpus.jsonl is another corpus")
+    again, _, _ = searched(1, more={"data": {"corpus": str(corpus_file)}})
+    with pytest.raises(
+        InputError, match=r"corpus\.jsonl: has changed since .*, and its passages are ranked; put the old"
+    ):
+        refuse_other_start(again, start, tmp_path)
+
+
 def test_a_file_of_pairs_gives_their_passages(tiny_pairs_file, tiny_pairs):
     named = {pair.positive for pair in tiny_pairs}.union(*(pair.negatives for pair in tiny_pairs))
     assert {passage.text for passage in read_corpus(tiny_pairs_file)} == named
@@ -87,6 +152,8 @@ def test_a_file_of_pairs_gives_their_passages(tiny_pairs_file, tiny_pairs):
         ('{"text": "a"}\n[1]\n', "line 2: must be a JSON object, got list"),
         ('{"text": "a"}\n{"text": \n', "line 2: not JSON: "),
         ('{"text": "a"}\n{"title": "b"}\n', 'line 2: "text" must be text, got NoneType'),
+        ('{"title": 5, "text": "a"}\n', 'line 1: "title" must be text, got int'),
+        ('{"text": "a"}\n{"text": "b\\ud800"}\n', 'line 2: "text" holds half of a character'),
         ('{"chapter": "a"}\n', "no column is known to hold passages (found: chapter); name it text, with a title"),
         ("", "holds no passages"),
     ],
@@ -209,7 +276,7 @@ def test_of_a_large_corpus_trials_rank_the_hardest_and_some_at_random(searched, 
 
 def test_the_test_rows_rank_all_of_it_whatever_trials_rank(searched, corpus_file):
     data = {"corpus": str(corpus_file)}
-    found = []
+    found, kept = [], []
     for limit in (30, 1000):
         prepared, inputs, candidates = searched(1, more={"data": data, "evaluation": {"exact_up_to": limit}})
         scorer = Scorer(prepared, inputs[1])
@@ -221,11 +288,16 @@ def test_the_test_rows_rank_all_of_it_whatever_trials_rank(searched, corpus_file
         }
         models = {"first trial": candidates[0], "tuned": candidates[0]}
         found.append((prepared, read_once(prepared, inputs, models, fusions), scorer.metrics(None, rows)))
+        kept.append(inputs)
     (sampled, on_sample, by_sample), (whole, on_whole, by_all) = found
     for label in ("base", "tuned"):
         assert on_sample.results["test"][label] == pytest.approx(on_whole.results["test"][label], abs=1e-9)
     assert by_sample["mrr/macro"] > by_all["mrr/macro"]
     assert whole_collection(whole.collection, whole.corpus) is whole.collection
+    # a single training, folds and the learning curve read the same
+    for label, weights in (("base", None), ("tuned", candidates[0].weights)):
+        of_all = Scorer(sampled, kept[0][1]).metrics(weights, sampled.rows("test"), of_all=True)
+        assert on_sample.results["test"][label] == pytest.approx(of_all, abs=1e-9)
     # and by hand: the base model over all texts
     collection = whole_collection(sampled.collection, sampled.corpus)
     test = sampled.rows("test").tolist()

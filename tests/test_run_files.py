@@ -130,7 +130,7 @@ def test_the_command_prints_further_metrics_and_writes_the_files(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--metrics", "ndgc@10"], "--metrics: must be one of recall@k, precision@k"),
+        (["--metrics", "ndgc@10"], "--metrics ndgc@10: must be one of recall@k, precision@k"),
         (["--run", "nowhere/run.txt"], "nowhere/run.txt: there is no folder nowhere; create it, or name another"),
         (["--beir", "."], ".: exists; name a new file"),
     ],

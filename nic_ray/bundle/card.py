@@ -23,7 +23,7 @@ from nic_ray.tokens import PACKAGED_NAMES
 
 HEADINGS = {
     "test": ("Test part", "which took no part in choosing"),
-    IN_DOMAIN: ("Test part within domains", "each query ranked against the passages of its own domain alone"),
+    IN_DOMAIN: ("Test part within domains", "each query ranked against the passages that rows of its own domain name"),
     CROSS_FIT: ("All rows", "each answered by a model that was trained without its passage"),
     "unseen_queries": (
         "Unseen queries",

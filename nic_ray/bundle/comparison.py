@@ -23,9 +23,9 @@ from nic_ray.bundle.rows import (
     split_sha256_on,
     trained_on_some,
 )
+from nic_ray.bundle.wanted import NOTHING_MORE, Wanted, other_corpus
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.beir import read_beir
-from nic_ray.dataset.corpus import with_corpus, with_metrics
 from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
@@ -48,29 +48,6 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.sources import Sources, shown
 from nic_ray.stored import exported_bundle
 from nic_ray.tokens import PACKAGED_NAMES
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an evaluation gives besides the usual figures, and what it ranks besides the passages of the rows."""
-
-    metrics: tuple[str, ...] = ()
-    """Keys of metrics besides those of `table.METRICS`."""
-    corpus: Path | None = None
-    """Passages that no row names, as for `data.corpus`."""
-    use: Callable[[Asked], None] = lambda _: None
-    """Called with what the model makes of the texts."""
-
-    def of(self, collection: Collection) -> Collection:
-        """Return a collection that is ranked and judged so.
-
-        Raises:
-            InputError: the corpus cannot be used.
-        """
-        return with_corpus(with_metrics(collection, self.metrics), self.corpus)
-
-
-NOTHING_MORE = Wanted()
 
 
 def compare(
@@ -158,6 +135,7 @@ def compare_with_base(
     collection = wanted.of(rows)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
     warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
+    warnings += other_corpus(model, metadata, wanted.corpus) if has_split else []
     scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, wanted.use)
     return Comparison(
         model=model,
@@ -344,6 +322,8 @@ def compare_models(
     stored = split_on(metadata[whose], pairs)
     queries = groups_on(collection, rows, BY_PASSAGE if stored is None else stored.get("group_by", BY_PASSAGE))
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
+    if trained:
+        warnings += other_corpus(whose, metadata[whose], wanted.corpus)
     scored, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
         say(f"reading {name}")

@@ -157,10 +157,13 @@ def _caveat(metadata: Metadata, corpus: Sources, passages: Sequence[Passage]) ->
     """Of which passages a bundle's chances and its threshold are, if of others than those that are searched."""
     own = metadata.get("data", {})
     # a run on a share of its file's passages has fewer of them
-    if own.get("passages") == len(passages) and own.get("sha256") == content_sha256(corpus):
+    corpus_then = own.get("corpus")
+    if corpus_then is None and own.get("passages") == len(passages) and own.get("sha256") == content_sha256(corpus):
         return None
     files = ", ".join([*(old["pairs"] for old in own.get("replay", ())), str(own.get("pairs"))])
     of = f"the {own['passages']} passages of {files}" if "passages" in own else "the training pairs' passages"
+    if corpus_then is not None and corpus_then["sampled"]:
+        of += f" and {corpus_then['sampled']} of {corpus_then['path']}"
     return (
         f"the chances, and the score below which nothing counts as found, were set on {of}; on any "
         "others, take them as a hint"

@@ -48,8 +48,9 @@ def write_files(asked: Asked, run: Path | None, beir: Path | None) -> None:
 def write_run(path: Path, asked: Asked) -> None:
     """Write the first `DEPTH` passages of each distinct query as a TREC run, and qrels beside it.
 
-    A query and a passage are named by their ids in a folder in BEIR form, else by "q" and "p" with their numbers in the
-    order of the rows. Near duplicates of an answer stand in neither file, as they count neither for nor against it.
+    A query and a passage are named by their ids in a folder in BEIR form, with "_" for spaces, else by "q" and "p" with
+    their numbers in the order of the rows. Near duplicates of an answer stand in neither file, as they count neither for
+    nor against it.
 
     Args:
         path: the run; `qrels_of` it is the other file.
@@ -79,7 +80,7 @@ def _qrels(collection: Collection, queries: list[int]) -> Iterator[str]:
 
 
 def _name(collection: Collection, text: int, kind: str) -> str:
-    return f"{kind}{text}" if collection.ids is None else collection.ids[text]
+    return f"{kind}{text}" if collection.ids is None else "_".join(collection.ids[text].split())
 
 
 def write_beir(path: Path, asked: Asked) -> None:

@@ -1,6 +1,7 @@
 """Passages that no question asks for: read from files, and added to a collection to be ranked and mined from."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def with_distractors(collection: Collection, texts: Sequence[str]) -> Collection
         texts=(*collection.texts, *texts),
         corpus=np.append(collection.corpus, np.arange(count, count + len(texts))),
         distractors=collection.distractors + len(texts),
+        ids=None if collection.ids is None else (*collection.ids, *_new_ids(collection.ids, len(texts))),
     )
     if "near_group" in vars(collection) and not collection.fully_judged:
         from nic_ray.dataset.duplicates import with_others
@@ -41,6 +43,12 @@ def with_distractors(collection: Collection, texts: Sequence[str]) -> Collection
         named = collection.corpus[collection.corpus < count - collection.distractors]
         vars(added)["near_group"] = with_others(collection.near_group, added.texts, named)
     return added
+
+
+def _new_ids(known: Sequence[str], count: int) -> Iterator[str]:
+    """Yield ids of further passages, which no text has yet."""
+    taken = {*known}
+    return itertools.islice((name for n in itertools.count(1) if (name := f"corpus-{n}") not in taken), count)
 
 
 def with_corpus(collection: Collection, path: Path | None) -> Collection:

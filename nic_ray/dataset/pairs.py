@@ -2,7 +2,7 @@
 
 import json
 import stat
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,17 @@ class Collection:
         asks = np.zeros(len(self.texts), dtype=np.bool_)
         asks[self.query] = True
         return asks
+
+    @cached_property
+    def search_by_words(self) -> "Callable[[Sequence[str]], NDArray[np.float32]]":
+        """A search of the corpus by words, `bm25.bm25`, indexed on first use."""
+        from nic_ray.metrics.bm25 import bm25
+
+        return bm25([self.texts[text] for text in self.corpus.tolist()])
+
+    def __getstate__(self) -> "dict[str, object]":
+        """Leave out the index of words, which is built anew where a copy needs it."""
+        return {name: value for name, value in vars(self).items() if name != "search_by_words"}
 
     @cached_property
     def near_group(self) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any
 from nic_ray.dataset.beir_files import CORPUS, texts_of
 from nic_ray.dataset.columns import UnknownColumn, found_names, match_columns
 from nic_ray.dataset.formats import FORMATS, Fault, OtherFormat, format_named
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, is_utf8
 from nic_ray.evidence import JsonObject
 
 TEXTS = ("text", "passage", "content", "contents", "document", "body", "positive", "chunk")
@@ -74,8 +74,11 @@ def _holds_pairs(names: Sequence[str]) -> bool:
 def _text(row: JsonObject, column: str, title: str) -> tuple[str, str]:
     """Return what is wrong with a row, and its text."""
     text, before = row.get(column), row.get(title) or ""
-    if not isinstance(text, str) or not isinstance(before, str):
-        return f'"{column}" must be text, got {type(text).__name__}', ""
+    for name, value in ((column, text), (title, before)):
+        if not isinstance(value, str):
+            return f'"{name}" must be text, got {type(value).__name__}', ""
+        if not is_utf8(value):
+            return f'"{name}" holds half of a character, which no text may', ""
     whole = f"{before} {text}".strip()
     return ("" if whole else f'"{column}" is empty'), whole
 

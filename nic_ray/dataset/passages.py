@@ -27,8 +27,8 @@ class Passage:
 def read_corpus(path: Sources) -> list[Passage]:
     """Read the distinct passages of files of passages or pairs, of folders in BEIR form, or of text files in another.
 
-    The text files of a folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is
-    a heading and is joined with the next paragraph.
+    A folder with files of a format of rows stands for these. The text files of any other folder end in .txt or .md and
+    are split at empty lines; a paragraph of at most `SHORT` words is a heading and is joined with the next paragraph.
 
     Raises:
         InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
@@ -42,6 +42,9 @@ def read_corpus(path: Sources) -> list[Passage]:
         return [Passage(text, path.stem) for text in dict.fromkeys(texts)]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
+    if files := [file for file in files_of(path) if file != path]:
+        found = [passage for file in files for passage in read_corpus(file)]
+        return list({passage.text: passage for passage in reversed(found)}.values())[::-1]
     passages: dict[str, Passage] = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()):
         inside = file.relative_to(path)

@@ -43,5 +43,6 @@ def content_words(texts: Sequence[str]) -> list[list[str]]:
     """The words of each text that `bm25` compares: those of `words.search_terms` without English stop words."""
     from bm25s.stopwords import STOPWORDS_EN
 
-    left_out = frozenset(STOPWORDS_EN)
-    return [[term for term in search_terms(text) if term not in left_out] for text in texts]
+    left_out, known = frozenset(STOPWORDS_EN), dict[str, str]()
+    # a word is in memory once, however often it occurs
+    return [[known.setdefault(term, term) for term in search_terms(text) if term not in left_out] for text in texts]

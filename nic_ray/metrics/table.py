@@ -153,12 +153,13 @@ def parse_metrics(names: str | None, option: str) -> tuple[str, ...]:
     Raises:
         InputError: something is no metric.
     """
-    keys = [] if names is None else [key_of(name) for name in names.split(",")]
-    try:
-        for key in keys:
-            metric_of(key)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from None
+    keys = []
+    for name in [] if names is None else names.split(","):
+        try:
+            keys.append(key_of(name))
+            metric_of(keys[-1])
+        except ValueError as error:
+            raise InputError(f"{option} {name.strip() or 'with an empty name'}: {error}") from None
     return tuple(dict.fromkeys(key for key in keys if key not in METRICS))
 
 

@@ -253,12 +253,15 @@ def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bo
         queries = collection.query[[asked.rows[place] for place in places]]
         scored = similarities(asked.vectors(queries), asked.vectors(corpus), asked.similarity)
         by_vectors = scored.block(slice(0, len(corpus)))
-        passages = [collection.texts[text] for text in corpus.tolist()]
-        by_words = bm25(passages) if {*fusions} != {VECTORS} else None
+        by_words = None
+        if {*fusions} != {VECTORS}:
+            passages = [] if corpus is collection.corpus else [collection.texts[text] for text in corpus.tolist()]
+            by_words = bm25(passages) if passages else collection.search_by_words
+        all_left_out = left_out_of(collection, corpus, relevant, queries.tolist())
         for block in query_blocks(len(queries), len(corpus)):
             numbers, vectors = queries[block].tolist(), by_vectors(block)
             words = vectors if by_words is None else by_words([collection.texts[query] for query in numbers])
-            left_out = left_out_of(collection, corpus, relevant, numbers)
+            left_out = None if all_left_out is None else all_left_out[block]
             ignored = None if left_out is None else as_matrix(left_out, len(corpus))
             right, worth = answers_in(corpus, relevant, gains, numbers)
             yield _Block(

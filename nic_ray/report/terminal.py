@@ -34,7 +34,7 @@ from nic_ray.selection.selection import SearchResult
 PARTS = {
     "validation": "validation: the rows that picked the model",
     "test": "test: each question ranked against all passages",
-    IN_DOMAIN: "test, each question ranked against the passages of its own domain alone",
+    IN_DOMAIN: "test, each question ranked against the passages that rows of its own domain name",
     CROSS_FIT: "all rows, each answered by a model that was trained without its passage",
     "unseen_queries": "new questions about passages that were trained on: the easier protocol",
 }
@@ -48,14 +48,14 @@ def show_result(result: SearchResult) -> None:
     """
     judgement = result.judgement
     trained = judgement.evidence["trained"]
+    if result.ranked is not None:
+        console.say(f"\n{result.ranked}")
     for part, results in judgement.results.items():
         console.say(f"\n{describe_part(part)}")
         # without the brackets of `with_epochs`: headers wrap at a width of six characters
         alone = {model: flat for model, flat in results.items() if "BM25" not in model}
         models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in alone.items()}
-        console.show(console.metrics_table(models, passages=passages_of(judgement.evidence, part)))
-    if result.ranked is not None:
-        console.say(f"\n{result.ranked}")
+        console.show_metrics(models, passages_of(judgement.evidence, part))
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
         console.show(console.table(*table_of(previous)))
@@ -232,7 +232,7 @@ def show_comparison(comparison: Comparison, smaller: Sequence[Compressed]) -> No
     print(f"{comparison.model}: {describe_rows(comparison)}")
     for line in comparison.warnings:
         console.say(f"warning: {line}")
-    console.show(console.metrics_table(comparison.results, passages=comparison.asked))
+    console.show_metrics(comparison.results, comparison.asked)
     if len(comparison.asked) - 1 > MAX_SHOWN:
         print("every domain: --json")
     console.say("\nwith and without a search by words (BM25):")

@@ -106,12 +106,12 @@ def _measured(
     train, collection = prepared.rows("train"), prepared.collection
     names = [collection.domains[row] for row in train.tolist()]
     parts = shares_of_passages(prepared.groups[train], names, shares, seed=settings.seed)
-    queries, scorer = queries_of(prepared, "test"), Scorer(prepared, inputs)
+    queries, scorer, test = queries_of(prepared, "test"), Scorer(prepared, inputs), prepared.rows("test")
     points: list[CurvePoint] = []
     scores = {}
     for share in (0.0, *shares):
         rows, began = train[parts[share]] if share else train[:0], time.monotonic()
-        found = scorer.scores(_trained(prepared, inputs, settings, rows) if share else None, prepared.rows("test"))
+        found = scorer.scores(_trained(prepared, inputs, settings, rows) if share else None, test, of_all=True)
         flat = flat_metrics(found, queries.domains)
         own = stored_intervals(found[PRIMARY], np.zeros_like(found[PRIMARY]), queries)["macro"]
         points.append(

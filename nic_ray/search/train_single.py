@@ -132,7 +132,7 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
     readings = _note_reading(prepared, run_folder, view)
     results = {
         part: {
-            model: scorer.metrics(weights, prepared.rows(part))
+            model: scorer.metrics(weights, prepared.rows(part), of_all=part == "test")
             for model, weights in (("base", None), ("tuned", best.weights))
         }
         for part in ("validation", "test")

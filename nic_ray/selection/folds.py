@@ -16,7 +16,7 @@ from nic_ray.metrics.intervals import Queries, count_passages
 from nic_ray.metrics.ranking import empty_metrics, flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
+from nic_ray.model.evaluation import fused_scores
 from nic_ray.protocol import unit_of_groups
 from nic_ray.results import CROSS_FIT
 from nic_ray.selection.bases import BEST_BASE, Base
@@ -110,10 +110,7 @@ def _members(config: Config) -> int:
 
 def _scores(scorer: Scorer, weights: Weights | None, rows: NDArray[np.int64], wanted: Mapping[str, Fusion]) -> Scores:
     """Score a model on some rows, by several rankings."""
-    collection, numbers = scorer.prepared.collection, rows.tolist()
-    texts = texts_to_score(collection, numbers)
-    asked = Asked(scorer.embeddings(weights, texts), texts, collection, numbers, scorer.similarity(weights))
-    found = fused_scores(asked, tuple(dict.fromkeys(wanted.values())))
+    found = fused_scores(scorer.asked(weights, rows.tolist(), of_all=True), tuple(dict.fromkeys(wanted.values())))
     return {label: dict(found[fusion]) for label, fusion in wanted.items()}
 
 

@@ -1,7 +1,7 @@
 """The one reading of the test rows: every model of a search on rows that took no part in choosing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,13 @@ from nic_ray.metrics.intervals import Interval, Queries, paired_intervals
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY, is_fused, metrics_in
 from nic_ray.model.activations import Inputs
-from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, query_scores, texts_to_score
+from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, query_scores
 from nic_ray.results import IN_DOMAIN, Flat, Intervals, ShorterEmbeddings, StoredInterval
 from nic_ray.selection.bases import BEST_BASE, NO_BASES, Base, BetterBase, base_of
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
 from nic_ray.selection.word_search import WITH_WORDS, ChosenFusion
 from nic_ray.train_config import Kind
-from nic_ray.training.distractors import whole_collection
 from nic_ray.training.prepared import Prepared
 
 CONFIDENCE = 0.95
@@ -77,24 +76,22 @@ def read_once(
         others: base models of the other kinds of models in the search.
         better: the best of these, if it was better on the validation rows.
     """
-    collection, queries = prepared.collection, queries_of(prepared, "test")
+    queries = queries_of(prepared, "test")
     rows = {part: prepared.rows(part).tolist() for part in ("test", "unseen_queries")}
-    texts = texts_to_score(collection, rows["test"] + rows["unseen_queries"])
-    whole = whole_collection(collection, prepared.corpus)
+    asking = rows["test"] + rows["unseen_queries"]
     cuts = _scorers(Base(prepared, inputs), models, others, better)
     results: dict[str, dict[str, dict[str, float]]] = {part: {} for part in ASKING if rows[ASKING[part]]}
     scored: dict[str, Scored] = {}
     shortened: dict[str, dict[int, Flat]] = {}
     for label, (scorer, weights) in cuts.items():
-        numbers, vectors = scorer.with_beyond(weights, texts)
-        similarity = scorer.similarity(weights)
+        every = scorer.asked(weights, asking, of_all=True)
         if label in ("base", "tuned"):
-            shortened[label] = _shortened(whole, vectors, numbers, rows["test"], models["tuned"].config.dimensions)
+            shortened[label] = _shortened(every, rows["test"], models["tuned"].config.dimensions)
         if label == "tuned":
-            on_test = Asked(vectors, numbers, whole, rows["test"], similarity)
+            on_test = replace(every, rows=rows["test"])
             first, hits = nearest(on_test, k=5), first_hits_of(on_test, fusions[label].ranking)
         for part, by_model in results.items():
-            asked = Asked(vectors, numbers, whole, rows[ASKING[part]], similarity)
+            asked = replace(every, rows=rows[ASKING[part]])
             wanted = (WORDS, VECTORS, *fusions[label].forms) if label in fusions else (VECTORS,)
             found = fused_scores(asked, wanted, within_domain=part == IN_DOMAIN)
             if part == "test":
@@ -125,7 +122,7 @@ def read_once(
             label: _within_one(stored_intervals(values, np.zeros_like(values), queries))
             for label, values in recall.items()
         },
-        _retrieved(whole, rows["test"], ranks, recall, *first),
+        _retrieved(prepared.whole, rows["test"], ranks, recall, *first),
         hits,
         shortened,
     )
@@ -143,21 +140,16 @@ def _scorers(
     return scorers
 
 
-def _shortened(
-    collection: Collection,
-    vectors: NDArray[np.float32],
-    texts: NDArray[np.int64],
-    rows: Sequence[int],
-    dimensions: Sequence[int],
-) -> dict[int, Flat]:
+def _shortened(every: Asked, rows: Sequence[int], dimensions: Sequence[int]) -> dict[int, Flat]:
     """Score embeddings on the test rows, cut off at numbers of dimensions and brought back to length 1.
 
     Args:
-        vectors: (n, D) embeddings of the texts, whose numbers are (n,).
+        every: what a model makes of the texts.
+        rows: the test rows.
     """
     found: dict[int, Flat] = {}
     for size in sorted(dimensions, reverse=True):
-        asked = Asked(vectors[:, :size], texts, collection, rows, "cosine")
+        asked = replace(every, embeddings=every.embeddings[:, :size], rows=rows, similarity="cosine")
         flat = flat_metrics(query_scores(asked), asked.domains)
         found[size] = {f"{name}/macro": flat[f"{name}/macro"] for name in metrics_in(flat)}
     return found

@@ -1,6 +1,6 @@
 """Evaluation on some rows of the base model and of weights that were trained above one of its blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,39 +47,37 @@ class Scorer:
             upper.load_trained_state(weights)
         return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
 
-    def with_beyond(
-        self, weights: Weights | None, texts: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Compute embeddings of texts and of the passages that only the last readings rank.
+    def asked(self, weights: Weights | None, rows: Sequence[int], *, of_all: bool = False) -> Asked:
+        """Embed what is needed to score rows.
 
         Args:
-            texts: (n,) numbers of texts, ascending.
-
-        Returns:
-            (m,) numbers of all these texts in `distractors.whole_collection`, and their embeddings (m, D).
+            of_all: whether all passages of a corpus are ranked, as in the last readings, and not only those that
+                every evaluation ranks.
         """
-        prepared, embeddings = self.prepared, self.embeddings(weights, texts)
-        if prepared.corpus is None or not prepared.corpus.beyond:
-            return texts, embeddings
+        prepared, collection = self.prepared, self.collection or self.prepared.collection
+        texts = texts_to_score(collection, rows)
+        embeddings, similarity = self.embeddings(weights, texts), self.similarity(weights)
+        if not of_all or self.collection is not None or prepared.corpus is None or not prepared.corpus.beyond:
+            return Asked(embeddings, texts, collection, rows, similarity)
         encoder = prepared.encoder
         if weights is not None and prepared.config.train.trains == "both":
             encoder = with_weights(encoder, self.inputs.depth, weights)
-        beyond, first = prepared.corpus.beyond, len(prepared.collection.texts)
+        beyond, first = prepared.corpus.beyond, len(collection.texts)
         max_tokens = prepared.config.train.max_tokens
         others = embed_passages(encoder, beyond, max_tokens, device=prepared.device, bf16=prepared.bf16)
-        return np.append(texts, np.arange(first, first + len(beyond))), np.concatenate([embeddings, others])
+        numbers = np.append(texts, np.arange(first, first + len(beyond)))
+        return Asked(np.concatenate([embeddings, others]), numbers, prepared.whole, rows, similarity)
 
-    def scores(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Compute the `judged_scores` of each row's query, (rows,).
+    def scores(
+        self, weights: Weights | None, rows: NDArray[np.int64], *, of_all: bool = False
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute the `judged_scores` of each row's query, (rows,); `of_all` as for `asked`.
 
         Raises:
             InputError: an embedding by the base model is not finite.
             ValueError: an embedding by trained weights is not finite.
         """
-        collection, numbers = self.collection or self.prepared.collection, rows.tolist()
-        texts = texts_to_score(collection, numbers)
-        embeddings = self.embeddings(weights, texts)
-        asked = Asked(embeddings, texts, collection, numbers, self.similarity(weights))
+        asked = self.asked(weights, rows.tolist(), of_all=of_all)
         try:
             return judged_scores(asked, self._objective())
         except ValueError:
@@ -94,10 +92,10 @@ class Scorer:
         """The objective of the search; none for another collection, which decides nothing by it."""
         return "" if self.collection is not None else self.prepared.config.search.objective
 
-    def metrics(self, weights: Weights | None, rows: NDArray[np.int64]) -> dict[str, float]:
-        """Compute the flat metrics of some rows; raises the same errors as `scores`."""
+    def metrics(self, weights: Weights | None, rows: NDArray[np.int64], *, of_all: bool = False) -> dict[str, float]:
+        """Compute the flat metrics of some rows; arguments and errors as for `scores`."""
         domains = (self.collection or self.prepared.collection).domains
-        return flat_metrics(self.scores(weights, rows), [domains[row] for row in rows.tolist()])
+        return flat_metrics(self.scores(weights, rows, of_all=of_all), [domains[row] for row in rows.tolist()])
 
 
 def deepest(inputs: Mapping[int, Inputs]) -> Inputs:

@@ -11,7 +11,7 @@ from nic_ray.metrics.fusion import FUSIONS, RANKS, VECTORS, WORDS, Fusion, Score
 from nic_ray.metrics.intervals import Queries, lower_bound
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY, of_one_ranking
-from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, texts_to_score
+from nic_ray.model.evaluation import first_hits_of, fused_scores
 from nic_ray.selection.scoring import Scorer, Weights
 
 WITH_WORDS = "tuned + BM25"
@@ -54,9 +54,7 @@ def choose_fusion(
         queries: passages and domains of these rows.
         objective: as `table.checked_objective` returns it.
     """
-    collection, numbers = scorer.prepared.collection, rows.tolist()
-    texts = texts_to_score(collection, numbers)
-    asked = Asked(scorer.embeddings(weights, texts), texts, collection, numbers, scorer.similarity(weights))
+    asked = scorer.asked(weights, rows.tolist())
     scores = fused_scores(asked, (WORDS, VECTORS, *FUSIONS))
     results = {fusion: flat_metrics(scores[fusion], queries.domains) for fusion in FUSIONS}
     objective = of_one_ranking(objective)

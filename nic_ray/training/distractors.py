@@ -112,7 +112,7 @@ def ranked_corpus(
     texts = read_distractors(path, collection)
     chosen = np.ones(len(texts), np.bool_)
     if len(texts) > limit:
-        known = _hardest(config, collection, asking, encoder, texts, place) if hardest else []
+        known = _hardest(config, collection, asking, encoder, texts, place) if hardest and limit > 1 else []
         left = np.setdiff1d(np.arange(len(texts)), known)
         drawn = np.random.default_rng(config.data.seed).permutation(left)[: limit - len(known)]
         chosen = np.isin(np.arange(len(texts)), [*known, *drawn.tolist()])
@@ -141,9 +141,12 @@ def _hardest(
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     passages = kept(place.folder, json.dumps([*key, digest]), compute)
     queries = encoder_embeddings(encoder, collection, np.unique(asking), max_tokens, device=place.device)
-    k = min(len(texts), max(1, math.ceil(2 * wanted / len(queries))))
-    near, _ = nearest_passages(similarities(queries, passages, encoder.similarity), (len(queries), len(texts)), k=k)
-    return list(dict.fromkeys(near.T.ravel().tolist()))[:wanted]
+    scored, shape = similarities(queries, passages, encoder.similarity), (len(queries), len(texts))
+    k, found = max(1, math.ceil(2 * wanted / len(queries))), list[int]()
+    while len(found) < wanted:  # queries may share their neighbours
+        near, _ = nearest_passages(scored, shape, k=min(k, len(texts)))
+        found, k = list(dict.fromkeys(near.T.ravel().tolist())), 4 * k
+    return found[:wanted]
 
 
 def whole_collection(collection: Collection, corpus: Corpus | None) -> Collection:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -40,7 +41,7 @@ from nic_ray.progress import View
 from nic_ray.protocol import BY_PASSAGE, by_passage, unit_of_groups
 from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
-from nic_ray.training.distractors import Corpus, Place, ranked_corpus
+from nic_ray.training.distractors import Corpus, Place, ranked_corpus, whole_collection
 from nic_ray.training.loop import TrainingData
 from nic_ray.training.others import other_models
 
@@ -78,6 +79,11 @@ class Prepared:
     """What a guide and a teacher make of the collection's texts."""
     corpus: Corpus | None = None
     """Passages that no row names; None if there are none."""
+
+    @cached_property
+    def whole(self) -> Collection:
+        """The collection that the last readings rank: with all passages of the corpus."""
+        return whole_collection(self.collection, self.corpus)
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""

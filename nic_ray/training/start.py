@@ -123,6 +123,12 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
     _refuse_other_general_texts(prepared, started, run_folder)
     if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
         return
+    then, now = started.get("data", {}).get("corpus"), start["data"].get("corpus")
+    if then != now:
+        raise InputError(
+            f"{prepared.config.data.corpus}: has changed since {run_folder} was started, and its passages are ranked; "
+            "put the old corpus back, or start anew"
+        )
     if started.get("data") == start["data"]:
         raise InputError(
             f"{pairs}: is split differently from the start of {run_folder}, by other settings or another version of "
