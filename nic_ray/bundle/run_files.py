@@ -49,8 +49,8 @@ def write_run(path: Path, asked: Asked) -> None:
     """Write the first `DEPTH` passages of each distinct query as a TREC run, and qrels beside it.
 
     A query and a passage are named by their ids in a folder in BEIR form, with "_" for spaces, else by "q" and "p" with
-    their numbers in the order of the rows. Near duplicates of an answer stand in neither file, as they count neither for
-    nor against it.
+    their numbers in the order of the rows. Near duplicates of an answer stand in neither file, as they count neither
+    for nor against it.
 
     Args:
         path: the run; `qrels_of` it is the other file.
