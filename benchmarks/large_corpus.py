@@ -1,6 +1,7 @@
 """Time and memory of ranking questions over a large corpus, beyond the embedding of its passages.
 
     python benchmarks/large_corpus.py [--passages 1000000] [--questions 1000] [--dimensions 384] [--seed 0]
+        [--words]
 
 Random texts of forty words and random embeddings, in a process of its own: the passages join the collection of the
 questions (`with_distractors`: near copies of answers are found), then every question is ranked over all of them
@@ -17,7 +18,8 @@ import numpy as np
 
 from nic_ray.dataset.corpus import with_distractors
 from nic_ray.dataset.pairs import Pair, index_pairs
-from nic_ray.model.evaluation import Asked, nearest, query_scores
+from nic_ray.metrics.fusion import RANKS, VECTORS, WORDS
+from nic_ray.model.evaluation import Asked, fused_scores, nearest, query_scores
 
 WORDS_OF_A_TEXT, VOCABULARY = 40, 50_000
 
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1_000)
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", action="store_true", help="rank by BM25 and by both as well, as the test rows are")
     arguments = parser.parse_args()
     generator = np.random.default_rng(arguments.seed)
     words = np.array([f"word{number}" for number in range(VOCABULARY)])
@@ -48,7 +51,10 @@ def main() -> None:
     embeddings = generator.standard_normal(shape, dtype=np.float32)
     asked = Asked(embeddings, np.arange(len(embeddings)), whole, range(arguments.questions))
     before = time.process_time()
-    for name, rank in (("rank", query_scores), ("nearest", lambda rows: nearest(rows, k=5))):
+    ways = {"rank": query_scores, "nearest": lambda rows: nearest(rows, k=5)}
+    if arguments.words:
+        ways["rank by words too"] = lambda rows: fused_scores(rows, (WORDS, VECTORS, RANKS))
+    for name, rank in ways.items():
         began = time.perf_counter()
         rank(asked)
         seconds[name] = time.perf_counter() - began
