@@ -373,3 +373,10 @@ def test_without_the_library_it_is_said_how_to_install_it_and_files_need_none(mo
     ):
         read_pairs(Path("hub:set"))
     assert len(read_pairs(save(tmp_path, "jsonl", ROWS))) == len(ROWS)
+
+
+def test_a_copy_of_a_beir_folder_says_that_its_splits_are_not_in_it(run, tmp_path):
+    folder = save_beir(tmp_path / "beir", ROWS)
+    code, out, err = run(check, folder, "--write-clean", tmp_path / "clean.jsonl")
+    assert (code, err) == (0, "")
+    assert f"  without the splits of {folder} (dev, test, train); keep them with --splits own" in out

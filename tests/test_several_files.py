@@ -312,8 +312,8 @@ def test_several_files_are_cleaned_into_one(tmp_path, files):
     again = write(tmp_path / "again.jsonl", [ROWS[0] | {"negative": ["none"]}])
     pairs = read_pairs((*files, again))
     findings = lint_pairs(pairs, {text: 1 for pair in pairs for text in (pair.query, pair.positive, "none")}, 256)
-    left_out = write_clean((*files, again), pairs, findings, ["duplicate-row"], tmp_path / "clean.jsonl", Form())
-    assert left_out == {"duplicate-row": 1}
+    copy = write_clean((*files, again), pairs, findings, ["duplicate-row"], tmp_path / "clean.jsonl", Form())
+    assert copy.left_out == {"duplicate-row": 1}
     assert essence(read_pairs(tmp_path / "clean.jsonl")) == expected(ROWS)
 
 

@@ -38,6 +38,8 @@ class CleanFile:
     """Finding -> number of rows left out because of it."""
     problems: Sequence[Problem]
     """Reasons why the copy cannot be used as it is, if any: for instance, a domain may have lost too many rows."""
+    notes: Sequence[str]
+    """What the copy lacks besides, and how it is to be read."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def check_file(
     findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if clean_file is not None:
-        left_out = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
-        kept, faults = find_problems(clean_file)
-        written = CleanFile(str(clean_file), len(kept), left_out, faults)
+        copy = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
+        kept, faults = find_problems(clean_file, form=copy.form)
+        written = CleanFile(str(clean_file), len(kept), copy.left_out, faults, copy.notes)
     profile = profile_pairs(rows, tokens, limit, prompts)
     return Checkup(pairs, rows, total, domains, problems, findings, written, notes, profile)
 
@@ -122,7 +124,7 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
     Raises:
         RunError: the file has at least one of them.
     """
-    made = [f"{finding.code} ({len(finding.lines):,} rows)" for finding in checkup.findings if finding.code in codes]
+    made = [f"{finding.code} ({finding.rows:,} rows)" for finding in checkup.findings if finding.code in codes]
     if made:
         raise RunError(f"{shown(checkup.file)}: found {', '.join(made)}")
 
@@ -132,7 +134,7 @@ def as_json(checkup: Checkup) -> JsonObject:
 
     The lines of several files count on through them; "places" says where they are.
     """
-    findings = [{"code": finding.code, "rows": len(finding.lines), **asdict(finding)} for finding in checkup.findings]
+    findings = [{"code": finding.code, "rows": finding.rows, **asdict(finding)} for finding in checkup.findings]
     if places := _places(checkup.rows):
         for finding in findings:
             finding["places"] = [places[line] for line in finding["lines"]]
@@ -181,6 +183,8 @@ def show_checkup(checkup: Checkup) -> None:
         counts = ", ".join(f"{code} {count:,}" for code, count in written.left_out.items()) or "none"
         rows = f"{written.rows:,} of {checkup.total['rows']:,} rows"
         print(f"\nwritten: {written.file}: {rows}; left out: {counts}")
+        for note in written.notes:
+            console.say(f"  {note}")
         for fault in written.problems:
             print(f"  cannot be used as it is: {fault.message}")
 
@@ -189,7 +193,7 @@ def _show_findings(findings: Sequence[lint.Finding], places: Mapping[int, str]) 
     if not findings:
         print("\nnothing else found")
         return
-    rows = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
+    rows = [[finding.code, f"{finding.rows:,}", finding.effect] for finding in findings]
     table = console.table(["finding", "rows", "effect"], rows)
     table.columns[-1].justify = "left"  # sentences, which take several lines
     for column in table.columns:
