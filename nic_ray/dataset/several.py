@@ -25,16 +25,24 @@ def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"],
     known: set[tuple[object, ...]] = set()
     before = 0
     for file, pairs in files:
-        fresh = [pair for pair in pairs if _essence(pair) not in known]
+        is_known = [_essence(pair) in known for pair in pairs]
+        fresh = [pair for pair, is_there in zip(pairs, is_known, strict=True) if not is_there]
+        again = [pair for pair, is_there in zip(pairs, is_known, strict=True) if is_there]
         rows += [replace(pair, file=file, number=pair.line, line=before + pair.line) for pair in fresh]
         before += max((pair.line for pair in pairs), default=0)
         known |= {*map(_essence, fresh)}
-        if count := len(pairs) - len(fresh):
-            stand, counts = ("row", "stands") if count == 1 else ("rows", "stand")
-            repeated.append(
-                f"{count:,} {stand} of {file} {counts} in an earlier file too, and count{'s' * (count == 1)} once"
-            )
+        if again:
+            stand, counts = ("stands", "counts") if len(again) == 1 else ("stand", "count")
+            repeated.append(f"{_number_of(again)} of {file} {stand} in an earlier file too, and {counts} once")
     return rows, repeated
+
+
+def _number_of(pairs: Sequence["Pair"]) -> str:
+    """Say how many pairs these are, and of how many lines if these are fewer; a pair a line is a row."""
+    lines = len({pair.line for pair in pairs})
+    if lines == len(pairs):
+        return f"{lines:,} row{'s' * (lines > 1)}"
+    return f"{len(pairs):,} pairs in {lines:,} {pairs[0].unit}{'s' * (lines > 1)}"
 
 
 def columns_of_no_file(columns: Mapping[str, str], named: Sequence[frozenset[str]]) -> list[Problem]:
@@ -45,7 +53,11 @@ def columns_of_no_file(columns: Mapping[str, str], named: Sequence[frozenset[str
         named: those of these columns that each file has.
     """
     return [
-        Problem(0, f'no file has a column "{column}", which is named for {field}')
+        Problem(
+            0,
+            f'no file has a column "{column}", which is named for {field}; name one that a file has (python -m '
+            "nic_ray.check FILE, with the same --columns, lists those of one file)",
+        )
         for field, column in columns.items()
         if not any(column in names for names in named)
     ]
