@@ -8,6 +8,7 @@ from nic_ray import console
 from nic_ray.dataset import clean, lint
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.groups import describe_documents
+from nic_ray.dataset.own_splits import describe_parts, parts_of
 from nic_ray.dataset.pairs import (
     Pair,
     count_by_domain,
@@ -89,6 +90,8 @@ def check_file(
     found = read_file(pairs, form)
     rows, problems, notes = found.pairs, problems_in(found), [*found.notes, *describe_documents(found.pairs)]
     total, domains = count_pairs(rows), count_by_domain(rows)
+    if form.own_splits and not problems:
+        problems, notes = _faults_of_splits(rows), [*notes, *describe_parts(rows)]
     if problems:
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)
     codes = [code for code, rule in lint.RULES.items() if rule.left_out]
@@ -106,6 +109,14 @@ def check_file(
         written = CleanFile(str(clean_file), len(kept), copy.left_out, faults, copy.notes)
     profile = profile_pairs(rows, tokens, limit, prompts)
     return Checkup(pairs, rows, total, domains, problems, findings, written, notes, profile)
+
+
+def _faults_of_splits(rows: Sequence[Pair]) -> list[Problem]:
+    try:
+        parts_of(rows)
+    except InputError as error:
+        return [Problem(0, str(error))]
+    return []
 
 
 def refuse_unusable(checkup: Checkup) -> None:
