@@ -173,7 +173,7 @@ def _beside_the_fields(files: Sequence[Path], form: Form) -> tuple[dict[tuple[st
         if others := [name for name in names if name not in fields and name.casefold().strip() != COLUMN]:
             listed = ", ".join(f'"{name[:40]}"' for name in others[:COLUMNS_LISTED])
             more = f" and {len(others) - COLUMNS_LISTED} more" if len(others) > COLUMNS_LISTED else ""
-            notes.append(f"without columns of {path} that are no field of a pair: {listed}{more}")
+            notes.append(f"without columns of {path} that are read as no field of a pair: {listed}{more}")
         if named := _splits_not_read(path, form):
             notes.append(f"without the splits of {path} ({', '.join(named)}); keep them with --splits own")
     return splits, notes
