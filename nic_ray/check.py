@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nic_ray import console, options
+from nic_ray.protocol import Splits
 
 
 def main(
@@ -34,6 +35,10 @@ def main(
     columns: Annotated[
         str | None, typer.Option(metavar="FIELD=NAME,...", help="columns that hold fields, as in data.columns")
     ] = None,
+    splits: Annotated[
+        Splits,
+        typer.Option(help="own: rows name the splits that they came with, which are checked too, as in data.splits"),
+    ] = "made",
     base_model: Annotated[
         str, typer.Option(help="model whose tokens are counted: packaged name, folder or hub id")
     ] = "all-MiniLM-L6-v2",
@@ -50,6 +55,7 @@ def main(
     cut-off, mojibake, control-characters, small-domain.
     """
     import json
+    from dataclasses import replace
 
     from nic_ray.dataset.clean import parse_codes
     from nic_ray.dataset.form import parse_form
@@ -63,7 +69,7 @@ def main(
         leave_out=leave_out,
         base_model=base_model,
         max_tokens=max_tokens,
-        form=parse_form(form, columns),
+        form=replace(parse_form(form, columns), own_splits=splits == "own"),
     )
     if as_json:
         print(json.dumps(checkup.as_json(checked)))

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from nic_ray import check, console
+from nic_ray.dataset.form import Form
 from nic_ray.dataset.lint import RULES
+from nic_ray.dataset.pairs import read_pairs
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.train_config import TrainConfig
 
@@ -82,7 +84,7 @@ def test_json_of_a_usable_file_holds_the_counts(pairs, run):
     }
     assert (finding["code"], finding["rows"], finding["lines"]) == ("small-domain", 3, [1, 2, 3])
     assert finding["effect"] == RULES["small-domain"].effect
-    assert finding["examples"] == [{"line": 1, "text": "radar has 3 passages"}]
+    assert finding["examples"] == [{"line": 1, "text": "radar has 3 passages", "positive": 0}]
     assert profile["domains"]["radar"] == profile["whole"]
     assert profile["whole"]["passages"]["texts"] == 4
 
@@ -184,6 +186,7 @@ def test_a_clean_file_goes_without_the_findings_that_are_named(pairs, run, tmp_p
         "rows": 5,
         "left_out": {"negative-is-positive": 1},
         "problems": [],
+        "notes": [],
     }
     lines = path.read_bytes().splitlines(keepends=True)
     assert clean.read_bytes() == b"".join([*lines[:4], lines[5]])
@@ -256,3 +259,108 @@ def test_prompts_of_the_base_model_count_towards_its_limit(changed_model, pairs,
     assert code == 0
     assert [example["text"] for example in cut["examples"]] == ["query of 9 tokens"]
     assert cut["detail"] == ("0 of 3 passages (positives and negatives) and 3 of 3 queries have more than 8 tokens")
+
+
+# 8 lines and 11 pairs: line 6 repeats its passage, line 7 holds two near copies, line 8 an old and a new answer
+POSITIVES = [
+    *[f"The relay r{n} closes when switch s{n} is set to mark m{n} at rest." for n in range(5)],
+    ["The fuse f1 sits behind panel p1 of the left rack."] * 2,
+    [
+        "Put the gasket on and tighten its six bolts crosswise to 40 Nm.",
+        "PUT the gasket on, tighten its six bolts crosswise to 40 Nm!",
+    ],
+    ["The relay r1 closes when switch s1 is set to mark m1 at rest.", "Drain the sump \u00e4 at plug d2."],
+]
+QUERIES = [
+    *[f"How is relay r{n} closed?" for n in range(5)],
+    "Where is fuse f1?",
+    "How tight is the gasket?",
+    "How is relay r1 closed?",
+]
+SEVERAL = [
+    {"query": query, "positive": positive, "domain": "radar"}
+    for query, positive in zip(QUERIES, POSITIVES, strict=True)
+]
+LEFT = [(query, text) for query, text in zip(QUERIES, POSITIVES, strict=True) if isinstance(text, str)] + [
+    (QUERIES[5], POSITIVES[5][0]),
+    (QUERIES[6], POSITIVES[6][0]),
+    (QUERIES[7], POSITIVES[7][1]),
+]
+
+
+@pytest.mark.parametrize("name", ["clean.jsonl", "clean.csv", "clean.parquet"])
+def test_of_a_line_with_several_positives_only_the_faulty_ones_are_left_out(pairs, run, tmp_path, name):
+    code, out, err = run(pairs(*SEVERAL), "--write-clean", tmp_path / name)
+    assert (code, err) == (0, "")
+    assert '\n  line 6, positive 2: "Where is fuse f1?": as line 6, positive 1\n' in out
+    assert '\n  line 8, positive 1: "How is relay r1 closed?": as line 2\n' in out
+    assert '\n  line 7, positive 2: "How tight is the gasket?": nearly as line 7, positive 1\n' in out
+    assert ": 8 of 11 rows; left out: duplicate-row 2, near-duplicate-row 1\n" in out
+    assert [(pair.query, pair.positive) for pair in read_pairs(tmp_path / name)] == LEFT
+
+
+def test_a_line_keeps_its_other_values_when_it_loses_a_positive_and_goes_when_it_loses_all(pairs, run, tmp_path):
+    gone = "The relay r0 closes when switch s0 is set to mark m0 at rest."
+    last = {
+        "id": 1,
+        "question": QUERIES[6],
+        "pos": [gone, gone, "Another ä."],
+        "relevance": [1, 2, 3],
+        "topic": "radar",
+    }
+    rows = [{"question": row["query"], "pos": row["positive"], "topic": "radar"} for row in SEVERAL[:5]]
+    path = pairs(*rows, {**rows[0], "pos": [gone, gone]}, {**last})
+    before = path.read_bytes().splitlines(keepends=True)
+    code, out, err = run(path, "--write-clean", tmp_path / "clean.jsonl", "--json")
+    found = {finding["code"]: finding for finding in json.loads(out)["findings"]}
+    assert (code, err) == (0, "")
+    assert json.loads(out)["written"]["left_out"] == {"duplicate-row": 3}
+    duplicates = found["duplicate-row"]
+    assert (duplicates["rows"], duplicates["lines"], duplicates["positives"]) == (3, [6, 7], {"6": [1, 2], "7": [2]})
+    assert [(example["line"], example["positive"]) for example in duplicates["examples"]] == [(6, 0), (7, 2)]
+    after = (tmp_path / "clean.jsonl").read_bytes().splitlines(keepends=True)
+    assert after[:5] == before[:5]
+    assert [*map(json.loads, after[5:])] == [{**last, "pos": [gone, "Another ä."], "relevance": [1, 3]}]
+
+
+def test_a_copy_in_another_format_keeps_splits_and_names_the_columns_it_leaves_out(pairs, run, tmp_path):
+    splits = ["train", "dev", "test"] * 2
+    rows = [{**row, "split": split, "id": 1, "kind": "x"} for row, split in zip([*SOUND, *FAULTY], splits, strict=True)]
+    path, clean = pairs(*rows), tmp_path / "clean.csv"
+    code, out, err = run(path, "--write-clean", clean)
+    assert (code, err) == (0, "")
+    assert f'  without columns of {path} that are read as no field of a pair: "id", "kind"\n' in out
+    assert [pair.split for pair in read_pairs(clean, form=Form(own_splits=True))] == [
+        "train",
+        "validation",
+        "test",
+        "validation",
+    ]
+    second = tmp_path / "second.jsonl"
+    second.write_text(
+        json.dumps({"query": "q9", "positive": "p9", "domain": "radar", "split": "dev", "page": 3}) + "\n"
+    )
+    code, out, err = run(path, second, clean, "--write-clean", tmp_path / "all.parquet", "--json")
+    assert json.loads(out)["written"]["notes"] == [
+        f'without columns of {path} that are read as no field of a pair: "id", "kind"',
+        f'without columns of {second} that are read as no field of a pair: "page"',
+    ]
+    kept = [(pair.query, pair.split) for pair in read_pairs(tmp_path / "all.parquet", form=Form(own_splits=True))]
+    assert kept == [
+        ("q0", "train"),
+        ("q1", "validation"),
+        ("q2", "test"),
+        ("antenna", "validation"),
+        ("q9", "validation"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "said"), [("clean.jsonl", True), ("clean.json", False)])
+def test_a_copy_is_read_with_the_columns_that_it_has(pairs, run, tmp_path, name, said):
+    path = pairs(*({"complaint": row["query"], "remedy": row["positive"]} for row in SOUND))
+    columns = "query=complaint,positive=remedy"
+    code, out, err = run(path, "--columns", columns, "--write-clean", tmp_path / name)
+    assert (code, err) == (0, "")
+    assert "3 of 3 rows; left out: none" in out
+    assert "cannot be used" not in out
+    assert (f"  keeps its columns: read it with --columns {columns}, or the same data.columns\n" in out) == said

@@ -380,7 +380,7 @@ def test_a_clean_file_holds_the_other_lines_byte_for_byte(tmp_path):
     ]
     out = tmp_path / "clean.jsonl"
     given = tmp_path / "pairs.jsonl", [], made
-    assert write_clean(*given, ["broken-query", "duplicate-row", "cut-off"], out, AS_FOUND) == {
+    assert write_clean(*given, ["broken-query", "duplicate-row", "cut-off"], out, AS_FOUND).left_out == {
         "broken-query": 2,
         "duplicate-row": 1,
     }

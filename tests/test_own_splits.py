@@ -82,7 +82,7 @@ def test_the_splits_of_a_data_set_are_its_parts(tmp_path):
     by_split = {name: [row for row, own in zip(bare, NAMES * 2, strict=True) if own == name] for name in NAMES}
     DatasetDict({name: Dataset.from_list(rows) for name, rows in by_split.items()}).save_to_disk(str(tmp_path / "set"))
     assert parts_by_query(tmp_path / "set") == EXPECTED
-    with pytest.raises(InputError, match="holds several splits; name one of"):
+    with pytest.raises(InputError, match=r"holds several splits; name one of .*, or keep them with data\.splits: own"):
         read_pairs(tmp_path / "set")
 
 
@@ -373,3 +373,59 @@ def test_without_the_library_it_is_said_how_to_install_it_and_files_need_none(mo
     ):
         read_pairs(Path("hub:set"))
     assert len(read_pairs(save(tmp_path, "jsonl", ROWS))) == len(ROWS)
+
+
+def test_a_copy_of_a_beir_folder_says_that_its_splits_are_not_in_it(run, tmp_path):
+    folder = save_beir(tmp_path / "beir", ROWS)
+    code, out, err = run(check, folder, "--write-clean", tmp_path / "clean.jsonl")
+    assert (code, err) == (0, "")
+    assert f"  without the splits of {folder} (dev, test, train); keep them with --splits own" in out
+
+
+def save_dict(folder: Path, rows) -> Path:
+    """Save rows as `datasets` saves several splits."""
+    splits = dict.fromkeys(row["split"] for row in rows)
+    bare = {
+        split: [{name: row[name] for name in ("query", "positive", "domain")} for row in rows if row["split"] == split]
+        for split in splits
+    }
+    DatasetDict({split: Dataset.from_list(rows) for split, rows in bare.items()}).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("made", [save_dict, save_beir, lambda folder, rows: save(folder.parent, "csv", rows)])
+def test_check_reads_the_splits_that_rows_came_with_and_writes_them(run, tmp_path, made):
+    pairs = made(tmp_path / "set", ROWS)
+    code, out, _ = run(check, pairs, "--splits", "own", "--write-clean", tmp_path / "clean.parquet")
+    assert code == 0
+    assert f"{pairs}: usable\n" in out
+    assert "\nrows by their own splits: 16 train, 8 validation, 8 test\n" in out
+    assert parts_by_query(tmp_path / "clean.parquet") == EXPECTED
+
+
+def test_the_fault_of_a_split_is_found_by_the_check_that_the_message_names(run, tmp_path):
+    path = save(tmp_path, "jsonl", [*ROWS, ROWS[0] | {"split": "fold 3"}, ROWS[1] | {"split": None}])
+    with pytest.raises(InputError) as refused:
+        read_pairs(path, form=OWN)
+    *_, way_out = str(refused.value).splitlines()
+    assert way_out == f"  Correct them, or see all findings with: python -m nic_ray.check {path} --splits own"
+    assert run(check, path)[0] == 0
+    code, _, err = run(check, path, "--splits", "own")
+    assert (code, f"error: {path}: 2 of 34 lines are unusable\n  line 33: " in err) == (2, True)
+    none = save(tmp_path, "json", [row | {"split": "fold 3"} for row in ROWS])
+    with pytest.raises(InputError, match=rf"python -m nic_ray\.check {none} --splits own$"):
+        read_pairs(none, form=OWN)
+    wrong = save(tmp_path, "tsv", [row | {"query": "" if number else "q"} for number, row in enumerate(ROWS)])
+    with pytest.raises(InputError, match=rf"python -m nic_ray\.check {wrong} --splits own$"):
+        read_pairs(wrong, form=OWN)
+    with pytest.raises(InputError, match=rf"python -m nic_ray\.check {wrong}$"):
+        read_pairs(wrong)
+
+
+def test_check_finds_a_part_that_is_missing(run, tmp_path):
+    path = save(tmp_path, "jsonl", [row for row in ROWS if row["domain"] == "pumps" or row["split"] != "test"])
+    code, out, err = run(check, path, "--splits", "own")
+    assert (code, out) == (2, "")
+    assert err.startswith(f'error: {path}: data.splits: own: domain "valves" has no row for test; each domain')
+    code, out, _ = run(check, path, "--splits", "own", "--json")
+    assert (code, json.loads(out)["problems"][0]["line"]) == (2, 0)

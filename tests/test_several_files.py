@@ -144,13 +144,36 @@ def test_what_a_folder_or_a_split_leaves_out_is_said(tmp_path):
     assert not [note for note in read_file(folder, Form(own_splits=True)).notes if "data.splits" in note]
 
 
+def test_repeated_rows_are_counted_as_pairs_where_a_row_holds_several(tmp_path):
+    first = write(tmp_path / "a.jsonl", ROWS)
+    rows = [{"query": row["query"], "positive": [row["positive"]], "domain": "pumps"} for row in ROWS[:2]]
+    again = tmp_path / "b.parquet"
+    earlier = write(tmp_path / "c.jsonl", [ROWS[0] | {"positive": ["one", "two"]}])
+    rows[0]["positive"] += ["one"]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), again)
+    assert read_file((first, earlier, again)).notes == [
+        f"3 pairs in 2 rows of {again} stand in an earlier file too, and count once"
+    ]
+
+
+def test_unusable_rows_that_take_several_lines_are_counted_as_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    cells = [f'"what of\npart {n}?",The part {n}.,pumps\n' for n in range(9)]
+    path.write_text("query,positive,domain\n" + "".join(cells) + "last,,pumps\n")
+    text = describe_problems(path, *find_problems(path))
+    assert text.startswith(f"{path}: 1 of 10 rows is unusable\n  line 20: ")
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, {"query": "q"}]))
+    assert ": 1 of 11 lines is unusable\n  line 11: " in describe_problems(lines, *find_problems(lines))
+
+
 def test_the_faults_of_every_file_are_listed_with_their_file(tmp_path, files):
     bad = write(tmp_path / "bad.jsonl", [ROWS[0], {"query": "q", "domain": "pumps"}, {"query": "r", "domain": "pumps"}])
     sources = (files[0], bad, tmp_path / "gone.csv")
     pairs, problems = find_problems(sources)
     text = describe_problems(sources, pairs, problems)
     assert text.splitlines() == [
-        f"{bad}: 2 of 2 lines are unusable",  # the sound one stands in a.jsonl
+        f"{bad}: 2 rows are unusable",  # of how many is not known: the sound one stands in a.jsonl
         '  lines 2-3: "positive" is missing (found: domain, query)',
         "  Correct them.",
         f"{tmp_path / 'gone.csv'}: no such file; one that comes along is data/reference/pairs.jsonl",
@@ -183,7 +206,7 @@ def test_named_columns_hold_for_the_files_that_have_them(tmp_path):
     named = {"query": "complaint", "positive": "remedy"}
     assert essence(read_pairs(sources, form=Form(columns=named))) == expected(ROWS)
     both = (write(tmp_path / "a.jsonl", ROWS[:5]), sources[1])
-    with pytest.raises(InputError, match='no file has a column "complaint", which is named for query'):
+    with pytest.raises(InputError, match='no file has a column "complaint", which is named for query; name one'):
         read_pairs(both, form=Form(columns=named))
     with pytest.raises(InputError, match='has no column "complaint"'):
         read_pairs(both[0], form=Form(columns=named))
@@ -345,8 +368,8 @@ def test_several_files_are_cleaned_into_one(tmp_path, files):
     again = write(tmp_path / "again.jsonl", [ROWS[0] | {"negative": ["none"]}])
     pairs = read_pairs((*files, again))
     findings = lint_pairs(pairs, {text: 1 for pair in pairs for text in (pair.query, pair.positive, "none")}, 256)
-    left_out = write_clean((*files, again), pairs, findings, ["duplicate-row"], tmp_path / "clean.jsonl", Form())
-    assert left_out == {"duplicate-row": 1}
+    copy = write_clean((*files, again), pairs, findings, ["duplicate-row"], tmp_path / "clean.jsonl", Form())
+    assert copy.left_out == {"duplicate-row": 1}
     assert essence(read_pairs(tmp_path / "clean.jsonl")) == expected(ROWS)
 
 

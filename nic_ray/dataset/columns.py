@@ -67,7 +67,7 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
     known = {name.casefold().strip(): name for name in reversed(names)}
     for field, column in given.items():
         if column not in names:
-            way_out = "; name one of these, data.group_by: NAME" if field == "document" else ""
+            way_out = "; name one of these, data.group_by: NAME or columns document=NAME" if field == "document" else ""
             raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)}){way_out}')
         of[field] = (column,)
     for field in ("query", "positive", "domain", "negative", "source_section", "score", "document"):

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Example:
 
     line: int
     text: str
+    positive: int = 0
+    """Which of the line's positives has the fault, from 1; 0 if all have."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Finding:
     examples: tuple[Example, ...]
     unit: str = "line"
     """What the numbers count; see `Pair`."""
+    positives: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Line with several positives, each of which is a row -> those with the fault, from 1, ascending."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows with the fault: lines, or positives of a line with several."""
+        return sum(len(self.positives.get(line, (0,))) for line in self.lines)
 
 
 RULES: Mapping[str, Rule] = {
@@ -134,8 +143,8 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class _Found:
-    by_line: Mapping[int, str]
-    """Line number of a row -> the text to show for it."""
+    by_row: Mapping[int, str]
+    """Index of a row -> the text to show for it."""
     detail: str = ""
 
 
@@ -157,12 +166,13 @@ def lint_pairs(
     groups = dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
     of_rows = np.array([[groups[pair.query] for pair in pairs], [groups[pair.positive] for pair in pairs]])
     answers = _answers(pairs)
+    nth = numbers_in_lines(pairs)
     by_code = {
         "broken-query": _broken_queries(pairs),
         "query-is-positive": _queries_that_are_positives(pairs, of_rows),
-        **_duplicate_rows(pairs, of_rows),
+        **_duplicate_rows(pairs, of_rows, nth),
         **_false_negatives(pairs, answers, groups),
-        "near-duplicate-passage": _near_duplicate_passages(pairs, of_rows[1]),
+        "near-duplicate-passage": _near_duplicate_passages(pairs, of_rows[1], nth),
         "domain-conflict": _domain_conflicts(pairs),
         "several-passages": _several_passages(pairs, answers),
         "cut-off": _cut_off(pairs, tokens, max_tokens, prompts),
@@ -170,27 +180,50 @@ def lint_pairs(
         "control-characters": _rows_with(pairs, texts, first_control),
         "small-domain": _small_domains(pairs, groups),
     }
-    return [
-        Finding(
-            code=code,
-            what=rule.what,
-            effect=rule.effect,
-            detail=by_code[code].detail,
-            lines=tuple(sorted(by_code[code].by_line)),
-            examples=_examples(by_code[code].by_line),
-            unit=pairs[0].unit,
-        )
-        for code, rule in RULES.items()
-        if by_code[code].by_line
-    ]
+    return [_finding(code, by_code[code], pairs, nth) for code in RULES if by_code[code].by_row]
 
 
-def _examples(by_line: Mapping[int, str]) -> tuple[Example, ...]:
+def _finding(code: str, found: _Found, pairs: Sequence[Pair], nth: Sequence[int]) -> Finding:
+    positives: dict[int, list[int]] = defaultdict(list)
+    for row in found.by_row:
+        if nth[row]:
+            positives[pairs[row].line].append(nth[row])
+    return Finding(
+        code=code,
+        what=RULES[code].what,
+        effect=RULES[code].effect,
+        detail=found.detail,
+        lines=tuple(sorted({pairs[row].line for row in found.by_row})),
+        examples=_examples(found.by_row, pairs, nth),
+        unit=pairs[0].unit,
+        positives={line: tuple(sorted(numbers)) for line, numbers in sorted(positives.items())},
+    )
+
+
+def _examples(by_row: Mapping[int, str], pairs: Sequence[Pair], nth: Sequence[int]) -> tuple[Example, ...]:
     """Return the first rows, by line, whose shown texts differ."""
     first: dict[str, int] = {}
-    for line, text in sorted(by_line.items()):
-        first.setdefault(text, line)
-    return tuple(Example(line, text) for text, line in list(first.items())[:EXAMPLES])
+    for row in sorted(by_row, key=lambda row: (pairs[row].line, nth[row])):
+        first.setdefault(by_row[row], row)
+    shown = [*first.values()][:EXAMPLES]
+    several = {pairs[row].line for row in shown if nth[row]}
+    in_part = {
+        pair.line for row, pair in enumerate(pairs if several else ()) if pair.line in several and row not in by_row
+    }
+    return tuple(Example(line := pairs[row].line, by_row[row], nth[row] if line in in_part else 0) for row in shown)
+
+
+def numbers_in_lines(pairs: Sequence[Pair]) -> list[int]:
+    """Number the rows of each line that holds several positives, from 1; 0 for the only row of a line."""
+    sizes = Counter(pair.line for pair in pairs if pair.line)
+    if not sizes or max(sizes.values()) == 1:
+        return [0] * len(pairs)
+    numbers = Counter[int]()
+    nth = []
+    for pair in pairs:
+        numbers[pair.line] += 1
+        nth.append(numbers[pair.line] if sizes[pair.line] > 1 else 0)
+    return nth
 
 
 def texts_of(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
@@ -211,18 +244,24 @@ def describe_finding(finding: Finding, places: Mapping[int, str] | None = None) 
     """
     where = places or {}
     examples = [
-        f"{where.get(example.line, f'{finding.unit} {example.line}')}: {example.text}" for example in finding.examples
+        _with_number(where.get(example.line, f"{finding.unit} {example.line}"), example.positive) + f": {example.text}"
+        for example in finding.examples
     ]
-    more = len(finding.lines) - len(examples)
+    more = finding.rows - len(examples)
     rest = [f"... and {more:,} more"] if more else []
     return "\n  ".join([f"{finding.code}: {finding.what}", *filter(None, [finding.detail]), *examples, *rest])
 
 
+def _with_number(place: str, positive: int) -> str:
+    """Name the place of a row, of which a line may hold several."""
+    return f"{place}, positive {positive}" if positive else place
+
+
 def _broken_queries(pairs: Sequence[Pair]) -> _Found:
-    reasons = {pair.line: (pair.query, reason) for pair in pairs if (reason := why_broken(pair.query))}
+    reasons = {row: (pair.query, reason) for row, pair in enumerate(pairs) if (reason := why_broken(pair.query))}
     counts = Counter(reason for _, reason in reasons.values())
     return _Found(
-        {line: f"{quoted(query)}: {reason}" for line, (query, reason) in reasons.items()},
+        {row: f"{quoted(query)}: {reason}" for row, (query, reason) in reasons.items()},
         "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()),
     )
 
@@ -246,11 +285,11 @@ def _answers(pairs: Sequence[Pair]) -> dict[str, set[str]]:
 
 
 def _queries_that_are_positives(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> _Found:
-    same = [pairs[row] for row in np.flatnonzero(groups[0] == groups[1]).tolist()]
-    return _Found({pair.line: quoted(pair.query) for pair in same})
+    same = np.flatnonzero(groups[0] == groups[1]).tolist()
+    return _Found({row: quoted(pairs[row].query) for row in same})
 
 
-def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[str, _Found]:
+def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64], nth: Sequence[int]) -> dict[str, _Found]:
     """Find rows like earlier ones; `groups` (2, N) are those of each row's query and positive."""
     exact: dict[int, str] = {}
     near: dict[int, str] = {}
@@ -258,14 +297,15 @@ def _duplicate_rows(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> dict[st
     first_near: dict[int, str] = {}
     both = groups[0] * (groups.max() + 1) + groups[1]
     _, kind, times = np.unique(both, return_inverse=True, return_counts=True)
-    for pair, group in [(pairs[row], kind[row]) for row in np.flatnonzero(times[kind] > 1).tolist()]:
-        row = pair.query, pair.positive
-        if row in first:
-            exact[pair.line] = f"{quoted(pair.query)}: as {first[row]}"
+    for row in np.flatnonzero(times[kind] > 1).tolist():
+        pair, group, place = pairs[row], kind[row], _with_number(pairs[row].place, nth[row])
+        texts = pair.query, pair.positive
+        if texts in first:
+            exact[row] = f"{quoted(pair.query)}: as {first[texts]}"
         elif group in first_near:
-            near[pair.line] = f"{quoted(pair.query)}: nearly as {first_near[group]}"
-        first.setdefault(row, pair.place)
-        first_near.setdefault(group, pair.place)
+            near[row] = f"{quoted(pair.query)}: nearly as {first_near[group]}"
+        first.setdefault(texts, place)
+        first_near.setdefault(group, place)
     return {"duplicate-row": _Found(exact), "near-duplicate-row": _Found(near)}
 
 
@@ -273,16 +313,16 @@ def _false_negatives(pairs: Sequence[Pair], answers: dict[str, set[str]], groups
     same: dict[int, str] = {}
     others: dict[int, str] = {}
     near: dict[int, str] = {}
-    for pair in [pair for pair in pairs if pair.negatives]:
+    for row, pair in [(row, pair) for row, pair in enumerate(pairs) if pair.negatives]:
         known = answers[pair.query]
         near_known = {groups[text] for text in known}
         for text in pair.negatives:
             if text == pair.positive:
-                same[pair.line] = quoted(text)
+                same[row] = quoted(text)
             elif text in known:
-                others[pair.line] = f"{quoted(pair.query, 60)}: {quoted(text, 60)}"
+                others[row] = f"{quoted(pair.query, 60)}: {quoted(text, 60)}"
             elif groups[text] in near_known:
-                near[pair.line] = quoted(text)
+                near[row] = quoted(text)
     return {
         "negative-near-positive": _Found(near),
         "negative-is-positive": _Found(same),
@@ -290,18 +330,19 @@ def _false_negatives(pairs: Sequence[Pair], answers: dict[str, set[str]], groups
     }
 
 
-def _near_duplicate_passages(pairs: Sequence[Pair], groups: NDArray[np.int64]) -> _Found:
-    first: dict[int, Pair] = {}
+def _near_duplicate_passages(pairs: Sequence[Pair], groups: NDArray[np.int64], nth: Sequence[int]) -> _Found:
+    first: dict[int, int] = {}
     copies: dict[str, int] = {}
-    by_line = {}
+    by_row = {}
     group_of = {pair.positive: group for pair, group in zip(pairs, groups.tolist(), strict=True)}
     several = np.bincount([*group_of.values()]) > 1
-    for pair in [pairs[row] for row in np.flatnonzero(several[groups]).tolist()]:
-        earlier = first.setdefault(group_of[pair.positive], pair)
-        if earlier.positive != pair.positive:
-            copies[pair.positive] = group_of[pair.positive]
-            by_line[pair.line] = f"{quoted(pair.positive)}: nearly as in {earlier.place}"
-    return _Found(by_line, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
+    for row in np.flatnonzero(several[groups]).tolist():
+        text = pairs[row].positive
+        earlier = first.setdefault(group_of[text], row)
+        if pairs[earlier].positive != text:
+            copies[text] = group_of[text]
+            by_row[row] = f"{quoted(text)}: nearly as in {_with_number(pairs[earlier].place, nth[earlier])}"
+    return _Found(by_row, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")
 
 
 def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
@@ -315,8 +356,8 @@ def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
     owner = {text: min(counts, key=lambda name: (-counts[name], name)) for text, counts in rows.items()}
     return _Found(
         {
-            pair.line: f"{quoted(pair.positive)}: {pair.domain} here, mostly {owner[pair.positive]}"
-            for pair in pairs
+            row: f"{quoted(pair.positive)}: {pair.domain} here, mostly {owner[pair.positive]}"
+            for row, pair in enumerate(pairs)
             if owner.get(pair.positive, pair.domain) != pair.domain
         },
         f"{len(several):,} passages stand under several domains",
@@ -326,19 +367,19 @@ def _domain_conflicts(pairs: Sequence[Pair]) -> _Found:
 def _several_passages(pairs: Sequence[Pair], answers: Mapping[str, set[str]]) -> _Found:
     several = {query: len(texts) for query, texts in answers.items() if len(texts) > 1}
     return _Found(
-        {p.line: f"{quoted(p.query)}: {several[p.query]} passages" for p in pairs if p.query in several},
+        {row: f"{quoted(p.query)}: {several[p.query]} passages" for row, p in enumerate(pairs) if p.query in several},
         f"{len(several):,} queries name {max(several.values(), default=0):,} passages at most",
     )
 
 
 def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts) -> _Found:
-    by_line = {}
+    by_row = {}
     beyond_limit = {text for text, length in tokens.items() if length > max_tokens}
-    for pair in pairs:
+    for row, pair in enumerate(pairs):
         if prompts.query + pair.query in beyond_limit or prompts.passage + pair.positive in beyond_limit:
             texts = [(name, prompts.before(is_query=name == "query") + text) for name, text in _texts(pair)]
             long = [f"{name} of {tokens[text]:,} tokens" for name, text in texts if text in beyond_limit]
-            by_line[pair.line] = ", ".join(long)
+            by_row[row] = ", ".join(long)
     queries, all_queries = _counted({prompts.query + pair.query for pair in pairs}, tokens)
     passages, all_passages = _counted(
         {prompts.passage + text for pair in pairs for text in (pair.positive, *pair.negatives)}, tokens
@@ -356,7 +397,7 @@ def _cut_off(pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, 
             f"; the passages {np.median(beyond[beyond > 0]):,.0f} more in the median and {beyond.max():,} at most, "
             f"{share:.1%} of all their tokens"
         )
-    return _Found(by_line, detail)
+    return _Found(by_row, detail)
 
 
 def _counted(texts: Collection[str], tokens: Mapping[str, int]) -> tuple[NDArray[np.int64], int]:
@@ -367,12 +408,12 @@ def _counted(texts: Collection[str], tokens: Mapping[str, int]) -> tuple[NDArray
 def _rows_with(pairs: Sequence[Pair], texts: Sequence[str], find: Callable[[str], int | None]) -> _Found:
     """Find the rows with a place that is found in any text; the first one of a row is shown with its surroundings."""
     spots = {text: spot for text in texts if (spot := find(text)) is not None}
-    by_line: dict[int, str] = {}
-    for pair in pairs if spots else ():
+    by_row: dict[int, str] = {}
+    for row, pair in enumerate(pairs if spots else ()):
         for name, text in _texts(pair):
             if text in spots:
-                by_line.setdefault(pair.line, f"{name}: {quoted(text[max(0, spots[text] - 25) :], 60)}")
-    return _Found(by_line)
+                by_row.setdefault(row, f"{name}: {quoted(text[max(0, spots[text] - 25) :], 60)}")
+    return _Found(by_row)
 
 
 def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
@@ -391,6 +432,6 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
     more = f"; {len(sentences) - len(named):,} domains more have too few" if len(sentences) > len(named) else ""
     want = int(np.ceil(MIN_PASSAGES / HELD_BACK_SHARE))
     return _Found(
-        {pair.line: sentences[pair.domain] for pair in pairs if pair.domain in small},
+        {row: sentences[pair.domain] for row, pair in enumerate(pairs) if pair.domain in small},
         f"{'; '.join(named)}{more}; want {want}, of which a share of {HELD_BACK_SHARE} comes to {MIN_PASSAGES}",
     )

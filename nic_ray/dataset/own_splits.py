@@ -30,6 +30,7 @@ NAMED = {
 """The names that data sets give to their splits, and the parts that these are."""
 WANT = "train, validation (or dev) and test"
 OTHERWISE = "or have the rows split here with data.splits: made"
+KEPT = "or keep them with data.splits: own (nic_ray.check: --splits own)"
 
 
 def part_named(name: str) -> str | None:
@@ -48,8 +49,8 @@ def source_of(path: Path, name: str, *, own_splits: bool) -> Format:
         return Format((), "row", _read_hub_splits if own_splits else _read_hub)
     if own_splits and name == "beir":
         return Format((), "row", _read_beir_splits)
-    if own_splits and name == "datasets" and (path / DATASETS).exists():
-        return Format((), "row", _read_saved_splits)
+    if name == "datasets" and (path / DATASETS).exists():
+        return Format((), "row", _read_saved_splits if own_splits else _refuse_saved_splits)
     return FORMATS[name]
 
 
@@ -60,7 +61,7 @@ def _read_hub(path: Path) -> tuple[Sequence[str], Rows]:
         return _at_fault(str(error).removeprefix(f"{path}: "))
     if len(splits) != 1:
         named = ", ".join(f"{path}:{split}" for split in splits)
-        return _at_fault(f"holds several splits; name one of {named}, or keep them with data.splits: own")
+        return _at_fault(f"holds several splits; name one of {named}, {KEPT}")
     (table,) = splits.values()
     return columns_of([table]), enumerate(rows_of_split(table), start=1)
 
@@ -89,6 +90,12 @@ def _read_saved_splits(path: Path) -> tuple[Sequence[str], Rows]:
     read = {split: FORMATS["datasets"].read(path / split) for split in splits_saved(path) if part_named(split)}
     names = dict.fromkeys(name for columns, _ in read.values() for name in columns or ())
     return [*names, COLUMN], _numbered(read)
+
+
+def _refuse_saved_splits(path: Path) -> tuple[Sequence[str], Rows]:
+    names, rows = FORMATS["datasets"].read(path)
+    faults = ((at, row.message) for at, row in rows if isinstance(row, Fault))
+    return names or [], ((at, Fault(f"{said}, {KEPT}" if "several splits" in said else said)) for at, said in faults)
 
 
 def _numbered(read: Mapping[str, tuple[Sequence[str] | None, Rows]]) -> Rows:
@@ -146,6 +153,13 @@ def parts_of(pairs: Sequence["Pair"]) -> NDArray[np.str_]:
             f"name, leave them out, {OTHERWISE}"
         )
     return parts
+
+
+def describe_parts(pairs: Sequence["Pair"]) -> Iterator[str]:
+    """Say how many rows came with which split, if any did."""
+    counts = Counter(pair.split for pair in pairs)
+    if listed := [f"{counts[part]:,} {part}" for part in dict.fromkeys(NAMED.values()) if counts[part]]:
+        yield f"rows by their own splits: {', '.join(listed)}"
 
 
 def _domains_without(pairs: Sequence["Pair"], parts: NDArray[np.str_], wanted: Sequence[str]) -> Iterator[str]:

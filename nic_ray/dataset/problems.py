@@ -56,12 +56,7 @@ def describe_problems(
 def _of_some(sources: Sources, pairs: Sequence["Pair"], problems: Sequence[Problem], listed: int | None) -> str:
     if len(problems) == 1 and problems[0].line == 0:
         return f"{shown(sources)}: {problems[0].message}"
-    unusable = len({problem.line for problem in problems if problem.line})
-    if unusable:
-        total = len({pair.place for pair in pairs}) + unusable
-        heading = f"{unusable} of {total} {unit_of(problems)}s {'is' if unusable == 1 else 'are'} unusable"
-    else:
-        heading = f"{len(problems)} problems"
+    heading = _heading(pairs, problems) or f"{len(problems)} problems"
     lines: dict[str, list[int]] = {}
     for problem in problems:
         lines.setdefault(problem.message, []).append(problem.line)
@@ -71,10 +66,29 @@ def _of_some(sources: Sources, pairs: Sequence["Pair"], problems: Sequence[Probl
         findings.append(f"... and {len(lines) - len(findings)} more")
     way_out = "Correct them."
     if listed is not None or len(lines) > most:
-        option = "" if len(lines) <= LISTED_BY_CHECK else " --json"
+        option = " --splits own" * _are_of_own_splits(pairs, problems) + " --json" * (len(lines) > LISTED_BY_CHECK)
         files = shlex.join(map(str, paths_of(sources)))
         way_out = f"Correct them, or see all findings with: python -m nic_ray.check {files}{option}"
     return "\n  ".join([f"{shown(sources)}: {heading}", *findings, way_out])
+
+
+def _heading(pairs: Sequence["Pair"], problems: Sequence[Problem]) -> str:
+    """Say how many rows of a file are unusable, and of how many where that is known; empty if none is."""
+    unusable = {problem.line for problem in problems if problem.line}
+    if not unusable:
+        return ""
+    found = unusable | {pair.number or pair.line for pair in pairs}
+    # a row may take several lines, and blank lines and a header are none
+    unit = unit_of(problems) if max(found) <= len(found) else "row"
+    # of several files, rows that stand in an earlier one are no longer there
+    total = f" of {len(found)}" * (not any(problem.file for problem in problems))
+    plural = "s" * bool(total or len(unusable) > 1)
+    return f"{len(unusable)}{total} {unit}{plural} {'is' if len(unusable) == 1 else 'are'} unusable"
+
+
+def _are_of_own_splits(pairs: Sequence["Pair"], problems: Sequence[Problem]) -> bool:
+    """Whether rows were read with the splits that they came with."""
+    return any(pair.split for pair in pairs) or any(problem.message.startswith('"split"') for problem in problems)
 
 
 def unit_of(problems: Sequence[Problem]) -> str:

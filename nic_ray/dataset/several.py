@@ -26,22 +26,20 @@ def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"],
     known: dict[tuple[object, ...], list[int]] = {}
     before = 0
     for file, pairs in files:
-        repeated = differing = 0
+        again, differing = list["Pair"](), 0
         fresh: dict[tuple[object, ...], list[int]] = {}
         for pair in pairs:
             if (essence := _essence(pair)) in known:
-                repeated += 1
+                again.append(pair)
                 differing += sum(_completed(rows, place, pair) for place in known[essence]) > 0
             else:
                 fresh.setdefault(essence, []).append(len(rows))
                 rows.append(replace(pair, file=file, number=pair.line, line=before + pair.line))
         before += max((pair.line for pair in pairs), default=0)
         known |= fresh
-        if repeated:
-            stand, counts = ("row", "stands") if repeated == 1 else ("rows", "stand")
-            notes.append(
-                f"{repeated:,} {stand} of {file} {counts} in an earlier file too, and count{'s' * (repeated == 1)} once"
-            )
+        if again:
+            stand, counts = ("stands", "counts") if len(again) == 1 else ("stand", "count")
+            notes.append(f"{_number_of(again)} of {file} {stand} in an earlier file too, and {counts} once")
         if differing:
             notes.append(
                 f"{differing:,} of them name{'s' * (differing == 1)} another document, section or score than the "
@@ -62,6 +60,14 @@ def _completed(rows: list["Pair"], place: int, again: "Pair") -> bool:
     return differs
 
 
+def _number_of(pairs: Sequence["Pair"]) -> str:
+    """Say how many pairs these are, and of how many lines if these are fewer; a pair a line is a row."""
+    lines = len({pair.line for pair in pairs})
+    if lines == len(pairs):
+        return f"{lines:,} row{'s' * (lines > 1)}"
+    return f"{len(pairs):,} pairs in {lines:,} {pairs[0].unit}{'s' * (lines > 1)}"
+
+
 def columns_of_no_file(columns: Mapping[str, str], named: Sequence[frozenset[str]]) -> list[Problem]:
     """List the columns that the user names and that no file has.
 
@@ -70,7 +76,11 @@ def columns_of_no_file(columns: Mapping[str, str], named: Sequence[frozenset[str
         named: those of these columns that each file has.
     """
     return [
-        Problem(0, f'no file has a column "{column}", which is named for {field}')
+        Problem(
+            0,
+            f'no file has a column "{column}", which is named for {field}; name one that a file has (python -m '
+            "nic_ray.check FILE, with the same --columns, lists those of one file)",
+        )
         for field, column in columns.items()
         if not any(column in names for names in named)
     ]

@@ -8,6 +8,7 @@ from nic_ray import console
 from nic_ray.dataset import clean, lint
 from nic_ray.dataset.form import AS_FOUND, Form
 from nic_ray.dataset.groups import describe_documents
+from nic_ray.dataset.own_splits import describe_parts, parts_of
 from nic_ray.dataset.pairs import (
     Pair,
     count_by_domain,
@@ -38,6 +39,8 @@ class CleanFile:
     """Finding -> number of rows left out because of it."""
     problems: Sequence[Problem]
     """Reasons why the copy cannot be used as it is, if any: for instance, a domain may have lost too many rows."""
+    notes: Sequence[str]
+    """What the copy lacks besides, and how it is to be read."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def check_file(
     found = read_file(pairs, form)
     rows, problems, notes = found.pairs, problems_in(found), [*found.notes, *describe_documents(found.pairs)]
     total, domains = count_pairs(rows), count_by_domain(rows)
+    if form.own_splits and not problems:
+        problems, notes = _faults_of_splits(rows), [*notes, *describe_parts(rows)]
     if problems:
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)
     codes = [code for code, rule in lint.RULES.items() if rule.left_out]
@@ -99,11 +104,19 @@ def check_file(
     findings = lint.lint_pairs(rows, tokens, limit, prompts)
     written = None
     if clean_file is not None:
-        left_out = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
-        kept, faults = find_problems(clean_file)
-        written = CleanFile(str(clean_file), len(kept), left_out, faults)
+        copy = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
+        kept, faults = find_problems(clean_file, form=copy.form)
+        written = CleanFile(str(clean_file), len(kept), copy.left_out, faults, copy.notes)
     profile = profile_pairs(rows, tokens, limit, prompts)
     return Checkup(pairs, rows, total, domains, problems, findings, written, notes, profile)
+
+
+def _faults_of_splits(rows: Sequence[Pair]) -> list[Problem]:
+    try:
+        parts_of(rows)
+    except InputError as error:
+        return [Problem(0, str(error))]
+    return []
 
 
 def refuse_unusable(checkup: Checkup) -> None:
@@ -122,7 +135,7 @@ def refuse_findings(checkup: Checkup, codes: Sequence[str]) -> None:
     Raises:
         RunError: the file has at least one of them.
     """
-    made = [f"{finding.code} ({len(finding.lines):,} rows)" for finding in checkup.findings if finding.code in codes]
+    made = [f"{finding.code} ({finding.rows:,} rows)" for finding in checkup.findings if finding.code in codes]
     if made:
         raise RunError(f"{shown(checkup.file)}: found {', '.join(made)}")
 
@@ -132,7 +145,7 @@ def as_json(checkup: Checkup) -> JsonObject:
 
     The lines of several files count on through them; "places" says where they are.
     """
-    findings = [{"code": finding.code, "rows": len(finding.lines), **asdict(finding)} for finding in checkup.findings]
+    findings = [{"code": finding.code, "rows": finding.rows, **asdict(finding)} for finding in checkup.findings]
     if places := _places(checkup.rows):
         for finding in findings:
             finding["places"] = [places[line] for line in finding["lines"]]
@@ -181,6 +194,8 @@ def show_checkup(checkup: Checkup) -> None:
         counts = ", ".join(f"{code} {count:,}" for code, count in written.left_out.items()) or "none"
         rows = f"{written.rows:,} of {checkup.total['rows']:,} rows"
         print(f"\nwritten: {written.file}: {rows}; left out: {counts}")
+        for note in written.notes:
+            console.say(f"  {note}")
         for fault in written.problems:
             print(f"  cannot be used as it is: {fault.message}")
 
@@ -189,7 +204,7 @@ def _show_findings(findings: Sequence[lint.Finding], places: Mapping[int, str]) 
     if not findings:
         print("\nnothing else found")
         return
-    rows = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
+    rows = [[finding.code, f"{finding.rows:,}", finding.effect] for finding in findings]
     table = console.table(["finding", "rows", "effect"], rows)
     table.columns[-1].justify = "left"  # sentences, which take several lines
     for column in table.columns:

@@ -274,7 +274,7 @@ def data(run: FinishedRun) -> Html:
     if not findings:
         yield sentence(f"The check finds no fault in the {len(rows):,} rows of the file.")
         return
-    cells = [[finding.code, f"{len(finding.lines):,}", finding.effect] for finding in findings]
+    cells = [[finding.code, f"{finding.rows:,}", finding.effect] for finding in findings]
     yield table(["finding", "rows", "what it does"], cells)
     yield sentence(f"Single rows: python -m nic_ray.check {shlex.join(map(str, listed(sources)))}")
 
