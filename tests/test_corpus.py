@@ -82,11 +82,11 @@ def test_a_file_of_pairs_gives_their_passages(tiny_pairs_file, tiny_pairs):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a"}\n{"text": 3}\n', 'line 2: "text" must be text, got int'),
+        ('{"text": "a"}\n{"text": 3}\n', 'line 2: "text" must be text, got a number'),
         ('{"text": "a"}\n{"text": " "}\n', 'line 2: "text" is empty'),
-        ('{"text": "a"}\n[1]\n', "line 2: must be a JSON object, got list"),
+        ('{"text": "a"}\n[1]\n', "line 2: must be a JSON object, got a list"),
         ('{"text": "a"}\n{"text": \n', "line 2: not JSON: "),
-        ('{"text": "a"}\n{"title": "b"}\n', 'line 2: "text" must be text, got NoneType'),
+        ('{"text": "a"}\n{"title": "b"}\n', 'line 2: "text" must be text, got null'),
         ('{"chapter": "a"}\n', "no column is known to hold passages (found: chapter); name it text, with a title"),
         ("", "holds no passages"),
     ],

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow
@@ -15,8 +17,8 @@ from nic_ray.check import main as check
 from nic_ray.data_config import DataConfig, FileFormat
 from nic_ray.dataset.columns import UnknownColumn, match_columns
 from nic_ray.dataset.form import Form, parse_form
-from nic_ray.dataset.formats import FORMATS, content_sha256, format_named
-from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs
+from nic_ray.dataset.formats import FORMATS, content_sha256, format_named, write_rows
+from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs, row_of
 from nic_ray.errors import InputError
 from nic_ray.training.prepared import divide, split_sha256
 
@@ -129,9 +131,9 @@ def test_the_reference_set_has_the_same_split_in_every_format(tmp_path):
 
 BROKEN_CORPUS = {
     "missing column": (b'{"_id": "c"}', 'line 3: "text" is missing'),
-    "missing text": (b'{"_id": "c", "text": null}', 'line 3: "text" must be text, got NoneType'),
-    "wrong type": (b'{"_id": "c", "text": 7}', 'line 3: "text" must be text, got int'),
-    "nested": (b'{"_id": {"of": "c"}, "text": "t"}', 'line 3: "_id" must be text, got dict'),
+    "missing text": (b'{"_id": "c", "text": null}', 'line 3: "text" must be text, got null'),
+    "wrong type": (b'{"_id": "c", "text": 7}', 'line 3: "text" must be text, got a number'),
+    "nested": (b'{"_id": {"of": "c"}, "text": "t"}', 'line 3: "_id" must be text, got an object'),
     "wrong encoding": (b'{"_id": "c", "text": "caf\xe9"}', "corpus.jsonl: not UTF-8"),
     "cut off": (b'{"_id": "c", "te', "line 3: not JSON"),
     "empty file": (b"", "corpus.jsonl: cannot be used"),
@@ -187,9 +189,18 @@ def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
     if kind == "one row":
         return save_one(folder, form), r'domain ".*" has too few distinct positive passages, 1; want 3'
     if kind == "wrong encoding":
-        if not texts:
+        if form == "beir":
             return None
         path = save(folder, form, ROWS)
+        if not texts:
+            file = path if form == "parquet" else next(path.glob("*.arrow"))
+            table = pyarrow.table({"query": unsound_column("text"), "positive": ["p", "r", "s"], "domain": ["d"] * 3})
+            if form == "parquet":
+                parquet.write_table(table, file)
+            else:
+                with pyarrow.ipc.new_stream(str(file), table.schema) as stream:
+                    stream.write_table(table)
+            return path, r'row 2: "query" must be text, got bytes that are not UTF-8; save it as UTF-8'
         path.write_bytes(path.read_bytes().replace(b"what of part 2?", b"caf\xe9"))
         return path, r"[Nn]?ot UTF-8 .*save the file as UTF-8"
     if kind == "cut off":
@@ -427,3 +438,110 @@ def test_a_folder_has_a_hash_of_its_files(tmp_path):
     assert before == content_sha256(path)
     (path / "qrels" / "test.tsv").write_text("query0\tpositive0\t1\n")
     assert content_sha256(path) != before
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "csv", "tsv", "jsonl"])
+def test_fields_that_the_first_row_lacks_are_written(tmp_path, form):
+    rows = [
+        {"query": "q0", "positive": "p0", "domain": "pumps"},
+        {"query": "q1", "positive": "p1", "domain": "pumps", "negative": ["n", "m"], "document": "d", "score": 2.5},
+        {"query": "q2", "positive": "p2", "domain": "pumps", "source_section": "s", "score": 2.0},
+    ]
+    path = tmp_path / f"pairs.{form}"
+    write_rows(path, rows, form)
+    assert [row_of(pair) for pair in read_pairs(path)] == rows
+
+
+SOUND = {"query": "q", "positive": "p", "domain": "pumps"}
+HUGE = 10**400
+
+
+def faults_of(folder: Path, form: str, row) -> list[str]:
+    return [problem.message for problem in read_file(save(folder, form, [SOUND, row])).problems]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"score": HUGE}, '"score" item 1 must be a finite number, got inf; leave it out where there is none'),
+        ({"score": -HUGE}, '"score" item 1 must be a finite number, got -inf; leave it out where there is none'),
+        ({"score": "1e999"}, '"score" item 1 must be a finite number, got inf; leave it out where there is none'),
+        ({"score": "high"}, '"score" item 1 must be a number, got text'),
+        ({"score": [1, None]}, '"score" item 2 must be a number, got null'),
+        ({"score": [2, 1]}, '"score" must hold one number; got 2'),
+        ({"score": []}, '"score" must hold one number; got none'),
+        (
+            {"positive": ["p", "r"], "score": [1, 2, 3]},
+            '"score" must hold one number, or 2, one a positive; got 3',
+        ),
+    ],
+)
+def test_what_is_no_score_is_said(tmp_path, form, more, message):
+    assert faults_of(tmp_path, form, SOUND | more) == [message]
+
+
+def test_dates_and_decimals_name_domains_and_documents_and_bytes_do_not(tmp_path):
+    moment = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
+    for column in ([date(2024, 5, 1)] * 3, [moment] * 3, [Decimal("7.50")] * 3):
+        path = save(tmp_path, "parquet", [SOUND | {"positive": f"p{n}", "domain": v, "document": v} for n, v in
+                                          enumerate(column)])  # fmt: skip
+        name = str(column[0]) if isinstance(column[0], Decimal) else column[0].isoformat()
+        assert {(pair.domain, pair.document) for pair in read_pairs(path)} == {(name, name)}
+    path = save(tmp_path, "parquet", [SOUND | {"domain": b"pumps"}])
+    assert [problem.message for problem in read_file(path).problems] == ['"domain" must be text, got bytes']
+    path = save(tmp_path, "parquet", [SOUND | {"query": float("nan")}])
+    (problem,) = read_file(path).problems
+    assert problem.message.startswith('"query" must be text, got NaN, which stands for a missing value; fill it in')
+
+
+def unsound_column(kind: str) -> pyarrow.Array:
+    """Three values of a column, of which the second is none of its type."""
+    if kind == "text":
+        return pyarrow.array([b"so", b"caf\xe9", None], pyarrow.binary()).view(pyarrow.string())
+    if kind == "list":
+        texts = pyarrow.array([b"so", b"caf\xe9"], pyarrow.binary()).view(pyarrow.string())
+        return pyarrow.ListArray.from_arrays([0, 1, 2, 2], texts)
+    return pyarrow.array([1, 2**30, None], pyarrow.int32()).view(pyarrow.date32())
+
+
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+@pytest.mark.parametrize(
+    ("kind", "field", "message"),
+    [
+        ("text", "notes", None),
+        ("list", "notes", None),
+        ("date", "notes", None),
+        ("text", "query", '"query" must be text, got bytes that are not UTF-8; save it as UTF-8'),
+        ("text", "document", '"document" must be text, got bytes that are not UTF-8; save it as UTF-8'),
+        (
+            "list",
+            "negative",
+            '"negative" must be text or a list of texts, got bytes that are not UTF-8; save it as UTF-8',
+        ),
+        ("date", "domain", '"domain" must be text, got a value of type date32[day] that cannot be read'),
+    ],
+)
+def test_a_value_that_cannot_be_read_matters_only_where_a_field_needs_it(tmp_path, form, kind, field, message):
+    names = {name: [f"{name} {n}" for n in range(3)] for name in ("query", "positive")} | {"domain": ["pumps"] * 3}
+    table = pyarrow.table({**names, field: unsound_column(kind)})
+    if form == "parquet":
+        path = tmp_path / "rows.parquet"
+        parquet.write_table(table, path)
+    else:
+        path = save(tmp_path, form, ROWS)
+        with pyarrow.ipc.new_stream(str(next(path.glob("*.arrow"))), table.schema) as stream:
+            stream.write_table(table)
+    found = read_file(path)
+    rows = [1, 2, 3] if message is None else [1, 3]
+    if field == "query":
+        assert [problem.message for problem in found.problems if problem.line == 3] == [
+            '"query" is missing (found: domain, positive)'
+        ]
+        rows = [1]
+    elif field == "domain":
+        rows = [1]
+    assert [pair.line for pair in found.pairs] == rows
+    of_second = [problem.message for problem in found.problems if problem.line == 2]
+    assert len(of_second) == (message is not None)
+    assert message is None or of_second[0].startswith(message)

@@ -18,6 +18,7 @@ from nic_ray.dataset.hub import rows_sha256
 from nic_ray.errors import InputError, in_one_line
 from nic_ray.evidence import JsonObject
 from nic_ray.sources import Sources, is_hub, listed
+from nic_ray.validation import Unreadable, kind_of_value
 
 DATASET, DATASETS, STATE = "dataset_info.json", "dataset_dict.json", "state.json"
 """Files by which `datasets` marks the folder of a data set, and that of several splits, and lists its other files."""
@@ -162,7 +163,7 @@ def _json_rows(path: Path) -> Rows:
         yield from _llama_index_rows(content)
     elif isinstance(content, list) and any(isinstance(row, dict) for row in content):
         for number, row in enumerate(content, start=1):
-            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {type(row).__name__}")
+            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {kind_of_value(row)}")
     else:
         raise OtherFormat("is JSON of another kind; want a list of objects, or a data set as LlamaIndex writes it")
 
@@ -266,12 +267,32 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
     try:
         for batch in batches:
             # by columns, which takes half the time that a dictionary of each row does
-            names, columns = batch.schema.names, [column.to_pylist() for column in batch.columns]
+            names, columns = batch.schema.names, [_values_of(column) for column in batch.columns]
             for values in zip(*columns, strict=True):
                 place += 1
                 yield place, {name: value for name, value in zip(names, values, strict=True) if value is not None}
     except (OSError, pyarrow.ArrowException) as error:
         yield 0, Fault(f"breaks off after row {place} ({in_one_line(error)})")
+
+
+def _values_of(column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except _UNREADABLE:
+        return [_value_of(cell) for cell in column]
+
+
+def _value_of(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return Unreadable("bytes that are not UTF-8; save it as UTF-8")
+    except _UNREADABLE as error:
+        return Unreadable(f"a value of type {cell.type} that cannot be read ({in_one_line(error)})")
+
+
+_UNREADABLE = (ValueError, OverflowError, KeyError)
+"""Errors of pyarrow for bytes that are not UTF-8, dates of no calendar, and time zones that are unknown."""
 
 
 def _read_beir(path: Path) -> tuple[Sequence[str], Rows]:
@@ -326,7 +347,8 @@ def _write_parquet(path: Path, rows: Sequence[JsonObject]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), path)
 
 
 FORMATS = {
