@@ -16,8 +16,8 @@ from nic_ray import console
 from nic_ray.check import main as check
 from nic_ray.data_config import DataConfig, FileFormat
 from nic_ray.dataset.columns import UnknownColumn, match_columns
-from nic_ray.dataset.form import Form, parse_form
-from nic_ray.dataset.formats import FORMATS, content_sha256, format_named, write_rows
+from nic_ray.dataset.form import Form, form_of, parse_form
+from nic_ray.dataset.formats import FORMATS, content_sha256, files_of, format_named, write_rows
 from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs, row_of
 from nic_ray.errors import InputError
 from nic_ray.training.prepared import divide, split_sha256
@@ -545,3 +545,128 @@ def test_a_value_that_cannot_be_read_matters_only_where_a_field_needs_it(tmp_pat
     of_second = [problem.message for problem in found.problems if problem.line == 2]
     assert len(of_second) == (message is not None)
     assert message is None or of_second[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("passages", "got"),
+    [
+        (5, "a number"),
+        (None, "null"),
+        ("p", "text"),
+        ({"p": 1}, "an object"),
+        ([["p"]], "a list with a list"),
+        (["p", 5], "a list with a number"),
+        ([None], "a list with null"),
+    ],
+)
+def test_relevant_docs_of_llama_index_are_lists_of_ids(tmp_path, passages, got):
+    content = {"queries": {"q": "what?", "r": "who?"}, "corpus": {"p": "this"}, "relevant_docs": {"q": passages}}
+    content["relevant_docs"]["r"] = ["p"]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(content))
+    found = read_file(path)
+    wanted = f'relevant_docs: "q" must be of a list of ids, as texts, got {got}'
+    assert [(problem.line, problem.message) for problem in found.problems] == [(1, wanted)]
+    assert [(pair.query, pair.positive, pair.line) for pair in found.pairs] == [("who?", "this", 2)]
+
+
+NO_JSON_OF_THEIRS = ["{", "[]", "{}", "null", '"x"', "[" * 100_000, "caf\xe9"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("content", [*NO_JSON_OF_THEIRS, '{"splits": [1]}', '{"splits": []}', '{"splits": "ab"}'])
+def test_a_folder_of_several_splits_that_does_not_name_them_is_refused(tmp_path, content, own):
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "d" / "dataset_dict.json").write_bytes(content.encode("latin-1"))
+    (problem,) = read_file(tmp_path / "d", Form(own_splits=own)).problems
+    assert "(dataset_dict.json does not name its splits; save the folder again)" in problem.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*NO_JSON_OF_THEIRS, '{"_data_files": ["x"]}', '{"_data_files": [{"filename": 1}]}', '{"_data_files": 1}'],
+)
+def test_a_folder_of_datasets_that_does_not_name_its_files_is_refused(tmp_path, content):
+    path = save(tmp_path, "datasets", ROWS)
+    (path / "state.json").write_bytes(content.encode("latin-1"))
+    (problem,) = read_file(path).problems
+    assert re.match(r"is no sound folder of datasets \(.*\); save it again$", problem.message)
+
+
+@pytest.mark.parametrize("kind", BROKEN_CORPUS)
+def test_a_folder_in_beir_form_stands_once_in_its_message(tmp_path, kind):
+    path, _ = broken(kind, "beir", tmp_path)
+    text = describe_problems(path, *find_problems(path))
+    assert text.startswith(f"{path}: corpus.jsonl: ")
+    assert text.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("form", [name for name, each in FORMATS.items() if each.endings])
+def test_a_folder_named_as_a_file_of_a_format_is_refused_as_a_folder(tmp_path, form):
+    (problem,) = read_file(tmp_path, Form(form)).problems
+    assert problem.message.startswith("is a folder; name a file in it, or a folder in BEIR form")
+
+
+@pytest.mark.parametrize(
+    ("others", "read"),
+    [
+        (("queries.jsonl",), ("more.jsonl", "queries.jsonl")),
+        (("corpus.jsonl",), ("corpus.jsonl", "more.jsonl")),
+        (("dataset_infos.json",), ("more.jsonl",)),
+        (("dataset_info.json",), ("more.jsonl",)),
+        (("dataset_info.json", "state.json"), ("",)),
+        (("dataset_dict.json",), ("",)),
+        (("queries.jsonl", "corpus.jsonl"), ("",)),
+        (("queries.jsonl", "qrels"), ("",)),
+    ],
+)
+def test_a_folder_of_files_of_pairs_is_told_from_one_of_a_format(tmp_path, others, read):
+    for name in others:
+        (tmp_path / name).write_text("")
+    save(tmp_path, "jsonl", ROWS).rename(tmp_path / "more.jsonl")
+    assert files_of(tmp_path) == tuple(tmp_path / name for name in read)
+
+
+def test_a_description_of_a_data_set_beside_its_pairs_changes_nothing(tmp_path):
+    for name in ("dataset_info.json", "dataset_infos.json"):
+        (tmp_path / name).write_text("{}")
+    save(tmp_path, "csv", ROWS)
+    assert essence(read_pairs(tmp_path)) == EXPECTED
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "datasets"])
+def test_a_name_of_several_columns_is_refused(tmp_path, form):
+    names, cells = ["query", "positive", "note", "query", "note"], [["q", "p", "n", "r", "m"]] * 3
+    if form in ("csv", "tsv"):
+        mark = {"csv": ",", "tsv": "\t"}[form]
+        path = tmp_path / f"rows.{form}"
+        path.write_text("".join(mark.join(line) + "\n" for line in [names, *cells]))
+    else:
+        table = pyarrow.Table.from_arrays([pyarrow.array([text] * 3) for text in cells[0]], names=names)
+        path = save(tmp_path, form, ROWS)
+        if form == "parquet":
+            parquet.write_table(table, path)
+        else:
+            with pyarrow.ipc.new_stream(str(next(path.glob("*.arrow"))), table.schema) as stream:
+                stream.write_table(table)
+    (problem,) = read_file(path).problems
+    assert problem.message == 'has several columns of the name "query", "note"; give each a name of its own'
+
+
+def test_columns_without_a_name_are_those_of_a_spreadsheet(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("query,positive,,\n" + "".join(f"q{n},p{n},,\n" for n in range(3)))
+    assert [pair.query for pair in read_pairs(path)] == ["q0", "q1", "q2"]
+
+
+def test_a_field_has_one_column_and_a_column_one_kind_of_text():
+    with pytest.raises(InputError, match=r"--columns query=a,query=b: names two columns for query; name one"):
+        parse_form(None, "query=a,query=b")
+    message = 'names the column "a" for both {} and {}; name one for each'
+    for fields in (("query", "positive"), ("query", "negative"), ("positive", "negative")):
+        columns = dict.fromkeys(fields, "a")
+        with pytest.raises(InputError, match=f"--columns .*: {message.format(*fields)}"):
+            parse_form(None, ",".join(f"{field}=a" for field in fields))
+        with pytest.raises(InputError, match=f"data.columns: {message.format(*fields)}"):
+            form_of(DataConfig(columns=columns))
+    assert parse_form(None, "domain=a,document=a,query=b").columns == {"domain": "a", "document": "a", "query": "b"}
