@@ -87,6 +87,7 @@ def test_recall_and_mrr_are_those_of_trec_eval(tmp_path, tiny_model_folder):
         ({"qrels": ""}, r"names no answer"),
         ({"corpus": [*CORPUS, CORPUS[0]]}, r"corpus\.jsonl: .*\n  line 6: \"_id\" 'a' stands in an earlier line too"),
         ({"corpus": [{"text": "t"}]}, r'line 1: "_id" is missing \(found: text\)'),
+        ({"corpus": [{"_id": "a", "text": "\ud800"}]}, r'line 1: "text" must be text, got text with half a character'),
         ({"corpus": [{"_id": "a", "text": None}]}, r'line 1: "text" must be text, got null'),
         ({"corpus": [{"_id": "a", "text": "t", "title": 3}]}, r'line 1: "title" must be text, got a number'),
         ({"corpus": [{"_id": [1], "text": "t"}]}, r'line 1: "_id" must be text, got a list'),

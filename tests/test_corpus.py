@@ -82,6 +82,8 @@ def test_a_file_of_pairs_gives_their_passages(tiny_pairs_file, tiny_pairs):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('{"text": "\\ud800"}\n', 'line 1: "text" must be text, got text with half a character'),
+        ('{"text": "a", "title": 3}\n', 'line 1: "title" must be text, got a number'),
         ('{"text": "a"}\n{"text": 3}\n', 'line 2: "text" must be text, got a number'),
         ('{"text": "a"}\n{"text": " "}\n', 'line 2: "text" is empty'),
         ('{"text": "a"}\n[1]\n', "line 2: must be a JSON object, got a list"),

@@ -107,7 +107,7 @@ def _described_lengths(lengths: Lengths, max_tokens: int) -> str:
 
 
 def _described_counts(counts: Counts, what: str) -> str:
-    bands = []
+    bands = list[str]()
     for name, number in counts.bands.items():
         if number:
             asked = f"more than {max(BANDS.values())}" if name == MORE else name.replace("-", " to ")
