@@ -1,14 +1,25 @@
 """Groups of settings, and pydantic's errors as messages that a user can act on."""
 
+import datetime
 import difflib
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from nic_ray.errors import is_utf8
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in a row for a value that cannot be read, which does no harm where no field needs it."""
+
+    kind: str
+    """What stands in its place, for a message."""
 
 
 class Section(BaseModel):
@@ -113,6 +124,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8, as `errors.is_utf8`, fast for the texts of many rows."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def row_faults(error: ValueError, content: bytes) -> Iterator[str]:
     """Yield one message per fault in a line of a JSONL file.
 
@@ -139,7 +161,8 @@ def _row_fault(error: Any, content: bytes) -> str:
     if kind == "json_invalid":
         return f"not JSON: {error['ctx']['error'].replace('at line 1 column', 'at column')}"
     if not place:
-        return f"must be a JSON object, got {_kind(value)}"
+        broken_rule = str(error["ctx"]["error"]) if kind == "value_error" else None
+        return broken_rule or f"must be a JSON object, got {kind_of_value(value)}"
     field = f'"{place[0]}"' + (f" item {place[1] + 1}" if len(place) > 1 else "")
     if kind == "missing":
         return f"{field} is missing (found: {', '.join(sorted(value)) or 'nothing'})"
@@ -152,20 +175,35 @@ def _row_fault(error: Any, content: bytes) -> str:
         "negative": "text or a list of texts",
         "source_section": "text or null",
     }
-    rule = "text" if len(place) > 1 else rules.get(place[0], "text")
+    rule = "a number" if place[0] == "score" else "text" if len(place) > 1 else rules.get(place[0], "text")
     way_out = ""
     if isinstance(value, float) and not math.isfinite(value):
         optional = place[0] in ("negative", "source_section")
         way_out = "; write null, or leave it out" if optional else "; fill it in, or leave the row out"
-    return f"{field} must be {rule}, got {_kind(value)}{way_out}"
+    return f"{field} must be {rule}, got {kind_of_value(value, of_json=bool(content))}{way_out}"
 
 
-def _kind(value: Any) -> str:
+def kind_of_value(value: object, *, of_json: bool = False) -> str:
+    """Return what kind of value one is, for the end of a message.
+
+    Args:
+        of_json: whether it stands in JSON, which knows fewer values than Python reads from it.
+    """
+    if isinstance(value, Unreadable):
+        return value.kind
+    if isinstance(value, str):
+        return "text" if is_whole(value) else "text with half a character"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and math.isnan(value):
-        return "NaN, which is no JSON and stands for a missing value"
+        return f"NaN, which {'is no JSON and ' if of_json else ''}stands for a missing value"
     if isinstance(value, float) and math.isinf(value):
-        return f"{'-' if value < 0 else ''}Infinity, which is no JSON"
-    kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "a number")
+        return f"{'-' if value < 0 else ''}Infinity{', which is no JSON' if of_json else ''}"
+    kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
+        (list, "a list"),
+        (dict, "an object"),
+        ((int, float, Decimal), "a number"),
+        (bytes, "bytes"),
+        ((datetime.date, datetime.time), "a date or a time"),
+    )
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)

@@ -111,7 +111,7 @@ def test_what_the_rows_are_like_is_told_for_each_domain_and_the_whole(pairs, run
         ["radar", "4", "4", "0.0%", "1", "0", "0.0%", "Latin", "100%"],
         ["all", "4", "4", "0.0%", "3", "2", "0.0%", "Latin", "100%"],
     ]
-    assert "\npassages a question: 1 in the median, 3 at most; of the questions 3 with 1, 2 with 3-5\n" in told
+    assert "\npassages a question: 1 in the median, 3 at most; 3 questions have 1, 2 have 3 to 5\n" in told
     assert "\nletters: Latin 100.0%; 0 of 9 texts mix scripts\n" in told
     assert "samples" not in told
 

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow
@@ -14,9 +16,9 @@ from nic_ray import console
 from nic_ray.check import main as check
 from nic_ray.data_config import DataConfig, FileFormat
 from nic_ray.dataset.columns import UnknownColumn, match_columns
-from nic_ray.dataset.form import Form, parse_form
-from nic_ray.dataset.formats import FORMATS, content_sha256, format_named
-from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs
+from nic_ray.dataset.form import Form, form_of, parse_form
+from nic_ray.dataset.formats import FORMATS, content_sha256, files_of, format_named, write_rows
+from nic_ray.dataset.pairs import describe_problems, find_problems, read_file, read_pairs, row_of
 from nic_ray.errors import InputError
 from nic_ray.training.prepared import divide, split_sha256
 
@@ -132,9 +134,9 @@ def test_the_reference_set_has_the_same_split_in_every_format(tmp_path):
 
 BROKEN_CORPUS = {
     "missing column": (b'{"_id": "c"}', 'line 3: "text" is missing'),
-    "missing text": (b'{"_id": "c", "text": null}', 'line 3: "text" must be text, got NoneType'),
-    "wrong type": (b'{"_id": "c", "text": 7}', 'line 3: "text" must be text, got int'),
-    "nested": (b'{"_id": {"of": "c"}, "text": "t"}', 'line 3: "_id" must be text, got dict'),
+    "missing text": (b'{"_id": "c", "text": null}', 'line 3: "text" must be text, got null'),
+    "wrong type": (b'{"_id": "c", "text": 7}', 'line 3: "text" must be text, got a number'),
+    "nested": (b'{"_id": {"of": "c"}, "text": "t"}', 'line 3: "_id" must be text, got an object'),
     "wrong encoding": (b'{"_id": "c", "text": "caf\xe9"}', "corpus.jsonl: not UTF-8"),
     "cut off": (b'{"_id": "c", "te', "line 3: not JSON"),
     "empty file": (b"", "corpus.jsonl: cannot be used"),
@@ -190,9 +192,18 @@ def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
     if kind == "one row":
         return save_one(folder, form), r'domain ".*" has too few distinct positive passages, 1; want 3'
     if kind == "wrong encoding":
-        if not texts:
+        if form == "beir":
             return None
         path = save(folder, form, ROWS)
+        if not texts:
+            file = path if form == "parquet" else next(path.glob("*.arrow"))
+            table = pyarrow.table({"query": unsound_column("text"), "positive": ["p", "r", "s"], "domain": ["d"] * 3})
+            if form == "parquet":
+                parquet.write_table(table, file)
+            else:
+                with pyarrow.ipc.new_stream(str(file), table.schema) as stream:
+                    stream.write_table(table)
+            return path, r'row 2: "query" must be text, got bytes that are not UTF-8; save it as UTF-8'
         path.write_bytes(path.read_bytes().replace(b"what of part 2?", b"caf\xe9"))
         return path, r"[Nn]?ot UTF-8 .*save the file as UTF-8"
     if kind == "cut off":
@@ -431,3 +442,235 @@ def test_a_folder_has_a_hash_of_its_files(tmp_path):
     assert before == content_sha256(path)
     (path / "qrels" / "test.tsv").write_text("query0\tpositive0\t1\n")
     assert content_sha256(path) != before
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "csv", "tsv", "jsonl"])
+def test_fields_that_the_first_row_lacks_are_written(tmp_path, form):
+    rows = [
+        {"query": "q0", "positive": "p0", "domain": "pumps"},
+        {"query": "q1", "positive": "p1", "domain": "pumps", "negative": ["n", "m"], "document": "d", "score": 2.5},
+        {"query": "q2", "positive": "p2", "domain": "pumps", "source_section": "s", "score": 2.0},
+    ]
+    path = tmp_path / f"pairs.{form}"
+    write_rows(path, rows, form)
+    assert [row_of(pair) for pair in read_pairs(path)] == rows
+
+
+SOUND = {"query": "q", "positive": "p", "domain": "pumps"}
+HUGE = 10**400
+
+
+def faults_of(folder: Path, form: str, row) -> list[str]:
+    return [problem.message for problem in read_file(save(folder, form, [SOUND, row])).problems]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"score": HUGE}, '"score" item 1 must be a finite number, got inf; leave it out where there is none'),
+        ({"score": -HUGE}, '"score" item 1 must be a finite number, got -inf; leave it out where there is none'),
+        ({"score": "1e999"}, '"score" item 1 must be a finite number, got inf; leave it out where there is none'),
+        ({"score": "high"}, '"score" item 1 must be a number, got text'),
+        ({"score": [1, None]}, '"score" item 2 must be a number, got null'),
+        ({"score": [2, 1]}, '"score" must hold one number; got 2'),
+        ({"score": []}, '"score" must hold one number; got none'),
+        (
+            {"positive": ["p", "r"], "score": [1, 2, 3]},
+            '"score" must hold one number, or 2, one a positive; got 3',
+        ),
+    ],
+)
+def test_what_is_no_score_is_said(tmp_path, form, more, message):
+    assert faults_of(tmp_path, form, SOUND | more) == [message]
+
+
+def test_dates_and_decimals_name_domains_and_documents_and_bytes_do_not(tmp_path):
+    moment = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
+    for column in ([date(2024, 5, 1)] * 3, [moment] * 3, [Decimal("7.50")] * 3):
+        path = save(tmp_path, "parquet", [SOUND | {"positive": f"p{n}", "domain": v, "document": v} for n, v in
+                                          enumerate(column)])  # fmt: skip
+        name = str(column[0]) if isinstance(column[0], Decimal) else column[0].isoformat()
+        assert {(pair.domain, pair.document) for pair in read_pairs(path)} == {(name, name)}
+    path = save(tmp_path, "parquet", [SOUND | {"domain": b"pumps"}])
+    assert [problem.message for problem in read_file(path).problems] == ['"domain" must be text, got bytes']
+    path = save(tmp_path, "parquet", [SOUND | {"query": float("nan")}])
+    (problem,) = read_file(path).problems
+    assert problem.message.startswith('"query" must be text, got NaN, which stands for a missing value; fill it in')
+
+
+def unsound_column(kind: str) -> pyarrow.Array:
+    """Three values of a column, of which the second is none of its type."""
+    if kind == "text":
+        return pyarrow.array([b"so", b"caf\xe9", None], pyarrow.binary()).view(pyarrow.string())
+    if kind == "list":
+        texts = pyarrow.array([b"so", b"caf\xe9"], pyarrow.binary()).view(pyarrow.string())
+        return pyarrow.ListArray.from_arrays([0, 1, 2, 2], texts)
+    return pyarrow.array([1, 2**30, None], pyarrow.int32()).view(pyarrow.date32())
+
+
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+@pytest.mark.parametrize(
+    ("kind", "field", "message"),
+    [
+        ("text", "notes", None),
+        ("list", "notes", None),
+        ("date", "notes", None),
+        ("text", "query", '"query" must be text, got bytes that are not UTF-8; save it as UTF-8'),
+        ("text", "document", '"document" must be text, got bytes that are not UTF-8; save it as UTF-8'),
+        (
+            "list",
+            "negative",
+            '"negative" must be text or a list of texts, got bytes that are not UTF-8; save it as UTF-8',
+        ),
+        ("date", "domain", '"domain" must be text, got a value of type date32[day] that cannot be read'),
+    ],
+)
+def test_a_value_that_cannot_be_read_matters_only_where_a_field_needs_it(tmp_path, form, kind, field, message):
+    names = {name: [f"{name} {n}" for n in range(3)] for name in ("query", "positive")} | {"domain": ["pumps"] * 3}
+    table = pyarrow.table({**names, field: unsound_column(kind)})
+    if form == "parquet":
+        path = tmp_path / "rows.parquet"
+        parquet.write_table(table, path)
+    else:
+        path = save(tmp_path, form, ROWS)
+        with pyarrow.ipc.new_stream(str(next(path.glob("*.arrow"))), table.schema) as stream:
+            stream.write_table(table)
+    found = read_file(path)
+    rows = [1, 2, 3] if message is None else [1, 3]
+    if field == "query":
+        assert [problem.message for problem in found.problems if problem.line == 3] == [
+            '"query" is missing (found: domain, positive)'
+        ]
+        rows = [1]
+    elif field == "domain":
+        rows = [1]
+    assert [pair.line for pair in found.pairs] == rows
+    of_second = [problem.message for problem in found.problems if problem.line == 2]
+    assert len(of_second) == (message is not None)
+    assert message is None or of_second[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("passages", "got"),
+    [
+        (5, "a number"),
+        (None, "null"),
+        ("p", "text"),
+        ({"p": 1}, "an object"),
+        ([["p"]], "a list with a list"),
+        (["p", 5], "a list with a number"),
+        ([None], "a list with null"),
+    ],
+)
+def test_relevant_docs_of_llama_index_are_lists_of_ids(tmp_path, passages, got):
+    content = {"queries": {"q": "what?", "r": "who?"}, "corpus": {"p": "this"}, "relevant_docs": {"q": passages}}
+    content["relevant_docs"]["r"] = ["p"]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(content))
+    found = read_file(path)
+    wanted = f'relevant_docs: "q" must be of a list of ids, as texts, got {got}'
+    assert [(problem.line, problem.message) for problem in found.problems] == [(1, wanted)]
+    assert [(pair.query, pair.positive, pair.line) for pair in found.pairs] == [("who?", "this", 2)]
+
+
+NO_JSON_OF_THEIRS = ["{", "[]", "{}", "null", '"x"', "[" * 100_000, "caf\xe9"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("content", [*NO_JSON_OF_THEIRS, '{"splits": [1]}', '{"splits": []}', '{"splits": "ab"}'])
+def test_a_folder_of_several_splits_that_does_not_name_them_is_refused(tmp_path, content, own):
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "d" / "dataset_dict.json").write_bytes(content.encode("latin-1"))
+    (problem,) = read_file(tmp_path / "d", Form(own_splits=own)).problems
+    assert "(dataset_dict.json does not name its splits; save the folder again)" in problem.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*NO_JSON_OF_THEIRS, '{"_data_files": ["x"]}', '{"_data_files": [{"filename": 1}]}', '{"_data_files": 1}'],
+)
+def test_a_folder_of_datasets_that_does_not_name_its_files_is_refused(tmp_path, content):
+    path = save(tmp_path, "datasets", ROWS)
+    (path / "state.json").write_bytes(content.encode("latin-1"))
+    (problem,) = read_file(path).problems
+    assert re.match(r"is no sound folder of datasets \(.*\); save it again$", problem.message)
+
+
+@pytest.mark.parametrize("kind", BROKEN_CORPUS)
+def test_a_folder_in_beir_form_stands_once_in_its_message(tmp_path, kind):
+    path, _ = broken(kind, "beir", tmp_path)
+    text = describe_problems(path, *find_problems(path))
+    assert text.startswith(f"{path}: corpus.jsonl: ")
+    assert text.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("form", [name for name, each in FORMATS.items() if each.endings])
+def test_a_folder_named_as_a_file_of_a_format_is_refused_as_a_folder(tmp_path, form):
+    (problem,) = read_file(tmp_path, Form(form)).problems
+    assert problem.message.startswith("is a folder; name a file in it, or a folder in BEIR form")
+
+
+@pytest.mark.parametrize(
+    ("others", "read"),
+    [
+        (("queries.jsonl",), ("more.jsonl", "queries.jsonl")),
+        (("corpus.jsonl",), ("corpus.jsonl", "more.jsonl")),
+        (("dataset_infos.json",), ("more.jsonl",)),
+        (("dataset_info.json",), ("more.jsonl",)),
+        (("dataset_info.json", "state.json"), ("",)),
+        (("dataset_dict.json",), ("",)),
+        (("queries.jsonl", "corpus.jsonl"), ("",)),
+        (("queries.jsonl", "qrels"), ("",)),
+    ],
+)
+def test_a_folder_of_files_of_pairs_is_told_from_one_of_a_format(tmp_path, others, read):
+    for name in others:
+        (tmp_path / name).write_text("")
+    save(tmp_path, "jsonl", ROWS).rename(tmp_path / "more.jsonl")
+    assert files_of(tmp_path) == tuple(tmp_path / name for name in read)
+
+
+def test_a_description_of_a_data_set_beside_its_pairs_changes_nothing(tmp_path):
+    for name in ("dataset_info.json", "dataset_infos.json"):
+        (tmp_path / name).write_text("{}")
+    save(tmp_path, "csv", ROWS)
+    assert essence(read_pairs(tmp_path)) == EXPECTED
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "datasets"])
+def test_a_name_of_several_columns_is_refused(tmp_path, form):
+    names, cells = ["query", "positive", "note", "query", "note"], [["q", "p", "n", "r", "m"]] * 3
+    if form in ("csv", "tsv"):
+        mark = {"csv": ",", "tsv": "\t"}[form]
+        path = tmp_path / f"rows.{form}"
+        path.write_text("".join(mark.join(line) + "\n" for line in [names, *cells]))
+    else:
+        table = pyarrow.Table.from_arrays([pyarrow.array([text] * 3) for text in cells[0]], names=names)
+        path = save(tmp_path, form, ROWS)
+        if form == "parquet":
+            parquet.write_table(table, path)
+        else:
+            with pyarrow.ipc.new_stream(str(next(path.glob("*.arrow"))), table.schema) as stream:
+                stream.write_table(table)
+    (problem,) = read_file(path).problems
+    assert problem.message == 'has several columns of the name "query", "note"; give each a name of its own'
+
+
+def test_columns_without_a_name_are_those_of_a_spreadsheet(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("query,positive,,\n" + "".join(f"q{n},p{n},,\n" for n in range(3)))
+    assert [pair.query for pair in read_pairs(path)] == ["q0", "q1", "q2"]
+
+
+def test_a_field_has_one_column_and_a_column_one_kind_of_text():
+    with pytest.raises(InputError, match=r"--columns query=a,query=b: names two columns for query; name one"):
+        parse_form(None, "query=a,query=b")
+    message = 'names the column "a" for both {} and {}; name one for each'
+    for fields in (("query", "positive"), ("query", "negative"), ("positive", "negative")):
+        columns = dict.fromkeys(fields, "a")
+        with pytest.raises(InputError, match=f"--columns .*: {message.format(*fields)}"):
+            parse_form(None, ",".join(f"{field}=a" for field in fields))
+        with pytest.raises(InputError, match=f"data.columns: {message.format(*fields)}"):
+            form_of(DataConfig(columns=columns))
+    assert parse_form(None, "domain=a,document=a,query=b").columns == {"domain": "a", "document": "a", "query": "b"}

@@ -1,6 +1,7 @@
 """Rows that are read without a validation of each: they are as if each had been validated."""
 
 import json
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -49,6 +50,36 @@ def test_a_passage_of_many_rows_is_in_memory_once():
     one, other = (plain({"q": "why?", "p": "".join(["be", "cause"])}) for _ in range(2))
     assert one == other == ("why?", "because", "pumps")
     assert one[1] is other[1]
+
+
+HALF = re.compile("holds half a character|not JSON: .* hex escape")
+
+
+@pytest.mark.parametrize("field", ["query", "positive", "negative", "source_section", "document"])
+@pytest.mark.parametrize("names", [{}, {"query": "question"}], ids=["our names", "other names"])
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_half_a_character_is_refused_in_every_field_and_row(tmp_path, form, names, field):
+    texts = ["why \ud800?", "\udc00", "one 😀", "Öl"]
+    rows = [SOUND | {names.get(name, name): SOUND[name] for name in SOUND} for _ in range(5)]
+    rows = [{name: text for name, text in row.items() if name not in names} for row in rows]
+    rows[1:] = [row | {names.get(field, field): text} for row, text in zip(rows[1:], texts, strict=True)]
+    path = tmp_path / f"pairs.{form}"
+    path.write_text(json.dumps(rows) if form == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    found = read_file(path)
+    assert [problem.line for problem in found.problems] == [2, 3]
+    assert all(HALF.search(each.message) for each in found.problems), found.problems
+    assert [pair.line for pair in found.pairs] == [1, 4, 5]
+    for text in [text for pair in found.pairs for text in (pair.query, pair.positive, *pair.negatives)]:
+        text.encode()
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\udfff"])
+def test_a_plain_row_with_half_a_character_is_left_to_the_validation(value):
+    plain = plain_fields(Fields(Columns({name: (name,) for name in SOUND}), {}), {"pumps"})
+    assert plain(SOUND) == ("why?", "because", "pumps")
+    assert plain(SOUND | {"query": "Öl 😀"}) == ("Öl 😀", "because", "pumps")
+    assert plain(SOUND | {"query": value}) is None
+    assert plain(SOUND | {"positive": value}) is None
 
 
 @pytest.mark.parametrize(

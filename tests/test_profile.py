@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from nic_ray.dataset import profile
 from nic_ray.dataset.pairs import Pair
 from nic_ray.dataset.profile import as_json, profile_pairs, sampled, texts_to_count
+from nic_ray.report.profile import describe_profile
 from nic_ray.tokens import Prompts
 
 PAIRS = [
@@ -147,3 +148,24 @@ def test_a_domain_of_which_nothing_was_drawn_says_so(monkeypatch):
     assert len(empty) == 8
     assert {(len(part.queries.tokens), part.queries.cut_off) for part in empty} == {(0, None)}
     assert np.sum([part.letters.measured for part in parts]) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([1], "1 in the median, 1 at most; 1 passage has 1"),
+        ([7, 7], "7 in the median, 7 at most; 2 passages have 6 to 10"),
+        ([1, 3, 4, 11], "3.5 in the median, 11 at most; 1 passage has 1, 2 have 3 to 5, 1 has more than 10"),
+    ],
+)
+def test_bands_are_told_as_sentences(sizes, told):
+    pairs = [Pair(f"q{size} {n}", f"p{at}", "pumps") for at, size in enumerate(sizes) for n in range(size)]
+    assert f"questions a passage: {told}" in list(describe_profile(profiled(pairs)))
+
+
+def test_that_no_text_is_cut_off_is_told_in_words():
+    first, second, *_ = describe_profile(profiled(PAIRS, max_tokens=4))
+    assert first.endswith("4 at most; none is cut off at 4")
+    assert second.endswith("3 at most; none is cut off at 4")
+    first, second, *_ = describe_profile(profiled(PAIRS, max_tokens=3))
+    assert first.endswith("; 25.0% are cut off at 3")

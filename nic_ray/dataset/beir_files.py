@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nic_ray.errors import InputError
+from nic_ray.validation import is_whole, kind_of_value
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 MAX_LISTED = 20
@@ -43,16 +44,16 @@ def texts_of(path: Path) -> dict[str, str]:
 
 def _fault(row: object, known: dict[str, str]) -> str | None:
     if not isinstance(row, dict):
-        return f"must be a JSON object, got {type(row).__name__}"
+        return f"must be a JSON object, got {kind_of_value(row)}"
     if missing := [name for name in ("_id", "text") if name not in row]:
         return f'"{missing[0]}" is missing (found: {", ".join(sorted(row)) or "nothing"})'
     if isinstance(row["_id"], bool) or not isinstance(row["_id"], str | int):
-        return f'"_id" must be text, got {type(row["_id"]).__name__}'
+        return f'"_id" must be text, got {kind_of_value(row["_id"])}'
     if str(row["_id"]) in known:
         return f'"_id" {str(row["_id"])[:80]!r} stands in an earlier line too; each must be of one text'
     for name, value in (("text", row["text"]), ("title", row.get("title") or "")):
-        if not isinstance(value, str):
-            return f'"{name}" must be text, got {type(value).__name__}'
+        if not isinstance(value, str) or not is_whole(value):
+            return f'"{name}" must be text, got {kind_of_value(value)}'
     return None
 
 

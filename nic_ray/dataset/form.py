@@ -35,8 +35,13 @@ AS_FOUND = Form()
 
 
 def form_of(data: DataConfig) -> Form:
-    """Return how the pairs of a run are to be read."""
+    """Return how the pairs of a run are to be read.
+
+    Raises:
+        InputError: one column is named for two kinds of text.
+    """
     columns = {str(name): column for name, column in data.columns.items()}
+    _of_one_text_each(columns, "data.columns")
     return Form(data.format, columns | column_of_groups(data.group_by), own_splits=data.splits == "own")
 
 
@@ -49,7 +54,8 @@ def parse_form(name: str | None, columns: str | None) -> Form:
     """Parse the options of a command: a format, and columns as FIELD=NAME with commas between them.
 
     Raises:
-        InputError: something is no field, or has no name; an unknown format is refused where the file is read.
+        InputError: something is no field, has no name or is named twice, or one column is named for two kinds of text;
+            an unknown format is refused where the file is read.
     """
     fields = get_args(PairField)
     named: dict[str, str] = {}
@@ -57,5 +63,16 @@ def parse_form(name: str | None, columns: str | None) -> Form:
         field_name, _, column = part.partition("=")
         if field_name.strip() not in fields or not column:
             raise InputError(f"--columns {part}: want FIELD=NAME, by commas; fields are {', '.join(fields)}")
+        if field_name.strip() in named:
+            raise InputError(f"--columns {columns}: names two columns for {field_name.strip()}; name one")
         named[field_name.strip()] = column
+    _of_one_text_each(named, f"--columns {columns}")
     return Form(name, named)
+
+
+def _of_one_text_each(columns: Mapping[str, str], where: str) -> None:
+    """Refuse one column for two of query, positive and negative, of which each row wants different texts."""
+    fields: dict[str, str] = {}
+    for name in ("query", "positive", "negative"):
+        if (column := columns.get(name)) is not None and (other := fields.setdefault(column, name)) != name:
+            raise InputError(f'{where}: names the column "{column}" for both {other} and {name}; name one for each')

@@ -5,8 +5,10 @@ A reader yields rows with their places, counted from 1, so that a fault can be f
 """
 
 import csv
+import errno
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,12 @@ from nic_ray.dataset.hub import rows_sha256
 from nic_ray.errors import InputError, in_one_line
 from nic_ray.evidence import JsonObject
 from nic_ray.sources import Sources, is_hub, listed
+from nic_ray.validation import Unreadable, kind_of_value
 
 DATASET, DATASETS, STATE = "dataset_info.json", "dataset_dict.json", "state.json"
 """Files by which `datasets` marks the folder of a data set, and that of several splits, and lists its other files."""
+NO_PAIRS = {DATASET, "dataset_infos.json"}
+"""Files in which `datasets` describes a folder of files."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,11 @@ def format_named(path: Path, asked: str | None = None) -> str:
     if is_hub(path) or asked is not None:
         return "hub" if is_hub(path) else str(asked)
     if path.is_dir():
-        if {CORPUS, QUERIES, QRELS} <= {entry.name for entry in path.iterdir()}:
+        names = {entry.name for entry in path.iterdir()}
+        if names >= {CORPUS, QUERIES, QRELS}:
             return "beir"
-        return "datasets" if (path / DATASET).exists() or (path / DATASETS).exists() else "jsonl"
+        saved = names & {DATASETS, STATE} or (DATASET in names and not _files_in(path))
+        return "datasets" if saved else "jsonl"
     ending = path.suffix.lower()
     by_ending = next((name for name, form in FORMATS.items() if ending in form.endings), "jsonl")
     return "json" if by_ending == "jsonl" and _begins_with_a_list(path) else by_ending
@@ -87,12 +94,18 @@ def files_of(sources: Sources) -> tuple[Path, ...]:
 
 
 def _files_in(path: Path) -> list[Path]:
-    if not path.is_dir() or {entry.name for entry in path.iterdir()} & {DATASET, DATASETS, STATE, CORPUS, QUERIES}:
+    entries = list(path.iterdir()) if path.is_dir() else []
+    names = {entry.name for entry in entries}
+    # two of the three parts of a folder in BEIR form are one that lacks a part
+    if names & {DATASETS, STATE} or len(names & {CORPUS, QUERIES, QRELS}) > 1:
         return []
     return sorted(
         entry
-        for entry in path.iterdir()
-        if entry.suffix.lower() in ENDINGS and not entry.name.startswith(".") and entry.is_file()
+        for entry in entries
+        if entry.suffix.lower() in ENDINGS
+        and not entry.name.startswith(".")
+        and entry.name not in NO_PAIRS
+        and entry.is_file()
     )
 
 
@@ -173,7 +186,7 @@ def _json_rows(path: Path) -> Rows:
         yield from _llama_index_rows(content)
     elif isinstance(content, list) and any(isinstance(row, dict) for row in content):
         for number, row in enumerate(content, start=1):
-            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {type(row).__name__}")
+            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {kind_of_value(row)}")
     else:
         raise OtherFormat("is JSON of another kind; want a list of objects, or a data set as LlamaIndex writes it")
 
@@ -185,6 +198,11 @@ def _llama_index_rows(content: Mapping[str, Any]) -> Rows:
         yield 0, Fault("queries, corpus and relevant_docs must be JSON objects, as LlamaIndex writes them")
         return
     for number, (query, passages) in enumerate(relevant.items(), start=1):
+        if not isinstance(passages, list) or not all(isinstance(key, str) for key in passages):
+            other = next((key for key in passages if not isinstance(key, str)), "") if type(passages) is list else ""
+            got = f"a list with {kind_of_value(other)}" if other != "" else kind_of_value(passages)
+            yield number, Fault(f'relevant_docs: "{query}" must be of a list of ids, as texts, got {got}')
+            continue
         unknown = [
             f'{part} has no "{key}"'
             for part, keys, texts in (("queries", [query], queries), ("corpus", passages, corpus))
@@ -203,9 +221,20 @@ def _read_table(delimiters: str) -> Callable[[Path], tuple[Sequence[str], Rows]]
         place, header = next(lines, (0, []))
         if isinstance(header, Fault):
             return [], iter([(place, header)])
+        if fault := _repeated(header):
+            return [], iter([(place, fault)])
         return header, _rows_of_a_table(header, lines)
 
     return read
+
+
+def _repeated(names: Sequence[str]) -> Fault | None:
+    """Return a fault where a name stands for several columns; columns without a name hold nothing that is read."""
+    repeated = list(dict.fromkeys(name for at, name in enumerate(names) if name and name in names[:at]))
+    if not repeated:
+        return None
+    listed = ", ".join(f'"{name[:40]}"' for name in repeated)
+    return Fault(f"has several columns of the name {listed}; give each a name of its own")
 
 
 def _lines_of_a_table(path: Path, delimiters: str) -> Iterator[tuple[int, list[str] | Fault]]:
@@ -241,16 +270,32 @@ def _read_parquet(path: Path) -> tuple[Sequence[str], Rows]:
     import pyarrow
     from pyarrow import parquet
 
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     try:
         file = parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
+    except (OSError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise
         return [], iter([(0, Fault(f"is no sound Parquet file ({in_one_line(error)})"))])
+    if fault := _repeated(file.schema_arrow.names):
+        return [], iter([(0, fault)])
     return file.schema_arrow.names, _rows_of_batches(file.iter_batches(batch_size=10_000))
 
 
 def splits_saved(path: Path) -> list[str]:
-    """Return the names of the splits of a folder in which `datasets` saved several."""
-    return list(json.loads((path / DATASETS).read_text(encoding="utf-8"))["splits"])
+    """Return the names of the splits of a folder in which `datasets` saved several.
+
+    Raises:
+        OSError: the file that holds their names cannot be read, or is none of that kind.
+    """
+    try:
+        splits = json.loads((path / DATASETS).read_text(encoding="utf-8"))["splits"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        splits = []
+    if not isinstance(splits, list) or not splits or not all(isinstance(split, str) for split in splits):
+        raise OSError(errno.EBADMSG, f"{DATASETS} does not name its splits; save the folder again")
+    return splits
 
 
 def _read_datasets(path: Path) -> tuple[Sequence[str], Rows]:
@@ -264,9 +309,15 @@ def _read_datasets(path: Path) -> tuple[Sequence[str], Rows]:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         files = [path / part["filename"] for part in state["_data_files"]]
         streams = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) for file in files]
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+    except (KeyError, TypeError, RecursionError):
+        return [], iter(
+            [(0, Fault(f"is no sound folder of datasets ({STATE} does not name its files); save it again"))]
+        )
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         return [], iter([(0, Fault(f"is no sound folder of datasets ({in_one_line(error)}); save it again"))])
     names = streams[0].schema.names if streams else []
+    if fault := _repeated(names):
+        return [], iter([(0, fault)])
     return names, _rows_of_batches(batch for stream in streams for batch in stream)
 
 
@@ -277,7 +328,7 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
     try:
         for batch in batches:
             # by columns, which takes half the time that a dictionary of each row does
-            names, columns = batch.schema.names, [column.to_pylist() for column in batch.columns]
+            names, columns = batch.schema.names, [_values_of(column) for column in batch.columns]
             for values in zip(*columns, strict=True):
                 place += 1
                 yield place, {name: value for name, value in zip(names, values, strict=True) if value is not None}
@@ -285,12 +336,43 @@ def _rows_of_batches(batches: Iterator[Any]) -> Rows:
         yield 0, Fault(f"breaks off after row {place} ({in_one_line(error)})")
 
 
+def _values_of(column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except _UNREADABLE:
+        return [_value_of(cell) for cell in column]
+
+
+def _value_of(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return Unreadable("bytes that are not UTF-8; save it as UTF-8")
+    except _UNREADABLE as error:
+        return Unreadable(f"a value of type {cell.type} that cannot be read ({in_one_line(error)})")
+
+
+_UNREADABLE = (ValueError, OverflowError, KeyError)
+"""Errors of pyarrow for bytes that are not UTF-8, dates of no calendar, and time zones that are unknown."""
+
+
 def _read_beir(path: Path) -> tuple[Sequence[str], Rows]:
     return ["query", "positive", "score"], ((place, row) for place, _, row in beir_rows(path, splits_of(path)))
 
 
 def beir_rows(folder: Path, splits: Sequence[str]) -> Iterator[tuple[int, str, JsonObject]]:
-    """Yield place, split and row of each query of some splits in BEIR form, with the passages that answer the query."""
+    """Yield place, split and row of each query of some splits in BEIR form, with the passages that answer the query.
+
+    Raises:
+        InputError: one of its files cannot be used; the message names it without the folder.
+    """
+    try:
+        yield from _beir_rows(folder, splits)
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{folder}{os.sep}")) from None
+
+
+def _beir_rows(folder: Path, splits: Sequence[str]) -> Iterator[tuple[int, str, JsonObject]]:
     passages, queries = texts_of(folder / CORPUS), texts_of(folder / QUERIES)
     place = 0
     for split in splits:
@@ -337,7 +419,8 @@ def _write_parquet(path: Path, rows: Sequence[JsonObject]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), path)
 
 
 FORMATS = {

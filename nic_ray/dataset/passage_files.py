@@ -8,8 +8,9 @@ from typing import Any
 from nic_ray.dataset.beir_files import CORPUS, texts_of
 from nic_ray.dataset.columns import UnknownColumn, found_names, match_columns
 from nic_ray.dataset.formats import FORMATS, Fault, OtherFormat, format_named
-from nic_ray.errors import InputError, is_utf8
+from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
+from nic_ray.validation import is_whole, kind_of_value
 
 TEXTS = ("text", "passage", "content", "contents", "document", "body", "positive", "chunk")
 """The names of columns that hold passages, the likeliest first."""
@@ -74,12 +75,12 @@ def _holds_pairs(names: Sequence[str]) -> bool:
 def _text(row: JsonObject, column: str, title: str) -> tuple[str, str]:
     """Return what is wrong with a row, and its text."""
     text, before = row.get(column), row.get(title) or ""
-    for name, value in ((column, text), (title, before)):
-        if not isinstance(value, str):
-            return f'"{name}" must be text, got {type(value).__name__}', ""
-        if not is_utf8(value):
-            return f'"{name}" holds half of a character, which no text may', ""
+    if not isinstance(text, str) or not isinstance(before, str):
+        name, value = (title, before) if isinstance(text, str) else (column, text)
+        return f'"{name}" must be text, got {kind_of_value(value)}', ""
     whole = f"{before} {text}".strip()
+    if not is_whole(whole):
+        return f'"{column}" must be text, got {kind_of_value(whole)}', ""
     return ("" if whole else f'"{column}" is empty'), whole
 
 
@@ -94,4 +95,4 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError) as error:
                 yield number, Fault(f"not JSON: {error}")
                 continue
-            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {type(row).__name__}")
+            yield number, row if isinstance(row, dict) else Fault(f"must be a JSON object, got {kind_of_value(row)}")

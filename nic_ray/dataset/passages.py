@@ -43,8 +43,10 @@ def read_corpus(path: Sources) -> list[Passage]:
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
     if files := [file for file in files_of(path) if file != path]:
-        found = [passage for file in files for passage in read_corpus(file)]
-        return list({passage.text: passage for passage in reversed(found)}.values())[::-1]
+        of_files = {file: read_passages(file) for file in files}
+        pairs = tuple(file for file, texts in of_files.items() if texts is None)
+        found = {text: Passage(text, file.stem) for file, texts in of_files.items() for text in texts or ()}
+        return [*found.values(), *(each for each in (_of_pairs(pairs) if pairs else ()) if each.text not in found)]
     passages: dict[str, Passage] = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()):
         inside = file.relative_to(path)

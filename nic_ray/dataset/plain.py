@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from nic_ray.dataset.columns import FIELDS
 from nic_ray.dataset.fields import Fields
 from nic_ray.evidence import JsonObject
+from nic_ray.validation import is_whole
 
 PlainFields = tuple[str, str, str]
 """Query, positive and domain."""
@@ -34,6 +35,8 @@ def plain_fields(fields: Fields, valid_domains: Container[str]) -> Callable[[Jso
         if type(query) is not str or type(positive) is not str or type(named) is not str:
             return None
         if named not in valid_domains or not query.strip() or not positive.strip():
+            return None
+        if not is_whole(query) or not is_whole(positive):
             return None
         return query, passages.setdefault(positive, positive), named
 

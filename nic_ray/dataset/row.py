@@ -1,6 +1,8 @@
 """The fields of a row in a file of pairs, with their checks."""
 
 import math
+from datetime import date, time
+from decimal import Decimal
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -8,11 +10,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nic_ray.dataset.form import Form
 from nic_ray.dataset.own_splits import WANT, part_named
 from nic_ray.metrics.table import OVER_ALL
+from nic_ray.validation import Unreadable, is_whole, kind_of_value
 
 
 def _not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
+    return _whole(text)
+
+
+def _whole(text: str) -> str:
+    if not is_whole(text):
+        raise ValueError("holds half a character, such as \\ud83d without the half that follows it; write it whole")
     return text
 
 
@@ -38,21 +47,22 @@ Text = Annotated[str, AfterValidator(_not_empty)]
 
 
 def _named(value: Any) -> Any:
-    """Return a domain that is given as a number, or as true or false, as text."""
+    """Return a domain that is given as a number, a date or a time, or as true or false, as text."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else str(value)
-    return str(value) if isinstance(value, int) else value
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, int | Decimal) else value
 
 
 def _document_name(value: Any) -> Any:
     """Return what names a document as text; None for what names none, such as an empty text or an object."""
-    if isinstance(value, float) and not value.is_integer():
-        return str(value) if math.isfinite(value) else None
-    if isinstance(value, bool | int | float):
-        return _named(value) if isinstance(value, bool) else str(int(value))
-    return value if isinstance(value, str) and value.strip() else None
+    if isinstance(value, Unreadable):
+        raise ValueError(f"must be text, got {kind_of_value(value)}")
+    name = _named(value)
+    return _whole(name) if isinstance(name, str) and name.strip() else None
 
 
 def _numbers(value: Any) -> Any:
@@ -67,10 +77,14 @@ def _number(value: Any) -> Any:
         return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
     except ValueError:
         return value
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _relevance(score: float) -> float:
-    if not 0 < score < math.inf:
+    if not math.isfinite(score):
+        raise ValueError(f"must be a finite number, got {score:g}; leave it out where there is none")
+    if score <= 0:
         raise ValueError(
             f"must be above 0, got {score:g}: a row names a passage that answers its query; leave it out, or name the "
             "passage as a negative"
@@ -87,14 +101,15 @@ class Row(BaseModel):
     positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
     domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
     negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
-    source_section: str | None = None
+    source_section: Annotated[str, AfterValidator(_whole)] | None = None
     document: Annotated[str | None, BeforeValidator(_document_name)] = None
     score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
 
     @model_validator(mode="after")
     def _scores_go_with_positives(self) -> Self:
         if len(self.score) not in (1, len(self.positive)):
-            raise ValueError(f'"score" must hold one number, or one a positive, {len(self.positive)}: {self.score}')
+            wanted = "one number" if len(self.positive) == 1 else f"one number, or {len(self.positive)}, one a positive"
+            raise ValueError(f'"score" must hold {wanted}; got {len(self.score) or "none"}')
         return self
 
 

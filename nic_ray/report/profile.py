@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nic_ray.dataset.profile import Counts, Lengths, Part, Profile, sampled
+from nic_ray.dataset.profile import BANDS, MORE, Counts, Lengths, Part, Profile, sampled
 from nic_ray.domains import omitted_domains, shown_domains
 
 NONE = "–"
@@ -101,13 +101,19 @@ def _described_lengths(lengths: Lengths, max_tokens: int) -> str:
     own = {name: _tokens(lengths, name) for name in lengths.tokens}
     return (
         f"{lengths.texts:,}; tokens: {own['median']} in the median, {own['p5']} to {own['p95']} for nine in ten, "
-        f"{own['min']} at least, {own['max']} at most; {_share(lengths.cut_off)} are cut off at {max_tokens}"
+        f"{own['min']} at least, {own['max']} at most; "
+        f"{f'{_share(lengths.cut_off)} are' if lengths.cut_off else 'none is'} cut off at {max_tokens}"
     )
 
 
 def _described_counts(counts: Counts, what: str) -> str:
-    bands = ", ".join(f"{number:,} with {name}" for name, number in counts.bands.items() if number)
-    return f"{counts.median:g} in the median, {counts.largest:,} at most; of the {what} {bands}"
+    bands = list[str]()
+    for name, number in counts.bands.items():
+        if number:
+            asked = f"more than {max(BANDS.values())}" if name == MORE else name.replace("-", " to ")
+            noun = "" if bands else f" {what.removesuffix('s') if number == 1 else what}"
+            bands.append(f"{number:,}{noun} {'has' if number == 1 else 'have'} {asked}")
+    return f"{counts.median:g} in the median, {counts.largest:,} at most; {', '.join(bands)}"
 
 
 def _tokens(lengths: Lengths, quantile: str) -> str:
