@@ -193,7 +193,7 @@ def test_one_model_or_the_same_twice_is_refused(models, tiny_pairs_file):
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(0.01, 0.2, "B is better"), (-0.2, -0.01, "A is better"), (-0.1, 0.1, "may be chance"), (None, None, "so few")],
+    [(0.01, 0.2, "B is better"), (-0.2, -0.01, "A is better"), (-0.1, 0.1, "may be chance"), (None, None, "too few")],
 )
 def test_the_verdict_follows_the_interval(low, high, said):
     assert said in verdict(Interval(0.0, low, high, 10, 10))

@@ -354,7 +354,7 @@ def compare_models(
 def verdict(macro: Interval) -> str:
     """Conclude in one sentence from the interval of the macro mean of B minus A which model is better."""
     if macro.low is None or macro.high is None:
-        return "How sure the difference is cannot be said of passages so few."
+        return "The rows are too few to say how sure the difference is."
     if macro.low > 0 or macro.high < 0:
         return f"{'B' if macro.low > 0 else 'A'} is better: the interval of the macro mean leaves out zero."
     return "The difference may be chance: the interval of the macro mean holds zero."

@@ -78,7 +78,7 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
         taken = {
             column for other, columns in of.items() if (other, field) != ("document", "domain") for column in columns
         }
-        exact = [name for name in (field,) if name in names and (field != "document" or name not in taken)]
+        exact = [name for name in (field,) if name in names and name not in taken]
         alike = [known[other] for other in candidates if other in known and known[other] not in taken]
         found = (exact or alike)[:1]
         if field == "negative":
