@@ -167,6 +167,7 @@ def show_metrics(results: Mapping[str, Mapping[str, float]], passages: Mapping[s
     """Print a `metrics_table` and a `further_table` of models."""
     show(metrics_table(results, passages=passages))
     if (further := further_table(results)) is not None:
+        say("")
         show(further)
 
 
