@@ -98,7 +98,7 @@ def split_on(metadata: Metadata, pairs: Sources) -> StoredSplit | None:
 
 def trained_on_some(metadata: Metadata, pairs: Sources) -> str | None:
     """Return the files that a model was trained on, by commas, if some of them are among others that are not."""
-    if split_on(metadata, pairs) is not None:
+    if "split" not in metadata or split_on(metadata, pairs) is not None:
         return None
     data = metadata.get("data", {})
     records = [data, *data.get("replay", [])]

@@ -1,5 +1,6 @@
 """The passages to search: those of a file of passages or pairs, or the paragraphs of a folder of manuals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,9 @@ class Passage:
 def read_corpus(path: Sources) -> list[Passage]:
     """Read the distinct passages of files of passages or pairs, of folders in BEIR form, or of text files in another.
 
-    A folder with files of a format of rows stands for these. The text files of any other folder end in .txt or .md and
-    are split at empty lines; a paragraph of at most `SHORT` words is a heading and is joined with the next paragraph.
+    A folder with files of a format of rows, and no text besides a README, stands for these. The text files of any other
+    folder end in .txt or .md and are split at empty lines; a paragraph of at most `SHORT` words is a heading and is
+    joined with the next paragraph.
 
     Raises:
         InputError: there is no such file or folder, a file cannot be read or used, or there is no passage.
@@ -42,13 +44,12 @@ def read_corpus(path: Sources) -> list[Passage]:
         return [Passage(text, path.stem) for text in dict.fromkeys(texts)]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
-    if files := [file for file in files_of(path) if file != path]:
-        of_files = {file: read_passages(file) for file in files}
-        pairs = tuple(file for file, texts in of_files.items() if texts is None)
-        found = {text: Passage(text, file.stem) for file, texts in of_files.items() for text in texts or ()}
-        return [*found.values(), *(each for each in (_of_pairs(pairs) if pairs else ()) if each.text not in found)]
+    written = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+    files = [file for file in files_of(path) if file != path]
+    if files and all(file.stem.lower() == "readme" for file in written):
+        return _of_files(files)
     passages: dict[str, Passage] = {}
-    for file in sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()):
+    for file in sorted(written):
         inside = file.relative_to(path)
         domain = inside.parts[0] if len(inside.parts) > 1 else file.stem
         try:
@@ -62,6 +63,14 @@ def read_corpus(path: Sources) -> list[Passage]:
     if not passages:
         raise InputError(f"{path}: holds no text in files that end in {' or '.join(SUFFIXES)}")
     return list(passages.values())
+
+
+def _of_files(files: Sequence[Path]) -> list[Passage]:
+    """Read the passages of several files, of passages or of pairs, those of pairs together."""
+    of_files = {file: read_passages(file) for file in files}
+    pairs = tuple(file for file, texts in of_files.items() if texts is None)
+    found = {text: Passage(text, file.stem) for file, texts in of_files.items() for text in texts or ()}
+    return [*found.values(), *(each for each in (_of_pairs(pairs) if pairs else ()) if each.text not in found)]
 
 
 def _of_pairs(path: Sources) -> list[Passage]:
