@@ -70,7 +70,8 @@ def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
 def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
     """A folder in which the smoke search was run as a user would, and what the command said.
 
-    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, manuals/ with a text, and beir/.
+    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, manuals/ with a text, beir/,
+    and pairs in several files: tickets.csv, manuals.parquet and forum/.
     """
     folder, root = tmp_path_factory.mktemp("smoke"), Path(__file__).parent.parent
     for name in ("data", "tune_configs"):
@@ -87,6 +88,7 @@ def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subpr
         (folder / "runs" / "RUN").symlink_to(run)
         rows = (root / "data" / "reference" / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / "pairs.jsonl").write_text("".join(rows[::20]), encoding="utf-8")
+        _save_in_several_files(folder, [json.loads(row) for row in rows[::20]])
         (folder / "manuals").mkdir()
         texts = [json.loads(row)["positive"] for row in rows[:200:10]]
         (folder / "manuals" / "all.txt").write_text("\n\n".join(texts), encoding="utf-8")
@@ -99,6 +101,17 @@ def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subpr
         answers = "".join(f"{place}\t{place}\t1\n" for place in range(0, 200, 10))
         (folder / "beir" / "qrels" / "test.tsv").write_text(answers, encoding="utf-8")
     return folder, done
+
+
+def _save_in_several_files(folder: Path, rows: list[dict[str, Any]]) -> None:
+    from nic_ray.dataset.formats import write_rows
+
+    fields = [{name: row[name] for name in ("query", "positive", "domain")} for row in rows]
+    (folder / "forum").mkdir()
+    for number, (name, form) in enumerate(
+        [("tickets.csv", "csv"), ("manuals.parquet", "parquet"), ("forum/2024.jsonl", "jsonl")]
+    ):
+        write_rows(folder / name, fields[number::3], form)
 
 
 @pytest.fixture
