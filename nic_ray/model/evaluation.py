@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,9 +25,6 @@ from nic_ray.metrics.ranking import (
 from nic_ray.metrics.table import is_fused, of_one_ranking
 from nic_ray.model.activations import Feed, fixed_embeddings, in_chunks, padded_batch
 from nic_ray.model.cut import Upper
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -255,8 +251,10 @@ def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bo
         by_vectors = scored.block(slice(0, len(corpus)))
         by_words = None
         if {*fusions} != {VECTORS}:
-            passages = [] if corpus is collection.corpus else [collection.texts[text] for text in corpus.tolist()]
-            by_words = bm25(passages) if passages else collection.search_by_words
+            whole = corpus is collection.corpus
+            by_words = (
+                collection.search_by_words if whole else bm25([collection.texts[text] for text in corpus.tolist()])
+            )
         all_left_out = left_out_of(collection, corpus, relevant, queries.tolist())
         for block in query_blocks(len(queries), len(corpus)):
             numbers, vectors = queries[block].tolist(), by_vectors(block)

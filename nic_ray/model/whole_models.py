@@ -131,7 +131,7 @@ def plain_scores(
     Raises:
         ValueError: a similarity is not finite.
     """
-    relevant = relevant_passages(collection)
+    relevant, gains = relevant_passages(collection), gains_by_query(collection)
     corpus = [collection.texts[text] for text in collection.corpus.tolist()]
     passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)
     done(len(corpus))
@@ -142,7 +142,7 @@ def plain_scores(
     scores = empty_metrics(len(distinct), collection.metrics)
     for block in query_blocks(len(distinct), len(corpus)):
         numbers = distinct[block].tolist()
-        right, worth = answers_in(collection.corpus, relevant, gains_by_query(collection), numbers)
+        right, worth = answers_in(collection.corpus, relevant, gains, numbers)
         left_out = left_out_of(collection, collection.corpus, relevant, numbers)
         similarity = model.similarity(queries[block], passages).numpy()
         for name, values in score_metrics(similarity, right, left_out, worth, collection.metrics).items():
