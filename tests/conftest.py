@@ -122,6 +122,23 @@ def smoke(smoke_search: tuple[Path, "subprocess.CompletedProcess[str]"]) -> Path
     return folder
 
 
+@pytest.fixture
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """`run_main(main, *arguments)`: a command's exit code, and what it printed to stdout and to stderr."""
+
+    def run(main: Callable[..., None], *arguments: object) -> tuple[Any, str, str]:
+        from nic_ray import console
+
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            console.run(main)
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def local_cluster() -> Iterator[None]:
     from nic_ray.progress import View

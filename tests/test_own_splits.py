@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from nic_ray import compare, console, evaluate
+from nic_ray import compare, evaluate
 from nic_ray.bundle.card import _results_section
 from nic_ray.bundle.comparison import compare_with_base
 from nic_ray.bundle.files import write_bundle
@@ -209,32 +209,21 @@ def exported(prepared, tiny_model, tmp_path):
     return make
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            console.run(main)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
-def test_an_exported_model_is_evaluated_and_compared_by_the_same_splits(exported, tiny_model, run):
+def test_an_exported_model_is_evaluated_and_compared_by_the_same_splits(exported, tiny_model, run_main):
     model, pairs = exported()
-    code, out, _ = run(evaluate.main, model, pairs, "--split", "test", "--json")
+    code, out, _ = run_main(evaluate.main, model, pairs, "--split", "test", "--json")
     found = json.loads(out)
     assert (code, found["queries"], found["protocol"], found["split_from"]) == (0, 13, "own_splits", "bundle")
-    code, out, _ = run(evaluate.main, model, pairs)
+    code, out, _ = run_main(evaluate.main, model, pairs)
     assert "validation part of" in out
     assert "(own splits): 12 queries" in " ".join(out.split())
     for main, words in (
         (evaluate.main, [model, "gone.jsonl"]),
         (compare.main, [model, tiny_model(), "--pairs", "gone"]),
     ):
-        code, _, err = run(main, *words)
+        code, _, err = run_main(main, *words)
         assert (code, "no such file" in err) == (2, True)
-    code, out, _ = run(compare.main, model, tiny_model(), "--pairs", pairs, "--json")
+    code, out, _ = run_main(compare.main, model, tiny_model(), "--pairs", pairs, "--json")
     assert (code, json.loads(out)["queries"], json.loads(out)["split_from"]) == (0, 12, str(model))
     card = _results_section({**metadata_of(str(model)), "results": {"test": {"base": {"mrr/macro": 0.5}}}})
     assert "How rows were held back: by the splits that the rows came with" in card
@@ -342,9 +331,9 @@ def test_the_hash_of_a_data_set_of_the_hub_is_of_its_rows(library):
         ("hub:a:b:c", {}, r"is no id of a data set"),
     ],
 )
-def test_what_the_hub_does_not_give_ends_in_a_message(library, run, path, error, message):
+def test_what_the_hub_does_not_give_ends_in_a_message(library, run_main, path, error, message):
     library.sets = {("set", None): error}
-    code, out, err = run(check, path)
+    code, out, err = run_main(check, path)
     assert (code, out, "Traceback" in err) == (2, "", False)
     with pytest.raises(InputError, match=message):
         read_pairs(Path(path))
@@ -375,9 +364,9 @@ def test_without_the_library_it_is_said_how_to_install_it_and_files_need_none(mo
     assert len(read_pairs(save(tmp_path, "jsonl", ROWS))) == len(ROWS)
 
 
-def test_a_copy_of_a_beir_folder_says_that_its_splits_are_not_in_it(run, tmp_path):
+def test_a_copy_of_a_beir_folder_says_that_its_splits_are_not_in_it(run_main, tmp_path):
     folder = save_beir(tmp_path / "beir", ROWS)
-    code, out, err = run(check, folder, "--write-clean", tmp_path / "clean.jsonl")
+    code, out, err = run_main(check, folder, "--write-clean", tmp_path / "clean.jsonl")
     assert (code, err) == (0, "")
     assert f"  without the splits of {folder} (dev, test, train); keep them with --splits own" in out
 
@@ -394,23 +383,23 @@ def save_dict(folder: Path, rows) -> Path:
 
 
 @pytest.mark.parametrize("made", [save_dict, save_beir, lambda folder, rows: save(folder.parent, "csv", rows)])
-def test_check_reads_the_splits_that_rows_came_with_and_writes_them(run, tmp_path, made):
+def test_check_reads_the_splits_that_rows_came_with_and_writes_them(run_main, tmp_path, made):
     pairs = made(tmp_path / "set", ROWS)
-    code, out, _ = run(check, pairs, "--splits", "own", "--write-clean", tmp_path / "clean.parquet")
+    code, out, _ = run_main(check, pairs, "--splits", "own", "--write-clean", tmp_path / "clean.parquet")
     assert code == 0
     assert f"{pairs}: usable\n" in out
     assert "\nrows by their own splits: 16 train, 8 validation, 8 test\n" in out
     assert parts_by_query(tmp_path / "clean.parquet") == EXPECTED
 
 
-def test_the_fault_of_a_split_is_found_by_the_check_that_the_message_names(run, tmp_path):
+def test_the_fault_of_a_split_is_found_by_the_check_that_the_message_names(run_main, tmp_path):
     path = save(tmp_path, "jsonl", [*ROWS, ROWS[0] | {"split": "fold 3"}, ROWS[1] | {"split": None}])
     with pytest.raises(InputError) as refused:
         read_pairs(path, form=OWN)
     *_, way_out = str(refused.value).splitlines()
     assert way_out == f"  Correct them, or see all findings with: python -m nic_ray.check {path} --splits own"
-    assert run(check, path)[0] == 0
-    code, _, err = run(check, path, "--splits", "own")
+    assert run_main(check, path)[0] == 0
+    code, _, err = run_main(check, path, "--splits", "own")
     assert (code, f"error: {path}: 2 of 34 lines are unusable\n  line 33: " in err) == (2, True)
     none = save(tmp_path, "json", [row | {"split": "fold 3"} for row in ROWS])
     with pytest.raises(InputError, match=rf"python -m nic_ray\.check {none} --splits own$"):
@@ -422,10 +411,10 @@ def test_the_fault_of_a_split_is_found_by_the_check_that_the_message_names(run, 
         read_pairs(wrong)
 
 
-def test_check_finds_a_part_that_is_missing(run, tmp_path):
+def test_check_finds_a_part_that_is_missing(run_main, tmp_path):
     path = save(tmp_path, "jsonl", [row for row in ROWS if row["domain"] == "pumps" or row["split"] != "test"])
-    code, out, err = run(check, path, "--splits", "own")
+    code, out, err = run_main(check, path, "--splits", "own")
     assert (code, out) == (2, "")
     assert err.startswith(f'error: {path}: data.splits: own: domain "valves" has no row for test; each domain')
-    code, out, _ = run(check, path, "--splits", "own", "--json")
+    code, out, _ = run_main(check, path, "--splits", "own", "--json")
     assert (code, json.loads(out)["problems"][0]["line"]) == (2, 0)

@@ -1,14 +1,13 @@
 """Rankings as files for other tools: what trec_eval makes of them is what we print."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytrec_eval
 
-from nic_ray import console, evaluate
+from nic_ray import evaluate
 from nic_ray.bundle.run_files import qrels_of, write_beir, write_run
 from nic_ray.dataset.pairs import Collection
 from nic_ray.model.evaluation import Asked
@@ -98,23 +97,12 @@ def test_ids_of_a_folder_name_queries_and_passages(asked, tmp_path):
     assert (tmp_path / "run.qrels.txt").read_text().startswith("id-0 0 id-")
 
 
-@pytest.fixture
-def run_command(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            console.run(evaluate.main)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
 def test_the_command_prints_further_metrics_and_writes_the_files(
-    run_command, tiny_model_folder, tiny_pairs_file, tmp_path
+    run_main, tiny_model_folder, tiny_pairs_file, tmp_path
 ):
     files = ["--run", tmp_path / "run.txt", "--beir", tmp_path / "beir.json"]
     arguments = [tiny_model_folder, tiny_pairs_file, "--split", "all", "--metrics", "nDCG@10,precision@3", *files]
-    code, out, err = run_command(*arguments, "--json")
+    code, out, err = run_main(evaluate.main, *arguments, "--json")
     assert code == 0, err
     results = json.loads(out)["results"]["model"]
     assert {"ndcg_at_10/micro", "ndcg_at_10/macro", "ndcg_at_10/worst", "precision_at_3/macro"} <= results.keys()
@@ -123,7 +111,7 @@ def test_the_command_prints_further_metrics_and_writes_the_files(
         (theirs["ndcg_cut_10"], theirs["recip_rank"]), abs=1e-6
     )
     assert json.loads((tmp_path / "beir.json").read_text())["ndcg"]["NDCG@10"] == round(theirs["ndcg_cut_10"], 5)
-    code, _, err = run_command(*arguments)
+    code, _, err = run_main(evaluate.main, *arguments)
     assert (code, "run.txt: exists; name a new file, or remove it" in err) == (2, True)
 
 
@@ -136,9 +124,9 @@ def test_the_command_prints_further_metrics_and_writes_the_files(
     ],
 )
 def test_what_cannot_be_written_or_computed_is_refused_at_once(
-    run_command, tiny_model_folder, tiny_pairs_file, options, message
+    run_main, tiny_model_folder, tiny_pairs_file, options, message
 ):
-    code, out, err = run_command(tiny_model_folder, tiny_pairs_file, *options)
+    code, out, err = run_main(evaluate.main, tiny_model_folder, tiny_pairs_file, *options)
     assert (code, out) == (2, "")
     assert message in err
 
@@ -147,11 +135,11 @@ def test_what_cannot_be_written_or_computed_is_refused_at_once(
 @pytest.mark.parametrize(
     ("name", "recall", "mrr"), [("cacm", 0.242, 0.695), ("stackfaq", 0.601, 0.884), ("vaswani", 0.143, 0.680)]
 )
-def test_public_sets_have_the_figures_that_are_known_and_that_trec_eval_finds(run_command, tmp_path, name, recall, mrr):
+def test_public_sets_have_the_figures_that_are_known_and_that_trec_eval_finds(run_main, tmp_path, name, recall, mrr):
     if not (SETS / name).is_dir():
         pytest.skip(f"{name} is not beside this repository")
     arguments = ["all-MiniLM-L6-v2", SETS / name, "--metrics", "ndcg@10", "--run", tmp_path / "run.txt", "--json"]
-    code, out, err = run_command(*arguments)
+    code, out, err = run_main(evaluate.main, *arguments)
     assert code == 0, err
     found, theirs = json.loads(out)["results"]["model"], by_trec_eval(tmp_path / "run.txt")
     assert (found[f"recall_at_5/{name}"], found[f"mrr/{name}"]) == pytest.approx((recall, mrr), abs=0.0006)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -64,17 +63,6 @@ def files(tmp_path):
         write(tmp_path / "b.parquet", ROWS[4:7]),
         write(tmp_path / "more" / "c.csv", ROWS[7:]),
     )
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            console.run(main)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_rows_of_several_formats_come_in_the_order_of_their_files(files):
@@ -326,11 +314,11 @@ def test_a_list_after_an_option_is_that_option_repeated(words, repeated):
 
 @pytest.mark.parametrize("main", [tune.main, train.main, plan.main])
 @pytest.mark.parametrize("repeats", [True, False])
-def test_data_takes_several_files(run, tmp_path, monkeypatch, main, repeats):
+def test_data_takes_several_files(run_main, tmp_path, monkeypatch, main, repeats):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text("space: {learning_rate: {log_uniform: [1.0e-5, 1.0e-3]}}")
     given = ["--data", "x.jsonl", "--data", "y.csv"] if repeats else ["--data", "x.jsonl", "y.csv"]
-    code, _, complaint = run(main, "config.yaml", *given)
+    code, _, complaint = run_main(main, "config.yaml", *given)
     assert code == 2
     assert complaint.startswith("error: x.jsonl: no such file")
     assert "\ny.csv: no such file" in complaint
@@ -341,26 +329,26 @@ def test_a_resumed_search_repeats_all_files_in_the_command_for_a_new_one():
         refuse_new_settings("runs/a", None, {"--data": [Path("a b"), Path("c")]})
 
 
-def test_check_takes_several_files_and_names_the_place_of_each_finding(run, files, tmp_path):
+def test_check_takes_several_files_and_names_the_place_of_each_finding(run_main, files, tmp_path):
     again = write(tmp_path / "again.jsonl", [ROWS[0] | {"negative": ["none"]}, ROWS[1]])
-    code, out, err = run(check.main, *files, again)
+    code, out, err = run_main(check.main, *files, again)
     assert (code, err) == (0, "")
     said = " ".join(out.split())
     assert said.startswith(f"{files[0]}, {files[1]}, {files[2]}, {again}: usable")
     assert f"1 row of {again} stands in an earlier file too, and counts once" in said
     assert f'{again} line 1: "what of pumps part 0?": as {files[0]} line 1' in said
-    code, out, _ = run(check.main, files[0], again, "--json")
+    code, out, _ = run_main(check.main, files[0], again, "--json")
     assert code == 0
     (found,) = [each for each in json.loads(out)["findings"] if each["code"] == "duplicate-row"]
     assert found["places"] == [f"{again} line 1"]
-    code, _, err = run(check.main, files[0], tmp_path / "gone.csv")
+    code, _, err = run_main(check.main, files[0], tmp_path / "gone.csv")
     assert (code, err) == (
         2,
         f"error: {tmp_path / 'gone.csv'}: no such file; one that comes along is data/reference/pairs.jsonl\n",
     )
-    code, out, _ = run(check.main, files[0], tmp_path / "gone.csv", "--json")
+    code, out, _ = run_main(check.main, files[0], tmp_path / "gone.csv", "--json")
     assert [problem["file"] for problem in json.loads(out)["problems"]] == [str(tmp_path / "gone.csv")]
-    code, out, _ = run(check.main, tmp_path / "gone.csv", "--json")
+    code, out, _ = run_main(check.main, tmp_path / "gone.csv", "--json")
     assert [[*problem] for problem in json.loads(out)["problems"]] == [["line", "message", "unit"]]
 
 
@@ -373,7 +361,7 @@ def test_several_files_are_cleaned_into_one(tmp_path, files):
     assert essence(read_pairs(tmp_path / "clean.jsonl")) == expected(ROWS)
 
 
-def test_a_model_is_evaluated_on_the_files_that_it_was_trained_on(tiny_model, halves, run):
+def test_a_model_is_evaluated_on_the_files_that_it_was_trained_on(tiny_model, halves, run_main):
     prepared = prepare(given(tiny_model, [str(path) for path in halves], seed=5), on_gpu=False)
     metadata = json.loads(json.dumps(describe_data(prepared)))
     data = data_for(metadata, halves, "test", Path("model"))
@@ -382,7 +370,7 @@ def test_a_model_is_evaluated_on_the_files_that_it_was_trained_on(tiny_model, ha
         with pytest.raises(InputError, match=r"model: was trained on .*, and its split is that of all of them in that"):
             data_for(metadata, others, "test", Path("model"))
         assert data_for(metadata, others, "all", Path("model")) is None
-    code, out, _ = run(evaluate.main, tiny_model(), *halves, "--json")
+    code, out, _ = run_main(evaluate.main, tiny_model(), *halves, "--json")
     assert code == 0
     assert json.loads(out)["pairs"] == f"{halves[0]}, {halves[1]}"
 
