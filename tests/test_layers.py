@@ -17,7 +17,7 @@ ORDER = [
     "metrics",
     *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
     *"console options".split(),
-    *"dataset model training bundle selection report search".split(),
+    *"dataset manuals model questions training bundle selection report search".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
 RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds".split()]
