@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of settings")] = Path("tune_configs/cpu.yaml"),
     data: console.PairsOption = None,
+    corpus: options.Corpus = None,
     trials: Annotated[int | None, typer.Option(help="number of trials, instead of the config's")] = None,
     time_budget: Annotated[str | None, typer.Option(metavar="30m", help="as for nic_ray.tune")] = None,
     device: Annotated[
@@ -29,7 +30,12 @@ def main(
     from nic_ray.config_file import load_config
     from nic_ray.search.forecast import forecast
 
-    overrides = {"data.pairs": data or None, "search.trials": trials, "search.time_budget": time_budget}
+    overrides = {
+        "data.pairs": data or None,
+        "data.corpus": corpus,
+        "search.trials": trials,
+        "search.time_budget": time_budget,
+    }
     settings = load_config(config, overrides | {"train.device": None if device == "auto" else device})
     costs = forecast(settings)
     if as_json:

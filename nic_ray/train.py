@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -13,6 +13,7 @@ def main(
         Path | None, typer.Argument(help="YAML file of settings; those under `train` are trained with")
     ] = None,
     data: console.PairsOption = None,
+    corpus: options.Corpus = None,
     out: Annotated[Path, typer.Option(help="folder that receives the run's folder")] = Path("runs"),
     resume: Annotated[
         Path | None,
@@ -29,9 +30,10 @@ def main(
 
     if config is None and resume is None:
         raise InputError("name a CONFIG, such as tune_configs/cpu.yaml, or a run folder to --resume")
-    if resume is not None and config is None and data:
-        raise InputError("--data: a resumed run goes on with its own pairs; leave it out, or start anew")
-    settings = None if config is None else load_config(config, {"data.pairs": data or None})
+    if resume is not None and config is None and (data or corpus):
+        named, own = ("--data", "pairs") if data else ("--corpus", "corpus")
+        raise InputError(f"{named}: a resumed run goes on with its own {own}; leave it out, or start anew")
+    settings = None if config is None else load_config(config, {"data.pairs": data or None, "data.corpus": corpus})
     with view(quiet=quiet) as progress:
         if resume is not None:
             trained = go_on(resume, settings, view=progress)

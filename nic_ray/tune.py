@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nic_ray import console
+from nic_ray import console, options
 
 
 def main(
@@ -14,6 +14,7 @@ def main(
         Path | None, typer.Argument(help="YAML file of settings [default: tune_configs/cpu.yaml]", show_default=False)
     ] = None,
     data: console.PairsOption = None,
+    corpus: options.Corpus = None,
     from_model: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="exported model to tune further, its own pairs included"),
@@ -58,14 +59,20 @@ def main(
     with view(quiet=quiet) as progress:
         if resume is not None:
             moved = next(iter(replay or []), None)
-            given = {"--data": data or None, "--from": from_model, "--replay": moved, "--storage": storage}
+            given = {
+                "--data": data or None,
+                "--corpus": corpus,
+                "--from": from_model,
+                "--replay": moved,
+                "--storage": storage,
+            }
             refuse_new_settings(resume, config, given)
             result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
         else:
             earlier = continued_settings(from_model, replay or [])
             settings = load_config(
                 config or Path("tune_configs/cpu.yaml"),
-                {"data.pairs": data or None, "storage": storage, **amount, **earlier},
+                {"data.pairs": data or None, "data.corpus": corpus, "storage": storage, **amount, **earlier},
             )
             result = run_search(settings, out=out, name=name, run_root=run_dir, view=progress, **allowed)
     show_result(result)

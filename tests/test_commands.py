@@ -107,6 +107,8 @@ def test_a_resumed_search_takes_no_other_settings_and_says_how_to_search_on(run,
     assert "Traceback" not in complaint
     assert complaint.startswith("error: --data: --resume goes on with the settings of the run")
     assert "python -m nic_ray.tune 'runs/my run/config.yaml' --data 'a b.jsonl' --name NAME" in complaint
+    code, complaint = run(tune.main, "--resume", "runs/a", "--corpus", "sections.jsonl")
+    assert (code, complaint.startswith("error: --corpus: --resume goes on with the settings")) == (2, True)
     code, complaint = run(tune.main, "mine.yaml", "--resume", "runs/a", "--data", "pairs.jsonl")
     assert code == 2
     assert complaint.startswith("error: CONFIG, --data: ")
@@ -116,6 +118,8 @@ def test_a_resumed_search_takes_no_other_settings_and_says_how_to_search_on(run,
 def test_a_resumed_training_takes_no_other_pairs_and_no_search(run, tmp_path):
     code, complaint = run(train.main, "--resume", tmp_path, "--data", "pairs.jsonl")
     assert (code, "a resumed run goes on with its own pairs" in complaint) == (2, True)
+    code, complaint = run(train.main, "--resume", tmp_path, "--corpus", "sections.jsonl")
+    assert (code, "--corpus: a resumed run goes on with its own corpus" in complaint) == (2, True)
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / "study.db").write_text("")
     code, complaint = run(train.main, "--resume", tmp_path)

@@ -324,6 +324,14 @@ def test_data_takes_several_files(run_main, tmp_path, monkeypatch, main, repeats
     assert "\ny.csv: no such file" in complaint
 
 
+@pytest.mark.parametrize("main", [tune.main, train.main, plan.main])
+def test_a_corpus_is_named_beside_the_pairs(run_main, tmp_path, monkeypatch, main):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("space: {learning_rate: {log_uniform: [1.0e-5, 1.0e-3]}}")
+    code, _, complaint = run_main(main, "config.yaml", "--corpus", "sections.jsonl")
+    assert (code, complaint.splitlines()[-1].startswith("error: sections.jsonl: no such file")) == (2, True), complaint
+
+
 def test_a_resumed_search_repeats_all_files_in_the_command_for_a_new_one():
     with pytest.raises(InputError, match=r"nic_ray\.tune runs/a/config\.yaml --data 'a b' c --name NAME"):
         refuse_new_settings("runs/a", None, {"--data": [Path("a b"), Path("c")]})
