@@ -192,7 +192,7 @@ async def _work(left: Iterator[_Job], sections: Sequence[Section], connection: "
             run.refused = run.refused and failure is not None
         except UnansweredError as error:
             failure, run.refused = str(error), error.refused
-        if run.spending.closed or (isinstance(_next_step(job, run), Prompt) and failure is None):
+        if failure is None and isinstance(_next_step(job, run), Prompt):
             return  # the budget is spent, or the run ends
         size = len(job.members)
         if failure is None:

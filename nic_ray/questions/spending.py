@@ -50,7 +50,7 @@ class Spending:
             if self.closed:
                 return None
             self._tickets += 1
-            self._held[self._tickets] = self._corrected(estimate)
+            self._held[self._tickets] = estimate
             return self._tickets
 
     async def settle(self, ticket: int, *, calls: int, tokens: int, estimate: int) -> None:
@@ -77,7 +77,7 @@ class Spending:
     def _fits(self, estimate: int) -> bool:
         calls, tokens = self.budget.calls, self.budget.tokens
         return (calls is None or self.calls + len(self._held) + 1 <= calls) and (
-            tokens is None or self.tokens + sum(self._held.values()) + self._corrected(estimate) <= tokens
+            tokens is None or self.tokens + self._corrected(sum(self._held.values()) + estimate) <= tokens
         )
 
     def _corrected(self, estimate: int) -> int:
