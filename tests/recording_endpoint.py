@@ -27,6 +27,8 @@ class Scripted:
     usage: Mapping[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 50})
     hang_up: bool = False
     """Whether the connection is closed in the middle of the body."""
+    drip_s: float = 0.0
+    """Time between one byte of the body and the next."""
 
 
 def refusal(status: int, message: str, **fields: Any) -> Scripted:
@@ -39,6 +41,8 @@ class Endpoint:
     script: Callable[[int, dict[str, Any]], Scripted]
     """Called with the number of the chat request, from 0, and its body."""
     models: Scripted = field(default_factory=lambda: Scripted(body=json.dumps({"data": [{"id": "tiny"}]})))
+    models_below: str | None = None
+    """The only path that the list of models is found below; None for any."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     """The bodies of the chat requests."""
     paths: list[str] = field(default_factory=list)
@@ -88,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.endpoint.paths.append(self.path)
-        self._send(self.endpoint.models, {})
+        below = self.endpoint.models_below
+        found = below is None or self.path == f"{below}/models"
+        self._send(self.endpoint.models if found else refusal(404, "not found"), {})
 
     def do_POST(self) -> None:
         endpoint = self.endpoint
@@ -126,7 +132,11 @@ class Handler(BaseHTTPRequestHandler):
             }.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(sent[: len(sent) // 2] if scripted.hang_up else sent)
+            for byte in sent if scripted.drip_s else b"":
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(scripted.drip_s)
+            self.wfile.write(b"" if scripted.drip_s else sent[: len(sent) // 2] if scripted.hang_up else sent)
             self.wfile.flush()
         if scripted.hang_up:
             self.close_connection = True

@@ -147,6 +147,7 @@ def test_no_more_requests_are_on_their_way_than_are_allowed(tmp_path, concurrenc
         Scripted(body=json.dumps({"choices": []})),
         Scripted(body=json.dumps({"error": {"message": "upstream", "code": 502}})),
         Scripted(delay_s=0.4),
+        Scripted(drip_s=0.005),
     ],
 )
 def test_a_fault_that_passes_is_waited_out(tmp_path, fault):

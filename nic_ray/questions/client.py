@@ -7,6 +7,8 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -198,9 +200,18 @@ def _absent(error: Exception, endpoint: Endpoint) -> InputError:
         if isinstance(cause, ssl.SSLError):
             return InputError(f"{endpoint.url}: does not speak TLS ({cause.reason}); try http:// in place of https://")
         cause = cause.__cause__ or cause.__context__
-    what = "the proxy of the environment fails" if isinstance(error, httpx2.ProxyError) else "no endpoint answers there"
     reason = in_one_line(error) or type(error).__name__
-    return InputError(f"{endpoint.url}: {what} ({reason}); start the server, or correct --llm")
+    return InputError(
+        f"{endpoint.url}: no endpoint answers there{_proxy(endpoint)} ({reason}); start the server, or correct --llm"
+    )
+
+
+def _proxy(endpoint: Endpoint) -> str:
+    address = urlsplit(endpoint.url)
+    proxy = "" if endpoint.is_on_this_machine else getproxies().get(address.scheme) or getproxies().get("all", "")
+    if not proxy or proxy_bypass(address.hostname or ""):
+        return ""
+    return f" by way of the proxy {proxy.rpartition('@')[2].rpartition('//')[2]} that the environment names"
 
 
 def _lost(error: Exception, endpoint: Endpoint) -> Fault:
