@@ -94,10 +94,18 @@ def test_a_second_run_sends_nothing_and_gives_the_same_questions_and_bytes(tmp_p
 
 
 def test_another_manual_in_the_folder_does_not_ask_again_about_the_others(tmp_path):
+    common = "undo the four bolts of the flange then pull the rotor out and wipe it with a rag"
+    first, second = (
+        replace(SECTIONS[number], text=f"{common}; {word}") for number, word in enumerate(("oil", "grease"))
+    )
     with recording() as recorded:
-        ask(endpoint_at(recorded), tmp_path, SECTIONS[:3])
-        ask(endpoint_at(recorded), tmp_path, [SECTIONS[5], *SECTIONS[:3]])
-    assert recorded.sections == [*HEADINGS[:3], HEADINGS[5]]
+        ask(endpoint_at(recorded), tmp_path, [first])
+        ask(endpoint_at(recorded), tmp_path, [second, first])
+        assert recorded.sections == [HEADINGS[0], HEADINGS[1]]
+        # although other words are rare now
+        ask(endpoint_at(recorded, seed=1), tmp_path, [second, first])
+    of_first = [user_message(body) for body in recorded.asked if heading_in(body) == HEADINGS[0]]
+    assert len(set(of_first)) == 2
 
 
 @pytest.mark.parametrize(
@@ -198,6 +206,14 @@ def test_an_endpoint_that_fails_for_many_sections_in_a_row_ends_the_run_and_what
         assert len(recorded.asked) == 4 + 8 * 2
         recorded.script = lambda number, body: Scripted()
         assert ask(endpoint_at(recorded), tmp_path, many).cached == 4
+
+
+def test_failures_with_answers_between_them_do_not_end_the_run(tmp_path):
+    many = [replace(SECTIONS[0], section=f"Part{number}") for number in range(24)]
+    with recording(lambda number, body: Scripted() if number % 2 else refusal(500, "no memory")) as recorded:
+        asked = ask(endpoint_at(recorded, attempts=1), tmp_path, many)
+    assert len(asked.failed) == 12
+    assert len(asked.questions) == 120
 
 
 @pytest.mark.parametrize(
@@ -396,9 +412,10 @@ def test_tokens_are_estimated_where_the_server_does_not_count_them(tmp_path):
     assert "tokens (estimated)" in summary_of(asked, SECTIONS, tmp_path)[0]
 
 
-def test_lost_answers_count_against_the_budget_since_they_may_have_been_paid_for(tmp_path):
-    with recording(first(2, Scripted(hang_up=True))) as recorded:
-        asked = ask(endpoint_at(recorded), tmp_path, budget=Budget(calls=4))
+@pytest.mark.parametrize("lost", [Scripted(hang_up=True), Scripted(delay_s=0.6), Scripted(body="{")])
+def test_lost_answers_count_against_the_budget_since_they_may_have_been_paid_for(tmp_path, lost):
+    with recording(first(2, lost)) as recorded:
+        asked = ask(endpoint_at(recorded, timeout_s=0.3), tmp_path, budget=Budget(calls=4))
     assert (len(recorded.asked), asked.calls, len(asked.questions)) == (4, 4, 20)
 
 
