@@ -27,7 +27,7 @@ def is_layout(table: Tag) -> bool:
 
 
 def grid_of(table: Tag, text: Callable[[Tag], str]) -> tuple[list[list[str]], int | None]:
-    """Return the texts of a table's cells, all rows of one length, and how many rows are heads; None if nothing marks it.
+    """Return the texts of a table's cells, all rows of one length, and how many rows are heads; None: not marked.
 
     Args:
         text: returns that of a cell.

@@ -9,12 +9,13 @@ DROPPED = (
     "audio video img picture hr dialog"
 ).split()
 NAMES = frozenset(
-    "nav navbar navheader navfooter navigation nav-path navpath nav-panel navrow breadcrumb breadcrumbs menu toc tocwrapper "
-    "localtoc sidetoc toctree-wrapper shortcontents summarycontents element-shortcontents element-contents "
-    "sphinxsidebar sphinxsidebarwrapper related footer nut_footer skip-link skiplink cookie searchbox headerlink anchorjs-link "
-    "list-of-figures list-of-tables list-of-examples printindex-index-entries ttc memseparator titlearea "
-    "msearchselectwindow msearchresultswindow main-nav directory levels hlist-index footnote-backref "
-    "mobile-nav top-nav page-footer page-header site-header site-footer edit-page printfooter mw-editsection".split()
+    "permalink nav navbar navheader navfooter navigation nav-path navpath nav-panel navrow breadcrumb breadcrumbs "
+    "menu toc tocwrapper localtoc sidetoc toctree-wrapper shortcontents summarycontents element-shortcontents "
+    "element-contents sphinxsidebar sphinxsidebarwrapper related footer nut_footer skip-link skiplink cookie "
+    "searchbox headerlink anchorjs-link list-of-figures list-of-tables list-of-examples printindex-index-entries "
+    "ttc memseparator titlearea msearchselectwindow msearchresultswindow main-nav directory levels hlist-index "
+    "footnote-backref mobile-nav top-nav page-footer page-header site-header site-footer edit-page printfooter "
+    "mw-editsection".split()
 )
 """Classes and ids, in lower case, of elements that hold no text of a manual."""
 _PAIRS = ({"contents", "topic"}, {"contents", "local"}, {"sidebar", "nav"}, {"summary", "header"})
@@ -25,6 +26,8 @@ _LINK_WORDS = frozenset(
 _WAY = frozenset("prev previous next up home top index contents start begin last first".split())
 LONGEST_WAY = 60
 """Largest number of words of an element with links to the next and the last page that is taken for navigation."""
+LONGEST_LISTING = 40
+"""Numbered lines of a listing of Doxygen's beyond which it shows a file of source, which is no text of a manual."""
 LEAST_LINKS = 3
 LINK_SHARE = 0.9
 """A list of at least `LEAST_LINKS` items, whose text stands for at least this share in links within the manual, is a
@@ -36,6 +39,9 @@ def strip_chrome(soup: BeautifulSoup) -> None:
     """Take out of a page what is no text of the manual."""
     for element in soup.find_all(DROPPED):
         _remove(element)
+    for listing in soup.find_all("div", class_="fragment"):
+        if len(listing.find_all("span", class_="lineno")) > LONGEST_LISTING:
+            _remove(listing)
     for element in soup.find_all(True):
         if not element.decomposed and _is_chrome(element):
             _remove(element)

@@ -20,7 +20,8 @@ WARNINGS = {
 """Language -> its words of warning, in lower case; "|" stands for a space, and "!" after a word that warns only where
 it is written in capitals."""
 ABBREVIATIONS = {
-    "en": "e.g i.e etc vs approx no nos fig figs sec chap eq ref p pp vol ed min max dia temp mr mrs ms dr st inc ltd co",
+    "en": "e.g i.e etc vs approx no nos fig figs sec chap eq ref p pp vol ed min max dia "
+    "temp mr mrs ms dr st inc ltd co",
     "de": "z.b d.h u.a usw bzw ca nr abb vgl ggf max min evtl inkl s kap tab o.ä sog",
     "fr": "p.ex env fig réf p pp chap max min cf m mme n°",
     "es": "p.ej aprox fig núm pág cap máx mín sr sra ud uds",

@@ -25,7 +25,8 @@ def read_markdown(path: Path) -> Document:
     Raises:
         InputError: it is no text.
     """
-    text, title = text_of_file(path), ""
+    text, notes = text_of_file(path)
+    title = ""
     if front := _FRONT.match(text):
         text, title = text[front.end() :], _title(front)
     for form in (_INDENTED, _FENCED):
@@ -33,7 +34,7 @@ def read_markdown(path: Path) -> Document:
     text = _ATTRIBUTES.sub(r"\1", text)
     page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
     document = document_of_html(page, title or path.stem)
-    return Document(title or document.title, document.blocks)
+    return Document(title or document.title, document.blocks, notes=notes)
 
 
 def _title(front: re.Match[str]) -> str:

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass, field, replace
 
-from bs4 import BeautifulSoup, Comment, NavigableString, Tag
-from bs4.element import PreformattedString
+from bs4 import BeautifulSoup, Comment, Tag
+from bs4.element import NavigableString, PreformattedString
 
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.cells import grid_of, is_layout
@@ -12,8 +12,8 @@ from nic_ray.manuals.chrome import strip_chrome
 from nic_ray.manuals.rows import guessed_head_rows, row_sentences
 
 BLOCKS = frozenset(
-    "address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure form h1 h2 h3 h4 h5 h6 "
-    "header html legend li main ol p pre section summary table tbody td tfoot th thead tr ul".split()
+    "address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure form "
+    "h1 h2 h3 h4 h5 h6 header html legend li main ol p pre section summary table tbody td tfoot th thead tr ul".split()
 )
 """Elements that begin and end a paragraph."""
 ADMONITIONS = {
@@ -91,7 +91,7 @@ def _element(element: Tag, walk: _Walk) -> None:
         _admonition(element, box, walk)
     elif heading := _heading_level(element):
         _flush(walk)
-        if text := _spaced(text_of(element)):
+        if text := _spaced(text_of(element)).strip("¶◆ "):
             if heading == 1 and "title" in element.get_attribute_list("class") and not walk.title:
                 walk.title = text
             walk.blocks.append(Block("heading", text, heading))
@@ -274,10 +274,9 @@ def _definitions(element: Tag, walk: _Walk) -> None:
 def _table(element: Tag, walk: _Walk) -> None:
     _flush_term(walk)
     if is_layout(element):
-        for cell in element.find_all(["td", "th", "caption"]):
-            if cell.find_parent("table") is element:
-                _children(cell, walk)
-                _flush(walk)
+        for row in element.find_all(["tr", "caption"]):
+            if row.find_parent("table") is element:
+                _layout_row(row, walk)
         return
     caption = element.find("caption")
     if isinstance(caption, Tag) and (text := _spaced(text_of(caption))):
@@ -286,6 +285,16 @@ def _table(element: Tag, walk: _Walk) -> None:
     if head_rows is None:
         head_rows = guessed_head_rows(grid)
     walk.blocks += [Block("row", text, walk.level) for text in row_sentences(grid, head_rows)]
+
+
+def _layout_row(row: Tag, walk: _Walk) -> None:
+    # Doxygen parts a declaration into two cells
+    if any(name.startswith("memitem:") for name in row.get_attribute_list("class") if name):
+        walk.blocks.append(Block("row", f"{_spaced(text_of(row))}.", walk.level))
+        return
+    for cell in row.find_all(["td", "th"], recursive=False) or [row]:
+        _children(cell, walk)
+        _flush(walk)
 
 
 def text_of(element: Tag) -> str:

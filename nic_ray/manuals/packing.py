@@ -7,11 +7,14 @@ longer than `MOST` words, or if otherwise a few words would be left over. Text b
 `FEWEST` words stays a section of its own, and a heading without text gives none.
 """
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nic_ray.manuals.blocks import Block, Document
+from nic_ray.manuals.contents import without_contents
 from nic_ray.manuals.languages import warning_start
 from nic_ray.manuals.numbering import without_numbers
 from nic_ray.manuals.sections import Section
@@ -24,6 +27,8 @@ _SHORT_COST = 10.0
 """What a pack without words costs; one of w words costs this times ((FEWEST - w) / FEWEST)²."""
 _SENTENCE_TIE = 5.0
 """What a cut within a paragraph costs: as much as a pack of 23 words."""
+_OPEN_ENDS = (")", "]", '"', "'", "”", "»", "°", "%", "Ω")
+_INVISIBLE = "\u00ad\u200b\ufeff\ufffc"
 _CLAUSE = re.compile(r"(?<=[;,])\s+")
 
 
@@ -48,9 +53,11 @@ def sections_of(document: Document, *, domain: str, source: str, language: str) 
     """
     title, blocks = _without_numbers(document)
     found = list[Section]()
-    for headings, body in _bodies(_without_contents(blocks)):
+    for headings, body in _bodies(without_contents(blocks)):
         path = headings[1:] if headings and headings[0].casefold() == title.casefold() else headings
         for pack in packs([_marked(block, language) for block in body], language):
+            if not any(piece.words for piece in pack):
+                continue
             found.append(
                 Section(
                     domain=domain,
@@ -75,7 +82,7 @@ def packs(blocks: Sequence[Block], language: str) -> list[list[_Piece]]:
     total = sum(piece.words for piece in pieces)
     if total <= MOST:
         return [pieces] if pieces else []
-    ties = [0.0, *(_tie(before, after) for before, after in zip(pieces, pieces[1:], strict=False))]
+    ties = [0.0, *(_tie(before, after) for before, after in itertools.pairwise(pieces))]
     even = total / -(-total // MOST)
     best, cut = [0.0], [0]
     for end in range(1, len(pieces) + 1):
@@ -95,33 +102,41 @@ def packs(blocks: Sequence[Block], language: str) -> list[list[_Piece]]:
         ends.append(place)
         place = cut[place]
     starts = [0, *reversed(ends)]
-    return [pieces[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+    return [pieces[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def joined(pack: Sequence[_Piece]) -> str:
     """Write a pack as one line: entries of lists without an end are ended by ";", the last by "."."""
-    texts = list[str]()
+    line = ""
     for place, piece in enumerate(pack):
         following = pack[place + 1] if place + 1 < len(pack) else None
-        whole = following is None or not following.inside
+        whole = piece.block.text.endswith(piece.text)
         text = piece.text
-        if (piece.block.kind in ("step", "item") and whole and text[-1:].isalnum()) or text.endswith((")", '"', "'")):
-            listed = following is not None and following.block.kind == piece.block.kind == "item"
-            text += ";" if listed else "." if piece.block.kind in ("step", "item") else ""
-        texts.append(text)
-    return " ".join(texts)
+        if piece.block.kind in ("step", "item") and whole and (text[-1:].isalnum() or text.endswith(_OPEN_ENDS)):
+            text += ";" if following is not None and following.block.kind == piece.block.kind == "item" else "."
+        # no spaces part the sentences of some scripts
+        glued = place and piece.inside and f"{pack[place - 1].text}{piece.text}" in piece.block.text
+        line += text if glued or not line else f" {text}"
+    return line
 
 
 def _without_numbers(document: Document) -> tuple[str, list[Block]]:
-    headings = [block.text for block in document.blocks if block.kind == "heading"]
-    title, *names = without_numbers([document.title, *headings])
+    cleaned = [replace(block, text=_cleaned(block.text)) for block in document.blocks]
+    blocks = [block for block in cleaned if block.text]
+    headings = [block.text for block in blocks if block.kind == "heading"]
+    title, *names = without_numbers([_cleaned(document.title), *headings])
     named = iter(names)
-    blocks = [
-        replace(block, text=next(named)) if block.kind == "heading" else block
-        for block in document.blocks
-        if block.text.strip()
-    ]
-    return title, blocks
+    return title, [replace(block, text=next(named)) if block.kind == "heading" else block for block in blocks]
+
+
+def _cleaned(text: str) -> str:
+    """Put characters together with their accents; leave out control characters, soft hyphens and repeated spaces."""
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
+    return text if text.isprintable() else "".join(filter(_is_shown, text))
+
+
+def _is_shown(character: str) -> bool:
+    return character == " " or (unicodedata.category(character) not in ("Cc", "Cs") and character not in _INVISIBLE)
 
 
 def _bodies(blocks: Sequence[Block]) -> Iterator[tuple[list[str], list[Block]]]:
@@ -137,46 +152,6 @@ def _bodies(blocks: Sequence[Block]) -> Iterator[tuple[list[str], list[Block]]]:
         body = []
     if body:
         yield [heading.text for heading in path], body
-
-
-CONTENTS = frozenset(
-    "contents|table of contents|list of figures|list of tables|index|inhalt|inhaltsverzeichnis|sommaire|table des matières|"
-    "contenido|índice|indice|sommario|inhoud|inhoudsopgave|spis treści|innehåll|содержание|оглавление|目录|目次".split(
-        "|"
-    )
-)
-_LEADER = re.compile(r"(?:\s?[.·…_]){4,}\s*[\divxlc]+\s*\Z|\s\d{1,4}\Z", re.IGNORECASE)
-
-
-def _without_contents(blocks: Sequence[Block]) -> list[Block]:
-    """Leave out lists of contents: what stands below a heading so named and repeats headings or ends in page numbers."""
-    names = {_plain(block.text) for block in blocks if block.kind == "heading"}
-    kept, below = list[Block](), list[Block]()
-    heading: Block | None = None
-
-    def finish() -> None:
-        listed = sum(bool(_LEADER.search(block.text)) or _plain(block.text) in names for block in below)
-        if heading is None or 2 * listed <= len(below):
-            kept.extend([*([heading] if heading else []), *below])
-
-    for block in blocks:
-        if block.kind == "heading":
-            finish()
-            heading, below = None, []
-            if block.text.strip(" :").casefold() in CONTENTS:
-                heading = block
-            else:
-                kept.append(block)
-        else:
-            below.append(block)
-    finish()
-    return kept
-
-
-def _plain(text: str) -> str:
-    """A heading as it stands in a list of contents: without its number, leaders and page."""
-    text = re.sub(r"\A\W*(?:\d+[.\d]*\s+|[A-Za-z]\.\d*\s+)?", "", _LEADER.sub("", text))
-    return text.strip(" .:").casefold()
 
 
 def _marked(block: Block, language: str) -> Block:

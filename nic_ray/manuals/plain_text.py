@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nic_ray.manuals.blocks import Block, Document
+from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.files import text_of_file
 from nic_ray.manuals.languages import warning_start
 from nic_ray.manuals.markup import titled
@@ -45,14 +45,15 @@ def read_text(path: Path) -> Document:
         InputError: it is no text.
     """
     reading = _Reading()
-    for paragraph in _paragraphs(_without_margins(text_of_file(path))):
+    text, notes = text_of_file(path)
+    for paragraph in _paragraphs(_without_margins(text)):
         _read(paragraph, reading)
-    return titled(reading.blocks, "", path.stem)
+    return replace(titled(reading.blocks, "", path.stem), notes=notes)
 
 
 def _without_margins(text: str) -> list[str]:
     """Return the lines without page numbers, dotted contents, and lines that stand at the edges of several pages."""
-    pages = [[line for line in page.split("\n")] for page in text.expandtabs(8).split("\f")]
+    pages = [page.split("\n") for page in text.expandtabs(8).split("\f")]
     edges = Counter[str]()
     for page in pages:
         filled = [line for line in page if line.strip()]
@@ -174,7 +175,7 @@ def _add_text(lines: list[str], reading: _Reading) -> None:
                 indents.pop()
             if not indents or depth > indents[-1]:
                 indents.append(depth)
-            kind = "step" if step else "item"
+            kind: Kind = "step" if step else "item"
             text = line.strip() if step else line[item.end() :] if item else ""
             reading.blocks.append(Block(kind, " ".join(text.split()), len(indents)))
         elif reading.blocks and reading.blocks[-1] is not previous:

@@ -47,7 +47,7 @@ SILENT = "toctree index tabularcolumns highlight currentmodule program contents 
 _UNKNOWN = re.compile(r'Unknown directive type "(.+?)"')
 
 
-class _Body(Directive):
+class _Body(Directive):  # type: ignore[misc]  # docutils has no types
     """A directive whose content is parsed as if it stood in the document."""
 
     has_content, optional_arguments, final_argument_whitespace = True, 1, True
@@ -77,14 +77,16 @@ def read_restructured(path: Path) -> Document:
         InputError: it is no text.
     """
     _know_sphinx()
-    tree = core.publish_doctree(text_of_file(path), settings_overrides=SETTINGS)
+    text, notes = text_of_file(path)
+    tree = core.publish_doctree(text, settings_overrides=SETTINGS)
     unknown = sorted(
         {found[1] for message in tree.findall(nodes.system_message) if (found := _UNKNOWN.search(message.astext()))}
     )
     page = core.publish_from_doctree(tree, writer="html5", settings_overrides=SETTINGS)
     named = tree.get("title", "")
     document = document_of_html(page, named or path.stem)
-    notes = (f"directives that are not known were left out: {', '.join(unknown)}",) if unknown else ()
+    if unknown:
+        notes = (*notes, f"directives that are not known were left out: {', '.join(unknown)}")
     return Document(document.title, document.blocks, notes=notes)
 
 
