@@ -9,6 +9,7 @@ from bs4.element import NavigableString, PreformattedString
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.cells import grid_of, is_layout
 from nic_ray.manuals.chrome import strip_chrome
+from nic_ray.manuals.lines import one_line
 from nic_ray.manuals.rows import guessed_head_rows, row_sentences
 
 BLOCKS = frozenset(
@@ -315,4 +316,4 @@ def text_of(element: Tag) -> str:
 
 
 def _spaced(text: str) -> str:
-    return " ".join(text.replace("\u00ad", "").replace("\u200b", "").split())
+    return one_line(text.replace("\u00ad", "").replace("\u200b", ""))

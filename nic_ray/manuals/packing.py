@@ -213,7 +213,9 @@ def _tie(before: _Piece, after: _Piece) -> float:
         return 3.0
     if two.kind == "step" and one.kind == "paragraph" and not one.level:
         return 3.0 if two.text.startswith(("1", "a", "A", "(1", "(a")) else 1.0
-    if two.kind == "step" or (two.level and two.kind in ("paragraph", "warning")):
+    if two.level and two.kind in ("paragraph", "warning", "row"):
+        return 3.0
+    if two.kind == "step":
         return 1.5
     if one.kind == two.kind and one.kind in ("item", "row"):
         return 0.5

@@ -9,6 +9,7 @@ from pathlib import Path
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.files import text_of_file
 from nic_ray.manuals.languages import warning_start
+from nic_ray.manuals.lines import one_line
 from nic_ray.manuals.markup import titled
 from nic_ray.manuals.rows import guessed_head_rows, row_sentences
 from nic_ray.words import count_words
@@ -35,7 +36,9 @@ LEAST_REPEATS = 3
 class _Reading:
     blocks: list[Block] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
-    """Kinds of headings without numbers, the outermost first, in order of their first appearance."""
+    """Marks of headings, the outermost first: in order of their first appearance, numbers by their depth."""
+    same: dict[str, str] = field(default_factory=dict)
+    """How deep a number lies -> the rule below headings with such numbers."""
 
 
 def read_text(path: Path) -> Document:
@@ -80,13 +83,13 @@ def _shape(line: str) -> str:
 
 
 def _paragraphs(lines: Sequence[str]) -> list[list[str]]:
-    """Part lines at empty ones; a page's end parts nothing if a sentence goes on after it."""
+    """Part lines at empty ones; a page's end parts nothing if a sentence or a heading's rule goes on after it."""
     found, current = list[list[str]](), list[str]()
     broken = False
+    width = max(map(len, lines), default=0)
     for line in lines:
         if line.strip(" \f"):
-            begins_small = line.lstrip()[:1].islower()
-            if broken and found and not current and begins_small and found[-1][-1].rstrip()[-1:].isalpha():
+            if broken and found and not current and _goes_on(found[-1][-1], line, width):
                 current = found.pop()
             broken = False
             current.append(line.rstrip())
@@ -96,6 +99,16 @@ def _paragraphs(lines: Sequence[str]) -> list[list[str]]:
                 found.append(current)
                 current = []
     return [*found, *([current] if current else [])]
+
+
+def _goes_on(last: str, first: str, width: int) -> bool:
+    """Whether the last line of a page and the first of the next are of one paragraph."""
+    if _RULE.match(first):
+        return _is_underlined(last, first)
+    if _RULE.match(last) or _STEP.match(first) or _ITEM.match(first) or _style(first):
+        return False
+    full = len(last) >= 0.8 * width or last.endswith((",", "-"))
+    return not last.endswith((".", "!", "?", ":")) and (first.lstrip()[:1].islower() or full)
 
 
 def _read(paragraph: list[str], reading: _Reading) -> None:
@@ -143,18 +156,21 @@ def _is_warning(text: str) -> bool:
 
 def _add_heading(line: str, style: str, reading: _Reading) -> None:
     text = " ".join(line.split())
+    if style.startswith("number"):
+        style = reading.same.get(style, style)
+    elif (depth := _style(text)).startswith("number"):
+        reading.same.setdefault(depth, style)
     if style not in reading.styles:
-        # numbers say how deep they lie, whichever comes first
-        deeper = [
-            other
-            for other in reading.styles
-            if style < other and style.startswith((other[:6] == "number" and "number") or "\0")
-        ]
-        place = reading.styles.index(deeper[0]) if deeper else len(reading.styles)
+        place = _place(style, reading.styles)
+        reading.blocks[:] = [_deeper(block, place + 1) for block in reading.blocks]
         reading.styles.insert(place, style)
-        if deeper:
-            reading.blocks[:] = [_deeper(block, place + 1) for block in reading.blocks]
     reading.blocks.append(Block("heading", text, reading.styles.index(style) + 1))
+
+
+def _place(style: str, styles: Sequence[str]) -> int:
+    """Where a new mark stands: a number before deeper ones, anything else at the end."""
+    deeper = [place for place, other in enumerate(styles) if style.startswith("number") and style < other[:8]]
+    return next((place for place in deeper if styles[place].startswith("number")), len(styles))
 
 
 def _deeper(block: Block, level: int) -> Block:
@@ -180,9 +196,9 @@ def _add_text(lines: list[str], reading: _Reading) -> None:
             reading.blocks.append(Block(kind, " ".join(text.split()), len(indents)))
         elif reading.blocks and reading.blocks[-1] is not previous:
             last = reading.blocks[-1]
-            reading.blocks[-1] = Block(last.kind, f"{last.text} {' '.join(line.split())}", last.level)
+            reading.blocks[-1] = Block(last.kind, one_line(f"{last.text}\n{line}"), last.level)
         else:
-            reading.blocks.append(Block("paragraph", " ".join(line.split())))
+            reading.blocks.append(Block("paragraph", one_line(line)))
     _join_warning(reading)
 
 
