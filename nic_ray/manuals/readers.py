@@ -110,14 +110,23 @@ def read_document(path: Path) -> Document:
         raise InputError(f"cannot be read ({error.strerror or in_one_line(error)}); make it readable") from None
 
 
-def _checked(path: Path, form: Format) -> Document:
-    size = path.stat().st_size
+def refuse_size(path: Path) -> None:
+    """Check the size of a file before anything of it is read.
+
+    Raises:
+        InputError: it is empty, or larger than manuals of its format are.
+    """
+    size, form = path.stat().st_size, format_of(path)
     if not size:
         raise InputError("is empty; remove it, or copy it again")
-    if size > form.limit:
+    if form is not None and size > form.limit:
         raise InputError(
             f"is of {size / 2**20:,.0f} MiB, more than the {form.limit // 2**20:,} MiB of {form.name}; split it"
         )
+
+
+def _checked(path: Path, form: Format) -> Document:
+    refuse_size(path)
     with path.open("rb") as file:
         held, ending = sign_of(file.read(1024))
     if held and ending != form.sign:
@@ -125,4 +134,11 @@ def _checked(path: Path, form: Format) -> Document:
         raise InputError(f"{what}; name it *{ending}" if ending and ending != form.sign else f"{what}; save it anew")
     if form.sign and not held:
         raise InputError(f"is no {form.name}, or a damaged one; copy it again, or name it by what it is")
-    return form.read(path)
+    try:
+        return form.read(path)
+    except (InputError, ImportError, RecursionError, OSError):
+        raise
+    except Exception as error:
+        # libraries raise what they please for what they do not expect, and the other manuals are to be read
+        fault = f"{type(error).__name__}: {in_one_line(error)}"
+        raise InputError(f"is damaged, or {form.name} of an unknown kind ({fault}); save it anew") from error

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
-from nic_ray.manuals.files import MAX_PACKED
 from nic_ray.manuals.packing import sections_of
-from nic_ray.manuals.readers import VERSION, read_document
+from nic_ray.manuals.readers import VERSION, read_document, refuse_size
 from nic_ray.manuals.sections import Section
 
 
@@ -67,8 +66,7 @@ def read_manual(job: Job) -> Outcome:
 def _key(job: Job) -> str:
     """Name what the sections of a manual depend on: its content, its place, the settings and the readers."""
     try:
-        if job.path.stat().st_size > MAX_PACKED:
-            raise InputError(f"is larger than {MAX_PACKED // 2**20:,} MiB; split it")
+        refuse_size(job.path)
         with job.path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
