@@ -124,9 +124,13 @@ def test_what_stands_within_a_step_stays_with_it():
 def test_entries_of_lists_are_ended_where_they_have_no_end():
     found = packed(
         Block("paragraph", "Check these:"), Block("item", "the pump", 1), Block("item", "the valve (see 3)", 1),
-        Block("item", "the hose.", 1), Block("step", "1. Stop", 1), Block("step", "2. Wait!", 1),
+        Block("item", "the hose (it may leak.)", 1), Block("step", "1. Stop", 1), Block("paragraph", "by hand", 1),
+        Block("step", "2. Wait!", 1), Block("paragraph", "No more", 0),
     )  # fmt: skip
-    assert found[0].text == "Check these: the pump; the valve (see 3); the hose. 1. Stop. 2. Wait!"
+    assert (
+        found[0].text
+        == "Check these: the pump; the valve (see 3); the hose (it may leak.) 1. Stop. by hand. 2. Wait! No more"
+    )
 
 
 @given(

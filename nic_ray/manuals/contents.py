@@ -20,9 +20,12 @@ def without_contents(blocks: Sequence[Block]) -> list[Block]:
     """Leave out lists of contents, and the parts of an index below a letter between dashes ("- v -").
 
     What stands below a heading of `NAMES` is such a list if more than half of it repeats headings of the document or
-    ends in page numbers.
+    ends in page numbers. A document whose headings are all letters is an index as a whole.
     """
-    titles = {_plain(block.text) for block in blocks if block.kind == "heading"}
+    headings = [block for block in blocks if block.kind == "heading"]
+    if headings and all(_LETTER.fullmatch(heading.text) for heading in headings):
+        return []
+    titles = {_plain(heading.text) for heading in headings}
     kept = list[Block]()
     for part in _parts(blocks):
         heading, below = (part[0], part[1:]) if part[0].kind == "heading" else (None, part)

@@ -27,7 +27,8 @@ _SHORT_COST = 10.0
 """What a pack without words costs; one of w words costs this times ((FEWEST - w) / FEWEST)²."""
 _SENTENCE_TIE = 5.0
 """What a cut within a paragraph costs: as much as a pack of 23 words."""
-_OPEN_ENDS = (")", "]", '"', "'", "”", "»", "°", "%", "Ω")
+_CLOSING = (")", "]", '"', "'", "”", "»")
+_OPEN_ENDS = (*_CLOSING, "°", "%", "Ω", "/", ">", "*")
 _INVISIBLE = "\u00ad\u200b\ufeff\ufffc"
 _CLAUSE = re.compile(r"(?<=[;,])\s+")
 
@@ -112,12 +113,18 @@ def joined(pack: Sequence[_Piece]) -> str:
         following = pack[place + 1] if place + 1 < len(pack) else None
         whole = piece.block.text.endswith(piece.text)
         text = piece.text
-        if piece.block.kind in ("step", "item") and whole and (text[-1:].isalnum() or text.endswith(_OPEN_ENDS)):
+        if piece.block.level and piece.block.kind != "row" and whole and _is_open(text):
             text += ";" if following is not None and following.block.kind == piece.block.kind == "item" else "."
         # no spaces part the sentences of some scripts
         glued = place and piece.inside and f"{pack[place - 1].text}{piece.text}" in piece.block.text
         line += text if glued or not line else f" {text}"
     return line
+
+
+def _is_open(text: str) -> bool:
+    """Whether nothing ends a sentence at the end of a text: "see 3)" and "5 bar", but not "(see 3.)"."""
+    last = text.rstrip("".join(_CLOSING))[-1:]
+    return text[-1:].isalnum() or (text.endswith(_OPEN_ENDS) and last not in ".!?:;…。！？")
 
 
 def _without_numbers(document: Document) -> tuple[str, list[Block]]:

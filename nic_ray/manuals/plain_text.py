@@ -28,6 +28,8 @@ _PAGE = re.compile(
 )
 _LEADER = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]+\s*\Z")
 _COLUMNS = re.compile(r"\s{2,}|\t+")
+LONGEST_SIGN = 2
+"""Largest number of words of a line that warns and belongs to the lines below it."""
 LEAST_REPEATS = 3
 """How often a line stands at the top or bottom of pages to be taken for a header or footer."""
 
@@ -37,6 +39,8 @@ class _Reading:
     blocks: list[Block] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
     """Marks of headings, the outermost first: in order of their first appearance, numbers by their depth."""
+    indents: list[int] = field(default_factory=list)
+    """Columns at which the lists begin that are not left yet, the outermost first."""
     same: dict[str, str] = field(default_factory=dict)
     """How deep a number lies -> the rule below headings with such numbers."""
 
@@ -156,6 +160,7 @@ def _is_warning(text: str) -> bool:
 
 def _add_heading(line: str, style: str, reading: _Reading) -> None:
     text = " ".join(line.split())
+    reading.indents.clear()
     if style.startswith("number"):
         style = reading.same.get(style, style)
     elif (depth := _style(text)).startswith("number"):
@@ -178,45 +183,65 @@ def _deeper(block: Block, level: int) -> Block:
 
 
 def _add_text(lines: list[str], reading: _Reading) -> None:
-    if rows := _table(lines):
-        reading.blocks += [Block("row", text) for text in row_sentences(rows, guessed_head_rows(rows))]
+    rows, head_rows = _table(lines)
+    if rows:
+        reading.blocks += [Block("row", text) for text in row_sentences(rows, head_rows)]
         return
-    indents = list[int]()
-    previous = reading.blocks[-1] if reading.blocks else None
+    if len(lines) > 1 and count_words(lines[0]) <= LONGEST_SIGN and _is_warning(lines[0]):
+        lines = [f"{lines[0].rstrip(' :!')}:", *lines[1:]]
+    begun = False
     for line in lines:
         step, item = _STEP.match(line), _ITEM.match(line)
-        depth = len(line) - len(line.lstrip())
         if step or item:
-            while indents and depth < indents[-1]:
-                indents.pop()
-            if not indents or depth > indents[-1]:
-                indents.append(depth)
+            _indent(line, reading)
             kind: Kind = "step" if step else "item"
             text = line.strip() if step else line[item.end() :] if item else ""
-            reading.blocks.append(Block(kind, " ".join(text.split()), len(indents)))
-        elif reading.blocks and reading.blocks[-1] is not previous:
+            reading.blocks.append(Block(kind, " ".join(text.split()), len(reading.indents)))
+        elif begun:
             last = reading.blocks[-1]
             reading.blocks[-1] = Block(last.kind, one_line(f"{last.text}\n{line}"), last.level)
         else:
-            reading.blocks.append(Block("paragraph", one_line(line)))
+            if not reading.indents or _depth(line) <= reading.indents[0]:
+                reading.indents.clear()
+            reading.blocks.append(Block("paragraph", one_line(line), len(reading.indents)))
+        begun = True
     _join_warning(reading)
 
 
+def _indent(line: str, reading: _Reading) -> None:
+    """Remember how far the entries of a list are indented, and forget lists that it has left."""
+    while reading.indents and _depth(line) < reading.indents[-1]:
+        reading.indents.pop()
+    if not reading.indents or _depth(line) > reading.indents[-1]:
+        reading.indents.append(_depth(line))
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 def _join_warning(reading: _Reading) -> None:
-    """Join "WARNING", alone on a line, with the paragraph below it."""
+    """Join "WARNING", alone between empty lines, with the paragraph below it."""
     if len(reading.blocks) < 2:
         return
     one, two = reading.blocks[-2:]
-    if one.kind == two.kind == "paragraph" and count_words(one.text) <= 2 and _is_warning(one.text):
-        reading.blocks[-2:] = [Block("paragraph", f"{one.text.rstrip(' :!')}: {two.text}")]
+    if one.kind == two.kind == "paragraph" and count_words(one.text) <= LONGEST_SIGN and _is_warning(one.text):
+        reading.blocks[-2:] = [Block("paragraph", f"{one.text.rstrip(' :!')}: {two.text}", two.level)]
 
 
-def _table(lines: Sequence[str]) -> list[list[str]]:
-    """Return the cells of lines in columns, at least three of them with equally many; none if they are no table."""
-    kept = [line.strip().strip("|+") for line in lines if not re.fullmatch(r"[\s|+=\-:]+", line)]
-    if len(kept) < 3 or any(_ITEM.match(line) or _STEP.match(line) for line in lines):
-        return []
+def _table(lines: Sequence[str]) -> tuple[list[list[str]], int]:
+    """Return the cells of lines in columns and how many rows hold heads; none for lines that are no table.
+
+    A table has at least three rows, or two and a rule, with equally many cells.
+    """
+    rules = [place for place, line in enumerate(lines) if re.fullmatch(r"[\s|+=\-:]+", line)]
+    kept = [line.strip().strip("|+") for place, line in enumerate(lines) if place not in rules]
+    if len(kept) + bool(rules) < 3 or any(_ITEM.match(line) or _STEP.match(line) for line in lines):
+        return [], 0
     parts = r"\s*\|\s*" if all("|" in line for line in kept) else _COLUMNS
     rows = [[cell.strip() for cell in re.split(parts, line.strip())] for line in kept]
-    width = len(rows[0])
-    return rows if width > 1 and all(len(row) == width for row in rows) else []
+    if len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
+        return [], 0
+    # the first rule above all rows is the table's edge
+    inner = [place for place in rules if 0 < place < len(lines) - 1]
+    return rows, inner[0] - (0 in rules) if inner else guessed_head_rows(rows)

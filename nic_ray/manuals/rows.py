@@ -53,7 +53,13 @@ def guessed_head_rows(grid: Grid) -> int:
     if len(grid) < 2 or len(grid[0]) < 2:
         return 0
     first = [cell.strip() for cell in grid[0]]
-    if len(set(first)) < len(first) or any(len(cell.split()) > LONGEST_HEAD for cell in first) or not all(first[1:]):
+    parted = [cell for place, cell in enumerate(first) if not place or cell != first[place - 1]]
+    if (
+        len(parted) < 2
+        or len(set(parted)) < len(parted)
+        or any(len(cell.split()) > LONGEST_HEAD for cell in first)
+        or not all(first[1:])
+    ):
         return 0
     if not first[0]:
         return 1
