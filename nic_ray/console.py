@@ -223,25 +223,26 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
                     raise InputError(f"{argument!r}: must be UTF-8; rename what it names, or name it otherwise")
             main(*args, **options)
         except (InputError, RunError) as error:
-            _complain(str(error), label="error: ")
+            complain(str(error), label="error: ")
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
         except KeyboardInterrupt as error:
-            _complain(str(error) or "interrupted")
+            complain(str(error) or "interrupted")
             raise typer.Exit(130) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-                _complain(f"{error.filename}: cannot be used ({error.strerror}); name another place", label="error: ")
+                complain(f"{error.filename}: cannot be used ({error.strerror}); name another place", label="error: ")
                 raise typer.Exit(2) from None
             if not is_disk_full(error):
                 raise
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-            _complain(f"{place}no space left on the disk; make room, and run it again", label="error: ")
+            complain(f"{place}no space left on the disk; make room, and run it again", label="error: ")
             raise typer.Exit(1) from None
 
     return command
 
 
-def _complain(message: str, *, label: str = "") -> None:
+def complain(message: str, *, label: str = "") -> None:
+    """Print a message to stderr, after a label in red."""
     from rich.console import Console
     from rich.text import Text
 

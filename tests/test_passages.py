@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nic_ray.dataset.passages import Passage, read_corpus
+from nic_ray.dataset.passage_files import Passage
+from nic_ray.dataset.passages import read_corpus
 from nic_ray.errors import InputError
 
 LONG = "Tighten the four flange bolts crosswise with a torque wrench until the seal no longer moves."

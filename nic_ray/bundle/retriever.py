@@ -13,7 +13,8 @@ from nic_ray import hardware
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.comparison import fusion_of
 from nic_ray.dataset.formats import content_sha256
-from nic_ray.dataset.passages import Passage, read_corpus
+from nic_ray.dataset.passage_files import Passage
+from nic_ray.dataset.passages import read_corpus
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import Calibration, as_calibration, chances_of

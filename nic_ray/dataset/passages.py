@@ -1,12 +1,11 @@
 """The passages to search: those of a file of passages or pairs, or the paragraphs of a folder of manuals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nic_ray.dataset.formats import files_of, format_named
 from nic_ray.dataset.pairs import index_pairs, read_pairs
-from nic_ray.dataset.passage_files import read_passages
+from nic_ray.dataset.passage_files import Passage, read_passages
 from nic_ray.errors import InputError
 from nic_ray.sources import Sources, is_hub
 from nic_ray.words import count_words
@@ -14,15 +13,6 @@ from nic_ray.words import count_words
 SUFFIXES = (".txt", ".md")
 SHORT = 12
 """Largest number of words, by `count_words`, of a paragraph that is taken for the heading of the following one."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text that a search can find."""
-
-    text: str
-    domain: str
-    """The domains whose queries it answers, joined; in a folder, the first subfolder or the name of its file."""
 
 
 def read_corpus(path: Sources) -> list[Passage]:
@@ -38,10 +28,8 @@ def read_corpus(path: Sources) -> list[Passage]:
     if not isinstance(path, Path) or is_hub(path):
         return _of_pairs(path)
     if path.is_file() or format_named(path) in ("beir", "datasets"):
-        texts = read_passages(path)
-        if texts is None:
-            return _of_pairs(path)
-        return [Passage(text, path.stem) for text in dict.fromkeys(texts)]
+        passages_alone = read_passages(path)
+        return _of_pairs(path) if passages_alone is None else passages_alone
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; name a file of pairs, or a folder of text files")
     written = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()]
@@ -68,8 +56,8 @@ def read_corpus(path: Sources) -> list[Passage]:
 def _of_files(files: Sequence[Path]) -> list[Passage]:
     """Read the passages of several files, of passages or of pairs, those of pairs together."""
     of_files = {file: read_passages(file) for file in files}
-    pairs = tuple(file for file, texts in of_files.items() if texts is None)
-    found = {text: Passage(text, file.stem) for file, texts in of_files.items() for text in texts or ()}
+    pairs = tuple(file for file, passages in of_files.items() if passages is None)
+    found = {each.text: each for passages in of_files.values() for each in passages or ()}
     return [*found.values(), *(each for each in (_of_pairs(pairs) if pairs else ()) if each.text not in found)]
 
 
