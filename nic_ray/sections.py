@@ -21,6 +21,9 @@ def main(
     language: Annotated[
         str, typer.Option(metavar="CODE", help="of the manuals: what words warn, and where sentences end")
     ] = "en",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose nodes read the manuals, instead of RAY_ADDRESS")
+    ] = None,
 ) -> None:
     """Cut manuals into sections of 80 to 180 words, each with its headings, its page and its file.
 
@@ -34,8 +37,10 @@ def main(
     """
     from nic_ray.manuals.extraction import extract_sections
     from nic_ray.manuals.summary import show_summary
+    from nic_ray.search.tasks import on_cluster
 
-    extracted = extract_sections(manuals, out, domain_from=domain_from, language=language)
+    with on_cluster(address, [manuals, out.parent]) as run:
+        extracted = extract_sections(manuals, out, domain_from=domain_from, language=language, run=run)
     show_summary(extracted)
     if extracted.faults:
         console.complain("\n  ".join(["could not be used:", *extracted.faults]))

@@ -20,7 +20,7 @@ ORDER = [
     *"dataset manuals model questions training bundle selection report search".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
-RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds".split()]
+RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds tasks".split()]
 
 PATHS = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = {

@@ -61,12 +61,12 @@ def extract_sections(
     """
     _refuse_place(out)
     found = find_manuals(manuals, domain_from)
-    parts = out.with_name(f"{out.name}.parts")
+    parts = out.absolute().with_name(f"{out.name}.parts")  # processes on other nodes run in other folders
     try:
         parts.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"{parts}: cannot be made ({error.strerror}); name another file with --out") from None
-    jobs = [Job(each.path, each.source, each.domain, language, parts) for each in found.manuals]
+    jobs = [Job(each.path.absolute(), each.source, each.domain, language, parts) for each in found.manuals]
     try:
         outcomes = _outcomes(jobs, run or _suitable(jobs))
     except KeyboardInterrupt:
