@@ -1,6 +1,7 @@
 """Asking a language model: against a recording endpoint over HTTP, with every fault that one can have."""
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from recording_endpoint import Endpoint as Recorded
 from recording_endpoint import Scripted, heading_in, recording, refusal, user_message
+from rich.console import Console
 
 from nic_ray.errors import InputError, RunError
 from nic_ray.manuals.sections import Section, write_sections
@@ -25,7 +27,7 @@ from nic_ray.questions.cache import held
 from nic_ray.questions.endpoint import Endpoint
 from nic_ray.questions.question import Question
 from nic_ray.questions.spending import Budget, Spending
-from nic_ray.questions.standing import Standing
+from nic_ray.questions.standing import Standing, _bar, in_lines
 
 KEY = "sk-a-secret-that-nobody-may-see-0123456789"
 HEADINGS = [f"Heading{number:02}" for number in range(12)]
@@ -445,9 +447,29 @@ def test_progress_counts_sections_tokens_and_time(tmp_path):
     assert last.elapsed_s > 0
     half = Standing(total=100, cached=20, answered=30, failed=10, tokens=1234, elapsed_s=60)
     assert half.line() == (
-        "60 of 100 sections: 30 answered, 20 kept from before, 10 failed; 1,234 tokens, 40.0 sections a minute, "
-        "about 1:00 left"
+        "60 of 100 sections: 30 answered, 20 kept, 10 failed; 1,234 tokens, 40 sections a minute, about 1:00 left"
     )
+
+
+def test_lines_come_seldom_and_notes_and_the_last_always():
+    lines: list[str] = []
+    show = in_lines(lines.append, every_s=60)
+    for answered in range(3):
+        show(Standing(total=3, answered=answered, elapsed_s=1))
+    show(Standing(total=3, answered=2, note="interrupted"))
+    show(Standing(total=3, answered=3, elapsed_s=1))
+    assert lines == ["interrupted", "3 of 3 sections: 3 answered, 0 kept, 0 failed; 0 tokens, 180 sections a minute"]
+
+
+def test_the_bar_of_a_long_run_fits_into_80_columns():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    long = Standing(total=12_345, cached=2_000, answered=3_300, failed=10, tokens=1_234_567, elapsed_s=600)
+    with _bar(console) as show:
+        show(long)
+        show(replace(long, note="interrupted"))
+    assert isinstance(console.file, io.StringIO)
+    drawn = console.file.getvalue()
+    assert all(part in drawn for part in (*long.parts(), "interrupted\n"))
 
 
 def test_a_damaged_answer_is_asked_for_again(tmp_path):

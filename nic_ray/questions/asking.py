@@ -63,7 +63,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Job:
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
+    """What is asked first, and what is asked if the answer is no JSON."""
+    keys: tuple[str, ...]
+    """The key of the answer to each prompt."""
     members: tuple[int, ...]
     """The sections that it is about: one, or several that are the same."""
 
@@ -79,7 +82,8 @@ class _Run:
     tell: Callable[[Standing], None]
     standing: Standing
     begun: float = field(default_factory=time.monotonic)
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, tuple[Answer, Parsed | None]] = field(default_factory=dict)
+    """Key -> an answer, and what could be read of it."""
     failed: dict[int, str] = field(default_factory=dict)
     in_a_row: int = 0
     refused: bool = False
@@ -88,9 +92,18 @@ class _Run:
     def most_tokens(self) -> int:
         return self.endpoint.answer_tokens or TOKENS_A_QUESTION * sum(self.counts.values()) + TOKENS_BESIDES
 
-    def update(self, **changes: int) -> None:
-        now = {"elapsed_s": time.monotonic() - self.begun, "tokens": self.spending.tokens}
-        self.standing = replace(self.standing, **now, **changes)  # type: ignore[arg-type]
+    def take(self, key: str, answer: Answer) -> None:
+        self.answers[key] = answer, parsed(answer.content, self.counts)
+
+    def update(self, *, answered: int = 0, failed: int = 0) -> None:
+        """Count further sections, and tell how far asking has got."""
+        self.standing = replace(
+            self.standing,
+            answered=self.standing.answered + answered,
+            failed=self.standing.failed + failed,
+            tokens=self.spending.tokens,
+            elapsed_s=time.monotonic() - self.begun,
+        )
         self.tell(self.standing)
 
 
@@ -124,21 +137,27 @@ def ask_model(
         KeyboardInterrupt: interrupted; the message says how to go on.
     """
     refuse_without_httpx2()
-    prompts = prompts_for(sections, per_section, language)
-    numbers = collections.defaultdict[str, list[int]](list)
-    for number, prompt in enumerate(prompts):
-        numbers[_key(endpoint, prompt)].append(number)
-    jobs = [_Job(prompts[members[0]], tuple(members)) for members in numbers.values()]
+    jobs = _jobs(endpoint, prompts_for(sections, per_section, language))
     run = _Run(endpoint, cache_dir, kind_counts(per_section), Spending(budget), progress, Standing(total=len(sections)))
     with held(cache_dir):
         _read_kept(jobs, run)
         open_jobs = [job for job in jobs if isinstance(_next_step(job, run), Prompt)]
-        ended = [job for job in jobs if not isinstance(_next_step(job, run), Prompt)]
-        cached = sum(len(job.members) for job in ended)
+        cached = len(sections) - sum(len(job.members) for job in open_jobs)
         run.standing = replace(run.standing, cached=cached)
         if open_jobs:
             _ask(open_jobs, sections, run)
     return _outcome(jobs, run, cached)
+
+
+def _jobs(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[_Job]:
+    members = collections.defaultdict[str, list[int]](list)
+    for number, prompt in enumerate(prompts):
+        members[_key(endpoint, prompt)].append(number)
+    jobs = list[_Job]()
+    for key, numbers in members.items():
+        both = prompts[numbers[0]], replace(prompts[numbers[0]], firmer=True)
+        jobs.append(_Job(both, (key, _key(endpoint, both[1])), tuple(numbers)))
+    return jobs
 
 
 def _ask(jobs: Sequence[_Job], sections: Sequence[Section], run: _Run) -> None:
@@ -197,11 +216,11 @@ async def _work(left: Iterator[_Job], sections: Sequence[Section], connection: "
         size = len(job.members)
         if failure is None:
             run.in_a_row = 0
-            run.update(answered=run.standing.answered + size)
+            run.update(answered=size)
             continue
         run.failed |= dict.fromkeys(job.members, failure)
         run.in_a_row += 1
-        run.update(failed=run.standing.failed + size)
+        run.update(failed=size)
         if run.in_a_row >= FAILED_IN_A_ROW:
             raise _given_up(run)
 
@@ -212,12 +231,12 @@ async def _ask_about(job: _Job, sections: Sequence[Section], connection: "Connec
 
     section = sections[job.members[0]]
     while isinstance(step := _next_step(job, run), Prompt):
-        key = _key(run.endpoint, step)
+        key = job.keys[int(step.firmer)]
 
         def keep(answer: Answer, key: str = key) -> None:
             about: JsonObject = {"model": run.endpoint.model, "document": section.document, "section": section.section}
             keep_answer(run.cache_dir, key, answer, about)
-            run.answers[key] = answer
+            run.take(key, answer)
 
         messages: tuple[JsonObject, ...] = (
             {"role": "system", "content": SYSTEM},
@@ -231,13 +250,12 @@ async def _ask_about(job: _Job, sections: Sequence[Section], connection: "Connec
 
 def _next_step(job: _Job, run: _Run) -> Prompt | Parsed | str:
     """What comes next for a section by the answers so far: a prompt to send, its questions, or why it has none."""
-    for prompt in (job.prompt, replace(job.prompt, firmer=True)):
-        answer = run.answers.get(_key(run.endpoint, prompt))
-        if answer is None:
+    for prompt, key in zip(job.prompts, job.keys, strict=True):
+        if key not in run.answers:
             return prompt
-        if (read := parsed(answer.content, run.counts)) is not None:
+        answer, read = run.answers[key]
+        if read is not None:
             return read
-    assert answer is not None
     began = f"began with {answer.content.strip()[:80]!r}" if answer.content.strip() else "was empty"
     cut_off = f", cut off after {answer.completion_tokens:,} tokens" if answer.finish_reason == "length" else ""
     return f"answered twice without the JSON that was asked for; the last answer {began}{cut_off}"
@@ -245,11 +263,12 @@ def _next_step(job: _Job, run: _Run) -> Prompt | Parsed | str:
 
 def _read_kept(jobs: Sequence[_Job], run: _Run) -> None:
     for job in jobs:
-        for firmer in (False, True):
-            key = _key(run.endpoint, replace(job.prompt, firmer=firmer))
+        for key in job.keys:
             if (answer := read_answer(run.cache_dir, key, run.most_tokens)) is None:
                 break
-            run.answers[key] = answer
+            run.take(key, answer)
+            if run.answers[key][1] is not None:
+                break
 
 
 def _key(endpoint: Endpoint, prompt: Prompt) -> str:
@@ -292,7 +311,7 @@ def _outcome(jobs: Sequence[_Job], run: _Run, cached: int) -> Asked:
             missing += wanted - len(step.items)
             cut_off += _was_cut_off(job, run)
             hidden = [item for item in step.items if item.kind in WITHOUT_RARE]
-            giveaways += sum(not set(words(item.query)).isdisjoint(job.prompt.forbidden) for item in hidden)
+            giveaways += sum(not set(words(item.query)).isdisjoint(job.prompts[0].forbidden) for item in hidden)
             for member in job.members:
                 by_section[member] = [Question(item.query, item.kind, member) for item in step.items]
     return Asked(
@@ -307,14 +326,13 @@ def _outcome(jobs: Sequence[_Job], run: _Run, cached: int) -> Asked:
         giveaways=giveaways,
         calls=run.spending.calls,
         tokens=run.spending.tokens,
-        estimated=any(answer.estimated for answer in run.answers.values()),
+        estimated=any(answer.estimated for answer, _ in run.answers.values()),
     )
 
 
 def _was_cut_off(job: _Job, run: _Run) -> bool:
-    keys = (_key(run.endpoint, replace(job.prompt, firmer=firmer)) for firmer in (True, False))
-    answer = next(run.answers[key] for key in keys if key in run.answers)
-    return answer.finish_reason == "length"
+    answers = [run.answers[key][0] for key in job.keys if key in run.answers]
+    return answers[-1].finish_reason == "length"
 
 
 def summary_of(asked: Asked, sections: Sequence[Section], cache_dir: Path) -> list[str]:

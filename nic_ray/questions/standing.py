@@ -43,11 +43,16 @@ class Standing:
 
     def line(self) -> str:
         """Describe it in one line."""
-        rate = f", {60 * self.per_s:,.1f} sections a minute" if self.per_s else ""
+        return "; ".join(self.parts())
+
+    def parts(self) -> tuple[str, str]:
+        """Describe it in two short lines: what became of the sections; cost and time."""
+        rate = f", {60 * self.per_s:,.0f} sections a minute" if self.per_s else ""
         left = f", about {_clock(self.left_s)} left" if 0 < self.left_s < math.inf else ""
         return (
-            f"{self.done:,} of {self.total:,} sections: {self.answered:,} answered, {self.cached:,} kept from before, "
-            f"{self.failed:,} failed; {self.tokens:,} tokens{rate}{left}"
+            f"{self.done:,} of {self.total:,} sections: {self.answered:,} answered, {self.cached:,} kept, "
+            f"{self.failed:,} failed",
+            f"{self.tokens:,} tokens{rate}{left}",
         )
 
 
@@ -92,14 +97,14 @@ def _bar(console: object) -> Iterator[Callable[[Standing], None]]:
     from rich.text import Text
 
     assert isinstance(console, Console)
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    columns = (BarColumn(bar_width=14), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task("asking", total=None)
 
         def show(standing: Standing) -> None:
             if standing.note:
                 console.print(Text(standing.note), soft_wrap=True)
-            bars.update(bar, total=standing.total, completed=standing.done, description=standing.line())
+            bars.update(bar, total=standing.total, completed=standing.done, description="\n".join(standing.parts()))
 
         yield show
 
