@@ -70,6 +70,7 @@ def as_markdown(manual: Manual) -> str:
         parts.append(f"## {_of_markdown(chapter.title)}")
         for title, text in chapter.sections:
             parts += [f"### {_of_markdown(title)}", "\n".join(textwrap.wrap(_of_markdown(text), 80))]
+            parts += _furniture(len(parts) // 4)
     rows = "\n".join("| " + " | ".join(row) + " |" for row in (HEADS, ("---",) * 3, *ROWS))
     return "\n\n".join([*parts, f"## {APPENDIX}", f"### {TABLE}", rows]) + "\n"
 
@@ -98,6 +99,7 @@ def as_html(manual: Manual) -> str:
         body.append(f"<h2>{number}. {html.escape(chapter.title)}</h2>")
         for place, (title, text) in enumerate(chapter.sections, 1):
             body.append(f"<h3>{number}.{place} {html.escape(title)}</h3><div><p>{_of_html(text)}</p></div>")
+            body += [f"<p>{line}</p>" for line in _furniture(len(body) // 4)]
     rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in ROWS)
     heads = "".join(f"<th>{head}</th>" for head in HEADS)
     body.append(f"<h2>{APPENDIX}</h2><h3>{TABLE}</h3><table><tr>{heads}</tr>{rows}</table>")
@@ -135,11 +137,15 @@ def write_docx(manual: Manual, path: Path) -> None:
     document.styles.add_style("TOC 1", 1)
     for page, title in enumerate(manual.titles, 3):
         document.add_paragraph(f"{title}\t{page}", style="TOC 1")
+    page = 0
     for chapter in manual.chapters:
         document.add_heading(chapter.title, 1)
         for title, text in chapter.sections:
             document.add_heading(title, 2)
             document.add_paragraph(text)
+            page += 1
+            for line in _furniture(page):
+                document.add_paragraph(line)
     document.add_heading(APPENDIX, 1)
     document.add_heading(TABLE, 2)
     table = document.add_table(0, len(HEADS))
@@ -166,6 +172,11 @@ WRITERS: dict[str, Callable[[Manual, Path], None]] = {
 def share_found(wanted: Sequence[str], found: Sequence[str]) -> float:
     """Share of texts that are among others."""
     return sum(text in set(found) for text in wanted) / len(wanted)
+
+
+def _furniture(page: int) -> list[str]:
+    """What stands between two pages where paper was converted: a footer, a page number and a stamp."""
+    return [MARGIN, f"Page {page} of 80", "UNCONTROLLED COPY"]
 
 
 def _underlined(title: str, rule: str) -> str:

@@ -9,8 +9,9 @@ DROPPED = (
     "audio video img picture hr dialog"
 ).split()
 NAMES = frozenset(
-    "permalink nav navbar navheader navfooter navigation nav-path navpath nav-panel navrow breadcrumb breadcrumbs "
-    "menu toc tocwrapper localtoc sidetoc toctree-wrapper shortcontents summarycontents element-shortcontents "
+    "permalink pagenum pagenumber page-number page-break running-head running-header running-footer watermark nav "
+    "navbar navheader navfooter navigation nav-path navpath nav-panel navrow breadcrumb breadcrumbs menu toc "
+    "tocwrapper localtoc sidetoc toctree-wrapper shortcontents summarycontents element-shortcontents "
     "element-contents sphinxsidebar sphinxsidebarwrapper related footer nut_footer skip-link skiplink cookie "
     "searchbox headerlink anchorjs-link list-of-figures list-of-tables list-of-examples printindex-index-entries "
     "ttc memseparator titlearea msearchselectwindow msearchresultswindow main-nav directory levels hlist-index "
@@ -42,8 +43,10 @@ def strip_chrome(soup: BeautifulSoup) -> None:
     for listing in soup.find_all("div", class_="fragment"):
         if len(listing.find_all("span", class_="lineno")) > LONGEST_LISTING:
             _remove(listing)
+    most = len(soup.get_text()) / 2
     for element in soup.find_all(True):
-        if not element.decomposed and _is_chrome(element):
+        # a frame around the whole manual may be called by any name
+        if not element.decomposed and _is_chrome(element) and len(element.get_text()) <= most:
             _remove(element)
     for element in soup.find_all(["header", "aside"]):
         if element.decomposed:
@@ -71,8 +74,11 @@ def _is_chrome(element: Tag) -> bool:
         return True
     if str(element.get("role", "")) in ("navigation", "search", "banner", "contentinfo", "doc-toc", "doc-index"):
         return True
-    if element.name == "div" and names & {"index", "header"}:
-        return element.find("a", accesskey=True) is not None or "index" in names
+    if element.name == "div" and "header" in names and _heading_in(element) is None:
+        titled = element.find(class_="headertitle") is not None
+        return not titled and len(element.get_text(" ").split()) <= LONGEST_WAY
+    if element.name == "div" and "index" in names:
+        return True
     if element.name == "div" and names == {"summary"}:  # Doxygen's links to the parts of a page
         return element.find("a") is not None
     return False

@@ -26,6 +26,8 @@ WARNING = frozenset(("danger", "warning", "caution", "attention", "notice"))
 _BOX = re.compile(r"admonition|alert|box|theme-|callout|markdown-alert")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻ⁿ")
 _MARKED = re.compile(r"\[!(\w+)\]\s*")
+_NO_HEADING = frozenset("author subtitle editor edition pubdate releaseinfo affiliation".split())
+"""Classes of what DocBook marks as headings on title pages."""
 _HEADING = re.compile(r"h([1-6])\Z")
 
 
@@ -115,6 +117,8 @@ def _element(element: Tag, walk: _Walk) -> None:
 
 
 def _heading_level(element: Tag) -> int:
+    if _NO_HEADING & {*element.get_attribute_list("class")}:
+        return 0
     if found := _HEADING.match(element.name):
         # Doxygen's headings of functions are h2 within a part with an h2
         return 3 if "memtitle" in element.get_attribute_list("class") else int(found[1])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from nic_ray.manuals.blocks import Block, Document
 from nic_ray.manuals.contents import without_contents
+from nic_ray.manuals.furniture import without_furniture
 from nic_ray.manuals.languages import warning_start
 from nic_ray.manuals.numbering import without_numbers
 from nic_ray.manuals.sections import Section
@@ -54,6 +55,8 @@ def sections_of(document: Document, *, domain: str, source: str, language: str) 
     """
     title, blocks = _without_numbers(document)
     found = list[Section]()
+    if document.pages is None:  # a reader that knows pages knows their edges
+        blocks = without_furniture(blocks)
     for headings, body in _bodies(without_contents(blocks)):
         path = headings[1:] if headings and headings[0].casefold() == title.casefold() else headings
         for pack in packs([_marked(block, language) for block in body], language):
