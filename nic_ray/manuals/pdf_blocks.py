@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.manuals.blocks import Block
 from nic_ray.manuals.pdf_columns import Line, lines_in_order
-from nic_ray.manuals.pdf_headings import headings_by_looks, headings_by_outline, looks_of
+from nic_ray.manuals.pdf_headings import headings_by_looks, headings_by_outline, looks_of, without_numbers
 from nic_ray.manuals.pdf_hyphens import joined, vocabulary_of
 from nic_ray.manuals.pdf_lines import Piece
 from nic_ray.manuals.pdf_pages import Entry, Page
@@ -24,15 +24,15 @@ def blocks_of_pages(pages: Sequence[Page], entries: Sequence[Entry]) -> tuple[li
         tables += found
         lines += lines_in_order([*pieces, *places], page.number)
     text = [line for line in lines if not line.text.startswith(TABLE)]
-    size, leading = looks_of(text)
-    headings, missing = headings_by_outline(lines, entries)
-    headings |= headings_by_looks(lines, size, leading, headings)
     cells = [line for table in tables for row in table.rows for cell in row for line in cell.split("\n")]
     words = vocabulary_of([*(line.text for line in text), *cells])
+    looks = looks_of(text)
+    headings, missing = headings_by_outline(lines, entries, words)
+    headings = without_numbers(headings | headings_by_looks(lines, looks, headings, words))
     blocks: list[Block] = []
     heads: tuple[str, ...] = ()
     last: Table | None = None
-    for line, block in blocks_of(lines, headings, leading, words):
+    for line, block in blocks_of(lines, headings, looks[1], words):
         if not line.text.startswith(TABLE):
             blocks.append(block)
             last = None

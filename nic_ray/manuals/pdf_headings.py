@@ -4,10 +4,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from nic_ray.manuals.pdf_columns import Line
+from nic_ray.manuals.pdf_hyphens import joined
 from nic_ray.manuals.pdf_pages import Entry
 
 NUMBER = re.compile(
@@ -16,6 +17,7 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 """The number of a heading: "3", "3.2", "A.1", "Chapter 4:"."""
+LETTER = re.compile(r"([A-Z])\s+(?=[A-Z0-9])")
 DEPTH = re.compile(r"(?:[0-9]{1,3}|[A-Z])((?:\.[0-9]{1,3})*)\.?\s+\S")
 MOST_LINES = 4
 """Number of lines that a heading can have."""
@@ -36,6 +38,7 @@ class Heading:
     """A heading that begins in a line and takes in those after it."""
 
     text: str
+    """With its number."""
     level: int
     lines: int
     """Number of its lines."""
@@ -45,6 +48,23 @@ def without_number(title: str) -> str:
     """A heading without its number, unless it is nothing else."""
     rest = title[match.end() :] if (match := NUMBER.match(title)) else title
     return rest if any(c.isalpha() for c in rest) else title
+
+
+def without_numbers(headings: Mapping[int, Heading]) -> dict[int, Heading]:
+    """Headings without their numbers; the letter of an appendix ("A Glossary") goes where letters go on in order."""
+    expected: dict[int, str] = {}
+    numbered = Counter(heading.level for heading in headings.values() if DEPTH.match(heading.text))
+    counts = Counter(heading.level for heading in headings.values())
+    found = {}
+    for index, heading in sorted(headings.items()):
+        letter = LETTER.match(heading.text)
+        text = without_number(heading.text)
+        are_numbered = numbered[heading.level] >= 0.5 * counts[heading.level]
+        if letter and are_numbered and letter[1] == expected.get(heading.level, "A"):
+            expected[heading.level] = chr(ord(letter[1]) + 1)
+            text = heading.text[letter.end() :]
+        found[index] = replace(heading, text=text)
+    return found
 
 
 def plain(title: str) -> str:
@@ -58,7 +78,9 @@ def style_of(line: Line) -> tuple[float, bool]:
     return round(line.size * 2) / 2, line.bold
 
 
-def headings_by_outline(lines: Sequence[Line], entries: Sequence[Entry]) -> tuple[dict[int, Heading], int]:
+def headings_by_outline(
+    lines: Sequence[Line], entries: Sequence[Entry], words: Counter[str]
+) -> tuple[dict[int, Heading], int]:
     """Headings by the place of their first line, and how many entries were found in no line."""
     by_page: dict[int, list[int]] = {}
     for index, line in enumerate(lines):
@@ -71,14 +93,15 @@ def headings_by_outline(lines: Sequence[Line], entries: Sequence[Entry]) -> tupl
         if match is None:
             missing += 1
         else:
-            found[match[0]] = Heading(match[1], entry.level, match[2])
+            index, count = match
+            found[index] = Heading(_text(lines, index, count, words), entry.level, count)
     return found, missing
 
 
 def _find(
     lines: Sequence[Line], near: Sequence[int], entry: Entry, taken: Mapping[int, Heading]
-) -> tuple[int, str, int] | None:
-    """Place, text and number of lines of the heading that an entry names."""
+) -> tuple[int, int] | None:
+    """Place and number of lines of the heading that an entry names."""
     wanted = plain(entry.title)
     matches = []
     for index in near:
@@ -89,9 +112,11 @@ def _find(
             matches.append((line.page - entry.page, not line.bold, far if far > 60 else 0.0, -line.size, index, count))
     if not matches:
         return None
-    index, count = min(matches)[4:]
-    text = " ".join(line.text for line in lines[index : index + count])
-    return index, without_number(text), count
+    return min(matches)[4:]
+
+
+def _text(lines: Sequence[Line], index: int, count: int, words: Counter[str]) -> str:
+    return joined([line.text for line in lines[index : index + count]], words)
 
 
 def _lines_with(lines: Sequence[Line], index: int, wanted: str) -> int:
@@ -130,10 +155,10 @@ def looks_of(lines: Sequence[Line]) -> tuple[float, float]:
 
 
 def headings_by_looks(
-    lines: Sequence[Line], size: float, leading: float, known: Mapping[int, Heading]
+    lines: Sequence[Line], looks: tuple[float, float], known: Mapping[int, Heading], words: Counter[str]
 ) -> dict[int, Heading]:
     """Headings that the outline does not name, by the place of their first line."""
-    starts = _candidates(lines, size, leading, known)
+    starts = _candidates(lines, *looks, known)
     levels = _levels(lines, starts, known)
     found: dict[int, Heading] = {}
     current = 0
@@ -142,14 +167,16 @@ def headings_by_looks(
             current = known[index].level
         elif index in starts:
             count = starts[index]
-            text = " ".join(line.text for line in lines[index : index + count])
+            text = _text(lines, index, count, words)
             level = levels[style_of(lines[index])]
             depth = _depth(text)
+            if known and not current:
+                continue  # a title page: title, authors, edition
             if not known and depth:
                 level = depth
             elif known and style_of(lines[index]) not in _styles(lines, known):
                 level = current + 1
-            found[index] = Heading(without_number(text), max(level, 1), count)
+            found[index] = Heading(text, max(level, 1), count)
     return found
 
 

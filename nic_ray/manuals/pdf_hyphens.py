@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 WORD = re.compile(r"[^\W_]+(?:[-\u2010\u2011][^\W_]+)*")
 HYPHENS = "-\u2010\u00ad"
 LAST_PART = re.compile(r"([^\W\d_]+)[-\u2010\u00ad]$")
+JOINING = ("and", "or", "to")
+"""After these a hyphen stands for a word that comes later: "in- and outlets"."""
+LONGEST_WORD = 16
+"""Number of letters above which a word that is joined from a known one and another is two words."""
 FIRST_PART = re.compile(r"[^\W\d_]+")
 
 
@@ -40,15 +44,23 @@ def join_two(before: str, after: str, words: Counter[str]) -> str:
     head, first = LAST_PART.search(before), FIRST_PART.match(after)
     if head is None or first is None or before[: head.start()].endswith(("-", "/", "_", ".")):
         return before + after if before[-2:-1].isalnum() and after[:1].isalnum() else f"{before} {after}"
-    plain, hyphenated = f"{head[1]}{first[0]}".lower(), f"{head[1]}-{first[0]}".lower()
-    if before[-1] == "\u00ad" or _is_one_word(plain, hyphenated, first[0], words):
+    if before[-1] == "\u00ad" or _is_one_word(head[1], first[0], words):
         return before[:-1] + after
-    if first[0] in ("and", "or", "to") and not words[hyphenated]:
+    if first[0] in JOINING and not words[f"{head[1]}-{first[0]}".lower()]:
         return f"{before} {after}"
     return before + after
 
 
-def _is_one_word(plain: str, hyphenated: str, first: str, words: Counter[str]) -> bool:
-    if words[hyphenated] > words[plain]:
+def _is_one_word(head: str, first: str, words: Counter[str]) -> bool:
+    """Whether the two parts around a hyphen at a line end are one word.
+
+    They are if the document has the word elsewhere, more often than with a hyphen. Where it has neither, two parts
+    that it has as words, or that would make a word longer than words are, keep their hyphen: "system-specific".
+    """
+    plain, hyphenated = f"{head}{first}".lower(), f"{head}-{first}".lower()
+    if words[plain] or words[hyphenated]:
+        return words[plain] >= words[hyphenated]
+    if not first[0].islower() or first in JOINING:
         return False
-    return bool(words[plain]) or (first[0].islower() and first not in ("and", "or", "to"))
+    known = [bool(words[part.lower()]) and len(part) > 2 for part in (head, first)]
+    return not all(known) and not (known[0] and len(plain) > LONGEST_WORD)

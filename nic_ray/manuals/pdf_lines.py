@@ -74,6 +74,8 @@ class _Run:
     bottom: float
     base: float
     size: float
+    last: float = 0.0
+    """Left edge of its last character."""
     bold: int = 0
     mono: int = 0
     count: int = 0
@@ -82,7 +84,7 @@ class _Run:
 
     def add(self, character: Character) -> None:
         self.text += character.text
-        self.x1 = max(self.x1, character.x1)
+        self.x1, self.last = max(self.x1, character.x1), character.x0
         self.top, self.bottom = min(self.top, character.top), max(self.bottom, character.bottom)
         self.bold += character.bold
         self.mono += character.mono
@@ -135,6 +137,8 @@ def _runs(characters: Iterable[Character], walls: list[tuple[float, float, float
 def _follows(run: _Run, character: Character, walls: list[tuple[float, float, float]]) -> bool:
     size = max(run.size, character.size)
     gap = character.x0 - run.x1
+    if character.x0 == run.last and character.x1 == run.x1 and character.base == run.base:
+        return True  # a part of a ligature
     return (
         abs(character.base - run.base) <= 0.12 * size
         and -0.6 * size < gap < PIECE_GAP * size

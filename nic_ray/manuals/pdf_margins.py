@@ -20,7 +20,7 @@ WATERMARK_SHARE = 0.5
 HEADER_SHARE = 0.4
 """Share of the pages with a row at the same height from which its texts may differ from chapter to chapter."""
 LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
-PAGE_NUMBER = re.compile(r"(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
+PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 DIGITS = re.compile(r"\d+")
 ROMAN = re.compile(r"[ivxlcdm]+", re.IGNORECASE)
 CONTENTS = re.compile(r"(table of )?contents|list of (figures|tables|listings|examples)|index", re.IGNORECASE)
@@ -64,12 +64,13 @@ def without_margins(pages: Sequence[Page]) -> Cleaned:
         repeated += len(page.pieces) - len(pieces)
         kept.append(replace(page, pieces=pieces))
     drops = _headers_and_footers(kept)
-    left, contents = [], []
+    left: list[Page] = []
+    contents: list[int] = []
     for page, drop in zip(kept, drops, strict=True):
         repeated += len({id(row) for row in drop})
         dropped = {piece for row in drop for piece in row.pieces}
         rows = rows_of([piece for piece in page.pieces if piece not in dropped])
-        listed = _contents_rows(rows)
+        listed = _contents_rows(rows, page.width, goes_on=contents[-1:] == [page.number - 1])
         dropped |= {piece for row in listed for piece in row.pieces}
         if listed:
             contents.append(page.number)
@@ -165,17 +166,26 @@ def _page_offsets(index: int, row: Row) -> list[int]:
     return [number - index for number in numbers]
 
 
-def _contents_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a page that belong to contents, a list of figures or an index."""
-    if not rows:
-        return []
+def _contents_rows(rows: Sequence[Row], width: float, *, goes_on: bool) -> list[Row]:
+    """The rows of a page that belong to contents, a list of figures or an index.
+
+    Args:
+        goes_on: whether the page before holds such rows.
+    """
     leaders = [LEADERS.search(row.text) is not None and PAGE_NUMBER.search(row.text) is not None for row in rows]
-    numbered = [lead or PAGE_NUMBER.search(row.text) is not None for lead, row in zip(leaders, rows, strict=True)]
-    titled = [index for index, row in enumerate(rows) if CONTENTS.fullmatch(row.text.strip(" .:"))]
-    if sum(leaders) >= 5 and sum(numbered) >= 0.6 * len(rows):
-        return list(rows)
-    if titled and sum(numbered[titled[0] + 1 :]) >= max(3, 0.7 * (len(rows) - titled[0] - 1)):
-        return list(rows[titled[0] :])
+    edge = max((row.pieces[-1].x1 for row in rows), default=0.0)
+    numbered = [
+        lead or (PAGE_NUMBER.search(row.text) is not None and row.pieces[-1].x1 > max(edge - 3, 0.6 * width))
+        for lead, row in zip(leaders, rows, strict=True)
+    ]
+    last = max((index for index, is_numbered in enumerate(numbered) if is_numbered), default=-1)
+    titles = [index for index, row in enumerate(rows) if CONTENTS.fullmatch(row.text.strip(" .:"))]
+    first = titles[0] if titles else 0
+    count, all_rows = sum(numbered[first:]), last + 1 - first
+    if sum(leaders) >= 5 and count >= 0.5 * all_rows:
+        return list(rows[first : last + 1])
+    if (titles or goes_on) and count >= 3 and count >= 0.45 * all_rows:
+        return list(rows[first : last + 1])
     pieces = [piece for row in rows for piece in row.pieces]
     if len(pieces) >= 20 and sum(bool(INDEX_ENTRY.match(piece.text)) for piece in pieces) >= 0.6 * len(pieces):
         return list(rows)
