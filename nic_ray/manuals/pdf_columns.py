@@ -127,7 +127,8 @@ def _sides(rows: Sequence[Row], gutter: float) -> tuple[list[Row], list[Row]] | 
         return None
     gap = min(row.pieces[0].x0 for row in right) - max(row.pieces[-1].x1 for row in left)
     size = statistics.median(row.pieces[0].size for row in rows)
-    return (left, right) if gap >= GUTTER * size and _is_text(left) and _is_text(right) else None
+    are_columns = gap >= GUTTER * size and all(_is_text(side) or _best_gutter(side) is not None for side in (left, right))
+    return (left, right) if are_columns else None
 
 
 def _is_text(rows: Sequence[Row]) -> bool:

@@ -21,7 +21,7 @@ LETTER = re.compile(r"([A-Z])\s+(?=[A-Z0-9])")
 DEPTH = re.compile(r"(?:[0-9]{1,3}|[A-Z])((?:\.[0-9]{1,3})*)\.?\s+\S")
 MOST_LINES = 4
 """Number of lines that a heading can have."""
-MOST_WORDS = 18
+MOST_WORDS = 30
 MOST_BOLD_WORDS = 12
 """Number of words up to which a bold line in the size of the text can be a heading."""
 LARGER = 1.08
@@ -196,31 +196,38 @@ def _candidates(lines: Sequence[Line], size: float, leading: float, known: Mappi
     starts: dict[int, int] = {}
     index = 0
     while index < len(lines):
-        count = 0 if index in covered else _heading_lines(lines, index, size, leading)
-        if count and not covered & set(range(index, index + count)):
+        count = 0 if index in covered else _lines_alike(lines, index, size)
+        places = set(range(index, index + count))
+        if count and not covered & places and _is_heading(lines, index, count, size, leading):
             starts[index] = count
         index += max(count, 1)
     return starts
 
 
-def _heading_lines(lines: Sequence[Line], index: int, size: float, leading: float) -> int:
-    """How many lines the heading that begins at `index` has; 0 if none begins there."""
+def _lines_alike(lines: Sequence[Line], index: int, size: float) -> int:
+    """How many lines from `index` on look like one heading; 0 if that line looks like text."""
     line = lines[index]
     if line.mono or not any(c.isalpha() for c in line.text) or LABEL.match(line.text):
         return 0
-    larger = line.size >= LARGER * size
-    if not larger and not (line.bold and line.size >= 0.88 * size):
+    if line.size < LARGER * size and not (line.bold and line.size >= 0.88 * size):
         return 0
     count = 1
     while index + count < len(lines) and _goes_on(lines[index + count - 1], lines[index + count]):
         count += 1
-    text = " ".join(part.text for part in lines[index : index + count])
+    return count
+
+
+def _is_heading(lines: Sequence[Line], index: int, count: int, size: float, leading: float) -> bool:
+    """Whether lines that look like a heading are short enough for one, and in the size of the text stand apart."""
+    text = " ".join(line.text for line in lines[index : index + count])
     words = len(text.split())
-    if count > MOST_LINES or words > (MOST_WORDS if larger else MOST_BOLD_WORDS):
-        return 0
-    if not larger and (count > 2 or SENTENCE_END.search(text) or not _stands_apart(lines, index, leading)):
-        return 0
-    return 0 if text[:1].islower() and not larger else count
+    if count > MOST_LINES:
+        return False
+    if lines[index].size >= LARGER * size:
+        return words <= MOST_WORDS
+    if SENTENCE_END.search(text) or text[:1].islower() or not _stands_apart(lines, index, leading):
+        return False
+    return words <= (MOST_WORDS if NUMBER.match(text) else MOST_BOLD_WORDS)
 
 
 def _goes_on(before: Line, line: Line) -> bool:

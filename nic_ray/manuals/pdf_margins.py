@@ -19,6 +19,8 @@ WATERMARK_SHARE = 0.5
 """Share of the pages on which the same text in the same place is a watermark, wherever it stands."""
 HEADER_SHARE = 0.4
 """Share of the pages with a row at the same height from which its texts may differ from chapter to chapter."""
+LARGEST_HEADER = 1.1
+"""Size of a header in the size of the text, above which it is a heading unless its text repeats."""
 LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
 PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 DIGITS = re.compile(r"\d+")
@@ -127,16 +129,17 @@ def _headers_and_footers(pages: Sequence[Page]) -> list[list[Row]]:
         for (edge, height), row in rows:
             for near in (height - 1, height, height + 1):
                 slots[edge, near].append((index, row))
+    size = _text_size(pages)
     drops: list[list[Row]] = [[] for _ in pages]
     for slot in {slot for rows in outer for slot, _ in rows}:
-        for index, row in _repeated(slots[slot], len(pages)):
+        for index, row in _repeated(slots[slot], len(pages), LARGEST_HEADER * size):
             if row not in drops[index]:
                 drops[index].append(row)
     return drops
 
 
-def _repeated(entries: Sequence[tuple[int, Row]], pages: int) -> list[tuple[int, Row]]:
-    """Of rows at one height, those that belong to no page."""
+def _repeated(entries: Sequence[tuple[int, Row]], pages: int, largest: float) -> list[tuple[int, Row]]:
+    """Of rows at one height, those that belong to no page; rows larger than `largest` only if their text repeats."""
     counts = Counter(_normal(row.text) for _, row in entries)
     least = 2 if pages <= LEAST_PAGES else LEAST_PAGES
     offsets = Counter(offset for index, row in entries for offset in _page_offsets(index, row))
@@ -145,15 +148,24 @@ def _repeated(entries: Sequence[tuple[int, Row]], pages: int) -> list[tuple[int,
         (index, row)
         for index, row in entries
         if (counts[_normal(row.text)] >= least and _normal(row.text).strip("# -–|/."))
-        or counting & set(_page_offsets(index, row))
+        or (counting & set(_page_offsets(index, row)) and row.pieces[0].size <= largest)
         or (ROMAN.fullmatch(row.text) is not None and len(row.text) < 7)
     ]
     if len({index for index, _ in entries}) >= max(5, HEADER_SHARE * pages):
         often = [row for index, row in found]
         if len(often) >= 0.8 * len(entries):
-            sizes = {round(row.pieces[0].size) for row in often}
+            sizes = {round(row.pieces[0].size) for row in often if row.pieces[0].size <= largest}
             found = [(index, row) for index, row in entries if round(row.pieces[0].size) in sizes]
     return found
+
+
+def _text_size(pages: Sequence[Page]) -> float:
+    """Size of most of the text in points."""
+    sizes: Counter[float] = Counter()
+    for page in pages:
+        for piece in page.pieces:
+            sizes[piece.size] += len(piece.text)
+    return sizes.most_common(1)[0][0] if sizes else 10.0
 
 
 def _page_offsets(index: int, row: Row) -> list[int]:
