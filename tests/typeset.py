@@ -103,7 +103,9 @@ def _contents(press: Press, passages: Sequence[Passage]) -> None:
             _finish(press)
         room = WIDTH - 2 * MARGIN
         name, page = passage.section, str(3 + number // 4)
-        dots = "." * int((room - stringWidth(name + page + "  ", "Times-Roman", SIZE)) / stringWidth(".", "Times-Roman", SIZE))
+        dots = "." * int(
+            (room - stringWidth(name + page + "  ", "Times-Roman", SIZE)) / stringWidth(".", "Times-Roman", SIZE)
+        )
         _line(press, f"{name} {dots} {page}", "Times-Roman", SIZE, LEADING)
     _finish(press)
 

@@ -4,7 +4,9 @@ import gzip
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ TOOL_TITLE = re.compile(
 """Titles that the programs that write PDFs give, and no author."""
 MOST_TITLE = 150
 """Number of characters up to which the largest text of a page is a title."""
+TITLE = 1.3
+"""Size of a title in the size of the text, from which the largest text of the first page is one."""
 PICTURE = 0.3
 """Share of a page that its largest picture covers, from which a page with nothing but a header is a scan."""
 NEEDED = "pip install -c constraints.txt -e '.[manuals]'"
@@ -79,12 +83,17 @@ def _title(title: str, pages: Sequence["Page"], name: Path) -> str:
     stem = name.name.removesuffix(".gz").removesuffix(".pdf").removesuffix(".PDF")
     if title and not TOOL_TITLE.search(title) and title.casefold() != "untitled":
         return title
-    first = [piece for piece in pages[0].pieces if any(c.isalpha() for c in piece.text)] if pages else []
-    if not first:
+    sizes: Counter[float] = Counter()
+    for piece in (piece for page in pages for piece in page.pieces):
+        sizes[piece.size] += len(piece.text)
+    first = [piece for piece in pages[0].pieces if sum(c.isalpha() for c in piece.text) > 2] if pages else []
+    largest = max((piece.size for piece in first), default=0.0)
+    if largest < TITLE * sizes.most_common(1)[0][0]:
         return stem
-    largest = max(piece.size for piece in first)
-    words = " ".join(piece.text for piece in first if piece.size > 0.95 * largest)
-    return words if 3 <= len(words) <= MOST_TITLE and largest > min(piece.size for piece in first) else stem
+    lines = sorted((piece for piece in first if piece.size > 0.95 * largest), key=lambda piece: (piece.base, piece.x0))
+    near = takewhile(lambda pair: pair[1].base - pair[0].base < 2 * largest, pairwise([lines[0], *lines]))
+    words = " ".join(piece.text for _, piece in near)
+    return words if len(words) <= MOST_TITLE else stem
 
 
 def _notes(pages: Sequence["Page"], cleaned: "Cleaned", failed: Sequence[int], missing: int) -> list[str]:

@@ -93,7 +93,9 @@ def _best_gutter(rows: Sequence[Row]) -> float | None:
     """Where the most pieces stand in columns to both sides; None if nowhere."""
     left = min(row.pieces[0].x0 for row in rows)
     right = max(piece.x1 for row in rows for piece in row.pieces)
-    edges = sorted({round(piece.x0 - 2, 0) for row in rows for piece in row.pieces})
+    # A heading across the columns may end in the gutter: then the gutter is sought close to the right column, too.
+    starts = {(piece.x0, piece.size) for row in rows for piece in row.pieces}
+    edges = sorted({round(x0 - back) for x0, size in starts for back in (2, GUTTER * size)})
     candidates = [edge for edge in edges if left + 0.12 * (right - left) < edge < right - 0.12 * (right - left)]
     best: tuple[int, float] | None = None
     for gutter in candidates:
@@ -127,7 +129,9 @@ def _sides(rows: Sequence[Row], gutter: float) -> tuple[list[Row], list[Row]] | 
         return None
     gap = min(row.pieces[0].x0 for row in right) - max(row.pieces[-1].x1 for row in left)
     size = statistics.median(row.pieces[0].size for row in rows)
-    are_columns = gap >= GUTTER * size and all(_is_text(side) or _best_gutter(side) is not None for side in (left, right))
+    are_columns = gap >= GUTTER * size and all(
+        _is_text(side) or _best_gutter(side) is not None for side in (left, right)
+    )
     return (left, right) if are_columns else None
 
 

@@ -27,8 +27,9 @@ MOST_BOLD_WORDS = 12
 LARGER = 1.08
 """Size of a heading in the size of the text, from which it needs nothing else."""
 SENTENCE_END = re.compile(r"[.;,:!]$")
-LABEL = re.compile(
-    r"(warning|caution|danger|notice|attention|notes?|tip|important|hint|(figure|table|example) \d.*)[:!.]?$",
+NO_HEADING = re.compile(
+    r"[•●○▪■□▫◦‣⁃∙·–—*-]\s"
+    r"|(warning|caution|danger|notice|attention|notes?|tip|important|hint|(figure|table|example) \d.*)[:!.]?$",
     re.IGNORECASE,
 )
 
@@ -207,7 +208,7 @@ def _candidates(lines: Sequence[Line], size: float, leading: float, known: Mappi
 def _lines_alike(lines: Sequence[Line], index: int, size: float) -> int:
     """How many lines from `index` on look like one heading; 0 if that line looks like text."""
     line = lines[index]
-    if line.mono or not any(c.isalpha() for c in line.text) or LABEL.match(line.text):
+    if line.mono or not any(c.isalpha() for c in line.text) or NO_HEADING.match(line.text):
         return 0
     if line.size < LARGER * size and not (line.bold and line.size >= 0.88 * size):
         return 0

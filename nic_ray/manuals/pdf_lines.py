@@ -174,7 +174,7 @@ def _append(left: _Run, right: _Run) -> None:
         left.text += " "
     left.text += text
     left.x1 = max(left.x1, right.x1)
-    if right.size > left.size:
+    if right.count > left.count:
         left.size, left.base = right.size, right.base
     left.top, left.bottom = min(left.top, right.top), max(left.bottom, right.bottom)
     left.bold += right.bold

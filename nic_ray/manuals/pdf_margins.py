@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from nic_ray.manuals.pdf_lines import Piece
 from nic_ray.manuals.pdf_pages import Page
@@ -21,6 +22,12 @@ HEADER_SHARE = 0.4
 """Share of the pages with a row at the same height from which its texts may differ from chapter to chapter."""
 LARGEST_HEADER = 1.1
 """Size of a header in the size of the text, above which it is a heading unless its text repeats."""
+HEADING_SHARE = 0.6
+"""Share of the pages from which a repeated row is a header although it looks like a heading."""
+SET_APART = 2.0
+"""Distance of a header from the text in its size, from which it stands apart."""
+SET_APART_SHARE = 0.6
+"""Share of the pages whose first or last row stands at the same height, from which it is a header or footer."""
 LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
 PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 DIGITS = re.compile(r"\d+")
@@ -84,7 +91,8 @@ def rows_of(pieces: Sequence[Piece]) -> list[Row]:
     """Pieces by baseline, from the top; within a row from the left."""
     rows: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda piece: piece.base):
-        if rows and piece.base - rows[-1][0].base <= 0.3 * min(piece.size, rows[-1][0].size):
+        smaller, larger = sorted((piece.size, rows[-1][0].size)) if rows else (0.0, 0.0)
+        if rows and piece.base - rows[-1][0].base <= 0.3 * min(larger, 2 * smaller):
             rows[-1].append(piece)
         else:
             rows.append([piece])
@@ -110,53 +118,95 @@ _Slot = tuple[str, int]
 """The edge and the height of a row at it, in steps of 4 points."""
 
 
-def _outer_rows(page: Page) -> list[tuple[_Slot, Row]]:
+class _Outer(NamedTuple):
+    """A row near the edge of a page."""
+
+    page: int
+    """Place of its page, from 0."""
+    row: Row
+    is_first: bool
+    """Whether no other row is nearer to the edge."""
+
+
+def _outer_rows(index: int, page: Page) -> list[tuple[_Slot, _Outer]]:
     rows = rows_of(page.pieces)
-    top = [("top", row.base, row) for row in rows[:OUTERMOST] if row.base < MARGIN * page.height]
-    bottom = [
-        ("bottom", page.height - row.base, row)
-        for row in rows[-OUTERMOST:]
-        if page.height - row.base < MARGIN * page.height
+    top = [("top", row.base, row, row is rows[0]) for row in rows[:OUTERMOST]]
+    bottom = [("bottom", page.height - row.base, row, row is rows[-1]) for row in rows[-OUTERMOST:]]
+    return [
+        ((edge, round(height / 4)), _Outer(index, row, is_first))
+        for edge, height, row, is_first in (*top, *bottom)
+        if height < MARGIN * page.height
     ]
-    return [((edge, round(height / 4)), row) for edge, height, row in (*top, *bottom)]
 
 
 def _headers_and_footers(pages: Sequence[Page]) -> list[list[Row]]:
     """For each page the rows at its edges that repeat, or count its pages."""
-    outer = [_outer_rows(page) for page in pages]
-    slots: dict[_Slot, list[tuple[int, Row]]] = defaultdict(list)
-    for index, rows in enumerate(outer):
-        for (edge, height), row in rows:
-            for near in (height - 1, height, height + 1):
-                slots[edge, near].append((index, row))
+    outer = [entry for index, page in enumerate(pages) for entry in _outer_rows(index, page)]
+    slots: dict[_Slot, list[_Outer]] = defaultdict(list)
+    for (edge, height), entry in outer:
+        for near in (height - 1, height, height + 1):
+            slots[edge, near].append(entry)
     size = _text_size(pages)
+    found = [entry for slot in dict(outer) for entry in _repeated(slots[slot], len(pages), size)]
+    found += [entry for side in (0, -1) for entry in _set_apart(pages, side, LARGEST_HEADER * size)]
     drops: list[list[Row]] = [[] for _ in pages]
-    for slot in {slot for rows in outer for slot, _ in rows}:
-        for index, row in _repeated(slots[slot], len(pages), LARGEST_HEADER * size):
-            if row not in drops[index]:
-                drops[index].append(row)
+    for entry in found:
+        if entry.row not in drops[entry.page]:
+            drops[entry.page].append(entry.row)
     return drops
 
 
-def _repeated(entries: Sequence[tuple[int, Row]], pages: int, largest: float) -> list[tuple[int, Row]]:
-    """Of rows at one height, those that belong to no page; rows larger than `largest` only if their text repeats."""
-    counts = Counter(_normal(row.text) for _, row in entries)
+def _set_apart(pages: Sequence[Page], side: int, largest: float) -> list[_Outer]:
+    """The first or last rows of pages, if most pages have one at the very same height and far from the text.
+
+    So headers are found whose text changes with every section.
+    """
+    heights: dict[int, list[tuple[int, Row, bool]]] = defaultdict(list)
+    for index, page in enumerate(pages):
+        rows = rows_of(page.pieces)
+        if len(rows) > 2:
+            row, next_row = (rows[0], rows[1]) if side == 0 else (rows[-1], rows[-2])
+            fits = row.pieces[0].size <= largest and not all(piece.bold for piece in row.pieces)
+            apart = fits and abs(next_row.base - row.base) > SET_APART * row.pieces[0].size
+            heights[round(row.base)].append((index, row, apart))
+    found = max(heights.values(), key=len, default=[])
+    if len(found) < max(5, SET_APART_SHARE * len(pages)) or sum(apart for *_, apart in found) < 0.9 * len(found):
+        return []
+    return [_Outer(index, row, True) for index, row, apart in found if apart]
+
+
+def _repeated(entries: Sequence[_Outer], pages: int, size: float) -> list[_Outer]:
+    """Of rows at one height, those that belong to no page; `size`: that of most of the text."""
+    counts = Counter(_normal(entry.row.text) for entry in entries)
     least = 2 if pages <= LEAST_PAGES else LEAST_PAGES
-    offsets = Counter(offset for index, row in entries for offset in _page_offsets(index, row))
+    offsets = Counter(offset for entry in entries for offset in _page_offsets(entry.page, entry.row))
     counting = {offset for offset, count in offsets.items() if count >= least}
-    found = [
-        (index, row)
-        for index, row in entries
-        if (counts[_normal(row.text)] >= least and _normal(row.text).strip("# -–|/."))
-        or (counting & set(_page_offsets(index, row)) and row.pieces[0].size <= largest)
-        or (ROMAN.fullmatch(row.text) is not None and len(row.text) < 7)
-    ]
-    if len({index for index, _ in entries}) >= max(5, HEADER_SHARE * pages):
-        often = [row for index, row in found]
-        if len(often) >= 0.8 * len(entries):
-            sizes = {round(row.pieces[0].size) for row in often if row.pieces[0].size <= largest}
-            found = [(index, row) for index, row in entries if round(row.pieces[0].size) in sizes]
+
+    def belongs_to_none(entry: _Outer) -> bool:
+        text = _normal(entry.row.text)
+        if ROMAN.fullmatch(entry.row.text) and len(entry.row.text) < 7:
+            return True
+        if text.strip("# -–|/.") and counts[text] >= (HEADING_SHARE * pages if _like_heading(entry, size) else least):
+            return True
+        is_counting = bool(counting & set(_page_offsets(entry.page, entry.row)))
+        return is_counting and entry.row.pieces[0].size <= LARGEST_HEADER * size
+
+    found = [entry for entry in entries if belongs_to_none(entry)]
+    if len({entry.page for entry in entries}) >= max(5, HEADER_SHARE * pages) and len(found) >= 0.8 * len(entries):
+        sizes = {round(entry.row.pieces[0].size) for entry in found}
+        largest = LARGEST_HEADER * size
+        return [entry for entry in entries if entry in found or (_size(entry) in sizes and _size(entry) <= largest)]
     return found
+
+
+def _size(entry: _Outer) -> int:
+    return round(entry.row.pieces[0].size)
+
+
+def _like_heading(entry: _Outer, size: float) -> bool:
+    """Whether a row can be a heading that several pages have at the same height, such as "General"."""
+    larger = entry.row.pieces[0].size > 1.05 * size
+    return larger or (not entry.is_first and all(piece.bold for piece in entry.row.pieces))
 
 
 def _text_size(pages: Sequence[Page]) -> float:

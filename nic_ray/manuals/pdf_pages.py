@@ -30,8 +30,10 @@ TURNED_PAGE = 100
 MONOSPACED = re.compile(
     r"mono|nimbusmon|courier|typewriter|consol|menlo|CMTT|SFTT|txtt|lettergothic|fixed|terminal|ocr", re.I
 )
-BOLD = re.compile(r"bold|black|heavy|demi|CMBX|SFBX|NimbusSanL-Bold|-Bd|,B$", re.I)
-BOLD_WEIGHT = 600
+BOLD = re.compile(r"bold|black|heavy|demi|CMBX|SFBX|-medi$|-medi[^u]|-Bd|,B$", re.I)
+BOLD_WEIGHT = 650
+FORCED_BOLD = 1 << 18
+NAMED_STYLE = re.compile(r"[-,]\w|italic|oblique|regular|roman", re.I)
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,10 @@ def _look_of(handle: Any, index: int, owner: Any, turns: int) -> _Look:
     weight = raw.FPDFFont_GetWeight(font) if font else -1
     flags = raw.FPDFFont_GetFlags(font) if font else 0
     mono = bool(MONOSPACED.search(name)) or bool(flags > 0 and flags & 1)
-    bold = bool(BOLD.search(name)) or weight >= BOLD_WEIGHT
+    bold = bool(BOLD.search(name)) or bool(flags > 0 and flags & FORCED_BOLD)
+    if not NAMED_STYLE.search(name):
+        # PDFium computes weights from the width of stems, which some fonts state wrongly: names go first.
+        bold = bold or weight >= BOLD_WEIGHT
     return _Look(round(size, 1), bold, mono, _direction(matrix, turns))
 
 

@@ -158,7 +158,7 @@ def _goes_over(draft: _Draft, last: Line, line: Line) -> bool:
         return False
     if line.mono or TERMINAL.search(last.text) or _kind_of(line) != "paragraph":
         return False
-    return last.text.endswith(("-", "\u00ad", ",")) or line.text[:1].islower() or not _is_short(last, line)
+    return last.text.endswith(("-", "\u00ad")) or not _is_short(last, line)
 
 
 def _merged(drafts: Sequence[_Draft]) -> Iterator[_Draft]:

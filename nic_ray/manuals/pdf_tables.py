@@ -98,14 +98,17 @@ def _table(page: Page, inside: dict[_Cell, list[Piece]]) -> Table | None:
         rows[row][edges.index(cell[0])] = cell_text(pieces)
         bold[row] &= all(piece.bold for piece in pieces)
     kept = [index for index, row in enumerate(rows) if any(row)]
+    columns = [place for place in range(len(edges)) if any(row[place] for row in rows)]
+    if len(kept) < 2 or len(columns) < 2:
+        return None
     return Table(
         page=page.number,
         top=tops[0],
         bottom=max(cell[3] for cell in inside),
         x0=edges[0],
         x1=max(cell[2] for cell in inside),
-        edges=edges,
-        rows=tuple(tuple(rows[index]) for index in kept),
+        edges=tuple(edges[place] for place in columns),
+        rows=tuple(tuple(rows[index][place] for place in columns) for index in kept),
         bold=tuple(bold[index] for index in kept),
     )
 
