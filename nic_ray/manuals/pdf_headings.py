@@ -54,7 +54,7 @@ def without_number(title: str) -> str:
 def without_numbers(headings: Mapping[int, Heading]) -> dict[int, Heading]:
     """Headings without their numbers; the letter of an appendix ("A Glossary") goes where letters go on in order."""
     expected: dict[int, str] = {}
-    numbered = Counter(heading.level for heading in headings.values() if DEPTH.match(heading.text))
+    numbered = Counter(heading.level for heading in headings.values() if heading.text[:1].isdigit())
     counts = Counter(heading.level for heading in headings.values())
     found = {}
     for index, heading in sorted(headings.items()):

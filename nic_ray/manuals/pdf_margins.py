@@ -186,7 +186,8 @@ def _repeated(entries: Sequence[_Outer], pages: int, size: float) -> list[_Outer
         text = _normal(entry.row.text)
         if ROMAN.fullmatch(entry.row.text) and len(entry.row.text) < 7:
             return True
-        if text.strip("# -–|/.") and counts[text] >= (HEADING_SHARE * pages if _like_heading(entry, size) else least):
+        often = max(least, HEADING_SHARE * pages) if _like_heading(entry, size) else least
+        if text.strip("# -–|/.") and counts[text] >= often:
             return True
         is_counting = bool(counting & set(_page_offsets(entry.page, entry.row)))
         return is_counting and entry.row.pieces[0].size <= LARGEST_HEADER * size

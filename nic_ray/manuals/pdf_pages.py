@@ -153,7 +153,7 @@ def _read_page(document: pypdfium2.PdfDocument, number: int) -> Page:
         with closing(page.get_textpage()) as text_page:
             characters = list(_characters(text_page, turns))
         turn = _turn_of(characters)
-        frame = _Frame(left, bottom, right, top, (turns + turn) % 4)
+        frame = _Frame(left, bottom, right, top, (turns - turn) % 4)
         upright = [_placed(c, box, look, frame) for c, box, look in characters if look.direction == turn]
         seen = [c for c in upright if -1 <= c.x0 <= frame.width + 1 and -1 <= c.top <= frame.height + 1]
         readable = [c for c in seen if _is_readable(c.text)]
