@@ -1,0 +1,68 @@
+"""The blocks of a manual from its cleaned pages: lines in reading order, headings, paragraphs and tables."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from nic_ray.manuals.blocks import Block
+from nic_ray.manuals.pdf_columns import Line, lines_in_order
+from nic_ray.manuals.pdf_headings import headings_by_looks, headings_by_outline, looks_of, without_numbers
+from nic_ray.manuals.pdf_hyphens import joined, vocabulary_of
+from nic_ray.manuals.pdf_lines import Piece
+from nic_ray.manuals.pdf_pages import Entry, Page
+from nic_ray.manuals.pdf_paragraphs import TABLE, blocks_of
+from nic_ray.manuals.pdf_tables import Table, heads_and_rows, tables_of
+from nic_ray.manuals.table_rows import row_sentence
+
+
+def blocks_of_pages(pages: Sequence[Page], entries: Sequence[Entry]) -> tuple[list[Block], int]:
+    """The blocks of pages, and the number of entries of the outline that were found in no line."""
+    lines: list[Line] = []
+    tables: list[Table] = []
+    for page in pages:
+        found, pieces = tables_of(page)
+        places = [_place_of(table, len(tables) + number) for number, table in enumerate(found)]
+        tables += found
+        lines += lines_in_order([*pieces, *places], page.number)
+    text = [line for line in lines if not line.text.startswith(TABLE)]
+    cells = [line for table in tables for row in table.rows for cell in row for line in cell.split("\n")]
+    words = vocabulary_of([*(line.text for line in text), *cells])
+    looks = looks_of(text)
+    headings, missing = headings_by_outline(lines, entries, words)
+    headings = without_numbers(headings | headings_by_looks(lines, looks, headings, words))
+    blocks: list[Block] = []
+    heads: tuple[str, ...] = ()
+    last: Table | None = None
+    for line, block in blocks_of(lines, headings, looks[1], words):
+        if not line.text.startswith(TABLE):
+            blocks.append(block)
+            last = None
+            continue
+        table = tables[int(line.text.removeprefix(TABLE))]
+        heads, rows = heads_and_rows(table, heads if last is not None and _goes_on(last, table) else ())
+        blocks += _row_blocks(heads, rows, table.page, words)
+        last = table
+    return blocks, missing
+
+
+def _place_of(table: Table, number: int) -> Piece:
+    """A piece that keeps the place of a table in the reading order."""
+    return Piece(
+        f"{TABLE}{number}", table.x0, table.x1, table.top, table.bottom, table.top, 1.0, bold=False, mono=False
+    )
+
+
+def _goes_on(before: Table, table: Table) -> bool:
+    """Whether a table goes on one that ends on the page before."""
+    same = len(before.edges) == len(table.edges)
+    return (
+        same
+        and table.page == before.page + 1
+        and all(abs(a - b) < 6 for a, b in zip(before.edges, table.edges, strict=True))
+    )
+
+
+def _row_blocks(heads: Sequence[str], rows: Sequence[Sequence[str]], page: int, words: Counter[str]) -> Iterator[Block]:
+    for row in rows:
+        sentence = row_sentence(heads, [joined(cell.split("\n"), words) for cell in row])
+        if sentence:
+            yield Block("row", sentence, page=page)

@@ -1,0 +1,143 @@
+"""The reading order of a page: columns side by side, what stands across them, and notes at the side."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nic_ray.manuals.pdf_lines import Piece
+from nic_ray.manuals.pdf_margins import Row, rows_of
+
+LEAST_LINES = 3
+"""Number of lines from which text side by side is taken as columns."""
+LEAST_FILL = 0.55
+"""Mean share of the width of a column that its lines fill; the cells of a table fill less."""
+LEAST_WORDS = 2.5
+"""Mean number of words in the lines of a column."""
+GUTTER = 0.8
+"""Width of the gap between columns in the size of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text in its column."""
+
+    text: str
+    page: int
+    x0: float
+    x1: float
+    base: float
+    size: float
+    bold: bool
+    mono: bool
+    left: float
+    """Left edge of its column."""
+    right: float
+    """Right edge of its column."""
+    column: int
+    """Which column of its page, in reading order."""
+    pieces: tuple[Piece, ...]
+
+
+def lines_in_order(pieces: Sequence[Piece], page: int) -> list[Line]:
+    """The lines of a page as they are read."""
+    columns = _columns(rows_of(pieces))
+    return [line for number, rows in enumerate(columns) for line in _lines(rows, page, number)]
+
+
+def _lines(rows: Sequence[Row], page: int, column: int) -> list[Line]:
+    left = min(row.pieces[0].x0 for row in rows)
+    right = max(row.pieces[-1].x1 for row in rows)
+    return [_line(row, page, left, right, column) for row in rows]
+
+
+def _line(row: Row, page: int, left: float, right: float, column: int) -> Line:
+    longest = max(row.pieces, key=lambda piece: len(piece.text))
+    return Line(
+        text=row.text,
+        page=page,
+        x0=row.pieces[0].x0,
+        x1=row.pieces[-1].x1,
+        base=longest.base,
+        size=longest.size,
+        bold=all(piece.bold for piece in row.pieces if any(c.isalnum() for c in piece.text)) and longest.bold,
+        mono=longest.mono,
+        left=left,
+        right=right,
+        column=column,
+        pieces=row.pieces,
+    )
+
+
+def _columns(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows parted into columns in reading order; rows across columns are columns of their own."""
+    if len(rows) < 2 * LEAST_LINES and sum(len(row.pieces) for row in rows) < 2 * LEAST_LINES:
+        return [list(rows)] if rows else []
+    gutter = _best_gutter(rows)
+    if gutter is None:
+        return [list(rows)]
+    found: list[list[Row]] = []
+    plain = False
+    for is_across, stretch in _stretches(rows, gutter):
+        sides = None if is_across else _sides(stretch, gutter)
+        if sides is not None:
+            found += [column for side in sides for column in _columns(side)]
+        elif plain:
+            found[-1].extend(stretch)
+        else:
+            found.append(list(stretch))
+        plain = sides is None
+    return found
+
+
+def _best_gutter(rows: Sequence[Row]) -> float | None:
+    """Where the most pieces stand in columns to both sides; None if nowhere."""
+    left = min(row.pieces[0].x0 for row in rows)
+    right = max(piece.x1 for row in rows for piece in row.pieces)
+    # A heading across the columns may end in the gutter: then the gutter is sought close to the right column, too.
+    starts = {(piece.x0, piece.size) for row in rows for piece in row.pieces}
+    edges = sorted({round(x0 - back) for x0, size in starts for back in (2, GUTTER * size)})
+    candidates = [edge for edge in edges if left + 0.12 * (right - left) < edge < right - 0.12 * (right - left)]
+    best: tuple[int, float] | None = None
+    for gutter in candidates:
+        count = sum(
+            sum(len(row.pieces) for side in sides for row in side)
+            for is_across, stretch in _stretches(rows, gutter)
+            if not is_across and (sides := _sides(stretch, gutter)) is not None
+        )
+        if count and (best is None or count > best[0]):
+            best = count, gutter
+    return best[1] if best else None
+
+
+def _stretches(rows: Sequence[Row], gutter: float) -> list[tuple[bool, list[Row]]]:
+    """Consecutive rows that stand across a gutter, and those that do not."""
+    found: list[tuple[bool, list[Row]]] = []
+    for row in rows:
+        across = any(piece.x0 < gutter and piece.x1 > gutter for piece in row.pieces)
+        if found and found[-1][0] == across:
+            found[-1][1].append(row)
+        else:
+            found.append((across, [row]))
+    return found
+
+
+def _sides(rows: Sequence[Row], gutter: float) -> tuple[list[Row], list[Row]] | None:
+    """The two columns beside a gutter; None if this is no text in columns."""
+    left = [Row(pieces) for row in rows if (pieces := tuple(p for p in row.pieces if p.x1 <= gutter))]
+    right = [Row(pieces) for row in rows if (pieces := tuple(p for p in row.pieces if p.x0 >= gutter))]
+    if min(len(left), len(right)) < 2 or max(len(left), len(right)) <= LEAST_LINES:
+        return None
+    gap = min(row.pieces[0].x0 for row in right) - max(row.pieces[-1].x1 for row in left)
+    size = statistics.median(row.pieces[0].size for row in rows)
+    are_columns = gap >= GUTTER * size and all(
+        _is_text(side) or _best_gutter(side) is not None for side in (left, right)
+    )
+    return (left, right) if are_columns else None
+
+
+def _is_text(rows: Sequence[Row]) -> bool:
+    start = min(row.pieces[0].x0 for row in rows)
+    end = max(row.pieces[-1].x1 for row in rows)
+    widths = [sum(piece.x1 - piece.x0 for piece in row.pieces) for row in rows]
+    words = [sum(len(piece.text.split()) for piece in row.pieces) for row in rows]
+    return statistics.fmean(widths) >= LEAST_FILL * (end - start) and statistics.fmean(words) >= LEAST_WORDS
