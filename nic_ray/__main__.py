@@ -1,8 +1,23 @@
 """`python -m nic_ray` or `nic-ray`: all commands under one name, which a shell can complete."""
 
-from nic_ray import check, compare, console, convert, curve, evaluate, export, mine, plan, retrieve, train, tune, verify
+from nic_ray import (
+    ask,
+    check,
+    compare,
+    console,
+    convert,
+    curve,
+    evaluate,
+    export,
+    mine,
+    plan,
+    retrieve,
+    train,
+    tune,
+    verify,
+)
 
-COMMANDS = (tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert, curve)
+COMMANDS = (ask, tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert, curve)
 
 
 def main() -> None:
