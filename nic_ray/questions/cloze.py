@@ -7,8 +7,7 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.conditions import usable
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import clauses, joined, lowered, sentences, tokens, without_pronouns
-from nic_ray.questions.steps import orders_in
-from nic_ray.questions.titles import Title
+from nic_ray.questions.steps import NO_STEPS, orders_in
 from nic_ray.words import count_words
 
 LARGEST_SHARE = 0.18
@@ -19,7 +18,7 @@ FEWEST_WORDS = 40
 
 
 def from_first_sentence(
-    section: Section, title: Title | None, rng: random.Random, lower: frozenset[str]
+    section: Section, rng: random.Random, names: frozenset[str]
 ) -> Iterator[Draft]:
     """Make questions that the rest of a section answers: what to do in the case that it begins with, what comes next.
 
@@ -42,7 +41,7 @@ def from_first_sentence(
             end = next((n for n in range(place + 1, len(clause)) if clause[n] in (",", ":")), len(clause))
             condition = clause[place + 1 : end]
             if usable(condition):
-                case = joined([lowered(condition[0], lower), *condition[1:]])
+                case = joined([lowered(condition[0], names), *condition[1:]])
                 query = rng.choice([f"{case}, what do I do?", f"what to do when {case}", f"{case}, how do I go on?"])
                 yield Draft(query, "symptom", "cloze", left)
             return
@@ -50,7 +49,6 @@ def from_first_sentence(
     steps = [order for order in orders if not order.never and order.object and without_pronouns(order.all)]
     if orders and steps and len(steps) == len(orders):
         last = steps[-1]
-        if 4 <= len(last.all) <= 12 and not {",", ":"} & set(last.all):
+        if 4 <= len(last.all) <= 12 and last.verb not in NO_STEPS and not {",", ":"} & set(last.all):
             start = rng.choice(["what do I do after I", "what comes after I", "what is next once I"])
             yield Draft(question(f"{start} {joined(last.all)}"), "direct", "cloze", left)
-    del title

@@ -14,6 +14,10 @@ _FAULTY = frozenset(
     "defective faulty open shorted worn broken blocked leaking damaged bad loose dirty clogged failed burnt cracked "
     "weak slipping stuck exhausted empty low frozen".split()
 )
+_SOUND = frozenset(
+    "correct normal good right ok satisfactory necessary required possible intact clear present cold new stopped parked "
+    "stationary lit reached removed installed fitted complete completed finished done".split()
+)
 _MEANS = {
     "indicates": "does",
     "indicate": "do",
@@ -26,18 +30,18 @@ _MEANS = {
 _POINTS = {"points": "does", "point": "do"}
 
 
-def from_condition(clause: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]) -> Iterator[Draft]:
+def from_condition(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions of a clause with a condition at its start ("If the lamp stays dark, replace the fuse") or end.
 
     Args:
         clause: its tokens.
         source: what it was taken from.
-        lower: words that the documents write in lower case.
+        names: words that keep their capital letter, see `language.names_in`.
     """
     if clause[0].lower() in _OPENERS and clause[0].lower() not in ("should", "where", "once"):
         comma = _comma(clause)
         if comma is not None:
-            yield from _of_condition(clause[1:comma], clause[comma + 1 :], source, rng, lower)
+            yield from _of_condition(clause[1:comma], clause[comma + 1 :], source, rng, names)
         return
     for place, word in enumerate(clause):
         if (
@@ -45,7 +49,7 @@ def from_condition(clause: Sequence[str], source: str, rng: random.Random, lower
             and word.lower() in ("if", "when")
             and clause[place - 1].lower() not in ("and", "or", "even", "as")
         ):
-            yield from _of_condition(clause[place + 1 :], clause[:place], source, rng, lower)
+            yield from _of_condition(clause[place + 1 :], clause[:place], source, rng, names)
             return
 
 
@@ -57,11 +61,11 @@ def _comma(clause: Sequence[str]) -> int | None:
 
 
 def _of_condition(
-    condition: Sequence[str], main: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]
+    condition: Sequence[str], main: Sequence[str], source: str, rng: random.Random, names: frozenset[str]
 ) -> Iterator[Draft]:
     if "," in condition or ":" in condition or not usable(condition):
         return
-    case = joined([lowered(condition[0], lower), *condition[1:]])
+    case = joined([lowered(condition[0], names), *condition[1:]])
     order = order_of(main)
     for query in _answers(case, order, main, rng):
         yield Draft(query, "symptom", source)
@@ -87,13 +91,13 @@ def _answers(case: str, order: Order | None, main: Sequence[str], rng: random.Ra
     if state is None:
         return []
     if set(state.rest[:3]) & _FAULTY and state.finite in ("is", "are", "may"):
-        return [rng.choice([f"What is wrong if {case}?", f"{case}, what is the cause?", f"Why is it that {case}?"])]
+        return [rng.choice([f"What is wrong if {case}?", f"{case}, what is the cause?", f"{case}, which part is bad?"])]
     if state.base or state.finite in ("is", "are", "will", "must", "cannot"):
         return [rng.choice([f"What happens if {case}?", f"What happens when {case}?", f"what if {case}"])]
     return []
 
 
-def from_meaning(clause: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]) -> Iterator[Draft]:
+def from_meaning(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions of a clause that says what a sign means: "A slow drip means that the level is correct"."""
     for place, word in enumerate(clause[:14]):
         helper = _MEANS.get(word)
@@ -102,9 +106,9 @@ def from_meaning(clause: Sequence[str], source: str, rng: random.Random, lower: 
         if helper is None or not place >= 2:
             continue
         sign = clause[:place]
-        if "," in sign or ":" in sign or not without_pronouns(sign) or order_of(sign) or is_clause(sign):
+        if sign[0][0].isdigit() or "," in sign or ":" in sign or not without_pronouns(sign) or order_of(sign) or is_clause(sign):
             return
-        case = joined([lowered(sign[0], lower), *sign[1:]])
+        case = joined([lowered(sign[0], names), *sign[1:]])
         verb = {"points": "point to", "point": "point to"}.get(word, word.rstrip("s") if helper == "does" else word)
         yield Draft(question(f"what {helper} {case} {verb}"), "symptom", source)
         yield Draft(
@@ -121,5 +125,28 @@ def usable(condition: Sequence[str]) -> bool:
         3 <= len(condition) <= 16
         and without_pronouns(condition)
         and is_clause(condition)
+        # "the voltage is correct", "the engine is cold": nobody asks for this, unless something else is wrong
+        and ("not" in condition or not _SOUND & {word.lower() for word in condition})
         and condition[-1].lower() not in ("and", "or", "the")
     )
+
+
+def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
+    """Make questions of a clause that says what causes something: "A worn bearing causes noise in neutral"."""
+    for place, word in enumerate(clause[1:9], start=1):
+        small = word.lower()
+        if small in ("causes", "cause"):
+            effect = list(clause[place + 1 :])
+        elif small == "caused" and clause[place - 1].lower() in ("is", "are") and clause[place + 1 : place + 2] == ["by"]:
+            effect = list(clause[: place - 1])
+        else:
+            continue
+        end = next((n for n, token in enumerate(effect) if token in (",", ":", "and", "but", "because")), len(effect))
+        effect = effect[:end]
+        if not 2 <= len(effect) <= 9 or not without_pronouns(effect) or order_of(clause) is not None or "to" in effect:
+            return
+        case = joined([lowered(effect[0], names), *effect[1:]])
+        if case.split()[0] in ("be", "the", "no"):
+            case = case.removeprefix("the ")
+        yield Draft(rng.choice([f"{case}, what is the cause?", f"What causes {case}?", f"{case}, where does it come from?"]), "symptom", source)
+        return

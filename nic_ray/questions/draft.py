@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nic_ray.questions.language import joined
 from nic_ray.questions.question import Kind
 
 
@@ -16,11 +17,13 @@ class Draft:
     """What it was made from: "title", "cloze", or the number of a sentence; few questions are taken of each."""
     text: str | None = None
     """The section's text without the sentence that it was made from; None: the whole text."""
+    form: str = ""
+    """Of what form it is, where few questions of it are wanted for a section, such as "next" ("What comes after ...")."""
+    detail: bool = False
+    """Whether it asks for a detail of a part with which it ends, so that "on the pump" may follow."""
 
 
 def question(words: Sequence[str] | str) -> str:
     """Write a question with a capital letter and its sign."""
-    from nic_ray.questions.language import joined
-
     text = words if isinstance(words, str) else joined(words)
     return f"{text[:1].upper()}{text[1:].rstrip(' .,;:')}?"

@@ -75,8 +75,3 @@ def as_typed(text: str, rng: random.Random) -> str:
         if rng.random() < 0.7:
             text = text.rstrip("?")
     return text
-
-
-def without_articles(text: str) -> str:
-    """Leave out "the", as in a note."""
-    return re.sub(r"\b[Tt]he ", "", text)

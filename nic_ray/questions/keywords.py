@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from nic_ray.dataset.broken import QUESTION_WORDS
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.language import FINITE
-from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle
+from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle, base_of_third
 from nic_ray.words import words
 
 LONGEST = 3
@@ -24,7 +24,8 @@ _STOPS = (
     | QUESTION_WORDS
     | FINITE
     | frozenset(
-        "don left-hand right-hand using used least fully then never always only must may second turn time new old".split()
+        "don left-hand right-hand using used least fully then never always only must may second turn time new old go goes come comes become becomes get gets give gives make makes take takes keep "
+        "keeps let lets put puts remain remains stay stays hold holds carry carries need allow allows long-term term".split()
     )
 )
 _PIECE = re.compile(r"[^,;:.()!?\n]+|\.(?=\d)")
@@ -104,8 +105,8 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
     if english:
         if any(_is_verb_form(part) for part in parts):
             weight *= 0.3
-        if parts[-1] in VERBS and len(parts) > 1 and parts[0] in VERBS:
-            weight *= 0.5
+        if base_of_third(parts[-1]) is not None and len(parts) > 1:
+            weight *= 0.6
         if len(parts) == 1 and parts[0] in VERBS:
             weight *= 0.5
     return weight

@@ -14,13 +14,13 @@ _NAMED = frozenset(
 )
 
 
-def from_label(clause: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]) -> Iterator[Draft]:
+def from_label(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions of a clause such as "Keeper bolts: 85 Nm" or "Lamp off: measure from the terminal".
 
     Args:
         clause: its tokens.
         source: what it was taken from.
-        lower: words that the documents write in lower case.
+        names: words that keep their capital letter, see `language.names_in`.
     """
     if ":" not in clause[1:8]:
         return
@@ -30,11 +30,16 @@ def from_label(clause: Sequence[str], source: str, rng: random.Random, lower: fr
         return
     if label[0].lower() in VERBS and len(label) > 1 and label[1].lower() in DETERMINERS:
         return
-    name = joined([lowered(label[0], lower), *label[1:]])
+    name = joined([lowered(label[0], names), *label[1:]])
+    if any(word.lower() in DETERMINERS for word in label[1:]):
+        return
+    if label[0].lower() == "every" and values_in(label):
+        yield Draft(question(f"what has to be done {name}"), "direct", source)
+        return
     order = order_of(after)
     if order is not None and len(label) >= 2 and not order.never:
         yield Draft(
-            rng.choice([f"{name}, what do I do?", f"{name}, what now?", f"what to do with {name}"][:2]),
+            rng.choice([f"{name}, what do I do?", f"{name}, what now?"]),
             "symptom",
             source,
         )

@@ -1,7 +1,7 @@
 """English words with a grammatical role, and texts taken apart into sentences, clauses and tokens."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 DETERMINERS = frozenset("the a an both all each every any either neither no its your our their another".split())
 PRONOUNS = frozenset(
@@ -18,7 +18,10 @@ MODALS = frozenset("must may can should will shall".split())
 BE = frozenset("is are".split())
 FINITE = MODALS | BE | frozenset("was were has have does do cannot had could would might".split())
 NUMBER_WORDS = frozenset(
-    "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty ninety half".split()
+    (
+        "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty ninety "
+        "half"
+    ).split()
 )
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
@@ -27,6 +30,8 @@ _ABBREVIATION = re.compile(
 )
 _PARENTHESIS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
 _TOKEN = re.compile(r"[,;:!?]|\.(?=\s|$)|(?:[^\s,;:!?.]|[.,:](?=\w)|\.(?=\S))+")
+_CAPITAL_INSIDE = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+(?:-[A-Za-z]+)*")
+_SMALL = re.compile(r"(?<![\w'-])[a-z]+(?:-[a-z]+)*")
 _NO_SPACE_BEFORE = re.compile(r"\s+([,;:.!?])")
 
 
@@ -62,49 +67,29 @@ def is_word(token: str) -> bool:
     return token[0].isalnum() or len(token) > 1
 
 
-def starts_lower(words: Sequence[str], lower: frozenset[str]) -> list[str]:
-    """Return tokens with the first one in lower case, unless it is a name, a code or an abbreviation.
+def lowered(word: str, names: frozenset[str]) -> str:
+    """Return a word in lower case, unless it is a name, a code or an abbreviation.
 
     Args:
-        lower: words that the documents write in lower case inside sentences.
+        names: as `names_in` finds them.
     """
-    if not words:
-        return []
-    return [lowered(words[0], lower), *words[1:]]
-
-
-def lowered(word: str, lower: frozenset[str]) -> str:
-    """Return a word in lower case, unless it is a name, a code or an abbreviation."""
-    parts = word.split("-")
-    plain = all(part[:1] + part[1:].lower() == part and part.replace("'", "").isalpha() for part in parts if part)
-    if not plain or (len(word) == 1 and word != "A"):
+    parts = [part for part in word.split("-") if part]
+    plain = all(part[:1] + part[1:].lower() == part and part.replace("'", "").isalpha() for part in parts)
+    if not plain or (len(word) == 1 and word != "A") or word.lower() in names:
         return word
-    small = word.lower()
-    if small in lower or small in DETERMINERS | PREPOSITIONS | SUBORDINATORS or small in _SMALL:
-        return small
-    return word
+    return word.lower()
 
 
-_SMALL = frozenset("and or not never do two three four five six if when only then always both these this that".split())
-
-
-def words_in_lower_case(texts: Sequence[str]) -> frozenset[str]:
-    """Collect the words that texts write in lower case, hyphenated ones whole and in parts."""
-    found: set[str] = set()
+def names_in(texts: Sequence[str]) -> frozenset[str]:
+    """Collect the words, in lower case, that texts write with a capital letter inside sentences, and nowhere without."""
+    capital: set[str] = set()
+    small: set[str] = set()
     for text in texts:
-        for word in re.findall(r"[^\W\d_]+(?:[-'][^\W\d_]+)*", text):
-            if word.islower():
-                found.add(word)
-                found.update(word.split("-"))
-    return frozenset(found)
+        capital.update(word.lower() for word in _CAPITAL_INSIDE.findall(text))
+        small.update(_SMALL.findall(text))
+    return frozenset(capital - small)
 
 
 def without_pronouns(words: Sequence[str]) -> bool:
     """Whether no token refers to something outside."""
     return not any(word.lower() in PRONOUNS for word in words)
-
-
-def windows(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Yield all runs of `size` successive words."""
-    for start in range(len(words) - size + 1):
-        yield tuple(words[start : start + size])

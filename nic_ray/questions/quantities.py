@@ -27,6 +27,15 @@ _UNITS = {
 }
 _QUANTITY = {unit: quantity for quantity, units in _UNITS.items() for unit in units.split()}
 _PLURALS = {
+    "litre": "litres",
+    "liter": "liters",
+    "turn": "turns",
+    "ton": "tons",
+    "tonne": "tonnes",
+    "metre": "metres",
+    "meter": "meters",
+    "degree": "degrees",
+    "°": "degrees",
     "mm": "millimetres",
     "cm": "centimetres",
     "m": "metres",
@@ -67,8 +76,7 @@ class Value:
             return "How long"
         if self.quantity == "level":
             return f"How many {self.unit}"
-        plural = _PLURALS.get(self.unit, self.unit)
-        return f"How many {plural if plural.endswith(('s', 'percent')) or plural == 'turns' else plural}"
+        return f"How many {_PLURALS.get(self.unit, self.unit)}"
 
 
 def values_in(tokens: Sequence[str]) -> list[Value]:

@@ -2,36 +2,45 @@
 
 import hashlib
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.cloze import from_first_sentence
-from nic_ray.questions.conditions import from_condition, from_meaning
+from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
 from nic_ray.questions.draft import Draft
-from nic_ray.questions.everyday import as_typed, in_everyday_words, without_articles
+from nic_ray.questions.everyday import as_typed, in_everyday_words
 from nic_ray.questions.glossary import Glossary, Swaps, swaps_of
 from nic_ray.questions.keywords import Terms, count_terms, keyword_queries
 from nic_ray.questions.labels import from_label
-from nic_ray.questions.language import clauses, sentences, tokens, words_in_lower_case
+from nic_ray.questions.language import clauses, sentences, tokens, names_in
 from nic_ray.questions.question import Question
 from nic_ray.questions.statements import from_statement
 from nic_ray.questions.steps import from_orders
-from nic_ray.questions.titles import Title, fold, from_title, read_title, refused_titles
+from nic_ray.questions.titles import Title, fold, from_title, read_title, refused_titles, topic_of
 from nic_ray.questions.typos import with_typos
+from nic_ray.words import words
 
 _MOST_OF_SHOP = 16
 _MOST_OF_TYPOS = 4
 _LONGEST = 20
 """Words of a question."""
+_MOST_OF_FORM = 2
+"""Questions of a section that are alike in form."""
+_COMMON = 0.04
+"""Share of the sections that a word may be in and still tell one section from most others."""
+_SHORT = 11
+"""Words of a question before which a topic is put."""
+_SPOKEN = 0.35
+_MOST_KEYWORDS = 7
 
 
 @dataclass(frozen=True)
 class _Known:
     """What the rules know about all sections."""
 
-    lower: frozenset[str]
+    names: frozenset[str]
     terms: Terms
     swaps: Mapping[str, Swaps]
     titles: Mapping[str, str]
@@ -57,7 +66,7 @@ def ask_by_rules(
         done: called with the number of further sections done.
     """
     known = _Known(
-        lower=words_in_lower_case([section.text for section in sections]),
+        names=names_in([section.text for section in sections]),
         terms=count_terms(sections),
         swaps={domain: swaps_of(terms) for domain, terms in glossary.items()},
         titles=refused_titles(sections),
@@ -78,51 +87,56 @@ def ask_by_rules(
 
 def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator[Draft]:
     """Yield the questions of a section: plain ones and symptoms, then shop words, keywords and misspelt ones."""
-    queries = [
-        Draft(query, "keyword", "keywords")
-        for query in keyword_queries(section, known.terms, rng, english=known.english)
-    ]
-    title = None if fold(section.section) in known.titles else read_title(section.section, known.lower)
+    typed = keyword_queries(section, known.terms, rng, english=known.english)
+    queries = [Draft(query, "keyword", "keywords") for query in typed]
+    title = None if fold(section.section) in known.titles else read_title(section.section, known.names)
     if known.english:
         plain = _plain(section, title, known, rng)
-        shop = [*_in_shop_words(plain, title, known.swaps.get(section.domain), rng)]
-        yield from (Draft(as_typed(each.query, rng), each.kind, each.source, each.text) for each in plain)
+        shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
+        yield from (replace(each, query=as_typed(each.query, rng)) for each in plain)
         yield from shop
     else:
         plain = [] if title is None else [Draft(section.section, "direct", "title")]
         yield from plain
     yield from queries
-    yield from _misspelt([*plain, *queries[:1]], rng)
+    yield from _misspelt([*plain[:6], *queries[:2]], rng)
 
 
 def _plain(section: Section, title: Title | None, known: _Known, rng: random.Random) -> list[Draft]:
     """Return the plain questions and symptoms, in an order that takes from each source in turn."""
     by_source: dict[str, list[Draft]] = defaultdict(list)
     if title is not None:
-        by_source["title"] = [*from_title(title, rng)]
-    by_source["cloze"] = [*from_first_sentence(section, title, rng, known.lower)]
+        by_source["title"] = from_title(title, rng)
+    by_source["cloze"] = [*from_first_sentence(section, rng, known.names)]
     for number, sentence in enumerate(sentences(section.text)):
         for part, clause in enumerate(clauses(sentence)):
-            found = [*_of_clause(tokens(clause), f"{number}.{part}", rng, known.lower)]
-            by_source[f"{number}"].extend(found)
+            by_source[f"{number}"] += _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
     for drafts in by_source.values():
         rng.shuffle(drafts)
-    order = list(by_source)
+    order = [source for source in by_source if by_source[source]]
     rng.shuffle(order)
-    return _in_turn([by_source[source] for source in order])
+    topic = "" if title is None else topic_of(title)
+    named = (_with_topic(draft, topic, known.terms, rng) for draft in _in_turn([by_source[source] for source in order]))
+    taken = Counter[str]()
+    plain = []
+    for draft in named:
+        if draft is not None and (not draft.form or taken[draft.form] < _MOST_OF_FORM):
+            taken[draft.form] += 1
+            plain.append(draft)
+    return plain
 
 
-def _of_clause(clause: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]) -> list[Draft]:
+def _of_clause(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> list[Draft]:
     if len(clause) < 3:
         return []
-    labelled = [*from_label(clause, source, rng, lower)]
-    if labelled:
+    if labelled := [*from_label(clause, source, rng, names)]:
         return labelled
     return [
-        *from_condition(clause, source, rng, lower),
-        *from_meaning(clause, source, rng, lower),
+        *from_condition(clause, source, rng, names),
+        *from_meaning(clause, source, rng, names),
+        *from_cause(clause, source, rng, names),
         *from_orders(clause, source, rng),
-        *from_statement(clause, source, rng, lower),
+        *from_statement(clause, source, rng, names),
     ]
 
 
@@ -131,40 +145,77 @@ def _in_turn(parts: Sequence[Sequence[Draft]]) -> list[Draft]:
     return [part[turn] for turn in range(longest) for part in parts if turn < len(part)]
 
 
+def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> Draft | None:
+    """Say what a question is about if its words are those of many sections; None if it cannot be said."""
+    if draft.source == "title" or _is_specific(draft.query, terms):
+        return draft
+    own = set(fold(topic).split())
+    if not topic or own <= set(fold(draft.query).split()) or len(draft.query.split()) > _LONGEST - 6:
+        return None
+    return replace(draft, query=_about(topic, draft, rng))
+
+
+def _is_specific(query: str, terms: Terms) -> bool:
+    few = max(2, _COMMON * terms.sections)
+    found = [terms.holding[word] for word in dict.fromkeys(words(query)) if terms.holding[word]]
+    return len(found) > 1 and min(found) <= few
+
+
+def _about(topic: str, draft: Draft, rng: random.Random) -> str:
+    """Put a topic before a question, or after one that ends in a part of it."""
+    query = draft.query
+    if draft.detail and query.endswith("?") and not set(fold(topic).split()) & set(fold(query).split()):
+        return f"{query[:-1]} on the {topic}?"
+    small = query if query.split()[0] == "I" or query[1:2].isupper() else query[:1].lower() + query[1:]
+    return rng.choice((f"{topic}: {small}", f"{topic} - {small}", f"{topic}, {small}"))
+
+
 def _in_shop_words(
-    plain: Sequence[Draft], title: Title | None, swaps: Swaps | None, rng: random.Random
+    plain: Sequence[Draft], keywords: Sequence[Draft], title: Title | None, swaps: Swaps | None, rng: random.Random
 ) -> Iterator[Draft]:
-    made, drafts = 0, list(plain)
+    # questions that are kept as plain ones come last, so that the shop words come in others
+    drafts, made = [*plain[4:], *plain[:4]], 0
     if swaps is not None and swaps.pattern is not None:
         topic = [] if title is None else swaps.terms_in(title.text)
-        for draft in drafts:
-            choose = [rng.randrange(1000) for _ in range(3)]
-            query = swaps.swapped(draft.query, choose)
-            if query is None and topic and draft.source not in ("title", "cloze") and _is_short(draft.query):
-                short = swaps.swapped(topic[0], choose)
-                query = None if short is None else f"{short}: {draft.query[:1].lower()}{draft.query[1:]}"
-            if query is not None:
-                query = _spoken(query, rng)
-                yield Draft(query, "shop", draft.source, draft.text)
-                made += 1
-            if made == _MOST_OF_SHOP:
-                return
+        typed = [*_typed_in_shop_words(keywords, topic, swaps, rng)][:2]
+        titles = [draft for draft in drafts if draft.source == "title"]
+        others = [draft for draft in drafts if draft.source != "title"]
+        asked = [each for draft in others if (each := _in_shop_word(draft, topic, swaps, rng)) is not None]
+        named = [each for draft in titles if (each := _in_shop_word(draft, [], swaps, rng)) is not None]
+        for draft in [*named[:1], *asked[:2], *typed[:1], *asked[2:], *named[1:2], *typed[1:], *named[2:]]:
+            made += 1
+            yield draft
     for draft in drafts:
         query = in_everyday_words(draft.query, rng)
         if query is not None and made < _MOST_OF_SHOP:
-            yield Draft(as_typed(query, rng), "shop", draft.source, draft.text)
+            yield replace(draft, query=as_typed(query, rng), kind="shop")
             made += 1
 
 
-def _is_short(query: str) -> bool:
-    return len(query.split()) <= 9
-
-
-def _spoken(query: str, rng: random.Random) -> str:
-    if rng.random() < 0.35:
+def _in_shop_word(draft: Draft, topic: Sequence[str], swaps: Swaps, rng: random.Random) -> Draft | None:
+    """Put shop words for the terms of a question, or before it one for its section's topic."""
+    choose = [rng.randrange(1000) for _ in range(3)]
+    query = swaps.swapped(draft.query, choose)
+    if query is None and topic and draft.source != "cloze" and len(draft.query.split()) <= _SHORT and ": " not in draft.query:
+        short = swaps.swapped(topic[0], choose)
+        query = None if short is None else _about(short, draft, rng)
+    if query is None:
+        return None
+    if rng.random() < _SPOKEN:
         query = in_everyday_words(query, rng) or query
-    query = as_typed(query, rng)
-    return without_articles(query) if rng.random() < 0.2 and query[:1].islower() else query
+    return replace(draft, query=as_typed(query, rng), kind="shop")
+
+
+def _typed_in_shop_words(
+    keywords: Sequence[Draft], topic: Sequence[str], swaps: Swaps, rng: random.Random
+) -> Iterator[Draft]:
+    for draft in keywords:
+        choose = [rng.randrange(1000)]
+        query = swaps.swapped(draft.query, choose)
+        if query is None and topic and (short := swaps.swapped(topic[0], choose)) is not None:
+            query = f"{short} {draft.query}"
+        if query is not None and len(query.split()) <= _MOST_KEYWORDS:
+            yield Draft(query, "shop", draft.source)
 
 
 def _misspelt(drafts: Sequence[Draft], rng: random.Random) -> Iterator[Draft]:
@@ -173,4 +224,4 @@ def _misspelt(drafts: Sequence[Draft], rng: random.Random) -> Iterator[Draft]:
     for draft in drawn[:_MOST_OF_TYPOS]:
         query = with_typos(as_typed(draft.query, rng), rng)
         if query is not None:
-            yield Draft(query, "typo", draft.source, draft.text)
+            yield replace(draft, query=query, kind="typo")

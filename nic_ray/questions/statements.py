@@ -13,7 +13,14 @@ _STANDING = frozenset("sit stand lie".split())
 _MEASURING = frozenset(
     "hold carry deliver weigh contain take accept need require measure supply draw provide give produce absorb read".split()
 )
-_REASONS = ("because", "since", "otherwise")
+_DIMENSIONS = frozenset("long wide deep thick high tall apart".split())
+_QUANTITIES = frozenset(
+    (
+        "gap clearance play pressure torque voltage level speed temperature limit setting resistance output range length "
+        "distance capacity weight interval time ratio diameter width thickness depth tension current power load delay "
+        "frequency stroke height tolerance drop travel rate value consumption radius width backlash charge preload"
+    ).split()
+)
 _BREAKS = (
     ",",
     ":",
@@ -39,18 +46,18 @@ _BREAKS = (
 )
 
 
-def from_statement(clause: Sequence[str], source: str, rng: random.Random, lower: frozenset[str]) -> Iterator[Draft]:
+def from_statement(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions of a declarative clause.
 
     Args:
         clause: its tokens.
         source: what it was taken from.
-        lower: words that the documents write in lower case.
+        names: words that keep their capital letter, see `language.names_in`.
     """
     found = statement_of(clause)
     if found is None or not without_pronouns(found.subject) or ":" in clause[:12]:
         return
-    subject = (lowered(found.subject[0], lower), *found.subject[1:])
+    subject = (lowered(found.subject[0], names), *found.subject[1:])
     state = Statement(subject, found.finite, found.base, found.rest, found.plural)
     if len(subject) == 1 and subject[0].lower() == subject[0] and not state.plural:
         return
@@ -80,8 +87,12 @@ def _values(state: Statement) -> Iterator[str]:
     before = main[: value.start]
     small = [word.lower() for word in before]
     if state.finite in ("is", "are") and not before:
-        yield _asked(state, ()).join(["what ", ""]) if value.quantity != "time" else f"how long {_asked(state, ())}"
-    elif state.finite in ("must", "should") and small == ["be"]:
+        after = main[value.end : value.end + 1]
+        if after and after[0] in _DIMENSIONS:
+            yield f"how {after[0]} {_asked(state, ())}"
+        elif _names_quantity(state.subject):
+            yield f"what {_asked(state, ())}"
+    elif state.finite in ("must", "should") and small == ["be"] and _names_quantity(state.subject):
         yield f"what {_asked(state, ('be',))}"
     elif state.base in _MEASURING and not before and not {",", ":"} & set(main):
         after = main[value.end : value.end + 1]
@@ -94,6 +105,10 @@ def _values(state: Statement) -> Iterator[str]:
         yield f"{start} {_asked(state, before[:-1])}"
     elif small[-1:] == ["every"] and len(before) < 6:
         yield f"how often {_asked(state, before[:-1])}"
+
+
+def _names_quantity(subject: Sequence[str]) -> bool:
+    return any(word.lower().removesuffix("s") in _QUANTITIES for word in subject)
 
 
 def _how_many(words: str) -> str:
@@ -155,10 +170,8 @@ def _yes_or_no(state: Statement, rng: random.Random) -> Iterator[str]:
         rest = main[1:] if small[0] != "only" else main
         if len(rest) > 1:
             yield f"{verb} {joined((*state.subject, *rest))}"
-    elif state.finite in ("must", "should", "may") and len(main) > 1:
-        helper = ("do" if state.plural else "does") if state.finite == "must" else state.finite
-        start = f"{helper} {joined(state.subject)}" + (" have to" if state.finite == "must" else "")
-        yield f"{start} {joined(main)}"
+    elif state.finite == "must" and len(main) > 1:
+        yield f"{'do' if state.plural else 'does'} {joined(state.subject)} have to {joined(main)}"
     elif state.finite in ("is", "are") and small[0] in ("never", "only", "not") and len(main) > 2:
         yield f"{state.finite} {joined((*state.subject, *(main[1:] if small[0] != 'only' else main)))}"
 

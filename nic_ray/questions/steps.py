@@ -20,6 +20,7 @@ _REACHING = frozenset("raise lower turn move extend retract tilt open close push
 _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
+NO_STEPS = frozenset("use allow keep note observe see refer consult let avoid treat hold".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 
@@ -103,7 +104,7 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
     verb = order.verb.split()[0]
     values = values_in(order.rest)
     for query in _asked_values(order, what, values):
-        yield Draft(question(query), "direct", source)
+        yield Draft(question(query), "direct", source, detail=query.endswith(what) or query.endswith(joined(order.object)))
     if (
         verb in _PLACING
         and first in _PLACES
@@ -111,18 +112,18 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
         and rest[1] in DETERMINERS
         and not (values and values[0].start <= 2)
     ):
-        yield Draft(question(f"where do I {what}"), "direct", source)
+        yield Draft(question(f"where do I {what}"), "direct", source, detail=True)
     if first == "until" and len(rest) > 2:
         start = "how far" if verb in _REACHING else "how long" if verb in _LASTING else "until when"
         if start != "until when":
-            yield Draft(question(f"{start} do I {what}"), "direct", source)
+            yield Draft(question(f"{start} do I {what}"), "direct", source, detail=True)
     if first == "by" and rest[1:2] and rest[1].endswith("ing"):
         yield Draft(question(f"how do I {what}"), "direct", source)
-    if first == "with" and rest[1:2] and rest[1] in ("a", "an", "the") and noun_phrase(order.rest[1:]):
-        start = rng.choice(["what do I need to", "which tool do I use to", "what do I use to"])
-        yield Draft(
-            question(f"{start} {what}" if "tool" not in start else f"what do I use to {what}"), "direct", source
-        )
+    if first == "with" and rest[1:2] and rest[1] in ("a", "an", "two") and (tool := noun_phrase(order.rest[1:])):
+        after = rest[len(tool) + 1 : len(tool) + 2]
+        if not after or after[0] in (",", ":", "and", "until", "to", "in", "on", "at", "from"):
+            start = rng.choice(["what do I need to", "what do I use to"])
+            yield Draft(question(f"{start} {what}"), "direct", source, detail=True)
     for place, word in enumerate(rest):
         if word in ("because", "otherwise") or rest[place : place + 2] in (
             ["so", "that"],
@@ -150,7 +151,8 @@ def _asked_values(order: Order, what: str, values: Sequence[Value]) -> Iterator[
     thing = joined(order.object)
     if value.quantity == "torque" and before[-1:] == ["to"]:
         yield f"what is the torque for {thing}"
-        yield f"how tight do I {what}"
+        if verb in ("tighten", "torque", "screw", "turn"):
+            yield f"how tight do I {what}"
     elif before[-1:] == ["to"] and verb in _SETTING and len(before) <= 3:
         yield f"what do I {what} to"
     elif before == ["for"] and value.quantity == "time":
@@ -178,5 +180,7 @@ def _asked_values(order: Order, what: str, values: Sequence[Value]) -> Iterator[
 def _sequence(order: Order, following: Order, source: str, rng: random.Random) -> Iterator[Draft]:
     if following.verb == "wait":
         return
+    if {"daily", "weekly", "monthly", "every"} & set(order.all) or order.verb in NO_STEPS:
+        return
     start = rng.choice(["what do I do after I", "what is the next step after I", "what comes next once I"])
-    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source)
+    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next")

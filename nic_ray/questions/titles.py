@@ -9,7 +9,7 @@ from typing import Literal
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.manuals.sections import Section
-from nic_ray.questions.clauses import order_of
+from nic_ray.questions.clauses import is_participle, order_of
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, joined, lowered, tokens
 from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_third, gerund_of
@@ -30,9 +30,9 @@ _ACTIONS = dict(
     addressing:address stowage:stow disabling:disable centring:centre centering:center
     """.split()
 )
-_STARTS = frozenset("before after weekly daily monthly six-monthly two-yearly".split())
+_STARTS = frozenset("before after weekly daily monthly yearly annual spring summer autumn winter".split())
 _FAULT_WORDS = frozenset(
-    "fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip tripping "
+    "fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip tripping overcharging gassing overheating "
     "hesitation wander misfire inoperative stuck shorted slow low high missing overrange undervoltage overload faulty "
     "flashing".split()
 )
@@ -84,21 +84,21 @@ def fold(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_title(title: str, lower: frozenset[str]) -> Title:
+def read_title(title: str, names: frozenset[str]) -> Title:
     """Find out what a title names.
 
     Args:
-        lower: words that the documents write in lower case.
+        names: words that keep their capital letter, see `language.names_in`.
     """
     plain = re.sub(r"^\s*(?:\d+(?:\.\d+)*|[A-Z](?:\.\d+)+)[.)]?\s+", "", " ".join(title.split())).rstrip(" .:")
     plain = re.sub(r"\s*\([^)]*\)", "", plain)
     found = _STARTS_WITH_CODE.match(plain)
     if found:
-        rest = joined([lowered(word, lower) for word in tokens(found["rest"] or "")])
+        rest = joined([lowered(word, names) for word in tokens(found["rest"] or "")])
         code = found["code"]
         code = code if code.split()[0].isupper() or " " not in code else code[0].lower() + code[1:]
         return Title(f"{code} {rest}".strip(), "code", thing=code, rest=rest)
-    words = [lowered(word, lower) for word in tokens(plain)]
+    words = [word if place and word == "A" else lowered(word, names) for place, word in enumerate(tokens(plain))]
     text = joined(words)
     return _procedure(words, text) or _other(words, text)
 
@@ -109,28 +109,40 @@ def _procedure(words: Sequence[str], text: str) -> Title | None:
     if base and len(words) > 1 and (first not in _NOUNS or words[1] in DETERMINERS):
         if words[1] == "and" and len(words) > 3 and (second := base_of_gerund(words[2].lower())):
             return _named("procedure", text, words[3:], f"{base} and {second}")
-        if words[1] not in BE and not base_of_third(words[1]) and words[1] != "and" and words[1] not in PREPOSITIONS:
+        if words[1] not in BE | PREPOSITIONS | {"and", ","} and not base_of_third(words[1]):
             return _named("procedure", text, words[1:], base)
         return None
     if first in VERBS and words[1:2] and words[1] in DETERMINERS and order_of(words):
         return _named("procedure", text, words[1:], first)
     head, rest = _head(words)
     action = head[-1] if head else ""
-    if action not in _ACTIONS or len(head) < 2:
+    if action not in _ACTIONS or len(head) < 2 or _is_interval(head[0]):
         return None
     verb, things = _ACTIONS[action].replace("_", " "), list(head[:-1])
     if things[-1] == "and" and len(things) > 2 and things[-2] in _ACTIONS:
         verb, things = f"{_ACTIONS[things[-2]]} and {verb}", things[:-2]
-    if things[-1] in ("and", "or", ",") or things[0] in _STARTS or things[-1] in _ACTIONS:
-        return None
-    if things[-1] == "level" or (action in ("check", "checking") and things[-1] == "level"):
-        things = things
+    if things[-1] in ("and", "or", ",") or any(word in _ACTIONS or base_of_gerund(word) for word in things[1:-1]):
+        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
+    if action in ("test", "testing", "service", "inspection", "check", "assembly") and not _can_be_done_to(things[-1], action):
+        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
+    if is_participle(things[-1]):
+        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
     return Title(text, "procedure", verb, joined(things), _is_plural(things), joined(rest))
+
+
+def _is_interval(word: str) -> bool:
+    return word in _STARTS or word[0].isdigit() or word.endswith(("-month", "-monthly", "-yearly", "-hour", "-week"))
+
+
+def _can_be_done_to(thing: str, action: str) -> bool:
+    if action in ("test", "testing", "service"):
+        return thing in ("pump", "valve", "relay", "switch", "sensor", "motor", "fan", "battery")
+    return thing not in ("leak", "wear", "moisture", "damage", "holding")
 
 
 _NOUNS = frozenset(
     "wiring opening mounting steering cooling engineering bearing housing heating lighting operating starting parking "
-    "setting fitting warning hard warming turning towing".split()
+    "setting fitting warning hard warming turning towing measuring running".split()
 )
 """Words in -ing that stand before a noun as parts of its name."""
 
@@ -198,43 +210,77 @@ def _is_statement(words: Sequence[str]) -> bool:
     return len(small) > 2 and small[0].endswith("s") and small[1] in VERBS and small[2] in ("or", "to", "and")
 
 
-def with_article(thing: str, *, plural: bool) -> str:
-    """Put "the" before a noun phrase that has no article and is no name."""
+def with_article(thing: str) -> str:
+    """Put "the" before a noun phrase that has no article and begins with no number."""
     first = thing.split()[0]
-    if first in DETERMINERS or first in PREPOSITIONS or first[0].isdigit():
+    if first in DETERMINERS | PREPOSITIONS or first[0].isdigit():
         return thing
-    del plural
     return f"the {thing}"
 
 
-def from_title(title: Title, rng: random.Random) -> Iterator[Draft]:
-    """Make questions of a title, by its type; each form once, in the order of a draw."""
+def from_title(title: Title, rng: random.Random) -> list[Draft]:
+    """Make questions of a title, by its type, in the order of a draw; those of one form say much the same."""
     forms = [*_FORMS[title.type](title)]
     rng.shuffle(forms)
-    yield from forms
+    return forms
+
+
+def topic_of(title: Title) -> str:
+    """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
+    topic = title.text if title.type == "fault" else title.thing
+    words = topic.split()
+    while words and words[0] in DETERMINERS:
+        words = words[1:]
+    return " ".join(words) if 1 <= len(words) <= 5 and "," not in topic else ""
 
 
 def _direct(text: str) -> Draft:
-    return Draft(question(text), "direct", "title")
+    return Draft(question(text), "direct", "title", form="title")
 
 
 def _symptom(text: str) -> Draft:
-    return Draft(text, "symptom", "title")
+    return Draft(text, "symptom", "title", form="title symptom")
+
+
+def _with_rest(thing: str, title: Title) -> str:
+    if title.rest.startswith(","):
+        return f"{thing}{title.rest}"
+    return f"{thing} {title.rest}" if title.rest else thing
+
+
+_IN_NEED = {
+    "replace": ("{the} {is_} shot, how do I replace {it}?", "{the} {is_} worn out, how do I replace {it}?"),
+    "clean": ("{the} {is_} dirty, how do I clean {it}?",),
+    "tension": ("{the} {is_} slack, how do I tension {it}?",),
+    "adjust": ("{the} {is_} out of adjustment, what do I do?",),
+    "bleed": ("air got into {the}, how do I bleed {it}?",),
+    "charge": ("{the} {is_} flat, how do I charge {it}?",),
+    "overhaul": ("{the} {is_} worn, how do I rebuild {it}?",),
+    "repair": ("{the} {is_} damaged, how do I repair {it}?",),
+    "remove": ("need to get at what is behind {the}, how does {it} come off?",),
+}
 
 
 def _of_procedure(title: Title) -> Iterator[Draft]:
-    thing = with_article(title.thing, plural=title.plural)
-    where = f" {title.rest}" if title.rest and not title.rest.startswith(",") else ""
-    if title.rest.startswith(","):
-        where = f" ({title.rest[2:]})"
-    what = f"{title.verb} {thing}{where}"
+    # a title such as "Making flare connections" has its articles
+    thing = title.thing if base_of_gerund(title.text.split()[0].lower()) else with_article(title.thing)
+    what = f"{title.verb} {_with_rest(thing, title)}"
     yield _direct(f"how do I {what}")
     yield _direct(f"what is the procedure to {what}")
     yield _direct(f"what are the steps to {what}")
-    yield Draft(f"how to {what}", "direct", "title")
-    yield Draft(f"I have to {what}, where do I start?", "direct", "title")
-    if " and " not in title.verb and " " not in title.verb:
-        yield _direct(f"what do I have to watch when {gerund_of(title.verb)} {thing}{where}")
+    yield Draft(f"how to {what}", "direct", "title", form="title")
+    yield Draft(f"I have to {what}, where do I start?", "direct", "title", form="title")
+    if " " not in title.verb and title.verb != "do":
+        yield _direct(f"what do I have to watch when {gerund_of(title.verb)} {_with_rest(thing, title)}")
+    if " and " not in title.thing and not title.rest and title.thing.split()[-1] not in _NOT_THINGS:
+        words = {"the": with_article(title.thing), "is_": "are" if title.plural else "is", "it": "them" if title.plural else "it"}
+        if title.verb == "remove" and title.plural:
+            return
+        for form in _IN_NEED.get(title.verb, ()):
+            yield _symptom(form.format(**words))
+
+
+_NOT_THINGS = frozenset("level gap pressure timing time speed mixture stroke oil fluid tension play water control".split())
 
 
 def _of_fault(title: Title) -> Iterator[Draft]:
@@ -246,7 +292,7 @@ def _of_fault(title: Title) -> Iterator[Draft]:
         yield _symptom(f"how do I track down {what}")
         return
     if _is_statement(tokens(text)):
-        the = with_article(text, plural=title.plural) if not words[0].endswith("s") else text
+        the = text if words[0].endswith("s") and words[1] not in VERBS else with_article(text)
         yield _symptom(f"{the}, what do I check?")
         yield _symptom(f"{the}, what is the cause?")
         if " does not " in f" {the} ":
@@ -261,48 +307,43 @@ def _of_fault(title: Title) -> Iterator[Draft]:
 
 def _of_code(title: Title) -> Iterator[Draft]:
     code = title.thing
-    short = code.split()[-1]
     yield _direct(f"what does {code} mean")
     yield _symptom(f"{code} came up, what do I check?")
     yield _symptom(f"{code} keeps coming back, what is the cause?")
     if title.rest:
-        yield _symptom(f"{title.rest} - {short if len(short) > 2 else code}, how do I fix it")
+        yield _symptom(f"{title.rest} - {code}, how do I fix it")
         yield _direct(f"which code stands for {title.rest}")
 
 
 def _of_specification(title: Title) -> Iterator[Draft]:
     be = "are" if title.plural else "is"
-    thing = with_article(title.thing, plural=title.plural)
-    rest = f" {title.rest}" if title.rest and not title.rest.startswith(",") else ""
-    what = f"{thing}{rest}" if not title.rest.startswith(",") else f"{thing} ({title.rest[2:]})"
+    what = _with_rest(with_article(title.thing), title)
     yield _direct(f"what {be} {what}")
     yield _direct(f"where do I find {what}")
 
 
 def _of_layout(title: Title) -> Iterator[Draft]:
     thing = title.thing.rsplit(" ", 1)[0]
-    rest = f" {title.rest}" if title.rest and not title.rest.startswith(",") else ""
-    yield _direct(f"what sits where on the {thing}{rest}")
-    yield _direct(f"how is the {thing} laid out{rest}")
+    yield _direct(_with_rest(f"what sits where on the {thing}", title))
+    yield _direct(_with_rest(f"how is the {thing} laid out", title))
 
 
 def _of_component(title: Title) -> Iterator[Draft]:
     words = title.thing.split()
-    what = title.thing + (f" {title.rest}" if title.rest and not title.rest.startswith(",") else "")
+    what = _with_rest(title.thing, title)
     if words[-1] in ("operation", "function", "functions") and len(words) > 1 and words[0] not in PREPOSITIONS:
         inner = words[:-1]
-        helper = "do" if _is_plural(inner) else "does"
-        yield _direct(f"how {helper} {with_article(' '.join(inner), plural=False)} work")
-    elif words[-1] in _WORKING:
-        yield _direct(f"how {'do' if title.plural else 'does'} {with_article(title.thing, plural=False)} work")
-    elif words[-1] == "description" and len(words) > 1:
+        yield _direct(f"how {'do' if _is_plural(inner) else 'does'} {with_article(' '.join(inner))} work")
+    elif words[-1] in _WORKING and "and" not in words:
+        yield _direct(f"how {'do' if title.plural else 'does'} {with_article(title.thing)} work")
+    elif words[-1] == "description" and len(words) > 1 and "and" not in words:
         yield _direct(f"what is the {' '.join(words[:-1])} made up of")
     elif words[-1] == "procedure" and len(words) > 1:
-        yield _direct(f"what is the {title.thing}")
-    elif words[-1] in ("service", "checks", "inspection", "maintenance") or words[0] in _STARTS:
+        yield _direct(f"what is the {what}")
+    elif _is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
-    yield _direct(f"what do I need to know about {what}")
-    yield Draft(f"{what}, how does it go?", "direct", "title")
+    about = what if base_of_gerund(words[0].lower()) else with_article(what)
+    yield _direct(f"what do I need to know about {about}")
 
 
 _FORMS = {
