@@ -12,12 +12,13 @@ from nic_ray import (
     mine,
     plan,
     retrieve,
+    terms,
     train,
     tune,
     verify,
 )
 
-COMMANDS = (ask, tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert, curve)
+COMMANDS = (terms, ask, tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert, curve)
 
 
 def main() -> None:

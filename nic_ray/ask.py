@@ -38,13 +38,14 @@ def main(
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
     from nic_ray.questions.making import (
+        as_lines,
         description,
         filters_table,
         keep_good,
         kinds_table,
         read_all_sections,
         refuse_place,
-        write_rows,
+        write_text,
     )
     from nic_ray.questions.rules import ask_by_rules
 
@@ -56,7 +57,7 @@ def main(
         with shown.work("making questions", len(read)) as done:
             questions = ask_by_rules(read, terms, seed=seed, language=language, done=done)
         made = keep_good(questions, read, encoder, per_section=per_section, judge=judge, device=place, view=shown)
-    write_rows(made.rows, out)
+    write_text(as_lines(made.rows), out)
     console.show(console.table(*kinds_table(made)))
     console.show(console.table(*filters_table(made)))
     console.say(description(made, read))

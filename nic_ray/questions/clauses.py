@@ -102,7 +102,8 @@ def _follows_verb(verb: str, rest: Sequence[str]) -> bool:
             break
         if token.lower() in FINITE:
             return False
-    return not (first in FINITE or first == "of")
+    # not "the test overlays", "a check of"
+    return not (first in FINITE or first == "of" or base_of_third(first) is not None)
 
 
 def _starts_phrase(words: Sequence[str]) -> bool:
@@ -213,12 +214,13 @@ def _statement(words: Sequence[str], place: int, base: str) -> Statement | None:
     subject, finite, rest = tuple(words[:place]), words[place].lower(), tuple(words[place + 1 :])
     if not _is_subject(subject) or not rest:
         return None
-    last = _head(subject)
+    last = head_of(subject)
     plural = finite == "are" or (finite != "is" and not base and last.endswith("s") and not last.endswith("ss"))
     return Statement(subject, finite, base, rest, plural)
 
 
-def _head(subject: Sequence[str]) -> str:
+def head_of(subject: Sequence[str]) -> str:
+    """Return the noun that a noun phrase is about: the last one before a preposition."""
     for place, word in enumerate(subject):
         if place and word.lower() in PREPOSITIONS:
             return subject[place - 1]

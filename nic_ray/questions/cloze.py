@@ -7,7 +7,7 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.conditions import usable
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import clauses, joined, lowered, sentences, tokens, without_pronouns
-from nic_ray.questions.steps import NO_STEPS, orders_in
+from nic_ray.questions.steps import is_step, orders_in
 from nic_ray.words import count_words
 
 LARGEST_SHARE = 0.18
@@ -17,9 +17,7 @@ FEWEST_WORDS = 40
 """That must be left to answer."""
 
 
-def from_first_sentence(
-    section: Section, rng: random.Random, names: frozenset[str]
-) -> Iterator[Draft]:
+def from_first_sentence(section: Section, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions that the rest of a section answers: what to do in the case that it begins with, what comes next.
 
     Source: Lee, Chang and Toutanova 2019, "Latent retrieval for weakly supervised open domain question answering"
@@ -49,6 +47,6 @@ def from_first_sentence(
     steps = [order for order in orders if not order.never and order.object and without_pronouns(order.all)]
     if orders and steps and len(steps) == len(orders):
         last = steps[-1]
-        if 4 <= len(last.all) <= 12 and last.verb not in NO_STEPS and not {",", ":"} & set(last.all):
+        if is_step(last):
             start = rng.choice(["what do I do after I", "what comes after I", "what is next once I"])
             yield Draft(question(f"{start} {joined(last.all)}"), "direct", "cloze", left)

@@ -5,18 +5,22 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, is_clause, order_of, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, joined, lowered, without_pronouns
 
 _OPENERS = frozenset("if when whenever should where once".split())
 _LOOKING = frozenset("check measure inspect test examine look verify suspect".split())
 _CHANGING = frozenset("replace renew change".split())
 _FAULTY = frozenset(
-    "defective faulty open shorted worn broken blocked leaking damaged bad loose dirty clogged failed burnt cracked "
-    "weak slipping stuck exhausted empty low frozen".split()
+    """
+    defective faulty open shorted worn broken blocked leaking damaged bad loose dirty clogged failed burnt
+    cracked weak slipping stuck exhausted empty low frozen
+    """.split()
 )
 _SOUND = frozenset(
-    "correct normal good right ok satisfactory necessary required possible intact clear present cold new stopped parked "
-    "stationary lit reached removed installed fitted complete completed finished done".split()
+    """
+    correct normal good right ok satisfactory necessary required possible intact clear present cold new stopped
+    parked stationary lit reached removed installed fitted complete completed finished done
+    """.split()
 )
 _MEANS = {
     "indicates": "does",
@@ -106,7 +110,14 @@ def from_meaning(clause: Sequence[str], source: str, rng: random.Random, names: 
         if helper is None or not place >= 2:
             continue
         sign = clause[:place]
-        if sign[0][0].isdigit() or "," in sign or ":" in sign or not without_pronouns(sign) or order_of(sign) or is_clause(sign):
+        if (
+            sign[0][0].isdigit()
+            or "," in sign
+            or ":" in sign
+            or not without_pronouns(sign)
+            or order_of(sign)
+            or is_clause(sign)
+        ):
             return
         case = joined([lowered(sign[0], names), *sign[1:]])
         verb = {"points": "point to", "point": "point to"}.get(word, word.rstrip("s") if helper == "does" else word)
@@ -135,18 +146,30 @@ def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: fr
     """Make questions of a clause that says what causes something: "A worn bearing causes noise in neutral"."""
     for place, word in enumerate(clause[1:9], start=1):
         small = word.lower()
-        if small in ("causes", "cause"):
+        if small in ("causes", "cause") and clause[place - 1].lower() not in DETERMINERS and place > 1:
             effect = list(clause[place + 1 :])
-        elif small == "caused" and clause[place - 1].lower() in ("is", "are") and clause[place + 1 : place + 2] == ["by"]:
+        elif (
+            small == "caused" and clause[place - 1].lower() in ("is", "are") and clause[place + 1 : place + 2] == ["by"]
+        ):
             effect = list(clause[: place - 1])
         else:
             continue
         end = next((n for n, token in enumerate(effect) if token in (",", ":", "and", "but", "because")), len(effect))
         effect = effect[:end]
-        if not 2 <= len(effect) <= 9 or not without_pronouns(effect) or order_of(clause) is not None or "to" in effect:
+        if (
+            not 2 <= len(effect) <= 9
+            or not without_pronouns(effect)
+            or order_of(clause) is not None
+            or {"to"} & set(effect)
+            or effect[0] in FINITE
+        ):
             return
         case = joined([lowered(effect[0], names), *effect[1:]])
         if case.split()[0] in ("be", "the", "no"):
             case = case.removeprefix("the ")
-        yield Draft(rng.choice([f"{case}, what is the cause?", f"What causes {case}?", f"{case}, where does it come from?"]), "symptom", source)
+        yield Draft(
+            rng.choice([f"{case}, what is the cause?", f"What causes {case}?", f"{case}, where does it come from?"]),
+            "symptom",
+            source,
+        )
         return

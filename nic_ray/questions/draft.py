@@ -18,7 +18,7 @@ class Draft:
     text: str | None = None
     """The section's text without the sentence that it was made from; None: the whole text."""
     form: str = ""
-    """Of what form it is, where few questions of it are wanted for a section, such as "next" ("What comes after ...")."""
+    """Of what form it is, such as "next" ("What comes after ..."), where a section shall have few such questions."""
     detail: bool = False
     """Whether it asks for a detail of a part with which it ends, so that "on the pump" may follow."""
 

@@ -24,8 +24,11 @@ _STOPS = (
     | QUESTION_WORDS
     | FINITE
     | frozenset(
-        "don left-hand right-hand using used least fully then never always only must may second turn time new old go goes come comes become becomes get gets give gives make makes take takes keep "
-        "keeps let lets put puts remain remains stay stays hold holds carry carries need allow allows long-term term".split()
+        """
+    don left-hand right-hand using used least fully then never always only must may second turn time new old go
+    goes come comes become becomes get gets give gives make makes take takes keep keeps let lets put puts remain
+    remains stay stays hold holds carry carries need allow allows long-term term
+    """.split()
     )
 )
 _PIECE = re.compile(r"[^,;:.()!?\n]+|\.(?=\d)")
@@ -52,19 +55,19 @@ def count_terms(sections: Sequence[Section]) -> Terms:
     return Terms(len(sections), holding)
 
 
-def terms_of(text: str) -> list[str]:
-    """Return the terms of a text, in order: runs of up to three words without stop words, verb forms or numbers."""
-    return [*_runs(text)]
+def terms_of(text: str, longest: int = LONGEST) -> list[str]:
+    """Return the terms of a text, in order: runs of words without stop words and numbers, those within others too."""
+    return [*_runs(text, longest)]
 
 
-def _runs(text: str) -> Iterator[str]:
+def _runs(text: str, longest: int) -> Iterator[str]:
     for piece in re.split(r"[,;:()!?\n]+|\.\s|\.$", text):
         run: list[str] = []
         for word in [*words(piece), ""]:
             if word and _may_be_in_term(word):
                 run.append(word)
                 continue
-            for size in range(1, LONGEST + 1):
+            for size in range(1, longest + 1):
                 for start in range(len(run) - size + 1):
                     yield " ".join(run[start : start + size])
             run = []
@@ -103,7 +106,7 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
     if in_title:
         weight *= 1.3
     if english:
-        if any(_is_verb_form(part) for part in parts):
+        if any(is_verb_form(part) for part in parts):
             weight *= 0.3
         if base_of_third(parts[-1]) is not None and len(parts) > 1:
             weight *= 0.6
@@ -112,7 +115,8 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
     return weight
 
 
-def _is_verb_form(word: str) -> bool:
+def is_verb_form(word: str) -> bool:
+    """Whether a word is a participle or an -ing form of a known verb, and no noun."""
     if base_of_participle(word) is not None and word not in VERBS:
         return True
     return base_of_gerund(word) is not None and word not in (

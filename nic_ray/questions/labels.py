@@ -55,6 +55,7 @@ def from_label(clause: Sequence[str], source: str, rng: random.Random, names: fr
                 "direct",
                 source,
             )
-            yield Draft(f"{name} {quantity}", "keyword", source)
+            if len(label) <= 3 and not PREPOSITIONS & set(label):
+                yield Draft(f"{name} {quantity}", "keyword", source)
         elif quantity in ("volume", "mass"):
             yield Draft(question(f"how many {values[0].how_many[9:]} for the {name}"), "direct", source)

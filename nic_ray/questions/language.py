@@ -81,7 +81,7 @@ def lowered(word: str, names: frozenset[str]) -> str:
 
 
 def names_in(texts: Sequence[str]) -> frozenset[str]:
-    """Collect the words, in lower case, that texts write with a capital letter inside sentences, and nowhere without."""
+    """Collect words, in lower case, that texts write with a capital letter inside sentences, and nowhere without."""
     capital: set[str] = set()
     small: set[str] = set()
     for text in texts:

@@ -116,20 +116,24 @@ def keep_good(
     )
 
 
-def write_rows(rows: Sequence[JsonObject], out: Path) -> None:
-    """Write rows as JSON lines.
+def write_text(text: str, out: Path) -> None:
+    """Write a new file.
 
     Raises:
         InputError: the file exists or cannot be written.
     """
     try:
-        with out.open("x", encoding="utf-8") as lines:
-            for row in rows:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         if is_disk_full(error):
             raise
         raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from None
+
+
+def as_lines(rows: Sequence[JsonObject]) -> str:
+    """Write rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def kinds_table(made: Made) -> tuple[list[str], list[list[str]]]:

@@ -26,6 +26,8 @@ _UNITS = {
     "count": "times turns strokes",
 }
 _QUANTITY = {unit: quantity for quantity, units in _UNITS.items() for unit in units.split()}
+UNITS = frozenset(unit.lower() for unit in _QUANTITY)
+"""All known units, in lower case."""
 _PLURALS = {
     "litre": "litres",
     "liter": "liters",

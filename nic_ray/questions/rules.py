@@ -14,7 +14,7 @@ from nic_ray.questions.everyday import as_typed, in_everyday_words
 from nic_ray.questions.glossary import Glossary, Swaps, swaps_of
 from nic_ray.questions.keywords import Terms, count_terms, keyword_queries
 from nic_ray.questions.labels import from_label
-from nic_ray.questions.language import clauses, sentences, tokens, names_in
+from nic_ray.questions.language import clauses, names_in, sentences, tokens
 from nic_ray.questions.question import Question
 from nic_ray.questions.statements import from_statement
 from nic_ray.questions.steps import from_orders
@@ -196,7 +196,13 @@ def _in_shop_word(draft: Draft, topic: Sequence[str], swaps: Swaps, rng: random.
     """Put shop words for the terms of a question, or before it one for its section's topic."""
     choose = [rng.randrange(1000) for _ in range(3)]
     query = swaps.swapped(draft.query, choose)
-    if query is None and topic and draft.source != "cloze" and len(draft.query.split()) <= _SHORT and ": " not in draft.query:
+    if (
+        query is None
+        and topic
+        and draft.source != "cloze"
+        and len(draft.query.split()) <= _SHORT
+        and ": " not in draft.query
+    ):
         short = swaps.swapped(topic[0], choose)
         query = None if short is None else _about(short, draft, rng)
     if query is None:

@@ -2,24 +2,30 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from nic_ray.questions.clauses import Statement, is_participle, statement_of
+from nic_ray.questions.clauses import Statement, head_of, is_participle, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import WHAT, values_in
+from nic_ray.questions.verbs import base_of_third
 
 _PLACES = frozenset("in on at behind beneath under below above beside between inside near outside".split())
 _STANDING = frozenset("sit stand lie".split())
 _MEASURING = frozenset(
-    "hold carry deliver weigh contain take accept need require measure supply draw provide give produce absorb read".split()
+    """
+    hold carry deliver weigh contain take accept need require measure supply draw provide give produce absorb
+    read
+    """.split()
 )
 _DIMENSIONS = frozenset("long wide deep thick high tall apart".split())
 _QUANTITIES = frozenset(
-    (
-        "gap clearance play pressure torque voltage level speed temperature limit setting resistance output range length "
-        "distance capacity weight interval time ratio diameter width thickness depth tension current power load delay "
-        "frequency stroke height tolerance drop travel rate value consumption radius width backlash charge preload"
-    ).split()
+    """
+    gap clearance play pressure torque voltage level speed temperature limit setting resistance output range
+    length distance capacity weight interval time ratio diameter width thickness depth tension current power
+    load delay frequency stroke height tolerance drop travel rate value consumption radius backlash charge
+    preload
+    """.split()
 )
 _BREAKS = (
     ",",
@@ -91,9 +97,9 @@ def _values(state: Statement) -> Iterator[str]:
         if after and after[0] in _DIMENSIONS:
             yield f"how {after[0]} {_asked(state, ())}"
         elif _names_quantity(state.subject):
-            yield f"what {_asked(state, ())}"
+            yield f"what {_asked(_with_the(state), ())}"
     elif state.finite in ("must", "should") and small == ["be"] and _names_quantity(state.subject):
-        yield f"what {_asked(state, ('be',))}"
+        yield f"what {_asked(_with_the(state), ('be',))}"
     elif state.base in _MEASURING and not before and not {",", ":"} & set(main):
         after = main[value.end : value.end + 1]
         if not after or after[0].lower() not in ("of",):
@@ -107,8 +113,16 @@ def _values(state: Statement) -> Iterator[str]:
         yield f"how often {_asked(state, before[:-1])}"
 
 
+def _with_the(state: Statement) -> Statement:
+    """Put "the" before a subject that has no article, as in a manual's short style."""
+    first = state.subject[0]
+    if first.lower() in DETERMINERS or first[:1].isupper() or first[0].isdigit():
+        return state
+    return replace(state, subject=("the", *state.subject))
+
+
 def _names_quantity(subject: Sequence[str]) -> bool:
-    return any(word.lower().removesuffix("s") in _QUANTITIES for word in subject)
+    return head_of(subject).lower().removesuffix("s") in _QUANTITIES
 
 
 def _how_many(words: str) -> str:
@@ -123,6 +137,8 @@ def _circumstances(state: Statement) -> Iterator[str]:
             before = before[:-1]
         if len(before) > 8 or {",", ":"} & set(before) or not without_pronouns(before):
             return
+        if word in FINITE or base_of_third(word) or word == "but":
+            return  # a second verb
         if (not before and not state.base) or (before and before[-1].lower() in ("and", "or", "only", "even")):
             if before and before[-1].lower() == "only" and word in ("when", "if"):
                 yield f"when {_asked(state, before[:-1])}"
@@ -142,7 +158,7 @@ def _circumstances(state: Statement) -> Iterator[str]:
     if state.finite in ("is", "are") and len(rest) > 2:
         place = 1 if is_participle(rest[0]) else 0
         if rest[place] in _PLACES and rest[place + 1] in DETERMINERS and (place == 0 or _is_placing(rest[0])):
-            yield f"where {_asked(state, ())}"
+            yield f"where {_asked(_with_the(state), ())}"
     elif state.base in _STANDING and rest[0] in _PLACES and rest[1:2] and rest[1] in DETERMINERS:
         yield f"where {_asked(state, ())}"
 

@@ -6,21 +6,26 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, noun_phrase, order_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, joined, without_pronouns
+from nic_ray.questions.language import DETERMINERS, SUBORDINATORS, joined, without_pronouns
 from nic_ray.questions.quantities import Value, values_in
 
 _PLACING = frozenset(
-    "insert place put fit connect mount attach install hook measure apply route fasten hang position park secure pour "
-    "inject screw clamp bolt fix stow store lay set slide".split()
+    """
+    insert place put fit connect mount attach install hook measure apply route fasten hang position park secure
+    pour inject screw clamp bolt fix stow store lay set slide
+    """.split()
 )
 _PLACES = frozenset(
-    "in on at into onto beneath under below behind above beside between through inside over across against to near".split()
+    """
+    in on at into onto beneath under below behind above beside between through inside over across against to
+    near
+    """.split()
 )
 _REACHING = frozenset("raise lower turn move extend retract tilt open close push pull slide unscrew fill lift".split())
 _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
-NO_STEPS = frozenset("use allow keep note observe see refer consult let avoid treat hold".split())
+_NO_STEPS = frozenset("use allow keep note observe see refer consult let avoid treat hold".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 
@@ -63,16 +68,20 @@ def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Itera
         if not order.object or not without_pronouns(order.object):
             continue
         yield from _details(order, source, rng)
-        if place + 1 < len(orders) and not orders[place + 1].never and _is_short(order):
+        if place + 1 < len(orders) and not orders[place + 1].never and is_step(order):
             yield from _sequence(order, orders[place + 1], source, rng)
     for before, order in itertools.pairwise(orders):
-        if order.verb == "wait" and _is_short(before):
+        if order.verb == "wait" and is_step(before):
             yield Draft(question(f"how long do I wait after I {joined(before.all)}"), "direct", source)
 
 
-def _is_short(order: Order) -> bool:
+def is_step(order: Order) -> bool:
+    """Whether an order can be named in a few words as a step that has been done."""
     return (
         4 <= len(order.all) <= 11
+        and order.verb not in _NO_STEPS
+        and not SUBORDINATORS & set(order.all)
+        and not {"daily", "weekly", "monthly", "every"} & set(order.all)
         and without_pronouns(order.all)
         and not {",", ":"} & set(order.all)
         and bool(order.object)
@@ -104,7 +113,9 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
     verb = order.verb.split()[0]
     values = values_in(order.rest)
     for query in _asked_values(order, what, values):
-        yield Draft(question(query), "direct", source, detail=query.endswith(what) or query.endswith(joined(order.object)))
+        yield Draft(
+            question(query), "direct", source, detail=query.endswith(what) or query.endswith(joined(order.object))
+        )
     if (
         verb in _PLACING
         and first in _PLACES
@@ -179,8 +190,6 @@ def _asked_values(order: Order, what: str, values: Sequence[Value]) -> Iterator[
 
 def _sequence(order: Order, following: Order, source: str, rng: random.Random) -> Iterator[Draft]:
     if following.verb == "wait":
-        return
-    if {"daily", "weekly", "monthly", "every"} & set(order.all) or order.verb in NO_STEPS:
         return
     start = rng.choice(["what do I do after I", "what is the next step after I", "what comes next once I"])
     yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next")

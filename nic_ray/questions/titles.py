@@ -32,9 +32,11 @@ _ACTIONS = dict(
 )
 _STARTS = frozenset("before after weekly daily monthly yearly annual spring summer autumn winter".split())
 _FAULT_WORDS = frozenset(
-    "fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip tripping overcharging gassing overheating "
-    "hesitation wander misfire inoperative stuck shorted slow low high missing overrange undervoltage overload faulty "
-    "flashing".split()
+    """
+    fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip
+    tripping overcharging gassing hesitation wander misfire inoperative stuck shorted slow low high missing
+    overrange undervoltage overload faulty flashing
+    """.split()
 )
 _SPECIFICATION = frozenset(
     "data capacities capacity limits limit settings specifications specification torques torque grades dimensions "
@@ -122,11 +124,13 @@ def _procedure(words: Sequence[str], text: str) -> Title | None:
     if things[-1] == "and" and len(things) > 2 and things[-2] in _ACTIONS:
         verb, things = f"{_ACTIONS[things[-2]]} and {verb}", things[:-2]
     if things[-1] in ("and", "or", ",") or any(word in _ACTIONS or base_of_gerund(word) for word in things[1:-1]):
-        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
-    if action in ("test", "testing", "service", "inspection", "check", "assembly") and not _can_be_done_to(things[-1], action):
-        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
+        return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
+    if action in ("test", "testing", "service", "inspection", "check", "assembly") and not _can_be_done_to(
+        things[-1], action
+    ):
+        return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
     if is_participle(things[-1]):
-        return Title(text, "procedure", "do", joined(head), rest=joined(rest))
+        return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
     return Title(text, "procedure", verb, joined(things), _is_plural(things), joined(rest))
 
 
@@ -141,8 +145,11 @@ def _can_be_done_to(thing: str, action: str) -> bool:
 
 
 _NOUNS = frozenset(
-    "wiring opening mounting steering cooling engineering bearing housing heating lighting operating starting parking "
-    "setting fitting warning hard warming turning towing measuring running".split()
+    """
+    wiring opening mounting steering cooling engineering bearing housing heating lighting operating starting
+    parking fitting warning hard warming turning towing measuring running terminating connecting locking driving
+    retaining sealing holding sliding rotating switching lifting working
+    """.split()
 )
 """Words in -ing that stand before a noun as parts of its name."""
 
@@ -228,6 +235,8 @@ def from_title(title: Title, rng: random.Random) -> list[Draft]:
 def topic_of(title: Title) -> str:
     """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
     topic = title.text if title.type == "fault" else title.thing
+    if title.verb == "carry out":
+        topic = topic.rpartition(" ")[0]  # "transfer case oil service"
     words = topic.split()
     while words and words[0] in DETERMINERS:
         words = words[1:]
@@ -270,17 +279,23 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
     yield _direct(f"what are the steps to {what}")
     yield Draft(f"how to {what}", "direct", "title", form="title")
     yield Draft(f"I have to {what}, where do I start?", "direct", "title", form="title")
-    if " " not in title.verb and title.verb != "do":
+    if " " not in title.verb and title.verb != "carry out":
         yield _direct(f"what do I have to watch when {gerund_of(title.verb)} {_with_rest(thing, title)}")
     if " and " not in title.thing and not title.rest and title.thing.split()[-1] not in _NOT_THINGS:
-        words = {"the": with_article(title.thing), "is_": "are" if title.plural else "is", "it": "them" if title.plural else "it"}
+        words = {
+            "the": with_article(title.thing),
+            "is_": "are" if title.plural else "is",
+            "it": "them" if title.plural else "it",
+        }
         if title.verb == "remove" and title.plural:
             return
         for form in _IN_NEED.get(title.verb, ()):
             yield _symptom(form.format(**words))
 
 
-_NOT_THINGS = frozenset("level gap pressure timing time speed mixture stroke oil fluid tension play water control".split())
+_NOT_THINGS = frozenset(
+    "level gap pressure timing time speed mixture stroke oil fluid tension play water control".split()
+)
 
 
 def _of_fault(title: Title) -> Iterator[Draft]:
@@ -331,10 +346,10 @@ def _of_layout(title: Title) -> Iterator[Draft]:
 def _of_component(title: Title) -> Iterator[Draft]:
     words = title.thing.split()
     what = _with_rest(title.thing, title)
-    if words[-1] in ("operation", "function", "functions") and len(words) > 1 and words[0] not in PREPOSITIONS:
+    if words[-1] in ("operation", "function", "functions") and len(words) > 1 and "and" not in words:
         inner = words[:-1]
         yield _direct(f"how {'do' if _is_plural(inner) else 'does'} {with_article(' '.join(inner))} work")
-    elif words[-1] in _WORKING and "and" not in words:
+    elif words[-1] in _WORKING and "and" not in words and words[-1] != "functions":
         yield _direct(f"how {'do' if title.plural else 'does'} {with_article(title.thing)} work")
     elif words[-1] == "description" and len(words) > 1 and "and" not in words:
         yield _direct(f"what is the {' '.join(words[:-1])} made up of")
