@@ -56,12 +56,18 @@ _REWORDINGS = (
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _REWORDINGS if words)
 
 
+_MOVED = re.compile(
+    r"\b(swap|change|take|get|put|do|look|torque|hook|dial|clean|let|top) (out|off|up|over|down|in) (it|them)\b"
+)
+
+
 def in_everyday_words(text: str, rng: random.Random) -> str | None:
     """Replace words of manuals by words of speech; None if there is none to replace."""
     changed = text
     for pattern, words in _COMPILED:
         if pattern.search(changed):
             changed = pattern.sub(rng.choice(words), changed)
+    changed = _MOVED.sub(r"\1 \3 \2", changed)  # "swap it out"
     return None if changed == text else changed
 
 

@@ -25,7 +25,7 @@ _STOPS = (
     | FINITE
     | frozenset(
         """
-    don left-hand right-hand using used least fully then never always only must may second turn time new old go
+    longer shorter older newer higher larger smaller greater later earlier quicker slower don left-hand right-hand using used least fully then never always only must may second turn time new old go
     goes come comes become becomes get gets give gives make makes take takes keep keeps let lets put puts remain
     remains stay stays hold holds carry carries need allow allows long-term term
     """.split()
@@ -108,8 +108,8 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
     if english:
         if any(is_verb_form(part) for part in parts):
             weight *= 0.3
-        if base_of_third(parts[-1]) is not None and len(parts) > 1:
-            weight *= 0.6
+        if not in_title and len(parts) > 1:
+            weight *= 0.4 if any(map(base_of_third, parts)) else 0.7 if parts[-1] in VERBS else 1.0
         if len(parts) == 1 and parts[0] in VERBS:
             weight *= 0.5
     return weight

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nic_ray.dataset.broken import why_broken
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
@@ -28,7 +29,7 @@ _LONGEST = 20
 """Words of a question."""
 _MOST_OF_FORM = 2
 """Questions of a section that are alike in form."""
-_COMMON = 0.04
+_COMMON = 0.02
 """Share of the sections that a word may be in and still tell one section from most others."""
 _SHORT = 11
 """Words of a question before which a topic is put."""
@@ -157,8 +158,8 @@ def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> D
 
 def _is_specific(query: str, terms: Terms) -> bool:
     few = max(2, _COMMON * terms.sections)
-    found = [terms.holding[word] for word in dict.fromkeys(words(query)) if terms.holding[word]]
-    return len(found) > 1 and min(found) <= few
+    found = {word: terms.holding[word] for word in words(query) if terms.holding[word] and why_broken(word) is None}
+    return len(found) > 1 and min(found.values()) <= few
 
 
 def _about(topic: str, draft: Draft, rng: random.Random) -> str:
