@@ -1,6 +1,7 @@
 """`python -m nic_ray` or `nic-ray`: all commands under one name, which a shell can complete."""
 
 from nic_ray import (
+    ask,
     check,
     compare,
     console,
@@ -12,12 +13,29 @@ from nic_ray import (
     plan,
     retrieve,
     sections,
+    terms,
     train,
     tune,
     verify,
 )
 
-COMMANDS = (sections, tune, plan, check, mine, train, export, verify, evaluate, compare, retrieve, convert, curve)
+COMMANDS = (
+    sections,
+    terms,
+    ask,
+    tune,
+    plan,
+    check,
+    mine,
+    train,
+    export,
+    verify,
+    evaluate,
+    compare,
+    retrieve,
+    convert,
+    curve,
+)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
-COMMANDS = "check sections train tune evaluate export verify plan mine compare retrieve convert curve".split()
+COMMANDS = "check sections ask terms train tune evaluate export verify plan mine compare retrieve convert curve".split()
 ORDER = [
     *"errors words protocol packaged hardware run_folder results origin evidence validation sources stored".split(),
     "metrics",

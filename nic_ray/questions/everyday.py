@@ -1,0 +1,82 @@
+"""Words of a technician's speech for words of manuals, as far as they fit wherever the manual's word stands."""
+
+import random
+import re
+
+_REWORDINGS = (
+    (r"\bdoes not\b", ("won't", "doesn't")),
+    (r"\bdo not\b", ("don't", "won't")),
+    (r"\bcannot\b", ("can't",)),
+    (r"\bis not\b", ("isn't",)),
+    (r"\breplace and\b", ()),
+    (r"\breplace\b", ("swap", "swap out", "change out")),
+    (r"\brenew\b", ("swap", "change out")),
+    (r"\bremove\b(?! and)", ("pull", "take off", "get off")),
+    (r"\bremove and (?:install|fit)\b", ("pull and put back",)),
+    (r"\binstall\b", ("put in", "fit")),
+    (r"\binspect\b", ("look over", "check out")),
+    (r"\bexamine\b", ("look over",)),
+    (r"\badjust\b", ("set up", "dial in", "tweak")),
+    (r"\blubricate\b", ("grease",)),
+    (r"\bmeasure\b", ("check", "take")),
+    (r"\bdisconnect\b", ("unhook", "take off")),
+    (r"\bconnect\b", ("hook up",)),
+    (r"\btighten\b", ("do up", "torque down")),
+    (r"\bloosen\b|\bslacken\b", ("undo", "crack loose")),
+    (r"\bclean\b(?= the\b)", ("clean up", "clean out")),
+    (r"\bdrain\b", ("empty", "let out")),
+    (r"\bfill\b", ("top up",)),
+    (r"\bswitch off\b", ("shut off", "turn off")),
+    (r"\bswitch on\b", ("turn on",)),
+    (r"\boperate\b", ("work", "run")),
+    (r"\bdefective\b|\bfaulty\b", ("bad", "dead", "busted")),
+    (r"\bdamaged\b", ("busted", "banged up")),
+    (r"\billuminates\b", ("lights up",)),
+    (r"\billuminated\b", ("lit",)),
+    (r"\bremains\b", ("stays",)),
+    (r"\bremain\b", ("stay",)),
+    (r"\bceases\b", ("quits",)),
+    (r"\bis required\b", ("do I need",)),
+    (r"\bpermitted\b", ("allowed",)),
+    (r"\binsufficient\b", ("not enough",)),
+    (r"\bexcessive\b", ("too much",)),
+    (r"\bapproximately\b", ("about",)),
+    (r"\bprocedure to\b", ("right way to", "best way to")),
+    (r"\bverify\b", ("make sure",)),
+    (r"\bdetermine\b", ("find out",)),
+    (r"\bobtain\b", ("get",)),
+    (r"\bterminate\b", ("end",)),
+    (r"\bcommence\b", ("start",)),
+    (r"\bWhat causes\b", ("What's behind",)),
+    (r"\bwhat is the cause\b", ("what's up", "what's gone wrong")),
+    (r"\bwhat do I check\b", ("where do I look", "what's the first thing to look at")),
+    (r"\bwhat should I check\b", ("where do I look",)),
+    (r"\bWhat is the torque for\b", ("How tight do I do up", "What do I torque down")),
+)
+_COMPILED = tuple((re.compile(pattern), words) for pattern, words in _REWORDINGS if words)
+
+
+_MOVED = re.compile(
+    r"\b(swap|change|take|get|put|do|look|torque|hook|dial|clean|let|top) (out|off|up|over|down|in) (it|them)\b"
+)
+
+
+def in_everyday_words(text: str, rng: random.Random) -> str | None:
+    """Replace words of manuals by words of speech; None if there is none to replace."""
+    changed = text
+    for pattern, words in _COMPILED:
+        if pattern.search(changed):
+            changed = pattern.sub(rng.choice(words), changed)
+    changed = _MOVED.sub(r"\1 \3 \2", changed)  # "swap it out"
+    return None if changed == text else changed
+
+
+def as_typed(text: str, rng: random.Random) -> str:
+    """Write a question as people type it: at times in lower case, without its sign or without articles."""
+    first, *rest = text.split(" ")
+    keeps = first[1:] != first[1:].lower() or any(character.isdigit() for character in first) or first == "I"
+    if rng.random() < 0.55 and not keeps:
+        text = " ".join([first.lower(), *rest])
+        if rng.random() < 0.7:
+            text = text.rstrip("?")
+    return text

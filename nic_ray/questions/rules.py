@@ -1,0 +1,234 @@
+"""Questions of sections without a language model: by the type of the title, from sentences, terms and shop words."""
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nic_ray.dataset.broken import why_broken
+from nic_ray.manuals.sections import Section
+from nic_ray.questions.cloze import from_first_sentence
+from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
+from nic_ray.questions.draft import Draft
+from nic_ray.questions.everyday import as_typed, in_everyday_words
+from nic_ray.questions.glossary import Glossary, Swaps, swaps_of
+from nic_ray.questions.keywords import Terms, count_terms, keyword_queries
+from nic_ray.questions.labels import from_label
+from nic_ray.questions.language import clauses, names_in, sentences, tokens
+from nic_ray.questions.question import Question
+from nic_ray.questions.statements import from_statement
+from nic_ray.questions.steps import from_orders
+from nic_ray.questions.titles import Title, fold, from_title, read_title, refused_titles, topic_of
+from nic_ray.questions.typos import with_typos
+from nic_ray.words import words
+
+_MOST_OF_SHOP = 16
+_MOST_OF_TYPOS = 4
+_LONGEST = 20
+"""Words of a question."""
+_MOST_OF_FORM = 2
+"""Questions of a section that are alike in form."""
+_COMMON = 0.02
+"""Share of the sections that a word may be in and still tell one section from most others."""
+_SHORT = 11
+"""Words of a question before which a topic is put."""
+_SPOKEN = 0.35
+_MOST_KEYWORDS = 7
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the rules know about all sections."""
+
+    names: frozenset[str]
+    terms: Terms
+    swaps: Mapping[str, Swaps]
+    titles: Mapping[str, str]
+    english: bool
+
+
+def ask_by_rules(
+    sections: Sequence[Section],
+    glossary: Glossary,
+    *,
+    seed: int,
+    language: str = "en",
+    done: Callable[[int], None] = lambda _: None,
+) -> list[Question]:
+    """Make questions of sections; there may be more than are wanted, the better ones of each section and kind first.
+
+    The draws of a section depend on its content and the seed only, so that a further section changes no other's.
+
+    Args:
+        glossary: shop words by domain; may be empty.
+        language: of the sections, such as "en"; in others than English there are questions of titles, keywords and
+            spelling mistakes only.
+        done: called with the number of further sections done.
+    """
+    known = _Known(
+        names=names_in([section.text for section in sections]),
+        terms=count_terms(sections),
+        swaps={domain: swaps_of(terms) for domain, terms in glossary.items()},
+        titles=refused_titles(sections),
+        english=language.split("-")[0].lower() == "en",
+    )
+    questions = []
+    for number, section in enumerate(sections):
+        rng = random.Random(f"{seed} {hashlib.sha256(section.passage.encode()).hexdigest()}")
+        seen = set[str]()
+        for draft in _of_section(section, known, rng):
+            query = " ".join(draft.query.split())
+            if 2 <= len(query.split()) <= _LONGEST and query.lower() not in seen:
+                seen.add(query.lower())
+                questions.append(Question(query, draft.kind, number, draft.text))
+        done(1)
+    return questions
+
+
+def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator[Draft]:
+    """Yield the questions of a section: plain ones and symptoms, then shop words, keywords and misspelt ones."""
+    typed = keyword_queries(section, known.terms, rng, english=known.english)
+    queries = [Draft(query, "keyword", "keywords") for query in typed]
+    title = None if fold(section.section) in known.titles else read_title(section.section, known.names)
+    if known.english:
+        plain = _plain(section, title, known, rng)
+        shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
+        yield from (replace(each, query=as_typed(each.query, rng)) for each in plain)
+        yield from shop
+    else:
+        plain = [] if title is None else [Draft(section.section, "direct", "title")]
+        yield from plain
+    yield from queries
+    yield from _misspelt([*plain[:6], *queries[:2]], rng)
+
+
+def _plain(section: Section, title: Title | None, known: _Known, rng: random.Random) -> list[Draft]:
+    """Return the plain questions and symptoms, in an order that takes from each source in turn."""
+    by_source: dict[str, list[Draft]] = defaultdict(list)
+    if title is not None:
+        by_source["title"] = from_title(title, rng)
+    by_source["cloze"] = [*from_first_sentence(section, rng, known.names)]
+    for number, sentence in enumerate(sentences(section.text)):
+        for part, clause in enumerate(clauses(sentence)):
+            by_source[f"{number}"] += _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
+    for drafts in by_source.values():
+        rng.shuffle(drafts)
+    order = [source for source in by_source if by_source[source]]
+    rng.shuffle(order)
+    topic = "" if title is None else topic_of(title)
+    named = (_with_topic(draft, topic, known.terms, rng) for draft in _in_turn([by_source[source] for source in order]))
+    taken = Counter[str]()
+    plain = []
+    for draft in named:
+        if draft is not None and (not draft.form or taken[draft.form] < _MOST_OF_FORM):
+            taken[draft.form] += 1
+            plain.append(draft)
+    return plain
+
+
+def _of_clause(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> list[Draft]:
+    if len(clause) < 3:
+        return []
+    if labelled := [*from_label(clause, source, rng, names)]:
+        return labelled
+    return [
+        *from_condition(clause, source, rng, names),
+        *from_meaning(clause, source, rng, names),
+        *from_cause(clause, source, rng, names),
+        *from_orders(clause, source, rng),
+        *from_statement(clause, source, rng, names),
+    ]
+
+
+def _in_turn(parts: Sequence[Sequence[Draft]]) -> list[Draft]:
+    longest = max(map(len, parts), default=0)
+    return [part[turn] for turn in range(longest) for part in parts if turn < len(part)]
+
+
+def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> Draft | None:
+    """Say what a question is about if its words are those of many sections; None if it cannot be said."""
+    if draft.source == "title" or _is_specific(draft.query, terms):
+        return draft
+    own = set(fold(topic).split())
+    if not topic or own <= set(fold(draft.query).split()) or len(draft.query.split()) > _LONGEST - 6:
+        return None
+    return replace(draft, query=_about(topic, draft, rng))
+
+
+def _is_specific(query: str, terms: Terms) -> bool:
+    few = max(2, _COMMON * terms.sections)
+    found = {word: terms.holding[word] for word in words(query) if terms.holding[word] and why_broken(word) is None}
+    return len(found) > 1 and min(found.values()) <= few
+
+
+def _about(topic: str, draft: Draft, rng: random.Random) -> str:
+    """Put a topic before a question, or after one that ends in a part of it."""
+    query = draft.query
+    if draft.detail and query.endswith("?") and not set(fold(topic).split()) & set(fold(query).split()):
+        return f"{query[:-1]} on the {topic}?"
+    small = query if query.split()[0] == "I" or query[1:2].isupper() else query[:1].lower() + query[1:]
+    return rng.choice((f"{topic}: {small}", f"{topic} - {small}", f"{topic}, {small}"))
+
+
+def _in_shop_words(
+    plain: Sequence[Draft], keywords: Sequence[Draft], title: Title | None, swaps: Swaps | None, rng: random.Random
+) -> Iterator[Draft]:
+    # questions that are kept as plain ones come last, so that the shop words come in others
+    drafts, made = [*plain[4:], *plain[:4]], 0
+    if swaps is not None and swaps.pattern is not None:
+        topic = [] if title is None else swaps.terms_in(title.text)
+        typed = [*_typed_in_shop_words(keywords, topic, swaps, rng)][:2]
+        titles = [draft for draft in drafts if draft.source == "title"]
+        others = [draft for draft in drafts if draft.source != "title"]
+        asked = [each for draft in others if (each := _in_shop_word(draft, topic, swaps, rng)) is not None]
+        named = [each for draft in titles if (each := _in_shop_word(draft, [], swaps, rng)) is not None]
+        for draft in [*named[:1], *asked[:2], *typed[:1], *asked[2:], *named[1:2], *typed[1:], *named[2:]]:
+            made += 1
+            yield draft
+    for draft in drafts:
+        query = in_everyday_words(draft.query, rng)
+        if query is not None and made < _MOST_OF_SHOP:
+            yield replace(draft, query=as_typed(query, rng), kind="shop")
+            made += 1
+
+
+def _in_shop_word(draft: Draft, topic: Sequence[str], swaps: Swaps, rng: random.Random) -> Draft | None:
+    """Put shop words for the terms of a question, or before it one for its section's topic."""
+    choose = [rng.randrange(1000) for _ in range(3)]
+    query = swaps.swapped(draft.query, choose)
+    if (
+        query is None
+        and topic
+        and draft.source != "cloze"
+        and len(draft.query.split()) <= _SHORT
+        and ": " not in draft.query
+    ):
+        short = swaps.swapped(topic[0], choose)
+        query = None if short is None else _about(short, draft, rng)
+    if query is None:
+        return None
+    if rng.random() < _SPOKEN:
+        query = in_everyday_words(query, rng) or query
+    return replace(draft, query=as_typed(query, rng), kind="shop")
+
+
+def _typed_in_shop_words(
+    keywords: Sequence[Draft], topic: Sequence[str], swaps: Swaps, rng: random.Random
+) -> Iterator[Draft]:
+    for draft in keywords:
+        choose = [rng.randrange(1000)]
+        query = swaps.swapped(draft.query, choose)
+        if query is None and topic and (short := swaps.swapped(topic[0], choose)) is not None:
+            query = f"{short} {draft.query}"
+        if query is not None and len(query.split()) <= _MOST_KEYWORDS:
+            yield Draft(query, "shop", draft.source)
+
+
+def _misspelt(drafts: Sequence[Draft], rng: random.Random) -> Iterator[Draft]:
+    drawn = list(drafts)
+    rng.shuffle(drawn)
+    for draft in drawn[:_MOST_OF_TYPOS]:
+        query = with_typos(as_typed(draft.query, rng), rng)
+        if query is not None:
+            yield replace(draft, query=query, kind="typo")
