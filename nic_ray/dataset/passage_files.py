@@ -14,6 +14,8 @@ from nic_ray.validation import is_whole, kind_of_value
 
 TEXTS = ("text", "passage", "content", "contents", "document", "body", "positive", "chunk")
 """The names of columns that hold passages, the likeliest first."""
+SECTIONS = {"domain", "section", "text"}
+"""The columns by which sections of manuals are known: a passage is a heading, a line break and the text."""
 MAX_LISTED = 20
 """Number of faults that an error message lists."""
 
@@ -45,8 +47,10 @@ def read_passages(path: Path) -> list[str] | None:
                         f"{path}: no column is known to hold passages ({found_names(listed)}); name it text, with a "
                         "title beside it if there is one"
                     )
-                title = known.get("title", "title")
-            fault, text = _text(row, column, title)
+                title, joint = known.get("title", "title"), " "
+                if "title" not in known and known.keys() >= SECTIONS:
+                    title, joint = known["section"], "\n"
+            fault, text = _text(row, column, title, joint)
             if fault:
                 faults.append(f"{unit} {place}: {fault}")
             else:
@@ -72,13 +76,13 @@ def _holds_pairs(names: Sequence[str]) -> bool:
     return True
 
 
-def _text(row: JsonObject, column: str, title: str) -> tuple[str, str]:
-    """Return what is wrong with a row, and its text."""
+def _text(row: JsonObject, column: str, title: str, joint: str) -> tuple[str, str]:
+    """Return what is wrong with a row, and its text, after a title and what joins them."""
     text, before = row.get(column), row.get(title) or ""
     if not isinstance(text, str) or not isinstance(before, str):
         name, value = (title, before) if isinstance(text, str) else (column, text)
         return f'"{name}" must be text, got {kind_of_value(value)}', ""
-    whole = f"{before} {text}".strip()
+    whole = f"{before}{joint}{text}".strip()
     if not is_whole(whole):
         return f'"{column}" must be text, got {kind_of_value(whole)}', ""
     return ("" if whole else f'"{column}" is empty'), whole
