@@ -83,6 +83,11 @@ class Prepared:
         """(N,) which rows may be held back: all, or those that are not synthetic where `data.synthetic` says so."""
         return is_measured(self.collection, self.config.data)
 
+    def is_synthetic(self, part: str) -> bool:
+        """Whether all questions of a part were made from their passages."""
+        synthetic, rows = self.collection.synthetic, self.rows(part)
+        return synthetic is not None and len(rows) > 0 and bool(synthetic[rows].all())
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
         return np.flatnonzero(self.parts == part)
