@@ -32,8 +32,8 @@ class DataConfig(Section):
     corpus: Path | None = Field(
         None,
         description="passages that no question asks for, ranked beside those of the pairs: a file of passages (a "
-        "column `text`, perhaps a `title`), a folder in BEIR form or of .txt and .md files, or a file of pairs; null: "
-        "none",
+        "column `text`, perhaps a `title`) or of sections of manuals, a folder in BEIR form or of .txt and .md files, "
+        "or a file of pairs; null: none",
     )
     columns: dict[PairField, str] = Field(
         {},

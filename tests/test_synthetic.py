@@ -260,6 +260,8 @@ def test_mining_among_sections_never_returns_the_whole_of_a_cut_passage(tmp_path
         own = {row["positive"], row["cut_from"], *(r["positive"] for r in rows if r["cut_from"] == row["cut_from"])}
         assert not own & {*row["negative"]}
         assert row["synthetic"] is True
+        of_sections = [text.partition("\n")[0] for text in row["negative"]]
+        assert len({*of_sections}) == len(of_sections)  # of passages cut from one section, the nearest is enough
     # the same with what the rows say cut out: then it would be mined
     plain = [Pair(row["query"], row["positive"], "pumps") for row in rows]
     assert with_corpus(index_pairs(plain), corpus).near_group[-1] not in index_pairs(plain).near_group

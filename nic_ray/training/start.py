@@ -125,6 +125,8 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
             "those; put the old ones back, or start anew"
         )
     _refuse_other_general_texts(prepared, started, run_folder)
+    if "synthetic" not in started.get("data", {}):  # a version that did not count synthetic rows has started it
+        start["data"].pop("synthetic", None)
     if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
         return
     then, now = started.get("data", {}).get("corpus"), start["data"].get("corpus")
