@@ -212,8 +212,8 @@ class GuardConfig(Section):
         0.8,
         ge=0,
         le=1,
-        description="least share of the ten nearest neighbours of general texts that must be the base model's; 0: not "
-        "measured",
+        description="least share of the ten nearest neighbours of general texts that must be the base model's, 0.05 "
+        "more where all questions are synthetic; 0: not measured",
     )
     max_domain_drop: float = Field(
         0.02,

@@ -13,7 +13,9 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets", "beir
 """The names of `dataset.formats.FORMATS`."""
 
 
-PairField = Literal["query", "positive", "negative", "domain", "source_section", "document", "score"]
+PairField = Literal[
+    "query", "positive", "negative", "domain", "source_section", "document", "score", "kind", "synthetic", "cut_from"
+]
 
 
 class DataConfig(Section):
@@ -30,8 +32,8 @@ class DataConfig(Section):
     corpus: Path | None = Field(
         None,
         description="passages that no question asks for, ranked beside those of the pairs: a file of passages (a "
-        "column `text`, perhaps a `title`), a folder in BEIR form or of .txt and .md files, or a file of pairs; null: "
-        "none",
+        "column `text`, perhaps a `title`) or of sections of manuals, a folder in BEIR form or of .txt and .md files, "
+        "or a file of pairs; null: none",
     )
     columns: dict[PairField, str] = Field(
         {},
@@ -53,6 +55,12 @@ class DataConfig(Section):
         description="what the held-back rows have that training never saw: their passages, or only their queries; "
         "cross_fit: their passages, and once the guard has passed, the winner's configuration is trained again for "
         "each of 1 / test_share folds, so that every passage is held out once",
+    )
+    synthetic: Literal["train_only", "as_others"] = Field(
+        "train_only",
+        description="rows whose question was made from its passage (field `synthetic`), where there are others too: "
+        "train_only, these alone are held back, as without synthetic rows, which are trained on unless their passage "
+        "is held back; as_others, all rows are split alike",
     )
     group_by: str = Field(
         BY_PASSAGE,

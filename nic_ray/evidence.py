@@ -21,6 +21,7 @@ from nic_ray.results import (
     StoredFolds,
     StoredInterval,
     StoredKind,
+    StoredQuestionKind,
     StoredRefit,
 )
 
@@ -67,6 +68,8 @@ class GuardVerdict(TypedDict, total=False):
     max_retention_loss: float
     min_neighbours_kept: float
     max_domain_drop: float
+    least_gain: float
+    """What the lower bounds must exceed; absent where that is 0."""
     lower_bounds: Mapping[str, float | None]
     """Part -> lower confidence bound of the macro difference."""
 
@@ -224,6 +227,8 @@ class Evidence(TypedDict, total=False):
     """Absent where a search has one base model."""
     best_base: str
     """The base model that finds most on the validation rows; absent if the winner was tuned from it."""
+    question_kinds: list[StoredQuestionKind]
+    """The test questions by kind, the most frequent one first; absent where no row names its kind."""
     previous: PreviousModel
     """Absent unless the base model had been tuned before."""
     run: str

@@ -32,6 +32,7 @@ def main(
     from nic_ray.config import Config
     from nic_ray.config_file import load_config
     from nic_ray.dataset.corpus import with_corpus
+    from nic_ray.dataset.division import divided_rows
     from nic_ray.dataset.form import form_of
     from nic_ray.dataset.pairs import read_pairs
     from nic_ray.domains import omitted_domains, shown_domains
@@ -39,7 +40,6 @@ def main(
     from nic_ray.model.base import load
     from nic_ray.sources import as_sources, listed
     from nic_ray.training.mining import mine_negatives, refuse_place, write_negatives
-    from nic_ray.training.prepared import divide
 
     refuse_place(out)
     place = pick_device(device, "--device")
@@ -47,8 +47,9 @@ def main(
     sources = as_sources(listed(pairs))
     rows = read_pairs(sources, form=form_of(settings.data))
     # the whole file is split: with a sample, most training rows would get no negatives
-    collection, parts = divide(rows, settings.data.model_copy(update={"sample_share": 1.0}))
-    train = [row for row, part in enumerate(parts.tolist()) if part == "train"]
+    division = divided_rows(rows, settings.data.model_copy(update={"sample_share": 1.0}))
+    collection = division.collection
+    train = [row for row, part in enumerate(division.parts.tolist()) if part == "train"]
     by_row = mine_negatives(
         load(model),
         with_corpus(collection, corpus or settings.data.corpus),
@@ -58,7 +59,7 @@ def main(
         max_tokens=settings.train.max_tokens,
         device=place,
     )
-    write_negatives(sources, rows, by_row, out)
+    write_negatives(sources, rows, {int(division.rows[row]): texts for row, texts in by_row.items()}, out)
     by_domain: dict[str, list[int]] = {name: [] for name in sorted(set(collection.domains))}
     for row in train:
         by_domain[collection.domains[row]].append(row)
@@ -69,8 +70,8 @@ def main(
         return [name, str(len(members)), str(len(mined)), f"{sum(mined) / max(1, len(members)):.2f}"]
 
     cells = [[omitted_domains(sizes)] if name is None else line(name, by_domain[name]) for name in shown_domains(sizes)]
-    columns = ["domain", "training rows", "with negatives", "negatives a row"]
-    console.show(console.table(columns, [*cells, line("all", train)]))
+    cells.append(line("all", train))
+    console.show(console.table(["domain", "training rows", "with negatives", "negatives a row"], cells))
     console.say(f"written: {out}")
 
 

@@ -17,6 +17,8 @@ class StoredSplit(TypedDict, total=False):
     """"own" where the rows kept the splits that they came with, whatever the protocol; else absent."""
     group_by: str
     """What rows stayed together by; absent where that was their passage."""
+    synthetic: str
+    """"as_others" where synthetic rows were split as the others were; else absent."""
     seed: int
     sample_share: float
     validation_share: float
@@ -84,6 +86,8 @@ class StoredData(TypedDict, total=False):
     """Absent if the run had none."""
     domains: Mapping[str, int]
     """Domain -> number of rows."""
+    synthetic: Mapping[str, int]
+    """Part -> number of rows whose question was made from its passage; absent if there are none."""
 
 
 class StoredGeneralTexts(TypedDict):

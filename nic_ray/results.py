@@ -87,6 +87,19 @@ class StoredKind(TypedDict):
     trials: int
 
 
+class StoredQuestionKind(TypedDict):
+    """The test questions of one kind."""
+
+    kind: str
+    queries: int
+    passages: int
+    """Passages that they ask about, or documents where those are held back together."""
+    recall: Mapping[str, float]
+    """Model, the base model first -> Recall@5, the mean over these questions."""
+    gain: StoredInterval | None
+    """The last model's minus the first's; None for one model."""
+
+
 class ShorterEmbeddings(TypedDict):
     """What embeddings are worth that are cut off at a number of dimensions which the model was trained for."""
 

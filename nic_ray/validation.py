@@ -174,11 +174,14 @@ def _row_fault(error: Any, content: bytes) -> str:
         "positive": "text or a list of texts",
         "negative": "text or a list of texts",
         "source_section": "text or null",
+        "cut_from": "text or null",
     }
-    rule = "a number" if place[0] == "score" else "text" if len(place) > 1 else rules.get(place[0], "text")
+    rule = "a number" if place[0] == "score" else rules.get(place[0], "text")
+    if len(place) > 1 and place[0] in ("positive", "negative"):
+        rule = "text"
     way_out = ""
     if isinstance(value, float) and not math.isfinite(value):
-        optional = place[0] in ("negative", "source_section")
+        optional = place[0] in ("negative", "source_section", "cut_from")
         way_out = "; write null, or leave it out" if optional else "; fill it in, or leave the row out"
     return f"{field} must be {rule}, got {kind_of_value(value, of_json=bool(content))}{way_out}"
 

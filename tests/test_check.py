@@ -325,11 +325,13 @@ def test_a_line_keeps_its_other_values_when_it_loses_a_positive_and_goes_when_it
 
 def test_a_copy_in_another_format_keeps_splits_and_names_the_columns_it_leaves_out(pairs, run, tmp_path):
     splits = ["train", "dev", "test"] * 2
-    rows = [{**row, "split": split, "id": 1, "kind": "x"} for row, split in zip([*SOUND, *FAULTY], splits, strict=True)]
+    rows = [
+        {**row, "split": split, "id": 1, "chapter": "x"} for row, split in zip([*SOUND, *FAULTY], splits, strict=True)
+    ]
     path, clean = pairs(*rows), tmp_path / "clean.csv"
     code, out, err = run(path, "--write-clean", clean)
     assert (code, err) == (0, "")
-    assert f'  without columns of {path} that are read as no field of a pair: "id", "kind"\n' in out
+    assert f'  without columns of {path} that are read as no field of a pair: "id", "chapter"\n' in out
     assert [pair.split for pair in read_pairs(clean, form=Form(own_splits=True))] == [
         "train",
         "validation",
@@ -342,7 +344,7 @@ def test_a_copy_in_another_format_keeps_splits_and_names_the_columns_it_leaves_o
     )
     code, out, err = run(path, second, clean, "--write-clean", tmp_path / "all.parquet", "--json")
     assert json.loads(out)["written"]["notes"] == [
-        f'without columns of {path} that are read as no field of a pair: "id", "kind"',
+        f'without columns of {path} that are read as no field of a pair: "id", "chapter"',
         f'without columns of {second} that are read as no field of a pair: "page"',
     ]
     kept = [(pair.query, pair.split) for pair in read_pairs(tmp_path / "all.parquet", form=Form(own_splits=True))]

@@ -62,6 +62,8 @@ def test_json_is_the_comparison_of_the_library(bundle, tiny_pairs_file, tiny_mod
         "rankings": expected.rankings,
         "asked": {"pumps": 3, "radios": 3, "trucks": 3, "macro": 9},
         "warnings": [],
+        "synthetic": 0,
+        "kinds": [],
     }
 
 

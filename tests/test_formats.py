@@ -239,6 +239,12 @@ def broken(kind: str, form: str, folder: Path) -> tuple[Path, str] | None:
             return None
         rows = [{**row, "score": -1 if n == 2 else 2} for n, row in enumerate(ROWS)]
         return save(folder, form, rows), rf'{lines} {third}: "score" item 1 must be above 0, got -1'
+    if kind == "synthetic":
+        if form == "beir":
+            return None
+        rows = [{**row, "synthetic": "perhaps" if n == 2 else "true"} for n, row in enumerate(ROWS)]
+        message = rf"{lines} {third}: \"synthetic\" must be true or false, in a table also 1 or 0, got 'perhaps'"
+        return save(folder, form, rows), message
     return None
 
 
@@ -263,6 +269,7 @@ FAULTS = (
     "duplicate ids",
     "unknown ids",
     "score",
+    "synthetic",
 )
 TABLE = ROOT / "docs" / "formats.md"
 

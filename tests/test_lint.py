@@ -106,6 +106,15 @@ def test_passages_that_are_nearly_an_earlier_one_are_found_with_all_their_rows()
     assert findings([*sound_pairs(), *pairs])[0].detail == "1 passages are nearly one of 1 others"
 
 
+def test_what_was_cut_from_one_passage_is_no_near_duplicate_of_the_others():
+    words = " ".join(f"word{number}" for number in range(60))
+    cut = [words.replace(f" word{number}", "") for number in (20, 40)]
+    pairs = [Pair(f"what of the pump {n}?", text, "pumps", line=210 + n) for n, text in enumerate([words, *cut])]
+    assert found([*sound_pairs(), *pairs]) == {"near-duplicate-passage": (211, 212)}
+    known = [pairs[0], *(dataclasses.replace(pair, cut_from=words) for pair in pairs[1:])]
+    assert found([*sound_pairs(), *known]) == {}
+
+
 def test_a_passage_under_two_domains_is_found_where_it_stands_in_fewer_rows():
     others = sound_pairs(domain="radios", first_line=200)
     guest = [Pair(f"Why does mark m{row} stay at rest?", PASSAGES[5], "radios", line=400 + row) for row in range(3)]

@@ -63,7 +63,7 @@ def test_one_negative_needs_no_list_and_none_is_fine(tmp_path, given, negatives)
 
 
 def test_unknown_fields_are_ignored(tmp_path):
-    row = SOUND | {"kind": "typo", "synthetic": True, "nested": {"a": [1, None]}}
+    row = SOUND | {"hard_negative": True, "chapter": "typo", "nested": {"a": [1, None]}}
     assert read_pairs(write(tmp_path, row))[3] == Pair("q", "p", "radar", line=4)
 
 

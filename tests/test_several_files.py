@@ -109,7 +109,7 @@ def test_what_only_the_repetition_of_a_row_says_is_kept_and_a_difference_is_said
     other = [{**row, "document": "another"} for row in ROWS[:2]]
     found = read_file((tmp_path / "b.jsonl", write(tmp_path / "c.jsonl", other)))
     assert found.pairs[0].document == "manual 0"
-    assert found.notes[-1].startswith("2 of them name another document, section or score than the earlier file")
+    assert found.notes[-1].startswith("2 of them name another document, section, score or kind than the earlier file")
 
 
 def test_a_column_that_groups_is_not_replaced_by_another_one(tmp_path):

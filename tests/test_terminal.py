@@ -31,7 +31,9 @@ def test_epochs_stand_beside_every_model_in_a_table(tmp_path, capsys):
     found = evidence(trained("trial-000", 3.0))
     results = {"validation": {"base": FLAT, "first trial": FLAT, "tuned": FLAT}}
     judgement = SimpleNamespace(evidence=found, results=results)
-    show_result(SimpleNamespace(judgement=judgement, folder=Path("models/a"), run_folder=tmp_path, ranked=None))
+    show_result(
+        SimpleNamespace(judgement=judgement, folder=Path("models/a"), run_folder=tmp_path, ranked=None, caution=None)
+    )
     shown = capsys.readouterr().out
     # the header is set in narrow columns, a few letters a line
     header = shown.partition("pumps")[0].split()
@@ -46,7 +48,9 @@ def test_the_passages_of_each_domain_stand_in_every_table(tmp_path, capsys):
     }
     results = {part: {"base": FLAT, "tuned": FLAT} for part in ("validation", "test", "test in domain")}
     judgement = SimpleNamespace(evidence=found, results=results)
-    show_result(SimpleNamespace(judgement=judgement, folder=Path("models/a"), run_folder=tmp_path, ranked=None))
+    show_result(
+        SimpleNamespace(judgement=judgement, folder=Path("models/a"), run_folder=tmp_path, ranked=None, caution=None)
+    )
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if line[:1] == ["pumps"]] == [["pumps", "9"], ["pumps", "8"], ["pumps", "8"]]
     assert [line for line in lines if line[:1] == ["macro"]] == [["macro", "19"], ["macro", "18"], ["macro", "18"]]

@@ -13,6 +13,7 @@ from nic_ray.bundle.descriptions import describe_ranked
 from nic_ray.bundle.markdown import gap, table
 from nic_ray.bundle.names import PICTURE
 from nic_ray.bundle.picture import cut_off, described_training, domains_of, with_epochs
+from nic_ray.bundle.question_kinds import caution_of, describe_trained
 from nic_ray.domains import MAX_SHOWN, changes_of, names_of, shown_domains
 from nic_ray.evidence import Metadata
 from nic_ray.metrics.table import METRICS, OVER_ALL, PRIMARY, metric_of, metrics_in
@@ -102,8 +103,10 @@ def _eval_results(metadata: Metadata) -> Iterator[EvalResult]:
 def _introduction(metadata: Metadata) -> str:
     domains = metadata.get("data", {}).get("domains", {})
     about = f" about {names_of(domains)}" if domains else ""
+    said = caution_of(metadata.get("data", {}), metadata.get("split", {}))
+    first = f"**{said}**\n\n" if said else ""
     return (
-        f"# {metadata['name']}\n\n"
+        f"# {metadata['name']}\n\n{first}"
         "A sentence-embedding model that finds the passage of a technical manual which answers a question"
         f"{about}. It is {metadata['base_model']}, tuned on pairs of a query and its passage."
     )
@@ -243,7 +246,9 @@ def _data_section(metadata: Metadata) -> str:
         **{f"split, {key.replace('_', ' ')}": value for key, value in split.items() if key != "rows"},
     }
     rows = [[key, _shown(value)] for key, value in facts.items() if value is not None]
-    return "## Data\n\n" + table(["what", "value"], rows) if rows else ""
+    trained = describe_trained(data, split)
+    after = f"\n\n{trained}" if trained else ""
+    return "## Data\n\n" + table(["what", "value"], rows) + after if rows else ""
 
 
 def _rows_of_domains(domains: Mapping[str, int]) -> dict[str, int]:

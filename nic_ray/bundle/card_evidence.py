@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from nic_ray.bundle import deployment, previous
+from nic_ray.bundle import deployment, previous, question_kinds
 from nic_ray.bundle.descriptions import (
     describe_averaging,
     describe_calibration,
@@ -52,6 +52,7 @@ def evidence_section(metadata: Metadata) -> str:
         )
     lines += [
         *deployment.card_lines(metadata),
+        *question_kinds.card_lines(metadata),
         *previous.card_lines(metadata),
         *_word_search_lines(metadata),
         *_calibration_lines(metadata),

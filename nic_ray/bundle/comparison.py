@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from nic_ray.bundle.files import load_base_of
+from nic_ray.bundle.question_kinds import caution, stored_kinds
 from nic_ray.bundle.rows import (
     chosen_rows,
     data_for,
@@ -43,7 +44,7 @@ from nic_ray.model.whole_models import asked_of, encoder_scores
 from nic_ray.progress import View
 from nic_ray.protocol import BY_PASSAGE, held_back_by, shown_name
 from nic_ray.readings import describe_readings, merged, note_reading
-from nic_ray.results import Flat
+from nic_ray.results import Flat, StoredQuestionKind
 from nic_ray.run_folder import RunFolder
 from nic_ray.sources import Sources, shown
 from nic_ray.stored import exported_bundle
@@ -101,6 +102,10 @@ class Comparison:
     """Domain -> number of passages that its queries ask about; "macro" -> their sum."""
     warnings: list[str]
     """Warnings about earlier readings of the test rows."""
+    synthetic: int = 0
+    """Number of the queries that were made from their passages."""
+    kinds: list[StoredQuestionKind] = field(default_factory=list)
+    """The queries by kind, the most frequent one first; empty if no row names its kind."""
 
 
 def compare_with_base(
@@ -151,6 +156,8 @@ def compare_with_base(
         rankings=ranking_figures(scored, queries.domains),
         asked=count_passages(queries),
         warnings=warnings,
+        synthetic=_count_synthetic(collection, chosen),
+        kinds=stored_kinds(collection, chosen, {name: own[VECTORS][PRIMARY] for name, own in scored.items()}, queries),
     )
 
 
@@ -196,6 +203,10 @@ def compare_on_folder(
         asked=count_passages(queries),
         warnings=[],
     )
+
+
+def _count_synthetic(collection: Collection, rows: Sequence[int]) -> int:
+    return 0 if collection.synthetic is None else int(collection.synthetic[list(rows)].sum())
 
 
 def _base_of(metadata: Metadata) -> str:
@@ -324,6 +335,8 @@ def compare_models(
     warnings = [line for name in names for line in _advantages(name, metadata[name], pairs, split, data)]
     if trained:
         warnings += other_corpus(whose, metadata[whose], wanted.corpus)
+    if said := caution(_count_synthetic(collection, rows), len(rows)):
+        warnings.insert(0, said)
     scored, now = {}, datetime.now(UTC)
     for name, folder in folders.items():
         say(f"reading {name}")

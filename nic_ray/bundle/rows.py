@@ -9,6 +9,7 @@ import numpy as np
 
 from nic_ray.bundle.files import read_metadata
 from nic_ray.data_config import DataConfig
+from nic_ray.dataset.division import divide
 from nic_ray.dataset.form import AS_FOUND, Form, column_of_groups
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.groups import groups_of, with_documents
@@ -22,7 +23,7 @@ from nic_ray.origin import METADATA, ReplayedPairs, StoredData, StoredSplit
 from nic_ray.protocol import BY_PASSAGE, unit_of_groups
 from nic_ray.sources import Sources, names_of
 from nic_ray.train_config import TrainConfig
-from nic_ray.training.prepared import divide, split_sha256
+from nic_ray.training.prepared import split_sha256
 
 
 def part_named(split: str | None) -> Part | Literal["all"]:

@@ -126,7 +126,7 @@ def _without_positives(line: bytes, dropped: Collection[int], columns: Columns |
     """Return a line of JSONL without some of its positives and their scores; empty if none is left."""
     row = json.loads(line.removeprefix(MARK))
     of = {} if columns is None else columns.of
-    (positive,), (score,) = of.get("positive", ("positive",)), of.get("score", ("score",))
+    positive, score, whole = (of.get(name, (name,))[0] for name in ("positive", "score", "cut_from"))
     several, scores = row[positive], row.get(score)
     left = [at for at in range(len(several)) if at + 1 not in dropped]
     if not left:
@@ -134,6 +134,8 @@ def _without_positives(line: bytes, dropped: Collection[int], columns: Columns |
     row[positive] = [several[at] for at in left]
     if isinstance(scores, list) and len(scores) == len(several):
         row[score] = [scores[at] for at in left]
+    if isinstance(wholes := row.get(whole), list):
+        row[whole] = [wholes[at] for at in left]
     mark, end = line[: len(MARK) * line.startswith(MARK)], line[len(line.rstrip(b"\r\n")) :]
     # escapes stay escapes: half a character can be written in no other way
     return mark + json.dumps(row, ensure_ascii=line.isascii() or b"\\u" in line).encode() + end

@@ -22,6 +22,10 @@ OTHER_NAMES = {
     "document": "document_id doc_id docid source_document source_file source filename file_name file_path file url",
 }
 """The names that other data sets use for our fields, the likeliest first."""
+OF_QUESTIONS = ("kind", "synthetic", "cut_from")
+"""Fields that tell how a question came about; they have no other names."""
+TOGETHER = {("document", "domain"), ("document", "kind"), ("domain", "kind")}
+"""Fields that one column may hold, the first of which has been found before: what groups rows, and their domains."""
 NUMBERED = re.compile(r"(neg|negative)_\d+")
 """Names of several columns with one negative each."""
 
@@ -70,14 +74,11 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
             way_out = "; name one of these, data.group_by: NAME or columns document=NAME" if field == "document" else ""
             raise UnknownColumn(f'has no column "{column}", which is named for {field} ({found_names(names)}){way_out}')
         of[field] = (column,)
-    for field in ("query", "positive", "domain", "negative", "source_section", "score", "document"):
+    for field in ("query", "positive", "domain", "negative", "source_section", "score", "document", *OF_QUESTIONS):
         if field in of:
             continue
         candidates = [field, *OTHER_NAMES.get(field, "").split()]
-        # a column may hold both domains and what groups the rows
-        taken = {
-            column for other, columns in of.items() if (other, field) != ("document", "domain") for column in columns
-        }
+        taken = {column for other, columns in of.items() if (other, field) not in TOGETHER for column in columns}
         exact = [name for name in (field,) if name in names and name not in taken]
         alike = [known[other] for other in candidates if other in known and known[other] not in taken]
         found = (exact or alike)[:1]

@@ -41,7 +41,7 @@ def with_distractors(collection: Collection, texts: Sequence[str]) -> Collection
         from nic_ray.dataset.duplicates import with_others
 
         named = collection.corpus[collection.corpus < count - collection.distractors]
-        vars(added)["near_group"] = with_others(collection.near_group, added.texts, named)
+        vars(added)["near_group"] = with_others(collection.near_group, added.texts, named, collection.wholes)
     return added
 
 

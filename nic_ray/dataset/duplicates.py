@@ -3,7 +3,7 @@
 import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,11 @@ _BLOCK_OTHERS = 50_000
 """Texts that are compared with others at once."""
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[np.int64]:
+Wholes = Collection[tuple[int, str]]
+"""Numbers of passages that were cut, each with the whole passage."""
+
+
+def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8, wholes: Wholes = ()) -> NDArray[np.int64]:
     """Number the groups of near-duplicate texts, so that they can be counted, or kept on one side of a split.
 
     Two texts are near duplicates if the Jaccard index of their pairs of successive words is at least `threshold`; the
@@ -35,6 +39,8 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
     Args:
         texts: T texts, in any script.
         threshold: smallest Jaccard index of near duplicates, in (0, 1].
+        wholes: texts that count as near duplicates of the whole passages that they were cut from, which may be none of
+            the texts.
 
     Returns:
         (T,) number of each text's group: 0, 1, ... in order of first appearance.
@@ -50,8 +56,13 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
         raise ValueError(f"threshold must be > 0 and <= 1, got {threshold}")
     if not texts:
         return np.zeros(0, dtype=np.int64)
-    held, same = _distinct_rows(_held(texts))
-    return _by_first_appearance(_connected_rows(held, threshold)[same])
+    numbers = {text: len(texts) + place for place, text in enumerate(dict.fromkeys(whole for _, whole in wholes))}
+    held, same = _distinct_rows(_held([*texts, *numbers]))
+    groups = _connected_rows(held, threshold)[same]
+    if wholes:
+        cut, whole = np.array([(number, numbers[text]) for number, text in wholes]).T
+        groups = _joined(groups, cut, whole)[: len(texts)]
+    return _by_first_appearance(groups)
 
 
 def groups_of_others(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.int64]:
@@ -75,23 +86,29 @@ def groups_of_others(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.
     return found
 
 
-def with_others(groups: NDArray[np.int64], texts: Sequence[str], passages: NDArray[np.int64]) -> NDArray[np.int64]:
+def with_others(
+    groups: NDArray[np.int64], texts: Sequence[str], passages: NDArray[np.int64], wholes: Wholes = ()
+) -> NDArray[np.int64]:
     """Extend the groups of the first texts to all texts, without joining any of them.
 
     Args:
         groups: (n,) group of each of the first n texts.
         texts: T texts.
         passages: numbers of those of the first n that the others are compared with.
+        wholes: passages of the first n that were cut, with the whole ones, which the others are compared with as well.
 
     Returns:
-        (T,) groups; a further text is in that of a passage that it is nearly the same as, otherwise in its own.
+        (T,) groups; a further text is in that of a passage that it is nearly the same as, or that was cut from such a
+        passage, otherwise in its own.
     """
     count = len(groups)
     if count == len(texts):
         return groups
-    others = groups_of_others([texts[passage] for passage in passages.tolist()], texts[count:])
+    compared = np.array([*passages.tolist(), *(number for number, _ in wholes)], dtype=np.int64)
+    known = [*(texts[passage] for passage in passages.tolist()), *(whole for _, whole in wholes)]
+    others = groups_of_others(known, texts[count:])
     own = np.arange(count, len(texts))
-    return np.concatenate([groups, np.where(others < 0, own, groups[passages[others]])])
+    return np.concatenate([groups, np.where(others < 0, own, groups[compared[others]])])
 
 
 @dataclass(frozen=True)

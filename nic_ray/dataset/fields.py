@@ -59,7 +59,9 @@ def find_fields(path: Path, names: Sequence[str], form: Form) -> Fields:
 
 
 def fields_of_lines(path: Path, form: Form) -> Fields:
-    """Find the fields of a JSONL file by the names in all of its rows; true and false are no text of a field.
+    """Find the fields of a JSONL file by the names in all of its rows.
+
+    True and false are no text of a field; they say whether a row is synthetic.
 
     Raises:
         UnknownColumn: as `find_fields`.
@@ -73,6 +75,7 @@ def fields_of_lines(path: Path, form: Form) -> Fields:
                 continue
             if isinstance(row, dict):
                 named = {*FIELDS, *form.columns.values()}
+                named |= {name for name in row if name.casefold().strip() == "synthetic"}
                 names |= dict.fromkeys(
                     name for name, value in row.items() if not isinstance(value, bool) or name in named
                 )

@@ -339,7 +339,8 @@ def _near_duplicate_passages(pairs: Sequence[Pair], groups: NDArray[np.int64], n
     for row in np.flatnonzero(several[groups]).tolist():
         text = pairs[row].positive
         earlier = first.setdefault(group_of[text], row)
-        if pairs[earlier].positive != text:
+        wholes = {pair.cut_from or pair.positive for pair in (pairs[earlier], pairs[row])}
+        if pairs[earlier].positive != text and len(wholes) > 1:  # what was cut from one passage is known to be alike
             copies[text] = group_of[text]
             by_row[row] = f"{quoted(text)}: nearly as in {_with_number(pairs[earlier].place, nth[earlier])}"
     return _Found(by_row, f"{len(copies):,} passages are nearly one of {len(set(copies.values())):,} others")

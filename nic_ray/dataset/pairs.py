@@ -52,6 +52,12 @@ class Pair:
     """The part that it came with; None where splits are not read."""
     document: str | None = None
     """The document that the passage comes from; None if the row names none."""
+    kind: str | None = None
+    """How the question is put, such as "keyword"; None if the row does not say."""
+    synthetic: bool = False
+    """Whether the question was made from the passage, by rules or a language model."""
+    cut_from: str | None = None
+    """The passage of which the positive is all but what the question was made from; None where nothing was cut."""
 
     @property
     def place(self) -> str:
@@ -104,6 +110,12 @@ class Collection:
     """Keys of the metrics that are computed besides `table.METRICS`."""
     documents: tuple[str | None, ...] = ()
     """(N,) the document of each row, None where it names none; empty where none is known."""
+    kinds: tuple[str | None, ...] = ()
+    """(N,) the kind of each row's question, None where it names none; empty where none is known."""
+    synthetic: NDArray[np.bool_] | None = None
+    """(N,) which questions were made from their passages; None where none was."""
+    cut_from: tuple[str | None, ...] = ()
+    """(N,) the whole passage where a row's was cut, else None; empty where none was."""
 
     @property
     def is_query(self) -> NDArray[np.bool_]:
@@ -125,15 +137,24 @@ class Collection:
 
     @cached_property
     def near_group(self) -> NDArray[np.int64]:
-        """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ."""
+        """(T,) the same number for near duplicates, computed on first use; if `fully_judged`, all numbers differ.
+
+        A passage that was cut is a near duplicate of the whole one, and of what else was cut from that.
+        """
         if self.fully_judged:
             return np.arange(len(self.texts))
         # imports SciPy, without which a trial's process starts sooner
         from nic_ray.dataset.duplicates import near_duplicates, with_others
 
         named = len(self.texts) - self.distractors
-        groups = near_duplicates(self.texts[:named])
-        return with_others(groups, self.texts, self.corpus[self.corpus < named])
+        groups = near_duplicates(self.texts[:named], wholes=self.wholes)
+        return with_others(groups, self.texts, self.corpus[self.corpus < named], self.wholes)
+
+    @property
+    def wholes(self) -> dict[tuple[int, str], None]:
+        """Each passage that was cut, by its number, with the whole one, once and in the order of the rows."""
+        cut = zip(self.positive.tolist(), self.cut_from, strict=False)
+        return {(number, whole): None for number, whole in cut if whole is not None}
 
 
 def read_pairs(path: Sources, known_domains: Container[str] = (), form: Form = AS_FOUND) -> list[Pair]:
@@ -323,6 +344,8 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
     query = np.empty(len(pairs), dtype=np.int64)
     positive = np.empty(len(pairs), dtype=np.int64)
     negatives = np.full((len(pairs), width), -1, dtype=np.int64)
+    any_cut = any(pair.cut_from is not None for pair in pairs)
+    same: dict[str | None, str | None] = {}  # a whole passage is in memory once, however much was cut from it
     for row, pair in enumerate(pairs):
         query[row] = number(pair.query, is_query=True)
         positive[row] = number(pair.positive)
@@ -336,6 +359,9 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
         corpus=np.unique(np.concatenate([positive, negatives[negatives >= 0]])),
         gains=np.array([pair.score for pair in pairs]) if any(pair.score != 1 for pair in pairs) else None,
         documents=tuple(pair.document for pair in pairs),
+        kinds=tuple(pair.kind for pair in pairs) if any(pair.kind is not None for pair in pairs) else (),
+        synthetic=np.array([pair.synthetic for pair in pairs]) if any(pair.synthetic for pair in pairs) else None,
+        cut_from=tuple(same.setdefault(pair.cut_from, pair.cut_from) for pair in pairs) if any_cut else (),
     )
 
 
@@ -377,6 +403,9 @@ def row_of(pair: Pair) -> JsonObject:
         "document": pair.document,
         "score": None if pair.score == 1 else pair.score,
         COLUMN: pair.split,
+        "kind": pair.kind,
+        "synthetic": pair.synthetic or None,
+        "cut_from": pair.cut_from,
     }
     return row | {name: value for name, value in optional.items() if value is not None}
 
@@ -384,10 +413,22 @@ def row_of(pair: Pair) -> JsonObject:
 def _pairs_of(row: Row, place: int, unit: str) -> Iterator[Pair]:
     split = row.split if isinstance(row, OwnRow) else None
     scores = row.score * len(row.positive) if len(row.score) == 1 else row.score
-    for positive, score in zip(row.positive, scores, strict=True):
-        negatives, section = tuple(row.negative), row.source_section
+    wholes = row.cut_from * len(row.positive) if row.cut_from == [None] else row.cut_from
+    for positive, score, whole in zip(row.positive, scores, wholes, strict=True):
         yield Pair(
-            row.query, positive, row.domain, negatives, section, score, place, unit, split=split, document=row.document
+            query=row.query,
+            positive=positive,
+            domain=row.domain,
+            negatives=tuple(row.negative),
+            source_section=row.source_section,
+            score=score,
+            line=place,
+            unit=unit,
+            split=split,
+            document=row.document,
+            kind=row.kind,
+            synthetic=row.synthetic,
+            cut_from=whole,
         )
 
 

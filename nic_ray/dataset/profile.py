@@ -4,8 +4,9 @@ The figures say what a search can do with the pairs: whether texts fit into the 
 learn from, and how far a search by words alone would get.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,11 @@ class Profile:
     """In alphabetical order."""
     histograms: Mapping[str, Histogram]
     """"queries" and "passages" of the whole; one without counted texts is absent."""
+    rows: int = 0
+    synthetic: int = 0
+    """Number of the rows whose question was made from its passage."""
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    """Kind of question -> number of rows, the most frequent one first; rows that name none are left out."""
 
 
 def texts_to_count(pairs: Sequence[Pair], prompts: Prompts = NO_PROMPTS) -> list[str]:
@@ -163,6 +169,9 @@ def profile_pairs(
         _part(table, measured, order),
         {name: domains[name] for name in sorted(domains)},
         {kind: _histogram(lengths[lengths >= 0]) for kind, lengths in kinds.items() if (lengths >= 0).any()},
+        rows=len(pairs),
+        synthetic=sum(pair.synthetic for pair in pairs),
+        kinds=dict(Counter(pair.kind for pair in pairs if pair.kind is not None).most_common()),
     )
 
 

@@ -23,6 +23,7 @@ from nic_ray.dataset.split import (
     sample_rows,
     split_rows,
 )
+from nic_ray.dataset.synthetic import are_apart, sampled_beside, trained_beside, with_documents_of
 from nic_ray.errors import InputError
 from nic_ray.evidence import Metadata
 from nic_ray.origin import METADATA, ReplayedPairs, StoredSplit
@@ -225,6 +226,8 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
     Left out are rows that belong to old rows of several parts, as those whose passage is nearly the same as one of
     each, and rows that would train on a question that was held back about a trained passage ("unseen_queries").
 
+    Where new synthetic rows are kept apart from others, they are trained on, or left out as `trained_beside` says.
+
     Args:
         old: the collection of the old rows.
         old_parts: (M,) the part of each old row.
@@ -234,7 +237,41 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
     Raises:
         InputError: no row is new, or a new domain has too few passages of its own.
     """
-    before, new = pairs_of(old), with_documents(new, data.group_by)
+    before = pairs_of(old)
+    if any(pair.synthetic for pair in new) and are_apart([*before, *new], data):
+        joined = _joined_beside(old, old_parts, new, data)
+    else:
+        joined = _joined(old, old_parts, with_documents(new, data.group_by), data)
+    if len(joined.pairs) == len(before):
+        raise InputError(
+            f"{shown(data.pairs)}: holds no new row that can be used: {joined.repeated} are old rows, and "
+            f"{joined.left_out} lie between the parts of old ones; name the new pairs with --data (data.pairs)"
+        )
+    return joined
+
+
+def _joined_beside(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data: DataConfig) -> Joined:
+    """Join new rows, the synthetic ones of which are trained on or left out."""
+    read = [pair for pair in new if not pair.synthetic]
+    synthetic = with_documents_of([pair for pair in new if pair.synthetic], read, data.group_by)
+    joined = _joined(old, old_parts, with_documents(read, data.group_by), data)
+    known = {(pair.query, pair.positive, pair.domain) for pair in joined.pairs}
+    fresh = [pair for pair in synthetic if (pair.query, pair.positive, pair.domain) not in known]
+    trained = trained_beside(joined.pairs, joined.parts, fresh, data)
+    if data.sample_share < 1 and fresh:
+        trained &= sampled_beside(joined.pairs, np.arange(len(joined.pairs)), fresh, data)
+    used = [pair for pair, kept in zip(fresh, trained.tolist(), strict=True) if kept]
+    return Joined(
+        [*joined.pairs, *used],
+        np.concatenate([joined.parts, np.full(len(used), "train", joined.parts.dtype)]),
+        joined.repeated + len(synthetic) - len(fresh),
+        joined.left_out + len(fresh) - len(used),
+    )
+
+
+def _joined(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data: DataConfig) -> Joined:
+    """Join new rows without regard to which of them are synthetic."""
+    before = pairs_of(old)
     known = {(pair.query, pair.positive, pair.domain) for pair in before}
     fresh = [pair for pair in new if (pair.query, pair.positive, pair.domain) not in known]
     repeated = len(new) - len(fresh)
@@ -249,10 +286,7 @@ def join(old: Collection, old_parts: NDArray[np.str_], new: Sequence[Pair], data
         fresh = [pair for pair, part in zip(fresh, given.tolist(), strict=True) if part != SEVERAL]
         whole = index_pairs([*before, *fresh])
     if not fresh:
-        raise InputError(
-            f"{shown(data.pairs)}: holds no new row that can be used: {repeated} are old rows, and {read} lie between "
-            "the parts of old ones; name the new pairs with --data (data.pairs)"
-        )
+        return Joined(before, old_parts.astype("<U14"), repeated, read)
     parts = np.concatenate([old_parts.astype("<U14"), _new_parts(whole, old_parts, data)])
     held_back = whole.query[: len(before)][old_parts == "unseen_queries"]
     kept = np.ones(len(parts), np.bool_)
@@ -292,7 +326,7 @@ def describe_saw_all(model: str) -> str:
 
 def pairs_of(collection: Collection) -> list[Pair]:
     """Return the rows of a collection, without their lines and sections."""
-    texts = collection.texts
+    texts, nothing = collection.texts, (None,) * len(collection.query)
     return [
         Pair(
             texts[query],
@@ -301,14 +335,20 @@ def pairs_of(collection: Collection) -> list[Pair]:
             tuple(texts[number] for number in negatives if number >= 0),
             score=score,
             document=document,
+            kind=kind,
+            synthetic=synthetic,
+            cut_from=whole,
         )
-        for query, positive, negatives, domain, score, document in zip(
+        for query, positive, negatives, domain, score, document, kind, synthetic, whole in zip(
             collection.query.tolist(),
             collection.positive.tolist(),
             collection.negatives.tolist(),
             collection.domains,
             [1.0] * len(collection.query) if collection.gains is None else collection.gains.tolist(),
-            collection.documents or (None,) * len(collection.query),
+            collection.documents or nothing,
+            collection.kinds or nothing,
+            [False] * len(nothing) if collection.synthetic is None else collection.synthetic.tolist(),
+            collection.cut_from or nothing,
             strict=True,
         )
     ]

@@ -65,6 +65,36 @@ def _document_name(value: Any) -> Any:
     return _whole(name) if isinstance(name, str) and name.strip() else None
 
 
+def _kind_name(value: Any) -> Any:
+    """Return what names a kind as text; None for what names none, as of a column that holds something else."""
+    if isinstance(value, bool):
+        return None
+    name = _document_name(value)
+    return name.strip() if name is not None and name.strip().isprintable() else None
+
+
+def _yes_or_no(value: Any) -> Any:
+    """Return true or false; a table's cells hold them as text or as numbers."""
+    if value is None:
+        return False
+    if isinstance(value, str | int | float):
+        given = str(value).strip().casefold()
+        known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+        if given in known:
+            return known[given]
+    got = repr(value[:40]) if isinstance(value, str) and _is_shown(value) else kind_of_value(value)
+    raise ValueError(f"must be true or false, in a table also 1 or 0, got {got}")
+
+
+def _is_shown(text: str) -> bool:
+    return is_whole(text) and text.isprintable()
+
+
+def _wholes(value: Any) -> Any:
+    """Return a list of passages, or of null for each positive that nothing was cut from."""
+    return value if isinstance(value, list) else [value]
+
+
 def _numbers(value: Any) -> Any:
     """Return a list of numbers; a table's cells hold them as text."""
     if isinstance(value, list):
@@ -104,12 +134,24 @@ class Row(BaseModel):
     source_section: Annotated[str, AfterValidator(_whole)] | None = None
     document: Annotated[str | None, BeforeValidator(_document_name)] = None
     score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
+    kind: Annotated[str | None, BeforeValidator(_kind_name)] = None
+    synthetic: Annotated[bool, BeforeValidator(_yes_or_no)] = False
+    cut_from: Annotated[list[Text | None], BeforeValidator(_wholes)] = [None]
 
     @model_validator(mode="after")
     def _scores_go_with_positives(self) -> Self:
         if len(self.score) not in (1, len(self.positive)):
             wanted = "one number" if len(self.positive) == 1 else f"one number, or {len(self.positive)}, one a positive"
             raise ValueError(f'"score" must hold {wanted}; got {len(self.score) or "none"}')
+        return self
+
+    @model_validator(mode="after")
+    def _wholes_go_with_positives(self) -> Self:
+        if self.cut_from != [None] and len(self.cut_from) != len(self.positive):
+            raise ValueError(
+                f'"cut_from" must hold {len(self.positive)}, the whole passage or null for each positive; got '
+                f"{len(self.cut_from) or 'none'}"
+            )
         return self
 
 

@@ -14,8 +14,8 @@ def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"],
     """Join the rows of files; a row that stands in an earlier file too counts once.
 
     Rows are the same by query, passage, domain, negatives and the split that they came with. What only a later one
-    says, its document, section or score, the first one is given. Those that a file holds several times stay, as they do
-    where a file is read alone.
+    says, its document, section, score or kind, the first one is given; it is synthetic only if all of them are. Those
+    that a file holds several times stay, as they do where a file is read alone.
 
     Returns:
         the rows, with their files, and with lines that count on through all files; and how many were left out of which
@@ -42,7 +42,7 @@ def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"],
             notes.append(f"{_number_of(again)} of {file} {stand} in an earlier file too, and {counts} once")
         if differing:
             notes.append(
-                f"{differing:,} of them name{'s' * (differing == 1)} another document, section or score than the "
+                f"{differing:,} of them name{'s' * (differing == 1)} another document, section, score or kind than the "
                 "earlier file, which counts"
             )
     return rows, notes
@@ -51,12 +51,14 @@ def joined(files: Sequence[tuple[str, Sequence["Pair"]]]) -> tuple[list["Pair"],
 def _completed(rows: list["Pair"], place: int, again: "Pair") -> bool:
     """Give a row what only its repetition in another file says; return whether the two differ in what both say."""
     row, differs = rows[place], False
-    for name, unsaid in (("document", None), ("source_section", None), ("score", 1.0)):
+    unsaid_values = {"document": None, "source_section": None, "score": 1.0, "kind": None, "cut_from": None}
+    for name, unsaid in unsaid_values.items():
         said, more = getattr(row, name), getattr(again, name)
         if said == unsaid:
             row = replace(row, **{name: more})
         differs |= unsaid not in (said, more) and said != more
-    rows[place] = row
+    # a person has asked it too
+    rows[place] = replace(row, synthetic=row.synthetic and again.synthetic)
     return differs
 
 

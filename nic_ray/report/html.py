@@ -16,6 +16,7 @@ log = logging.getLogger("nic_ray.report")
 
 SECTIONS: list[tuple[str, str, Callable[[FinishedRun], Html]]] = [
     ("recall", f"{METRICS[PRIMARY].label} in each domain, before and after", figures.recall),
+    ("kinds", f"{METRICS[PRIMARY].label} by kind of question", sections.kinds),
     ("bases", "What a larger base model pays", deployment.bases),
     ("index", "What an index that stays valid costs", deployment.index),
     ("dimensions", "What fewer dimensions cost", deployment.dimensions),

@@ -6,6 +6,8 @@ from nic_ray.dataset.profile import BANDS, MORE, Counts, Lengths, Part, Profile,
 from nic_ray.domains import omitted_domains, shown_domains
 
 NONE = "–"
+KINDS_NAMED = 20
+"""Number of kinds of questions that are named; any others are only counted."""
 COLUMNS = (
     "domain",
     "query tokens",
@@ -91,8 +93,23 @@ def describe_profile(profile: Profile) -> Iterator[str]:
         yield f"words of a question that stand in its passage: {shares}"
     letters = ", ".join(f"{script} {_share(share)}" for script, share in whole.letters.shares.items()) or "none"
     yield f"letters: {letters}; {whole.letters.mixed:,} of {whole.letters.measured:,} texts mix scripts"
+    if profile.synthetic:
+        yield (
+            f"synthetic rows, whose question was made from its passage: {profile.synthetic:,} of {profile.rows:,} "
+            f"({_share(profile.synthetic / profile.rows)})"
+        )
+    if profile.kinds:
+        yield f"kinds of questions: {_described_kinds(profile)}"
     if notes := list(sampled(profile)):
         yield f"measured on samples: {'; '.join(notes)}"
+
+
+def _described_kinds(profile: Profile) -> str:
+    listed = [f"{kind} {number:,}" for kind, number in list(profile.kinds.items())[:KINDS_NAMED]]
+    if (further := len(profile.kinds) - KINDS_NAMED) > 0:
+        listed.append(f"{further:,} further kinds")
+    without = profile.rows - sum(profile.kinds.values())
+    return ", ".join([*listed, *([f"none named {without:,}"] if without else [])])
 
 
 def _described_lengths(lengths: Lengths, max_tokens: int) -> str:

@@ -17,6 +17,8 @@ from nic_ray.bundle.descriptions import (
 from nic_ray.bundle.picture import COLOURS
 from nic_ray.bundle.previous import describe_previous
 from nic_ray.bundle.previous import table_of as table_of_previous
+from nic_ray.bundle.question_kinds import caution_of, describe_trained
+from nic_ray.bundle.question_kinds import table_of as table_of_kinds
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.lint import lint_pairs
@@ -64,6 +66,8 @@ LENGTHS = ((6, "up to 6 words"), (9, "7 to 9 words"), (12, "10 to 12 words"), (1
 def summary(run: FinishedRun) -> Html:
     """The winner and its gain, any warnings, and whether it was exported."""
     result, objective = run.result, run.result["objective"]
+    if said := caution_of(result["data"], result["split"]):
+        yield f'<div class="warning"><p>{html.escape(said)}</p></div>'
     part, results = judged_part(result)
     gain = results["tuned"][objective] - results["base"][objective]
     yield sentence(
@@ -82,6 +86,15 @@ def summary(run: FinishedRun) -> Html:
         yield f'<div class="warning"><p>{verdict}:</p><ul>{listed}</ul></div>'
     elif result.get("bundle"):
         yield sentence(f"Exported to {result['bundle']}.")
+
+
+def kinds(run: FinishedRun) -> Html:
+    """Recall of the base model and the tuned one on the test questions of each kind; nothing if no row names one."""
+    if found := run.result.get("question_kinds"):
+        yield table(*table_of_kinds(found, interval_unit(run.result)))
+        yield sentence(
+            "Means over the questions of a kind, whatever their domain; a domain with more of them counts for more."
+        )
 
 
 def words(run: FinishedRun) -> Html:
@@ -252,6 +265,8 @@ def data(run: FinishedRun) -> Html:
     data, sources = run.result["data"], run.config.data.pairs
     files = ", ".join([*(old["pairs"] for old in data.get("replay", ())), data["pairs"]])
     yield sentence(f"{files}: {data['rows']:,} rows and {data['passages']:,} passages were used.")
+    if trained := describe_trained(data, run.result["split"]):
+        yield sentence(trained)
     if "corpus" in data:
         yield sentence(f"Each query was ranked against {describe_ranked(data)}.")
     sizes = {name: float(rows) for name, rows in data["domains"].items()}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from nic_ray import console
+from nic_ray.bundle import question_kinds
 from nic_ray.bundle.comparison import Comparison, describe_rows
 from nic_ray.bundle.compressed import Compressed
 from nic_ray.bundle.deployment import (
@@ -48,6 +49,8 @@ def show_result(result: SearchResult) -> None:
     """
     judgement = result.judgement
     trained = judgement.evidence["trained"]
+    if result.caution is not None:
+        console.say(f"\n{result.caution}")
     if result.ranked is not None:
         console.say(f"\n{result.ranked}")
     for part, results in judgement.results.items():
@@ -56,6 +59,9 @@ def show_result(result: SearchResult) -> None:
         alone = {model: flat for model, flat in results.items() if "BM25" not in model}
         models = {f"{model} {epochs_of(model, trained)}": flat for model, flat in alone.items()}
         console.show_metrics(models, passages_of(judgement.evidence, part))
+    if kinds := judgement.evidence.get("question_kinds"):
+        console.say("\ntest: by kind of question, means over the questions of a kind")
+        console.show(console.table(*question_kinds.table_of(kinds, interval_unit(judgement.evidence))))
     if previous := judgement.evidence.get("previous"):
         console.say(f"\n{describe_previous(previous)}")
         console.show(console.table(*table_of(previous)))
@@ -229,12 +235,17 @@ def _readings(evidence: Evidence) -> Iterator[str]:
 
 def show_comparison(comparison: Comparison, smaller: Sequence[Compressed]) -> None:
     """Print the metrics of a model beside its base model's, and those of smaller embeddings if there are any."""
+    if said := question_kinds.caution(comparison.synthetic, comparison.queries):
+        console.say(said)
     print(f"{comparison.model}: {describe_rows(comparison)}")
     for line in comparison.warnings:
         console.say(f"warning: {line}")
     console.show_metrics(comparison.results, comparison.asked)
     if len(comparison.asked) - 1 > MAX_SHOWN:
         print("every domain: --json")
+    if comparison.kinds:
+        console.say("\nby kind of question, means over the questions of a kind:")
+        console.show(console.table(*question_kinds.table_of(comparison.kinds)))
     console.say("\nwith and without a search by words (BM25):")
     console.show(console.rankings_table(comparison.rankings))
     if smaller:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from nic_ray import hardware
+from nic_ray.bundle.question_kinds import caution_of
 from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.errors import InputError
@@ -49,7 +50,7 @@ from nic_ray.train_config import Kind
 from nic_ray.training.bases import Bases, describe_bases, kinds_of, prepare_bases
 from nic_ray.training.distractors import describe_corpus
 from nic_ray.training.prepared import Prepared, depths, with_fixed_passages
-from nic_ray.training.start import describe_run, named_passages, refuse_other_start
+from nic_ray.training.start import describe_data, describe_run, named_passages, refuse_other_start
 
 LOGGED = (
     "nic_ray.progress",
@@ -257,7 +258,9 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
         )
     folder = run.bundle if judgement.may_be_exported else None
     ranked = None if prepared.corpus is None else describe_corpus(prepared.corpus, named_passages(prepared))
-    result = SearchResult(folder, run.folder, judgement, searched.rows, ranked)
+    described = describe_data(prepared)
+    caution = caution_of(described["data"], described["split"])
+    result = SearchResult(folder, run.folder, judgement, searched.rows, ranked, caution)
     write_result(result, prepared, bundle=None)
     if folder is not None:
         result = replace(result, judgement=_export(searched, judgement, run, view))

@@ -20,7 +20,7 @@ from nic_ray.model.evaluation import fused_scores
 from nic_ray.protocol import unit_of_groups
 from nic_ray.results import CROSS_FIT
 from nic_ray.selection.bases import BEST_BASE, Base
-from nic_ray.selection.guard import macro_bound, objections
+from nic_ray.selection.guard import LEAST_GAIN_OF_SYNTHETIC, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.reading import stored_intervals
 from nic_ray.selection.refit import MOST_MEMBERS, trained_again
@@ -61,17 +61,18 @@ def cross_fit(
         give rise.
     """
     collection, config = prepared.collection, prepared.config
-    left = len(np.unique(prepared.groups[prepared.parts != "test"]))
+    every = np.flatnonzero(prepared.measured)
+    left = len(np.unique(prepared.groups[every][prepared.parts[every] != "test"]))
     count = min(folds_of(config.data), 1 + left)
-    folds = folds_of_rows(prepared.groups, collection.domains, prepared.parts, count=count, seed=config.data.seed)
+    folds = _folds(prepared, every, count)
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
-    every = np.arange(len(folds))
     found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
     if better is not None:
         found |= _scores(better.scorer, None, every, {BEST_BASE: VECTORS})
     found |= {label: empty_metrics(len(every), collection.metrics) for label in ("tuned", WITH_WORDS)}
     for number in range(count):
-        held_out = np.flatnonzero(folds == number)
+        here = folds[every] == number
+        held_out = every[here]
         say(f"fold {number + 1} of {count}: {len(held_out):,} rows are held out")
         at = None if folder is None else folder / f"fold-{number}"
         again = trained_again(prepared, inputs, judgement.winner, np.flatnonzero(folds != number), folder=at, say=say)
@@ -79,9 +80,26 @@ def cross_fit(
         scorer = Scorer(prepared, inputs[again.config.frozen_layers])
         for label, own in _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion}).items():
             for name, values in own.items():
-                found[label][name][held_out] = values
-    queries = Queries(prepared.groups, collection.domains, unit_of_groups(config.data.group_by))
+                found[label][name][here] = values
+    names = [collection.domains[row] for row in every.tolist()]
+    queries = Queries(prepared.groups[every], names, unit_of_groups(config.data.group_by))
     return _judged(judgement, found, queries, count, prepared, export_anyway)
+
+
+def _folds(prepared: Prepared, measured: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the fold of each row, (N,).
+
+    Rows that are not measured, synthetic ones beside others, are held out with the measured rows of their groups, and
+    are of fold -1 where there are none: they are always trained on.
+    """
+    groups, folds = prepared.groups, np.full(len(prepared.parts), -1, dtype=np.int64)
+    names = [prepared.collection.domains[row] for row in measured.tolist()]
+    seed = prepared.config.data.seed
+    folds[measured] = folds_of_rows(groups[measured], names, prepared.parts[measured], count=count, seed=seed)
+    of_group = dict(zip(groups[measured].tolist(), folds[measured].tolist(), strict=True))
+    others = np.flatnonzero(folds < 0)
+    folds[others] = [of_group.get(group, -1) for group in groups[others].tolist()]
+    return folds
 
 
 def folds_of(data: DataConfig) -> int:
@@ -118,14 +136,15 @@ def _judged(
     judgement: Judgement, found: Scores, queries: Queries, count: int, prepared: Prepared, export_anyway: bool
 ) -> Judgement:
     """Add the results, their intervals and the objections to a judgement."""
-    asked = count_passages(replace(queries, passages=prepared.passages))
+    asked = count_passages(replace(queries, passages=prepared.passages[prepared.measured]))
     tuned, base, fused = (found[label][PRIMARY] for label in ("tuned", "base", WITH_WORDS))
-    limit = prepared.config.guard.max_domain_drop
-    more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=limit)
+    limit, synthetic = prepared.config.guard.max_domain_drop, prepared.collection.synthetic
+    least = 0.0 if synthetic is None or not synthetic.all() else LEAST_GAIN_OF_SYNTHETIC
+    more = objections(CROSS_FIT, tuned, base, queries, max_domain_drop=limit, least_gain=least)
     if BEST_BASE in found:
         named = f"the best base model, {judgement.evidence['best_base']},"
         best = found[BEST_BASE][PRIMARY]
-        more += objections(CROSS_FIT, tuned, best, queries, max_domain_drop=limit, against=named)
+        more += objections(CROSS_FIT, tuned, best, queries, max_domain_drop=limit, least_gain=least, against=named)
     verdict = judgement.evidence["guard"]
     listed = [*verdict["objections"], *more]
     evidence: Evidence = {

@@ -29,6 +29,19 @@ NAMED = 10
 """Maximum number of falling domains that are named; any others are only counted."""
 
 
+LEAST_GAIN_OF_SYNTHETIC = 0.02
+"""What the bound must exceed where all questions are synthetic, instead of 0. Such questions repeat words of their
+passages, and are all put in a few ways, which a model learns as well. So a gain counts only where it is larger than
+what any domain may lose, `guard.max_domain_drop` by default."""
+
+MORE_NEIGHBOURS_OF_SYNTHETIC = 0.05
+"""By how much more of the neighbours of general texts must be kept where all questions are synthetic than
+`guard.min_neighbours_kept` says: how far the model has moved is then all that tells of other questions."""
+
+OF_SYNTHETIC = "since all of these questions are synthetic: made from the passages, by rules or a language model"
+"""Why more is asked for."""
+
+
 @dataclass(frozen=True)
 class Mixture:
     """A mixture of the base model's weights and the tuned ones, with its results."""
@@ -99,11 +112,26 @@ def _kept(mixture: Mixture) -> float:
     return 1.0 if mixture.neighbours is None else mixture.neighbours
 
 
-def retention_objection(mixtures: Sequence[Mixture], *, max_retention_loss: float, min_neighbours_kept: float) -> str:
+def neighbours_asked_for(min_neighbours_kept: float, *, synthetic: bool) -> float:
+    """Return the least share of neighbours that must be kept; 0 where it is not measured.
+
+    Args:
+        min_neighbours_kept: the setting.
+        synthetic: whether all questions that the choice is made by are synthetic.
+    """
+    if not synthetic or not min_neighbours_kept:
+        return min_neighbours_kept
+    return min(1.0, min_neighbours_kept + MORE_NEIGHBOURS_OF_SYNTHETIC)
+
+
+def retention_objection(
+    mixtures: Sequence[Mixture], *, max_retention_loss: float, min_neighbours_kept: float, synthetic: bool = False
+) -> str:
     """Say which limit of what may be forgotten none of some mixtures keeps, and how near the best of them comes.
 
     Args:
         mixtures, max_retention_loss, min_neighbours_kept: those for which `choose_mixture` has returned None.
+        synthetic: whether more neighbours are asked for than the setting says.
     """
     little = _losing_little(mixtures, max_retention_loss)
     lost = [-mixture.retention[PRIMARY] for mixture in mixtures if mixture.retention is not None]
@@ -117,6 +145,10 @@ def retention_objection(mixtures: Sequence[Mixture], *, max_retention_loss: floa
     if most < min_neighbours_kept:
         broken.append(
             f"keeps at most {most:.4g} of the neighbours of general texts, less than guard.min_neighbours_kept "
+            f"{min_neighbours_kept - MORE_NEIGHBOURS_OF_SYNTHETIC:g} and {MORE_NEIGHBOURS_OF_SYNTHETIC:g} more, "
+            f"{OF_SYNTHETIC}"
+            if synthetic
+            else f"keeps at most {most:.4g} of the neighbours of general texts, less than guard.min_neighbours_kept "
             f"{min_neighbours_kept:g}"
         )
     which = "every mix with the base model"
@@ -147,6 +179,7 @@ def objections(
     queries: Queries,
     *,
     max_domain_drop: float,
+    least_gain: float = 0.0,
     against: str = "the base model",
 ) -> list[str]:
     """List the objections to a tuned model that its results on a part give rise to, one sentence each.
@@ -161,6 +194,7 @@ def objections(
         base: (Q,) Recall@5 of the base model at the same queries.
         queries: passages and domains of these queries.
         max_domain_drop: loss of Recall@5 that is allowed in any domain.
+        least_gain: what the bound must exceed; above 0 where all queries are synthetic.
         against: what the base model is called.
     """
     gain = paired_intervals(tuned, base, queries.passages, queries.domains)["macro"].difference
@@ -171,10 +205,16 @@ def objections(
             f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against}, on too few {queries.unit} to say "
             f"how sure that is; {'' if part == CROSS_FIT else f'raise data.{part}_share, or '}bring more rows"
         )
+    elif 0 < bound <= least_gain:
+        sentences.append(
+            f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against} is too little: its {CONFIDENCE[part]:.1%} "
+            f"lower bound is {bound:+.3f}, and must be above {least_gain:g}, {OF_SYNTHETIC}; more rows or trials may "
+            "show more, and for questions by people a bound above 0 is enough"
+        )
     elif bound <= 0:
         sentences.append(
             f"macro {METRICS[PRIMARY].label} {gain:+.3f} against {against} may be chance: "
-            f"its {CONFIDENCE[part]:.1%} lower bound is {bound:+.3f}, and must be above 0; "
+            f"its {CONFIDENCE[part]:.1%} lower bound is {bound:+.3f}, and must be above {least_gain:g}; "
             f"more rows or trials may show it"
         )
     than = "" if against == "the base model" else f", against {against}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.bundle.question_kinds import stored_kinds
 from nic_ray.dataset.pairs import Collection
 from nic_ray.evidence import Retrieved
 from nic_ray.metrics.calibration import FirstHits
@@ -15,7 +16,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY, is_fused, metrics_in
 from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import Asked, first_hits_of, fused_scores, nearest, query_scores
-from nic_ray.results import IN_DOMAIN, Flat, Intervals, ShorterEmbeddings, StoredInterval
+from nic_ray.results import IN_DOMAIN, Flat, Intervals, ShorterEmbeddings, StoredInterval, StoredQuestionKind
 from nic_ray.selection.bases import BEST_BASE, NO_BASES, Base, BetterBase, base_of
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.scoring import Scorer, Weights, queries_of
@@ -54,6 +55,8 @@ class TestFigures:
     shortened: dict[str, dict[int, Flat]]
     """"base", "tuned" -> number of leading dimensions that the tuned model was trained for -> macro metrics on the test
     rows of embeddings that are cut off there; without entries if it was trained for none."""
+    kinds: list[StoredQuestionKind]
+    """The test queries by kind; empty if no row names its kind."""
 
 
 def read_once(
@@ -125,6 +128,7 @@ def read_once(
         _retrieved(prepared.whole, rows["test"], ranks, recall, *first),
         hits,
         shortened,
+        stored_kinds(prepared.collection, rows["test"], {name: recall[name] for name in ("base", "tuned")}, queries),
     )
 
 

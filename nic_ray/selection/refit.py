@@ -19,7 +19,7 @@ from nic_ray.record import LOG, logging_to, readable_state, save_state
 from nic_ray.results import StoredInterval, StoredRefit
 from nic_ray.selection.averaging import mean_weights
 from nic_ray.selection.candidates import Candidate
-from nic_ray.selection.guard import falls
+from nic_ray.selection.guard import falls, neighbours_asked_for
 from nic_ray.selection.interpolation import ALPHAS, interpolated
 from nic_ray.selection.reading import stored_intervals
 from nic_ray.selection.retention import (
@@ -188,15 +188,14 @@ def _mixed(
         the share, None if no share is small enough; the mixture, and what it keeps.
     """
     limits, alpha, measured = prepared.config.guard, evidence["alpha"], evidence.get("retention") or {}
+    asked_for = neighbours_asked_for(limits.min_neighbours_kept, synthetic=prepared.is_synthetic("validation"))
     least = max(-limits.max_retention_loss, measured.get("tuned", {}).get(PRIMARY, -1.0) - limits.max_domain_drop)
     for share in sorted({alpha, *(each for each in ALPHAS if each < alpha)}, reverse=True):
         mixed = replace(again, weights=interpolated(prepared, again, share))
         retention = None if retention_set is None else retention_of(prepared, retention_set, mixed)
         neighbours = None if general is None else neighbours_kept(prepared, general, mixed)
         kept = Kept(retention, neighbours)
-        if (retention is None or retention[PRIMARY] >= least) and (
-            neighbours is None or neighbours >= limits.min_neighbours_kept
-        ):
+        if (retention is None or retention[PRIMARY] >= least) and (neighbours is None or neighbours >= asked_for):
             return share, mixed, kept
     return None, mixed, kept
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nic_ray.config import Config, GuardConfig
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.evidence import (
     Evidence,
@@ -32,7 +31,15 @@ from nic_ray.selection.averaging import averaged
 from nic_ray.selection.bases import BEST_BASE, Base, BetterBase, base_of, better_base, kept_by
 from nic_ray.selection.candidates import Candidate, Confirmation
 from nic_ray.selection.confidence import calibrated, calibration_reading
-from nic_ray.selection.guard import Mixture, choose_mixture, macro_bound, objections, retention_objection
+from nic_ray.selection.guard import (
+    LEAST_GAIN_OF_SYNTHETIC,
+    Mixture,
+    choose_mixture,
+    macro_bound,
+    neighbours_asked_for,
+    objections,
+    retention_objection,
+)
 from nic_ray.selection.interpolation import interpolated, interpolation_path
 from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.reading import CONFIDENCE, TestFigures, read_once, stored_intervals, stored_sizes
@@ -72,6 +79,8 @@ class SearchResult:
     trials: list[TrialRow]
     ranked: str | None = None
     """Which passages were ranked, where a corpus was; else None."""
+    caution: str | None = None
+    """What figures of synthetic questions are worth; None where people asked all questions that were measured."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def judge(
     winner = average.candidate
     general = load_general_text(prepared, [*inputs])
     mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set, general)
-    mixture, objections_found = _chosen_mixture(mixtures, queries, config)
+    mixture, objections_found = _chosen_mixture(mixtures, queries, prepared)
     tuned = replace(
         winner,
         weights=interpolated(prepared, winner, mixture.alpha),
@@ -158,21 +167,25 @@ def judge(
         more, bounds["test"] = _objections(prepared, "test", reading.scores, better)
         objections_found += more
     evidence |= compared_with_previous(prepared, scores)
-    evidence["guard"] = _verdict(config.guard, objections_found, bounds, overridden=export_anyway)
+    evidence["guard"] = _verdict(prepared, objections_found, bounds, overridden=export_anyway)
     return Judgement(winner, tuned, results, evidence, not objections_found or export_anyway, retrieved)
 
 
 def _verdict(
-    limits: GuardConfig, objections_found: list[str], bounds: Mapping[str, float | None], *, overridden: bool
+    prepared: Prepared, objections_found: list[str], bounds: Mapping[str, float | None], *, overridden: bool
 ) -> GuardVerdict:
-    return {
+    limits, synthetic = prepared.config.guard, prepared.is_synthetic("validation")
+    found: GuardVerdict = {
         "objections": objections_found,
         "overridden": bool(objections_found) and overridden,
         "max_retention_loss": limits.max_retention_loss,
-        "min_neighbours_kept": limits.min_neighbours_kept,
+        "min_neighbours_kept": neighbours_asked_for(limits.min_neighbours_kept, synthetic=synthetic),
         "max_domain_drop": limits.max_domain_drop,
         "lower_bounds": bounds,
     }
+    if any(map(prepared.is_synthetic, bounds)):
+        found["least_gain"] = LEAST_GAIN_OF_SYNTHETIC
+    return found
 
 
 def _chosen_fusions(
@@ -223,18 +236,19 @@ def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordS
     }
 
 
-def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, config: Config) -> tuple[Mixture, list[str]]:
+def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, prepared: Prepared) -> tuple[Mixture, list[str]]:
     """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
+    config, synthetic = prepared.config, prepared.is_synthetic("validation")
     objective, given = config.search.objective, mixtures[1:]
     limits = {
         "max_retention_loss": config.guard.max_retention_loss,
-        "min_neighbours_kept": config.guard.min_neighbours_kept,
+        "min_neighbours_kept": neighbours_asked_for(config.guard.min_neighbours_kept, synthetic=synthetic),
     }
     mixture = choose_mixture(given, queries, objective=objective, **limits)
     if mixture is not None:
         return mixture, []
     best = max(given, key=lambda mixture: maximised(mixture.metrics, objective))
-    return best, [retention_objection(given, **limits)]
+    return best, [retention_objection(given, **limits, synthetic=synthetic)]
 
 
 def _read_evidence(reading: TestFigures, unit: str) -> Evidence:
@@ -245,6 +259,8 @@ def _read_evidence(reading: TestFigures, unit: str) -> Evidence:
         "recall_intervals": reading.recall_intervals,
         "interval_rule": rule if unit == "passages" else {**rule, "unit": unit},
     }
+    if reading.kinds:
+        found["question_kinds"] = reading.kinds
     if dimensions := stored_sizes(reading.shortened):
         found["truncate_dim"] = dimensions
     return found
@@ -320,11 +336,14 @@ def _objections(
         one sentence each, and the lower bound of the gain over the winner's base model.
     """
     limit = prepared.config.guard.max_domain_drop
+    least = LEAST_GAIN_OF_SYNTHETIC if prepared.is_synthetic(part) else 0.0
     values = gain_is_judged_by(prepared, part, scores["tuned"][PRIMARY], scores["base"][PRIMARY])
-    found = objections(part, *values, max_domain_drop=limit) + falls_on_old_rows(prepared, part, scores)
+    found = objections(part, *values, max_domain_drop=limit, least_gain=least)
+    found += falls_on_old_rows(prepared, part, scores)
     if better is not None:
         pair, named = (scores["tuned"][PRIMARY], scores[BEST_BASE][PRIMARY]), f"the best base model, {better.name},"
-        found += objections(part, *pair, queries_of(prepared, part), max_domain_drop=limit, against=named)
+        queries = queries_of(prepared, part)
+        found += objections(part, *pair, queries, max_domain_drop=limit, least_gain=least, against=named)
     return found, macro_bound(part, *values)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def mine_negatives(
 
     A passage is left out if any row of the whole collection names it, or nearly the same text, as an answer to the
     query. It is also left out unless its similarity lies at least `relative_margin` below the positive's, since it may
-    well be an answer that nobody has recorded.
+    well be an answer that nobody has recorded. Of passages that were cut from one, and that one, the nearest is enough.
 
     Args:
         rows: the training rows; negatives are mined for these rows, and among their passages and the collection's
@@ -71,7 +72,9 @@ def mine_negatives(
         query: {texts[text] for text in candidates[np.isin(near[candidates], near[known[query]])].tolist()}
         for query in set(collection.query[list(rows)].tolist())
     }
-    spare = max(map(len, answers.values())) - 1  # a row's own passage is never mined
+    group_of = {texts[text]: int(near[text]) for text in candidates.tolist()}
+    alike = max(Counter(group_of.values()).values()) if collection.wholes else 1
+    spare = max(map(len, answers.values())) - 1 + count * (alike - 1)  # a row's own passage is never mined
     furthest = min(passages, 10 * count + 10 + spare)
     keep_to_usable_cpus()
     plain = for_cosine(encoder, max_tokens) if encoder.passages is None else for_queries(encoder, max_tokens)
@@ -93,13 +96,19 @@ def mine_negatives(
     for query, negative in zip(mined["query"], mined["negative"], strict=True):
         by_query.setdefault(query, []).append(negative)
     negatives = {}
-    for row in rows:
-        query = int(collection.query[row])
-        mined_texts = dict.fromkeys(by_query.get(texts[query], ()))
-        kept = tuple(text for text in mined_texts if text not in answers[query])[:count]
-        if kept:
-            negatives[int(row)] = kept
+    for row, query in zip(rows, collection.query[list(rows)].tolist(), strict=True):
+        found = [text for text in dict.fromkeys(by_query.get(texts[query], ())) if text not in answers[query]]
+        if kept := (_nearest_of_each(found, group_of) if collection.wholes else found)[:count]:
+            negatives[int(row)] = tuple(kept)
     return negatives
+
+
+def _nearest_of_each(texts: Sequence[str], group_of: Mapping[str, int]) -> list[str]:
+    """Return the first text of each group."""
+    first: dict[int, str] = {}
+    for text in texts:
+        first.setdefault(group_of[text], text)
+    return list(first.values())
 
 
 def refuse_place(out: Path) -> None:

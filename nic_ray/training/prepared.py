@@ -15,21 +15,15 @@ from nic_ray import hardware
 from nic_ray.config import Config
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.corpus import with_metrics
+from nic_ray.dataset.division import divide
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.general import general_texts
-from nic_ray.dataset.groups import document_numbers, groups_of, refuse_without_documents, with_documents
-from nic_ray.dataset.own_splits import parts_of
-from nic_ray.dataset.pairs import Collection, Pair, index_pairs, read_pairs
+from nic_ray.dataset.groups import document_numbers, groups_of, refuse_without_documents
+from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.dataset.replay import Earlier, Replay, earlier_pairs, join, refuse_other_split
-from nic_ray.dataset.split import (
-    Part,
-    hold_back_queries,
-    refuse_few_groups,
-    sample_rows,
-    shared_with_training,
-    split_rows,
-)
+from nic_ray.dataset.split import Part, shared_with_training
+from nic_ray.dataset.synthetic import is_measured
 from nic_ray.errors import InputError
 from nic_ray.model.activations import Inputs, feed, token_inputs, upper_for
 from nic_ray.model.adapters import refuse_without_peft
@@ -38,7 +32,6 @@ from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
 from nic_ray.progress import View
-from nic_ray.protocol import BY_PASSAGE, by_passage, unit_of_groups
 from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
 from nic_ray.training.distractors import Corpus, Place, ranked_corpus, whole_collection
@@ -84,6 +77,16 @@ class Prepared:
     def whole(self) -> Collection:
         """The collection that the last readings rank: with all passages of the corpus."""
         return whole_collection(self.collection, self.corpus)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(N,) which rows may be held back: all, or those that are not synthetic where `data.synthetic` says so."""
+        return is_measured(self.collection, self.config.data)
+
+    def is_synthetic(self, part: str) -> bool:
+        """Whether all questions of a part were made from their passages."""
+        synthetic, rows = self.collection.synthetic, self.rows(part)
+        return synthetic is not None and len(rows) > 0 and bool(synthetic[rows].all())
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the numbers of the rows of one part, ascending."""
@@ -316,53 +319,6 @@ def divide_again(earlier: Earlier) -> tuple[Collection, NDArray[np.str_]]:
     return collection, parts
 
 
-def divide(pairs: Sequence[Pair], data: DataConfig) -> tuple[Collection, NDArray[np.str_]]:
-    """Select the rows that a run uses, and assign each of them to a part.
-
-    Args:
-        pairs: all rows of the file.
-        data: settings for the share of the passages to use, and for the split of their rows, which may be their own.
-            What stays together is the same group in both, by `data.group_by`.
-
-    Returns:
-        the collection of the used rows, N of them, and (N,) "train", "validation", "test" or "unseen_queries".
-
-    Raises:
-        InputError: a domain has too few groups to split, or a part or a domain's part has no row of its own.
-    """
-    pairs = used = with_documents(pairs, data.group_by)
-    collection = index_pairs(pairs)
-    groups = groups_of(collection, data.group_by)
-    if data.sample_share < 1:
-        kept = sample_rows(groups, collection.domains, share=data.sample_share, seed=data.seed)
-        used = [pairs[row] for row in kept]
-        collection = index_pairs(used)
-        groups = groups_of(collection, data.group_by)
-    if data.splits == "own":
-        return collection, parts_of(used)
-    if data.group_by != BY_PASSAGE:
-        refuse_few_groups(groups, collection.domains, unit=unit_of_groups(data.group_by))
-    parts = split_rows(
-        collection.query,
-        groups,
-        collection.domains,
-        validation_share=data.validation_share,
-        test_share=data.test_share,
-        seed=data.seed,
-        protocol=data.protocol,
-    )
-    if by_passage(data.protocol):
-        parts = hold_back_queries(
-            collection.query,
-            collection.positive,
-            collection.domains,
-            parts,
-            share=data.query_share,
-            seed=data.seed,
-        )
-    return collection, parts
-
-
 def leaks(prepared: Prepared) -> dict[str, dict[str, int]]:
     """Count the held-back rows that share text with the training rows, by kind of overlap and by part.
 
@@ -410,10 +366,17 @@ def depths(config: Config, blocks: int) -> list[int]:
 
 
 def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
-    """Compute the SHA-256 of the assignment of rows to parts; `parts` (N,) as `divide` returns them."""
+    """Compute the SHA-256 of the assignment of rows to parts; `parts` (N,) as `divide` returns them.
+
+    Synthetic rows that are trained on beside others are left out: what is held back is the same without them.
+    """
+    synthetic, counted = collection.synthetic, np.ones(len(parts), np.bool_)
+    if synthetic is not None and not synthetic.all():
+        counted = ~synthetic | (parts != "train")
     assignment = json.dumps(
         [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
-            collection.query.tolist(), collection.positive.tolist(), parts.tolist(), strict=True
+            collection.query[counted].tolist(), collection.positive[counted].tolist(), parts[counted].tolist(),
+            strict=True,
         )]
     )  # fmt: skip
     return hashlib.sha256(assignment.encode()).hexdigest()

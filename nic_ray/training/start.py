@@ -6,11 +6,14 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.groups import describe_groups_of
 from nic_ray.dataset.pairs import read_file
 from nic_ray.dataset.replay import describe_replay
+from nic_ray.dataset.synthetic import describe_synthetic
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredStart
 from nic_ray.origin import DataAndSplit, StoredGeneralTexts
@@ -38,6 +41,7 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
     if data.splits == "own":
         yield _describe_leaks(prepared)
     yield from describe_groups_of(prepared.collection, prepared.groups, data, found.pairs)
+    yield from describe_synthetic(prepared.collection, prepared.parts, found.pairs, data)
     if prepared.replay is not None:
         yield from describe_replay(prepared.replay, prepared.parts)
     if prepared.corpus is not None:
@@ -121,6 +125,8 @@ def refuse_other_start(prepared: Prepared, started: StoredStart, run_folder: Pat
             "those; put the old ones back, or start anew"
         )
     _refuse_other_general_texts(prepared, started, run_folder)
+    if "synthetic" not in started.get("data", {}):  # a version that did not count synthetic rows has started it
+        start["data"].pop("synthetic", None)
     if (started.get("data"), started.get("split")) == (start["data"], start["split"]):
         return
     then, now = started.get("data", {}).get("corpus"), start["data"].get("corpus")
@@ -193,6 +199,11 @@ def describe_data(prepared: Prepared) -> DataAndSplit:
         described["data"]["files"] = [{"name": names_of(file), "sha256": content_sha256(file)} for file in files]
     if data.splits != "made":
         described["split"]["splits"] = data.splits
+    if (synthetic := collection.synthetic) is not None:
+        counts = {part: int(np.count_nonzero(synthetic[prepared.rows(part)])) for part in PARTS}
+        described["data"]["synthetic"] = counts
+        if data.synthetic != "train_only":
+            described["split"]["synthetic"] = data.synthetic
     if data.group_by != BY_PASSAGE:
         described["split"]["group_by"] = data.group_by
     if data.format is not None:
