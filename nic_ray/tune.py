@@ -58,15 +58,8 @@ def main(
     allowed = {"overwrite": overwrite, "export_anyway": export_anyway}
     with view(quiet=quiet) as progress:
         if resume is not None:
-            moved = next(iter(replay or []), None)
-            given = {
-                "--data": data or None,
-                "--corpus": corpus,
-                "--from": from_model,
-                "--replay": moved,
-                "--storage": storage,
-            }
-            refuse_new_settings(resume, config, given)
+            given = {"--data": data or None, "--corpus": corpus, "--from": from_model, "--storage": storage}
+            refuse_new_settings(resume, config, given | {"--replay": next(iter(replay or []), None)})
             result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
         else:
             earlier = continued_settings(from_model, replay or [])

@@ -408,18 +408,22 @@ def test_a_file_that_is_no_pdf_is_refused(tmp_path, content, message):
         read_pdf(path)
 
 
+def complaint_about(path: Path) -> str | None:
+    """What is said of a file that cannot be read; None of one that gives blocks."""
+    try:
+        return None if read_pdf(path).blocks else "no blocks"
+    except InputError as error:
+        return str(error)
+
+
 def test_a_file_cut_short_is_refused_or_read_but_breaks_nothing(tmp_path):
     path = tmp_path / "whole.pdf"
     typeset(path, passages_of("hvac")[:12], Style())
     whole = path.read_bytes()
     for share in (0.1, 0.4, 0.7, 0.95):
         path.write_bytes(whole[: int(len(whole) * share)])
-        try:
-            document = read_pdf(path)
-        except InputError as error:
-            assert "whole.pdf" in str(error)
-        else:
-            assert document.blocks
+        said = complaint_about(path)
+        assert said is None or "whole.pdf" in said
 
 
 def test_bytes_changed_anywhere_break_nothing(tmp_path):
@@ -428,10 +432,8 @@ def test_bytes_changed_anywhere_break_nothing(tmp_path):
     whole = path.read_bytes()
     for place in range(20, len(whole), len(whole) // 40):
         path.write_bytes(whole[:place] + b"\xff\x00(" + whole[place + 3 :])
-        try:
-            read_pdf(path)
-        except InputError as error:
-            assert "changed.pdf" in str(error)
+        said = complaint_about(path)
+        assert said is None or "changed.pdf" in said
 
 
 def test_a_compressed_file_is_read_and_a_broken_one_refused(tmp_path):
