@@ -26,6 +26,11 @@ from nic_ray.search.train_single import train_one
 from nic_ray.training.prepared import divide
 
 WRITTEN = Path("data/reference/pairs.jsonl")
+SETTINGS = {
+    "frozen_layers": 3, "learning_rate": 2e-4, "batch_size": 128, "queries_per_passage": 4, "scale": 20.0,
+    "warmup_share": 0.1, "schedule": "cosine", "weight_decay": 0.01,
+}  # fmt: skip
+"""Those of a configuration that is known to do well on the reference set; see `search.starts`."""
 
 
 def main() -> None:
@@ -45,8 +50,9 @@ def main() -> None:
         kinds = Counter(row.get("kind", "") for row in rows if row["split"] == "train")
         print("trained on:", ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())), flush=True)
         for seed in range(42, 42 + arguments.seeds):
-            settings = {"data.pairs": [str(pairs)], "data.splits": "own", "train.seed": seed}
-            config = load_config(arguments.config, {**settings, "train.epochs": arguments.epochs})
+            settings = {f"train.{name}": value for name, value in SETTINGS.items()}
+            settings |= {"train.seed": seed, "train.epochs": arguments.epochs}
+            config = load_config(arguments.config, {**settings, "data.pairs": [str(pairs)], "data.splits": "own"})
             with view(quiet=True) as progress:
                 trained = train_one(config, out=Path(folder), view=progress)
             ranking = compare_models([config.base_model, str(trained.folder)], (WRITTEN,), "test", say=lambda _: None)

@@ -25,9 +25,10 @@ _STOPS = (
     | FINITE
     | frozenset(
         """
-    longer shorter older newer higher larger smaller greater later earlier quicker slower don
-    left-hand right-hand using used least fully then never always only must may second turn time new old go goes come comes become becomes get gets give gives make makes take takes keep keeps let lets put puts remain
-    remains stay stays hold holds carry carries need allow allows long-term term
+    longer shorter older newer higher larger smaller greater later earlier quicker slower don left-hand right-
+    hand using used least fully then never always only must may second turn time new old go goes come comes
+    become becomes get gets give gives make makes take takes keep keeps let lets put puts remain remains stay
+    stays hold holds carry carries need allow allows long-term term
     """.split()
     )
 )
