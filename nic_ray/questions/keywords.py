@@ -25,13 +25,13 @@ _STOPS = (
     | FINITE
     | frozenset(
         """
-    longer shorter older newer higher larger smaller greater later earlier quicker slower don left-hand right-hand using used least fully then never always only must may second turn time new old go
-    goes come comes become becomes get gets give gives make makes take takes keep keeps let lets put puts remain
-    remains stay stays hold holds carry carries need allow allows long-term term
+    longer shorter older newer higher larger smaller greater later earlier quicker slower don left-hand right-
+    hand using used least fully then never always only must may second turn time new old go goes come comes
+    become becomes get gets give gives make makes take takes keep keeps let lets put puts remain remains stay
+    stays hold holds carry carries need allow allows long-term term
     """.split()
     )
 )
-_PIECE = re.compile(r"[^,;:.()!?\n]+|\.(?=\d)")
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def _may_be_term(term: str) -> bool:
 _NOUNS = frozenset("relay valve pump gear clutch brake gauge lever lock guard fork forks strut".split())
 _LEADING_VERBS = frozenset(
     "check fit remove replace tighten loosen set turn press close raise measure connect disconnect use clean drain "
-    "fill push pull switch adjust install inspect move keep hold wait confirm select read save enter apply add new correct "
-    "declare renew".split()
+    "fill push pull switch adjust install inspect move keep hold wait confirm select read save enter apply add new "
+    "correct declare renew".split()
 )
 
 

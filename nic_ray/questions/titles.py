@@ -236,7 +236,8 @@ def topic_of(title: Title) -> str:
     """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
     topic = title.text if title.type == "fault" else title.thing
     if title.verb == "carry out":
-        topic = topic.rpartition(" ")[0]  # "transfer case oil service"
+        short = topic.rpartition(" ")[0]  # "transfer case oil service"
+        topic = topic if not short or _is_interval(short.split()[-1]) else short
     words = topic.split()
     while words and words[0] in DETERMINERS:
         words = words[1:]
