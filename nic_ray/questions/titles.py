@@ -358,7 +358,8 @@ def _of_component(title: Title) -> Iterator[Draft]:
         yield _direct(f"what is the {what}")
     elif _is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
-    about = what if base_of_gerund(words[0].lower()) else with_article(what)
+    first = words[0].lower()
+    about = what if base_of_gerund(first) and first not in _NOUNS else with_article(what)
     yield _direct(f"what do I need to know about {about}")
 
 
