@@ -1,6 +1,7 @@
 """Glossaries: what is read, what is refused, and shop words in questions."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,7 @@ def written(tmp_path, content):
     return path
 
 
-def test_the_reference_glossary_is_read_and_written_back(tmp_path, repository=None):
-    from pathlib import Path
-
+def test_the_reference_glossary_is_read_and_written_back():
     path = Path(__file__).parent.parent / REFERENCE
     glossary = read_glossary(path)
     assert {domain: len(terms) for domain, terms in glossary.items()} == dict.fromkeys(glossary, 32)
