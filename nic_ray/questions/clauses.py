@@ -21,6 +21,8 @@ _LONGEST_SUBJECT = 8
 _ADVERBS = frozenset(
     "also always then only often usually normally now again still automatically first finally next therefore".split()
 )
+_LINKING = frozenset("stay remain go turn feel sound run stick read drop rise fail keep smell spin".split())
+"""Verbs that adjectives and nouns follow: "stays dark", "reads zero"."""
 _NOT_IN_SUBJECT = SUBORDINATORS | PRONOUNS - {"this"} | frozenset("that and or but not never to".split()) | FINITE
 
 
@@ -267,7 +269,7 @@ def is_clause(tokens: Sequence[str]) -> bool:
             # a plural subject: "the wheels turn freely"
             if word in VERBS and small[place - 1].endswith("s") and not small[place - 1].endswith("ss"):
                 return place + 1 == len(small) or _is_verb_here(tokens[place + 1 :])
-            if base_of_third(word) and place + 1 == len(small):
+            if base_of_third(word) in _LINKING or (base_of_third(word) and place + 1 == len(small)):
                 return True
     return False
 

@@ -51,7 +51,7 @@ _REWORDINGS = (
     (r"\bwhat is the cause\b", ("what's up", "what's gone wrong")),
     (r"\bwhat do I check\b", ("where do I look", "what's the first thing to look at")),
     (r"\bwhat should I check\b", ("where do I look",)),
-    (r"\bWhat is the torque for\b", ("How tight do I do up", "What do I torque down")),
+    (r"\bWhat is the torque for\b", ("How tight do I do up",)),
 )
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _REWORDINGS if words)
 

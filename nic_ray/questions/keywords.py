@@ -32,7 +32,6 @@ _STOPS = (
     """.split()
     )
 )
-_PIECE = re.compile(r"[^,;:.()!?\n]+|\.(?=\d)")
 
 
 @dataclass(frozen=True)

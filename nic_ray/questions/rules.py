@@ -58,7 +58,7 @@ def ask_by_rules(
 ) -> list[Question]:
     """Make questions of sections; there may be more than are wanted, the better ones of each section and kind first.
 
-    The draws of a section depend on its content and the seed only, so that a further section changes no other's.
+    The draws of a section are seeded by its content, so that a further section changes little in others' questions.
 
     Args:
         glossary: shop words by domain; may be empty.

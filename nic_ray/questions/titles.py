@@ -236,7 +236,8 @@ def topic_of(title: Title) -> str:
     """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
     topic = title.text if title.type == "fault" else title.thing
     if title.verb == "carry out":
-        topic = topic.rpartition(" ")[0]  # "transfer case oil service"
+        short = topic.rpartition(" ")[0]  # "transfer case oil service"
+        topic = topic if not short or _is_interval(short.split()[-1]) else short
     words = topic.split()
     while words and words[0] in DETERMINERS:
         words = words[1:]
@@ -357,7 +358,8 @@ def _of_component(title: Title) -> Iterator[Draft]:
         yield _direct(f"what is the {what}")
     elif _is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
-    about = what if base_of_gerund(words[0].lower()) else with_article(what)
+    first = words[0].lower()
+    about = what if base_of_gerund(first) and first not in _NOUNS else with_article(what)
     yield _direct(f"what do I need to know about {about}")
 
 
