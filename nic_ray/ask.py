@@ -25,13 +25,26 @@ def main(
     judge: Annotated[
         Path | None, typer.Option(help="folder of a CrossEncoder that must prefer the section to others")
     ] = None,
+    llm: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint of a model that writes them")
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="that model, as the endpoint calls it")] = None,
+    llm_answer_tokens: Annotated[
+        int | None, typer.Option(min=16, help="where an answer is cut off; more for models that think first")
+    ] = None,
+    budget_calls: Annotated[int | None, typer.Option(min=1, help="at most this many calls of it in this run")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(min=1, help="at most this many tokens")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="its calls on their way at once")] = 4,
     device: options.Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file of --out")] = False,
 ) -> None:
-    """Make questions from titles, sentences, terms and shop words of sections, without a language model.
+    """Make questions from titles, sentences, terms and shop words of sections, or have a language model write them.
 
     Refused are questions that name nothing, that repeat another or their passage, that are asked of too many sections,
     and those from which neither BM25 nor the model finds the section among its first 20. The rows say `"synthetic":
-    true`. The same input and seed give the same file.
+    true`. The same input and seed give the same file. With `--llm`, the model of an endpoint writes all of them; the
+    key comes from NIC_RAY_LLM_KEY or OPENAI_API_KEY, and its answers are kept in `OUT.cache/`: what was paid for is
+    not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
     from nic_ray.model.base import load
@@ -48,15 +61,24 @@ def main(
         write_text,
     )
     from nic_ray.questions.rules import ask_by_rules
+    from nic_ray.questions.spending import Budget
+    from nic_ray.questions.written import ask_writer, writer_of
 
-    refuse_place(out)
+    refuse_place(out, overwrite=overwrite)
+    budget = Budget(budget_calls, budget_tokens)
+    writer = writer_of(
+        llm, llm_model, seed=seed, concurrency=concurrency, answer_tokens=llm_answer_tokens, budget=budget
+    )
     place = pick_device(device, "--device")
     read, terms = read_all_sections(sections), read_glossary(glossary) if glossary else {}
     encoder = load(model)
+    written = [] if writer is None else [*ask_writer(writer, read, out, per_section=per_section)]
     with view(quiet=False) as shown:
         with shown.work("making questions", len(read)) as done:
-            questions = ask_by_rules(read, terms, seed=seed, language=language, done=done)
-        made = keep_good(questions, read, encoder, per_section=per_section, judge=judge, device=place, view=shown)
+            rules = ask_by_rules(read, terms, seed=seed, language=language, done=done) if writer is None else []
+        made = keep_good(
+            written or rules, read, encoder, per_section=per_section, judge=judge, device=place, view=shown
+        )
     write_text(as_lines(made.rows), out)
     console.show(console.table(*kinds_table(made)))
     console.show(console.table(*filters_table(made)))

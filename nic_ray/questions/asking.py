@@ -365,8 +365,8 @@ def summary_of(asked: Asked, sections: Sequence[Section], cache_dir: Path) -> li
     if asked.unasked:
         first = _name(sections[asked.unasked[0]], asked.unasked[0])
         lines.append(
-            f"the budget is spent: {len(asked.unasked):,} sections are left, from {first}; the same command goes on "
-            f"from there, with the answers in {cache_dir}"
+            f"the budget is spent: {len(asked.unasked):,} sections are left, from {first}; the same command with "
+            f"--overwrite goes on from there, with the answers in {cache_dir}"
         )
     return lines
 

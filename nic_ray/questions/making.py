@@ -62,14 +62,19 @@ def read_all_sections(paths: Sequence[Path]) -> list[Section]:
     return list({(section.domain, section.passage): section for section in sections}.values())
 
 
-def refuse_place(out: Path) -> None:
+def refuse_place(out: Path, *, overwrite: bool | None = None) -> None:
     """Refuse a file that exists, or whose folder is not there, before any work is done.
+
+    Args:
+        out: the file that is to be written.
+        overwrite: whether it may be replaced; None where the command has no such option.
 
     Raises:
         InputError: either is so.
     """
-    if out.exists():
-        raise InputError(f"{out}: exists already; name another file")
+    if out.exists() and not (overwrite and out.is_file()):
+        way_out = "" if overwrite is None else ", or replace it with --overwrite"
+        raise InputError(f"{out}: exists already; name another file{way_out}")
     if not out.absolute().parent.is_dir():
         raise InputError(f"{out.parent}: is no folder; make it, or name a file in another one")
 
@@ -117,14 +122,15 @@ def keep_good(
 
 
 def write_text(text: str, out: Path) -> None:
-    """Write a new file.
+    """Write a file, which is there whole or not at all.
 
     Raises:
-        InputError: the file exists or cannot be written.
+        InputError: it cannot be written.
     """
+    unfinished = out.with_name(f"{out.name}.unfinished")
     try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(out)
     except OSError as error:
         if is_disk_full(error):
             raise

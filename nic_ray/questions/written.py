@@ -1,0 +1,81 @@
+"""Questions that a language model writes, as the options of a command say where and at what cost."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nic_ray import console
+from nic_ray.errors import InputError
+from nic_ray.manuals.sections import Section
+from nic_ray.questions.asking import ask_model, summary_of
+from nic_ray.questions.endpoint import Endpoint, checked_url, key_in
+from nic_ray.questions.question import Question
+from nic_ray.questions.spending import Budget
+from nic_ray.questions.standing import display
+
+CACHE_ENDING = ".cache"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A language model that writes questions, and what it may cost."""
+
+    endpoint: Endpoint
+    budget: Budget
+
+
+def writer_of(
+    llm: str | None, llm_model: str | None, *, seed: int, concurrency: int, answer_tokens: int | None, budget: Budget
+) -> Writer | None:
+    """Return the language model that options name; None if they name none.
+
+    Args:
+        llm: the endpoint's address, of `--llm`.
+        llm_model: the model's name there, of `--llm-model`.
+        seed: is sent to the model.
+        concurrency: number of requests that are on their way at once.
+        answer_tokens: number of tokens after which an answer is cut off; None for enough for the questions.
+        budget: what a run may cost.
+
+    Raises:
+        InputError: only one of the two is named, a budget has nothing to limit, or the address or key is unusable.
+    """
+    if llm is None:
+        if llm_model is not None or budget != Budget():
+            named = "--llm-model" if llm_model is not None else "--budget-calls and --budget-tokens"
+            raise InputError(f"{named}: name the endpoint too, with --llm URL; without it questions are made by rules")
+        return None
+    if llm_model is None:
+        raise InputError("--llm: name the model too, with --llm-model, as the endpoint calls it")
+    url, key = checked_url(llm), key_in(os.environ)
+    endpoint = Endpoint(url, llm_model, key, seed=seed, concurrency=concurrency, answer_tokens=answer_tokens)
+    return Writer(endpoint, budget)
+
+
+def ask_writer(writer: Writer, sections: Sequence[Section], out: Path, *, per_section: int) -> tuple[Question, ...]:
+    """Ask a language model about all sections in their own language, and say how far it is and what became of them.
+
+    Answers are kept beside `out`, so that none is paid for twice.
+
+    Args:
+        out: the file of pairs that is being made.
+        per_section: number of questions about each section.
+
+    Raises:
+        InputError: the endpoint cannot be reached, or refuses what it is asked.
+        RunError: it fails again and again.
+    """
+    kept = out.with_name(out.name + CACHE_ENDING)
+    with display(console.say) as progress:
+        asked = ask_model(
+            sections,
+            writer.endpoint,
+            per_section=per_section,
+            budget=writer.budget,
+            cache_dir=kept,
+            progress=progress,
+        )
+    for line in summary_of(asked, sections, kept):
+        console.say(line)
+    return asked.questions
