@@ -50,16 +50,7 @@ def main(
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
-    from nic_ray.questions.making import (
-        as_lines,
-        description,
-        filters_table,
-        keep_good,
-        kinds_table,
-        read_all_sections,
-        refuse_place,
-        write_text,
-    )
+    from nic_ray.questions.making import keep_good, read_all_sections, refuse_place, write_made
     from nic_ray.questions.rules import ask_by_rules
     from nic_ray.questions.spending import Budget
     from nic_ray.questions.written import ask_writer, writer_of
@@ -79,11 +70,7 @@ def main(
         made = keep_good(
             written or rules, read, encoder, per_section=per_section, judge=judge, device=place, view=shown
         )
-    write_text(as_lines(made.rows), out)
-    console.show(console.table(*kinds_table(made)))
-    console.show(console.table(*filters_table(made)))
-    console.say(description(made, read))
-    console.say(f"written: {out}")
+    write_made(made, read, out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nic_ray import console
 from nic_ray.errors import InputError, is_disk_full
 from nic_ray.evidence import JsonObject
 from nic_ray.manuals.sections import Section, read_sections
@@ -119,6 +120,19 @@ def keep_good(
         refused=refused + best.refused,
         without=[number for number in range(len(sections)) if number not in asked],
     )
+
+
+def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
+    """Write the rows, and show what was kept and what was refused.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_text(as_lines(made.rows), out)
+    console.show(console.table(*kinds_table(made)))
+    console.show(console.table(*filters_table(made)))
+    console.say(description(made, sections))
+    console.say(f"written: {out}")
 
 
 def write_text(text: str, out: Path) -> None:
