@@ -1,11 +1,14 @@
 """Blocks of an HTML page. Markdown, reStructuredText and DOCX become HTML first, so that one walk serves them all."""
 
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 
-from bs4 import BeautifulSoup, Comment, Tag
+from bs4 import BeautifulSoup, Comment, Tag, UnusualUsageWarning
 from bs4.element import NavigableString, PreformattedString
+from lxml import etree  # type: ignore[import-untyped]
 
+from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.cells import grid_of, is_layout
 from nic_ray.manuals.chrome import strip_chrome
@@ -26,6 +29,8 @@ WARNING = frozenset(("danger", "warning", "caution", "attention", "notice"))
 _BOX = re.compile(r"admonition|alert|box|theme-|callout|markdown-alert")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻ⁿ")
 _MARKED = re.compile(r"\[!(\w+)\]\s*")
+MAX_DEPTH = 200
+"""How deep elements may lie in each other; those of manuals lie at most 40 deep."""
 _NO_HEADING = frozenset("author subtitle editor edition pubdate releaseinfo affiliation".split())
 """Classes of what DocBook marks as headings on title pages."""
 _HEADING = re.compile(r"h([1-6])\Z")
@@ -52,15 +57,51 @@ def document_of_html(page: str, name: str) -> Document:
         name: the title of a page that names none.
 
     Raises:
-        RecursionError: its elements lie too deep in each other.
+        InputError: its elements lie too deep in each other.
     """
-    soup = BeautifulSoup(page, "lxml")
+    whole = page.encode("utf-8", "replace")
+    _refuse_depth(whole)
+    with warnings.catch_warnings():
+        # that a page calls itself XML, or holds nothing but an address
+        warnings.simplefilter("ignore", UnusualUsageWarning)
+        soup = BeautifulSoup(whole, "lxml", from_encoding="utf-8")
     named = soup.title.get_text(" ").strip() if soup.title else ""
     strip_chrome(soup)
     walk = _Walk()
     _children(soup.body or soup, walk)
     _flush(walk)
     return titled(walk.blocks, walk.title or _spaced(named), name)
+
+
+class _Depth:
+    """Counts how deep the elements lie that a parser meets."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def start(self, tag: str, attributes: object) -> None:
+        """Count one more."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def end(self, tag: str) -> None:
+        """Count one less."""
+        self.now -= 1
+
+    def close(self) -> int:
+        """Return the greatest depth."""
+        return self.most
+
+
+def _refuse_depth(page: bytes) -> None:
+    # Beautiful Soup takes minutes for such a page, and a walk has no room on the stack
+    depth = _Depth()
+    parser = etree.HTMLParser(target=depth, huge_tree=True, encoding="utf-8")
+    etree.fromstring(page or b" ", parser)
+    if depth.most > MAX_DEPTH:
+        raise InputError(
+            f"its elements lie {depth.most:,} deep in each other, more than {MAX_DEPTH}; convert it to another format"
+        )
 
 
 def titled(blocks: list[Block], named: str, name: str) -> Document:
