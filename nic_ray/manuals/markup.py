@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bs4 import BeautifulSoup, Comment, Tag, UnusualUsageWarning
@@ -12,7 +13,7 @@ from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.cells import grid_of, is_layout
 from nic_ray.manuals.chrome import strip_chrome
-from nic_ray.manuals.lines import one_line
+from nic_ray.manuals.lines import one_line, with_whole_words
 from nic_ray.manuals.rows import guessed_head_rows, row_sentences
 
 BLOCKS = frozenset(
@@ -104,13 +105,14 @@ def _refuse_depth(page: bytes) -> None:
         )
 
 
-def titled(blocks: list[Block], named: str, name: str) -> Document:
+def titled(blocks: Sequence[Block], named: str, name: str) -> Document:
     """Return a document with its title: the only heading of the highest level if it stands first, else a name.
 
     Args:
         named: what the document calls itself elsewhere; empty if nothing.
         name: that of its file.
     """
+    blocks = with_whole_words(blocks)
     headings = [block for block in blocks if block.kind == "heading"]
     top = min((block.level for block in headings), default=0)
     highest = [block for block in headings if block.level == top]
@@ -361,4 +363,4 @@ def text_of(element: Tag) -> str:
 
 
 def _spaced(text: str) -> str:
-    return one_line(text.replace("\u00ad", "").replace("\u200b", ""))
+    return one_line(text)
