@@ -321,7 +321,7 @@ def _definitions(element: Tag, walk: _Walk) -> None:
 
 def _table(element: Tag, walk: _Walk) -> None:
     _flush_term(walk)
-    if is_layout(element):
+    if is_layout(element) and "memname" not in element.get_attribute_list("class"):
         for row in element.find_all(["tr", "caption"]):
             if row.find_parent("table") is element:
                 _layout_row(row, walk)
