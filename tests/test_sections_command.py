@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -304,10 +306,38 @@ def _length(text: str) -> int:
     return len(text)
 
 
+def _own_pid(_: str) -> int:
+    return os.getpid()
+
+
 def test_processes_give_what_one_gives_and_outlive_one_that_dies():
     inputs = ["a", "bb", "die", "cccc"]
     assert dict(in_processes(_length, inputs, lambda text: -1)) == {0: 1, 1: 2, 2: -1, 3: 4}
     assert dict(one_by_one(_length, ["a", "bb"], lambda text: -1)) == {0: 1, 1: 2}
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "from nic_ray.manuals.processes import in_processes\n"
+        "import test_sections_command as here\n"
+        "if __name__ == '__main__':\n"
+        "    for number, pid in in_processes(here._own_pid, [''], lambda _: -1):\n"
+        "        print(pid, flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n"
+    )
+    (tmp_path / "killed.py").write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    result = subprocess.run(
+        [sys.executable, tmp_path / "killed.py"], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    child = int(result.stdout)
+    for _ in range(200):
+        if not Path(f"/proc/{child}").exists():
+            break
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_the_same_folder_gives_the_same_bytes_in_any_number_of_processes(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Block
 from nic_ray.manuals.markup import document_of_html
 from nic_ray.manuals.rows import row_sentences
@@ -166,6 +167,19 @@ def test_what_is_no_text_of_the_manual_is_left_out(chrome):
 )
 def test_text_with_links_is_kept(kept):
     assert len(blocks(f"<h1>A</h1>{kept}")) > 1
+
+
+@pytest.mark.parametrize(
+    "page", ["", " ", "<!-- -->", "\ud800", "<?xml version='1.0' encoding='latin-1'?>", "<nav>x</nav>"]
+)
+def test_a_page_without_text_has_no_blocks(page):
+    assert [block.text for block in document_of_html(page, "file").blocks if block.text != "?"] == []
+
+
+def test_a_page_that_is_too_deep_is_refused_at_once():
+    assert blocks("<div>" * 190 + "<p>x y</p>") == [("paragraph", "x y")]
+    with pytest.raises(InputError, match="its elements lie 20,002 deep in each other, more than 200; convert it"):
+        blocks("<div>" * 20_000)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Manuals in plain text, Markdown, reStructuredText and Word: what the forms of each become."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,18 @@ def test_a_block_is_what_the_readers_of_all_formats_give(tmp_path):
     }
     found = {read(tmp_path, ending, text).blocks for ending, text in texts.items()}
     assert found == {(Block("heading", "Seals", 1), Block("paragraph", "One two."))}
+
+
+def test_words_that_line_ends_have_parted_are_whole_again(tmp_path):
+    lines = "The hydrau-\nlic load-\nholding valve of TW-\n12 opens two-\nand four-way xy-\nlem."
+    whole = "The hydraulic load-holding valve of TW-12 opens two- and four-way {}."
+    many = " ".join(map("".join, itertools.product("bcdfghjklmnpqrst", "aeiouy", "bdfgh", "o")))
+    for ending in (".txt", ".md", ".rst"):
+        document = read(tmp_path, ending, f"Hydraulic oil is a load.\n\n{lines}\n")
+        assert document.blocks[1].text == whole.format("xy-lem")
+        # where there are many words, and neither "xy" nor "lem" among them, they are parts of one
+        document = read(tmp_path, ending, f"Hydraulic oil is a load: {many}.\n\n{lines}\n")
+        assert document.blocks[1].text == whole.format("xylem")
 
 
 def test_what_is_indented_below_a_step_is_part_of_it(tmp_path):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from bs4 import Tag
 
-_NO_GRID = frozenset("memberdecls memname mlabels".split())
-"""Classes of Doxygen's tables that lay out the parts of one line."""
+_NO_GRID = frozenset("memberdecls mlabels".split())
+_ONE_LINE = "memname"
+"""Classes of Doxygen's tables whose rows are parts of one line, and of those that are one line as a whole."""
 MAX_SPAN = 200
 LONGEST_CELL = 150
 """Words of a cell beyond which a table lays out text."""
@@ -33,6 +34,8 @@ def grid_of(table: Tag, text: Callable[[Tag], str]) -> tuple[list[list[str]], in
         text: returns that of a cell.
     """
     filled: dict[tuple[int, int], str] = {}
+    if _ONE_LINE in table.get_attribute_list("class"):
+        return [[" ".join(text(table).split())]], 0
     joined = bool(_NO_GRID & {*table.get_attribute_list("class")})
     rows = _rows(table)
     for number, row in enumerate(rows):

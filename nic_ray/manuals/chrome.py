@@ -27,8 +27,6 @@ _LINK_WORDS = frozenset(
 _WAY = frozenset("prev previous next up home top index contents start begin last first".split())
 LONGEST_WAY = 60
 """Largest number of words of an element with links to the next and the last page that is taken for navigation."""
-LONGEST_LISTING = 40
-"""Numbered lines of a listing of Doxygen's beyond which it shows a file of source, which is no text of a manual."""
 LEAST_LINKS = 3
 LINK_SHARE = 0.9
 """A list of at least `LEAST_LINKS` items, whose text stands for at least this share in links within the manual, is a
@@ -41,7 +39,8 @@ def strip_chrome(soup: BeautifulSoup) -> None:
     for element in soup.find_all(DROPPED):
         _remove(element)
     for listing in soup.find_all("div", class_="fragment"):
-        if len(listing.find_all("span", class_="lineno")) > LONGEST_LISTING:
+        # Doxygen numbers the lines of whole files of source, which are no text of a manual, and of nothing else
+        if listing.find("span", class_="lineno") is not None:
             _remove(listing)
     most = len(soup.get_text()) / 2
     for element in soup.find_all(True):

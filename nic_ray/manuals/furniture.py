@@ -14,9 +14,11 @@ LEAST_REPEATS = 5
 """How often the same line stands in a document to be taken for a header, a footer or a stamp."""
 LONGEST = 12
 """Largest number of words of such a line."""
+_CODE = re.compile(r"[#_=<>{}\\;*$`]|,\Z")
 _NUMBER = re.compile(r"\d+")
 _PAGE = re.compile(
-    r"\W*(?:(?:page|seite|p\.|página|pagina|bladzijde|strona|sida|стр\.?)\s*)?\d{1,4}(?:\s*(?:of|/|von|de|di|sur)\s*\d{1,4})?\W*",
+    r"\b(?:page|seite|página|pagina|bladzijde|strona|sida|стр)\b\W*\d"
+    r"|\A\W*\d{1,4}(?:\s*(?:of|/|von|de|di|sur)\s*\d{1,4})?\W*\Z",
     re.IGNORECASE,
 )
 
@@ -50,15 +52,17 @@ def _may_be_furniture(block: Block) -> bool:
         block.kind == "paragraph"
         and not block.level
         and len(block.text.split()) <= LONGEST
-        and not (block.text.endswith((".", ":", "!", "?", ";")) and not _PAGE.fullmatch(block.text))
+        and not (block.text.endswith((".", ":", "!", "?", ";")) and not _PAGE.search(block.text))
         and warning_start("en").match(block.text) is None
+        and _CODE.search(block.text) is None
     )
 
 
 def _count_pages(blocks: Sequence[Block], places: Sequence[int]) -> bool:
     """Whether one number of lines that are otherwise the same grows from each to the next, by a page or a few."""
     numbers = [[int(number) for number in _NUMBER.findall(blocks[place].text)] for place in places]
-    if len(places) < LEAST_PAGES or not numbers[0]:
+    least = LEAST_PAGES if _PAGE.search(blocks[places[0]].text) else LEAST_REPEATS
+    if len(places) < least or not numbers[0]:
         return False
     return any(
         all(0 < after - before <= 5 for before, after in itertools.pairwise(column))

@@ -1,6 +1,5 @@
 """Manuals in HTML."""
 
-import re
 from pathlib import Path
 
 from bs4.dammit import EncodingDetector
@@ -10,7 +9,6 @@ from nic_ray.manuals.blocks import Document
 from nic_ray.manuals.markup import document_of_html
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-_XML = re.compile(r"\A\s*<\?xml[^>]*\?>")
 _UNDECLARED = "windows-1252"
 """What browsers read a page as that names no encoding, if it is not UTF-8."""
 
@@ -24,8 +22,7 @@ def read_html(path: Path) -> Document:
     content = path.read_bytes()
     if not content.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in content:
         raise InputError("holds no HTML (there are zero bytes in it); remove it, or name it by what it is")
-    # parsed as HTML, whatever it says of itself
-    return document_of_html(_XML.sub("", _decoded(content), count=1), path.stem)
+    return document_of_html(_decoded(content), path.stem)
 
 
 def _decoded(content: bytes) -> str:

@@ -1,15 +1,19 @@
 """Blocks of an HTML page. Markdown, reStructuredText and DOCX become HTML first, so that one walk serves them all."""
 
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from bs4 import BeautifulSoup, Comment, Tag
+from bs4 import BeautifulSoup, Comment, Tag, UnusualUsageWarning
 from bs4.element import NavigableString, PreformattedString
+from lxml import etree  # type: ignore[import-untyped]
 
+from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Block, Document, Kind
 from nic_ray.manuals.cells import grid_of, is_layout
 from nic_ray.manuals.chrome import strip_chrome
-from nic_ray.manuals.lines import one_line
+from nic_ray.manuals.lines import one_line, with_whole_words
 from nic_ray.manuals.rows import guessed_head_rows, row_sentences
 
 BLOCKS = frozenset(
@@ -26,6 +30,8 @@ WARNING = frozenset(("danger", "warning", "caution", "attention", "notice"))
 _BOX = re.compile(r"admonition|alert|box|theme-|callout|markdown-alert")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻ⁿ")
 _MARKED = re.compile(r"\[!(\w+)\]\s*")
+MAX_DEPTH = 200
+"""How deep elements may lie in each other; those of manuals lie at most 40 deep."""
 _NO_HEADING = frozenset("author subtitle editor edition pubdate releaseinfo affiliation".split())
 """Classes of what DocBook marks as headings on title pages."""
 _HEADING = re.compile(r"h([1-6])\Z")
@@ -52,9 +58,14 @@ def document_of_html(page: str, name: str) -> Document:
         name: the title of a page that names none.
 
     Raises:
-        RecursionError: its elements lie too deep in each other.
+        InputError: its elements lie too deep in each other.
     """
-    soup = BeautifulSoup(page, "lxml")
+    whole = page.encode("utf-8", "replace")
+    _refuse_depth(whole)
+    with warnings.catch_warnings():
+        # that a page calls itself XML, or holds nothing but an address
+        warnings.simplefilter("ignore", UnusualUsageWarning)
+        soup = BeautifulSoup(whole, "lxml", from_encoding="utf-8")
     named = soup.title.get_text(" ").strip() if soup.title else ""
     strip_chrome(soup)
     walk = _Walk()
@@ -63,13 +74,45 @@ def document_of_html(page: str, name: str) -> Document:
     return titled(walk.blocks, walk.title or _spaced(named), name)
 
 
-def titled(blocks: list[Block], named: str, name: str) -> Document:
+class _Depth:
+    """Counts how deep the elements lie that a parser meets."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def start(self, tag: str, attributes: object) -> None:
+        """Count one more."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def end(self, tag: str) -> None:
+        """Count one less."""
+        self.now -= 1
+
+    def close(self) -> int:
+        """Return the greatest depth."""
+        return self.most
+
+
+def _refuse_depth(page: bytes) -> None:
+    # Beautiful Soup takes minutes for such a page, and a walk has no room on the stack
+    depth = _Depth()
+    parser = etree.HTMLParser(target=depth, huge_tree=True, encoding="utf-8")
+    etree.fromstring(page or b" ", parser)
+    if depth.most > MAX_DEPTH:
+        raise InputError(
+            f"its elements lie {depth.most:,} deep in each other, more than {MAX_DEPTH}; convert it to another format"
+        )
+
+
+def titled(blocks: Sequence[Block], named: str, name: str) -> Document:
     """Return a document with its title: the only heading of the highest level if it stands first, else a name.
 
     Args:
         named: what the document calls itself elsewhere; empty if nothing.
         name: that of its file.
     """
+    blocks = with_whole_words(blocks)
     headings = [block for block in blocks if block.kind == "heading"]
     top = min((block.level for block in headings), default=0)
     highest = [block for block in headings if block.level == top]
@@ -278,7 +321,7 @@ def _definitions(element: Tag, walk: _Walk) -> None:
 
 def _table(element: Tag, walk: _Walk) -> None:
     _flush_term(walk)
-    if is_layout(element):
+    if is_layout(element) and "memname" not in element.get_attribute_list("class"):
         for row in element.find_all(["tr", "caption"]):
             if row.find_parent("table") is element:
                 _layout_row(row, walk)
@@ -320,4 +363,4 @@ def text_of(element: Tag) -> str:
 
 
 def _spaced(text: str) -> str:
-    return one_line(text.replace("\u00ad", "").replace("\u200b", ""))
+    return one_line(text)

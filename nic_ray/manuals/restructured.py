@@ -17,7 +17,7 @@ SETTINGS = {
     "halt_level": 5,
     "report_level": 5,
     "warning_stream": False,
-    "traceback": False,
+    "traceback": True,  # without it, docutils ends the program
     "_disable_config": True,
     "embed_stylesheet": False,
     "stylesheet_path": "",

@@ -14,6 +14,8 @@ from nic_ray.words import count_words
 MAX_DOCUMENTS = 40
 """Number of manuals that have a line; of more, those with the most sections are shown."""
 MAX_NAMED = 5
+MANY_DOMAINS = 12
+"""Number of domains beyond which files are probably the chapters of one manual."""
 OFFICE = {".doc", ".odt", ".rtf", ".ppt", ".pptx", ".epub", ".adoc", ".xml", ".tex", ".texi", ".org", ".djvu"}
 """Endings of manuals that other programs convert."""
 
@@ -59,6 +61,9 @@ def lines_of(extracted: Extracted) -> Iterator[str]:
         f"words of a section: median {statistics.median(lengths):.0f}, shortest {lengths[0]}, longest {lengths[-1]}; "
         f"{short:,} of {len(lengths):,} have fewer than {FEWEST}" + (f", {long:,} more than {MOST}" if long else "")
     )
+    domains = {section.domain for section in extracted.sections}
+    if len(domains) > MANY_DOMAINS and not any("/" in section.source for section in extracted.sections):
+        yield f"{len(domains):,} domains, one for each file; --domain-from folder makes them one"
     if kept := sum(outcome.kept for outcome in extracted.outcomes):
         yield f"{kept:,} manuals were read at an earlier start"
     if left_out := [section for group in extracted.repeated for section in group.left_out]:
