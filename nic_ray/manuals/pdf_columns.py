@@ -13,6 +13,8 @@ LEAST_FILL = 0.55
 """Mean share of the width of a column that its lines fill; the cells of a table fill less."""
 LEAST_WORDS = 2.5
 """Mean number of words in the lines of a column."""
+FIGURE = 6.0
+"""Height of an empty band across a page, in the size of the text, from which a figure stands in it."""
 GUTTER = 0.8
 """Width of the gap between columns in the size of the text."""
 
@@ -110,11 +112,12 @@ def _best_gutter(rows: Sequence[Row]) -> float | None:
 
 
 def _stretches(rows: Sequence[Row], gutter: float) -> list[tuple[bool, list[Row]]]:
-    """Consecutive rows that stand across a gutter, and those that do not."""
+    """Consecutive rows that stand across a gutter, and those that do not; a figure between rows parts them."""
     found: list[tuple[bool, list[Row]]] = []
     for row in rows:
         across = any(piece.x0 < gutter and piece.x1 > gutter for piece in row.pieces)
-        if found and found[-1][0] == across:
+        near = bool(found) and row.base - found[-1][1][-1].base < FIGURE * row.pieces[0].size
+        if near and found[-1][0] == across:
             found[-1][1].append(row)
         else:
             found.append((across, [row]))
