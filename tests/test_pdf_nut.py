@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pypdfium2", reason="the extra manuals is not installed")
-bs4 = pytest.importorskip("bs4", reason="the extra manuals is not installed")
+pytest.importorskip("bs4", reason="the extra manuals is not installed")
+
+from bs4 import BeautifulSoup
 
 from nic_ray.manuals.pdf import read_pdf
 
@@ -41,12 +43,12 @@ def reference(name: str) -> tuple[list[str], list[str]]:
     folder = FOLDER / "html" / name
     files = [folder.with_suffix(".html")]
     if folder.is_dir():
-        index = bs4.BeautifulSoup((folder / "index.html").read_bytes(), "lxml")
+        index = BeautifulSoup((folder / "index.html").read_bytes(), "lxml")
         links = [link["href"].partition("#")[0] for link in index.select("div.toc a")]
         files = [folder / file for file in dict.fromkeys(links) if file]
     headings, words = [], []
     for file in files:
-        page = bs4.BeautifulSoup(file.read_bytes(), "lxml")
+        page = BeautifulSoup(file.read_bytes(), "lxml")
         for part in page.select("div.navheader, div.navfooter, div.toc, div.titlepage hr, script, style, head"):
             part.decompose()
         for heading in page.select("h1, h2, h3, h4, h5, h6"):
