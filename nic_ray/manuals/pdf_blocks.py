@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nic_ray.manuals.blocks import Block
 from nic_ray.manuals.pdf_aligned import aligned_tables
 from nic_ray.manuals.pdf_columns import Line, lines_in_order
-from nic_ray.manuals.pdf_contents import without_contents
+from nic_ray.manuals.pdf_contents import is_index, without_contents
 from nic_ray.manuals.pdf_headings import headings_by_looks, headings_by_outline, looks_of, without_numbers
 from nic_ray.manuals.pdf_hyphens import joined, vocabulary_of
 from nic_ray.manuals.pdf_lines import Piece
@@ -32,7 +32,10 @@ def blocks_of_pages(pages: Sequence[Page], entries: Sequence[Entry]) -> Found:
     """The blocks of pages in reading order."""
     lines: list[Line] = []
     tables: list[Table] = []
+    index = [page.number for page in pages if is_index(page)]
     for page in pages:
+        if page.number in index:
+            continue
         found, pieces = tables_of(page)
         places = [_place_of(table, len(tables) + number) for number, table in enumerate(found)]
         tables += found
@@ -47,7 +50,7 @@ def blocks_of_pages(pages: Sequence[Page], entries: Sequence[Entry]) -> Found:
     headings, missing = headings_by_outline(lines, entries, words)
     headings = without_numbers(headings | headings_by_looks(lines, looks, headings, words))
     blocks = _with_rows(blocks_of(lines, headings, looks[1], words), tables, words)
-    return Found(tuple(blocks), tuple(contents), missing)
+    return Found(tuple(blocks), tuple(sorted({*contents, *index})), missing)
 
 
 def _with_rows(blocks: Iterable[tuple[Line, Block]], tables: Sequence[Table], words: Counter[str]) -> Iterator[Block]:

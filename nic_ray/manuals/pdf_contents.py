@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from nic_ray.manuals.pdf_columns import Line
+from nic_ray.manuals.pdf_pages import Page
 
 LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
 PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 CONTENTS = re.compile(r"(table of )?contents|list of (figures|tables|listings|examples)|index", re.IGNORECASE)
-INDEX_ENTRY = re.compile(r"\D{2,60},\s?\d{1,4}(, \d{1,4}|[-–]\d{1,4})*$")
+INDEX_ENTRY = re.compile(r"\D.{0,60},\s?\d{1,4}(, \d{1,4}|[-–]\d{1,4})*$")
 LEAST_ENTRIES = 20
-"""Number of lines from which a page is taken as one of an index."""
+"""Number of entries from which a page is taken as one of an index."""
+INDEX_SHARE = 0.4
+"""Share of the pieces of a page that are entries, from which it is one of an index; others are terms without pages."""
 
 
 def without_contents(lines: Sequence[Line]) -> tuple[list[Line], list[int]]:
@@ -25,6 +28,12 @@ def without_contents(lines: Sequence[Line]) -> tuple[list[Line], list[int]]:
         if listed:
             pages.append(number)
     return kept, pages
+
+
+def is_index(page: Page) -> bool:
+    """Whether a page is one of an index."""
+    entries = sum(bool(INDEX_ENTRY.fullmatch(piece.text)) for piece in page.pieces)
+    return entries >= max(LEAST_ENTRIES, INDEX_SHARE * len(page.pieces))
 
 
 def _listed(lines: Sequence[Line], *, goes_on: bool) -> set[int]:
@@ -44,9 +53,6 @@ def _listed(lines: Sequence[Line], *, goes_on: bool) -> set[int]:
         return places
     if (first is not None or goes_on) and count >= 3 and count >= 0.45 * len(places):
         return places
-    entries = sum(bool(INDEX_ENTRY.match(line.text)) for line in lines)
-    if len(lines) >= LEAST_ENTRIES and entries >= 0.6 * len(lines):
-        return set(range(len(lines)))
     return _stretches(lines, leaders, numbered)
 
 
