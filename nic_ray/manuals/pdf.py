@@ -14,7 +14,7 @@ from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Document
 
 if TYPE_CHECKING:
-    from nic_ray.manuals.pdf_margins import Cleaned
+    from nic_ray.manuals.pdf_blocks import Found
     from nic_ray.manuals.pdf_pages import Entry, Page
 
 TOOL_TITLE = re.compile(
@@ -72,10 +72,10 @@ def _document(
 
     if not any(page.pieces for page in pages):
         raise InputError(f"{name}: {_without_text([page.number for page in pages])}")
-    cleaned = without_margins(pages)
-    blocks, missing = blocks_of_pages(cleaned.pages, entries)
-    notes = _notes(pages, cleaned, failed, missing)
-    return Document(_title(title, pages, name), tuple(blocks), count, tuple(notes))
+    cleaned, repeated = without_margins(pages)
+    found = blocks_of_pages(cleaned, entries)
+    notes = [*_notes_on_text(pages, cleaned, failed), *_notes_on_left_out(pages, found, repeated)]
+    return Document(_title(title, pages, name), found.blocks, count, tuple(notes))
 
 
 def _title(title: str, pages: Sequence["Page"], name: Path) -> str:
@@ -96,26 +96,32 @@ def _title(title: str, pages: Sequence["Page"], name: Path) -> str:
     return words if len(words) <= MOST_TITLE else stem
 
 
-def _notes(pages: Sequence["Page"], cleaned: "Cleaned", failed: Sequence[int], missing: int) -> list[str]:
-    rotated = sum(page.rotated for page in pages)
+def _notes_on_text(pages: Sequence["Page"], cleaned: Sequence["Page"], failed: Sequence[int]) -> list[str]:
+    """What could not be read."""
+    scans = [
+        page.number
+        for page, rest in zip(pages, cleaned, strict=True)
+        if not page.pieces or (not rest.pieces and page.picture > PICTURE)
+    ]
     unreadable = sum(page.unreadable for page in pages)
-    empty = [page.number for page in pages if not page.pieces]
-    pictures = {page.number for page in pages if page.picture > PICTURE}
-    empty += [page.number for page in cleaned.pages if not page.pieces and page.number in pictures - set(empty)]
-    contents = [number for number in cleaned.contents if number not in empty]
     notes = [
-        (empty, _without_text(sorted(empty))),
+        (scans, _without_text(scans)),
         (failed, f"{_numbered(failed)} cannot be read (damaged); open the file in a viewer and save it again"),
-        (
-            cleaned.repeated,
-            f"{cleaned.repeated} lines that repeat across pages were left out (headers, footers, marks)",
-        ),
-        (contents, f"contents or an index on {_numbered(contents)} were left out"),
-        (rotated, f"{rotated} rotated or skewed characters were left out (watermarks, text in margins)"),
         (unreadable, f"{unreadable} characters were left out: the file does not say which they are"),
-        (missing, f"{missing} entries of the outline were found in no line of their pages"),
     ]
     return [note for found, note in notes if found]
+
+
+def _notes_on_left_out(pages: Sequence["Page"], found: "Found", repeated: int) -> list[str]:
+    """What belongs to no section."""
+    rotated = sum(page.rotated for page in pages)
+    notes = [
+        (repeated, f"{repeated} lines that repeat across pages were left out (headers, footers, marks)"),
+        (found.contents, f"contents or an index on {_numbered(found.contents)} were left out"),
+        (rotated, f"{rotated} rotated or skewed characters were left out (watermarks, text in margins)"),
+        (found.missing, f"{found.missing} entries of the outline were found in no line of their pages"),
+    ]
+    return [note for count, note in notes if count]
 
 
 def _without_text(numbers: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """The reading order of a page: columns side by side, what stands across them, and notes at the side."""
 
+import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nic_ray.manuals.pdf_lines import Piece
 from nic_ray.manuals.pdf_margins import Row, rows_of
@@ -13,6 +14,12 @@ LEAST_FILL = 0.55
 """Mean share of the width of a column that its lines fill; the cells of a table fill less."""
 LEAST_WORDS = 2.5
 """Mean number of words in the lines of a column."""
+LABEL = re.compile(r"\(?[0-9A-Za-z]{1,3}[.)]|[•●○▪■□▫◦‣⁃∙·❖➢➤►▶✓✔–—*-]")
+"""What stands before a step or an item."""
+LABEL_GAP = 4.0
+"""Distance between a label and its line in the size of the line."""
+FIGURE = 6.0
+"""Height of an empty band across a page, in the size of the text, from which a figure stands in it."""
 GUTTER = 0.8
 """Width of the gap between columns in the size of the text."""
 
@@ -40,8 +47,26 @@ class Line:
 
 def lines_in_order(pieces: Sequence[Piece], page: int) -> list[Line]:
     """The lines of a page as they are read."""
-    columns = _columns(rows_of(pieces))
+    columns = _columns(rows_of(_with_labels(pieces)))
     return [line for number, rows in enumerate(columns) for line in _lines(rows, page, number)]
+
+
+def _with_labels(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces with the bullets and numbers of lists on the baselines of the lines beside them."""
+    found = []
+    for piece in pieces:
+        if LABEL.fullmatch(piece.text):
+            beside = [
+                other
+                for other in pieces
+                if 0 < other.x0 - piece.x1 < LABEL_GAP * other.size
+                and min(piece.bottom, other.bottom) - max(piece.top, other.top) > 0.4 * (piece.bottom - piece.top)
+            ]
+            if beside:
+                base = min(beside, key=lambda other: abs(other.base - piece.base)).base
+                piece = replace(piece, base=base)
+        found.append(piece)
+    return found
 
 
 def _lines(rows: Sequence[Row], page: int, column: int) -> list[Line]:
@@ -110,11 +135,12 @@ def _best_gutter(rows: Sequence[Row]) -> float | None:
 
 
 def _stretches(rows: Sequence[Row], gutter: float) -> list[tuple[bool, list[Row]]]:
-    """Consecutive rows that stand across a gutter, and those that do not."""
+    """Consecutive rows that stand across a gutter, and those that do not; a figure between rows parts them."""
     found: list[tuple[bool, list[Row]]] = []
     for row in rows:
         across = any(piece.x0 < gutter and piece.x1 > gutter for piece in row.pieces)
-        if found and found[-1][0] == across:
+        near = bool(found) and row.base - found[-1][1][-1].base < FIGURE * row.pieces[0].size
+        if near and found[-1][0] == across:
             found[-1][1].append(row)
         else:
             found.append((across, [row]))

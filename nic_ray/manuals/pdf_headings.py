@@ -60,7 +60,7 @@ def without_numbers(headings: Mapping[int, Heading]) -> dict[int, Heading]:
     for index, heading in sorted(headings.items()):
         letter = LETTER.match(heading.text)
         text = without_number(heading.text)
-        are_numbered = numbered[heading.level] >= 0.5 * counts[heading.level]
+        are_numbered = numbered[heading.level] >= max(1, 0.3 * counts[heading.level])
         if letter and are_numbered and letter[1] == expected.get(heading.level, "A"):
             expected[heading.level] = chr(ord(letter[1]) + 1)
             text = heading.text[letter.end() :]

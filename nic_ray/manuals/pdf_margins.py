@@ -1,4 +1,4 @@
-"""What stands on many pages of a manual and belongs to none: headers, footers, page numbers, watermarks, contents."""
+"""What stands on many pages of a manual and belongs to none: headers, footers, page numbers, watermarks."""
 
 import re
 from collections import Counter, defaultdict
@@ -24,16 +24,14 @@ LARGEST_HEADER = 1.1
 """Size of a header in the size of the text, above which it is a heading unless its text repeats."""
 HEADING_SHARE = 0.6
 """Share of the pages from which a repeated row is a header although it looks like a heading."""
+APART = 1.6
+"""Distance from row to row in their size, from which a header stands apart from the text."""
 SET_APART = 2.0
 """Distance of a header from the text in its size, from which it stands apart."""
 SET_APART_SHARE = 0.6
 """Share of the pages whose first or last row stands at the same height, from which it is a header or footer."""
-LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
-PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 DIGITS = re.compile(r"\d+")
 ROMAN = re.compile(r"[ivxlcdm]+", re.IGNORECASE)
-CONTENTS = re.compile(r"(table of )?contents|list of (figures|tables|listings|examples)|index", re.IGNORECASE)
-INDEX_ENTRY = re.compile(r"\D{2,60},\s?\d{1,4}(, \d{1,4}|[-–]\d{1,4})*$")
 
 
 @dataclass(frozen=True)
@@ -53,38 +51,17 @@ class Row:
         return self.pieces[0].base
 
 
-@dataclass(frozen=True)
-class Cleaned:
-    """Pages without what belongs to none, and what was left out of them."""
-
-    pages: tuple[Page, ...]
-    repeated: int
-    """Number of rows and pieces left out because they repeat across pages."""
-    contents: tuple[int, ...]
-    """Numbers of the pages on which contents were left out."""
-
-
-def without_margins(pages: Sequence[Page]) -> Cleaned:
-    """Leave out what repeats across pages, then the contents."""
+def without_margins(pages: Sequence[Page]) -> tuple[list[Page], int]:
+    """Pages without what repeats across them, and how many rows and pieces were left out."""
     watermarks = _watermarks(pages)
-    kept, repeated = [], 0
-    for page in pages:
-        pieces = tuple(piece for piece in page.pieces if _spot(piece) not in watermarks)
-        repeated += len(page.pieces) - len(pieces)
-        kept.append(replace(page, pieces=pieces))
-    drops = _headers_and_footers(kept)
-    left: list[Page] = []
-    contents: list[int] = []
-    for page, drop in zip(kept, drops, strict=True):
-        repeated += len({id(row) for row in drop})
-        dropped = {piece for row in drop for piece in row.pieces}
-        rows = rows_of([piece for piece in page.pieces if piece not in dropped])
-        listed = _contents_rows(rows, page.width, goes_on=contents[-1:] == [page.number - 1])
-        dropped |= {piece for row in listed for piece in row.pieces}
-        if listed:
-            contents.append(page.number)
+    kept = [replace(page, pieces=tuple(p for p in page.pieces if _spot(p) not in watermarks)) for page in pages]
+    repeated = sum(len(page.pieces) for page in pages) - sum(len(page.pieces) for page in kept)
+    left = []
+    for page, rows in zip(kept, _headers_and_footers(kept), strict=True):
+        repeated += len(rows)
+        dropped = {piece for row in rows for piece in row.pieces}
         left.append(replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dropped)))
-    return Cleaned(tuple(left), repeated, tuple(contents))
+    return left, repeated
 
 
 def rows_of(pieces: Sequence[Piece]) -> list[Row]:
@@ -126,17 +103,22 @@ class _Outer(NamedTuple):
     row: Row
     is_first: bool
     """Whether no other row is nearer to the edge."""
+    is_apart: bool
+    """Whether it, or a row between it and the text, has more space towards the text than lines of text have."""
 
 
 def _outer_rows(index: int, page: Page) -> list[tuple[_Slot, _Outer]]:
     rows = rows_of(page.pieces)
-    top = [("top", row.base, row, row is rows[0]) for row in rows[:OUTERMOST]]
-    bottom = [("bottom", page.height - row.base, row, row is rows[-1]) for row in rows[-OUTERMOST:]]
-    return [
-        ((edge, round(height / 4)), _Outer(index, row, is_first))
-        for edge, height, row, is_first in (*top, *bottom)
-        if height < MARGIN * page.height
-    ]
+    found = []
+    for edge, inwards in (("top", rows), ("bottom", rows[::-1])):
+        outer = inwards[: OUTERMOST + 1]
+        gaps = [abs(a.base - b.base) > APART * max(a.pieces[0].size, b.pieces[0].size) for a, b in pairwise(outer)]
+        for place, row in enumerate(inwards[:OUTERMOST]):
+            height = row.base if edge == "top" else page.height - row.base
+            if height < MARGIN * page.height:
+                entry = _Outer(index, row, place == 0, any(gaps[place:]) or len(rows) <= OUTERMOST)
+                found.append(((edge, round(height / 4)), entry))
+    return found
 
 
 def _headers_and_footers(pages: Sequence[Page]) -> list[list[Row]]:
@@ -172,25 +154,26 @@ def _set_apart(pages: Sequence[Page], side: int, largest: float) -> list[_Outer]
     found = max(heights.values(), key=len, default=[])
     if len(found) < max(5, SET_APART_SHARE * len(pages)) or sum(apart for *_, apart in found) < 0.9 * len(found):
         return []
-    return [_Outer(index, row, True) for index, row, apart in found if apart]
+    return [_Outer(index, row, is_first=True, is_apart=True) for index, row, apart in found if apart]
 
 
 def _repeated(entries: Sequence[_Outer], pages: int, size: float) -> list[_Outer]:
     """Of rows at one height, those that belong to no page; `size`: that of most of the text."""
-    counts = Counter(_normal(entry.row.text) for entry in entries)
-    least = 2 if pages <= LEAST_PAGES else LEAST_PAGES
+    places: dict[str, list[int]] = defaultdict(list)
+    for entry in entries:
+        places[_normal(entry.row.text)].append(entry.page)
     offsets = Counter(offset for entry in entries for offset in _page_offsets(entry.page, entry.row))
+    least = 2 if pages <= LEAST_PAGES else LEAST_PAGES
     counting = {offset for offset, count in offsets.items() if count >= least}
 
     def belongs_to_none(entry: _Outer) -> bool:
         text = _normal(entry.row.text)
         if ROMAN.fullmatch(entry.row.text) and len(entry.row.text) < 7:
             return True
-        often = max(least, HEADING_SHARE * pages) if _like_heading(entry, size) else least
-        if text.strip("# -–|/.") and counts[text] >= often:
+        if text.strip("# -–|/.") and _is_often(places[text], pages, entry, size):
             return True
         is_counting = bool(counting & set(_page_offsets(entry.page, entry.row)))
-        return is_counting and entry.row.pieces[0].size <= LARGEST_HEADER * size
+        return is_counting and entry.is_apart and entry.row.pieces[0].size <= LARGEST_HEADER * size
 
     found = [entry for entry in entries if belongs_to_none(entry)]
     if len({entry.page for entry in entries}) >= max(5, HEADER_SHARE * pages) and len(found) >= 0.8 * len(entries):
@@ -198,6 +181,20 @@ def _repeated(entries: Sequence[_Outer], pages: int, size: float) -> list[_Outer
         largest = LARGEST_HEADER * size
         return [entry for entry in entries if entry in found or (_size(entry) in sizes and _size(entry) <= largest)]
     return found
+
+
+def _is_often(places: Sequence[int], pages: int, entry: _Outer, size: float) -> bool:
+    """Whether a text stands at one height on so many pages that it belongs to none.
+
+    On a few pages it does if they follow one another, and if it stands apart from the text: a header of a chapter.
+    """
+    least = 2 if pages <= LEAST_PAGES else LEAST_PAGES
+    if len(places) < least:
+        return False
+    if _like_heading(entry, size):
+        return len(places) >= HEADING_SHARE * pages
+    near = any(after - before <= 2 * (least - 1) for before, after in zip(places, places[least - 1 :], strict=False))
+    return len(places) >= HEADER_SHARE * pages or (entry.is_apart and near)
 
 
 def _size(entry: _Outer) -> int:
@@ -227,45 +224,3 @@ def _page_offsets(index: int, row: Row) -> list[int]:
         ends.add(words[-3])
     numbers = {int(match) for word in ends if (match := word.strip("()[]-–|.,:")).isdecimal() and len(match) < 6}
     return [number - index for number in numbers]
-
-
-def _contents_rows(rows: Sequence[Row], width: float, *, goes_on: bool) -> list[Row]:
-    """The rows of a page that belong to contents, a list of figures or an index.
-
-    Args:
-        goes_on: whether the page before holds such rows.
-    """
-    leaders = [LEADERS.search(row.text) is not None and PAGE_NUMBER.search(row.text) is not None for row in rows]
-    edge = max((row.pieces[-1].x1 for row in rows), default=0.0)
-    numbered = [
-        lead or (PAGE_NUMBER.search(row.text) is not None and row.pieces[-1].x1 > max(edge - 3, 0.6 * width))
-        for lead, row in zip(leaders, rows, strict=True)
-    ]
-    last = max((index for index, is_numbered in enumerate(numbered) if is_numbered), default=-1)
-    titles = [index for index, row in enumerate(rows) if CONTENTS.fullmatch(row.text.strip(" .:"))]
-    first = titles[0] if titles else 0
-    count, all_rows = sum(numbered[first:]), last + 1 - first
-    if sum(leaders) >= 5 and count >= 0.5 * all_rows:
-        return list(rows[first : last + 1])
-    if (titles or goes_on) and count >= 3 and count >= 0.45 * all_rows:
-        return list(rows[first : last + 1])
-    pieces = [piece for row in rows for piece in row.pieces]
-    if len(pieces) >= 20 and sum(bool(INDEX_ENTRY.match(piece.text)) for piece in pieces) >= 0.6 * len(pieces):
-        return list(rows)
-    return _runs_of_leaders(rows, leaders, numbered)
-
-
-def _runs_of_leaders(rows: Sequence[Row], leaders: Sequence[bool], numbered: Sequence[bool]) -> list[Row]:
-    """Stretches of at least three rows with leaders; rows between them that end in a number go with them."""
-    found: list[Row] = []
-    start = 0
-    while start < len(rows):
-        end = start
-        while end < len(rows) and (leaders[end] or (numbered[end] and end > start)):
-            end += 1
-        if sum(leaders[start:end]) >= 3:
-            found += rows[start:end]
-            if start and CONTENTS.fullmatch(rows[start - 1].text.strip(" .:")):
-                found.append(rows[start - 1])
-        start = max(end, start + 1)
-    return found

@@ -9,6 +9,7 @@ from nic_ray.manuals.blocks import Block, Kind
 from nic_ray.manuals.pdf_columns import Line
 from nic_ray.manuals.pdf_headings import Heading
 from nic_ray.manuals.pdf_hyphens import join_two, joined
+from nic_ray.manuals.pdf_tables import TABLE
 
 BULLET = re.compile(r"(?:[•●○▪■□▫◦‣⁃∙·❖➢➤►▶✓✔–—*o]|-)\s+(?=\S)")
 STEP = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)]\s+(?=\S)")
@@ -18,8 +19,6 @@ LABEL = re.compile(
     r"(?:[⚠!△▲ℹ]\s*)?(warning|caution|danger|notice|attention|note|tip|important|hint)\s*[:!.]?", re.IGNORECASE
 )
 TERMINAL = re.compile(r"[.!?:;…]['\"”’)\]]*$")
-TABLE = "\0"
-"""Begins the text of a line that stands in the place of a table."""
 APART = 1.28
 """Distance between lines in the leading of the text from which a new paragraph begins."""
 
