@@ -15,6 +15,7 @@ from nic_ray.check import main as check
 from nic_ray.config import Config
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.corpus import with_corpus, with_distractors
+from nic_ray.dataset.cut_passages import ranked_for
 from nic_ray.dataset.division import divide, divided_rows
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.form import Form
@@ -25,6 +26,10 @@ from nic_ray.dataset.replay import join, pairs_of, split_settings
 from nic_ray.dataset.several import joined
 from nic_ray.errors import InputError
 from nic_ray.manuals.sections import Section, write_sections
+from nic_ray.metrics.fusion import VECTORS, WORDS
+from nic_ray.model.base import load
+from nic_ray.model.evaluation import query_scores
+from nic_ray.model.whole_models import asked_of, encoder_scores, plain_scores
 from nic_ray.questions.question import Question
 from nic_ray.training.batches import make_batch
 from nic_ray.training.prepared import prepare, split_sha256
@@ -221,6 +226,50 @@ def test_a_split_keeps_what_was_cut_from_one_passage_together(seed):
             rows.append(Pair(f"{n} {place}?", text, "d", cut_from=passage(str(n))))
     _, parts = divide(rows, DataConfig(seed=seed, query_share=0.0))
     assert all(len({*parts[3 * n : 3 * n + 3].tolist()}) == 1 for n in range(9))
+
+
+def ranked_texts(pairs, rows, *more: str) -> set[str]:
+    """What the queries of some rows are ranked over, with further passages of a corpus."""
+    collection = ranked_for(with_distractors(index_pairs(pairs), more), rows)
+    return {collection.texts[number] for number in collection.corpus.tolist()}
+
+
+def test_a_search_ranks_whole_passages_and_of_cut_ones_those_that_are_asked_about():
+    people = Pair("what seals?", WHOLE, "pumps")
+    # nobody asks about the cut ones: the whole one stands for them, or if nothing names it the first that was cut
+    assert ranked_texts([*CUT, people], [2, 3]) == {WHOLE, OTHER}
+    assert ranked_texts(CUT, [2], WHOLE) == {WHOLE, OTHER}
+    assert ranked_texts(CUT, [2]) == {FIRST, OTHER}
+    # a question about a cut one finds that, and no other one of the same passage beside the whole
+    assert ranked_texts([*CUT, people], [1]) == {LAST, WHOLE, OTHER}
+    assert ranked_texts(CUT, [1, 2]) == {FIRST, LAST, OTHER}
+    assert ranked_texts([*CUT, people], range(4)) == {FIRST, LAST, WHOLE, OTHER}
+    # what a person asks about is a passage, though another row says that it was cut
+    assert ranked_texts([*CUT, Pair("how tight by hand?", LAST, "pumps")], [2]) == {LAST, OTHER}
+
+
+def test_figures_of_people_are_those_without_the_passages_that_were_cut_for_training(tiny_model_folder, tiny_pairs):
+    sentences = "It is loud. Use grease of class two."
+    people = [dataclasses.replace(pair, positive=f"{pair.positive} {sentences}", negatives=()) for pair in tiny_pairs]
+    cut = [
+        Pair(f"made {n}?", pair.positive.replace(sentence, ""), pair.domain, synthetic=True, cut_from=pair.positive)
+        for n, pair in enumerate(people)
+        for sentence in (" It is loud.", " Use grease of class two.")
+    ]
+    rows, encoder = list(range(len(people))), load(str(tiny_model_folder))
+    alone, beside = index_pairs(people), index_pairs([*people, *cut])
+    fusions = (WORDS, VECTORS)
+    expected, found = (encoder_scores(encoder, each, rows, 64, fusions) for each in (alone, beside))
+    for fusion in fusions:
+        for name, values in expected[fusion].items():
+            np.testing.assert_allclose(found[fusion][name], values, atol=1e-6)
+    inside = [query_scores(asked_of(encoder, each, rows, 64), within_domain=True)["mrr"] for each in (alone, beside)]
+    np.testing.assert_allclose(*inside, atol=1e-6)
+    plain = plain_scores(encoder.model, beside, rows)
+    np.testing.assert_allclose(plain["mrr"], expected[VECTORS]["mrr"], atol=1e-6)
+    # among all that was cut fewer are found: its own, each twice, stand in the way of others
+    crowded = dataclasses.replace(beside, cut_from=(None,) * len(beside.query))
+    assert encoder_scores(encoder, crowded, rows, 64, fusions)[VECTORS]["mrr"].mean() < plain["mrr"].mean() - 0.01
 
 
 def sections() -> list[Section]:

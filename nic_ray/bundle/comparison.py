@@ -27,6 +27,7 @@ from nic_ray.bundle.rows import (
 from nic_ray.bundle.wanted import NOTHING_MORE, Wanted, other_corpus
 from nic_ray.data_config import DataConfig
 from nic_ray.dataset.beir import read_beir
+from nic_ray.dataset.cut_passages import ranked_for
 from nic_ray.dataset.form import AS_FOUND
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.dataset.replay import split_settings
@@ -151,7 +152,7 @@ def compare_with_base(
         refit=metadata.get("refit") == "all",
         split_from=("bundle" if has_split else "defaults") if data else None,
         queries=len(chosen),
-        passages=len(collection.corpus),
+        passages=len(ranked_for(collection, chosen).corpus),
         results={label: flat_metrics(scores[VECTORS], queries.domains) for label, scores in scored.items()},
         rankings=ranking_figures(scored, queries.domains),
         asked=count_passages(queries),
@@ -197,7 +198,7 @@ def compare_on_folder(
         refit=metadata.get("refit") == "all",
         split_from="qrels",
         queries=len(chosen),
-        passages=len(collection.corpus),
+        passages=len(ranked_for(collection, chosen).corpus),
         results={label: flat_metrics(scores[VECTORS], queries.domains) for label, scores in scored.items()},
         rankings=ranking_figures(scored, queries.domains),
         asked=count_passages(queries),
@@ -352,7 +353,7 @@ def compare_models(
         split=split,
         split_from=owner,
         queries=len(rows),
-        passages=len(collection.corpus),
+        passages=len(ranked_for(collection, rows).corpus),
         results={name: flat_metrics(scores[VECTORS], queries.domains) for name, scores in scored.items()},
         rankings=ranking_figures(scored, queries.domains),
         intervals={

@@ -131,9 +131,14 @@ class Collection:
 
         return bm25([self.texts[text] for text in self.corpus.tolist()])
 
+    @cached_property
+    def ranked(self) -> "dict[bytes, Collection]":
+        """What `cut_passages.ranked_for` has made of it."""
+        return {}
+
     def __getstate__(self) -> "dict[str, object]":
-        """Leave out the index of words, which is built anew where a copy needs it."""
-        return {name: value for name, value in vars(self).items() if name != "search_by_words"}
+        """Leave out the index of words, which is built anew where a copy needs it, and copies that have their own."""
+        return {name: value for name, value in vars(self).items() if name not in ("search_by_words", "ranked")}
 
     @cached_property
     def near_group(self) -> NDArray[np.int64]:

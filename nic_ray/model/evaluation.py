@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nic_ray.dataset.cut_passages import ranked_for
 from nic_ray.dataset.pairs import Collection, gains_by_query, relevant_passages
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import FirstHits, first_hits
@@ -131,7 +132,7 @@ def query_scores(asked: Asked, *, within_domain: bool = False) -> dict[str, NDAr
     Returns:
         as `ranking.query_metrics`, each (rows,), with the further metrics that the collection names.
     """
-    collection = asked.collection
+    collection = ranked_for(asked.collection, asked.rows)
     relevant, gains = relevant_passages(collection), gains_by_query(collection)
     found = empty_metrics(len(asked.rows), collection.metrics)
     for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
@@ -161,7 +162,7 @@ def nearest(asked: Asked, *, k: int) -> tuple[NDArray[np.int64], NDArray[np.floa
     Returns:
         (rows, k) numbers of passages, the nearest first, and their similarities.
     """
-    collection, rows = asked.collection, asked.rows
+    collection, rows = ranked_for(asked.collection, asked.rows), asked.rows
     corpus = collection.corpus
     relevant = relevant_passages(collection)
     queries = collection.query[list(rows)]
@@ -243,7 +244,7 @@ class _Block:
 
 def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bool = False) -> Iterator[_Block]:
     """Score passages block by block, so that memory does not grow with the rows; arguments as for `fused_scores`."""
-    collection = asked.collection
+    collection = ranked_for(asked.collection, asked.rows)
     relevant, gains = relevant_passages(collection), gains_by_query(collection)
     for places, corpus in _corpora(collection, asked.rows, within_domain=within_domain):
         queries = collection.query[[asked.rows[place] for place in places]]
@@ -275,7 +276,7 @@ def _scored_blocks(asked: Asked, fusions: Sequence[Fusion], *, within_domain: bo
 
 def texts_to_score(collection: Collection, rows: Sequence[int]) -> NDArray[np.int64]:
     """Return the numbers of the texts needed to score rows, (n,) ascending: their queries and the whole corpus."""
-    return np.union1d(collection.query[list(rows)], collection.corpus)
+    return np.union1d(collection.query[list(rows)], ranked_for(collection, rows).corpus)
 
 
 def evaluate(
@@ -308,7 +309,7 @@ def _corpora(
     for domain in np.unique(domains):
         in_domain = names == domain
         passages = np.union1d(collection.positive[in_domain], collection.negatives[in_domain].ravel())
-        yield np.flatnonzero(domains == domain).tolist(), passages[passages >= 0]
+        yield np.flatnonzero(domains == domain).tolist(), np.intersect1d(passages, collection.corpus)
 
 
 def left_out_of(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.dataset.cut_passages import ranked_for
 from nic_ray.dataset.pairs import Collection, gains_by_query, relevant_passages
 from nic_ray.hardware import keep_to_usable_cpus
 from nic_ray.metrics.fusion import VECTORS, Fusion
@@ -131,6 +132,7 @@ def plain_scores(
     Raises:
         ValueError: a similarity is not finite.
     """
+    collection = ranked_for(collection, rows)
     relevant, gains = relevant_passages(collection), gains_by_query(collection)
     corpus = [collection.texts[text] for text in collection.corpus.tolist()]
     passages = model.encode_document(corpus, batch_size=PLAIN_BATCH, show_progress_bar=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nic_ray.dataset.cut_passages import ranked_for
 from nic_ray.dataset.form import form_of
 from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.groups import describe_groups_of
@@ -50,8 +51,9 @@ def describe_run(prepared: Prepared) -> Iterator[str]:
 
 
 def named_passages(prepared: Prepared) -> int:
-    """Count the distinct passages that the rows of a run name."""
-    return len(prepared.collection.corpus) - prepared.collection.distractors
+    """Count the distinct passages that the rows of a run name, and that its test queries are ranked over."""
+    collection = prepared.collection
+    return len(ranked_for(collection, prepared.rows("test")).corpus) - collection.distractors
 
 
 def _describe_leaks(prepared: Prepared) -> str:
