@@ -38,7 +38,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for row in rows:
         thousand = 1000 * row["seconds"] / row["pages"]
-        print("| {name} | {pages} | {blocks} | {seconds:.1f} | {thousand:.0f} | {mib} |".format(thousand=thousand, **row))
+        cells = [row["name"], row["pages"], row["blocks"], f"{row['seconds']:.1f}", f"{thousand:.0f}", row["mib"]]
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 def measure(path: Path) -> dict[str, str | int | float]:
