@@ -106,7 +106,7 @@ def both(parameter):
 
 def test_the_options_of_the_readmes_table_are_those_of_the_commands():
     rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == 12
+    assert len(rows) == 15
     for module, arguments in rows:
         app = typer.Typer()
         app.command()(importlib.import_module(module).main)
@@ -121,17 +121,21 @@ def test_the_commands_are_found():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_to_files_and_headings_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    headings = {
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            name, _, heading = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), target
+            assert not heading or heading in headings_of(file), target
+
+
+def headings_of(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    return {
         re.sub(r"[^\w -]", "", line.lstrip("# ")).strip().lower().replace(" ", "-")
-        for line in text.splitlines()
+        for line in page.read_text(encoding="utf-8").splitlines()
         if line.startswith("#")
     }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings
-        elif not target.startswith("http"):
-            assert (page.parent / target).exists(), target
 
 
 def test_the_readme_is_short_enough_to_be_read():
