@@ -179,6 +179,7 @@ def test_characters_that_cannot_be_seen_are_left_out():
         (["1. Pumps", "1.1 Seals", "1.2 Rings"], ["Pumps", "Seals", "Rings"]),
         (["Chapter 3: Pumps", "Appendix B Tables", "A.2. Cables"], ["Pumps", "Tables", "Cables"]),
         (["1 Safety", "2 Pumps", "2.1 Seals"], ["Safety", "Pumps", "Seals"]),
+        (["3.2.1 pumps", "4.1.2.3 Seals"], ["pumps", "Seals"]),
         (["24 V supply", "2 Stroke engines", "3.5 mm jack"], ["24 V supply", "2 Stroke engines", "3.5 mm jack"]),
         (["A pump", "I2C bus", "P0036 Heater", "12"], ["A pump", "I2C bus", "P0036 Heater", "12"]),
     ],

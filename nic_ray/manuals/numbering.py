@@ -17,7 +17,7 @@ _NUMBER = re.compile(
 def without_numbers(headings: Sequence[str]) -> list[str]:
     """Take the numbers from the headings of a document.
 
-    A number with a full stop, a colon or a word such as "Chapter" goes in any case. Another one ("3.2 Pump", "4
+    A number of three parts, or with a full stop, a colon or a word such as "Chapter", goes in any case. Another one ("3.2 Pump", "4
     Brakes") goes if a heading of the document has the number before it, above it or below it: "24 V supply" stays.
     """
     found = [_NUMBER.fullmatch(heading) for heading in headings]
@@ -38,6 +38,8 @@ def _is_number(match: re.Match[str], known: set[str]) -> bool:
         return match["end"] != ":" or number[0].isdigit()
     if not number[0].isdigit() and "." not in number:
         return False
+    if number.count(".") > 1:
+        return True
     above, _, last = number.rpartition(".")
     if not last.isdigit() or int(last) > 200 or rest[:1].islower():
         return False
