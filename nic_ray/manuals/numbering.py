@@ -8,8 +8,9 @@ _WORDS = (
     "apéndice anexo capitolo sezione appendice hoofdstuk bijlage rozdział глава раздел приложение"
 )
 _NUMBER = re.compile(
-    rf"(?P<word>(?:{'|'.join(_WORDS.split())})\s+)?(?P<number>(?:\d+|[A-Z]|(?<=\s)[IVXLC]+)(?:\.\d+)*)"
-    r"(?P<end>[.:)]?)(?:\s*[–—-]\s+|\s+)(?P<rest>\S.*)",
+    rf"(?P<word>(?:{'|'.join(_WORDS.split())})\s+)?"
+    r"(?P<number>(?:\d+|[A-Z]|(?<=\s)[IVXLC]+)(?:\.\d+)*)(?P<end>[.:)]?)"
+    r"(?:\s*[–—-]\s+|\s+)(?P<rest>\S.*)",
     re.IGNORECASE | re.DOTALL,
 )
 
