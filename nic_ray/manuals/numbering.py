@@ -18,8 +18,9 @@ _NUMBER = re.compile(
 def without_numbers(headings: Sequence[str]) -> list[str]:
     """Take the numbers from the headings of a document.
 
-    A number of three parts, or with a full stop, a colon or a word such as "Chapter", goes in any case. Another one ("3.2 Pump", "4
-    Brakes") goes if a heading of the document has the number before it, above it or below it: "24 V supply" stays.
+    A number of three parts, or with a full stop, a colon or a word such as "Chapter", goes in any case. Another one
+    ("3.2 Pump", "4 Brakes") goes if a heading of the document has the number before it, above it or below it: "24 V
+    supply" stays.
     """
     found = [_NUMBER.fullmatch(heading) for heading in headings]
     known = {match["number"] for match in found if match}
