@@ -119,7 +119,10 @@ def headings_of(blocks: Iterable[Block]) -> list[str]:
 
 def words_of(blocks: Iterable[Block]) -> list[str]:
     """Return all words; those of headings too, since the PDF shows some paragraphs in bold as headings."""
-    return [word for block in blocks for word in words(block.text)]
+    listed = list(blocks)
+    named = iter(headings_of(listed))
+    texts = [next(named) if block.kind == "heading" else block.text for block in listed]
+    return [word for text in texts for word in words(text)]
 
 
 def shown(section: Section) -> str:

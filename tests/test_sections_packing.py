@@ -101,6 +101,24 @@ def test_a_warning_stays_with_the_steps_after_it_and_these_together():
     assert found[1].text.endswith(steps[-1].text)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Block("warning", words(40)), Block("step", words(60), 1)),
+        (Block("warning", words(40)), Block("paragraph", words(60))),
+        (Block("paragraph", f"{words(40)[:-1]}:"), Block("paragraph", words(60))),
+        (Block("paragraph", f"{words(40)[:-1]}:"), Block("row", words(60))),
+        (Block("paragraph", f"{words(40)[:-1]}:"), Block("item", words(60), 1)),
+        (Block("paragraph", words(40)), Block("step", f"1. {words(59)}", 1)),
+    ],
+)
+def test_what_belongs_together_is_not_cut_where_that_would_be_more_even(first, second):
+    found = packed(paragraph(85), first, second, paragraph(60))
+    assert [each.text.startswith(first.text) for each in found] == [False, True]
+    # 125 and 120 words, if nothing spoke against it
+    assert lengths(packed(paragraph(85), paragraph(40), paragraph(60), paragraph(60))) == [125, 120]
+
+
 def test_a_list_that_is_too_long_is_cut_between_steps():
     steps = [Block("step", f"{number}. {many(40)}", 1) for number in range(1, 9)]
     found = packed(Block("paragraph", "Proceed as follows:"), *steps)
@@ -161,6 +179,7 @@ def test_characters_that_cannot_be_seen_are_left_out():
         (["1. Pumps", "1.1 Seals", "1.2 Rings"], ["Pumps", "Seals", "Rings"]),
         (["Chapter 3: Pumps", "Appendix B Tables", "A.2. Cables"], ["Pumps", "Tables", "Cables"]),
         (["1 Safety", "2 Pumps", "2.1 Seals"], ["Safety", "Pumps", "Seals"]),
+        (["3.2.1 pumps", "4.1.2.3 Seals"], ["pumps", "Seals"]),
         (["24 V supply", "2 Stroke engines", "3.5 mm jack"], ["24 V supply", "2 Stroke engines", "3.5 mm jack"]),
         (["A pump", "I2C bus", "P0036 Heater", "12"], ["A pump", "I2C bus", "P0036 Heater", "12"]),
     ],

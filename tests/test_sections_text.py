@@ -152,11 +152,11 @@ def test_a_file_of_markdown_is_called_by_its_front_matter_or_its_only_first_head
 
 def test_nothing_is_read_but_the_file_itself(tmp_path):
     (tmp_path / "secret.txt").write_text("the secret")
-    text = """
+    text = f"""
 Pumps
 =====
 
-.. include:: secret.txt
+.. include:: {tmp_path}/secret.txt
 
 .. raw:: html
 
@@ -165,7 +165,7 @@ Pumps
 .. literalinclude:: secret.txt
 
 .. csv-table::
-   :file: secret.txt
+   :file: {tmp_path}/secret.txt
 
 .. warning:: Hot oil.
 

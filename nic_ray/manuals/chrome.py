@@ -44,8 +44,10 @@ def strip_chrome(soup: BeautifulSoup) -> None:
             _remove(listing)
     most = len(soup.get_text()) / 2
     for element in soup.find_all(True):
+        if element.decomposed or not _is_chrome(element):
+            continue
         # a frame around the whole manual may be called by any name
-        if not element.decomposed and _is_chrome(element) and len(element.get_text()) <= most:
+        if len(element.get_text()) <= most or _heading_in(element) is None:
             _remove(element)
     for element in soup.find_all(["header", "aside"]):
         if element.decomposed:

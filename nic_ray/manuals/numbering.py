@@ -8,8 +8,9 @@ _WORDS = (
     "apéndice anexo capitolo sezione appendice hoofdstuk bijlage rozdział глава раздел приложение"
 )
 _NUMBER = re.compile(
-    rf"(?P<word>(?:{'|'.join(_WORDS.split())})\s+)?(?P<number>(?:\d+|[A-Z]|(?<=\s)[IVXLC]+)(?:\.\d+)*)"
-    r"(?P<end>[.:)]?)(?:\s*[–—-]\s+|\s+)(?P<rest>\S.*)",
+    rf"(?P<word>(?:{'|'.join(_WORDS.split())})\s+)?"
+    r"(?P<number>(?:\d+|[A-Z]|(?<=\s)[IVXLC]+)(?:\.\d+)*)(?P<end>[.:)]?)"
+    r"(?:\s*[–—-]\s+|\s+)(?P<rest>\S.*)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -17,8 +18,9 @@ _NUMBER = re.compile(
 def without_numbers(headings: Sequence[str]) -> list[str]:
     """Take the numbers from the headings of a document.
 
-    A number with a full stop, a colon or a word such as "Chapter" goes in any case. Another one ("3.2 Pump", "4
-    Brakes") goes if a heading of the document has the number before it, above it or below it: "24 V supply" stays.
+    A number of three parts, or with a full stop, a colon or a word such as "Chapter", goes in any case. Another one
+    ("3.2 Pump", "4 Brakes") goes if a heading of the document has the number before it, above it or below it: "24 V
+    supply" stays.
     """
     found = [_NUMBER.fullmatch(heading) for heading in headings]
     known = {match["number"] for match in found if match}
@@ -38,6 +40,8 @@ def _is_number(match: re.Match[str], known: set[str]) -> bool:
         return match["end"] != ":" or number[0].isdigit()
     if not number[0].isdigit() and "." not in number:
         return False
+    if number.count(".") > 1:
+        return True
     above, _, last = number.rpartition(".")
     if not last.isdigit() or int(last) > 200 or rest[:1].islower():
         return False

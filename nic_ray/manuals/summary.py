@@ -8,7 +8,7 @@ from nic_ray.manuals.extraction import Extracted
 from nic_ray.manuals.folder import shown_endings
 from nic_ray.manuals.packing import FEWEST, MOST
 from nic_ray.manuals.reading import Outcome
-from nic_ray.manuals.sections import Section
+from nic_ray.manuals.repeated import Repeated
 from nic_ray.words import count_words
 
 MAX_DOCUMENTS = 40
@@ -65,15 +65,16 @@ def lines_of(extracted: Extracted) -> Iterator[str]:
     if len(domains) > MANY_DOMAINS and not any("/" in section.source for section in extracted.sections):
         yield f"{len(domains):,} domains, one for each file; --domain-from folder makes them one"
     if kept := sum(outcome.kept for outcome in extracted.outcomes):
-        yield f"{kept:,} manuals were read at an earlier start"
-    if left_out := [section for group in extracted.repeated for section in group.left_out]:
-        yield (f"{len(left_out):,} sections nearly repeat another and were left out: {_named(left_out)}")
+        yield f"manuals read at an earlier start: {kept:,}"
+    if extracted.repeated:
+        count = sum(len(group.left_out) for group in extracted.repeated)
+        yield f"left out, as they nearly repeat another section: {count:,}, {_repeats(extracted.repeated)}"
     for outcome in extracted.outcomes:
         for note in outcome.notes:
             yield f"{outcome.source}: {note}"
     empty = [outcome.source for outcome in extracted.outcomes if not outcome.fault and not outcome.sections]
     if empty:
-        yield f"{len(empty):,} manuals gave no sections: {_listed(empty)}"
+        yield f"manuals without any text of a section: {len(empty):,}, {_listed(empty)}"
     if extracted.found.skipped:
         yield f"files of other formats, skipped: {shown_endings(extracted.found.skipped)}"
         if OFFICE & {ending.removesuffix(".gz") for ending in extracted.found.skipped}:
@@ -81,8 +82,14 @@ def lines_of(extracted: Extracted) -> Iterator[str]:
     yield f"written: {extracted.out}, {len(extracted.sections):,} sections"
 
 
-def _named(sections: Sequence[Section]) -> str:
-    return _listed(list(dict.fromkeys(f'"{section.section}" of {section.source}' for section in sections)))
+def _repeats(repeated: Sequence[Repeated]) -> str:
+    return _listed(
+        [
+            f'"{section.section}" of {section.source} (as in {group.kept.source})'
+            for group in repeated
+            for section in group.left_out
+        ]
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
