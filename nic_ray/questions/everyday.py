@@ -71,6 +71,30 @@ def in_everyday_words(text: str, rng: random.Random) -> str | None:
     return None if changed == text else changed
 
 
+def in_first_person(text: str) -> str:
+    """Let who asks speak of themselves where a manual speaks to its reader: "if I have my own"."""
+    if "you" not in text.lower():
+        return text
+    for pattern, word in _PERSONS:
+        text = pattern.sub(word, text)
+    return text[:1].upper() + text[1:] if text.startswith("my ") else text
+
+
+_PERSONS = tuple(
+    (re.compile(pattern, re.IGNORECASE), word)
+    for pattern, word in (
+        (r"\bare you\b", "am I"),
+        (r"\byou are\b", "I am"),
+        (r"\bthan you\b", "than me"),
+        (r"\b(for|to|with|lets?|allows?|from) you\b", r"\1 me"),
+        (r"\byou\b", "I"),
+        (r"\byour\b", "my"),
+        (r"\byours\b", "mine"),
+        (r"\byourself\b", "myself"),
+    )
+)
+
+
 def as_typed(text: str, rng: random.Random) -> str:
     """Write a question as people type it: at times in lower case, without its sign or without articles."""
     first, *rest = text.split(" ")

@@ -74,7 +74,7 @@ def _runs(text: str, longest: int) -> Iterator[str]:
 
 
 def _may_be_in_term(word: str) -> bool:
-    if word in _STOPS or len(word) < 2 or word[0].isdigit():
+    if word in _STOPS or "'" in word or "’" in word or len(word) < 2 or word[0].isdigit():
         return False
     return not (word.endswith("ly") and len(word) > 5 and word not in ("assembly", "supply"))
 
