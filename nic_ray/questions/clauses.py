@@ -138,7 +138,20 @@ def noun_phrase(words: Sequence[str]) -> tuple[str, ...]:
             if not _goes_on(words[place + 1 :]):
                 break
             continue
-        if small in ("so", "then", "again", "fully", "firmly", "that", "not", "carefully", "evenly", "back", "only"):
+        if small in (
+            "so",
+            "then",
+            "again",
+            "fully",
+            "firmly",
+            "that",
+            "not",
+            "carefully",
+            "evenly",
+            "back",
+            "only",
+            "just",
+        ):
             break
         if place > 0 and (small.endswith("ly") and small not in ("assembly", "supply", "relay", "ply")):
             break

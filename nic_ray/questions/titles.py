@@ -130,6 +130,7 @@ def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> 
         words[1:2]
         and words[1] in DETERMINERS
         and first not in DETERMINERS | PREPOSITIONS
+        and not first.endswith("ing")
         and words[1] not in ("no", "both")
     ):
         return _named("procedure", text, words[1:], first)
@@ -292,7 +293,8 @@ _IN_NEED = {
 
 def _of_procedure(title: Title) -> Iterator[Draft]:
     # a title such as "Making flare connections" has its articles
-    thing = title.thing if base_of_gerund(title.text.split()[0].lower()) else with_article(title.thing)
+    first = title.text.split()[0].lower()
+    thing = title.thing if base_of_gerund(first) and first not in _NOUNS else with_article(title.thing)
     what = f"{title.verb} {_with_rest(thing, title)}"
     yield _direct(f"how do I {what}")
     yield _direct(f"what is the procedure to {what}")
