@@ -23,7 +23,13 @@ _ADVERBS = frozenset(
 )
 _LINKING = frozenset("stay remain go turn feel sound run stick read drop rise fail keep smell spin".split())
 """Verbs that adjectives and nouns follow: "stays dark", "reads zero"."""
-_NOT_IN_SUBJECT = SUBORDINATORS | PRONOUNS - {"this"} | frozenset("that and or but not never to".split()) | FINITE
+_SENTENCE_ADVERBS = frozenset("sometimes however often usually also perhaps maybe thus hence instead".split())
+_NOT_IN_SUBJECT = (
+    SUBORDINATORS
+    | PRONOUNS - {"this"}
+    | frozenset("that and or but not never to how see refer following".split())
+    | FINITE
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,20 @@ def noun_phrase(words: Sequence[str]) -> tuple[str, ...]:
             if not _goes_on(words[place + 1 :]):
                 break
             continue
-        if small in ("so", "then", "again", "fully", "firmly", "that", "not", "carefully", "evenly", "back", "only"):
+        if small in (
+            "so",
+            "then",
+            "again",
+            "fully",
+            "firmly",
+            "that",
+            "not",
+            "carefully",
+            "evenly",
+            "back",
+            "only",
+            "just",
+        ):
             break
         if place > 0 and (small.endswith("ly") and small not in ("assembly", "supply", "relay", "ply")):
             break
@@ -217,7 +236,11 @@ def _statement(words: Sequence[str], place: int, base: str) -> Statement | None:
     if not _is_subject(subject) or not rest:
         return None
     last = head_of(subject)
-    plural = finite == "are" or (finite != "is" and not base and last.endswith("s") and not last.endswith("ss"))
+    plural = (
+        finite == "are"
+        or last.lower() in ("you", "we")
+        or (finite != "is" and not base and last.endswith("s") and not last.endswith("ss"))
+    )
     return Statement(subject, finite, base, rest, plural)
 
 
@@ -231,7 +254,7 @@ def head_of(subject: Sequence[str]) -> str:
 
 def _is_subject(subject: Sequence[str]) -> bool:
     small = [word.lower() for word in subject]
-    if small[0] in PRONOUNS | PREPOSITIONS | SUBORDINATORS | _ADVERBS | {
+    if "example" in small or small[0] in PRONOUNS | PREPOSITIONS | SUBORDINATORS | _ADVERBS | {
         "both",
         "neither",
         "all",
@@ -242,6 +265,10 @@ def _is_subject(subject: Sequence[str]) -> bool:
         return False
     if small[0] in DETERMINERS and len(subject) < 2:
         return False
+    if (small[0].endswith("ly") and small[0] not in ("assembly", "supply")) or small[0] in _SENTENCE_ADVERBS:
+        return False
+    if any(word in ("the", "a", "an") and small[place] not in PREPOSITIONS for place, word in enumerate(small[1:])):
+        return False  # two noun phrases: not sure which is the subject
     if small[0].endswith("ing") and len(small) > 1 and small[1] in DETERMINERS:
         return False
     if small[0] in VERBS and len(small) > 1 and small[1] in DETERMINERS | PREPOSITIONS:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, is_clause, order_of, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, FINITE, joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
 
 _OPENERS = frozenset("if when whenever should where once".split())
 _LOOKING = frozenset("check measure inspect test examine look verify suspect".split())
@@ -138,7 +138,7 @@ def usable(condition: Sequence[str]) -> bool:
         and is_clause(condition)
         # "the voltage is correct", "the engine is cold": nobody asks for this, unless something else is wrong
         and ("not" in condition or not _SOUND & {word.lower() for word in condition})
-        and condition[-1].lower() not in ("and", "or", "the")
+        and condition[-1].lower() not in ("and", "or", "the", "turns", "turn", "works", "work", "runs", "run")
     )
 
 
@@ -162,6 +162,7 @@ def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: fr
             or order_of(clause) is not None
             or {"to"} & set(effect)
             or effect[0] in FINITE
+            or effect[-1].lower() in PREPOSITIONS
         ):
             return
         case = joined([lowered(effect[0], names), *effect[1:]])

@@ -3,32 +3,33 @@
 import random
 import re
 
+_DO = r"(?:(?<=\bI )|(?<=\bto ))"
+"""What stands before a verb: of many, the form is a noun too ("the drain hose")."""
 _REWORDINGS = (
     (r"\bdoes not\b", ("won't", "doesn't")),
     (r"\bdo not\b", ("don't", "won't")),
     (r"\bcannot\b", ("can't",)),
     (r"\bis not\b", ("isn't",)),
     (r"\breplace and\b", ()),
-    (r"\breplace\b", ("swap", "swap out", "change out")),
-    (r"\brenew\b", ("swap", "change out")),
-    (r"\bremove\b(?! and)", ("pull", "take off", "get off")),
+    (_DO + r"replace\b", ("swap", "swap out", "change out")),
+    (_DO + r"renew\b", ("swap", "change out")),
+    (_DO + r"remove\b(?! and)", ("pull", "take off", "get off")),
     (r"\bremove and (?:install|fit)\b", ("pull and put back",)),
-    (r"\binstall\b", ("put in", "fit")),
-    (r"\binspect\b", ("look over", "check out")),
-    (r"\bexamine\b", ("look over",)),
-    (r"\badjust\b", ("set up", "dial in", "tweak")),
-    (r"\blubricate\b", ("grease",)),
-    (r"\bmeasure\b", ("check", "take")),
-    (r"\bdisconnect\b", ("unhook", "take off")),
-    (r"\bconnect\b", ("hook up",)),
-    (r"\btighten\b", ("do up", "torque down")),
-    (r"\bloosen\b|\bslacken\b", ("undo", "crack loose")),
-    (r"\bclean\b(?= the\b)", ("clean up", "clean out")),
-    (r"\bdrain\b", ("empty", "let out")),
-    (r"\bfill\b", ("top up",)),
+    (_DO + r"install\b", ("put in", "fit")),
+    (_DO + r"inspect\b", ("look over", "check out")),
+    (_DO + r"examine\b", ("look over",)),
+    (_DO + r"adjust\b", ("set up", "dial in", "tweak")),
+    (_DO + r"lubricate\b", ("grease",)),
+    (_DO + r"measure\b", ("check", "take")),
+    (_DO + r"disconnect\b", ("unhook", "take off")),
+    (_DO + r"connect\b", ("hook up",)),
+    (_DO + r"tighten\b", ("do up", "torque down")),
+    (_DO + r"(?:loosen|slacken)\b", ("undo", "crack loose")),
+    (_DO + r"clean\b(?= the\b)", ("clean up", "clean out")),
+    (_DO + r"drain\b", ("empty", "let out")),
     (r"\bswitch off\b", ("shut off", "turn off")),
     (r"\bswitch on\b", ("turn on",)),
-    (r"\boperate\b", ("work", "run")),
+    (_DO + r"operate\b", ("work", "run")),
     (r"\bdefective\b|\bfaulty\b", ("bad", "dead", "busted")),
     (r"\bdamaged\b", ("busted", "banged up")),
     (r"\billuminates\b", ("lights up",)),
@@ -42,11 +43,11 @@ _REWORDINGS = (
     (r"\bexcessive\b", ("too much",)),
     (r"\bapproximately\b", ("about",)),
     (r"\bprocedure to\b", ("right way to", "best way to")),
-    (r"\bverify\b", ("make sure",)),
-    (r"\bdetermine\b", ("find out",)),
-    (r"\bobtain\b", ("get",)),
-    (r"\bterminate\b", ("end",)),
-    (r"\bcommence\b", ("start",)),
+    (_DO + r"verify\b", ("make sure",)),
+    (_DO + r"determine\b", ("find out",)),
+    (_DO + r"obtain\b", ("get",)),
+    (_DO + r"terminate\b", ("end",)),
+    (_DO + r"commence\b", ("start",)),
     (r"\bWhat causes\b", ("What's behind",)),
     (r"\bwhat is the cause\b", ("what's up", "what's gone wrong")),
     (r"\bwhat do I check\b", ("where do I look", "what's the first thing to look at")),
@@ -69,6 +70,30 @@ def in_everyday_words(text: str, rng: random.Random) -> str | None:
             changed = pattern.sub(rng.choice(words), changed)
     changed = _MOVED.sub(r"\1 \3 \2", changed)  # "swap it out"
     return None if changed == text else changed
+
+
+def in_first_person(text: str) -> str:
+    """Let who asks speak of themselves where a manual speaks to its reader: "if I have my own"."""
+    if "you" not in text.lower():
+        return text
+    for pattern, word in _PERSONS:
+        text = pattern.sub(word, text)
+    return text[:1].upper() + text[1:] if text.startswith("my ") else text
+
+
+_PERSONS = tuple(
+    (re.compile(pattern, re.IGNORECASE), word)
+    for pattern, word in (
+        (r"\bare you\b", "am I"),
+        (r"\byou are\b", "I am"),
+        (r"\bthan you\b", "than me"),
+        (r"\b(for|to|with|lets?|allows?|from) you\b", r"\1 me"),
+        (r"\byou\b", "I"),
+        (r"\byour\b", "my"),
+        (r"\byours\b", "mine"),
+        (r"\byourself\b", "myself"),
+    )
+)
 
 
 def as_typed(text: str, rng: random.Random) -> str:

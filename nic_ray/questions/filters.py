@@ -13,6 +13,7 @@ from nic_ray.questions.titles import fold, refused_titles
 
 SHARES: Mapping[Kind, float] = {"direct": 0.2, "symptom": 0.2, "shop": 0.4, "keyword": 0.1, "typo": 0.1}
 """Kind -> its share of a section's questions, where so many can be made."""
+_FEWEST_BESIDE_TYPOS = 3
 MOST_SECTIONS = 3
 """That may answer the same question; asked of more, it is too vague."""
 
@@ -91,6 +92,8 @@ def chosen(questions: Sequence[Question], per_section: int) -> Kept:
             missing = per_section - sum(map(len, taken.values()))
             spare = [each for each in of_section if each.kind == kind][wanted[kind] : 2 * wanted[kind]]
             taken[kind].extend(spare[:missing])
+        if sum(len(taken[kind]) for kind in SHARES if kind != "typo") < _FEWEST_BESIDE_TYPOS:
+            taken["typo"] = []  # a misspelt copy of the only question teaches nothing more
         here = [each for kind in SHARES for each in taken[kind]]
         kept.extend(here)
         refused[MORE] += len(of_section) - len(here)

@@ -7,7 +7,6 @@ from nic_ray.questions.clauses import order_of
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import values_in
-from nic_ray.questions.verbs import VERBS
 
 _NAMED = frozenset(
     "torque pressure voltage current resistance temperature speed frequency gap clearance play length".split()
@@ -28,7 +27,7 @@ def from_label(clause: Sequence[str], source: str, rng: random.Random, names: fr
     label, after = clause[:place], clause[place + 1 :]
     if not after or "," in label or not without_pronouns(label) or set(map(str.lower, label)) & FINITE:
         return
-    if label[0].lower() in VERBS and len(label) > 1 and label[1].lower() in DETERMINERS:
+    if order_of(label) is not None:
         return
     name = joined([lowered(label[0], names), *label[1:]])
     if any(word.lower() in DETERMINERS for word in label[1:]):

@@ -32,7 +32,7 @@ _PARENTHESIS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
 _TOKEN = re.compile(r"[,;:!?]|\.(?=\s|$)|(?:[^\s,;:!?.]|[.,:](?=\w)|\.(?=\S))+")
 _CAPITAL_INSIDE = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+(?:-[A-Za-z]+)*")
 _SMALL = re.compile(r"(?<![\w'-])[a-z]+(?:-[a-z]+)*")
-_NO_SPACE_BEFORE = re.compile(r"\s+([,;:.!?])")
+_NO_SPACE_BEFORE = re.compile(r"\s+([,;:.!?])(?=\s|$)")
 
 
 def sentences(text: str) -> list[str]:
@@ -60,6 +60,45 @@ def tokens(clause: str) -> list[str]:
 def joined(words: Sequence[str]) -> str:
     """Join tokens to a text."""
     return _NO_SPACE_BEFORE.sub(r"\1", " ".join(words))
+
+
+_OPENINGS = tuple(
+    opening.split()
+    for opening in (
+        "for example ,",
+        "for instance ,",
+        "however ,",
+        "by default ,",
+        "in general ,",
+        "generally ,",
+        "normally ,",
+        "typically ,",
+        "in addition ,",
+        "also ,",
+        "additionally ,",
+        "therefore ,",
+        "note that",
+        "please",
+        "by default",
+        "on the other hand ,",
+        "usually ,",
+        "in fact ,",
+        "of course ,",
+        "as a result ,",
+        "finally ,",
+        "first ,",
+        "next ,",
+    )
+)
+
+
+def without_opening(clause: list[str]) -> list[str]:
+    """Leave out what joins a clause to the one before: "However, ...", "Note that ..."."""
+    small = [word.lower() for word in clause[:5]]
+    for opening in _OPENINGS:
+        if small[: len(opening)] == opening and len(clause) > len(opening) + 2:
+            return clause[len(opening) :]
+    return clause
 
 
 def is_word(token: str) -> bool:

@@ -11,13 +11,14 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
 from nic_ray.questions.draft import Draft
-from nic_ray.questions.everyday import as_typed, in_everyday_words
+from nic_ray.questions.everyday import as_typed, in_everyday_words, in_first_person
 from nic_ray.questions.glossary import Glossary, Swaps, swaps_of
 from nic_ray.questions.keywords import Terms, count_terms, keyword_queries
 from nic_ray.questions.labels import from_label
-from nic_ray.questions.language import clauses, names_in, sentences, tokens
+from nic_ray.questions.language import clauses, names_in, sentences, tokens, without_opening
+from nic_ray.questions.purposes import from_purpose
 from nic_ray.questions.question import Question
-from nic_ray.questions.statements import from_statement
+from nic_ray.questions.statements import WHETHER, from_statement
 from nic_ray.questions.steps import from_orders
 from nic_ray.questions.titles import Title, fold, from_title, read_title, refused_titles, topic_of
 from nic_ray.questions.typos import with_typos
@@ -42,6 +43,8 @@ class _Known:
     """What the rules know about all sections."""
 
     names: frozenset[str]
+    vocabulary: frozenset[str]
+    """All words of the texts."""
     terms: Terms
     swaps: Mapping[str, Swaps]
     titles: Mapping[str, str]
@@ -68,6 +71,7 @@ def ask_by_rules(
     """
     known = _Known(
         names=names_in([section.text for section in sections]),
+        vocabulary=frozenset(word for section in sections for word in words(section.text)),
         terms=count_terms(sections),
         swaps={domain: swaps_of(terms) for domain, terms in glossary.items()},
         titles=refused_titles(sections),
@@ -90,7 +94,9 @@ def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator
     """Yield the questions of a section: plain ones and symptoms, then shop words, keywords and misspelt ones."""
     typed = keyword_queries(section, known.terms, rng, english=known.english)
     queries = [Draft(query, "keyword", "keywords") for query in typed]
-    title = None if fold(section.section) in known.titles else read_title(section.section, known.names)
+    title = (
+        None if fold(section.section) in known.titles else read_title(section.section, known.names, known.vocabulary)
+    )
     if known.english:
         plain = _plain(section, title, known, rng)
         shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
@@ -111,9 +117,11 @@ def _plain(section: Section, title: Title | None, known: _Known, rng: random.Ran
     by_source["cloze"] = [*from_first_sentence(section, rng, known.names)]
     for number, sentence in enumerate(sentences(section.text)):
         for part, clause in enumerate(clauses(sentence)):
-            by_source[f"{number}"] += _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
+            found = _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
+            by_source[f"{number}"] += [replace(draft, query=in_first_person(draft.query)) for draft in found]
     for drafts in by_source.values():
         rng.shuffle(drafts)
+        drafts.sort(key=lambda draft: draft.form == WHETHER)
     order = [source for source in by_source if by_source[source]]
     rng.shuffle(order)
     topic = "" if title is None else topic_of(title)
@@ -121,13 +129,16 @@ def _plain(section: Section, title: Title | None, known: _Known, rng: random.Ran
     taken = Counter[str]()
     plain = []
     for draft in named:
-        if draft is not None and (not draft.form or taken[draft.form] < _MOST_OF_FORM):
+        if draft is not None and (
+            not draft.form or taken[draft.form] < (1 if draft.form == WHETHER else _MOST_OF_FORM)
+        ):
             taken[draft.form] += 1
             plain.append(draft)
     return plain
 
 
 def _of_clause(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> list[Draft]:
+    clause = without_opening(list(clause))
     if len(clause) < 3:
         return []
     if labelled := [*from_label(clause, source, rng, names)]:
@@ -136,14 +147,16 @@ def _of_clause(clause: Sequence[str], source: str, rng: random.Random, names: fr
         *from_condition(clause, source, rng, names),
         *from_meaning(clause, source, rng, names),
         *from_cause(clause, source, rng, names),
+        *from_purpose(clause, source, rng, names),
         *from_orders(clause, source, rng),
-        *from_statement(clause, source, rng, names),
+        *from_statement(clause, source, names),
     ]
 
 
 def _in_turn(parts: Sequence[Sequence[Draft]]) -> list[Draft]:
     longest = max(map(len, parts), default=0)
-    return [part[turn] for turn in range(longest) for part in parts if turn < len(part)]
+    found = [part[turn] for turn in range(longest) for part in parts if turn < len(part)]
+    return sorted(found, key=lambda draft: draft.form == WHETHER)
 
 
 def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> Draft | None:

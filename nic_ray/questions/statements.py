@@ -1,15 +1,17 @@
 """Questions from statements: what something is, where, when and why it does what it does, and whether it may."""
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from nic_ray.questions.clauses import Statement, head_of, is_participle, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, FINITE, joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import WHAT, values_in
 from nic_ray.questions.verbs import base_of_third
 
+WHETHER = "whether"
+"""The form of questions that ask whether a statement is so; they come after all others."""
+_PASSING = frozenset("now also sometimes then still already always usually often therefore thus currently both".split())
 _PLACES = frozenset("in on at behind beneath under below above beside between inside near outside".split())
 _STANDING = frozenset("sit stand lie".split())
 _MEASURING = frozenset(
@@ -52,7 +54,7 @@ _BREAKS = (
 )
 
 
-def from_statement(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
+def from_statement(clause: Sequence[str], source: str, names: frozenset[str]) -> Iterator[Draft]:
     """Make questions of a declarative clause.
 
     Args:
@@ -67,9 +69,31 @@ def from_statement(clause: Sequence[str], source: str, rng: random.Random, names
     state = Statement(subject, found.finite, found.base, found.rest, found.plural)
     if len(subject) == 1 and subject[0].lower() == subject[0] and not state.plural:
         return
-    queries = [*_values(state), *_circumstances(state), *_yes_or_no(state, rng), *_objects(state)]
+    queries = [*_values(state), *_circumstances(state), *_yes_or_no(state), *_objects(state)]
     for query in dict.fromkeys(queries):
         yield Draft(question(query), "direct", source)
+    if not queries and (query := _whether(state)):
+        yield Draft(question(query), "direct", source, form=WHETHER)
+
+
+def _whether(state: Statement) -> str:
+    """Ask whether a statement is so; empty if that would hardly be asked."""
+    main = _main(state)
+    if (
+        not 2 <= len(main) <= 9
+        or not without_pronouns(main)
+        or state.finite in ("may", "shall")
+        or len(state.subject) > 5
+    ):
+        return ""
+    if main[-1].lower() in PREPOSITIONS | DETERMINERS | {"not", "only"} or "not" in main or "," in state.rest[:3]:
+        return ""
+    small = [word.lower() for word in main]
+    if any(base_of_third(word) or word in FINITE or word in _PASSING for word in small) or (
+        values_in(main) and small[0][0].isdigit()
+    ):
+        return ""
+    return _asked(_with_the(state) if not state.plural else state, main)
 
 
 def _main(state: Statement) -> tuple[str, ...]:
@@ -145,6 +169,8 @@ def _circumstances(state: Statement) -> Iterator[str]:
                 return
             if word in ("when", "if", "because", "until"):
                 return
+        if state.finite == "may":
+            return  # "may fail when": nobody asks when something may
         if word in ("when", "if", "once") or rest[place : place + 3] == ["as", "soon", "as"]:
             yield f"when {_asked(state, before)}"
             return
@@ -170,7 +196,7 @@ def _is_placing(participle: str) -> bool:
     )
 
 
-def _yes_or_no(state: Statement, rng: random.Random) -> Iterator[str]:
+def _yes_or_no(state: Statement) -> Iterator[str]:
     main = _main(state)
     small = [word.lower() for word in main]
     if (
@@ -188,6 +214,8 @@ def _yes_or_no(state: Statement, rng: random.Random) -> Iterator[str]:
             yield f"{verb} {joined((*state.subject, *rest))}"
     elif state.finite == "must" and len(main) > 1:
         yield f"{'do' if state.plural else 'does'} {joined(state.subject)} have to {joined(main)}"
+    elif state.subject == ("you",) and state.finite in ("can", "should") and len(main) > 1:
+        yield f"{'can I' if state.finite == 'can' else 'do I have to'} {joined(main)}"
     elif state.finite in ("is", "are") and small[0] in ("never", "only", "not") and len(main) > 2:
         yield f"{state.finite} {joined((*state.subject, *(main[1:] if small[0] != 'only' else main)))}"
 

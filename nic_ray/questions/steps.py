@@ -81,7 +81,7 @@ def is_step(order: Order) -> bool:
         4 <= len(order.all) <= 11
         and order.verb not in _NO_STEPS
         and not SUBORDINATORS & set(order.all)
-        and not {"daily", "weekly", "monthly", "every"} & set(order.all)
+        and not {"daily", "weekly", "monthly", "every", "each"} & set(order.all)
         and without_pronouns(order.all)
         and not {",", ":"} & set(order.all)
         and bool(order.object)

@@ -3,18 +3,18 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.manuals.sections import Section
-from nic_ray.questions.clauses import is_participle, order_of
+from nic_ray.questions.clauses import is_participle
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, joined, lowered, tokens
 from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_third, gerund_of
 
-Type = Literal["procedure", "fault", "code", "specification", "layout", "component"]
+Type = Literal["question", "other", "procedure", "fault", "code", "specification", "layout", "component"]
 
 _ACTIONS = dict(
     pair.split(":")
@@ -45,6 +45,13 @@ _SPECIFICATION = frozenset(
 _LAYOUT = frozenset("layout location locations overview positions".split())
 _WORKING = frozenset("operation mode modes function functions interlock cycle protection system principle".split())
 _CODE = re.compile(r"(?:(?:fault|error|trouble|alarm)\s+)?(?:code\s+)?(?=[A-Z\d-]*\d)[A-Z]{0,3}-?\d{1,5}[A-Z]?", re.I)
+_NUMBERING = re.compile(
+    r"^\s*(?:(?:chapter|appendix|part|section)\s+[\dA-Z]+[.:]?|\d+\.|\d+(?:\.\d+)+\.?|[A-Z]\.(?:\d+\.?)*|[IVX]+\.(?:\d+\.?)*)\s+",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"(?:how|why|what|where|when|which|who|can|does|do|is|are|should|may|must)\s+\S+\s+\S+", re.IGNORECASE
+)
 _STARTS_WITH_CODE = re.compile(
     r"(?P<code>(?:(?:fault|error|trouble|alarm|diagnostic)\s+(?:code\s+)?)?(?:[A-Z]{1,2}\d{1,5}|(?<=code )\d{1,4}))"
     r"(?:[\s,:–-]+(?P<rest>.*))?$",
@@ -86,14 +93,19 @@ def fold(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_title(title: str, names: frozenset[str]) -> Title:
+def read_title(title: str, names: frozenset[str], vocabulary: Collection[str] = ()) -> Title:
     """Find out what a title names.
 
     Args:
         names: words that keep their capital letter, see `language.names_in`.
+        vocabulary: words that may be the base of a gerund, such as all words of the documents.
     """
-    plain = re.sub(r"^\s*(?:\d+(?:\.\d+)*|[A-Z](?:\.\d+)+)[.)]?\s+", "", " ".join(title.split())).rstrip(" .:")
-    plain = re.sub(r"\s*\([^)]*\)", "", plain)
+    plain = _NUMBERING.sub("", " ".join(title.split())).rstrip(" .:")
+    plain = re.sub(r"\s*\([^)]*\)", "", plain).strip() or plain
+    if plain.endswith("?") or _ASKS.match(plain):
+        return Title(plain, "question")
+    if ":" in plain:
+        return Title(plain, "other")
     found = _STARTS_WITH_CODE.match(plain)
     if found:
         rest = joined([lowered(word, names) for word in tokens(found["rest"] or "")])
@@ -102,19 +114,25 @@ def read_title(title: str, names: frozenset[str]) -> Title:
         return Title(f"{code} {rest}".strip(), "code", thing=code, rest=rest)
     words = [word if place and word == "A" else lowered(word, names) for place, word in enumerate(tokens(plain))]
     text = joined(words)
-    return _procedure(words, text) or _other(words, text)
+    return _procedure(words, text, vocabulary) or _other(words, text)
 
 
-def _procedure(words: Sequence[str], text: str) -> Title | None:
+def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> Title | None:
     first = words[0].lower()
-    base = base_of_gerund(first)
+    base = base_of_gerund(first, vocabulary)
     if base and len(words) > 1 and (first not in _NOUNS or words[1] in DETERMINERS):
-        if words[1] == "and" and len(words) > 3 and (second := base_of_gerund(words[2].lower())):
+        if words[1] == "and" and len(words) > 3 and (second := base_of_gerund(words[2].lower(), vocabulary)):
             return _named("procedure", text, words[3:], f"{base} and {second}")
         if words[1] not in BE | PREPOSITIONS | {"and", ","} and not base_of_third(words[1]):
             return _named("procedure", text, words[1:], base)
         return None
-    if first in VERBS and words[1:2] and words[1] in DETERMINERS and order_of(words):
+    if (
+        words[1:2]
+        and words[1] in DETERMINERS
+        and first not in DETERMINERS | PREPOSITIONS
+        and not first.endswith("ing")
+        and words[1] not in ("no", "both")
+    ):
         return _named("procedure", text, words[1:], first)
     head, rest = _head(words)
     action = head[-1] if head else ""
@@ -125,7 +143,7 @@ def _procedure(words: Sequence[str], text: str) -> Title | None:
         verb, things = f"{_ACTIONS[things[-2]]} and {verb}", things[:-2]
     if things[-1] in ("and", "or", ",") or any(word in _ACTIONS or base_of_gerund(word) for word in things[1:-1]):
         return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
-    if action in ("test", "testing", "service", "inspection", "check", "assembly") and not _can_be_done_to(
+    if _ACTIONS[action] in ("test", "service", "inspect", "check", "assemble") and not _can_be_done_to(
         things[-1], action
     ):
         return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
@@ -139,7 +157,7 @@ def _is_interval(word: str) -> bool:
 
 
 def _can_be_done_to(thing: str, action: str) -> bool:
-    if action in ("test", "testing", "service"):
+    if action in ("test", "testing", "service", "servicing"):
         return thing in ("pump", "valve", "relay", "switch", "sensor", "motor", "fan", "battery")
     return thing not in ("leak", "wear", "moisture", "damage", "holding")
 
@@ -191,7 +209,7 @@ def _other(words: Sequence[str], text: str) -> Title:
         return Title(text, "fault", **named)  # type: ignore[arg-type]
     if small[-1] in _LAYOUT:
         return Title(text, "layout", **named)  # type: ignore[arg-type]
-    if _SPECIFICATION & set(small):
+    if small[-1] in _SPECIFICATION:
         return Title(text, "specification", **named)  # type: ignore[arg-type]
     return Title(text, "component", **named)  # type: ignore[arg-type]
 
@@ -234,6 +252,8 @@ def from_title(title: Title, rng: random.Random) -> list[Draft]:
 
 def topic_of(title: Title) -> str:
     """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
+    if title.type in ("question", "other"):
+        return ""
     topic = title.text if title.type == "fault" else title.thing
     if title.verb == "carry out":
         short = topic.rpartition(" ")[0]  # "transfer case oil service"
@@ -273,7 +293,8 @@ _IN_NEED = {
 
 def _of_procedure(title: Title) -> Iterator[Draft]:
     # a title such as "Making flare connections" has its articles
-    thing = title.thing if base_of_gerund(title.text.split()[0].lower()) else with_article(title.thing)
+    first = title.text.split()[0].lower()
+    thing = title.thing if base_of_gerund(first) and first not in _NOUNS else with_article(title.thing)
     what = f"{title.verb} {_with_rest(thing, title)}"
     yield _direct(f"how do I {what}")
     yield _direct(f"what is the procedure to {what}")
@@ -294,6 +315,14 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
             yield _symptom(form.format(**words))
 
 
+_NOUNS_AND_VERBS = frozenset(
+    """
+    brake clutch control drain drive fan feed filter fire force fork fuel gauge gear grease ground head heat hinge hub
+    ice key light lock mount oil paint part pilot pin pipe plug pump radio rain relay seal seat shim signal spring
+    start steam steer switch tank test thermostat tilt tire torque trap valve vapor vent water weight winch wire
+    """.split()
+)
+"""Words that begin the name of a part more often than an order."""
 _NOT_THINGS = frozenset(
     "level gap pressure timing time speed mixture stroke oil fluid tension play water control".split()
 )
@@ -359,11 +388,25 @@ def _of_component(title: Title) -> Iterator[Draft]:
     elif _is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
     first = words[0].lower()
-    about = what if base_of_gerund(first) and first not in _NOUNS else with_article(what)
+    if first in PREPOSITIONS or (first in VERBS and first not in _NOUNS_AND_VERBS):
+        return
+    named = words[0][:1].isupper() or any(map(str.isdigit, title.thing)) or (len(words) == 1 and title.plural)
+    about = what if named or (base_of_gerund(first) and first not in _NOUNS) else with_article(what)
     yield _direct(f"what do I need to know about {about}")
 
 
+def _of_question(title: Title) -> Iterator[Draft]:
+    yield Draft(title.text, "direct", "title", form="title")
+
+
+def _of_other(title: Title) -> Iterator[Draft]:
+    """No question: what the title says is not sure."""
+    return iter(())
+
+
 _FORMS = {
+    "question": _of_question,
+    "other": _of_other,
     "procedure": _of_procedure,
     "fault": _of_fault,
     "code": _of_code,
