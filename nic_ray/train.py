@@ -40,6 +40,8 @@ def main(
         else:
             assert settings is not None
             trained = train_one(settings, out=out, view=progress)
+    if trained.caution is not None:
+        console.say(f"\n{trained.caution}")
     for part, results in trained.results.items():
         console.say(f"\n{part}")
         console.show_metrics(results, trained.passages[part])

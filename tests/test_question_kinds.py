@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from nic_ray import compare, console, evaluate
+from nic_ray import compare, console, evaluate, train
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
 from nic_ray.bundle.files import write_bundle
@@ -21,7 +21,7 @@ from nic_ray.report.elements import read_run
 from nic_ray.report.html import page
 from nic_ray.report.terminal import show_result
 from nic_ray.results import CROSS_FIT
-from nic_ray.search import outcome
+from nic_ray.search import outcome, train_single
 from nic_ray.selection import folds, selection
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.guard import (
@@ -287,3 +287,13 @@ def test_check_counts_synthetic_rows_and_kinds(pairs_file, tiny_model_folder, ca
     assert "kinds of questions: direct 24, keyword 24, none named 2" in out
     profile = as_json(checkup)["profile"]
     assert (profile["rows"], profile["synthetic"], profile["kinds"]) == (50, 2, {"direct": 24, "keyword": 24})
+
+
+@pytest.mark.parametrize("said", [caution(12, 12), None])
+def test_a_single_training_says_it_before_its_figures(said, tmp_path, monkeypatch, capsys):
+    flat = {"recall_at_5/pumps": 0.5, "recall_at_5/macro": 0.5, "mrr/pumps": 0.4, "mrr/macro": 0.4}
+    trained = train_single.TrainedModel(tmp_path, tmp_path, {"test": {"tuned": flat}}, {"test": {"pumps": 3}}, said)
+    monkeypatch.setattr(train_single, "train_one", lambda *_, **__: trained)
+    (tmp_path / "c.yaml").write_text("train: {epochs: 1}\n")
+    train.main(tmp_path / "c.yaml", data=None, out=tmp_path, resume=None, quiet=True)
+    assert capsys.readouterr().out.strip().startswith(said or "test")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nic_ray import hardware
+from nic_ray.bundle.question_kinds import caution_of
 from nic_ray.config import Config
 from nic_ray.config_file import changed_settings, dump_config, load_config, started_settings
 from nic_ray.errors import InputError
@@ -37,6 +38,8 @@ class TrainedModel:
     """part ("validation", "test") -> model ("base", "tuned") -> flat metrics."""
     passages: dict[str, dict[str, int]]
     """part -> domain -> number of passages that its rows ask about."""
+    caution: str | None = None
+    """What figures of synthetic questions are worth; None where people asked all questions that were measured."""
 
 
 def train_one(config: Config, *, out: Path, view: View) -> TrainedModel:
@@ -147,7 +150,9 @@ def _train_on(prepared: Prepared, run_folder: Path, state: TrainingState | None,
         overwrite=True,
         view=view,
     )
-    return TrainedModel(run_folder, RunFolder(run_folder).trained, results, passages)
+    described = describe_data(prepared)
+    caution = caution_of(described["data"], described["split"])
+    return TrainedModel(run_folder, RunFolder(run_folder).trained, results, passages, caution)
 
 
 def _last_state(
