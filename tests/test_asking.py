@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording_endpoint import Endpoint as Recorded
-from recording_endpoint import Scripted, heading_in, recording, refusal, user_message
 from rich.console import Console
 
 from nic_ray.errors import InputError, RunError
@@ -28,6 +26,8 @@ from nic_ray.questions.endpoint import Endpoint
 from nic_ray.questions.question import Question
 from nic_ray.questions.spending import Budget, Spending
 from nic_ray.questions.standing import Standing, _bar, in_lines
+from tests.recording_endpoint import Endpoint as Recorded
+from tests.recording_endpoint import Scripted, heading_in, recording, refusal, user_message
 
 KEY = "sk-a-secret-that-nobody-may-see-0123456789"
 HEADINGS = [f"Heading{number:02}" for number in range(12)]

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from recording_endpoint import Scripted, recording, refusal
 
 from nic_ray.errors import InputError
 from nic_ray.questions.client import connected
 from nic_ray.questions.endpoint import Endpoint, checked_url, key_in, refuse_without_httpx2
 from nic_ray.questions.replies import Dialect, adapted, complaint_in, wait_in
+from tests.recording_endpoint import Scripted, recording, refusal
 
 ENDPOINT = Endpoint("http://127.0.0.1:1", "tiny")
 

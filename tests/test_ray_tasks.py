@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from rendered_manuals import WRITERS, reference_manual
 
 from nic_ray.manuals.extraction import extract_sections
 from nic_ray.manuals.processes import one_by_one
 from nic_ray.search.tasks import as_tasks, on_cluster
+from tests.rendered_manuals import WRITERS, reference_manual
 
 
 def test_without_an_address_there_is_no_cluster(monkeypatch):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rendered_manuals import WRITERS, reference_manual
 
 from nic_ray import console, sections
 from nic_ray.dataset.pairs import read_pairs
@@ -24,6 +23,7 @@ from nic_ray.manuals.extraction import extract_sections
 from nic_ray.manuals.folder import find_manuals
 from nic_ray.manuals.processes import in_processes, one_by_one
 from nic_ray.manuals.sections import read_sections
+from tests.rendered_manuals import WRITERS, reference_manual
 
 REFERENCE = Path(__file__).parent.parent / "data" / "reference"
 TEXT = "Seals\n=====\n\nTighten the four flange bolts crosswise until the seal no longer moves.\n"

@@ -4,11 +4,20 @@ import gzip
 from pathlib import Path
 
 import pytest
-from rendered_manuals import APPENDIX, DOMAINS, MARGIN, ROW_SENTENCES, TABLE, WRITERS, reference_manual, share_found
 
 from nic_ray.manuals.packing import sections_of
 from nic_ray.manuals.readers import read_document
 from nic_ray.manuals.sections import Section
+from tests.rendered_manuals import (
+    APPENDIX,
+    DOMAINS,
+    MARGIN,
+    ROW_SENTENCES,
+    TABLE,
+    WRITERS,
+    reference_manual,
+    share_found,
+)
 
 
 def sections(path: Path) -> list[Section]:

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from recording_endpoint import Scripted, recording
 
 from nic_ray.ask import main
 from nic_ray.manuals.sections import read_sections, write_sections
+from tests.recording_endpoint import Scripted, recording
 
 DATA = Path(__file__).parent.parent / "data" / "reference"
 
