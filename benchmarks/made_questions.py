@@ -55,8 +55,9 @@ def main() -> None:
             config = load_config(arguments.config, {**settings, "data.pairs": [str(pairs)], "data.splits": "own"})
             with view(quiet=True) as progress:
                 trained = train_one(config, out=Path(folder), view=progress)
-            ranking = compare_models([config.train.base_model, str(trained.folder)], (WRITTEN,), "test", say=lambda _: None)
-            for domain, interval in ranking.intervals[str(trained.folder)].items():
+            models = [config.train.base_model, str(trained.folder)]
+            ranking = compare_models(models, (WRITTEN,), "test", say=lambda _: None)
+            for domain, interval in ranking.intervals[models[1]].items():
                 sure = "" if interval.low is None else f" ({interval.low:+.3f} to {interval.high:+.3f})"
                 at_5 = [ranking.results[model][f"recall_at_5/{domain}"] for model in ranking.results]
                 print(f"seed {seed} {domain:17} {at_5[0]:.3f} -> {at_5[1]:.3f} {interval.difference:+.3f}{sure}")
