@@ -188,7 +188,12 @@ def _is_specific(query: str, terms: Terms) -> bool:
 def _about(topic: str, draft: Draft, rng: random.Random) -> str:
     """Put a topic before a question, or after one that ends in a part of it."""
     query = draft.query
-    if draft.detail and query.endswith("?") and not set(fold(topic).split()) & set(fold(query).split()):
+    if (
+        draft.detail
+        and query.endswith("?")
+        and not topic.split()[-1][-1].isdigit()
+        and not set(fold(topic).split()) & set(fold(query).split())
+    ):
         return f"{query[:-1]} on the {topic}?"
     small = query if query.split()[0] == "I" or query[1:2].isupper() else query[:1].lower() + query[1:]
     return rng.choice((f"{topic}: {small}", f"{topic} - {small}", f"{topic}, {small}"))

@@ -25,7 +25,7 @@ _REACHING = frozenset("raise lower turn move extend retract tilt open close push
 _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
-_NO_STEPS = frozenset("use allow keep note observe see refer consult let avoid treat hold".split())
+_NO_STEPS = frozenset("use allow keep note observe see refer consult let leave avoid treat hold".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 

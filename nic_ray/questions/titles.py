@@ -35,7 +35,7 @@ _FAULT_WORDS = frozenset(
     """
     fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip
     tripping overcharging gassing hesitation wander misfire inoperative stuck shorted slow low high missing
-    overrange undervoltage overload faulty flashing
+    overrange undervoltage overload faulty
     """.split()
 )
 _SPECIFICATION = frozenset(
