@@ -8,9 +8,10 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.clauses import is_clause, noun_phrase, order_of, statement_of
 from nic_ray.questions.cloze import LARGEST_SHARE, from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
-from nic_ray.questions.everyday import as_typed, in_everyday_words
+from nic_ray.questions.everyday import as_typed, in_everyday_words, in_first_person
 from nic_ray.questions.labels import from_label
-from nic_ray.questions.language import clauses, joined, lowered, names_in, sentences, tokens
+from nic_ray.questions.language import clauses, joined, lowered, names_in, sentences, tokens, without_opening
+from nic_ray.questions.purposes import from_purpose
 from nic_ray.questions.quantities import values_in
 from nic_ray.questions.statements import from_statement
 from nic_ray.questions.steps import from_orders, orders_in
@@ -304,6 +305,39 @@ def test_questions_from_what_a_sign_means(text, some):
     assert (some in found) if some else not found, found
 
 
+@pytest.mark.parametrize(
+    ("text", "some"),
+    [
+        ("To drain the lower tank, open the cock", "How do I drain the lower tank?"),
+        ("In order to drain the lower tank, open the cock", "How can I drain the lower tank?"),
+        ("Use a hose to drain the lower tank", "How do I drain the lower tank?"),
+        ("If you want to drain the lower tank, open the cock", "How do I drain the lower tank?"),
+        ("You can drain the lower tank by opening the cock", "How do I drain the lower tank?"),
+        ("The cock allows you to drain the lower tank", "How do I drain the lower tank?"),
+        ("The cock is used to drain the lower tank", "What is the cock used for?"),
+        ("Upsmon is a client that shuts down the system", "What is upsmon?"),
+        ("To drain it, open the cock", None),
+        ("To be sure, open the cock", None),
+    ],
+)
+def test_questions_from_aims_and_uses(text, some):
+    found = in_any_draw(lambda rng: from_purpose(tokens(text), "0", rng, NAMES))
+    assert (some in found) if some else not found, found
+
+
+def test_a_manual_that_speaks_to_its_reader_is_asked_in_the_first_person():
+    assert in_first_person("what if you are on your own") == "what if I am on my own"
+    assert in_first_person("does it allow you to sleep") == "does it allow me to sleep"
+    assert in_first_person("is the pump yours") == "is the pump mine"
+    assert in_first_person("Is the pump dry?") == "Is the pump dry?"
+
+
+def test_what_joins_a_clause_to_another_is_left_out():
+    assert joined(without_opening(tokens("For example, the pump stops"))) == "the pump stops"
+    assert joined(without_opening(tokens("Note that the pump stops"))) == "the pump stops"
+    assert joined(without_opening(tokens("The pump stops"))) == "The pump stops"
+
+
 def test_questions_from_causes():
     found = in_any_draw(lambda rng: from_cause(tokens("A worn bearing causes noise in neutral"), "0", rng, NAMES))
     assert "What causes noise in neutral?" in found
@@ -362,6 +396,11 @@ def test_questions_from_labels(text, some):
         ),
         ("Measuring Block 006 Oxygen Sensors", "component", None),
         ("Modbus TCP server configuration", "procedure", "How do I configure the Modbus TCP server?"),
+        ("3.2. Setup a container", "procedure", "How do I setup a container?"),
+        ("12. Why is the lamp dark?", "question", "Why is the lamp dark?"),
+        ("How to bleed the pump", "question", "How to bleed the pump"),
+        ("Recommended: sniff the line", "other", None),
+        ("Chapter 4 Oil pump removal", "procedure", "How do I remove the oil pump?"),
     ],
 )
 def test_titles_are_asked_about_by_their_type(title, type, some):
@@ -424,7 +463,7 @@ def test_a_long_first_sentence_or_a_short_rest_gives_no_cloze():
     ("text", "some"),
     [
         ("How do I replace the pump?", "How do I swap the pump?"),
-        ("the lamp does not light", "the lamp won't light"),
+        ("the pump does not start", "the pump won't start"),
         ("the relay is faulty", "the relay is busted"),
         ("the seal is shot, how do I replace it?", "the seal is shot, how do I swap it out?"),
     ],

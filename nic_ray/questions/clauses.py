@@ -151,6 +151,7 @@ def noun_phrase(words: Sequence[str]) -> tuple[str, ...]:
             "back",
             "only",
             "just",
+            "even",
         ):
             break
         if place > 0 and (small.endswith("ly") and small not in ("assembly", "supply", "relay", "ply")):

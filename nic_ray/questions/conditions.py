@@ -29,7 +29,6 @@ _MEANS = {
     "mean": "do",
     "suggests": "does",
     "suggest": "do",
-    "signals": "does",
 }
 _POINTS = {"points": "does", "point": "do"}
 
@@ -112,6 +111,7 @@ def from_meaning(clause: Sequence[str], source: str, rng: random.Random, names: 
         sign = clause[:place]
         if (
             sign[0][0].isdigit()
+            or sign[0].lower() in PREPOSITIONS - {"above", "below", "over", "under", "without"}
             or "," in sign
             or ":" in sign
             or not without_pronouns(sign)

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from nic_ray.dataset.broken import QUESTION_WORDS
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.language import FINITE
+from nic_ray.questions.quantities import UNITS
 from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle, base_of_third
 from nic_ray.words import words
 
@@ -74,7 +75,7 @@ def _runs(text: str, longest: int) -> Iterator[str]:
 
 
 def _may_be_in_term(word: str) -> bool:
-    if word in _STOPS or "'" in word or "’" in word or len(word) < 2 or word[0].isdigit():
+    if word in _STOPS or word in UNITS or "'" in word or "’" in word or len(word) < 2 or word[0].isdigit():
         return False
     return not (word.endswith("ly") and len(word) > 5 and word not in ("assembly", "supply"))
 
@@ -109,7 +110,7 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
         if any(is_verb_form(part) for part in parts):
             weight *= 0.3
         if not in_title and len(parts) > 1:
-            weight *= 0.4 if any(map(base_of_third, parts)) else 0.7 if parts[-1] in VERBS or parts[0] in VERBS else 1.0
+            weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if parts[-1] in VERBS or parts[0] in VERBS else 1.0
         if len(parts) == 1 and parts[0] in VERBS:
             weight *= 0.5
     return weight

@@ -47,7 +47,7 @@ def refuse_lost(
     for start in range(0, len(questions), _BLOCK):
         part = slice(start, start + _BLOCK)
         scores = by_words([each.query for each in questions[part]])
-        found[part] = _is_among_first(scores, own[part]) & (scores[np.arange(len(scores)), own[part]] > 0)
+        found[part] = is_among_first(scores, own[part]) & (scores[np.arange(len(scores)), own[part]] > 0)
         done(int(found[part].sum()))
     lost = np.flatnonzero(~found)
     if lost.size:
@@ -56,14 +56,14 @@ def refuse_lost(
         )
         for start in range(0, len(lost), _BLOCK):
             rows = lost[start : start + _BLOCK]
-            found[rows] = _is_among_first(queries[start : start + _BLOCK] @ vectors.T, own[rows])
+            found[rows] = is_among_first(queries[start : start + _BLOCK] @ vectors.T, own[rows])
             done(len(rows))
     kept = [each for each, is_found in zip(questions, found.tolist(), strict=True) if is_found]
     refused = len(questions) - len(kept)
     return Kept(kept, Counter({ROUND_TRIP: refused}))
 
 
-def _is_among_first(scores: NDArray[np.floating], own: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_among_first(scores: NDArray[np.floating], own: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return (q,) whether the own passage is among the first of (q, c) scores; ties count against it."""
     of_own = np.take_along_axis(scores, own[:, np.newaxis], axis=1)
     return np.asarray((scores >= of_own).sum(axis=1) <= FIRST)

@@ -20,7 +20,7 @@ from nic_ray.questions.purposes import from_purpose
 from nic_ray.questions.question import Question
 from nic_ray.questions.statements import WHETHER, from_statement
 from nic_ray.questions.steps import from_orders
-from nic_ray.questions.titles import Title, fold, from_title, read_title, refused_titles, topic_of
+from nic_ray.questions.titles import Title, fold, from_title, name_of, read_title, refused_titles, topic_of
 from nic_ray.questions.typos import with_typos
 from nic_ray.words import words
 
@@ -35,6 +35,8 @@ _COMMON = 0.02
 _SHORT = 11
 """Words of a question before which a topic is put."""
 _SPOKEN = 0.35
+_SPOKEN_SYMPTOMS = 0.6
+"""Shares of shop questions and of symptoms in which words of manuals become everyday words."""
 _MOST_KEYWORDS = 7
 
 
@@ -95,18 +97,26 @@ def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator
     typed = keyword_queries(section, known.terms, rng, english=known.english)
     queries = [Draft(query, "keyword", "keywords") for query in typed]
     title = (
-        None if fold(section.section) in known.titles else read_title(section.section, known.names, known.vocabulary)
+        None if name_of(section.section) in known.titles else read_title(section.section, known.names, known.vocabulary)
     )
     if known.english:
         plain = _plain(section, title, known, rng)
         shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
-        yield from (replace(each, query=as_typed(each.query, rng)) for each in plain)
+        yield from (replace(each, query=_as_asked(each, rng)) for each in plain)
         yield from shop
     else:
         plain = [] if title is None else [Draft(section.section, "direct", "title")]
         yield from plain
     yield from queries
     yield from _misspelt([*plain[:6], *queries[:2]], rng)
+
+
+def _as_asked(draft: Draft, rng: random.Random) -> str:
+    """Write a plain question or a symptom as people do: what goes wrong is mostly told in everyday words."""
+    query = draft.query
+    if draft.kind == "symptom" and rng.random() < _SPOKEN_SYMPTOMS:
+        query = in_everyday_words(query, rng) or query
+    return as_typed(query, rng)
 
 
 def _plain(section: Section, title: Title | None, known: _Known, rng: random.Random) -> list[Draft]:
@@ -178,7 +188,12 @@ def _is_specific(query: str, terms: Terms) -> bool:
 def _about(topic: str, draft: Draft, rng: random.Random) -> str:
     """Put a topic before a question, or after one that ends in a part of it."""
     query = draft.query
-    if draft.detail and query.endswith("?") and not set(fold(topic).split()) & set(fold(query).split()):
+    if (
+        draft.detail
+        and query.endswith("?")
+        and not topic.split()[-1][-1].isdigit()
+        and not set(fold(topic).split()) & set(fold(query).split())
+    ):
         return f"{query[:-1]} on the {topic}?"
     small = query if query.split()[0] == "I" or query[1:2].isupper() else query[:1].lower() + query[1:]
     return rng.choice((f"{topic}: {small}", f"{topic} - {small}", f"{topic}, {small}"))

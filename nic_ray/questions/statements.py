@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from nic_ray.questions.clauses import Statement, head_of, is_participle, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
+from nic_ray.questions.language import BE, DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import WHAT, values_in
 from nic_ray.questions.verbs import base_of_third
 
@@ -89,6 +89,8 @@ def _whether(state: Statement) -> str:
     if main[-1].lower() in PREPOSITIONS | DETERMINERS | {"not", "only"} or "not" in main or "," in state.rest[:3]:
         return ""
     small = [word.lower() for word in main]
+    if state.finite in BE and not is_participle(small[0]) and small[0] not in PREPOSITIONS:
+        return ""  # "are usual causes storage without power?"
     if any(base_of_third(word) or word in FINITE or word in _PASSING for word in small) or (
         values_in(main) and small[0][0].isdigit()
     ):

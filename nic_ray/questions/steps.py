@@ -25,7 +25,7 @@ _REACHING = frozenset("raise lower turn move extend retract tilt open close push
 _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
-_NO_STEPS = frozenset("use allow keep note observe see refer consult let avoid treat hold".split())
+_NO_STEPS = frozenset("use allow keep note observe see refer consult let leave avoid treat hold".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 
@@ -90,6 +90,8 @@ def is_step(order: Order) -> bool:
 
 def _forbidden(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
     words = _until(order.words, (",", ":", "because", "so", "since", "or", "as", "and"))
+    if {"until", "unless", "before", "while", "if", "when"} & set(words):
+        return  # never before: allowed at some time
     if 2 <= len(words) <= 11 and without_pronouns(words) and words[-1].lower() not in ("the", "a"):
         start = rng.choice(["can I", "may I", "is it OK to", "am I allowed to"])
         yield Draft(question(f"{start} {order.verb} {joined(_positive(words))}"), "direct", source)
@@ -149,7 +151,12 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
             break
         if place == 0 and word in ("if", "when", "once") and len(rest) > 3:
             yield Draft(question(f"when do I {what}"), "direct", source)
-    if first in ("before", "after") and rest[1:2] and (rest[1].endswith("ing") or rest[1] in DETERMINERS):
+    if (
+        first in ("before", "after")
+        and verb not in ("identify", "read", "check", "make")
+        and rest[1:2]
+        and (rest[1].endswith("ing") or rest[1] in DETERMINERS)
+    ):
         yield Draft(question(f"when do I {what}"), "direct", source)
 
 

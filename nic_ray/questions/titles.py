@@ -11,7 +11,7 @@ from nic_ray.dataset.broken import why_broken
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.clauses import is_participle
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, joined, lowered, tokens
+from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, PRONOUNS, joined, lowered, tokens
 from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_third, gerund_of
 
 Type = Literal["question", "other", "procedure", "fault", "code", "specification", "layout", "component"]
@@ -35,7 +35,7 @@ _FAULT_WORDS = frozenset(
     """
     fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip
     tripping overcharging gassing hesitation wander misfire inoperative stuck shorted slow low high missing
-    overrange undervoltage overload faulty flashing
+    overrange undervoltage overload faulty
     """.split()
 )
 _SPECIFICATION = frozenset(
@@ -77,15 +77,20 @@ class Title:
 
 def refused_titles(sections: Sequence[Section]) -> dict[str, str]:
     """Find the titles that are no questions: folded title -> why, "generic" or "shared"."""
-    counts = Counter(fold(section.section) for section in sections)
+    counts = Counter(name_of(section.section) for section in sections)
     refused = {}
     for section in sections:
-        name = fold(section.section)
+        name = name_of(section.section)
         if counts[name] > 1:
             refused[name] = "shared"
         elif (len(name.split()) < 2 and not any(character.isdigit() for character in name)) or why_broken(name):
             refused[name] = "generic"
     return refused
+
+
+def name_of(title: str) -> str:
+    """Return a title folded, without its number."""
+    return fold(_NUMBERING.sub("", title))
 
 
 def fold(text: str) -> str:
@@ -238,7 +243,7 @@ def _is_statement(words: Sequence[str]) -> bool:
 def with_article(thing: str) -> str:
     """Put "the" before a noun phrase that has no article and begins with no number."""
     first = thing.split()[0]
-    if first in DETERMINERS | PREPOSITIONS or first[0].isdigit():
+    if first.lower() in DETERMINERS | PREPOSITIONS | PRONOUNS | {"i"} or first[0].isdigit():
         return thing
     return f"the {thing}"
 
@@ -258,7 +263,7 @@ def topic_of(title: Title) -> str:
     if title.verb == "carry out":
         short = topic.rpartition(" ")[0]  # "transfer case oil service"
         topic = topic if not short or _is_interval(short.split()[-1]) else short
-    words = topic.split()
+    words = topic.split() if title.type == "fault" else _head(topic.split())[0]
     while words and words[0] in DETERMINERS:
         words = words[1:]
     return " ".join(words) if 1 <= len(words) <= 5 and "," not in topic else ""
@@ -282,12 +287,23 @@ _IN_NEED = {
     "replace": ("{the} {is_} shot, how do I replace {it}?", "{the} {is_} worn out, how do I replace {it}?"),
     "clean": ("{the} {is_} dirty, how do I clean {it}?",),
     "tension": ("{the} {is_} slack, how do I tension {it}?",),
-    "adjust": ("{the} {is_} out of adjustment, what do I do?",),
+    "adjust": ("{the} {is_} out of adjustment, what do I do?", "{the} {is_} off, how do I get {it} right?"),
+    "set": ("{the} {is_} off, how do I get {it} right?",),
+    "install": ("new {bare} here, how {does} {they} go in?",),
+    "fit": ("new {bare} here, how {does} {they} go in?",),
+    "mount": ("new {bare} here, how {does} {they} go on?",),
+    "calibrate": ("{the} {reads} wrong, what do I do?",),
+    "test": ("how do I tell whether {the} {is_} bad?", "how do I know {the} {is_} still good?"),
+    "inspect": ("how do I know {the} {is_} still good?", "when {is_} {the} too far gone to keep?"),
+    "check": ("how do I know {the} {is_} still good?",),
+    "service": ("{the} {is_} due for service, what is to be done?",),
+    "lubricate": ("{the} {is_} dry, how do I grease {it}?",),
+    "update": ("{the} {is_} out of date, how do I get {it} up to date?",),
     "bleed": ("air got into {the}, how do I bleed {it}?",),
     "charge": ("{the} {is_} flat, how do I charge {it}?",),
     "overhaul": ("{the} {is_} worn, how do I rebuild {it}?",),
     "repair": ("{the} {is_} damaged, how do I repair {it}?",),
-    "remove": ("need to get at what is behind {the}, how does {it} come off?",),
+    "remove": ("need to get at what is behind {the}, how {does} {they} come off?",),
 }
 
 
@@ -308,9 +324,11 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
             "the": with_article(title.thing),
             "is_": "are" if title.plural else "is",
             "it": "them" if title.plural else "it",
+            "bare": title.thing.removeprefix("the "),
+            "they": "they" if title.plural else "it",
+            "does": "do" if title.plural else "does",
+            "reads": "read" if title.plural else "reads",
         }
-        if title.verb == "remove" and title.plural:
-            return
         for form in _IN_NEED.get(title.verb, ()):
             yield _symptom(form.format(**words))
 
@@ -324,7 +342,10 @@ _NOUNS_AND_VERBS = frozenset(
 )
 """Words that begin the name of a part more often than an order."""
 _NOT_THINGS = frozenset(
-    "level gap pressure timing time speed mixture stroke oil fluid tension play water control".split()
+    (
+        "level gap pressure timing time speed mixture stroke oil fluid tension play water control voltage current "
+        "resistance output gain system wear damage leak zero"
+    ).split()
 )
 
 
@@ -391,7 +412,11 @@ def _of_component(title: Title) -> Iterator[Draft]:
     if first in PREPOSITIONS or (first in VERBS and first not in _NOUNS_AND_VERBS):
         return
     named = words[0][:1].isupper() or any(map(str.isdigit, title.thing)) or (len(words) == 1 and title.plural)
-    about = what if named or (base_of_gerund(first) and first not in _NOUNS) else with_article(what)
+    about = (
+        what
+        if named or (base_of_gerund(first) and (first not in _NOUNS or words[1:2] == ["and"]))
+        else with_article(what)
+    )
     yield _direct(f"what do I need to know about {about}")
 
 
