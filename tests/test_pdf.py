@@ -442,3 +442,68 @@ def test_a_compressed_file_is_read_and_a_broken_one_refused(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.pdf: cannot be read"):
         read_pdf(tmp_path / "none.pdf")
+
+
+def test_numbers_and_capitals_make_headings_where_nothing_else_does(tmp_path):
+    def page(canvas):
+        y = 760.0
+        for title in ["LIFT PUMP", "3.1 Removal of the pump", "3.2 Fitting of the pump", "TILT PUMP"]:
+            y = lines(canvas, [title], y=y) - 6
+            y = lines(canvas, [FILLER] * 3, y=y) - 10
+
+    document = drawn(tmp_path / "a.pdf", page)
+    headings = [block.text for block in document.blocks if block.kind == "heading"]
+    assert headings == ["LIFT PUMP", "Removal of the pump", "Fitting of the pump", "TILT PUMP"]
+
+
+def test_page_numbers_within_chapters_go(tmp_path):
+    def page(number):
+        def draw(canvas):
+            lines(canvas, [FILLER], y=700 - 20 * number)
+            lines(canvas, [f"{1 + number // 3}-{1 + number % 3}"], x=300, y=40)
+
+        return draw
+
+    document = drawn(tmp_path / "a.pdf", *(page(number) for number in range(9)))
+    assert texts_of(document) == [FILLER] * 9
+
+
+def test_a_table_without_rules_is_rows(tmp_path):
+    table = [("Item", "Pressure", "Test point"), ("Lift", "45 bar", "MP2"), ("Tilt", "40 bar", "MP3"), ("Slew", "", "MP4")]
+
+    def page(canvas):
+        y = lines(canvas, [FILLER] * 3) - 10
+        for number, row in enumerate(table):
+            for x, cell in zip((72, 190, 300), row, strict=True):
+                lines(canvas, [cell], x=x, y=y, font="Times-Roman" if number else "Times-Bold")
+            y -= 13
+        lines(canvas, [FILLER], y=y - 10)
+
+    document = drawn(tmp_path / "a.pdf", page)
+    assert texts_of(document, "row") == [
+        "Item: Lift; pressure: 45 bar; test point: MP2.",
+        "Item: Tilt; pressure: 40 bar; test point: MP3.",
+        "Item: Slew; test point: MP4.",
+    ]
+    assert texts_of(document)[-1] == FILLER
+
+
+def test_an_index_goes(tmp_path):
+    def index(canvas):
+        for x in (72, 220, 370):
+            lines(canvas, [f"part {chr(97 + n)}{chr(97 + int(x) % 26)}, {n + 3}, {n + 9}" for n in range(20)], x=x)
+
+    document = drawn(tmp_path / "a.pdf", lambda canvas: lines(canvas, [FILLER]), index)
+    assert texts_of(document) == [FILLER]
+    assert document.notes == ("contents or an index on page 2 were left out",)
+
+
+def test_a_note_at_the_side_does_not_break_into_the_lines_beside_it(tmp_path):
+    def page(canvas):
+        lines(canvas, ["The lift pump is fitted to", "the engine", "by four bolts."], x=72, y=700)
+        lines(canvas, [FILLER] * 8, x=230, y=700)
+
+    assert texts_of(drawn(tmp_path / "a.pdf", page)) == [
+        "The lift pump is fitted to the engine by four bolts.",
+        " ".join([FILLER] * 8),
+    ]
