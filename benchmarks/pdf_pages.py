@@ -38,7 +38,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for row in rows:
         thousand = 1000 * row["seconds"] / row["pages"]
-        print("| {name} | {pages} | {blocks} | {seconds:.1f} | {thousand:.0f} | {mib} |".format(thousand=thousand, **row))
+        print(
+            "| {name} | {pages} | {blocks} | {seconds:.1f} | {thousand:.0f} | {mib} |".format(thousand=thousand, **row)
+        )
 
 
 def measure(path: Path) -> dict[str, str | int | float]:

@@ -469,7 +469,12 @@ def test_page_numbers_within_chapters_go(tmp_path):
 
 
 def test_a_table_without_rules_is_rows(tmp_path):
-    table = [("Item", "Pressure", "Test point"), ("Lift", "45 bar", "MP2"), ("Tilt", "40 bar", "MP3"), ("Slew", "", "MP4")]
+    table = [
+        ("Item", "Pressure", "Test point"),
+        ("Lift", "45 bar", "MP2"),
+        ("Tilt", "40 bar", "MP3"),
+        ("Slew", "", "MP4"),
+    ]
 
     def page(canvas):
         y = lines(canvas, [FILLER] * 3) - 10
@@ -498,12 +503,28 @@ def test_an_index_goes(tmp_path):
     assert document.notes == ("contents or an index on page 2 were left out",)
 
 
+SHORT = "The pump draws oil from the tank and delivers it to the valve block at forty"
+
+
 def test_a_note_at_the_side_does_not_break_into_the_lines_beside_it(tmp_path):
     def page(canvas):
-        lines(canvas, ["The lift pump is fitted to", "the engine", "by four bolts."], x=72, y=700)
-        lines(canvas, [FILLER] * 8, x=230, y=700)
+        lines(canvas, ["The lift pump is", "fitted to the engine", "by four bolts."], x=72, y=688)
+        lines(canvas, [SHORT] * 8, x=190, y=700)
 
-    assert texts_of(drawn(tmp_path / "a.pdf", page)) == [
-        "The lift pump is fitted to the engine by four bolts.",
-        " ".join([FILLER] * 8),
-    ]
+    note = "The lift pump is fitted to the engine by four bolts."
+    text = texts_of(drawn(tmp_path / "a.pdf", page))
+    assert note in text
+    assert " ".join(part for part in text if part != note) == " ".join([SHORT] * 8)
+
+
+def test_headings_at_the_side_go_before_the_text_beside_them(tmp_path):
+    def page(canvas):
+        y = 700.0
+        for title in ["Lift pump", "Tilt pump", "Slew pump"]:
+            lines(canvas, [title], x=72, y=y, font="Helvetica-Bold")
+            y = lines(canvas, [SHORT] * 3 + ["bar."], x=190, y=y) - 14
+
+    document = drawn(tmp_path / "a.pdf", page)
+    text = " ".join([SHORT] * 3 + ["bar."])
+    assert texts_of(document) == ["Lift pump", text, "Tilt pump", text, "Slew pump", text]
+    assert [block.kind for block in document.blocks] == ["heading", "paragraph"] * 3
