@@ -25,7 +25,7 @@ SIDE_WIDTH = 60.0
 """Width in points that notes and headings in a margin have at least, with the gap to the text."""
 LINES_BESIDE = 3
 """Number of lines of text for each note; fewer make it a table."""
-FIGURE = 6.0
+FIGURE = 5.0
 """Height of an empty band across a page, in the size of the text, from which a figure stands in it."""
 GUTTER = 0.8
 """Width of the gap between columns in the size of the text."""
@@ -201,10 +201,13 @@ def _best_gutter(rows: Sequence[Row]) -> float | None:
 def _stretches(rows: Sequence[Row], gutter: float) -> list[tuple[bool, list[Row]]]:
     """Consecutive rows that stand across a gutter, and those that do not; a figure between rows parts them."""
     found: list[tuple[bool, list[Row]]] = []
+    bottom = 0.0
     for row in rows:
         across = any(piece.x0 < gutter and piece.x1 > gutter for piece in row.pieces)
-        near = bool(found) and row.base - found[-1][1][-1].base < FIGURE * row.pieces[0].size
-        if near and found[-1][0] == across:
+        top = min(piece.top for piece in row.pieces)
+        near = top - bottom < FIGURE * max(8.0, row.pieces[0].size)
+        bottom = max(bottom, *(piece.bottom for piece in row.pieces))
+        if found and near and found[-1][0] == across:
             found[-1][1].append(row)
         else:
             found.append((across, [row]))

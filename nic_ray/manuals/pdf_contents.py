@@ -53,7 +53,8 @@ def _listed(lines: Sequence[Line], *, goes_on: bool) -> set[int]:
         return places
     if (first is not None or goes_on) and count >= 3 and count >= 0.45 * len(places):
         return places
-    return _stretches(lines, leaders, numbered)
+    found = _stretches(lines, leaders, numbered)
+    return found | {first} if first is not None and found & {first + 1, first + 2} else found
 
 
 def _ends_in_page_number(line: Line) -> bool:

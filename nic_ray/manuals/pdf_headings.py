@@ -236,7 +236,10 @@ def _lines_alike(lines: Sequence[Line], index: int, size: float) -> int:
     if line.size < LARGER * size and not (line.bold and line.size >= 0.88 * size):
         return 0
     count = 1
+    is_numbered = NUMBER.match(line.text) is not None
     while index + count < len(lines) and _goes_on(lines[index + count - 1], lines[index + count]):
+        if is_numbered and NUMBER.match(lines[index + count].text):
+            break
         count += 1
     return count
 
@@ -258,7 +261,7 @@ def _goes_on(before: Line, line: Line) -> bool:
     """Whether a line is the next one of the same heading."""
     near = 0 < line.base - before.base < 1.5 * line.size
     same = style_of(before) == style_of(line) and before.page == line.page and before.column == line.column
-    return near and same and not NUMBER.match(line.text)
+    return near and same
 
 
 def _stands_apart(lines: Sequence[Line], index: int, leading: float) -> bool:

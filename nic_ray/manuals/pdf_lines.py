@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+TABLE = "\0"
+"""Begins the text of a piece that stands in the place of a table; no text of a page begins so."""
 WORD_GAP = 0.16
 """Gap between two characters, in their size, from which they are parts of two words."""
 PIECE_GAP = 1.05

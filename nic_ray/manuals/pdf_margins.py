@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from nic_ray.manuals.pdf_lines import Piece
+from nic_ray.manuals.pdf_lines import TABLE, Piece
 from nic_ray.manuals.pdf_pages import Page
 
 OUTERMOST = 3
@@ -71,7 +71,8 @@ def rows_of(pieces: Sequence[Piece]) -> list[Row]:
     rows: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda piece: piece.base):
         smaller, larger = sorted((piece.size, rows[-1][0].size)) if rows else (0.0, 0.0)
-        if rows and piece.base - rows[-1][0].base <= 0.3 * min(larger, 2 * smaller):
+        apart = not rows or TABLE in (piece.text[:1], rows[-1][0].text[:1])
+        if not apart and piece.base - rows[-1][0].base <= 0.3 * min(larger, 2 * smaller):
             rows[-1].append(piece)
         else:
             rows.append([piece])

@@ -9,7 +9,7 @@ from nic_ray.manuals.blocks import Block, Kind
 from nic_ray.manuals.pdf_columns import Line
 from nic_ray.manuals.pdf_headings import Heading
 from nic_ray.manuals.pdf_hyphens import join_two, joined
-from nic_ray.manuals.pdf_tables import TABLE
+from nic_ray.manuals.pdf_lines import TABLE
 
 BULLET = re.compile(r"(?:[•●○▪■□▫◦‣⁃∙·❖➢➤►▶✓✔–—*o]|-)\s+(?=\S)")
 STEP = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)]\s+(?=\S)")
