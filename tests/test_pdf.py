@@ -419,6 +419,11 @@ def test_a_file_cut_short_is_refused_or_read_but_breaks_nothing(tmp_path):
             assert read_pdf(path).blocks
 
 
+def test_reading_twice_gives_the_same(tmp_path):
+    typeset(tmp_path / "manual.pdf", passages_of("hvac")[:12], Style(columns=2))
+    assert read_pdf(tmp_path / "manual.pdf") == read_pdf(tmp_path / "manual.pdf")
+
+
 def test_bytes_changed_anywhere_break_nothing(tmp_path):
     path = tmp_path / "changed.pdf"
     typeset(path, passages_of("hvac")[:4], Style())
