@@ -141,6 +141,26 @@ def test_letters_without_spaces_between_words_are_parted_by_their_gaps(tmp_path)
     assert words_of(drawn(tmp_path / "a.pdf", page)) == "The relief valve opens at forty bar"
 
 
+@pytest.mark.parametrize("apart", [0.8, 1.2, 2.5])
+def test_letters_set_apart_are_words(tmp_path, apart):
+    def page(canvas):
+        writer = canvas.beginText(72, 700)
+        writer.setFont("Times-Roman", 10)
+        writer.setCharSpace(apart)
+        writer.textOut("The relief valve opens at forty bar")
+        canvas.drawText(writer)
+
+    assert words_of(drawn(tmp_path / "a.pdf", page)) == "The relief valve opens at forty bar"
+
+
+def test_a_larger_line_is_a_heading_though_it_is_not_bold(tmp_path):
+    def page(canvas):
+        y = lines(canvas, ["Lift pump"], size=13)
+        lines(canvas, [FILLER] * 3, y=y - 4)
+
+    assert [block.kind for block in drawn(tmp_path / "a.pdf", page).blocks] == ["heading", "paragraph"]
+
+
 def test_rotated_and_skewed_text_is_left_out_and_italics_are_not(tmp_path):
     def page(canvas):
         lines(canvas, [FILLER] * 3)
