@@ -439,6 +439,19 @@ def test_a_file_cut_short_is_refused_or_read_but_breaks_nothing(tmp_path):
             assert read_pdf(path).blocks
 
 
+def test_a_damaged_page_is_named_and_the_others_are_read(tmp_path):
+    path = tmp_path / "a.pdf"
+    drawn(path, *(lambda canvas, y=y: lines(canvas, [FILLER], y=y) for y in (700, 600, 500)))
+    before, *pages = path.read_bytes().split(b"/Type /Page\n")
+    path.write_bytes(b"/Type /Page\n".join([before, pages[0] + b"/Type /Gone\n" + pages[1], *pages[2:]]))
+    document = read_pdf(path)
+    assert texts_of(document) == [FILLER] * 2
+    assert document.notes == ("page 2 cannot be read (damaged); open the file in a viewer and save it again",)
+    path.write_bytes(b"/Type /Gone\n".join([before, *pages]))
+    with pytest.raises(InputError, match=r"a\.pdf: pages 1-3 cannot be read; the file is damaged"):
+        read_pdf(path)
+
+
 def test_reading_twice_gives_the_same(tmp_path):
     typeset(tmp_path / "manual.pdf", passages_of("hvac")[:12], Style(columns=2))
     assert read_pdf(tmp_path / "manual.pdf") == read_pdf(tmp_path / "manual.pdf")
