@@ -161,6 +161,20 @@ def test_a_larger_line_is_a_heading_though_it_is_not_bold(tmp_path):
     assert [block.kind for block in drawn(tmp_path / "a.pdf", page).blocks] == ["heading", "paragraph"]
 
 
+def test_a_line_that_begins_with_a_larger_word_is_no_heading(tmp_path):
+    def page(canvas):
+        y = lines(canvas, [FILLER] * 3)
+        writer = canvas.beginText(72, y)
+        writer.setFont("Courier", 11)
+        writer.textOut("const")
+        writer.setFont("Times-Roman", 10)
+        writer.textOut(" is used to tell the compiler that a value never changes")
+        canvas.drawText(writer)
+        lines(canvas, ["while the program runs."], y=y - 12)
+
+    assert [block.kind for block in drawn(tmp_path / "a.pdf", page).blocks] == ["paragraph"]
+
+
 def test_rotated_and_skewed_text_is_left_out_and_italics_are_not(tmp_path):
     def page(canvas):
         lines(canvas, [FILLER] * 3)

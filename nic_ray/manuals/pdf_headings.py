@@ -251,7 +251,8 @@ def _is_heading(lines: Sequence[Line], index: int, count: int, size: float, lead
     if count > MOST_LINES:
         return False
     if lines[index].size >= LARGER * size:
-        return words <= MOST_WORDS
+        is_sentence = words > MOST_BOLD_WORDS / 2 and (text[0].islower() or SENTENCE_END.search(text))
+        return words <= MOST_WORDS and not is_sentence
     if SENTENCE_END.search(text) or text[:1].islower() or not _stands_apart(lines, index, leading):
         return False
     return words <= (MOST_WORDS if NUMBER.match(text) else MOST_BOLD_WORDS)

@@ -4,6 +4,7 @@ import math
 import re
 import statistics
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -89,6 +90,8 @@ class _Run:
     count: int = 0
     spaced: bool = False
     """Whether a space follows."""
+    sizes: Counter[float] = field(default_factory=Counter)
+    """How many of its characters have each size."""
     gaps: list[float] = field(default_factory=list)
     """The gap before each of its characters in their size; infinite where the file has a space."""
 
@@ -96,6 +99,7 @@ class _Run:
         gap = (character.x0 - self.x1) / character.size if self.count else 0.0
         self.gaps += [math.inf if self.spaced else gap, *[0.0] * (len(character.text) - 1)]
         self.spaced = False
+        self.sizes[character.size] += 1
         self.text += character.text
         self.x1, self.last = max(self.x1, character.x1), character.x0
         self.top, self.bottom = min(self.top, character.top), max(self.bottom, character.bottom)
@@ -195,6 +199,7 @@ def _append(left: _Run, right: _Run) -> None:
     left.x1 = max(left.x1, right.x1)
     if right.count > left.count:
         left.size, left.base = right.size, right.base
+    left.sizes += right.sizes
     left.top, left.bottom = min(left.top, right.top), max(left.bottom, right.bottom)
     left.bold += right.bold
     left.mono += right.mono
@@ -205,7 +210,8 @@ def _append(left: _Run, right: _Run) -> None:
 def _piece(run: _Run) -> Piece:
     text = unicodedata.normalize("NFC", " ".join(run.text.translate(LIGATURES).split()))
     half = run.count / 2
-    return Piece(text, run.x0, run.x1, run.top, run.bottom, run.base, run.size, run.bold > half, run.mono > half)
+    size = run.sizes.most_common(1)[0][0]
+    return Piece(text, run.x0, run.x1, run.top, run.bottom, run.base, size, run.bold > half, run.mono > half)
 
 
 LIGATURES = str.maketrans(
