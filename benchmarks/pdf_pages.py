@@ -38,8 +38,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for row in rows:
         thousand = 1000 * row["seconds"] / row["pages"]
-        cells = [row["name"], row["pages"], row["blocks"], f"{row['seconds']:.1f}", f"{thousand:.0f}", row["mib"]]
-        print(f"| {' | '.join(map(str, cells))} |")
+        print(
+            "| {name} | {pages} | {blocks} | {seconds:.1f} | {thousand:.0f} | {mib} |".format(thousand=thousand, **row)
+        )
 
 
 def measure(path: Path) -> dict[str, str | int | float]:

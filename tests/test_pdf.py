@@ -140,6 +140,40 @@ def test_letters_without_spaces_between_words_are_parted_by_their_gaps(tmp_path)
     assert words_of(drawn(tmp_path / "a.pdf", page)) == "The relief valve opens at forty bar"
 
 
+@pytest.mark.parametrize("apart", [0.8, 1.2, 2.5])
+def test_letters_set_apart_are_words(tmp_path, apart):
+    def page(canvas):
+        writer = canvas.beginText(72, 700)
+        writer.setFont("Times-Roman", 10)
+        writer.setCharSpace(apart)
+        writer.textOut("The relief valve opens at forty bar")
+        canvas.drawText(writer)
+
+    assert words_of(drawn(tmp_path / "a.pdf", page)) == "The relief valve opens at forty bar"
+
+
+def test_a_larger_line_is_a_heading_though_it_is_not_bold(tmp_path):
+    def page(canvas):
+        y = lines(canvas, ["Lift pump"], size=13)
+        lines(canvas, [FILLER] * 3, y=y - 4)
+
+    assert [block.kind for block in drawn(tmp_path / "a.pdf", page).blocks] == ["heading", "paragraph"]
+
+
+def test_a_line_that_begins_with_a_larger_word_is_no_heading(tmp_path):
+    def page(canvas):
+        y = lines(canvas, [FILLER] * 3)
+        writer = canvas.beginText(72, y)
+        writer.setFont("Courier", 11)
+        writer.textOut("const")
+        writer.setFont("Times-Roman", 10)
+        writer.textOut(" is used to tell the compiler that a value never changes")
+        canvas.drawText(writer)
+        lines(canvas, ["while the program runs."], y=y - 12)
+
+    assert [block.kind for block in drawn(tmp_path / "a.pdf", page).blocks] == ["paragraph"]
+
+
 def test_rotated_and_skewed_text_is_left_out_and_italics_are_not(tmp_path):
     def page(canvas):
         lines(canvas, [FILLER] * 3)
@@ -426,6 +460,24 @@ def test_a_file_cut_short_is_refused_or_read_but_breaks_nothing(tmp_path):
         assert said is None or "whole.pdf" in said
 
 
+def test_a_damaged_page_is_named_and_the_others_are_read(tmp_path):
+    path = tmp_path / "a.pdf"
+    drawn(path, *(lambda canvas, y=y: lines(canvas, [FILLER], y=y) for y in (700, 600, 500)))
+    before, *pages = path.read_bytes().split(b"/Type /Page\n")
+    path.write_bytes(b"/Type /Page\n".join([before, pages[0] + b"/Type /Gone\n" + pages[1], *pages[2:]]))
+    document = read_pdf(path)
+    assert texts_of(document) == [FILLER] * 2
+    assert document.notes == ("page 2 cannot be read (damaged); open the file in a viewer and save it again",)
+    path.write_bytes(b"/Type /Gone\n".join([before, *pages]))
+    with pytest.raises(InputError, match=r"a\.pdf: pages 1-3 cannot be read; the file is damaged"):
+        read_pdf(path)
+
+
+def test_reading_twice_gives_the_same(tmp_path):
+    typeset(tmp_path / "manual.pdf", passages_of("hvac")[:12], Style(columns=2))
+    assert read_pdf(tmp_path / "manual.pdf") == read_pdf(tmp_path / "manual.pdf")
+
+
 def test_bytes_changed_anywhere_break_nothing(tmp_path):
     path = tmp_path / "changed.pdf"
     typeset(path, passages_of("hvac")[:4], Style())
@@ -449,3 +501,89 @@ def test_a_compressed_file_is_read_and_a_broken_one_refused(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.pdf: cannot be read"):
         read_pdf(tmp_path / "none.pdf")
+
+
+def test_numbers_and_capitals_make_headings_where_nothing_else_does(tmp_path):
+    def page(canvas):
+        y = 760.0
+        for title in ["LIFT PUMP", "3.1 Removal of the pump", "3.2 Fitting of the pump", "TILT PUMP"]:
+            y = lines(canvas, [title], y=y) - 6
+            y = lines(canvas, [FILLER] * 3, y=y) - 10
+
+    document = drawn(tmp_path / "a.pdf", page)
+    headings = [block.text for block in document.blocks if block.kind == "heading"]
+    assert headings == ["LIFT PUMP", "Removal of the pump", "Fitting of the pump", "TILT PUMP"]
+
+
+def test_page_numbers_within_chapters_go(tmp_path):
+    def page(number):
+        def draw(canvas):
+            lines(canvas, [FILLER], y=700 - 20 * number)
+            lines(canvas, [f"{1 + number // 3}-{1 + number % 3}"], x=300, y=40)
+
+        return draw
+
+    document = drawn(tmp_path / "a.pdf", *(page(number) for number in range(9)))
+    assert texts_of(document) == [FILLER] * 9
+
+
+def test_a_table_without_rules_is_rows(tmp_path):
+    table = [
+        ("Item", "Pressure", "Test point"),
+        ("Lift", "45 bar", "MP2"),
+        ("Tilt", "40 bar", "MP3"),
+        ("Slew", "", "MP4"),
+    ]
+
+    def page(canvas):
+        y = lines(canvas, [FILLER] * 3) - 10
+        for number, row in enumerate(table):
+            for x, cell in zip((72, 190, 300), row, strict=True):
+                lines(canvas, [cell], x=x, y=y, font="Times-Roman" if number else "Times-Bold")
+            y -= 13
+        lines(canvas, [FILLER], y=y - 10)
+
+    document = drawn(tmp_path / "a.pdf", page)
+    assert texts_of(document, "row") == [
+        "Item: Lift; pressure: 45 bar; test point: MP2.",
+        "Item: Tilt; pressure: 40 bar; test point: MP3.",
+        "Item: Slew; test point: MP4.",
+    ]
+    assert texts_of(document)[-1] == FILLER
+
+
+def test_an_index_goes(tmp_path):
+    def index(canvas):
+        for x in (72, 220, 370):
+            lines(canvas, [f"part {chr(97 + n)}{chr(97 + int(x) % 26)}, {n + 3}, {n + 9}" for n in range(20)], x=x)
+
+    document = drawn(tmp_path / "a.pdf", lambda canvas: lines(canvas, [FILLER]), index)
+    assert texts_of(document) == [FILLER]
+    assert document.notes == ("contents or an index on page 2 were left out",)
+
+
+SHORT = "The pump draws oil from the tank and delivers it to the valve block at forty"
+
+
+def test_a_note_at_the_side_does_not_break_into_the_lines_beside_it(tmp_path):
+    def page(canvas):
+        lines(canvas, ["The lift pump is", "fitted to the engine", "by four bolts."], x=72, y=688)
+        lines(canvas, [SHORT] * 8, x=190, y=700)
+
+    note = "The lift pump is fitted to the engine by four bolts."
+    text = texts_of(drawn(tmp_path / "a.pdf", page))
+    assert note in text
+    assert " ".join(part for part in text if part != note) == " ".join([SHORT] * 8)
+
+
+def test_headings_at_the_side_go_before_the_text_beside_them(tmp_path):
+    def page(canvas):
+        y = 700.0
+        for title in ["Lift pump", "Tilt pump", "Slew pump"]:
+            lines(canvas, [title], x=72, y=y, font="Helvetica-Bold")
+            y = lines(canvas, [SHORT] * 3 + ["bar."], x=190, y=y) - 14
+
+    document = drawn(tmp_path / "a.pdf", page)
+    text = " ".join([SHORT] * 3 + ["bar."])
+    assert texts_of(document) == ["Lift pump", text, "Tilt pump", text, "Slew pump", text]
+    assert [block.kind for block in document.blocks] == ["heading", "paragraph"] * 3

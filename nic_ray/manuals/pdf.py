@@ -70,6 +70,10 @@ def _document(
     from nic_ray.manuals.pdf_blocks import blocks_of_pages
     from nic_ray.manuals.pdf_margins import without_margins
 
+    if not pages:
+        raise InputError(
+            f"{name}: {_numbered(failed)} cannot be read; the file is damaged: copy it again, or leave it out"
+        )
     if not any(page.pieces for page in pages):
         raise InputError(f"{name}: {_without_text([page.number for page in pages])}")
     cleaned, repeated = without_margins(pages)

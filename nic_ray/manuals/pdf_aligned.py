@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nic_ray.manuals.pdf_columns import Line
-from nic_ray.manuals.pdf_lines import Piece
-from nic_ray.manuals.pdf_tables import TABLE, Table
+from nic_ray.manuals.pdf_lines import TABLE, Piece
+from nic_ray.manuals.pdf_tables import Table
 
 LEAST_ROWS = 3
 """Number of rows from which lines with gaps are a table."""
@@ -43,16 +43,19 @@ def aligned_tables(lines: Sequence[Line], count: int) -> tuple[list[Line], list[
 
 
 def _end_of_run(lines: Sequence[Line], start: int) -> int:
-    """The end of lines in one column that have gaps, or go on a cell of the line before."""
+    """The end of lines in one column that have gaps below one another, or go on a cell of the line before."""
     if len(lines[start].pieces) < 2 or _is_text(lines[start]):
         return start
+    pieces = list(lines[start].pieces)
+    second = lines[start].pieces[1].x0
     end = start + 1
-    while end < len(lines) and _is_next(lines[end - 1], lines[end]):
-        first = lines[start].pieces[1].x0
-        if len(lines[end].pieces) < 2 and lines[end].x0 < first - 2:
+    while end < len(lines) and _is_next(lines[end - 1], lines[end]) and not _is_text(lines[end]):
+        line = lines[end]
+        if len(line.pieces) < 2 and line.x0 < second - 2:
             break
-        if _is_text(lines[end]):
+        if len(_columns([*pieces, *line.pieces])) < len(_columns(pieces)):
             break
+        pieces += line.pieces
         end += 1
     return end
 
@@ -70,9 +73,6 @@ def _is_next(before: Line, line: Line) -> bool:
 def _table(run: Sequence[Line]) -> Table | None:
     """The table that lines make; None if their gaps do not stand below one another."""
     spans = _columns([piece for line in run for piece in line.pieces])
-    while len(spans) < 2 and len(run) > LEAST_ROWS:
-        run = run[:-1]
-        spans = _columns([piece for line in run for piece in line.pieces])
     if not 2 <= len(spans) <= MOST_COLUMNS:
         return None
     cells = [_cells(line, spans) for line in run]

@@ -10,10 +10,10 @@ from nic_ray.manuals.pdf_columns import Line, lines_in_order
 from nic_ray.manuals.pdf_contents import is_index, without_contents
 from nic_ray.manuals.pdf_headings import headings_by_looks, headings_by_outline, looks_of, without_numbers
 from nic_ray.manuals.pdf_hyphens import joined, vocabulary_of
-from nic_ray.manuals.pdf_lines import Piece
+from nic_ray.manuals.pdf_lines import TABLE, Piece
 from nic_ray.manuals.pdf_pages import Entry, Page
 from nic_ray.manuals.pdf_paragraphs import blocks_of
-from nic_ray.manuals.pdf_tables import TABLE, Table, heads_and_rows, tables_of
+from nic_ray.manuals.pdf_tables import Table, heads_and_rows, tables_of
 from nic_ray.manuals.table_rows import row_sentence
 
 

@@ -1,9 +1,12 @@
 """The reading order of a page: columns side by side, what stands across them, and notes at the side."""
 
+import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from nic_ray.manuals.pdf_lines import Piece
 from nic_ray.manuals.pdf_margins import Row, rows_of
@@ -18,7 +21,11 @@ LABEL = re.compile(r"\(?[0-9A-Za-z]{1,3}[.)]|[•●○▪■□▫◦‣⁃∙�
 """What stands before a step or an item."""
 LABEL_GAP = 4.0
 """Distance between a label and its line in the size of the line."""
-FIGURE = 6.0
+SIDE_WIDTH = 60.0
+"""Width in points that notes and headings in a margin have at least, with the gap to the text."""
+LINES_BESIDE = 3
+"""Number of lines of text for each note; fewer make it a table."""
+FIGURE = 5.0
 """Height of an empty band across a page, in the size of the text, from which a figure stands in it."""
 GUTTER = 0.8
 """Width of the gap between columns in the size of the text."""
@@ -99,7 +106,7 @@ def _columns(rows: Sequence[Row]) -> list[list[Row]]:
         return [list(rows)] if rows else []
     gutter = _best_gutter(rows)
     if gutter is None:
-        return [list(rows)]
+        return _with_side_notes(rows)
     found: list[list[Row]] = []
     plain = False
     for is_across, stretch in _stretches(rows, gutter):
@@ -112,6 +119,63 @@ def _columns(rows: Sequence[Row]) -> list[list[Row]]:
             found.append(list(stretch))
         plain = sides is None
     return found
+
+
+def _with_side_notes(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of one column, parted where a heading or note in the left margin goes before what stands beside it."""
+    edges: Counter[int] = Counter()
+    for piece in (piece for row in rows for piece in row.pieces):
+        edges[round(piece.x0 / 3) * 3] += len(piece.text)
+    edge, count = edges.most_common(1)[0]
+    size = statistics.median(row.pieces[-1].size for row in rows)
+    notes = {
+        index: tuple(p for p in row.pieces if p.x1 < edge - GUTTER * size and p.x0 < edge - SIDE_WIDTH)
+        for index, row in enumerate(rows)
+    }
+    notes = {index: pieces for index, pieces in notes.items() if pieces}
+    groups = _groups(rows, notes)
+    texts = [row for index, row in enumerate(rows) if len(notes.get(index, ())) < len(row.pieces)]
+    is_side = all(len(group) > 1 or all(p.bold for p in notes[group[0]]) for group in groups)
+    if not groups or not is_side or count < 0.5 * edges.total() or len(texts) < LINES_BESIDE * len(groups):
+        return [list(rows)]
+    return _parted(rows, notes, groups)
+
+
+def _groups(rows: Sequence[Row], notes: Mapping[int, tuple[Piece, ...]]) -> list[list[int]]:
+    """The places of notes, those together whose lines follow one another."""
+    groups: list[list[int]] = []
+    for index in notes:
+        last = rows[groups[-1][-1]].base if groups else 0.0
+        if groups and rows[index].base - last < 1.5 * notes[index][0].size:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _parted(
+    rows: Sequence[Row], notes: Mapping[int, tuple[Piece, ...]], groups: Sequence[Sequence[int]]
+) -> list[list[Row]]:
+    """Each group of notes as a column of its own, before the line that begins beside it or the next paragraph."""
+    texts = [
+        Row(rest) for i, row in enumerate(rows) if (rest := tuple(p for p in row.pieces if p not in notes.get(i, ())))
+    ]
+    gaps = [after.base - before.base for before, after in pairwise(texts)]
+    usual = statistics.median(gaps) if gaps else 0.0
+    begins = [
+        texts[0].base,
+        *(after.base for (_, after), gap in zip(pairwise(texts), gaps, strict=True) if gap > 1.25 * usual),
+    ]
+    found: list[list[Row]] = []
+    done = 0
+    for group in groups:
+        top = rows[group[0]].base
+        start = min((base for base in begins if base > top - usual / 2), default=math.inf)
+        end = next((i for i, row in enumerate(texts) if row.base >= start), len(texts))
+        found += [list(texts[done:end])] if end > done else []
+        found.append([Row(notes[index]) for index in group])
+        done = max(end, done)
+    return [*found, list(texts[done:])] if done < len(texts) else found
 
 
 def _best_gutter(rows: Sequence[Row]) -> float | None:
@@ -137,10 +201,13 @@ def _best_gutter(rows: Sequence[Row]) -> float | None:
 def _stretches(rows: Sequence[Row], gutter: float) -> list[tuple[bool, list[Row]]]:
     """Consecutive rows that stand across a gutter, and those that do not; a figure between rows parts them."""
     found: list[tuple[bool, list[Row]]] = []
+    bottom = 0.0
     for row in rows:
         across = any(piece.x0 < gutter and piece.x1 > gutter for piece in row.pieces)
-        near = bool(found) and row.base - found[-1][1][-1].base < FIGURE * row.pieces[0].size
-        if near and found[-1][0] == across:
+        top = min(piece.top for piece in row.pieces)
+        near = top - bottom < FIGURE * max(8.0, row.pieces[0].size)
+        bottom = max(bottom, *(piece.bottom for piece in row.pieces))
+        if found and near and found[-1][0] == across:
             found[-1][1].append(row)
         else:
             found.append((across, [row]))

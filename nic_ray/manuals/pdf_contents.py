@@ -11,6 +11,10 @@ LEADERS = re.compile(r"(\.\s?){4,}|…{2,}|(·\s?){4,}|_{5,}\s*\d+$")
 PAGE_NUMBER = re.compile(r"(?:^|(?<=[\s.…]))(?:\d+|[ivxlcdm]+|[A-Z]{1,2}-\d+|\d+-\d+)$", re.IGNORECASE)
 CONTENTS = re.compile(r"(table of )?contents|list of (figures|tables|listings|examples)|index", re.IGNORECASE)
 INDEX_ENTRY = re.compile(r"\D.{0,60},\s?\d{1,4}(, \d{1,4}|[-–]\d{1,4})*$")
+LEAST_LEADERS = 5
+"""Number of lines with leaders from which a page holds contents even without a title that says so."""
+NUMBERED_SHARE = 0.45
+"""Share of the lines of contents that end in a number; long entries take two lines."""
 LEAST_ENTRIES = 20
 """Number of entries from which a page is taken as one of an index."""
 INDEX_SHARE = 0.4
@@ -48,12 +52,12 @@ def _listed(lines: Sequence[Line], *, goes_on: bool) -> set[int]:
     first = next((index for index, line in enumerate(lines) if CONTENTS.fullmatch(line.text.strip(" .:"))), None)
     start = first or 0
     places = set(range(start, last + 1))
-    count = sum(numbered[start:])
-    if sum(leaders) >= 5 and count >= 0.45 * len(places):
+    count = sum(bool(PAGE_NUMBER.search(line.text)) and line.x1 > line.right - 3 for line in lines[start:])
+    is_sure = sum(leaders) >= LEAST_LEADERS or first is not None or goes_on
+    if is_sure and count >= max(3, NUMBERED_SHARE * len(places)):
         return places
-    if (first is not None or goes_on) and count >= 3 and count >= 0.45 * len(places):
-        return places
-    return _stretches(lines, leaders, numbered)
+    found = _stretches(lines, leaders, numbered)
+    return found | {first} if first is not None and found & {first + 1, first + 2} else found
 
 
 def _ends_in_page_number(line: Line) -> bool:

@@ -18,6 +18,10 @@ NUMBER = re.compile(
 )
 """The number of a heading: "3", "3.2", "A.1", "Chapter 4:"."""
 LETTER = re.compile(r"([A-Z])\s+(?=[A-Z0-9])")
+DOTTED = re.compile(r"\d{1,2}(\.\d{1,2}){1,4}\.?\s+[A-Z]")
+LEAST_PLAIN = 3
+"""Number of lines from which such as look like text but have a number, or capitals only, are headings."""
+LEAST_CAPITALS = 6
 DEPTH = re.compile(r"(?:[0-9]{1,3}|[A-Z])((?:\.[0-9]{1,3})*)\.?\s+\S")
 MOST_LINES = 4
 """Number of lines that a heading can have."""
@@ -202,7 +206,26 @@ def _candidates(lines: Sequence[Line], size: float, leading: float, known: Mappi
         if count and not covered & places and _is_heading(lines, index, count, size, leading):
             starts[index] = count
         index += max(count, 1)
+    plain_ones = [] if known else [index for index in range(len(lines)) if _is_plain_heading(lines, index, leading)]
+    if len(plain_ones) >= LEAST_PLAIN:
+        starts |= {index: 1 for index in plain_ones if index not in starts}
     return starts
+
+
+def _is_plain_heading(lines: Sequence[Line], index: int, leading: float) -> bool:
+    """Whether a line that looks like text is a heading by its number ("3.2 Lift pump") or its capitals."""
+    line = lines[index]
+    words = line.text.split()
+    if line.mono or line.bold or len(words) > MOST_BOLD_WORDS or SENTENCE_END.search(line.text):
+        return False
+    if NO_HEADING.match(line.text) or len(line.pieces) > 2 or not _stands_apart(lines, index, leading):
+        return False
+    letters = [c for c in line.text if c.isalpha()]
+    in_capitals = (
+        len(letters) >= LEAST_CAPITALS and line.text.isupper() and len(letters) > 0.7 * len(line.text) - len(words)
+    )
+    is_short = line.x1 - line.left < 0.75 * (line.right - line.left)
+    return is_short and (in_capitals or bool(DOTTED.match(line.text)))
 
 
 def _lines_alike(lines: Sequence[Line], index: int, size: float) -> int:
@@ -213,7 +236,10 @@ def _lines_alike(lines: Sequence[Line], index: int, size: float) -> int:
     if line.size < LARGER * size and not (line.bold and line.size >= 0.88 * size):
         return 0
     count = 1
+    is_numbered = NUMBER.match(line.text) is not None
     while index + count < len(lines) and _goes_on(lines[index + count - 1], lines[index + count]):
+        if is_numbered and NUMBER.match(lines[index + count].text):
+            break
         count += 1
     return count
 
@@ -225,7 +251,8 @@ def _is_heading(lines: Sequence[Line], index: int, count: int, size: float, lead
     if count > MOST_LINES:
         return False
     if lines[index].size >= LARGER * size:
-        return words <= MOST_WORDS
+        is_sentence = words > MOST_BOLD_WORDS / 2 and (text[0].islower() or SENTENCE_END.search(text))
+        return words <= MOST_WORDS and not is_sentence
     if SENTENCE_END.search(text) or text[:1].islower() or not _stands_apart(lines, index, leading):
         return False
     return words <= (MOST_WORDS if NUMBER.match(text) else MOST_BOLD_WORDS)
@@ -235,7 +262,7 @@ def _goes_on(before: Line, line: Line) -> bool:
     """Whether a line is the next one of the same heading."""
     near = 0 < line.base - before.base < 1.5 * line.size
     same = style_of(before) == style_of(line) and before.page == line.page and before.column == line.column
-    return near and same and not NUMBER.match(line.text)
+    return near and same
 
 
 def _stands_apart(lines: Sequence[Line], index: int, leading: float) -> bool:

@@ -1,13 +1,22 @@
 """Characters of a page joined into pieces of text: words in a row, without the wide gaps that part columns."""
 
+import math
 import re
+import statistics
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+TABLE = "\0"
+"""Begins the text of a piece that stands in the place of a table; no text of a page begins so."""
 WORD_GAP = 0.16
 """Gap between two characters, in their size, from which they are parts of two words."""
+SPREAD = 0.1
+"""Median gap between characters in their size, from which a text is set with its letters apart."""
+LEAST_SPREAD = 8
+"""Number of gaps from which their median tells anything."""
 PIECE_GAP = 1.05
 """Gap in their size from which they are parts of two pieces."""
 SUPERSCRIPTS = str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁿ")
@@ -81,8 +90,16 @@ class _Run:
     count: int = 0
     spaced: bool = False
     """Whether a space follows."""
+    sizes: Counter[float] = field(default_factory=Counter)
+    """How many of its characters have each size."""
+    gaps: list[float] = field(default_factory=list)
+    """The gap before each of its characters in their size; infinite where the file has a space."""
 
     def add(self, character: Character) -> None:
+        gap = (character.x0 - self.x1) / character.size if self.count else 0.0
+        self.gaps += [math.inf if self.spaced else gap, *[0.0] * (len(character.text) - 1)]
+        self.spaced = False
+        self.sizes[character.size] += 1
         self.text += character.text
         self.x1, self.last = max(self.x1, character.x1), character.x0
         self.top, self.bottom = min(self.top, character.top), max(self.bottom, character.bottom)
@@ -122,16 +139,22 @@ def _runs(characters: Iterable[Character], walls: list[tuple[float, float, float
         if text < " " and text != "\x02":
             continue
         if run is not None and _follows(run, character, walls):
-            gap = character.x0 - run.x1
-            if run.spaced or gap > WORD_GAP * character.size:
-                run.text += " "
-                run.spaced = False
             run.add(character)
             continue
         run = _Run("", character.x0, character.x1, character.top, character.bottom, character.base, character.size)
         run.add(character)
         runs.append(run)
+    for run in runs:
+        run.text = _with_spaces(run)
     return runs
+
+
+def _with_spaces(run: _Run) -> str:
+    """The text of a run with spaces where its gaps are wide; between letters that are all set apart, wider ones."""
+    inner = [gap for gap in run.gaps[1:] if gap < math.inf]
+    usual = statistics.median(inner) if len(inner) >= LEAST_SPREAD else 0.0
+    widest = usual + WORD_GAP if usual > SPREAD else WORD_GAP
+    return "".join(f" {c}" if gap > widest else c for c, gap in zip(run.text, run.gaps, strict=True))
 
 
 def _follows(run: _Run, character: Character, walls: list[tuple[float, float, float]]) -> bool:
@@ -176,6 +199,7 @@ def _append(left: _Run, right: _Run) -> None:
     left.x1 = max(left.x1, right.x1)
     if right.count > left.count:
         left.size, left.base = right.size, right.base
+    left.sizes += right.sizes
     left.top, left.bottom = min(left.top, right.top), max(left.bottom, right.bottom)
     left.bold += right.bold
     left.mono += right.mono
@@ -186,7 +210,8 @@ def _append(left: _Run, right: _Run) -> None:
 def _piece(run: _Run) -> Piece:
     text = unicodedata.normalize("NFC", " ".join(run.text.translate(LIGATURES).split()))
     half = run.count / 2
-    return Piece(text, run.x0, run.x1, run.top, run.bottom, run.base, run.size, run.bold > half, run.mono > half)
+    size = run.sizes.most_common(1)[0][0]
+    return Piece(text, run.x0, run.x1, run.top, run.bottom, run.base, size, run.bold > half, run.mono > half)
 
 
 LIGATURES = str.maketrans(

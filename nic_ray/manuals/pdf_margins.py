@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from nic_ray.manuals.pdf_lines import Piece
+from nic_ray.manuals.pdf_lines import TABLE, Piece
 from nic_ray.manuals.pdf_pages import Page
 
 OUTERMOST = 3
@@ -16,7 +16,7 @@ LEAST_PAGES = 3
 """Number of pages from which a text in the same place is taken as repeated."""
 MARGIN = 0.17
 """Share of the height of a page, at its top and at its bottom, in which headers and footers are sought."""
-WATERMARK_SHARE = 0.5
+WATERMARK_SHARE = 0.4
 """Share of the pages on which the same text in the same place is a watermark, wherever it stands."""
 HEADER_SHARE = 0.4
 """Share of the pages with a row at the same height from which its texts may differ from chapter to chapter."""
@@ -24,6 +24,8 @@ LARGEST_HEADER = 1.1
 """Size of a header in the size of the text, above which it is a heading unless its text repeats."""
 HEADING_SHARE = 0.6
 """Share of the pages from which a repeated row is a header although it looks like a heading."""
+NUMBER_SHARE = 0.3
+"""Share of the pages with a number at the same height from which it is that of the page, such as "3-12"."""
 APART = 1.6
 """Distance from row to row in their size, from which a header stands apart from the text."""
 SET_APART = 2.0
@@ -69,7 +71,8 @@ def rows_of(pieces: Sequence[Piece]) -> list[Row]:
     rows: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda piece: piece.base):
         smaller, larger = sorted((piece.size, rows[-1][0].size)) if rows else (0.0, 0.0)
-        if rows and piece.base - rows[-1][0].base <= 0.3 * min(larger, 2 * smaller):
+        apart = not rows or TABLE in (piece.text[:1], rows[-1][0].text[:1])
+        if not apart and piece.base - rows[-1][0].base <= 0.3 * min(larger, 2 * smaller):
             rows[-1].append(piece)
         else:
             rows.append([piece])
@@ -169,6 +172,8 @@ def _repeated(entries: Sequence[_Outer], pages: int, size: float) -> list[_Outer
     def belongs_to_none(entry: _Outer) -> bool:
         text = _normal(entry.row.text)
         if ROMAN.fullmatch(entry.row.text) and len(entry.row.text) < 7:
+            return True
+        if not text.strip("# -–|/.") and entry.is_apart and len(places[text]) >= max(least, NUMBER_SHARE * pages):
             return True
         if text.strip("# -–|/.") and _is_often(places[text], pages, entry, size):
             return True

@@ -9,11 +9,11 @@ from nic_ray.manuals.blocks import Block, Kind
 from nic_ray.manuals.pdf_columns import Line
 from nic_ray.manuals.pdf_headings import Heading
 from nic_ray.manuals.pdf_hyphens import join_two, joined
-from nic_ray.manuals.pdf_tables import TABLE
+from nic_ray.manuals.pdf_lines import TABLE
 
 BULLET = re.compile(r"(?:[•●○▪■□▫◦‣⁃∙·❖➢➤►▶✓✔–—*o]|-)\s+(?=\S)")
 STEP = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)]\s+(?=\S)")
-LONE_BULLET = re.compile(r"[•●○▪■□▫◦‣⁃∙·❖➢➤►▶]")
+LONE_BULLET = re.compile(r"[•●○▪■□▫◦‣⁃∙❖➢➤►▶](\s|$)")
 WARNING = re.compile(r"(?:[⚠!△▲]\s*)?(warning|caution|danger|notice|attention)\b\s*[:!.–—-]*", re.IGNORECASE)
 LABEL = re.compile(
     r"(?:[⚠!△▲ℹ]\s*)?(warning|caution|danger|notice|attention|note|tip|important|hint)\s*[:!.]?", re.IGNORECASE
@@ -82,9 +82,11 @@ def _drafts(lines: Sequence[Line], headings: Mapping[int, Heading], leading: flo
 def _kind_of(line: Line) -> Kind:
     if line.text.startswith(TABLE):
         return "row"
+    if LONE_BULLET.match(line.text):
+        return "item"
     if line.mono:
         return "paragraph"
-    if BULLET.match(line.text) or LONE_BULLET.fullmatch(line.text):
+    if BULLET.match(line.text):
         return "item"
     if STEP.match(line.text):
         return "step"
@@ -103,7 +105,7 @@ def _belongs(draft: _Draft, line: Line, leading: float) -> bool:
     if gap > APART * max(usual, leading if abs(line.size - last.size) < 0.3 else usual):
         return line.mono and last.mono and gap < 2.5 * leading
     if line.mono:
-        return True
+        return _kind_of(line) == "paragraph"
     if abs(line.size - last.size) > 0.12 * last.size or (
         last.bold and not line.bold and len(draft.lines) == 1 and _is_short(last)
     ):

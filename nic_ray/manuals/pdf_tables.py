@@ -12,8 +12,6 @@ MOST_RULES = 600
 LARGEST_CELL = 0.5
 """Share of the pieces of a page from which a cell is a frame around the page and no cell."""
 MOST_HEAD_WORDS = 6
-TABLE = "\0"
-"""Begins the text of a line that stands in the place of a table."""
 TOLERANCE = 3.0
 """Distance in points up to which rules meet."""
 
