@@ -18,6 +18,8 @@ NUMBER = re.compile(
 )
 """The number of a heading: "3", "3.2", "A.1", "Chapter 4:"."""
 LETTER = re.compile(r"([A-Z])\s+(?=[A-Z0-9])")
+ROMAN = re.compile(r"^[IVXLC]+[.:]?\s+")
+"""The number of a part in an outline ("II Usage"), which the page has in a line of its own ("Part II")."""
 DOTTED = re.compile(r"\d{1,2}(\.\d{1,2}){1,4}\.?\s+[A-Z]")
 LEAST_PLAIN = 3
 """Number of lines from which such as look like text but have a number, or capitals only, are headings."""
@@ -74,8 +76,11 @@ def without_numbers(headings: Mapping[int, Heading]) -> dict[int, Heading]:
 
 def plain(title: str) -> str:
     """A title as it is compared: letters and digits only, small, without its number."""
-    text = unicodedata.normalize("NFKC", without_number(title)).casefold()
-    return "".join(c for c in text if c.isalnum())
+    return _letters(without_number(title))
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def style_of(line: Line) -> tuple[float, bool]:
@@ -107,10 +112,11 @@ def _find(
     lines: Sequence[Line], near: Sequence[int], entry: Entry, taken: Mapping[int, Heading]
 ) -> tuple[int, int] | None:
     """Place and number of lines of the heading that an entry names."""
-    wanted = plain(entry.title)
+    wanted = dict.fromkeys((plain(entry.title), _letters(entry.title), plain(ROMAN.sub("", entry.title))))
     matches = []
     for index in near:
-        count = _lines_with(lines, index, wanted) if index not in taken else 0
+        counts = (_lines_with(lines, index, title) for title in wanted if title) if index not in taken else ()
+        count = max(counts, default=0)
         if count:
             line = lines[index]
             far = abs(line.base - entry.top) if entry.top is not None and line.page == entry.page else 0.0
