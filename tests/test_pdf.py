@@ -335,11 +335,11 @@ def test_a_row_of_a_table_is_a_sentence_and_the_next_page_has_the_same_heads(tmp
         lambda canvas: grid(canvas, [["Steer", "35 bar", "MP5"], ["Brake", "30 bar", "MP6"]], 700, head=False),
     )
     assert texts_of(document, "row") == [
-        "Item: Lift; pump pressure: 45 bar; test point: MP2.",
-        "Item: Tilt; pump pressure: 40 bar; test point: MP3.",
-        "Item: Slew; test point: MP4.",
-        "Item: Steer; pump pressure: 35 bar; test point: MP5.",
-        "Item: Brake; pump pressure: 30 bar; test point: MP6.",
+        "Item: Lift; Pump pressure: 45 bar; Test point: MP2.",
+        "Item: Tilt; Pump pressure: 40 bar; Test point: MP3.",
+        "Item: Slew; Test point: MP4.",
+        "Item: Steer; Pump pressure: 35 bar; Test point: MP5.",
+        "Item: Brake; Pump pressure: 30 bar; Test point: MP6.",
     ]
 
 
@@ -545,9 +545,9 @@ def test_a_table_without_rules_is_rows(tmp_path):
 
     document = drawn(tmp_path / "a.pdf", page)
     assert texts_of(document, "row") == [
-        "Item: Lift; pressure: 45 bar; test point: MP2.",
-        "Item: Tilt; pressure: 40 bar; test point: MP3.",
-        "Item: Slew; test point: MP4.",
+        "Item: Lift; Pressure: 45 bar; Test point: MP2.",
+        "Item: Tilt; Pressure: 40 bar; Test point: MP3.",
+        "Item: Slew; Test point: MP4.",
     ]
     assert texts_of(document)[-1] == FILLER
 

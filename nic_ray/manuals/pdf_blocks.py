@@ -14,7 +14,7 @@ from nic_ray.manuals.pdf_lines import TABLE, Piece
 from nic_ray.manuals.pdf_pages import Entry, Page
 from nic_ray.manuals.pdf_paragraphs import blocks_of
 from nic_ray.manuals.pdf_tables import Table, heads_and_rows, tables_of
-from nic_ray.manuals.table_rows import row_sentence
+from nic_ray.manuals.rows import row_sentences
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _goes_on(before: Table, table: Table) -> bool:
 
 
 def _row_blocks(heads: Sequence[str], rows: Sequence[Sequence[str]], page: int, words: Counter[str]) -> Iterator[Block]:
-    for row in rows:
-        sentence = row_sentence(heads, [joined(cell.split("\n"), words) for cell in row])
-        if sentence:
-            yield Block("row", sentence, page=page)
+    grid = [[joined(cell.split("\n"), words) for cell in row] for row in ([heads, *rows] if any(heads) else rows)]
+    width = max(map(len, grid), default=0)
+    whole = [[*row, *[""] * (width - len(row))] for row in grid]
+    yield from (Block("row", sentence, page=page) for sentence in row_sentences(whole, int(any(heads))))
