@@ -36,6 +36,9 @@ def main(
     budget_tokens: Annotated[int | None, typer.Option(min=1, help="at most this many tokens")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="its calls on their way at once")] = 4,
     device: options.Device = "auto",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose nodes make questions by rules, instead of RAY_ADDRESS")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file of --out")] = False,
 ) -> None:
     """Make questions from titles, sentences, terms and shop words of sections, or have a language model write them.
@@ -47,29 +50,31 @@ def main(
     not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
+    from nic_ray.manuals.processes import one_by_one
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
     from nic_ray.questions.making import keep_good, read_all_sections, refuse_place, write_made
     from nic_ray.questions.rules import ask_by_rules
     from nic_ray.questions.spending import Budget
-    from nic_ray.questions.written import ask_writer, writer_of
+    from nic_ray.questions.written import Limits, ask_writer, writer_of
+    from nic_ray.search.tasks import on_cluster
 
     refuse_place(out, overwrite=overwrite)
-    budget = Budget(budget_calls, budget_tokens)
-    writer = writer_of(
-        llm, llm_model, seed=seed, concurrency=concurrency, answer_tokens=llm_answer_tokens, budget=budget
-    )
-    place = pick_device(device, "--device")
-    read, terms = read_all_sections(sections), read_glossary(glossary) if glossary else {}
-    encoder = load(model)
-    written = [] if writer is None else [*ask_writer(writer, read, out, per_section=per_section)]
+    limits = Limits(concurrency, llm_answer_tokens, Budget(budget_calls, budget_tokens))
+    writer, place = writer_of(llm, llm_model, limits, seed=seed), pick_device(device, "--device")
+    read, terms, encoder = read_all_sections(sections), read_glossary(glossary) if glossary else {}, load(model)
+    if writer is not None:
+        questions = ask_writer(writer, read, out, per_section=per_section)
+    else:
+        with (
+            on_cluster(address, []) as run,
+            view(quiet=False) as shown,
+            shown.work("making questions", len(read)) as done,
+        ):
+            questions = ask_by_rules(read, terms, seed=seed, language=language, run=run or one_by_one, done=done)
     with view(quiet=False) as shown:
-        with shown.work("making questions", len(read)) as done:
-            rules = ask_by_rules(read, terms, seed=seed, language=language, done=done) if writer is None else []
-        made = keep_good(
-            written or rules, read, encoder, per_section=per_section, judge=judge, device=place, view=shown
-        )
+        made = keep_good(questions, read, encoder, per_section=per_section, judge=judge, device=place, view=shown)
     write_made(made, read, out)
 
 

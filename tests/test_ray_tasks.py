@@ -10,8 +10,14 @@ import pytest
 
 from nic_ray.manuals.extraction import extract_sections
 from nic_ray.manuals.processes import one_by_one
+from nic_ray.manuals.sections import read_sections
+from nic_ray.questions.rules import ask_by_rules
 from nic_ray.search.tasks import as_tasks, on_cluster
-from tests.rendered_manuals import WRITERS, reference_manual
+from tests.rendered_manuals import REFERENCE, WRITERS, reference_manual
+
+
+def manual_of(domain: str) -> Path:
+    return REFERENCE / f"{domain}.manual.jsonl"
 
 
 def test_without_an_address_there_is_no_cluster(monkeypatch):
@@ -32,6 +38,14 @@ def test_tasks_give_the_sections_that_one_process_gives(local_cluster, tmp_path)
     assert written[0].read_bytes() == written[1].read_bytes()
     assert [outcome.title for outcome in there.outcomes] == [outcome.title for outcome in here.outcomes]
     assert len(there.sections) > 100
+
+
+@pytest.mark.ray
+def test_tasks_make_the_questions_that_one_process_makes(local_cluster):
+    sections = [section for domain in ("hvac", "radar") for section in read_sections(manual_of(domain))[:20]]
+    here = ask_by_rules(sections, {}, seed=3)
+    assert ask_by_rules(sections, {}, seed=3, run=as_tasks) == here
+    assert {question.section for question in here} == set(range(40))
 
 
 @pytest.mark.ray

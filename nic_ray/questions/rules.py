@@ -1,5 +1,6 @@
 """Questions of sections without a language model: by the type of the title, from sentences, terms and shop words."""
 
+import functools
 import hashlib
 import random
 from collections import Counter, defaultdict
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nic_ray.dataset.broken import why_broken
+from nic_ray.errors import RunError
+from nic_ray.manuals.processes import Run, one_by_one
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
@@ -59,6 +62,7 @@ def ask_by_rules(
     *,
     seed: int,
     language: str = "en",
+    run: Run = one_by_one,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[Question]:
     """Make questions of sections; there may be more than are wanted, the better ones of each section and kind first.
@@ -69,7 +73,11 @@ def ask_by_rules(
         glossary: shop words by domain; may be empty.
         language: of the sections, such as "en"; in others than English there are questions of titles, keywords and
             spelling mistakes only.
+        run: how documents are worked on: here, or as tasks of a cluster.
         done: called with the number of further sections done.
+
+    Raises:
+        RunError: the process of a document died.
     """
     known = _Known(
         names=names_in([section.text for section in sections]),
@@ -79,8 +87,26 @@ def ask_by_rules(
         titles=refused_titles(sections),
         english=language.split("-")[0].lower() == "en",
     )
-    questions = []
+    documents = defaultdict[tuple[str, str], list[tuple[int, Section]]](list)
     for number, section in enumerate(sections):
+        documents[section.domain, section.document].append((number, section))
+    questions = list[Question]()
+    for _, found in run(functools.partial(_of_document, known, seed), [*documents.values()], _died):
+        questions += found.questions
+        done(found.sections)
+    return sorted(questions, key=lambda each: each.section)
+
+
+@dataclass(frozen=True)
+class _Found:
+    sections: int
+    questions: list[Question]
+
+
+def _of_document(known: _Known, seed: int, document: Sequence[tuple[int, Section]]) -> _Found:
+    """Make the questions of the sections of a document, which are given with their numbers."""
+    questions = []
+    for number, section in document:
         rng = random.Random(f"{seed} {hashlib.sha256(section.passage.encode()).hexdigest()}")
         seen = set[str]()
         for draft in _of_section(section, known, rng):
@@ -88,8 +114,11 @@ def ask_by_rules(
             if 2 <= len(query.split()) <= _LONGEST and query.lower() not in seen:
                 seen.add(query.lower())
                 questions.append(Question(query, draft.kind, number, draft.text))
-        done(1)
-    return questions
+    return _Found(len(document), questions)
+
+
+def _died(document: Sequence[tuple[int, Section]]) -> _Found:
+    raise RunError(f"{document[0][1].document}: the process that made its questions died; start again")
 
 
 def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator[Draft]:

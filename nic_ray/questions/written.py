@@ -25,35 +25,49 @@ class Writer:
     budget: Budget
 
 
-def writer_of(
-    llm: str | None, llm_model: str | None, *, seed: int, concurrency: int, answer_tokens: int | None, budget: Budget
-) -> Writer | None:
+@dataclass(frozen=True)
+class Limits:
+    """What a language model may cost at once, for an answer and in a run."""
+
+    concurrency: int
+    """Number of requests that are on their way at once."""
+    answer_tokens: int | None
+    """Number of tokens after which an answer is cut off; None for enough for the questions."""
+    budget: Budget
+    """What a run may cost."""
+
+
+def writer_of(llm: str | None, llm_model: str | None, limits: Limits, *, seed: int) -> Writer | None:
     """Return the language model that options name; None if they name none.
 
     Args:
         llm: the endpoint's address, of `--llm`.
         llm_model: the model's name there, of `--llm-model`.
+        limits: what it may cost.
         seed: is sent to the model.
-        concurrency: number of requests that are on their way at once.
-        answer_tokens: number of tokens after which an answer is cut off; None for enough for the questions.
-        budget: what a run may cost.
 
     Raises:
         InputError: only one of the two is named, a budget has nothing to limit, or the address or key is unusable.
     """
     if llm is None:
-        if llm_model is not None or budget != Budget():
+        if llm_model is not None or limits.budget != Budget():
             named = "--llm-model" if llm_model is not None else "--budget-calls and --budget-tokens"
             raise InputError(f"{named}: name the endpoint too, with --llm URL; without it questions are made by rules")
         return None
     if llm_model is None:
         raise InputError("--llm: name the model too, with --llm-model, as the endpoint calls it")
-    url, key = checked_url(llm), key_in(os.environ)
-    endpoint = Endpoint(url, llm_model, key, seed=seed, concurrency=concurrency, answer_tokens=answer_tokens)
-    return Writer(endpoint, budget)
+    endpoint = Endpoint(
+        checked_url(llm),
+        llm_model,
+        key_in(os.environ),
+        seed=seed,
+        concurrency=limits.concurrency,
+        answer_tokens=limits.answer_tokens,
+    )
+    return Writer(endpoint, limits.budget)
 
 
-def ask_writer(writer: Writer, sections: Sequence[Section], out: Path, *, per_section: int) -> tuple[Question, ...]:
+def ask_writer(writer: Writer, sections: Sequence[Section], out: Path, *, per_section: int) -> list[Question]:
     """Ask a language model about all sections in their own language, and say how far it is and what became of them.
 
     Answers are kept beside `out`, so that none is paid for twice.
@@ -78,4 +92,4 @@ def ask_writer(writer: Writer, sections: Sequence[Section], out: Path, *, per_se
         )
     for line in summary_of(asked, sections, kept):
         console.say(line)
-    return asked.questions
+    return [*asked.questions]

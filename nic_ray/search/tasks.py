@@ -53,7 +53,10 @@ def as_tasks(
     """Run a function as Ray tasks of one CPU each; see `processes.Run`. An exception of the function is raised here."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
+    @ray.remote(num_cpus=1, max_retries=RETRIES)
+    def task(given: Input) -> Result:  # what the function is bound to is sent once, not with every input
+        return function(given)
+
     cpus = int(ray.cluster_resources().get("CPU", 1))
     left, running = enumerate(inputs), dict[ray.ObjectRef, int]()
     while True:
