@@ -287,8 +287,10 @@ class _Frame:
 def _placed(text: str, box: _Box, look: _Look, frame: _Frame) -> Character:
     x0, y0 = frame.place(box[0], box[1])
     x1, y1 = frame.place(box[2], box[3])
-    _, base = frame.place(box[4], box[5])
-    return Character(text, min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1), base, look.size, look.bold, look.mono)
+    origin, base = frame.place(box[4], box[5])
+    left, right = min(x0, x1), max(x0, x1)
+    left = min(max(left, origin), right)  # an italic "f" hangs over the space before it
+    return Character(text, left, right, min(y0, y1), max(y0, y1), base, look.size, look.bold, look.mono)
 
 
 def _drawn(page: pypdfium2.PdfPage, frame: _Frame) -> tuple[list[Rule], float]:
