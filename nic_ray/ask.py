@@ -50,7 +50,7 @@ def main(
     not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
-    from nic_ray.manuals.processes import one_by_one
+    from nic_ray.manuals.parallel import one_by_one
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary

@@ -388,7 +388,10 @@ def test_a_budget_of_calls_is_never_exceeded_and_the_same_command_goes_on(tmp_pa
         assert (len(recorded.asked), asked.calls, asked.unasked) == (5, 5, tuple(range(5, 12)))
         assert len(asked.questions) == 50
         (line,) = [line for line in summary_of(asked, SECTIONS, tmp_path) if "budget" in line]
-        assert "7 sections are left, from line 6 (Pump manual > Heading05); the same command goes on" in line
+        assert (
+            "7 sections are left, from line 6 (Pump manual > Heading05); the same command with --overwrite goes on"
+            in line
+        )
         rest = ask(endpoint, tmp_path, budget=Budget(calls=7))
     assert (rest.cached, rest.calls, rest.unasked, len(rest.questions)) == (5, 7, (), 120)
     assert sorted(recorded.sections) == HEADINGS

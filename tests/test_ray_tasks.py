@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nic_ray.manuals.extraction import extract_sections
-from nic_ray.manuals.processes import one_by_one
+from nic_ray.manuals.parallel import one_by_one
 from nic_ray.manuals.sections import read_sections
 from nic_ray.questions.rules import ask_by_rules
 from nic_ray.search.tasks import as_tasks, on_cluster

@@ -8,7 +8,7 @@ import pytest
 
 from nic_ray.manuals.extraction import extract_sections
 from nic_ray.manuals.packing import MOST
-from nic_ray.manuals.processes import one_by_one
+from nic_ray.manuals.parallel import one_by_one
 from nic_ray.words import count_words
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -21,7 +21,7 @@ from nic_ray.errors import InputError
 from nic_ray.manuals import readers
 from nic_ray.manuals.extraction import extract_sections
 from nic_ray.manuals.folder import find_manuals
-from nic_ray.manuals.processes import in_processes, one_by_one
+from nic_ray.manuals.parallel import in_processes, one_by_one
 from nic_ray.manuals.sections import read_sections
 from tests.rendered_manuals import WRITERS, reference_manual
 
@@ -320,7 +320,7 @@ def test_processes_give_what_one_gives_and_outlive_one_that_dies():
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = (
         "import os, sys, time\n"
-        "from nic_ray.manuals.processes import in_processes\n"
+        "from nic_ray.manuals.parallel import in_processes\n"
         "import test_sections_command as here\n"
         "if __name__ == '__main__':\n"
         "    for number, pid in in_processes(here._own_pid, [''], lambda _: -1):\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from nic_ray import progress
 from nic_ray.errors import InputError
 from nic_ray.manuals.folder import DomainFrom, Found, find_manuals
-from nic_ray.manuals.processes import Run, in_processes, one_by_one
+from nic_ray.manuals.parallel import Run, in_processes, one_by_one
 from nic_ray.manuals.reading import Job, Outcome, read_manual
 from nic_ray.manuals.repeated import Repeated, kept_once
 from nic_ray.manuals.sections import Section, write_sections

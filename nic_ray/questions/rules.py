@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.errors import RunError
-from nic_ray.manuals.processes import Run, one_by_one
+from nic_ray.manuals.parallel import Run, one_by_one
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nic_ray.manuals.processes import Run
+from nic_ray.manuals.parallel import Run
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ def on_cluster(address: str | None, shared: Sequence[Path]) -> Iterator[Run | No
 def as_tasks(
     function: Callable[[Input], Result], inputs: Sequence[Input], died: Callable[[Input], Result], /
 ) -> Iterator[tuple[int, Result]]:
-    """Run a function as Ray tasks of one CPU each; see `processes.Run`. An exception of the function is raised here."""
+    """Run a function as Ray tasks of one CPU each; see `parallel.Run`. An exception of the function is raised here."""
     import ray
 
     @ray.remote(num_cpus=1, max_retries=RETRIES)

@@ -1,6 +1,6 @@
 """Seconds and peak memory of reading PDFs, and what they come to for 1,000 pages.
 
-    python benchmarks/pdf_pages.py MANUAL.pdf [...] [--json]
+    python benchmarks/pdf_speed.py MANUAL.pdf [...] [--json]
 
 Every file is read by a process of its own, one after the other. Memory is the largest resident set of that process,
 Python and the libraries included.
