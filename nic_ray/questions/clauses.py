@@ -105,6 +105,8 @@ def _follows_verb(verb: str, rest: Sequence[str]) -> bool:
     first = rest[0].lower()
     if first in DETERMINERS or first in PRONOUNS or first in ("that", "whether") or first in NUMBER_WORDS:
         return True
+    if first in ("and", "or") and (rest[1:2] == [] or rest[1].lower() not in VERBS or rest[2:3] in ([], ["of"], [","])):
+        return False  # "oil and filter of the transmission"
     for token in rest[:7]:
         if token in ",;:" or token.lower() in SUBORDINATORS | {"that", "so"}:
             break
@@ -274,7 +276,7 @@ def _is_subject(subject: Sequence[str]) -> bool:
         return False
     if small[0] in VERBS and len(small) > 1 and small[1] in DETERMINERS | PREPOSITIONS:
         return False
-    if small[-1] in PREPOSITIONS | {"and", "or"} or (
+    if small[-1] in PREPOSITIONS | _ADVERBS | {"and", "or"} or (
         small[-1].endswith("ly") and small[-1] not in ("assembly", "supply")
     ):
         return False

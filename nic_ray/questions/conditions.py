@@ -22,6 +22,10 @@ _SOUND = frozenset(
     parked stationary lit reached removed installed fitted complete completed finished done
     """.split()
 )
+_HARM = frozenset("injury injuries death burns frostbite suffocation harm poisoning".split())
+"""What warnings warn of: nobody asks what causes it."""
+_COMPARING = frozenset("larger smaller greater higher bigger longer shorter more less".split())
+"""Words that refer to a value that was named before."""
 _MEANS = {
     "indicates": "does",
     "indicate": "do",
@@ -30,6 +34,8 @@ _MEANS = {
     "suggests": "does",
     "suggest": "do",
 }
+_SHORT_SIGN = 3
+"""Words of a sign that says little alone: "a slow drip"."""
 _POINTS = {"points": "does", "point": "do"}
 
 
@@ -115,18 +121,19 @@ def from_meaning(clause: Sequence[str], source: str, rng: random.Random, names: 
             or "," in sign
             or ":" in sign
             or not without_pronouns(sign)
+            or _COMPARING & set(sign)
             or order_of(sign)
             or is_clause(sign)
         ):
             return
         case = joined([lowered(sign[0], names), *sign[1:]])
         verb = {"points": "point to", "point": "point to"}.get(word, word.rstrip("s") if helper == "does" else word)
-        yield Draft(question(f"what {helper} {case} {verb}"), "symptom", source)
-        yield Draft(
-            rng.choice([f"{case}, what is wrong?", f"{case}, what does that mean?", f"{case}, what is the cause?"]),
-            "symptom",
-            source,
-        )
+        short = len(sign) <= _SHORT_SIGN
+        yield Draft(question(f"what {helper} {case} {verb}"), "symptom", source, needs_topic=short)
+        asked = [f"{case}, what does that mean?"]
+        if not _SOUND & {meant.lower() for meant in clause[place + 1 :]}:
+            asked += [f"{case}, what is wrong?", f"{case}, what is the cause?"]
+        yield Draft(rng.choice(asked), "symptom", source, needs_topic=short)
         return
 
 
@@ -163,6 +170,7 @@ def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: fr
             or {"to"} & set(effect)
             or effect[0] in FINITE
             or effect[-1].lower() in PREPOSITIONS
+            or _HARM & {word.lower() for word in effect}
         ):
             return
         case = joined([lowered(effect[0], names), *effect[1:]])

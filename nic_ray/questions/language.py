@@ -6,7 +6,7 @@ from collections.abc import Sequence
 DETERMINERS = frozenset("the a an both all each every any either neither no its your our their another".split())
 PRONOUNS = frozenset(
     "it they them he she we us this these that those there here such one ones former latter itself themselves which "
-    "who whose what its their otherwise so".split()
+    "who whose what its their otherwise so nearby elsewhere thereafter afterwards afterward".split()
 )
 PREPOSITIONS = frozenset(
     "about above across after against along among around at before behind below beneath beside besides between beyond "

@@ -2,12 +2,14 @@
 
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.manuals.sections import Section
+from nic_ray.questions.cells import from_row
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
 from nic_ray.questions.draft import Draft
@@ -20,7 +22,8 @@ from nic_ray.questions.purposes import from_purpose
 from nic_ray.questions.question import Question
 from nic_ray.questions.statements import WHETHER, from_statement
 from nic_ray.questions.steps import from_orders
-from nic_ray.questions.titles import Title, fold, from_title, name_of, read_title, refused_titles, topic_of
+from nic_ray.questions.titles import Title, fold, from_title, name_of, read_title, refused_titles
+from nic_ray.questions.topics import is_part, topics_of
 from nic_ray.questions.typos import with_typos
 from nic_ray.words import words
 
@@ -38,6 +41,8 @@ _SPOKEN = 0.35
 _SPOKEN_SYMPTOMS = 0.6
 """Shares of shop questions and of symptoms in which words of manuals become everyday words."""
 _MOST_KEYWORDS = 7
+_NAMING = re.compile(r"\w{4,}")
+"""Words of a title that name something, not "of" and "the"."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,6 @@ class _Known:
     """All words of the texts."""
     terms: Terms
     swaps: Mapping[str, Swaps]
-    titles: Mapping[str, str]
     english: bool
 
 
@@ -76,14 +80,18 @@ def ask_by_rules(
         vocabulary=frozenset(word for section in sections for word in words(section.text)),
         terms=count_terms(sections),
         swaps={domain: swaps_of(terms) for domain, terms in glossary.items()},
-        titles=refused_titles(sections),
         english=language.split("-")[0].lower() == "en",
     )
+    refused = refused_titles(sections)
+    titles = [
+        None if name_of(section.section) in refused else read_title(section.section, known.names, known.vocabulary)
+        for section in sections
+    ]
     questions = []
-    for number, section in enumerate(sections):
+    for number, (section, title, topic) in enumerate(zip(sections, titles, topics_of(titles), strict=True)):
         rng = random.Random(f"{seed} {hashlib.sha256(section.passage.encode()).hexdigest()}")
         seen = set[str]()
-        for draft in _of_section(section, known, rng):
+        for draft in _of_section(section, title, topic, known, rng):
             query = " ".join(draft.query.split())
             if 2 <= len(query.split()) <= _LONGEST and query.lower() not in seen:
                 seen.add(query.lower())
@@ -92,15 +100,14 @@ def ask_by_rules(
     return questions
 
 
-def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator[Draft]:
+def _of_section(
+    section: Section, title: Title | None, topic: str, known: _Known, rng: random.Random
+) -> Iterator[Draft]:
     """Yield the questions of a section: plain ones and symptoms, then shop words, keywords and misspelt ones."""
     typed = keyword_queries(section, known.terms, rng, english=known.english)
     queries = [Draft(query, "keyword", "keywords") for query in typed]
-    title = (
-        None if name_of(section.section) in known.titles else read_title(section.section, known.names, known.vocabulary)
-    )
     if known.english:
-        plain = _plain(section, title, known, rng)
+        plain = _plain(section, title, topic, known, rng)
         shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
         yield from (replace(each, query=_as_asked(each, rng)) for each in plain)
         yield from shop
@@ -119,13 +126,17 @@ def _as_asked(draft: Draft, rng: random.Random) -> str:
     return as_typed(query, rng)
 
 
-def _plain(section: Section, title: Title | None, known: _Known, rng: random.Random) -> list[Draft]:
+def _plain(section: Section, title: Title | None, topic: str, known: _Known, rng: random.Random) -> list[Draft]:
     """Return the plain questions and symptoms, in an order that takes from each source in turn."""
     by_source: dict[str, list[Draft]] = defaultdict(list)
     if title is not None:
         by_source["title"] = from_title(title, rng)
     by_source["cloze"] = [*from_first_sentence(section, rng, known.names)]
     for number, sentence in enumerate(sentences(section.text)):
+        row = from_row(sentence, f"{number}", rng, known.names)
+        if row is not None:
+            by_source[f"{number}"] += row
+            continue
         for part, clause in enumerate(clauses(sentence)):
             found = _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
             by_source[f"{number}"] += [replace(draft, query=in_first_person(draft.query)) for draft in found]
@@ -134,8 +145,8 @@ def _plain(section: Section, title: Title | None, known: _Known, rng: random.Ran
         drafts.sort(key=lambda draft: draft.form == WHETHER)
     order = [source for source in by_source if by_source[source]]
     rng.shuffle(order)
-    topic = "" if title is None else topic_of(title)
-    named = (_with_topic(draft, topic, known.terms, rng) for draft in _in_turn([by_source[source] for source in order]))
+    turns = _in_turn([by_source[source] for source in order])
+    named = (_with_topic(draft, topic, section.section, known.terms, rng) for draft in turns)
     taken = Counter[str]()
     plain = []
     for draft in named:
@@ -169,10 +180,14 @@ def _in_turn(parts: Sequence[Sequence[Draft]]) -> list[Draft]:
     return sorted(found, key=lambda draft: draft.form == WHETHER)
 
 
-def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> Draft | None:
-    """Say what a question is about if its words are those of many sections; None if it cannot be said."""
-    if draft.source == "title" or _is_specific(draft.query, terms):
+def _with_topic(draft: Draft, topic: str, title: str, terms: Terms, rng: random.Random) -> Draft | None:
+    """Say what a question is about if it must or if its words are those of many sections; None if it cannot be said."""
+    if draft.source == "title":
         return draft
+    if _is_specific(draft.query, terms):
+        of_title = _NAMING.findall(fold(title))
+        if not draft.needs_topic or not topic or set(of_title) & set(fold(draft.query).split()):
+            return draft
     own = set(fold(topic).split())
     if not topic or own <= set(fold(draft.query).split()) or len(draft.query.split()) > _LONGEST - 6:
         return None
@@ -192,6 +207,7 @@ def _about(topic: str, draft: Draft, rng: random.Random) -> str:
         draft.detail
         and query.endswith("?")
         and not topic.split()[-1][-1].isdigit()
+        and is_part(topic)
         and not set(fold(topic).split()) & set(fold(query).split())
     ):
         return f"{query[:-1]} on the {topic}?"

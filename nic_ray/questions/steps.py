@@ -72,7 +72,9 @@ def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Itera
             yield from _sequence(order, orders[place + 1], source, rng)
     for before, order in itertools.pairwise(orders):
         if order.verb == "wait" and is_step(before):
-            yield Draft(question(f"how long do I wait after I {joined(before.all)}"), "direct", source)
+            yield Draft(
+                question(f"how long do I wait after I {joined(before.all)}"), "direct", source, needs_topic=True
+            )
 
 
 def is_step(order: Order) -> bool:
@@ -146,7 +148,8 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
             before = order.rest[:place]
             if before and before[-1] == ",":
                 before = before[:-1]
-            if not {",", ":"} & set(before) and without_pronouns(before) and len(before) < 8:
+            is_result = word == "so" and bool(values_in(rest[place:]))  # "so that the gap is 2 mm": no reason
+            if not is_result and not {",", ":"} & set(before) and without_pronouns(before) and len(before) < 8:
                 yield Draft(question(f"why do I {what} {joined(before)}"), "direct", source)
             break
         if place == 0 and word in ("if", "when", "once") and len(rest) > 3:
@@ -199,4 +202,4 @@ def _sequence(order: Order, following: Order, source: str, rng: random.Random) -
     if following.verb == "wait":
         return
     start = rng.choice(["what do I do after I", "what is the next step after I", "what comes next once I"])
-    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next")
+    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next", needs_topic=True)
