@@ -14,7 +14,7 @@ from nic_ray.dataset.broken import QUESTION_WORDS
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.language import FINITE, PREPOSITIONS
 from nic_ray.questions.quantities import UNITS
-from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle, base_of_third
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_gerund, base_of_participle, base_of_third
 from nic_ray.words import words
 
 LONGEST = 3
@@ -145,7 +145,8 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
         if any(is_verb_form(part) for part in parts):
             weight *= 0.3
         if not in_title and len(parts) > 1:
-            weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if any(part in VERBS for part in parts) else 1.0
+            has_verb = any(part in VERBS and part not in NOUNS_AND_VERBS for part in parts)
+            weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if has_verb else 1.0
         if len(parts) == 1 and parts[0] in VERBS:
             weight *= 0.5
         if len(parts) == 1 and not in_title and _ADJECTIVE.search(term):

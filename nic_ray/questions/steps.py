@@ -127,7 +127,7 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
         and rest[1] in DETERMINERS
         and not (values and values[0].start <= 2)
     ):
-        yield Draft(question(f"where do I {what}"), "direct", source, detail=True)
+        yield Draft(question(f"where do I {what}"), "direct", source)  # not "hook the unit on the pump"
     if first == "until" and len(rest) > 2:
         start = "how far" if verb in _REACHING else "how long" if verb in _LASTING else "until when"
         if start != "until when":

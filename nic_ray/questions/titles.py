@@ -12,7 +12,7 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.clauses import is_participle
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, PRONOUNS, joined, lowered, tokens
-from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_third, gerund_of
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_gerund, base_of_third, gerund_of
 
 Type = Literal["question", "other", "procedure", "fault", "code", "specification", "layout", "component"]
 
@@ -323,14 +323,6 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
             yield _symptom(form.format(**words))
 
 
-_NOUNS_AND_VERBS = frozenset(
-    """
-    brake clutch control drain drive fan feed filter fire force fork fuel gauge gear grease ground head heat hinge hub
-    ice key light lock mount oil paint part pilot pin pipe plug pump radio rain relay seal seat shim signal spring
-    start steam steer switch tank test thermostat tilt tire torque trap valve vapor vent water weight winch wire
-    """.split()
-)
-"""Words that begin the name of a part more often than an order."""
 NOT_THINGS = frozenset(
     (
         "level gap pressure timing time speed mixture stroke oil fluid tension play water control voltage current "
@@ -400,12 +392,16 @@ def _of_component(title: Title) -> Iterator[Draft]:
     elif is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
     first = words[0].lower()
-    if first in PREPOSITIONS or (first in VERBS and first not in _NOUNS_AND_VERBS):
+    if first in PREPOSITIONS or (first in VERBS and first not in NOUNS_AND_VERBS):
         return
+    if words[-1] == "description" and len(words) > 1:
+        what = _with_rest(" ".join(words[:-1]), title)
     named = words[0][:1].isupper() or any(map(str.isdigit, title.thing)) or (len(words) == 1 and title.plural)
     about = (
         what
-        if named or (base_of_gerund(first) and (first not in _NOUNS or len(words) == 1 or words[1] == "and"))
+        if named
+        or (len(words) == 1 and first.endswith("ing"))
+        or (base_of_gerund(first) and (first not in _NOUNS or len(words) == 1 or words[1] == "and"))
         else with_article(what)
     )
     yield _direct(f"what do I need to know about {about}")

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from nic_ray.questions.language import DETERMINERS
+from nic_ray.questions.language import DETERMINERS, PREPOSITIONS
 from nic_ray.questions.titles import (
     ACTIONS,
     FAULT_WORDS,
@@ -57,4 +57,4 @@ def _whole(title: Title) -> str:
 def is_part(topic: str) -> bool:
     """Whether a topic names a part, of which one can say "the bolt on the pump"; not "lift cylinder leak"."""
     words = topic.lower().split()
-    return bool(words) and words[-1] not in _NO_PARTS and not {"and", "or", "not"} & set(words)
+    return bool(words) and words[-1] not in _NO_PARTS and not (PREPOSITIONS | {"and", "or", "not"}) & set(words)

@@ -45,6 +45,14 @@ VERBS = frozenset(
     """.split()
 )
 """Base forms."""
+NOUNS_AND_VERBS = frozenset(
+    """
+    brake clutch control drain drive fan feed filter fire force fork fuel gauge gear grease ground head heat hinge hub
+    ice key light lock mount oil paint part pilot pin pipe plug pump radio rain relay seal seat shim signal spring
+    start steam steer switch tank test thermostat tilt tire torque trap valve vapor vent water weight winch wire
+    """.split()
+)
+"""Verbs that name a part, or begin its name, more often than they give an order."""
 
 _PAST = {
     **{verb: verb for verb in "bend burst cut fit hit let put read reset set shut split spread wet".split()},
