@@ -433,6 +433,7 @@ def test_questions_from_labels(text, some):
             "component",
             "What do I need to know about starting through the external receptacle?",
         ),
+        ("Pressure testing the pipes", "procedure", "How do I pressure test the pipes?"),
         ("Hauling with the winch", "component", "What do I need to know about hauling with the winch?"),
         ("Antenna and pedestal description", "component", "What do I need to know about the antenna and pedestal?"),
         ("Modbus TCP server configuration", "procedure", "How do I configure the Modbus TCP server?"),
@@ -475,8 +476,14 @@ def test_titles_that_say_nothing_or_that_sections_share_are_refused():
 def test_the_topic_of_a_title_has_few_words():
     assert topic_of(read_title("Adjusting the inching pedal", NAMES)) == "inching pedal"
     assert topic_of(read_title("Transfer case oil service", NAMES)) == "transfer case oil"
+    assert topic_of(read_title("Drive axle oil level and change", NAMES)) == "drive axle oil level"
     assert topic_of(read_title("P0420 Catalyst Efficiency Low", NAMES)) == "P0420"
     assert topic_of(read_title("Waveguide run layout of system one and system two for both", NAMES)) == ""
+
+
+@pytest.mark.parametrize("title", ["Setting the contact gap, 24-volt", "Charging circuit A by subcooling"])
+def test_a_part_that_needs_a_description_is_not_said_to_be_off_or_flat(title):
+    assert {draft.kind for draft in from_title(read_title(title, NAMES), random.Random(0))} == {"direct"}
 
 
 def test_titles_with_the_same_topic_are_told_apart_by_what_follows_it():
@@ -532,6 +539,20 @@ def test_a_question_that_names_only_a_step_says_what_it_is_about():
     asked = [each.query for each in found if "park over" in each.query.lower() and each.kind == "direct"]
     assert asked
     assert all("transfer case" in query for query in asked)
+
+
+def test_what_can_be_done_instead_does_not_come_next():
+    text = "Clear the oil reminder with the scan tool, or hold the trip button"
+    found = in_any_draw(lambda rng: from_orders(tokens(text), "0", rng))
+    assert not any("after I" in query or "next" in query for query in found)
+
+
+def test_a_short_question_says_what_it_is_about():
+    text = "Dry capacity is 14 litres for the large one. " + "Lower the unit with a jack and look at the mounts. " * 3
+    found = ask_by_rules([section("Powershift transmission oil change", text), section("Fuse box")], {}, seed=1)
+    asked = [each.query.lower() for each in found if "dry capacity" in each.query.lower() and each.kind == "direct"]
+    assert asked
+    assert all("powershift transmission" in query for query in asked)
 
 
 def test_terms_cut_nothing_that_hyphens_join():

@@ -34,7 +34,7 @@ _STOPS = (
     hand using used least fully then never always only must may second turn time new old go goes come comes
     become becomes get gets give gives make makes take takes keep keeps let lets put puts remain remains stay
     stays hold holds carry carries need allow allows long-term term
-    ahead straight away irrespective untouched
+    ahead straight away irrespective untouched alive overnight intermediate
     """.split()
     )
 )
@@ -149,7 +149,7 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
             weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if has_verb else 1.0
         if len(parts) == 1 and parts[0] in VERBS:
             weight *= 0.5
-        if len(parts) == 1 and not in_title and _ADJECTIVE.search(term):
+        if len(parts) == 1 and _ADJECTIVE.search(term):
             weight *= 0.4
     return weight
 

@@ -13,6 +13,8 @@ _NO_OBJECTS = ("leave", "replace", "enter", "reach", "exceed", "restart", "end")
 """Verbs whose object nobody asks for: "leaves the factory"."""
 WHETHER = "whether"
 """The form of questions that ask whether a statement is so; they come after all others."""
+_SHORT = 5
+"""Words of a question that says little alone: "what is the dry capacity"."""
 _PASSING = frozenset("now also sometimes then still already always usually often therefore thus currently both".split())
 _PLACES = frozenset("in on at behind beneath under below above beside between inside near outside".split())
 _STANDING = frozenset("sit stand lie".split())
@@ -75,9 +77,9 @@ def from_statement(clause: Sequence[str], source: str, names: frozenset[str]) ->
         return
     queries = [*_values(state), *_circumstances(state), *_yes_or_no(state), *_objects(state)]
     for query in dict.fromkeys(queries):
-        yield Draft(question(query), "direct", source)
+        yield Draft(question(query), "direct", source, needs_topic=len(query.split()) <= _SHORT)
     if not queries and (query := _whether(state)):
-        yield Draft(question(query), "direct", source, form=WHETHER)
+        yield Draft(question(query), "direct", source, form=WHETHER, needs_topic=True)
 
 
 def _has_second_verb(state: Statement) -> bool:

@@ -60,7 +60,7 @@ def _trimmed(piece: list[str]) -> list[str]:
 
 def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Iterator[Draft]:
     """Make questions of a clause that gives one order or several."""
-    orders = orders_in(clause)
+    orders, has_choice = orders_in(clause), "or" in map(str.lower, clause)
     for place, order in enumerate(orders):
         if order.never:
             yield from _forbidden(order, source, rng)
@@ -68,7 +68,7 @@ def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Itera
         if not order.object or not without_pronouns(order.object):
             continue
         yield from _details(order, source, rng)
-        if place + 1 < len(orders) and not orders[place + 1].never and is_step(order):
+        if place + 1 < len(orders) and not orders[place + 1].never and is_step(order) and not has_choice:
             yield from _sequence(order, orders[place + 1], source, rng)
     for before, order in itertools.pairwise(orders):
         if order.verb == "wait" and is_step(before):
@@ -156,7 +156,7 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
             yield Draft(question(f"when do I {what}"), "direct", source)
     if (
         first in ("before", "after")
-        and verb not in ("identify", "read", "check", "make")
+        and verb not in ("identify", "read", "check", "make", "wait")
         and rest[1:2]
         and (rest[1].endswith("ing") or rest[1] in DETERMINERS)
     ):

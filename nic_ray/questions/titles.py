@@ -136,6 +136,8 @@ def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> 
         if words[1] not in BE | PREPOSITIONS | {"and", ","} and not base_of_third(words[1]):
             return _named("procedure", text, words[1:], base)
         return None
+    if len(words) > 2 and words[2] in DETERMINERS and (base := base_of_gerund(words[1].lower())):
+        return _named("procedure", text, words[2:], f"{first} {base}")  # "pressure testing the pipes"
     if (
         words[1:2]
         and words[1] in DETERMINERS
@@ -309,7 +311,12 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
     yield Draft(f"I have to {what}, where do I start?", "direct", "title", form="title")
     if " " not in title.verb and title.verb != "carry out":
         yield _direct(f"what do I have to watch when {gerund_of(title.verb)} {_with_rest(thing, title)}")
-    if " and " not in title.thing and not title.rest and title.thing.split()[-1] not in NOT_THINGS:
+    if (
+        " and " not in title.thing
+        and not title.rest
+        and not head_and_rest(tokens(title.thing))[1]
+        and title.thing.split()[-1] not in NOT_THINGS
+    ):
         words = {
             "the": with_article(title.thing),
             "is_": "are" if title.plural else "is",

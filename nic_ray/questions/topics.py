@@ -33,6 +33,8 @@ def topic_of(title: Title) -> str:
     words = topic.split() if title.type == "fault" else head_and_rest(topic.split())[0]
     while words and words[0] in DETERMINERS:
         words = words[1:]
+    while words and words[-1] in ("and", "or"):
+        words = words[:-1]  # "drive axle oil level and change"
     return " ".join(words) if 1 <= len(words) <= 5 and "," not in topic else ""
 
 

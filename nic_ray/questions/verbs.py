@@ -18,7 +18,7 @@ VERBS = frozenset(
     equalise equalize erase escape establish evacuate evaporate examine exceed exchange execute exit expand explain
     export extend extinguish extract face fail fall fasten feed feel file fill filter find fire fit fix flag flare
     flash flood flow fluctuate flush fold follow force form free freeze fuel gain gauge generate give glow go grease
-    grind grip ground grow guide halt handle hang harden heat hoist hold hook hum identify idle ignite ignore
+    grind grip ground grow guide halt handle hang harden haul heat hoist hold hook hum identify idle ignite ignore
     illuminate immerse import increase indicate inflate inform inhibit inject insert inspect install instruct insulate
     integrate interrupt invert investigate isolate jack jam jerk jog join jump keep kill knock label lack land last
     latch launch lay lead leak lean learn leave level lie lift light limit line link list load locate lock log loosen
@@ -40,8 +40,8 @@ VERBS = frozenset(
     synchronise take tamper tap tape taper tear tell tension terminate test thaw thread throttle tick tie tighten tilt
     tip top torque touch tow trace transfer transmit transport trap travel treat trim trip tune turn twist type
     unblock unclip uncouple uncover undo unfold unhook unlatch unload unlock unplug unscrew unseat unwind update
-    upgrade use vacuum vary vent ventilate verify vibrate view wait walk wander warm warn wash watch wear wedge weigh
-    weld wet whine widen wind wipe wire withdraw withstand work wrap write yield zero
+    upgrade use vacuum vary vent ventilate verify vibrate view wait walk wander warm warn wash watch weaken wear wedge
+    weigh weld wet whine widen wind wipe wire withdraw withstand work wrap write yield zero
     """.split()
 )
 """Base forms."""
