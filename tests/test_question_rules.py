@@ -174,6 +174,7 @@ def test_an_order_has_a_verb_and_an_object(text, verb, thing):
         "Oil leaks",
         "Drain plug torque is 5 Nm",
         "Lamp off",
+        "Pin 86 positive",
     ],
 )
 def test_what_is_no_order(text):
@@ -187,6 +188,9 @@ def test_a_clause_with_several_orders_is_split_at_each():
         "lift it",
         "take out the old seal and its spring",
     ]
+    found = orders_in(tokens("Inspect the boots and lower control arm bushes"))
+    assert [joined(order.all) for order in found] == ["inspect the boots and lower control arm bushes"]
+    assert [order.verb for order in orders_in(tokens("Stop the engine and lower the forks"))] == ["stop", "lower"]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +213,7 @@ def test_a_statement_is_turned_into_the_order_of_a_question(text, subject, asked
         "These are spare",
         "Remove the cover",
         "Below that the shell is Class C",
+        "Frozen moisture blocks lines in winter",
         "The screws at the top are loose and the pump stops",
         "Never stand below",
     ],
@@ -337,6 +342,12 @@ def test_questions_from_what_a_sign_means(text, some):
 def test_questions_from_aims_and_uses(text, some):
     found = in_any_draw(lambda rng: from_purpose(tokens(text), "0", rng, NAMES))
     assert (some in found) if some else not found, found
+
+
+def test_when_with_a_gerund_says_no_time():
+    text = "Filter time adds to the cycle when estimating a reaction"
+    found = in_any_draw(lambda rng: from_statement(tokens(text), "0", NAMES))
+    assert found == {"Does the filter time add to the cycle?"}
 
 
 def test_nobody_asks_for_some_objects():
@@ -477,6 +488,7 @@ def test_the_topic_of_a_title_has_few_words():
     assert topic_of(read_title("Adjusting the inching pedal", NAMES)) == "inching pedal"
     assert topic_of(read_title("Transfer case oil service", NAMES)) == "transfer case oil"
     assert topic_of(read_title("Drive axle oil level and change", NAMES)) == "drive axle oil level"
+    assert topic_of(read_title("Filter parked regeneration", NAMES)) == "filter parked regeneration"
     assert topic_of(read_title("P0420 Catalyst Efficiency Low", NAMES)) == "P0420"
     assert topic_of(read_title("Waveguide run layout of system one and system two for both", NAMES)) == ""
 

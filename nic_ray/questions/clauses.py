@@ -14,7 +14,7 @@ from nic_ray.questions.language import (
     SUBORDINATORS,
     is_word,
 )
-from nic_ray.questions.verbs import VERBS, base_of_participle, base_of_third
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_participle, base_of_third
 
 _PARTICLES = frozenset("off on out up down back in over away together apart through".split())
 _LONGEST_SUBJECT = 8
@@ -92,6 +92,8 @@ def order_of(tokens: Sequence[str]) -> Order | None:
         never, words = True, words[2:]
     if len(words) < 2 or words[0].lower() not in VERBS or not is_word(words[1]):
         return None
+    if words[0].lower() in NOUNS_AND_VERBS and words[1][0].isdigit():
+        return None  # "pin 86 positive"
     verb, rest = words[0].lower(), words[1:]
     if len(rest) > 1 and rest[0].lower() in _PARTICLES and _starts_phrase(rest[1:]):
         verb, rest = f"{verb} {rest[0].lower()}", rest[1:]
@@ -223,6 +225,8 @@ def statement_of(tokens: Sequence[str]) -> Statement | None:
         if place and small in BE | MODALS | {"cannot"}:
             return _statement(words, place, "")
         if place and (base := base_of_third(small)) and _is_verb_here(words[place + 1 :]):
+            if base_of_third(words[place - 1].lower()):
+                return None  # "moisture blocks lines in winter"
             later = [token.lower() for token in words[place + 1 : place + 12]]
             stop = next(
                 (n for n, token in enumerate(later) if token in SUBORDINATORS | {",", "and", "that", "so", "but"}), 12

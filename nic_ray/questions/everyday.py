@@ -19,7 +19,7 @@ _REWORDINGS = (
     (_DO + r"examine\b", ("look over",)),
     (_DO + r"adjust\b", ("set up", "dial in", "tweak")),
     (_DO + r"lubricate\b", ("grease",)),
-    (_DO + r"measure\b", ("check", "take")),
+    (_DO + r"measure\b(?! on\b)", ("check",)),
     (_DO + r"disconnect\b", ("unhook", "take off")),
     (_DO + r"connect\b", ("hook up",)),
     (_DO + r"tighten\b", ("do up", "torque down")),

@@ -13,7 +13,7 @@ _NO_OBJECTS = ("leave", "replace", "enter", "reach", "exceed", "restart", "end")
 """Verbs whose object nobody asks for: "leaves the factory"."""
 WHETHER = "whether"
 """The form of questions that ask whether a statement is so; they come after all others."""
-_SHORT = 5
+_SHORT = 6
 """Words of a question that says little alone: "what is the dry capacity"."""
 _PASSING = frozenset("now also sometimes then still already always usually often therefore thus currently both".split())
 _PLACES = frozenset("in on at behind beneath under below above beside between inside near outside".split())
@@ -195,6 +195,8 @@ def _circumstances(state: Statement) -> Iterator[str]:
                 return
         if state.finite == "may":
             return  # "may fail when": nobody asks when something may
+        if word in ("when", "if", "once") and rest[place + 1 : place + 2] and rest[place + 1].endswith("ing"):
+            return  # "when estimating the reaction": no time
         if word in ("when", "if", "once") or rest[place : place + 3] == ["as", "soon", "as"]:
             yield f"when {_asked(state, before)}"
             return

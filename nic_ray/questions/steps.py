@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, noun_phrase, order_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, SUBORDINATORS, joined, without_pronouns
+from nic_ray.questions.language import DETERMINERS, PRONOUNS, SUBORDINATORS, joined, without_pronouns
 from nic_ray.questions.quantities import Value, values_in
 
 _PLACING = frozenset(
@@ -26,6 +26,7 @@ _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
 _NO_STEPS = frozenset("use allow keep note observe see refer consult let leave avoid treat hold".split())
+_ADJECTIVES = frozenset("lower dry clean empty open free level".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 
@@ -39,6 +40,7 @@ def orders_in(clause: Sequence[str]) -> list[Order]:
             and rest
             and pieces[-1]
             and order_of(_after_and(rest)) is not None
+            and not _is_adjective(_after_and(rest))
         ):
             pieces.append([])
         elif not (word.lower() in ("and", "then") and not pieces[-1]):
@@ -50,6 +52,11 @@ def orders_in(clause: Sequence[str]) -> list[Order]:
 
 def _after_and(words: list[str]) -> list[str]:
     return words[1:] if words and words[0].lower() in ("and", "then") else words
+
+
+def _is_adjective(words: Sequence[str]) -> bool:
+    """Whether a word that may be a verb stands before a noun: "and lower control arm bushes"."""
+    return words[0].lower() in _ADJECTIVES and words[1].lower() not in DETERMINERS | PRONOUNS
 
 
 def _trimmed(piece: list[str]) -> list[str]:

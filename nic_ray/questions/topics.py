@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from nic_ray.questions.clauses import is_participle
 from nic_ray.questions.language import DETERMINERS, PREPOSITIONS
 from nic_ray.questions.titles import (
     ACTIONS,
@@ -29,7 +30,8 @@ def topic_of(title: Title) -> str:
     topic = title.text if title.type == "fault" else title.thing
     if title.verb == "carry out":
         short = topic.rpartition(" ")[0]  # "transfer case oil service"
-        topic = topic if not short or is_interval(short.split()[-1]) else short
+        last = short.split()[-1:]
+        topic = topic if not last or is_interval(last[0]) or is_participle(last[0]) else short
     words = topic.split() if title.type == "fault" else head_and_rest(topic.split())[0]
     while words and words[0] in DETERMINERS:
         words = words[1:]
