@@ -252,6 +252,7 @@ def test_conditions_need_a_subject_and_a_verb():
         ("Fast heading changes above 4 degrees per second blank the overlay", None),
         ("The fan then turns in the other direction", None),
         ("Pedal travel afterward should be 95 mm", None),
+        ("A slipping spring can cause fatal injury", None),
         ("Full travel should be 95 mm", "What should the full travel be?"),
     ],
 )
@@ -277,6 +278,7 @@ def test_questions_from_statements(text, some):
         ("Bend the clutch switch so that its gap is 0.5 mm", None),
         ("Oil and filter of the gearbox", None),
         ("Never spray silicone nearby", None),
+        ("Leave the core longer than the others, tighten screws to 1.2 N·m", "What is the torque for screws?"),
         ("Drain the tank, remove the top cover and clean the screen", "What do I do after I remove the top cover?"),
         ("Set the idle screw to 850 rpm", "What do I set the idle screw to?"),
         ("Lift it", None),
@@ -298,6 +300,7 @@ def test_questions_from_orders(text, some):
         ("Replace the belt if its cords are visible", None),
         ("Replace the belt if cords are visible", "What do I replace if cords are visible?"),
         ("If necessary, replace the fuse", None),
+        ("Check in order: the valve and a sensor that reads cold when the engine is hot", None),
         ("If it stays dark, replace the fuse", None),
         ("If the voltage is correct, check the relay", None),
     ],

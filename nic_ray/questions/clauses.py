@@ -17,6 +17,10 @@ from nic_ray.questions.language import (
 from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_participle, base_of_third
 
 _PARTICLES = frozenset("off on out up down back in over away together apart through".split())
+_NO_NOUNS = frozenset(
+    "tighten loosen remove install replace disconnect unscrew renew insert apply inspect lubricate unplug".split()
+)
+"""Verbs that no noun is spelt like."""
 _LONGEST_SUBJECT = 8
 _ADVERBS = frozenset(
     "also always then only often usually normally now again still automatically first finally next therefore".split()
@@ -115,7 +119,8 @@ def _follows_verb(verb: str, rest: Sequence[str]) -> bool:
         if token.lower() in FINITE:
             return False
     # not "the test overlays", "a check of"
-    return not (first in FINITE or first == "of" or base_of_third(first) is not None)
+    may_be_verb = base_of_third(first) is not None and verb not in _NO_NOUNS  # not in "tighten screws to 5 Nm"
+    return not (first in FINITE or first == "of" or may_be_verb)
 
 
 def _starts_phrase(words: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, is_clause, order_of, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, HARM, PREPOSITIONS, joined, lowered, without_pronouns
 
 _OPENERS = frozenset("if when whenever should where once".split())
 _LOOKING = frozenset("check measure inspect test examine look verify suspect".split())
@@ -22,8 +22,6 @@ _SOUND = frozenset(
     parked stationary lit reached removed installed fitted complete completed finished done
     """.split()
 )
-_HARM = frozenset("injury injuries death burns frostbite suffocation harm poisoning".split())
-"""What warnings warn of: nobody asks what causes it."""
 _COMPARING = frozenset("larger smaller greater higher bigger longer shorter more less".split())
 """Words that refer to a value that was named before."""
 _MEANS = {
@@ -58,7 +56,9 @@ def from_condition(clause: Sequence[str], source: str, rng: random.Random, names
             and word.lower() in ("if", "when")
             and clause[place - 1].lower() not in ("and", "or", "even", "as")
         ):
-            yield from _of_condition(clause[place + 1 :], clause[:place], source, rng, names)
+            main = clause[:place]
+            if not {"that", "which"} & set(main[-4:]) and ":" not in main:  # the condition of a part of it only
+                yield from _of_condition(clause[place + 1 :], main, source, rng, names)
             return
 
 
@@ -170,7 +170,7 @@ def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: fr
             or {"to"} & set(effect)
             or effect[0] in FINITE
             or effect[-1].lower() in PREPOSITIONS
-            or _HARM & {word.lower() for word in effect}
+            or HARM & {word.lower() for word in effect}
         ):
             return
         case = joined([lowered(effect[0], names), *effect[1:]])

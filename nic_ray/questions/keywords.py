@@ -147,7 +147,7 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
         if not in_title and len(parts) > 1:
             has_verb = any(part in VERBS and part not in NOUNS_AND_VERBS for part in parts)
             weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if has_verb else 1.0
-        if len(parts) == 1 and parts[0] in VERBS:
+        if len(parts) == 1 and (parts[0] in VERBS or base_of_third(parts[0]) not in (None, *NOUNS_AND_VERBS)):
             weight *= 0.5
         if len(parts) == 1 and _ADJECTIVE.search(term):
             weight *= 0.4

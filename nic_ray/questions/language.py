@@ -17,6 +17,8 @@ SUBORDINATORS = frozenset("when if while until once because unless whenever wher
 MODALS = frozenset("must may can should will shall".split())
 BE = frozenset("is are".split())
 FINITE = MODALS | BE | frozenset("was were has have does do cannot had could would might".split())
+HARM = frozenset("injury injuries death burns frostbite suffocation harm poisoning".split())
+"""What warnings warn of: nobody asks what causes it, or whether."""
 NUMBER_WORDS = frozenset(
     (
         "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty ninety "

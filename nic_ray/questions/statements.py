@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from nic_ray.questions.clauses import Statement, head_of, is_participle, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import BE, DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
+from nic_ray.questions.language import BE, DETERMINERS, FINITE, HARM, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import WHAT, values_in
 from nic_ray.questions.verbs import base_of_third
 
-_NO_OBJECTS = ("leave", "replace", "enter", "reach", "exceed", "restart", "end")
+_NO_OBJECTS = ("leave", "replace", "use", "start", "enter", "reach", "exceed", "restart", "end")
 """Verbs whose object nobody asks for: "leaves the factory"."""
 WHETHER = "whether"
 """The form of questions that ask whether a statement is so; they come after all others."""
@@ -71,7 +71,7 @@ def from_statement(clause: Sequence[str], source: str, names: frozenset[str]) ->
         return
     subject = (lowered(found.subject[0], names), *found.subject[1:])
     state = Statement(subject, found.finite, found.base, found.rest, found.plural)
-    if state.base and _has_second_verb(state):
+    if HARM & {word.lower() for word in state.rest} or (state.base and _has_second_verb(state)):
         return
     if len(subject) == 1 and subject[0].lower() == subject[0] and not state.plural:
         return

@@ -177,7 +177,7 @@ def _asked_values(order: Order, what: str, values: Sequence[Value]) -> Iterator[
     before = [word.lower() for word in rest[: value.start]]
     verb = order.verb.split()[0]
     thing = joined(order.object)
-    if value.quantity == "torque" and before[-1:] == ["to"]:
+    if value.quantity == "torque" and before[-1:] == ["to"] and not {",", ":"} & set(before):
         yield f"what is the torque for {thing}"
         if verb in ("tighten", "torque", "screw", "turn"):
             yield f"how tight do I {what}"
