@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nic_ray.manuals.sections import Section, read_sections
 from nic_ray.questions.answers import MOST_WORDS, parsed, response_schema
-from nic_ray.questions.prompts import KINDS, MAX_RARE, SHARES, kind_counts, prompts_for, rare_words
+from nic_ray.questions.prompts import MAX_RARE, prompts_for, rare_words
+from nic_ray.questions.question import KINDS, SHARES, kind_counts
 
 COUNTS = kind_counts(10)
 REFERENCE = Path(__file__).parent.parent / "data" / "reference"

@@ -18,18 +18,26 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.lint import RULES, lint_pairs
 from nic_ray.dataset.pairs import read_pairs
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, RunError
 from nic_ray.manuals.sections import Section, read_sections, write_sections
 from nic_ray.metrics.bm25 import bm25
 from nic_ray.model.base import load
 from nic_ray.progress import View
 from nic_ray.questions import filters
-from nic_ray.questions.filters import SHARES, chosen, refuse_faulty, rows_of
+from nic_ray.questions.filters import chosen, refuse_faulty, rows_of
 from nic_ray.questions.glossary import read_glossary
 from nic_ray.questions.judge import refuse_misjudged
 from nic_ray.questions.keywords import best_terms, count_terms, terms_of
-from nic_ray.questions.making import as_lines, filters_table, keep_good, kinds_table, read_all_sections
-from nic_ray.questions.question import Question
+from nic_ray.questions.making import (
+    Made,
+    as_lines,
+    filters_table,
+    keep_good,
+    kinds_table,
+    read_all_sections,
+    write_made,
+)
+from nic_ray.questions.question import SHARES, Question
 from nic_ray.questions.round_trip import FIRST, is_among_first, refuse_lost
 from nic_ray.questions.rules import ask_by_rules
 from nic_ray.questions.terminology import propose_terms
@@ -93,6 +101,13 @@ def test_what_is_refused_and_what_is_kept_add_up(made, questions):
     assert rows[-1][1:3] == [f"{len(questions):,}", f"{len(made.questions):,}"]
     assert sum(int(cells[1].replace(",", "")) for cells in filters_table(made)[1]) == sum(made.refused.values())
     assert len(columns) == len(rows[0])
+
+
+def test_no_file_is_written_where_no_question_is_kept(tmp_path, sections):
+    nothing = Made([], [], Counter({"direct": 3}), Counter(), [*range(len(sections))])
+    with pytest.raises(RunError, match="no question was kept of 3 that were made"):
+        write_made(nothing, sections, tmp_path / "pairs.jsonl")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_sentence_that_a_cloze_was_made_from_is_not_in_its_passage(made, sections):

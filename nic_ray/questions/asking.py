@@ -14,8 +14,8 @@ from nic_ray.manuals.sections import MAX_LISTED, Section
 from nic_ray.questions.answers import Parsed, parsed
 from nic_ray.questions.cache import Answer, held, keep_answer, key_of, read_answer
 from nic_ray.questions.endpoint import Endpoint, refuse_without_httpx2
-from nic_ray.questions.prompts import SYSTEM, WITHOUT_RARE, Prompt, kind_counts, prompts_for
-from nic_ray.questions.question import Kind, Question
+from nic_ray.questions.prompts import SYSTEM, WITHOUT_RARE, Prompt, prompts_for
+from nic_ray.questions.question import Kind, Question, kind_counts
 from nic_ray.questions.spending import Budget, Spending, estimated_tokens
 from nic_ray.questions.standing import Standing
 from nic_ray.words import words

@@ -14,9 +14,13 @@ from nic_ray.questions.language import (
     SUBORDINATORS,
     is_word,
 )
-from nic_ray.questions.verbs import VERBS, base_of_participle, base_of_third
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_participle, base_of_third
 
 _PARTICLES = frozenset("off on out up down back in over away together apart through".split())
+_NO_NOUNS = frozenset(
+    "tighten loosen remove install replace disconnect unscrew renew insert apply inspect lubricate unplug".split()
+)
+"""Verbs that no noun is spelt like."""
 _LONGEST_SUBJECT = 8
 _ADVERBS = frozenset(
     "also always then only often usually normally now again still automatically first finally next therefore".split()
@@ -92,6 +96,8 @@ def order_of(tokens: Sequence[str]) -> Order | None:
         never, words = True, words[2:]
     if len(words) < 2 or words[0].lower() not in VERBS or not is_word(words[1]):
         return None
+    if words[0].lower() in NOUNS_AND_VERBS and words[1][0].isdigit():
+        return None  # "pin 86 positive"
     verb, rest = words[0].lower(), words[1:]
     if len(rest) > 1 and rest[0].lower() in _PARTICLES and _starts_phrase(rest[1:]):
         verb, rest = f"{verb} {rest[0].lower()}", rest[1:]
@@ -105,13 +111,16 @@ def _follows_verb(verb: str, rest: Sequence[str]) -> bool:
     first = rest[0].lower()
     if first in DETERMINERS or first in PRONOUNS or first in ("that", "whether") or first in NUMBER_WORDS:
         return True
+    if first in ("and", "or") and (rest[1:2] == [] or rest[1].lower() not in VERBS or rest[2:3] in ([], ["of"], [","])):
+        return False  # "oil and filter of the transmission"
     for token in rest[:7]:
         if token in ",;:" or token.lower() in SUBORDINATORS | {"that", "so"}:
             break
         if token.lower() in FINITE:
             return False
     # not "the test overlays", "a check of"
-    return not (first in FINITE or first == "of" or base_of_third(first) is not None)
+    may_be_verb = base_of_third(first) is not None and verb not in _NO_NOUNS  # not in "tighten screws to 5 Nm"
+    return not (first in FINITE or first == "of" or may_be_verb)
 
 
 def _starts_phrase(words: Sequence[str]) -> bool:
@@ -221,6 +230,8 @@ def statement_of(tokens: Sequence[str]) -> Statement | None:
         if place and small in BE | MODALS | {"cannot"}:
             return _statement(words, place, "")
         if place and (base := base_of_third(small)) and _is_verb_here(words[place + 1 :]):
+            if base_of_third(words[place - 1].lower()):
+                return None  # "moisture blocks lines in winter"
             later = [token.lower() for token in words[place + 1 : place + 12]]
             stop = next(
                 (n for n, token in enumerate(later) if token in SUBORDINATORS | {",", "and", "that", "so", "but"}), 12
@@ -274,7 +285,7 @@ def _is_subject(subject: Sequence[str]) -> bool:
         return False
     if small[0] in VERBS and len(small) > 1 and small[1] in DETERMINERS | PREPOSITIONS:
         return False
-    if small[-1] in PREPOSITIONS | {"and", "or"} or (
+    if small[-1] in PREPOSITIONS | _ADVERBS | {"and", "or"} or (
         small[-1].endswith("ly") and small[-1] not in ("assembly", "supply")
     ):
         return False

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, is_clause, order_of, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
+from nic_ray.questions.language import DETERMINERS, FINITE, HARM, PREPOSITIONS, joined, lowered, without_pronouns
 
 _OPENERS = frozenset("if when whenever should where once".split())
 _LOOKING = frozenset("check measure inspect test examine look verify suspect".split())
@@ -22,6 +22,8 @@ _SOUND = frozenset(
     parked stationary lit reached removed installed fitted complete completed finished done
     """.split()
 )
+_COMPARING = frozenset("larger smaller greater higher bigger longer shorter more less".split())
+"""Words that refer to a value that was named before."""
 _MEANS = {
     "indicates": "does",
     "indicate": "do",
@@ -30,6 +32,8 @@ _MEANS = {
     "suggests": "does",
     "suggest": "do",
 }
+_SHORT_SIGN = 3
+"""Words of a sign that says little alone: "a slow drip"."""
 _POINTS = {"points": "does", "point": "do"}
 
 
@@ -52,7 +56,9 @@ def from_condition(clause: Sequence[str], source: str, rng: random.Random, names
             and word.lower() in ("if", "when")
             and clause[place - 1].lower() not in ("and", "or", "even", "as")
         ):
-            yield from _of_condition(clause[place + 1 :], clause[:place], source, rng, names)
+            main = clause[:place]
+            if not {"that", "which"} & set(main[-4:]) and ":" not in main:  # the condition of a part of it only
+                yield from _of_condition(clause[place + 1 :], main, source, rng, names)
             return
 
 
@@ -115,18 +121,19 @@ def from_meaning(clause: Sequence[str], source: str, rng: random.Random, names: 
             or "," in sign
             or ":" in sign
             or not without_pronouns(sign)
+            or _COMPARING & set(sign)
             or order_of(sign)
             or is_clause(sign)
         ):
             return
         case = joined([lowered(sign[0], names), *sign[1:]])
         verb = {"points": "point to", "point": "point to"}.get(word, word.rstrip("s") if helper == "does" else word)
-        yield Draft(question(f"what {helper} {case} {verb}"), "symptom", source)
-        yield Draft(
-            rng.choice([f"{case}, what is wrong?", f"{case}, what does that mean?", f"{case}, what is the cause?"]),
-            "symptom",
-            source,
-        )
+        short = len(sign) <= _SHORT_SIGN
+        yield Draft(question(f"what {helper} {case} {verb}"), "symptom", source, needs_topic=short)
+        asked = [f"{case}, what does that mean?"]
+        if not _SOUND & {meant.lower() for meant in clause[place + 1 :]}:
+            asked += [f"{case}, what is wrong?", f"{case}, what is the cause?"]
+        yield Draft(rng.choice(asked), "symptom", source, needs_topic=short)
         return
 
 
@@ -163,6 +170,7 @@ def from_cause(clause: Sequence[str], source: str, rng: random.Random, names: fr
             or {"to"} & set(effect)
             or effect[0] in FINITE
             or effect[-1].lower() in PREPOSITIONS
+            or HARM & {word.lower() for word in effect}
         ):
             return
         case = joined([lowered(effect[0], names), *effect[1:]])

@@ -1,4 +1,4 @@
-"""A question before it belongs to a section, and what the rules know about the documents."""
+"""A question as a rule makes it, before it belongs to a section."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ class Draft:
     """The section's text without the sentence that it was made from; None: the whole text."""
     form: str = ""
     """Of what form it is, such as "next" ("What comes after ..."), where a section shall have few such questions."""
+    needs_topic: bool = False
+    """Whether it names a step or a sign that many a section could have, so that it must say what it is about."""
     detail: bool = False
     """Whether it asks for a detail of a part with which it ends, so that "on the pump" may follow."""
 

@@ -10,21 +10,20 @@ _REWORDINGS = (
     (r"\bdo not\b", ("don't", "won't")),
     (r"\bcannot\b", ("can't",)),
     (r"\bis not\b", ("isn't",)),
-    (r"\breplace and\b", ()),
     (_DO + r"replace\b", ("swap", "swap out", "change out")),
     (_DO + r"renew\b", ("swap", "change out")),
-    (_DO + r"remove\b(?! and)", ("pull", "take off", "get off")),
+    (_DO + r"remove\b(?! and)", ("pull", "take off")),
     (r"\bremove and (?:install|fit)\b", ("pull and put back",)),
     (_DO + r"install\b", ("put in", "fit")),
     (_DO + r"inspect\b", ("look over", "check out")),
     (_DO + r"examine\b", ("look over",)),
     (_DO + r"adjust\b", ("set up", "dial in", "tweak")),
     (_DO + r"lubricate\b", ("grease",)),
-    (_DO + r"measure\b", ("check", "take")),
+    (_DO + r"measure\b(?! on\b)", ("check",)),
     (_DO + r"disconnect\b", ("unhook", "take off")),
     (_DO + r"connect\b", ("hook up",)),
     (_DO + r"tighten\b", ("do up", "torque down")),
-    (_DO + r"(?:loosen|slacken)\b", ("undo", "crack loose")),
+    (_DO + r"(?:loosen|slacken)\b", ("undo",)),
     (_DO + r"clean\b(?= the\b)", ("clean up", "clean out")),
     (_DO + r"drain\b", ("empty", "let out")),
     (r"\bswitch off\b", ("shut off", "turn off")),
@@ -52,7 +51,7 @@ _REWORDINGS = (
     (r"\bconductor(s?)\b", (r"wire\1",)),
     (r"\bodou?r\b", ("smell",)),
     (r"\bfumes\b", ("smell",)),
-    (r"\bmoisture\b", ("water", "damp")),
+    (r"\bmoisture\b(?! (?:and|or)\b)", ("water", "damp")),
     (r"\binoperative\b", ("dead", "not working")),
     (r"\bobstructed\b", ("blocked", "plugged up")),
     (r"\bblocked\b", ("plugged up", "clogged")),
@@ -69,12 +68,10 @@ _REWORDINGS = (
     (r"\bexceeds\b", ("goes over",)),
     (r"\bdeflected\b", ("moved",)),
     (r"\bdelivers\b", ("puts out",)),
-    (r"\bcannot be\b", ("can't be",)),
     (r"\bpermit\b", ("allow", "let")),
     (r"\bindicate\b", ("mean", "tell me")),
     (r"\bsuggest\b", ("mean", "tell me")),
     (r"\bpoint to\b", ("mean", "tell me")),
-    (r"\bcrack loose\b", ("undo",)),
     (_DO + r"verify\b", ("make sure",)),
     (_DO + r"determine\b", ("find out",)),
     (_DO + r"obtain\b", ("get",)),
@@ -86,7 +83,7 @@ _REWORDINGS = (
     (r"\bwhat should I check\b", ("where do I look",)),
     (r"\bWhat is the torque for\b", ("How tight do I do up",)),
 )
-_COMPILED = tuple((re.compile(pattern), words) for pattern, words in _REWORDINGS if words)
+_COMPILED = tuple((re.compile(pattern), words) for pattern, words in _REWORDINGS)
 
 
 _MOVED = re.compile(
@@ -129,7 +126,7 @@ _PERSONS = tuple(
 
 
 def as_typed(text: str, rng: random.Random) -> str:
-    """Write a question as people type it: at times in lower case, without its sign or without articles."""
+    """Write a question as people type it: at times in lower case, and then mostly without its sign."""
     first, *rest = text.split(" ")
     keeps = first[1:] != first[1:].lower() or any(character.isdigit() for character in first) or first == "I"
     if rng.random() < 0.55 and not keeps:

@@ -1,18 +1,16 @@
 """What is refused of questions, whoever made them, and the choice of those that are kept."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.evidence import JsonObject
 from nic_ray.manuals.sections import Section
-from nic_ray.questions.question import Kind, Question
+from nic_ray.questions.question import SHARES, Kind, Question, kind_counts
 from nic_ray.questions.titles import fold, refused_titles
 
-SHARES: Mapping[Kind, float] = {"direct": 0.2, "symptom": 0.2, "shop": 0.4, "keyword": 0.1, "typo": 0.1}
-"""Kind -> its share of a section's questions, where so many can be made."""
 _FEWEST_BESIDE_TYPOS = 3
 MOST_SECTIONS = 3
 """That may answer the same question; asked of more, it is too vague."""
@@ -82,7 +80,7 @@ def chosen(questions: Sequence[Question], per_section: int) -> Kept:
     for each in questions:
         by_section[each.section].append(each)
     kept, refused = list[Question](), Counter[str]()
-    wanted = _quotas(per_section)
+    wanted = kind_counts(per_section)
     for number in sorted(by_section):
         of_section = by_section[number]
         taken: dict[Kind, list[Question]] = {
@@ -98,16 +96,6 @@ def chosen(questions: Sequence[Question], per_section: int) -> Kept:
         kept.extend(here)
         refused[MORE] += len(of_section) - len(here)
     return Kept(kept, refused)
-
-
-def _quotas(per_section: int) -> dict[Kind, int]:
-    """Divide a number by the shares, by largest remainder; of equal ones the first."""
-    exact = {kind: share * per_section for kind, share in SHARES.items()}
-    quotas = {kind: int(value + 1e-9) for kind, value in exact.items()}
-    by_remainder = sorted(SHARES, key=lambda kind: -round(exact[kind] - quotas[kind], 6))
-    for kind in by_remainder[: per_section - sum(quotas.values())]:
-        quotas[kind] += 1
-    return quotas
 
 
 def rows_of(questions: Sequence[Question], sections: Sequence[Section]) -> list[JsonObject]:

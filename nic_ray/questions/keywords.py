@@ -6,30 +6,35 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from nic_ray.dataset.broken import QUESTION_WORDS
 from nic_ray.manuals.sections import Section
-from nic_ray.questions.language import FINITE
+from nic_ray.questions.language import FINITE, PREPOSITIONS
 from nic_ray.questions.quantities import UNITS
-from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle, base_of_third
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_gerund, base_of_participle, base_of_third
 from nic_ray.words import words
 
 LONGEST = 3
 """Words of a term."""
 _FEW = (2, 3)
 """Numbers of terms in a query, a term of several words counting once."""
+_ADJECTIVE = re.compile(r".{3}(?:ful|less|ous|ical|ternal|[^t]able|ible)$")
+"""Endings of words that say little without their noun."""
 _STOPS = (
     ENGLISH_STOP_WORDS
     | QUESTION_WORDS
     | FINITE
+    | PREPOSITIONS
     | frozenset(
         """
     longer shorter older newer higher larger smaller greater later earlier quicker slower don left-hand right-
     hand using used least fully then never always only must may second turn time new old go goes come comes
     become becomes get gets give gives make makes take takes keep keeps let lets put puts remain remains stay
     stays hold holds carry carries need allow allows long-term term
+    ahead straight away irrespective untouched alive overnight intermediate
     """.split()
     )
 )
@@ -57,21 +62,51 @@ def count_terms(sections: Sequence[Section]) -> Terms:
 
 
 def terms_of(text: str, longest: int = LONGEST) -> list[str]:
-    """Return the terms of a text, in order: runs of words without stop words and numbers, those within others too."""
+    """Return the terms of a text, in order: runs of words without stop words and numbers, those within others too.
+
+    What hyphens join is kept whole in terms of several words, with its stop words: "off delay timer", but neither
+    "delay timer" nor "purpose grease".
+    """
     return [*_runs(text, longest)]
 
 
 def _runs(text: str, longest: int) -> Iterator[str]:
     for piece in re.split(r"[,;:()!?\n]+|\.\s|\.$", text):
-        run: list[str] = []
-        for word in [*words(piece), ""]:
-            if word and _may_be_in_term(word):
-                run.append(word)
+        run: list[_Part] = []
+        for part in [*_parts(piece), None]:
+            if part is not None and (_may_be_in_term(part.word) or (part.is_joined and _may_be_joined(part.word))):
+                run.append(part)
                 continue
             for size in range(1, longest + 1):
                 for start in range(len(run) - size + 1):
-                    yield " ".join(run[start : start + size])
+                    term = run[start : start + size]
+                    if _may_be_in_term(term[0].word) if size == 1 else term[0].begins and term[-1].ends:
+                        yield " ".join(each.word for each in term)
             run = []
+
+
+class _Part(NamedTuple):
+    """A word, and its place in what hyphens join."""
+
+    word: str
+    begins: bool
+    ends: bool
+
+    @property
+    def is_joined(self) -> bool:
+        return not (self.begins and self.ends)
+
+
+def _parts(text: str) -> Iterator[_Part]:
+    for chunk in text.split():
+        found = words(chunk)
+        joined = len(found) > 1 and "-" in chunk
+        for place, word in enumerate(found):
+            yield _Part(word, not joined or place == 0, not joined or place == len(found) - 1)
+
+
+def _may_be_joined(word: str) -> bool:
+    return len(word) > 1 and not word[0].isdigit() and word not in UNITS
 
 
 def _may_be_in_term(word: str) -> bool:
@@ -110,9 +145,12 @@ def _weight(term: str, in_title: bool, *, english: bool) -> float:
         if any(is_verb_form(part) for part in parts):
             weight *= 0.3
         if not in_title and len(parts) > 1:
-            weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if parts[-1] in VERBS or parts[0] in VERBS else 1.0
-        if len(parts) == 1 and parts[0] in VERBS:
+            has_verb = any(part in VERBS and part not in NOUNS_AND_VERBS for part in parts)
+            weight *= 0.3 if any(map(base_of_third, parts)) else 0.6 if has_verb else 1.0
+        if len(parts) == 1 and (parts[0] in VERBS or base_of_third(parts[0]) not in (None, *NOUNS_AND_VERBS)):
             weight *= 0.5
+        if len(parts) == 1 and _ADJECTIVE.search(term):
+            weight *= 0.4
     return weight
 
 

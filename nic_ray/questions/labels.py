@@ -7,10 +7,15 @@ from nic_ray.questions.clauses import order_of
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import values_in
+from nic_ray.questions.verbs import base_of_third
 
 _NAMED = frozenset(
     "torque pressure voltage current resistance temperature speed frequency gap clearance play length".split()
 )
+
+_SAYING = frozenset("indicates indicate means mean suggests suggest".split())
+_TELLING = frozenset("contain hold carry have consist allow provide supply require need use".split())
+"""Base forms of verbs that say what something is like, not what goes wrong."""
 
 
 def from_label(clause: Sequence[str], source: str, rng: random.Random, names: frozenset[str]) -> Iterator[Draft]:
@@ -35,6 +40,8 @@ def from_label(clause: Sequence[str], source: str, rng: random.Random, names: fr
     if label[0].lower() == "every" and values_in(label):
         yield Draft(question(f"what has to be done {name}"), "direct", source)
         return
+    if _SAYING & set(label) or any(base_of_third(word) in _TELLING for word in label):
+        return  # "The core contains magnets: keep tools away": no sign of anything
     order = order_of(after)
     if order is not None and len(label) >= 2 and not order.never:
         yield Draft(

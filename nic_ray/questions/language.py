@@ -6,7 +6,7 @@ from collections.abc import Sequence
 DETERMINERS = frozenset("the a an both all each every any either neither no its your our their another".split())
 PRONOUNS = frozenset(
     "it they them he she we us this these that those there here such one ones former latter itself themselves which "
-    "who whose what its their otherwise so".split()
+    "who whose what its their otherwise so nearby elsewhere thereafter afterwards afterward".split()
 )
 PREPOSITIONS = frozenset(
     "about above across after against along among around at before behind below beneath beside besides between beyond "
@@ -17,6 +17,8 @@ SUBORDINATORS = frozenset("when if while until once because unless whenever wher
 MODALS = frozenset("must may can should will shall".split())
 BE = frozenset("is are".split())
 FINITE = MODALS | BE | frozenset("was were has have does do cannot had could would might".split())
+HARM = frozenset("injury injuries death burns frostbite suffocation harm poisoning".split())
+"""What warnings warn of: nobody asks what causes it, or whether."""
 NUMBER_WORDS = frozenset(
     (
         "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty ninety "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nic_ray import console
-from nic_ray.errors import InputError, is_disk_full
+from nic_ray.errors import InputError, RunError, is_disk_full
 from nic_ray.evidence import JsonObject
 from nic_ray.manuals.sections import Section, read_sections
 from nic_ray.progress import View
@@ -19,7 +19,6 @@ from nic_ray.questions.filters import (
     MORE,
     NEAR,
     ROUND_TRIP,
-    SHARES,
     TITLE,
     VAGUE,
     chosen,
@@ -27,7 +26,7 @@ from nic_ray.questions.filters import (
     rows_of,
 )
 from nic_ray.questions.judge import refuse_misjudged
-from nic_ray.questions.question import Question
+from nic_ray.questions.question import KINDS, Question
 from nic_ray.questions.round_trip import refuse_lost
 from nic_ray.train_config import TrainConfig
 
@@ -127,10 +126,14 @@ def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
 
     Raises:
         InputError: the file cannot be written.
+        RunError: there are none; nothing is written.
     """
-    write_text(as_lines(made.rows), out)
+    if made.rows:
+        write_text(as_lines(made.rows), out)
     console.show(console.table(*kinds_table(made)))
     console.show(console.table(*filters_table(made)))
+    if not made.rows:
+        raise RunError(f"{out}: not written, since no question was kept of {sum(made.made.values()):,} that were made")
     console.say(description(made, sections))
     console.say(f"written: {out}")
 
@@ -160,7 +163,7 @@ def kinds_table(made: Made) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of a table of the questions by kind."""
     kept = Counter(each.kind for each in made.questions)
     total = max(1, len(made.questions))
-    rows = [[kind, f"{made.made[kind]:,}", f"{kept[kind]:,}", f"{kept[kind] / total:.0%}"] for kind in SHARES]
+    rows = [[kind, f"{made.made[kind]:,}", f"{kept[kind]:,}", f"{kept[kind] / total:.0%}"] for kind in KINDS]
     rows.append(["all", f"{sum(made.made.values()):,}", f"{len(made.questions):,}", "100%" if made.questions else "0%"])
     return ["kind", "made", "kept", "share"], rows
 

@@ -8,15 +8,11 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from nic_ray.manuals.sections import Section
 from nic_ray.metrics.bm25 import content_words
-from nic_ray.questions.question import Kind
+from nic_ray.questions.question import Kind, kind_counts
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SHARES: Mapping[Kind, float] = {"direct": 0.2, "symptom": 0.2, "shop": 0.4, "keyword": 0.1, "typo": 0.1}
-"""The share of each kind, as in the reference set."""
 MAX_RARE = 8
 """Number of a section's rare words that a prompt forbids."""
 SHORTEST_RARE = 3
@@ -95,16 +91,6 @@ def prompts_for(sections: Sequence[Section], per_section: int, language: str | N
     task = _task(kind_counts(per_section), language)
     rare = rare_words([section.passage for section in sections])
     return [Prompt(task, _material(section), words) for section, words in zip(sections, rare, strict=True)]
-
-
-def kind_counts(per_section: int) -> dict[Kind, int]:
-    """How many questions of each kind are asked for, by `SHARES`: those with the largest remainders are rounded up."""
-    exact = {kind: share * per_section for kind, share in SHARES.items()}
-    counts = {kind: math.floor(number + 1e-9) for kind, number in exact.items()}
-    by_remainder = sorted(exact, key=lambda kind: (counts[kind] - exact[kind], KINDS.index(kind)))
-    for kind in by_remainder[: per_section - sum(counts.values())]:
-        counts[kind] += 1
-    return counts
 
 
 def rare_words(passages: Sequence[str], most: int = MAX_RARE) -> list[tuple[str, ...]]:

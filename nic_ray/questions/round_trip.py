@@ -38,6 +38,9 @@ def refuse_lost(
         max_tokens: number of tokens that texts are truncated to.
         device: where to embed.
         done: called with the number of further questions done.
+
+    Source: Alberti et al. 2019, "Synthetic QA corpora generation with roundtrip consistency" (arXiv:1906.05416); Dai et
+    al. 2022, "Promptagator" (arXiv:2209.11755), for passages, where the own one must be the first.
     """
     passages = list(dict.fromkeys(section.passage for section in sections))
     number_of = {passage: number for number, passage in enumerate(passages)}

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from nic_ray.dataset.broken import why_broken
 from nic_ray.errors import RunError
 from nic_ray.manuals.parallel import Run, one_by_one
 from nic_ray.manuals.sections import Section
+from nic_ray.questions.cells import from_row
 from nic_ray.questions.cloze import from_first_sentence
 from nic_ray.questions.conditions import from_cause, from_condition, from_meaning
 from nic_ray.questions.draft import Draft
@@ -23,7 +25,8 @@ from nic_ray.questions.purposes import from_purpose
 from nic_ray.questions.question import Question
 from nic_ray.questions.statements import WHETHER, from_statement
 from nic_ray.questions.steps import from_orders
-from nic_ray.questions.titles import Title, fold, from_title, name_of, read_title, refused_titles, topic_of
+from nic_ray.questions.titles import Title, fold, from_title, name_of, read_title, refused_titles
+from nic_ray.questions.topics import is_part, topics_of
 from nic_ray.questions.typos import with_typos
 from nic_ray.words import words
 
@@ -41,6 +44,8 @@ _SPOKEN = 0.35
 _SPOKEN_SYMPTOMS = 0.6
 """Shares of shop questions and of symptoms in which words of manuals become everyday words."""
 _MOST_KEYWORDS = 7
+_NAMING = re.compile(r"\w{4,}")
+"""Words of a title that name something, not "of" and "the"."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,6 @@ class _Known:
     """All words of the texts."""
     terms: Terms
     swaps: Mapping[str, Swaps]
-    titles: Mapping[str, str]
     english: bool
 
 
@@ -84,12 +88,16 @@ def ask_by_rules(
         vocabulary=frozenset(word for section in sections for word in words(section.text)),
         terms=count_terms(sections),
         swaps={domain: swaps_of(terms) for domain, terms in glossary.items()},
-        titles=refused_titles(sections),
         english=language.split("-")[0].lower() == "en",
     )
-    documents = defaultdict[tuple[str, str], list[tuple[int, Section]]](list)
-    for number, section in enumerate(sections):
-        documents[section.domain, section.document].append((number, section))
+    refused = refused_titles(sections)
+    titles = [
+        None if name_of(section.section) in refused else read_title(section.section, known.names, known.vocabulary)
+        for section in sections
+    ]
+    documents = defaultdict[tuple[str, str], list[_Asked]](list)
+    for number, (section, title, topic) in enumerate(zip(sections, titles, topics_of(titles), strict=True)):
+        documents[section.domain, section.document].append(_Asked(number, section, title, topic))
     questions = list[Question]()
     for _, found in run(functools.partial(_of_document, known, seed), [*documents.values()], _died):
         questions += found.questions
@@ -98,38 +106,47 @@ def ask_by_rules(
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """A section with its number, and what its title says."""
+
+    number: int
+    section: Section
+    title: Title | None
+    """None where several sections share it, or it says nothing."""
+    topic: str
+
+
+@dataclass(frozen=True)
 class _Found:
     sections: int
     questions: list[Question]
 
 
-def _of_document(known: _Known, seed: int, document: Sequence[tuple[int, Section]]) -> _Found:
-    """Make the questions of the sections of a document, which are given with their numbers."""
+def _of_document(known: _Known, seed: int, document: Sequence[_Asked]) -> _Found:
     questions = []
-    for number, section in document:
-        rng = random.Random(f"{seed} {hashlib.sha256(section.passage.encode()).hexdigest()}")
+    for asked in document:
+        rng = random.Random(f"{seed} {hashlib.sha256(asked.section.passage.encode()).hexdigest()}")
         seen = set[str]()
-        for draft in _of_section(section, known, rng):
+        for draft in _of_section(asked.section, asked.title, asked.topic, known, rng):
             query = " ".join(draft.query.split())
             if 2 <= len(query.split()) <= _LONGEST and query.lower() not in seen:
                 seen.add(query.lower())
-                questions.append(Question(query, draft.kind, number, draft.text))
+                questions.append(Question(query, draft.kind, asked.number, draft.text))
     return _Found(len(document), questions)
 
 
-def _died(document: Sequence[tuple[int, Section]]) -> _Found:
-    raise RunError(f"{document[0][1].document}: the process that made its questions died; start again")
+def _died(document: Sequence[_Asked]) -> _Found:
+    raise RunError(f"{document[0].section.document}: the process that made its questions died; start again")
 
 
-def _of_section(section: Section, known: _Known, rng: random.Random) -> Iterator[Draft]:
+def _of_section(
+    section: Section, title: Title | None, topic: str, known: _Known, rng: random.Random
+) -> Iterator[Draft]:
     """Yield the questions of a section: plain ones and symptoms, then shop words, keywords and misspelt ones."""
     typed = keyword_queries(section, known.terms, rng, english=known.english)
     queries = [Draft(query, "keyword", "keywords") for query in typed]
-    title = (
-        None if name_of(section.section) in known.titles else read_title(section.section, known.names, known.vocabulary)
-    )
     if known.english:
-        plain = _plain(section, title, known, rng)
+        plain = _plain(section, title, topic, known, rng)
         shop = [*_in_shop_words(plain, queries, title, known.swaps.get(section.domain), rng)]
         yield from (replace(each, query=_as_asked(each, rng)) for each in plain)
         yield from shop
@@ -148,13 +165,17 @@ def _as_asked(draft: Draft, rng: random.Random) -> str:
     return as_typed(query, rng)
 
 
-def _plain(section: Section, title: Title | None, known: _Known, rng: random.Random) -> list[Draft]:
+def _plain(section: Section, title: Title | None, topic: str, known: _Known, rng: random.Random) -> list[Draft]:
     """Return the plain questions and symptoms, in an order that takes from each source in turn."""
     by_source: dict[str, list[Draft]] = defaultdict(list)
     if title is not None:
         by_source["title"] = from_title(title, rng)
     by_source["cloze"] = [*from_first_sentence(section, rng, known.names)]
     for number, sentence in enumerate(sentences(section.text)):
+        row = from_row(sentence, f"{number}", rng, known.names)
+        if row is not None:
+            by_source[f"{number}"] += row
+            continue
         for part, clause in enumerate(clauses(sentence)):
             found = _of_clause(tokens(clause), f"{number}.{part}", rng, known.names)
             by_source[f"{number}"] += [replace(draft, query=in_first_person(draft.query)) for draft in found]
@@ -163,8 +184,8 @@ def _plain(section: Section, title: Title | None, known: _Known, rng: random.Ran
         drafts.sort(key=lambda draft: draft.form == WHETHER)
     order = [source for source in by_source if by_source[source]]
     rng.shuffle(order)
-    topic = "" if title is None else topic_of(title)
-    named = (_with_topic(draft, topic, known.terms, rng) for draft in _in_turn([by_source[source] for source in order]))
+    turns = _in_turn([by_source[source] for source in order])
+    named = (_with_topic(draft, topic, section.section, known.terms, rng) for draft in turns)
     taken = Counter[str]()
     plain = []
     for draft in named:
@@ -198,10 +219,14 @@ def _in_turn(parts: Sequence[Sequence[Draft]]) -> list[Draft]:
     return sorted(found, key=lambda draft: draft.form == WHETHER)
 
 
-def _with_topic(draft: Draft, topic: str, terms: Terms, rng: random.Random) -> Draft | None:
-    """Say what a question is about if its words are those of many sections; None if it cannot be said."""
-    if draft.source == "title" or _is_specific(draft.query, terms):
+def _with_topic(draft: Draft, topic: str, title: str, terms: Terms, rng: random.Random) -> Draft | None:
+    """Say what a question is about if it must or if its words are those of many sections; None if it cannot be said."""
+    if draft.source == "title":
         return draft
+    if _is_specific(draft.query, terms):
+        of_title = _NAMING.findall(fold(title))
+        if not draft.needs_topic or not topic or set(of_title) & set(fold(draft.query).split()):
+            return draft
     own = set(fold(topic).split())
     if not topic or own <= set(fold(draft.query).split()) or len(draft.query.split()) > _LONGEST - 6:
         return None
@@ -221,6 +246,7 @@ def _about(topic: str, draft: Draft, rng: random.Random) -> str:
         draft.detail
         and query.endswith("?")
         and not topic.split()[-1][-1].isdigit()
+        and is_part(topic)
         and not set(fold(topic).split()) & set(fold(query).split())
     ):
         return f"{query[:-1]} on the {topic}?"

@@ -5,12 +5,16 @@ from dataclasses import replace
 
 from nic_ray.questions.clauses import Statement, head_of, is_participle, statement_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import BE, DETERMINERS, FINITE, PREPOSITIONS, joined, lowered, without_pronouns
+from nic_ray.questions.language import BE, DETERMINERS, FINITE, HARM, PREPOSITIONS, joined, lowered, without_pronouns
 from nic_ray.questions.quantities import WHAT, values_in
 from nic_ray.questions.verbs import base_of_third
 
+_NO_OBJECTS = ("leave", "replace", "use", "start", "enter", "reach", "exceed", "restart", "end")
+"""Verbs whose object nobody asks for: "leaves the factory"."""
 WHETHER = "whether"
 """The form of questions that ask whether a statement is so; they come after all others."""
+_SHORT = 6
+"""Words of a question that says little alone: "what is the dry capacity"."""
 _PASSING = frozenset("now also sometimes then still already always usually often therefore thus currently both".split())
 _PLACES = frozenset("in on at behind beneath under below above beside between inside near outside".split())
 _STANDING = frozenset("sit stand lie".split())
@@ -67,13 +71,29 @@ def from_statement(clause: Sequence[str], source: str, names: frozenset[str]) ->
         return
     subject = (lowered(found.subject[0], names), *found.subject[1:])
     state = Statement(subject, found.finite, found.base, found.rest, found.plural)
+    if HARM & {word.lower() for word in state.rest} or (state.base and _has_second_verb(state)):
+        return
     if len(subject) == 1 and subject[0].lower() == subject[0] and not state.plural:
         return
     queries = [*_values(state), *_circumstances(state), *_yes_or_no(state), *_objects(state)]
     for query in dict.fromkeys(queries):
-        yield Draft(question(query), "direct", source)
+        yield Draft(question(query), "direct", source, needs_topic=len(query.split()) <= _SHORT)
     if not queries and (query := _whether(state)):
-        yield Draft(question(query), "direct", source, form=WHETHER)
+        yield Draft(question(query), "direct", source, form=WHETHER, needs_topic=True)
+
+
+def _has_second_verb(state: Statement) -> bool:
+    """Whether what was taken for the verb is a plural noun: "heading changes above 4 degrees blank the overlay"."""
+    main = [word.lower() for word in _main(state)]
+    return (
+        bool(main)
+        and main[0] in PREPOSITIONS
+        and any(
+            word in ("the", "a", "an") and main[place - 1] not in PREPOSITIONS
+            for place, word in enumerate(main)
+            if place > 1
+        )
+    )
 
 
 def _whether(state: Statement) -> str:
@@ -92,7 +112,7 @@ def _whether(state: Statement) -> str:
     if state.finite in BE and not is_participle(small[0]) and small[0] not in PREPOSITIONS:
         return ""  # "are usual causes storage without power?"
     if any(base_of_third(word) or word in FINITE or word in _PASSING for word in small) or (
-        values_in(main) and small[0][0].isdigit()
+        values_in(main) and small[small[0] == "be"][0].isdigit()
     ):
         return ""
     return _asked(_with_the(state) if not state.plural else state, main)
@@ -141,9 +161,11 @@ def _values(state: Statement) -> Iterator[str]:
 
 def _with_the(state: Statement) -> Statement:
     """Put "the" before a subject that has no article, as in a manual's short style."""
-    first = state.subject[0]
-    if first.lower() in DETERMINERS or first[:1].isupper() or first[0].isdigit():
+    first, head = state.subject[0], head_of(state.subject)
+    if first.lower() in DETERMINERS or first[:1].isupper() or first[0].isdigit() or "or" in state.subject:
         return state
+    if any(character.isdigit() for character in head):
+        return state  # "cylinder 1", "relay R3"
     return replace(state, subject=("the", *state.subject))
 
 
@@ -173,6 +195,8 @@ def _circumstances(state: Statement) -> Iterator[str]:
                 return
         if state.finite == "may":
             return  # "may fail when": nobody asks when something may
+        if word in ("when", "if", "once") and rest[place + 1 : place + 2] and rest[place + 1].endswith("ing"):
+            return  # "when estimating the reaction": no time
         if word in ("when", "if", "once") or rest[place : place + 3] == ["as", "soon", "as"]:
             yield f"when {_asked(state, before)}"
             return
@@ -224,7 +248,19 @@ def _yes_or_no(state: Statement) -> Iterator[str]:
 
 def _objects(state: Statement) -> Iterator[str]:
     if state.base and state.rest[0].lower() in ("the", "a", "an", "both", "all") and len(state.subject) > 1:
-        if state.base not in ("have", "need", "allow", "let", "make", "remain", "be", "return", "read", "show"):
+        if state.base not in (
+            "have",
+            "need",
+            "allow",
+            "let",
+            "make",
+            "remain",
+            "be",
+            "return",
+            "read",
+            "show",
+            *_NO_OBJECTS,
+        ):
             yield f"what {_asked(state, ())}"
         if state.base == "show" or state.base == "read":
             yield f"what {_asked(state, ())}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nic_ray.questions.clauses import Order, noun_phrase, order_of
 from nic_ray.questions.draft import Draft, question
-from nic_ray.questions.language import DETERMINERS, SUBORDINATORS, joined, without_pronouns
+from nic_ray.questions.language import DETERMINERS, PRONOUNS, SUBORDINATORS, joined, without_pronouns
 from nic_ray.questions.quantities import Value, values_in
 
 _PLACING = frozenset(
@@ -26,6 +26,7 @@ _LASTING = frozenset(
     "hold run wait idle pump charge bleed drain press keep soak drive crank warm leave operate".split()
 )
 _NO_STEPS = frozenset("use allow keep note observe see refer consult let leave avoid treat hold".split())
+_ADJECTIVES = frozenset("lower dry clean empty open free level".split())
 _SETTING = frozenset("set adjust inflate tension preload charge calibrate tighten torque reduce".split())
 
 
@@ -39,6 +40,7 @@ def orders_in(clause: Sequence[str]) -> list[Order]:
             and rest
             and pieces[-1]
             and order_of(_after_and(rest)) is not None
+            and not _is_adjective(_after_and(rest))
         ):
             pieces.append([])
         elif not (word.lower() in ("and", "then") and not pieces[-1]):
@@ -52,6 +54,11 @@ def _after_and(words: list[str]) -> list[str]:
     return words[1:] if words and words[0].lower() in ("and", "then") else words
 
 
+def _is_adjective(words: Sequence[str]) -> bool:
+    """Whether a word that may be a verb stands before a noun: "and lower control arm bushes"."""
+    return words[0].lower() in _ADJECTIVES and words[1].lower() not in DETERMINERS | PRONOUNS
+
+
 def _trimmed(piece: list[str]) -> list[str]:
     while piece and piece[-1] in (",", ":"):
         piece = piece[:-1]
@@ -60,7 +67,7 @@ def _trimmed(piece: list[str]) -> list[str]:
 
 def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Iterator[Draft]:
     """Make questions of a clause that gives one order or several."""
-    orders = orders_in(clause)
+    orders, has_choice = orders_in(clause), "or" in map(str.lower, clause)
     for place, order in enumerate(orders):
         if order.never:
             yield from _forbidden(order, source, rng)
@@ -68,11 +75,13 @@ def from_orders(clause: Sequence[str], source: str, rng: random.Random) -> Itera
         if not order.object or not without_pronouns(order.object):
             continue
         yield from _details(order, source, rng)
-        if place + 1 < len(orders) and not orders[place + 1].never and is_step(order):
+        if place + 1 < len(orders) and not orders[place + 1].never and is_step(order) and not has_choice:
             yield from _sequence(order, orders[place + 1], source, rng)
     for before, order in itertools.pairwise(orders):
         if order.verb == "wait" and is_step(before):
-            yield Draft(question(f"how long do I wait after I {joined(before.all)}"), "direct", source)
+            yield Draft(
+                question(f"how long do I wait after I {joined(before.all)}"), "direct", source, needs_topic=True
+            )
 
 
 def is_step(order: Order) -> bool:
@@ -125,7 +134,7 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
         and rest[1] in DETERMINERS
         and not (values and values[0].start <= 2)
     ):
-        yield Draft(question(f"where do I {what}"), "direct", source, detail=True)
+        yield Draft(question(f"where do I {what}"), "direct", source)  # not "hook the unit on the pump"
     if first == "until" and len(rest) > 2:
         start = "how far" if verb in _REACHING else "how long" if verb in _LASTING else "until when"
         if start != "until when":
@@ -146,14 +155,15 @@ def _details(order: Order, source: str, rng: random.Random) -> Iterator[Draft]:
             before = order.rest[:place]
             if before and before[-1] == ",":
                 before = before[:-1]
-            if not {",", ":"} & set(before) and without_pronouns(before) and len(before) < 8:
+            is_result = word == "so" and bool(values_in(rest[place:]))  # "so that the gap is 2 mm": no reason
+            if not is_result and not {",", ":"} & set(before) and without_pronouns(before) and len(before) < 8:
                 yield Draft(question(f"why do I {what} {joined(before)}"), "direct", source)
             break
         if place == 0 and word in ("if", "when", "once") and len(rest) > 3:
             yield Draft(question(f"when do I {what}"), "direct", source)
     if (
         first in ("before", "after")
-        and verb not in ("identify", "read", "check", "make")
+        and verb not in ("identify", "read", "check", "make", "wait")
         and rest[1:2]
         and (rest[1].endswith("ing") or rest[1] in DETERMINERS)
     ):
@@ -167,7 +177,7 @@ def _asked_values(order: Order, what: str, values: Sequence[Value]) -> Iterator[
     before = [word.lower() for word in rest[: value.start]]
     verb = order.verb.split()[0]
     thing = joined(order.object)
-    if value.quantity == "torque" and before[-1:] == ["to"]:
+    if value.quantity == "torque" and before[-1:] == ["to"] and not {",", ":"} & set(before):
         yield f"what is the torque for {thing}"
         if verb in ("tighten", "torque", "screw", "turn"):
             yield f"how tight do I {what}"
@@ -199,4 +209,4 @@ def _sequence(order: Order, following: Order, source: str, rng: random.Random) -
     if following.verb == "wait":
         return
     start = rng.choice(["what do I do after I", "what is the next step after I", "what comes next once I"])
-    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next")
+    yield Draft(question(f"{start} {joined(order.all)}"), "direct", source, form="next", needs_topic=True)

@@ -12,11 +12,11 @@ from nic_ray.manuals.sections import Section
 from nic_ray.questions.clauses import is_participle
 from nic_ray.questions.draft import Draft, question
 from nic_ray.questions.language import BE, DETERMINERS, PREPOSITIONS, PRONOUNS, joined, lowered, tokens
-from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_third, gerund_of
+from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_gerund, base_of_third, gerund_of
 
 Type = Literal["question", "other", "procedure", "fault", "code", "specification", "layout", "component"]
 
-_ACTIONS = dict(
+ACTIONS = dict(
     pair.split(":")
     for pair in """
     replacement:replace removal:remove adjustment:adjust adjusting:adjust inspection:inspect installation:install
@@ -30,20 +30,24 @@ _ACTIONS = dict(
     addressing:address stowage:stow disabling:disable centring:centre centering:center
     """.split()
 )
+_NOMINAL = frozenset(
+    "replacement removal adjustment inspection installation measurement disassembly lubrication calibration".split()
+)
+"""Names of actions that are no names of parts."""
 _STARTS = frozenset("before after weekly daily monthly yearly annual spring summer autumn winter".split())
-_FAULT_WORDS = frozenset(
+FAULT_WORDS = frozenset(
     """
     fault faults error errors failure leak leaks noise wear drift creep overheating icing lock-up loss trip
     tripping overcharging gassing hesitation wander misfire inoperative stuck shorted slow low high missing
     overrange undervoltage overload faulty
     """.split()
 )
-_SPECIFICATION = frozenset(
+SPECIFICATION = frozenset(
     "data capacities capacity limits limit settings specifications specification torques torque grades dimensions "
     "intervals ratings pressures pressure colours colors schedule".split()
 )
-_LAYOUT = frozenset("layout location locations overview positions".split())
-_WORKING = frozenset("operation mode modes function functions interlock cycle protection system principle".split())
+LAYOUT = frozenset("layout location locations overview positions".split())
+WORKING = frozenset("operation mode modes function functions interlock cycle protection system principle".split())
 _CODE = re.compile(r"(?:(?:fault|error|trouble|alarm)\s+)?(?:code\s+)?(?=[A-Z\d-]*\d)[A-Z]{0,3}-?\d{1,5}[A-Z]?", re.I)
 _NUMBERING = re.compile(
     r"^\s*(?:(?:chapter|appendix|part|section)\s+[\dA-Z]+[.:]?|\d+\.|\d+(?:\.\d+)+\.?|[A-Z]\.(?:\d+\.?)*|[IVX]+\.(?:\d+\.?)*)\s+",
@@ -125,12 +129,15 @@ def read_title(title: str, names: frozenset[str], vocabulary: Collection[str] = 
 def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> Title | None:
     first = words[0].lower()
     base = base_of_gerund(first, vocabulary)
-    if base and len(words) > 1 and (first not in _NOUNS or words[1] in DETERMINERS):
+    is_part = first in _NOUNS or (len(words) > 2 and head_and_rest(words)[0][-1] in _NOMINAL)  # "Timing belt removal"
+    if base and len(words) > 1 and (not is_part or words[1] in DETERMINERS):
         if words[1] == "and" and len(words) > 3 and (second := base_of_gerund(words[2].lower(), vocabulary)):
             return _named("procedure", text, words[3:], f"{base} and {second}")
         if words[1] not in BE | PREPOSITIONS | {"and", ","} and not base_of_third(words[1]):
             return _named("procedure", text, words[1:], base)
         return None
+    if len(words) > 2 and words[2] in DETERMINERS and (base := base_of_gerund(words[1].lower())):
+        return _named("procedure", text, words[2:], f"{first} {base}")  # "pressure testing the pipes"
     if (
         words[1:2]
         and words[1] in DETERMINERS
@@ -139,16 +146,16 @@ def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> 
         and words[1] not in ("no", "both")
     ):
         return _named("procedure", text, words[1:], first)
-    head, rest = _head(words)
+    head, rest = head_and_rest(words)
     action = head[-1] if head else ""
-    if action not in _ACTIONS or len(head) < 2 or _is_interval(head[0]):
+    if action not in ACTIONS or len(head) < 2 or is_interval(head[0]):
         return None
-    verb, things = _ACTIONS[action].replace("_", " "), list(head[:-1])
-    if things[-1] == "and" and len(things) > 2 and things[-2] in _ACTIONS:
-        verb, things = f"{_ACTIONS[things[-2]]} and {verb}", things[:-2]
-    if things[-1] in ("and", "or", ",") or any(word in _ACTIONS or base_of_gerund(word) for word in things[1:-1]):
+    verb, things = ACTIONS[action].replace("_", " "), list(head[:-1])
+    if things[-1] == "and" and len(things) > 2 and things[-2] in ACTIONS:
+        verb, things = f"{ACTIONS[things[-2]]} and {verb}", things[:-2]
+    if things[-1] in ("and", "or", ",") or any(word in ACTIONS or base_of_gerund(word) for word in things[1:-1]):
         return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
-    if _ACTIONS[action] in ("test", "service", "inspect", "check", "assemble") and not _can_be_done_to(
+    if ACTIONS[action] in ("test", "service", "inspect", "check", "assemble") and not _can_be_done_to(
         things[-1], action
     ):
         return Title(text, "procedure", "carry out", joined(head), rest=joined(rest))
@@ -157,7 +164,8 @@ def _procedure(words: Sequence[str], text: str, vocabulary: Collection[str]) -> 
     return Title(text, "procedure", verb, joined(things), _is_plural(things), joined(rest))
 
 
-def _is_interval(word: str) -> bool:
+def is_interval(word: str) -> bool:
+    """Whether a word at the start of a title says when or how often something is done: "weekly", "500-hour"."""
     return word in _STARTS or word[0].isdigit() or word.endswith(("-month", "-monthly", "-yearly", "-hour", "-week"))
 
 
@@ -171,7 +179,7 @@ _NOUNS = frozenset(
     """
     wiring opening mounting steering cooling engineering bearing housing heating lighting operating starting
     parking fitting warning hard warming turning towing measuring running terminating connecting locking driving
-    retaining sealing holding sliding rotating switching lifting working
+    retaining sealing holding sliding rotating switching lifting working timing
     """.split()
 )
 """Words in -ing that stand before a noun as parts of its name."""
@@ -182,7 +190,7 @@ def _named(kind: Type, text: str, words: Sequence[str], verb: str) -> Title:
     return Title(text, kind, verb, joined(thing), _is_plural(thing))
 
 
-def _head(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def head_and_rest(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part a title into its noun phrase and what follows: a preposition or a comma and more."""
     for place, word in enumerate(words):
         if place and (
@@ -195,26 +203,21 @@ def _head(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_plural(words: Sequence[str]) -> bool:
-    head, _ = _head(words)
+    head, _ = head_and_rest(words)
     if "of" in head[1:]:
         head = head[: head.index("of", 1)]
     return head[-1].endswith("s") and not head[-1].endswith(("ss", "us", "is"))
 
 
 def _other(words: Sequence[str], text: str) -> Title:
-    head, rest = _head(words)
+    head, rest = head_and_rest(words)
     small = [word.lower() for word in head]
     named = {"thing": joined(head), "rest": joined(rest), "plural": _is_plural(head)}
-    if (
-        _is_statement(words)
-        or small[-1] == "diagnosis"
-        or _FAULT_WORDS & set(small[-2:])
-        or small[0] in ("low", "hard")
-    ):
+    if _is_statement(words) or small[-1] == "diagnosis" or FAULT_WORDS & set(small[-2:]) or small[0] in ("low", "hard"):
         return Title(text, "fault", **named)  # type: ignore[arg-type]
-    if small[-1] in _LAYOUT:
+    if small[-1] in LAYOUT:
         return Title(text, "layout", **named)  # type: ignore[arg-type]
-    if small[-1] in _SPECIFICATION:
+    if small[-1] in SPECIFICATION:
         return Title(text, "specification", **named)  # type: ignore[arg-type]
     return Title(text, "component", **named)  # type: ignore[arg-type]
 
@@ -241,8 +244,11 @@ def _is_statement(words: Sequence[str]) -> bool:
 
 
 def with_article(thing: str) -> str:
-    """Put "the" before a noun phrase that has no article and begins with no number."""
-    first = thing.split()[0]
+    """Put "the" before a noun phrase that has no article and neither begins nor ends with a number."""
+    words = thing.split()
+    first, head = words[0], head_and_rest(words)[0][-1]
+    if len(words) > 1 and head[0].isdigit():
+        return thing  # "heated oxygen sensor 1"
     if first.lower() in DETERMINERS | PREPOSITIONS | PRONOUNS | {"i"} or first[0].isdigit():
         return thing
     return f"the {thing}"
@@ -253,20 +259,6 @@ def from_title(title: Title, rng: random.Random) -> list[Draft]:
     forms = [*_FORMS[title.type](title)]
     rng.shuffle(forms)
     return forms
-
-
-def topic_of(title: Title) -> str:
-    """Return what a title is about in a few words, to be put before a question that does not say it; may be empty."""
-    if title.type in ("question", "other"):
-        return ""
-    topic = title.text if title.type == "fault" else title.thing
-    if title.verb == "carry out":
-        short = topic.rpartition(" ")[0]  # "transfer case oil service"
-        topic = topic if not short or _is_interval(short.split()[-1]) else short
-    words = topic.split() if title.type == "fault" else _head(topic.split())[0]
-    while words and words[0] in DETERMINERS:
-        words = words[1:]
-    return " ".join(words) if 1 <= len(words) <= 5 and "," not in topic else ""
 
 
 def _direct(text: str) -> Draft:
@@ -310,7 +302,7 @@ _IN_NEED = {
 def _of_procedure(title: Title) -> Iterator[Draft]:
     # a title such as "Making flare connections" has its articles
     first = title.text.split()[0].lower()
-    thing = title.thing if base_of_gerund(first) and first not in _NOUNS else with_article(title.thing)
+    thing = title.thing if base_of_gerund(first) == title.verb.split()[0] else with_article(title.thing)
     what = f"{title.verb} {_with_rest(thing, title)}"
     yield _direct(f"how do I {what}")
     yield _direct(f"what is the procedure to {what}")
@@ -319,7 +311,12 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
     yield Draft(f"I have to {what}, where do I start?", "direct", "title", form="title")
     if " " not in title.verb and title.verb != "carry out":
         yield _direct(f"what do I have to watch when {gerund_of(title.verb)} {_with_rest(thing, title)}")
-    if " and " not in title.thing and not title.rest and title.thing.split()[-1] not in _NOT_THINGS:
+    if (
+        " and " not in title.thing
+        and not title.rest
+        and not head_and_rest(tokens(title.thing))[1]
+        and title.thing.split()[-1] not in NOT_THINGS
+    ):
         words = {
             "the": with_article(title.thing),
             "is_": "are" if title.plural else "is",
@@ -333,20 +330,13 @@ def _of_procedure(title: Title) -> Iterator[Draft]:
             yield _symptom(form.format(**words))
 
 
-_NOUNS_AND_VERBS = frozenset(
-    """
-    brake clutch control drain drive fan feed filter fire force fork fuel gauge gear grease ground head heat hinge hub
-    ice key light lock mount oil paint part pilot pin pipe plug pump radio rain relay seal seat shim signal spring
-    start steam steer switch tank test thermostat tilt tire torque trap valve vapor vent water weight winch wire
-    """.split()
-)
-"""Words that begin the name of a part more often than an order."""
-_NOT_THINGS = frozenset(
+NOT_THINGS = frozenset(
     (
         "level gap pressure timing time speed mixture stroke oil fluid tension play water control voltage current "
         "resistance output gain system wear damage leak zero"
     ).split()
 )
+"""Heads of noun phrases that name nothing that can be taken in the hand."""
 
 
 def _of_fault(title: Title) -> Iterator[Draft]:
@@ -400,21 +390,25 @@ def _of_component(title: Title) -> Iterator[Draft]:
     if words[-1] in ("operation", "function", "functions") and len(words) > 1 and "and" not in words:
         inner = words[:-1]
         yield _direct(f"how {'do' if _is_plural(inner) else 'does'} {with_article(' '.join(inner))} work")
-    elif words[-1] in _WORKING and "and" not in words and words[-1] != "functions":
+    elif words[-1] in WORKING and "and" not in words and words[-1] != "functions":
         yield _direct(f"how {'do' if title.plural else 'does'} {with_article(title.thing)} work")
     elif words[-1] == "description" and len(words) > 1 and "and" not in words:
         yield _direct(f"what is the {' '.join(words[:-1])} made up of")
     elif words[-1] == "procedure" and len(words) > 1:
         yield _direct(f"what is the {what}")
-    elif _is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
+    elif is_interval(words[0]) or words[-1] in ("checks", "maintenance"):
         yield _direct(f"what is done at the {what}" if words[-1] == "service" else f"what belongs to the {what}")
     first = words[0].lower()
-    if first in PREPOSITIONS or (first in VERBS and first not in _NOUNS_AND_VERBS):
+    if first in PREPOSITIONS or (first in VERBS and first not in NOUNS_AND_VERBS):
         return
+    if words[-1] == "description" and len(words) > 1:
+        what = _with_rest(" ".join(words[:-1]), title)
     named = words[0][:1].isupper() or any(map(str.isdigit, title.thing)) or (len(words) == 1 and title.plural)
     about = (
         what
-        if named or (base_of_gerund(first) and (first not in _NOUNS or words[1:2] == ["and"]))
+        if named
+        or (len(words) == 1 and first.endswith("ing"))
+        or (base_of_gerund(first) and (first not in _NOUNS or len(words) == 1 or words[1] == "and"))
         else with_article(what)
     )
     yield _direct(f"what do I need to know about {about}")

@@ -25,7 +25,7 @@ def with_typos(text: str, rng: random.Random) -> str | None:
     """Misspell one word or two; None if no word is long enough.
 
     Numbers, codes and abbreviations stay, and so do the first letters of words. A letter is left out, doubled, swapped
-    with the next one or hit beside, so that each word is at most two such edits from its spelling.
+    with the next one or hit beside, once in each word.
     """
     words = [found for found in _WORD.finditer(text) if len(found[0]) >= _LONG_ENOUGH and not _is_code(found[0])]
     if not words:
