@@ -18,7 +18,7 @@ def main(
     ] = None,
     per_section: Annotated[int, typer.Option(min=1, max=100, help="at most this many questions a section")] = 10,
     seed: Annotated[int, typer.Option(help="of all draws")] = 42,
-    language: Annotated[str, typer.Option(help="of the sections; English has the most rules")] = "en",
+    language: Annotated[str, typer.Option(help="of the rules; English has the most")] = "en",
     model: Annotated[
         str, typer.Option(help="model that must lead back to the section: packaged name, folder or hub id")
     ] = "all-MiniLM-L6-v2",
@@ -62,7 +62,7 @@ def main(
 
     refuse_place(out, overwrite=overwrite)
     limits = Limits(concurrency, llm_answer_tokens, Budget(budget_calls, budget_tokens))
-    writer, place = writer_of(llm, llm_model, limits, seed=seed), pick_device(device, "--device")
+    writer, place = writer_of(llm, llm_model, limits, seed=seed, glossary=glossary), pick_device(device, "--device")
     read, terms, encoder = read_all_sections(sections), read_glossary(glossary) if glossary else {}, load(model)
     if writer is not None:
         questions = ask_writer(writer, read, out, per_section=per_section)

@@ -166,11 +166,6 @@ def test_a_prompt_says_where_the_section_stands_what_it_says_and_what_is_forbidd
     assert "Headings: Tyres\n" in second.user
 
 
-def test_the_language_of_the_questions_can_be_chosen():
-    (prompt,) = prompts_for([section()], 2, language="German")
-    assert "Language of the questions: German." in prompt.user
-
-
 def test_only_kinds_with_a_share_are_asked_for():
     (prompt,) = prompts_for([section()], 1)
     assert "1 of kind shop" in prompt.user

@@ -110,9 +110,7 @@ def test_another_manual_in_the_folder_does_not_ask_again_about_the_others(tmp_pa
     assert len(set(of_first)) == 2
 
 
-@pytest.mark.parametrize(
-    "changes", [{"model": "other"}, {"seed": 1}, {"temperature": 0.1}, {"per_section": 5}, {"language": "German"}]
-)
+@pytest.mark.parametrize("changes", [{"model": "other"}, {"seed": 1}, {"temperature": 0.1}, {"per_section": 5}])
 def test_another_model_prompt_or_parameter_is_another_question(tmp_path, changes):
     of_endpoint = {name: value for name, value in changes.items() if name in ("model", "seed", "temperature")}
     of_prompt = {name: value for name, value in changes.items() if name not in of_endpoint}

@@ -75,6 +75,10 @@ def test_a_model_that_writes_no_json_leaves_no_file_and_says_so(run_main, tiny_m
         (["--budget-calls", 5], "--budget-calls and --budget-tokens: name the endpoint too"),
         (["--llm", "somewhere", "--llm-model", "tiny"], "--llm: must be an address such as http://127.0.0.1:8000/v1"),
         (["--llm", "http://127.0.0.1:9", "--llm-model", "tiny"], "http://127.0.0.1:9"),
+        (
+            ["--llm", "http://127.0.0.1:9", "--glossary", DATA / "glossary.json"],
+            "--glossary: a language model makes no",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_and_endpoints_that_are_not_there_are_refused(

@@ -115,7 +115,6 @@ def ask_model(
     budget: Budget,
     cache_dir: Path,
     progress: Callable[[Standing], None],
-    language: str | None = None,
 ) -> Asked:
     """Ask a language model for questions about each section, except where its answer is kept from before.
 
@@ -129,7 +128,6 @@ def ask_model(
         budget: what this run may spend.
         cache_dir: the folder of answers; it is created if there is none.
         progress: called with each change.
-        language: what the questions are written in, such as "German"; None for the language of each section.
 
     Raises:
         InputError: the endpoint cannot be reached, or refuses what it is asked.
@@ -137,7 +135,7 @@ def ask_model(
         KeyboardInterrupt: interrupted; the message says how to go on.
     """
     refuse_without_httpx2()
-    jobs = _jobs(endpoint, prompts_for(sections, per_section, language))
+    jobs = _jobs(endpoint, prompts_for(sections, per_section))
     run = _Run(endpoint, cache_dir, kind_counts(per_section), Spending(budget), progress, Standing(total=len(sections)))
     with held(cache_dir):
         _read_kept(jobs, run)

@@ -80,15 +80,14 @@ class Prompt:
         )
 
 
-def prompts_for(sections: Sequence[Section], per_section: int, language: str | None = None) -> list[Prompt]:
+def prompts_for(sections: Sequence[Section], per_section: int) -> list[Prompt]:
     """Write the prompt of each section.
 
     Args:
         sections: all sections, since what is rare in one depends on the others.
         per_section: number of questions, at least 1.
-        language: what the questions are written in, such as "German"; None for the language of each section.
     """
-    task = _task(kind_counts(per_section), language)
+    task = _task(kind_counts(per_section))
     rare = rare_words([section.passage for section in sections])
     return [Prompt(task, _material(section), words) for section, words in zip(sections, rare, strict=True)]
 
@@ -116,7 +115,7 @@ def rare_words(passages: Sequence[str], most: int = MAX_RARE) -> list[tuple[str,
     return [tuple(sorted(count, key=lambda word: (-weight(word, count[word]), word))[:most]) for count in counts]
 
 
-def _task(counts: Mapping[Kind, int], language: str | None) -> str:
+def _task(counts: Mapping[Kind, int]) -> str:
     asked = {kind: count for kind, count in counts.items() if count}
     kinds = [f"- {count} of kind {kind}: {WHAT_KINDS_ARE[kind]}" for kind, count in asked.items()]
     total, first = sum(asked.values()), next(iter(asked))
@@ -124,7 +123,7 @@ def _task(counts: Mapping[Kind, int], language: str | None) -> str:
         [
             f"Write {total} question{'s' if total > 1 else ''} that the section below answers:",
             *kinds,
-            f"Language of the questions: {language or 'that of the section'}.",
+            "Language of the questions: that of the section.",
             f'Form: {{"questions": [{{"kind": "{first}", "query": "..."}}, ...]}}',
         ]
     )

@@ -37,7 +37,9 @@ class Limits:
     """What a run may cost."""
 
 
-def writer_of(llm: str | None, llm_model: str | None, limits: Limits, *, seed: int) -> Writer | None:
+def writer_of(
+    llm: str | None, llm_model: str | None, limits: Limits, *, seed: int, glossary: Path | None
+) -> Writer | None:
     """Return the language model that options name; None if they name none.
 
     Args:
@@ -45,15 +47,18 @@ def writer_of(llm: str | None, llm_model: str | None, limits: Limits, *, seed: i
         llm_model: the model's name there, of `--llm-model`.
         limits: what it may cost.
         seed: is sent to the model.
+        glossary: shop words for the rules, of which a model makes no use.
 
     Raises:
-        InputError: only one of the two is named, a budget has nothing to limit, or the address or key is unusable.
+        InputError: only one of the two is named, a budget or a glossary has no use, or the address or key is unusable.
     """
     if llm is None:
         if llm_model is not None or limits.budget != Budget():
             named = "--llm-model" if llm_model is not None else "--budget-calls and --budget-tokens"
             raise InputError(f"{named}: name the endpoint too, with --llm URL; without it questions are made by rules")
         return None
+    if glossary is not None:
+        raise InputError("--glossary: a language model makes no use of it; leave it out, or leave out --llm")
     if llm_model is None:
         raise InputError("--llm: name the model too, with --llm-model, as the endpoint calls it")
     endpoint = Endpoint(
