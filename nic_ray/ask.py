@@ -47,6 +47,7 @@ def main(
     not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
+    from nic_ray.manuals.languages import language_code
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
@@ -56,6 +57,7 @@ def main(
     from nic_ray.questions.written import ask_writer, writer_of
 
     refuse_place(out, overwrite=overwrite)
+    language = language_code(language)
     budget = Budget(budget_calls, budget_tokens)
     writer = writer_of(
         llm, llm_model, seed=seed, concurrency=concurrency, answer_tokens=llm_answer_tokens, budget=budget

@@ -1,6 +1,8 @@
 """From questions to a file of pairs: all filters in their order, and the table of what they refused."""
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,12 +128,19 @@ def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
     """Write the rows, and show what was kept and what was refused.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: there are no rows, or the file cannot be written.
     """
-    write_text(as_lines(made.rows), out)
+    if made.rows:
+        write_text(as_lines(made.rows), out)
     console.show(console.table(*kinds_table(made)))
-    console.show(console.table(*filters_table(made)))
+    if made.refused.total():
+        console.show(console.table(*filters_table(made)))
     console.say(description(made, sections))
+    if not made.rows:
+        raise InputError(
+            f"{out}: is not written, since no question was left about {len(sections):,} sections; rules know English "
+            "best: for other languages name --language, or have a language model ask, with --llm"
+        )
     console.say(f"written: {out}")
 
 
@@ -141,7 +150,7 @@ def write_text(text: str, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
@@ -149,6 +158,9 @@ def write_text(text: str, out: Path) -> None:
         if is_disk_full(error):
             raise
         raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def as_lines(rows: Sequence[JsonObject]) -> str:
