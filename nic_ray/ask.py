@@ -50,29 +50,23 @@ def main(
     not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
-    from nic_ray.manuals.parallel import one_by_one
+    from nic_ray.manuals.languages import language_code
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
     from nic_ray.questions.making import keep_good, read_all_sections, refuse_place, write_made
-    from nic_ray.questions.rules import ask_by_rules
     from nic_ray.questions.spending import Budget
     from nic_ray.questions.written import Limits, ask_writer, writer_of
-    from nic_ray.search.tasks import on_cluster
+    from nic_ray.search.tasks import ask_on
 
     refuse_place(out, overwrite=overwrite)
     limits = Limits(concurrency, llm_answer_tokens, Budget(budget_calls, budget_tokens))
     writer, place = writer_of(llm, llm_model, limits, seed=seed, glossary=glossary), pick_device(device, "--device")
     read, terms, encoder = read_all_sections(sections), read_glossary(glossary) if glossary else {}, load(model)
-    if writer is not None:
-        questions = ask_writer(writer, read, out, per_section=per_section)
+    if writer is None:
+        questions = ask_on(address, read, terms, seed=seed, language=language_code(language))
     else:
-        with (
-            on_cluster(address, []) as run,
-            view(quiet=False) as shown,
-            shown.work("making questions", len(read)) as done,
-        ):
-            questions = ask_by_rules(read, terms, seed=seed, language=language, run=run or one_by_one, done=done)
+        questions = ask_writer(writer, read, out, per_section=per_section)
     with view(quiet=False) as shown:
         made = keep_good(questions, read, encoder, per_section=per_section, judge=judge, device=place, view=shown)
     write_made(made, read, out)

@@ -25,8 +25,12 @@ def _whole(text: str) -> str:
     return text
 
 
-def _domain_name(name: str) -> str:
-    """Check the name of a domain, which becomes the end of metric keys and appears in tables."""
+def domain_name(name: str) -> str:
+    """Check the name of a domain, which becomes the end of metric keys and appears in tables.
+
+    Raises:
+        ValueError: it would not do.
+    """
     if "/" in name or not name.isprintable() or name != name.strip():
         start = name if len(name) <= 40 else name[:39] + "…"
         raise ValueError(f'must be printable, without "/" and spaces at its ends: metric keys end in it; got {start!r}')
@@ -129,7 +133,7 @@ class Row(BaseModel):
 
     query: Text
     positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
-    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(_domain_name)]
+    domain: Annotated[Text, BeforeValidator(_named), AfterValidator(domain_name)]
     negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
     source_section: Annotated[str, AfterValidator(_whole)] | None = None
     document: Annotated[str | None, BeforeValidator(_document_name)] = None

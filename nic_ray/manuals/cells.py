@@ -4,10 +4,16 @@ from collections.abc import Callable
 
 from bs4 import Tag
 
+from nic_ray.errors import InputError
+
 _NO_GRID = frozenset("memberdecls mlabels".split())
 _ONE_LINE = "memname"
 """Classes of Doxygen's tables whose rows are parts of one line, and of those that are one line as a whole."""
 MAX_SPAN = 200
+MOST_SPANNED = 200_000
+"""Cells of a table after which one that spans several counts once."""
+MOST_CELLS = 4_000_000
+"""Of a table, with those that cells span and those that rows lack."""
 LONGEST_CELL = 150
 """Words of a cell beyond which a table lays out text."""
 
@@ -32,6 +38,9 @@ def grid_of(table: Tag, text: Callable[[Tag], str]) -> tuple[list[list[str]], in
 
     Args:
         text: returns that of a cell.
+
+    Raises:
+        InputError: it has more than `MOST_CELLS`.
     """
     filled: dict[tuple[int, int], str] = {}
     if _ONE_LINE in table.get_attribute_list("class"):
@@ -48,11 +57,15 @@ def grid_of(table: Tag, text: Callable[[Tag], str]) -> tuple[list[list[str]], in
                 column += 1
             content = text(cell)
             down, across = _span(cell, "rowspan") or len(rows) - number, _span(cell, "colspan") or 1
+            if len(filled) > MOST_SPANNED:
+                down = across = 1
             for below in range(min(down, len(rows) - number)):
                 for beside in range(across):
                     filled.setdefault((number + below, column + beside), content)
             column += across
     width = 1 + max((column for _, column in filled), default=-1)
+    if width * len(rows) > MOST_CELLS:
+        raise InputError(f"has a table of {len(rows):,} rows and {width:,} columns, too large to read; split it")
     grid = [[filled.get((number, column), "") for column in range(width)] for number in range(len(rows))]
     return grid, 0 if joined else _head_rows(table, rows)
 

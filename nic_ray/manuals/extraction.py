@@ -1,18 +1,24 @@
 """From a folder of manuals to a file of sections: the same folder gives the same bytes, and a second start goes on."""
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from nic_ray import progress
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, is_disk_full
 from nic_ray.manuals.folder import DomainFrom, Found, find_manuals
+from nic_ray.manuals.languages import language_code
 from nic_ray.manuals.parallel import Run, in_processes, one_by_one
+from nic_ray.manuals.readers import format_of
 from nic_ray.manuals.reading import Job, Outcome, read_manual
 from nic_ray.manuals.repeated import Repeated, kept_once
 from nic_ray.manuals.sections import Section, write_sections
 
+LOCK = ".lock"
 FEW_BYTES = 2**21
 """Bytes of manuals without PDFs that are read in this process, since starting others takes longer."""
 
@@ -56,35 +62,64 @@ def extract_sections(
         run: how manuals are read; None for one after the other if they are small, else in as many processes as cores.
 
     Raises:
-        InputError: there are no manuals, or none of them could be used; the message names each with its fault.
+        InputError: there are no manuals, or none of them could be used; the message names each with its fault. The
+            place or the language would not do, or another process reads for the same `out`.
         KeyboardInterrupt: with the way to go on.
     """
     _refuse_place(out)
+    language = language_code(language)
     found = find_manuals(manuals, domain_from)
     parts = out.absolute().with_name(f"{out.name}.parts")  # processes on other nodes run in other folders
-    try:
-        parts.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{parts}: cannot be made ({error.strerror}); name another file with --out") from None
     jobs = [Job(each.path.absolute(), each.source, each.domain, language, parts) for each in found.manuals]
-    try:
-        outcomes = _outcomes(jobs, run or _suitable(jobs))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; the same command goes on, with what is kept in {parts}") from None
-    sections, repeated = kept_once([section for outcome in outcomes for section in outcome.sections])
-    extracted = Extracted(out, found, outcomes, tuple(sections), tuple(repeated))
-    if not sections:
+    with _held(parts):
+        try:
+            outcomes = _outcomes(jobs, run or _suitable(jobs))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; the same command goes on, with what is kept in {parts}") from None
+        sections, repeated = kept_once([section for outcome in outcomes for section in outcome.sections])
+        extracted = Extracted(out, found, outcomes, tuple(sections), tuple(repeated))
+        if sections:
+            _write_whole(sections, out)
         shutil.rmtree(parts)
+    if not sections:
         empty = [f"{outcome.source}: holds no text" for outcome in outcomes if not outcome.fault]
         raise InputError("\n  ".join([f"{manuals}: none of the manuals could be used", *extracted.faults, *empty]))
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    write_sections(sections, unfinished)
-    unfinished.replace(out)
-    shutil.rmtree(parts)
     return extracted
 
 
+@contextlib.contextmanager
+def _held(parts: Path) -> Iterator[None]:
+    """Make the folder of what is read, if need be, and hold it, so that no second run removes it meanwhile."""
+    try:
+        parts.mkdir(exist_ok=True)
+        lock = FileLock(parts / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{parts}: another process is reading these manuals; wait for it, or name another file with --out"
+        ) from None
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(f"{parts}: cannot be made ({error.strerror}); name another file with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_whole(sections: Sequence[Section], out: Path) -> None:
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    try:
+        write_sections(sections, unfinished)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _refuse_place(out: Path) -> None:
+    if (form := format_of(out)) is not None:
+        raise InputError(f"{out}: would be taken for a manual in {form.name} the next time; name it *.jsonl with --out")
     if out.exists():
         raise InputError(f"{out}: exists already; name another file with --out")
     if not out.parent.is_dir():

@@ -1,6 +1,7 @@
 """Bytes and texts of manuals, with the limits and checks that every format needs."""
 
 import gzip
+import re
 import zlib
 from pathlib import Path
 
@@ -23,7 +24,9 @@ _SIGNS = (
     (b"\x89PNG", "a picture", ".png"),
     (b"\xff\xd8\xff", "a picture", ".jpg"),
 )
+_UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARKUP = re.compile(rb"<(script|style)\b.*?</\1|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 
 def sign_of(start: bytes) -> tuple[str, str]:
@@ -53,34 +56,50 @@ def unpacked(path: Path, out: Path, limit: int) -> None:
 def text_of_file(path: Path) -> tuple[str, tuple[str, ...]]:
     """Return the text of a file, with line ends of Unix, and what the user should know of it, a sentence each.
 
-    It is in UTF-8, in UTF-16 with its mark, or in Windows-1252 if that gives words of a Latin script.
+    It is in UTF-8, in UTF-16 or UTF-32 with their marks, or in Windows-1252 if that gives words of a Latin script.
 
     Raises:
         InputError: it holds no such text.
     """
     content = path.read_bytes()
-    encoding = "utf-16" if content.startswith(_UTF16) else "utf-8-sig"
-    if encoding != "utf-16" and b"\0" in content[: 2**16]:
+    wide = "utf-32" if content.startswith(_UTF32) else "utf-16" if content.startswith(_UTF16) else ""
+    encoding = wide or "utf-8-sig"
+    if not wide and b"\0" in content[: 2**16]:
         raise InputError("holds no text (there are zero bytes in it); remove it, or name it by what it is")
     notes: tuple[str, ...] = ()
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        name = "UTF-16" if encoding == "utf-16" else "UTF-8"
+        name = wide.upper() or "UTF-8"
         what = f"is not {name} (byte 0x{content[error.start]:02x} at position {error.start + 1:,})"
-        found = None if encoding == "utf-16" else _western(content)
+        found = None if wide else western(content)
         if found is None:
             raise InputError(f"{what}; convert it, for instance with: iconv -f OLD -t UTF-8") from None
         text, notes = found, (f"{what} and was read as Windows-1252; if letters are wrong, convert it",)
     return text.replace("\r\n", "\n").replace("\r", "\n"), notes
 
 
-def _western(content: bytes) -> str | None:
-    """Return a text in Windows-1252; None if it is in another encoding: one with too many or unlikely signs."""
+def western(content: bytes) -> str | None:
+    """Return a text or page in Windows-1252; None if it is in another encoding: one with too many or unlikely signs."""
     try:
         text = content.decode("windows-1252")
     except UnicodeDecodeError:
         return None
-    others = sum(not character.isascii() for character in text)
-    letters = sum(character.isalpha() for character in text)
-    return text if others <= MOST_ACCENTS * letters and first_mojibake(text) is None else None
+    shown = _MARKUP.sub(b" ", content).decode("windows-1252")
+    others = sum(not character.isascii() for character in shown)
+    letters = sum(character.isalpha() for character in shown)
+    return text if others <= MOST_ACCENTS * letters and first_mojibake(shown) is None else None
+
+
+def refuse_html(text: str, form: str) -> None:
+    """Refuse a page that is named as a text.
+
+    Args:
+        text: that of the file.
+        form: what its name says.
+
+    Raises:
+        InputError: it is a page.
+    """
+    if text.lstrip()[:14].lower().startswith(("<!doctype html", "<html")):
+        raise InputError(f"holds HTML, not {form}; name it *.html")

@@ -96,7 +96,7 @@ def _scan(folder: Path, scan: _Scan) -> None:
         for kind, path in _kind(entry, scan):
             if kind == "folder":
                 _scan(path, scan)
-            elif not is_utf8(path.name):
+            elif not is_utf8(str(path)):
                 scan.faults.append(f"{str(path)!r}: the name must be UTF-8; rename it")
             elif format_of(path) is None:
                 scan.skipped[_ending(path)] += 1

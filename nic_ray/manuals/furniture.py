@@ -60,7 +60,7 @@ def _may_be_furniture(block: Block) -> bool:
 
 def _count_pages(blocks: Sequence[Block], places: Sequence[int]) -> bool:
     """Whether one number of lines that are otherwise the same grows from each to the next, by a page or a few."""
-    numbers = [[int(number) for number in _NUMBER.findall(blocks[place].text)] for place in places]
+    numbers = [[int(number[-9:]) for number in _NUMBER.findall(blocks[place].text)] for place in places]
     least = LEAST_PAGES if _PAGE.search(blocks[places[0]].text) else LEAST_REPEATS
     if len(places) < least or not numbers[0]:
         return False

@@ -3,6 +3,8 @@
 import functools
 import re
 
+from nic_ray.errors import InputError
+
 WARNINGS = {
     "en": "warning caution danger notice attention",
     "de": "warnung vorsicht gefahr achtung hinweis!",
@@ -30,6 +32,18 @@ ABBREVIATIONS = {
     "nl": "bijv d.w.z enz ca nr fig blz max min i.v.m",
 }
 """Language -> abbreviations that a full stop follows within a sentence, in lower case, without their last one."""
+
+
+def language_code(language: str) -> str:
+    """Return the code of a language without its country: "de" for "de", "DE" and "de-AT".
+
+    Raises:
+        InputError: it is no code.
+    """
+    code = re.split(r"[-_]", language.strip().lower())[0]
+    if re.fullmatch(r"[a-z]{2,3}", code) is None:
+        raise InputError(f'--language: must be a code of ISO 639, such as "en" or "de", got {language!r:.60}')
+    return code
 
 
 @functools.cache

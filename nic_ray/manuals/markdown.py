@@ -1,5 +1,6 @@
 """Manuals in Markdown."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from nic_ray.manuals.blocks import Document
 from nic_ray.manuals.files import text_of_file
-from nic_ray.manuals.markup import ADMONITIONS, document_of_html
+from nic_ray.manuals.markup import ADMONITIONS, MAX_DEPTH, document_of_html
 
 _FRONT = re.compile(r"(?:---\n(?P<yaml>.*?)\n(?:---|\.\.\.)|\+\+\+\n(?P<toml>.*?)\n\+\+\+)\s*(?:\n|\Z)", re.DOTALL)
 _KINDS = "|".join(ADMONITIONS)
@@ -32,7 +33,7 @@ def read_markdown(path: Path) -> Document:
     for form in (_INDENTED, _FENCED):
         text = form.sub(_as_quote, text)
     text = _ATTRIBUTES.sub(r"\1", text)
-    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    page = MarkdownIt("commonmark", {"maxNesting": MAX_DEPTH}).enable(["table", "strikethrough"]).render(text)
     document = document_of_html(page, title or path.stem)
     return Document(title or document.title, document.blocks, notes=notes)
 
@@ -43,10 +44,10 @@ def _title(front: re.Match[str]) -> str:
         return found[1].strip() if found else ""
     try:
         fields = yaml.safe_load(front["yaml"])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # "2024-02-31" is no date
         return ""
     named = fields.get("title") if isinstance(fields, dict) else None
-    return " ".join(str(named).split()) if named is not None else ""
+    return " ".join(str(named).split()) if isinstance(named, str | int | float | datetime.date) else ""
 
 
 def _as_quote(found: re.Match[str]) -> str:

@@ -24,6 +24,8 @@ from nic_ray.words import count_words
 
 FEWEST, MOST = 80, 180
 """Words of a section."""
+_MOST_PIECES = 4 * MOST
+"""Of a section, since some hold no word: rows of dashes."""
 _SHORT_COST = 10.0
 """What a pack without words costs; one of w words costs this times ((FEWEST - w) / FEWEST)²."""
 _SENTENCE_TIE = 5.0
@@ -43,6 +45,8 @@ class _Piece:
     words: int
     inside: bool
     """Whether it continues the block of the piece before it."""
+    glued: bool = False
+    """Whether no space stands between that piece and this one, as in scripts that part no sentences by spaces."""
 
 
 def sections_of(document: Document, *, domain: str, source: str, language: str) -> list[Section]:
@@ -93,7 +97,7 @@ def packs(blocks: Sequence[Block], language: str) -> list[list[_Piece]]:
         least, where, words = float("inf"), end - 1, 0
         for start in range(end - 1, -1, -1):
             words += pieces[start].words
-            if words > MOST and start < end - 1:
+            if (words > MOST or end - start > _MOST_PIECES) and start < end - 1:
                 break
             short = _SHORT_COST * (max(0, FEWEST - words) / FEWEST) ** 2
             cost = best[start] + ties[start] + short + 0.5 * ((words - even) / even) ** 2
@@ -111,17 +115,15 @@ def packs(blocks: Sequence[Block], language: str) -> list[list[_Piece]]:
 
 def joined(pack: Sequence[_Piece]) -> str:
     """Write a pack as one line: entries of lists without an end are ended by ";", the last by "."."""
-    line = ""
+    parts = list[str]()
     for place, piece in enumerate(pack):
         following = pack[place + 1] if place + 1 < len(pack) else None
         whole = piece.block.text.endswith(piece.text)
         text = piece.text
         if piece.block.level and piece.block.kind != "row" and whole and _is_open(text):
             text += ";" if following is not None and following.block.kind == piece.block.kind == "item" else "."
-        # no spaces part the sentences of some scripts
-        glued = place and piece.inside and f"{pack[place - 1].text}{piece.text}" in piece.block.text
-        line += text if glued or not line else f" {text}"
-    return line
+        parts.append(text if piece.glued or not place else f" {text}")
+    return "".join(parts)
 
 
 def _is_open(text: str) -> bool:
@@ -173,11 +175,12 @@ def _pieces(block: Block, language: str) -> Iterator[_Piece]:
     if block.kind == "row" and count_words(block.text) <= MOST:
         yield _Piece(block, block.text, count_words(block.text), inside=False)
         return
-    first = True
+    end = 0
     for sentence in sentences(block.text, language):
         for text in _short_enough(sentence):
-            yield _Piece(block, text, count_words(text), inside=not first)
-            first = False
+            start = block.text.find(text, end)
+            yield _Piece(block, text, count_words(text), inside=end > 0, glued=0 < start == end)
+            end = max(start, end) + len(text)
 
 
 def _short_enough(sentence: str) -> list[str]:

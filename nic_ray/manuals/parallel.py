@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -53,6 +54,7 @@ def in_processes(
                     yield asked[ended], result
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                _end_all()
                 raise
     except BrokenProcessPool:
         for number, given in left.items():
@@ -73,8 +75,18 @@ def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
     )
 
 
+def _end_all() -> None:
+    """End the processes without waiting for the inputs that they are at."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
 def _end_with_parent() -> None:
-    """End this process when the one that started it is killed; else it would wait for work for ever."""
+    """End this process when the one that started it is killed; else it would wait for work for ever.
+
+    Ctrl-C in a terminal reaches this process too, and is left to the one that started it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nic_ray.manuals.blocks import Block, Document, Kind
-from nic_ray.manuals.files import text_of_file
+from nic_ray.manuals.files import refuse_html, text_of_file
 from nic_ray.manuals.languages import warning_start
 from nic_ray.manuals.lines import one_line
 from nic_ray.manuals.markup import titled
@@ -53,6 +53,7 @@ def read_text(path: Path) -> Document:
     """
     reading = _Reading()
     text, notes = text_of_file(path)
+    refuse_html(text, "plain text")
     for paragraph in _paragraphs(_without_margins(text)):
         _read(paragraph, reading)
     return replace(titled(reading.blocks, "", path.stem), notes=notes)

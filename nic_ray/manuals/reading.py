@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, in_one_line, is_disk_full
 from nic_ray.evidence import JsonObject
 from nic_ray.manuals.packing import sections_of
 from nic_ray.manuals.readers import VERSION, read_document, refuse_size
@@ -50,6 +50,12 @@ def read_manual(job: Job) -> Outcome:
         sections = sections_of(document, domain=job.domain, source=job.source, language=job.language)
     except InputError as error:
         return Outcome(job.source, fault=str(error))
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        # one manual that is like no other must not cost the work on all others
+        fault = f"{type(error).__name__}: {in_one_line(error)}"
+        return Outcome(job.source, fault=f"is not understood ({fault}); leave it out, or convert it to another format")
     outcome = Outcome(
         job.source,
         sections[0].document if sections else document.title,

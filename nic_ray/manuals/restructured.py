@@ -8,13 +8,14 @@ from docutils import core, nodes
 from docutils.parsers.rst import Directive, directives, roles
 
 from nic_ray.manuals.blocks import Document
-from nic_ray.manuals.files import text_of_file
+from nic_ray.manuals.files import MAX_TEXT, refuse_html, text_of_file
 from nic_ray.manuals.markup import document_of_html
 
 SETTINGS = {
     "file_insertion_enabled": False,
     "raw_enabled": False,
     "halt_level": 5,
+    "line_length_limit": MAX_TEXT,
     "report_level": 5,
     "warning_stream": False,
     "traceback": True,  # without it, docutils ends the program
@@ -78,7 +79,8 @@ def read_restructured(path: Path) -> Document:
     """
     _know_sphinx()
     text, notes = text_of_file(path)
-    tree = core.publish_doctree(text, settings_overrides=SETTINGS)
+    refuse_html(text, "reStructuredText")
+    tree = core.publish_doctree(text, source_path=path.stem, settings_overrides=SETTINGS)
     unknown = sorted(
         {found[1] for message in tree.findall(nodes.system_message) if (found := _UNKNOWN.search(message.astext()))}
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nic_ray.dataset.row import domain_name
 from nic_ray.errors import InputError
 from nic_ray.validation import is_whole, kind_of_value
 
@@ -55,11 +56,14 @@ def read_sections(path: Path) -> list[Section]:
         InputError: the file or any of its lines is unusable; the message lists the first faults by line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); name a file of sections") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file of sections") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({error}); name a file of sections, or save it as UTF-8") from None
     sections, faults = list[Section](), list[str]()
-    for number, line in enumerate(lines, start=1):
+    # within a line of JSON, characters may stand that part lines elsewhere
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -84,6 +88,10 @@ def _section(row: object) -> Section:
             raise ValueError(f'"{name}" must be text, got {kind_of_value(value)}')
         if name in REQUIRED and not value.strip():
             raise ValueError(f'"{name}" is missing or empty')
+    try:
+        domain_name(row["domain"])
+    except ValueError as error:
+        raise ValueError(f'"domain" {error}') from None
     page = row.get("page")
     if page is not None and (not isinstance(page, int) or isinstance(page, bool)):
         raise ValueError(f'"page" must be a whole number or null, got {kind_of_value(page)}')

@@ -4,9 +4,14 @@ import re
 
 from nic_ray.manuals.languages import abbreviations
 
-_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*[^\W_])|[。！？]+[”’」』）]*\s*(?=\S)")
+# a run of marks is tried once, from its first
+_END = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+(?=[\"'“‘«(\[¿¡]*[^\W_])|(?<![。！？])[。！？]++[”’」』）]*+\s*(?=\S)"
+)
 _WORD_BEFORE = re.compile(r"[\w.°]+\Z")
 _NUMBERED = re.compile(r"(?:^|\s)[\w]{1,3}\Z")
+_NEAR = 40
+"""Characters around an end that decide whether a sentence ends there."""
 
 
 def sentences(text: str, language: str = "en") -> list[str]:
@@ -24,13 +29,13 @@ def sentences(text: str, language: str = "en") -> list[str]:
 
 
 def _ends_here(text: str, end: re.Match[str], start: int, language: str) -> bool:
-    following = text[end.end() :].lstrip("\"'“‘«([¿¡")[:1]
+    following = text[end.end() : end.end() + _NEAR].lstrip("\"'“‘«([¿¡")[:1]
     if following.islower():
         return False
     mark = end[0].strip()
     if not mark.startswith(".") or mark.startswith(".."):
         return True
-    word = _WORD_BEFORE.search(text, start, end.start())
+    word = _WORD_BEFORE.search(text, max(start, end.start() - _NEAR), end.start())
     if word is None:
         return True
     plain = word[0].lower()

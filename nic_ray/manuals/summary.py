@@ -45,12 +45,16 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     pages = [outcome.pages for outcome in outcomes if outcome.pages is not None]
     domains = {section.domain for section in sections}
     return [
-        name if len(name) <= 48 else f"{name[:47]}…",
-        domains.pop() if len(domains) == 1 else f"{len(domains):,}" if domains else "-",
+        _cut(name, 48),
+        _cut(domains.pop(), 30) if len(domains) == 1 else f"{len(domains):,}" if domains else "-",
         f"{sum(pages):,}" if pages else "-",
         f"{len(sections):,}",
         f"{sum(count_words(section.text) for section in sections):,}",
     ]
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def lines_of(extracted: Extracted) -> Iterator[str]:

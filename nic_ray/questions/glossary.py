@@ -32,8 +32,10 @@ def read_glossary(path: Path) -> dict[str, list[Term]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); name a glossary: {FORM}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a glossary: {FORM}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({error}); name a glossary: {FORM}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}); a glossary is {FORM}") from None
     if not isinstance(content, dict):

@@ -1,6 +1,8 @@
 """From questions to a file of pairs: all filters in their order, and the table of what they refused."""
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,10 +133,14 @@ def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
     if made.rows:
         write_text(as_lines(made.rows), out)
     console.show(console.table(*kinds_table(made)))
-    console.show(console.table(*filters_table(made)))
-    if not made.rows:
-        raise RunError(f"{out}: not written, since no question was kept of {sum(made.made.values()):,} that were made")
+    if made.refused.total():
+        console.show(console.table(*filters_table(made)))
     console.say(description(made, sections))
+    if not made.rows:
+        raise RunError(
+            f"{out}: is not written, since no question was left about {len(sections):,} sections; rules know English "
+            "best: for other languages name --language, or have a language model ask, with --llm"
+        )
     console.say(f"written: {out}")
 
 
@@ -144,7 +150,7 @@ def write_text(text: str, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
@@ -152,6 +158,9 @@ def write_text(text: str, out: Path) -> None:
         if is_disk_full(error):
             raise
         raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def as_lines(rows: Sequence[JsonObject]) -> str:

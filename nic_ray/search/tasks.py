@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nic_ray.manuals.parallel import Run
+from nic_ray.manuals.parallel import Run, one_by_one
+from nic_ray.manuals.sections import Section
+from nic_ray.questions.glossary import Glossary
+from nic_ray.questions.question import Question
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -45,6 +48,29 @@ def on_cluster(address: str | None, shared: Sequence[Path]) -> Iterator[Run | No
 
         refuse_unshared_places([path.absolute() for path in shared])
         yield as_tasks
+
+
+def ask_on(
+    address: str | None, sections: Sequence[Section], glossary: Glossary, *, seed: int, language: str
+) -> list[Question]:
+    """Make questions by rules, as `rules.ask_by_rules` does, on a cluster or here, with their progress shown.
+
+    Args:
+        address, sections, glossary, seed, language: as for `on_cluster` and `ask_by_rules`.
+
+    Raises:
+        InputError: the cluster cannot be joined.
+        RunError: the process of a document died.
+    """
+    from nic_ray.progress import view
+    from nic_ray.questions.rules import ask_by_rules  # imports scikit-learn
+
+    with (
+        on_cluster(address, []) as run,
+        view(quiet=False) as shown,
+        shown.work("making questions", len(sections)) as done,
+    ):
+        return ask_by_rules(sections, glossary, seed=seed, language=language, run=run or one_by_one, done=done)
 
 
 def as_tasks(
