@@ -111,7 +111,7 @@ def _notes_on_text(pages: Sequence["Page"], cleaned: Sequence["Page"], failed: S
     notes = [
         (scans, _without_text(scans)),
         (failed, f"{_numbered(failed)} cannot be read (damaged); open the file in a viewer and save it again"),
-        (unreadable, f"{unreadable} characters were left out: the file does not say which they are"),
+        (unreadable, f"{unreadable:,} characters were left out: the file does not say which they are"),
     ]
     return [note for found, note in notes if found]
 
@@ -120,10 +120,10 @@ def _notes_on_left_out(pages: Sequence["Page"], found: "Found", repeated: int) -
     """What belongs to no section."""
     rotated = sum(page.rotated for page in pages)
     notes = [
-        (repeated, f"{repeated} lines that repeat across pages were left out (headers, footers, marks)"),
+        (repeated, f"{repeated:,} lines that repeat across pages were left out (headers, footers, marks)"),
         (found.contents, f"contents or an index on {_numbered(found.contents)} were left out"),
-        (rotated, f"{rotated} rotated or skewed characters were left out (watermarks, text in margins)"),
-        (found.missing, f"{found.missing} entries of the outline were found in no line of their pages"),
+        (rotated, f"{rotated:,} rotated or skewed characters were left out (watermarks, text in margins)"),
+        (found.missing, f"entries of the outline that were found in no line of their pages: {found.missing:,}"),
     ]
     return [note for count, note in notes if count]
 
