@@ -190,6 +190,7 @@ def test_faulty_questions_are_refused_each_by_its_filter():
         ("Notes", "The green lamp of the pump goes out when the tank is empty and the motor stops at once."),
         ("Oil change", "Drain the oil."),
         ("Oil change", "Drain the old oil while it is warm."),
+        ("PSU", "Power Supply Units"),
     )
     copied = "the green lamp of the pump goes out when the tank is empty"
     found = refuse_faulty(
@@ -197,13 +198,14 @@ def test_faulty_questions_are_refused_each_by_its_filter():
             Question("How do I do it?", "direct", 0),
             Question("oil change", "keyword", 1),
             Question(copied, "direct", 0),
+            Question("psu power supply units", "keyword", 3),
             Question("why is the lamp out?", "direct", 0),
             Question("Why is the lamp out", "direct", 0),
         ],
         sections,
     )
     assert [each.query for each in found.questions] == ["why is the lamp out?"]
-    assert found.refused == {filters.BROKEN: 1, filters.TITLE: 1, filters.COPY: 1, filters.NEAR: 1}
+    assert found.refused == {filters.BROKEN: 1, filters.TITLE: 1, filters.COPY: 2, filters.NEAR: 1}
     assert why_broken("How do I do it?")
 
 
