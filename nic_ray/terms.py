@@ -28,7 +28,7 @@ def main(
     from nic_ray.progress import view
     from nic_ray.questions.glossary import as_json, read_glossary
     from nic_ray.questions.making import read_all_sections, refuse_place, write_text
-    from nic_ray.questions.terminology import as_glossary, propose_terms
+    from nic_ray.questions.terminology import SHOWN, as_glossary, propose_terms
 
     refuse_place(out)
     read, existing = read_all_sections(sections), read_glossary(glossary) if glossary else {}
@@ -37,7 +37,9 @@ def main(
     joined = as_glossary(proposed, existing)
     write_text(as_json(joined), out)
     for domain, terms in proposed.items():
-        cells = [[each.term, str(each.count), str(each.sections), f"{each.score:.1f}"] for each in terms]
+        cells = [[each.term, str(each.count), str(each.sections), f"{each.score:.1f}"] for each in terms[:SHOWN]]
+        if len(terms) > SHOWN:
+            cells += [[], [f"and {len(terms) - SHOWN:,} more", "", "", ""]]
         console.show(console.table([domain, "times", "sec-tions", "score"], cells))
         console.say("")
     kept = sum(bool(term.shop) for terms in joined.values() for term in terms)

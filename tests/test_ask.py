@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -204,6 +205,7 @@ def test_faulty_questions_are_refused_each_by_its_filter():
         ("Notes", "The green lamp of the pump goes out when the tank is empty and the motor stops at once."),
         ("Oil change", "Drain the oil."),
         ("Oil change", "Drain the old oil while it is warm."),
+        ("PSU", "Power Supply Units"),
     )
     copied = "the green lamp of the pump goes out when the tank is empty"
     found = refuse_faulty(
@@ -211,13 +213,14 @@ def test_faulty_questions_are_refused_each_by_its_filter():
             Question("How do I do it?", "direct", 0),
             Question("oil change", "keyword", 1),
             Question(copied, "direct", 0),
+            Question("psu power supply units", "keyword", 3),
             Question("why is the lamp out?", "direct", 0),
             Question("Why is the lamp out", "direct", 0),
         ],
         sections,
     )
     assert [each.query for each in found.questions] == ["why is the lamp out?"]
-    assert found.refused == {filters.BROKEN: 1, filters.TITLE: 1, filters.COPY: 1, filters.NEAR: 1}
+    assert found.refused == {filters.BROKEN: 1, filters.TITLE: 1, filters.COPY: 2, filters.NEAR: 1}
     assert why_broken("How do I do it?")
 
 
@@ -344,6 +347,20 @@ def test_a_file_that_holds_no_sections_is_refused(run_main, tmp_path, content, m
     assert not (tmp_path / "pairs.jsonl").exists()
 
 
+def test_where_no_question_is_left_nothing_is_written_and_it_is_said(run_main, tiny_model, tmp_path):
+    from nic_ray.ask import main
+
+    write_sections(plain_sections(("---", "!!! ???"), ("12", "3 4 5")), tmp_path / "sections.jsonl")
+    out, model = tmp_path / "pairs.jsonl", ["--model", tiny_model(), "--device", "cpu"]
+    code, printed, error = run_main(main, tmp_path / "sections.jsonl", "--out", out, *model)
+    assert code == 2
+    assert "refused" not in printed
+    assert "no question was left about 2 sections" in error
+    assert not list(tmp_path.glob("pairs*"))
+    code, _, error = run_main(main, tmp_path / "sections.jsonl", "--out", out, "--language", "Chinese", *model)
+    assert (code, "--language: must be a code of ISO 639" in error) == (2, True)
+
+
 def test_an_out_in_no_folder_and_a_bad_glossary_are_refused_before_any_work(run_main, tmp_path):
     from nic_ray.ask import main
 
@@ -392,4 +409,5 @@ def test_the_command_keeps_a_glossarys_filled_entries(run_main, tmp_path):
     assert all(each["shop"] == [] for each in terms[1:])
     assert "gone" not in [each["term"] for each in terms]
     assert 15 <= len(terms) <= 21
+    assert re.search(r"and \d+ more", printed)
     assert read_glossary(out)["hvac"][0].shop == ("thumper",)

@@ -47,7 +47,7 @@ def refuse_faulty(questions: Sequence[Question], sections: Sequence[Section]) ->
             refused[BROKEN] += 1
         elif folded in titles:
             refused[TITLE] += 1
-        elif len(folded.split()) > 8 and folded in fold(sections[each.section].passage):
+        elif _repeats(folded, fold(sections[each.section].passage)):
             refused[COPY] += 1
         else:
             left.append(each)
@@ -69,6 +69,11 @@ def refuse_faulty(questions: Sequence[Question], sections: Sequence[Section]) ->
             query = first.setdefault(group, each.query)
             kept.append(each if query == each.query else Question(query, each.kind, each.section, each.text))
     return Kept(kept, refused)
+
+
+def _repeats(query: str, passage: str) -> bool:
+    """Whether a folded question is a long piece of its passage, or the whole of a short one."""
+    return query == passage or (len(query.split()) > 8 and query in passage)
 
 
 def chosen(questions: Sequence[Question], per_section: int) -> Kept:

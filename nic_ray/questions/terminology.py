@@ -13,6 +13,8 @@ from nic_ray.questions.quantities import UNITS
 from nic_ray.questions.verbs import VERBS, base_of_gerund, base_of_participle, base_of_third
 from nic_ray.words import words
 
+SHOWN = 12
+"""Terms of a domain that are printed; the file holds all."""
 LONGEST = 4
 """Words of a term."""
 FEWEST = 2
