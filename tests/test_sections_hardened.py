@@ -164,6 +164,23 @@ def test_a_manual_that_breaks_the_packing_does_not_stop_the_others(tmp_path, mon
     )
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "", "[]", "{}", "[" * 100_000, '{"source": 3, "title": "", "sections": [], "notes": []}',
+        '{"source": "a.txt", "title": "", "sections": [{"domain": "d", "section": "s", "text": 5}], "notes": []}',
+    ],
+)  # fmt: skip
+def test_a_damaged_part_of_an_earlier_start_is_read_anew(tmp_path, kept):
+    (tmp_path / "a.txt").write_text(TEXT)
+    job = Job(tmp_path / "a.txt", "a.txt", "d", "en", tmp_path)
+    whole = read_manual(job)
+    (part,) = tmp_path.glob("*.json")
+    assert read_manual(job).kept
+    part.write_text(kept)
+    assert read_manual(job) == whole
+
+
 def test_a_folder_whose_name_is_not_utf_8_is_named(tmp_path):
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff"))
     try:

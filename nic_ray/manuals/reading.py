@@ -10,7 +10,7 @@ from nic_ray.errors import InputError, in_one_line, is_disk_full
 from nic_ray.evidence import JsonObject
 from nic_ray.manuals.packing import sections_of
 from nic_ray.manuals.readers import VERSION, read_document, refuse_size
-from nic_ray.manuals.sections import Section
+from nic_ray.manuals.sections import Section, section_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ def _kept(part: Path) -> Outcome | None:
     """Return what was kept; None if the file is damaged, so that the manual is read again."""
     try:
         stored: JsonObject = json.loads(part.read_text(encoding="utf-8"))
-        sections = tuple(Section(**row) for row in stored["sections"])
+        sections = tuple(map(section_of, stored["sections"]))
+        texts = [stored["source"], stored["title"], *stored["notes"]]
+        if not all(isinstance(text, str) for text in texts):
+            return None
         return Outcome(**{**stored, "notes": tuple(stored["notes"]), "sections": sections, "kept": True})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -67,7 +67,7 @@ def read_sections(path: Path) -> list[Section]:
         if not line.strip():
             continue
         try:
-            sections.append(_section(json.loads(line)))
+            sections.append(section_of(json.loads(line)))
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {error}")
     if not sections and not faults:
@@ -79,7 +79,12 @@ def read_sections(path: Path) -> list[Section]:
     return sections
 
 
-def _section(row: object) -> Section:
+def section_of(row: object) -> Section:
+    """Read a section from the object of a line.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not isinstance(row, dict):
         raise ValueError(f"must be a JSON object, got {kind_of_value(row)}")
     for name in FIELDS[:5]:
