@@ -62,11 +62,12 @@ def main(
     refuse_place(out, overwrite=overwrite)
     limits = Limits(concurrency, llm_answer_tokens, Budget(budget_calls, budget_tokens))
     writer, place = writer_of(llm, llm_model, limits, seed=seed, glossary=glossary), pick_device(device, "--device")
-    read, terms, encoder = read_all_sections(sections), read_glossary(glossary) if glossary else {}, load(model)
+    read, terms = read_all_sections(sections), read_glossary(glossary) if glossary else {}
     if writer is None:
         questions = ask_on(address, read, terms, seed=seed, language=language_code(language))
     else:
         questions = ask_writer(writer, read, out, per_section=per_section)
+    encoder = load(model)
     with view(quiet=False) as shown:
         made = keep_good(questions, read, encoder, per_section=per_section, judge=judge, device=place, view=shown)
     write_made(made, read, out)

@@ -17,6 +17,7 @@ from reportlab.pdfgen.canvas import Canvas
 from nic_ray.errors import InputError
 from nic_ray.manuals.blocks import Document
 from nic_ray.manuals.pdf import read_pdf
+from nic_ray.manuals.readers import read_document
 from tests.typeset import Style, passages_of, typeset
 
 Draw = Callable[[Canvas], None]
@@ -430,9 +431,9 @@ def test_a_file_without_a_password_to_open_is_read_and_another_refused(tmp_path)
     ("content", "message"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"Not a PDF at all, but a letter.", "is no PDF or is damaged"),
-        (b"%PDF-1.7\n" + b"\0" * 2000, "is no PDF or is damaged"),
-        (b"PK\3\4" + b"x" * 500, "is no PDF or is damaged"),
+        (b"Not a PDF at all, but a letter.", "is no PDF, is damaged or holds no page"),
+        (b"%PDF-1.7\n" + b"\0" * 2000, "is no PDF, is damaged or holds no page"),
+        (b"PK\3\4" + b"x" * 500, "is no PDF, is damaged or holds no page"),
     ],
 )
 def test_a_file_that_is_no_pdf_is_refused(tmp_path, content, message):
@@ -587,3 +588,10 @@ def test_headings_at_the_side_go_before_the_text_beside_them(tmp_path):
     text = " ".join([SHORT] * 3 + ["bar."])
     assert texts_of(document) == ["Lift pump", text, "Tilt pump", text, "Slew pump", text]
     assert [block.kind for block in document.blocks] == ["heading", "paragraph"] * 3
+
+
+def test_a_file_that_cannot_be_read_is_named_once_by_the_command(tmp_path):
+    path = tmp_path / "bad.pdf"
+    path.write_bytes(b"%PDF-1.4\n" + b"0" * 400)
+    with pytest.raises(InputError, match=r"^is no PDF, is damaged or holds no page; open it in a viewer"):
+        read_document(path)

@@ -82,7 +82,7 @@ class _Look:
 FAILURES = {
     raw.FPDF_ERR_PASSWORD: "needs a password; save a copy without one, such as with qpdf --decrypt",
     raw.FPDF_ERR_SECURITY: "is encrypted in a way that cannot be read; save a copy without encryption",
-    raw.FPDF_ERR_FORMAT: "is no PDF or is damaged; open it in a viewer and save it again, or leave it out",
+    raw.FPDF_ERR_FORMAT: "is no PDF, is damaged or holds no page; open it in a viewer and save it again",
 }
 
 
@@ -104,7 +104,7 @@ def open_pdf(path: Path, name: Path) -> Iterator[pypdfium2.PdfDocument]:
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}); name a PDF") from None
     except pypdfium2.PdfiumError as error:
-        raise InputError(f"{name}: {FAILURES.get(error.err_code or 0, f'cannot be opened ({error})')}") from None
+        raise InputError(f"{name}: {FAILURES.get(error.err_code or 0, FAILURES[raw.FPDF_ERR_FORMAT])}") from None
     with closing(document):
         if len(document) == 0:
             raise InputError(f"{name}: has no pages; open it in a viewer and save it again, or leave it out")

@@ -18,7 +18,10 @@ INSTALL = "pip install -c constraints.txt -e '.[manuals]'"
 def _pdf(path: Path) -> Document:
     from nic_ray.manuals.pdf import read_pdf
 
-    return read_pdf(path)
+    try:
+        return read_pdf(path)
+    except InputError as error:  # which names the file, as the caller does
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _html(path: Path) -> Document:
