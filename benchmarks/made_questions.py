@@ -55,9 +55,7 @@ def main() -> None:
             config = load_config(arguments.config, {**settings, "data.pairs": [str(pairs)], "data.splits": "own"})
             with view(quiet=True) as progress:
                 trained = train_one(config, out=Path(folder), view=progress)
-            ranking = compare_models(
-                [config.train.base_model, str(trained.folder)], (WRITTEN,), "test", say=lambda _: None
-            )
+            ranking = compare_models([config.train.base_model, str(trained.folder)], (WRITTEN,), "test", say=lambda _: None)
             for domain, interval in ranking.intervals[str(trained.folder)].items():
                 sure = "" if interval.low is None else f" ({interval.low:+.3f} to {interval.high:+.3f})"
                 at_5 = [ranking.results[model][f"recall_at_5/{domain}"] for model in ranking.results]

@@ -73,7 +73,7 @@ def calibrated(
         false_alarms: share of normal queries that may be flagged, in (0, 1).
     """
     total = ensemble.score(queries, fitted).total
-    return Assessor(fitted, conformal.calibrate_by_kind(total, groups, kinds), false_alarms)
+    return Assessor(fitted, conformal.calibrate_by_kind(total, groups, kinds, false_alarms=false_alarms), false_alarms)
 
 
 def flags(queries: Embedded, assessor: Assessor) -> NDArray[np.bool_]:
@@ -82,9 +82,17 @@ def flags(queries: Embedded, assessor: Assessor) -> NDArray[np.bool_]:
     return conformal.p_values_by_kind(total, assessor.calibration) <= assessor.false_alarms
 
 
-def alone(detector: Detector, queries: Embedded, groups: NDArray[np.integer], kinds: Sequence[str | None]) -> Alone:
+def alone(
+    detector: Detector,
+    queries: Embedded,
+    groups: NDArray[np.integer],
+    kinds: Sequence[str | None],
+    *,
+    false_alarms: float,
+) -> Alone:
     """Calibrate a detector by itself, on the same rows as `calibrated`."""
-    return Alone(detector, conformal.calibrate_by_kind(detectors.score(queries.whole, detector), groups, kinds))
+    scores = detectors.score(queries.whole, detector)
+    return Alone(detector, conformal.calibrate_by_kind(scores, groups, kinds, false_alarms=false_alarms))
 
 
 def flags_alone(queries: Embedded, by_itself: Alone, false_alarms: float) -> NDArray[np.bool_]:
@@ -125,8 +133,9 @@ def as_arrays(assessor: Assessor) -> dict[str, NDArray[np.floating]]:
     arrays |= {f"classifier/{name}": values for name, values in fitted.classifier.items()}
     arrays["surface/middle"] = np.stack([scale.middle for scale in fitted.scales])
     arrays["surface/spread"] = np.stack([scale.spread for scale in fitted.scales])
-    for signal, normal in fitted.rarities.items():
-        arrays[f"rarity/{signal}"] = np.array([normal.start, normal.excess, *normal.scores])
+    for signal, rarities in fitted.rarities.items():
+        for number, normal in enumerate(rarities):
+            arrays[f"rarity/{number}/{signal}"] = np.array([normal.start, normal.excess, *normal.scores])
     for name, each in {
         "all": calibration.all,
         **{f"kind/{kind}": own for kind, own in calibration.kinds.items()},
@@ -147,8 +156,8 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
             Detector(name, _below(arrays, f"detector/{name}/")),
             [Scale(*pair) for pair in zip(arrays["surface/middle"], arrays["surface/spread"], strict=True)],
             {
-                signal: Rarity(values[2:].astype(np.float64), float(values[0]), float(values[1]))
-                for signal, values in _below(arrays, "rarity/").items()
+                signal: [_rarity_of(values), _rarity_of(arrays[f"rarity/1/{signal}"])]
+                for signal, values in _below(arrays, "rarity/0/").items()
             },
             _below(arrays, "classifier/"),
         )
@@ -161,6 +170,10 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
 
 def _below(arrays: Mapping[str, NDArray[np.floating]], prefix: str) -> dict[str, NDArray[np.floating]]:
     return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+
+def _rarity_of(values: NDArray[np.floating]) -> Rarity:
+    return Rarity(values[2:].astype(np.float64), float(values[0]), float(values[1]))
 
 
 def _calibration_of(values: NDArray[np.floating]) -> Calibration:

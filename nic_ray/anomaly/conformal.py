@@ -1,13 +1,17 @@
 """Conformal p-values: how often a normal query is at least as abnormal, by queries that nothing was fitted to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-ALLOWANCE = 1.5
-"""How many times the share of false alarms over all queries a single kind of query may have."""
+LEAST = 20
+"""Number of groups from which on a kind of query has a calibration of its own."""
+ALLOWANCE = 1.25
+"""How many times the share of false alarms over all queries a single kind of query may have. Of 80 queries of a kind
+whose share is 1.25 * 0.05, one standard error more are below 0.1."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,20 @@ def p_values(scores: NDArray[np.floating], calibration: Calibration) -> NDArray[
 
 
 def calibrate_by_kind(
-    scores: NDArray[np.floating], groups: NDArray[np.integer], kinds: Sequence[str | None], *, least: int = 20
+    scores: NDArray[np.floating], groups: NDArray[np.integer], kinds: Sequence[str | None], *, false_alarms: float
 ) -> ByKind:
-    """Calibrate over all queries, and over those of each kind that at least `least` groups have a query of.
+    """Calibrate over all queries, and over those of each kind that enough groups have a query of.
+
+    Fewer than `LEAST` groups say little of a kind; and with G of them, no p-value is below 1 / (G + 1), so that a kind
+    of few would keep every query from being flagged.
+
+    Args:
+        false_alarms: the largest p-value at which a query will be flagged, in (0, 1).
 
     Raises:
         ValueError: as `calibrate`.
     """
+    least = max(LEAST, groups_wanted(ALLOWANCE * false_alarms))
     own = np.array(["" if kind is None else kind for kind in kinds], dtype=object)
     names = sorted({kind for kind in kinds if kind is not None})
     enough = [name for name in names if len(np.unique(groups[own == name])) >= least]
@@ -89,14 +100,17 @@ def calibrate_by_kind(
     )
 
 
-def p_values_by_kind(
-    scores: NDArray[np.floating], calibration: ByKind, *, allowance: float = ALLOWANCE
-) -> NDArray[np.float64]:
-    """Compute p-values that hold over all queries, and within `allowance` times that for every kind.
+def groups_wanted(false_alarms: float) -> int:
+    """The smallest number of groups by which any query can be flagged: with G groups, p is at least 1 / (G + 1)."""
+    return math.ceil(1 / false_alarms - 1 - 1e-9)
+
+
+def p_values_by_kind(scores: NDArray[np.floating], calibration: ByKind) -> NDArray[np.float64]:
+    """Compute p-values that hold over all queries, and within `ALLOWANCE` times that for every kind.
 
     The kind of a query that comes in is not known, so it must be unlike those of every kind: p is the largest of the
     p-value over all queries and of each kind's divided by the allowance. A share alpha of all normal queries, and
-    allowance * alpha of those of each kind, have a p of at most alpha. With an allowance of 1 this is Mondrian
+    ALLOWANCE * alpha of those of each kind, have a p of at most alpha. With an allowance of 1 this would be Mondrian
     conformal prediction against the union of the kinds.
 
     Returns:
@@ -104,6 +118,6 @@ def p_values_by_kind(
 
     Source: Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World", section 4.5.
     """
-    of_kinds = [p_values(scores, each) / allowance for each in calibration.kinds.values()]
+    of_kinds = [p_values(scores, each) / ALLOWANCE for each in calibration.kinds.values()]
     result: NDArray[np.float64] = np.max([p_values(scores, calibration.all), *of_kinds], axis=0)
     return result

@@ -50,9 +50,11 @@ def bands(
         confidence: chance that all windows are within their bands if a share of `share` is flagged independently;
             it is divided among the windows after Bonferroni.
     """
-    starts = [*range(0, max(len(flags) - window // 2, 1), window)] if len(flags) else []
+    if not len(flags):
+        return []
+    starts = [*range(0, max(len(flags) - (window + 1) // 2 + 1, 1), window)]
     ends = [*starts[1:], len(flags)]
-    miss = (1 - confidence) / (2 * max(len(starts), 1))
+    miss = (1 - confidence) / (2 * len(starts))
     return [
         Band(
             start + 1,

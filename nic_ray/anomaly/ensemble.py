@@ -21,6 +21,9 @@ FOLDS = 4
 LEAST = 50
 """Queries of a kind, from which on it has a scale of its own."""
 
+SHORT = 5
+"""Queries of fewer words are compared with each other: their embeddings lie farther apart than those of longer ones."""
+
 Fitted = TypeVar("Fitted")
 Signals = dict[str, NDArray[np.float64]]
 """A score of each of Q queries, by the name of what gives it."""
@@ -65,8 +68,8 @@ class Ensemble:
     detector: Detector
     scales: Sequence[Scale]
     """What is usual among all normal queries, and then among those of each kind."""
-    rarities: Mapping[str, Rarity]
-    """For each signal, how it is distributed among normal queries."""
+    rarities: Mapping[str, Sequence[Rarity]]
+    """For each signal, how it is distributed among normal queries: short ones, and longer ones."""
     classifier: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Empty without one."""
 
@@ -93,7 +96,7 @@ def fit(normal: Normal, known: Known | None, *, name: str = DEFAULT, seed: int =
     signals = _held_out(normal, fitted, scored, seed) | {"surface": _surface(queries, scales)}
     everything = np.arange(len(queries.texts)), np.arange(len(normal.passages))
     ensemble = Ensemble(
-        fitted(*everything), scales, {signal: combination.fit(values) for signal, values in signals.items()}
+        fitted(*everything), scales, {signal: _rarities_of(values, queries) for signal, values in signals.items()}
     )
     return ensemble if known is None else with_classifier(ensemble, normal, known, seed=seed)
 
@@ -111,7 +114,8 @@ def with_classifier(ensemble: Ensemble, normal: Normal, known: Known, *, seed: i
     def scored(own: Embedded, weights: Mapping[str, NDArray[np.float32]]) -> Signals:
         return _of_classifier(own, ensemble.scales[0], weights)[0]
 
-    rarities = {signal: combination.fit(values) for signal, values in _held_out(normal, fitted, scored, seed).items()}
+    held_out = _held_out(normal, fitted, scored, seed)
+    rarities = {signal: _rarities_of(values, normal.queries) for signal, values in held_out.items()}
     everything = np.arange(len(normal.queries.texts)), np.arange(len(normal.passages))
     return replace(ensemble, classifier=fitted(*everything), rarities={**ensemble.rarities, **rarities})
 
@@ -141,8 +145,26 @@ def score(queries: Embedded, ensemble: Ensemble) -> Scored:
     if ensemble.classifier:
         further, more_parts = _of_classifier(queries, ensemble.scales[0], ensemble.classifier)
         signals, parts = signals | further, parts | more_parts
-    rarities = np.stack([combination.rarity(values, ensemble.rarities[name]) for name, values in signals.items()])
+    longer = _are_longer(queries)
+    rarities = np.stack(
+        [
+            np.where(longer, *(combination.rarity(values, normal) for normal in reversed(ensemble.rarities[name])))
+            for name, values in signals.items()
+        ]
+    )
     return Scored(rarities.sum(axis=0), [*signals], rarities, parts)
+
+
+def _are_longer(queries: Embedded) -> NDArray[np.bool_]:
+    return np.array([len(text.split()) >= SHORT for text in queries.texts], dtype=np.bool_)
+
+
+def _rarities_of(values: NDArray[np.float64], queries: Embedded) -> tuple[Rarity, Rarity]:
+    """How a signal is distributed among short queries and among longer ones; among all, where either are few."""
+    longer = _are_longer(queries)
+    if min(np.count_nonzero(longer), np.count_nonzero(~longer)) < LEAST:
+        return (combination.fit(values),) * 2
+    return combination.fit(values[~longer]), combination.fit(values[longer])
 
 
 def _scales_of(features: NDArray[np.float64], kinds: Sequence[str | None]) -> list[Scale]:

@@ -168,7 +168,7 @@ HELD_BACK = Texts(
         "name": ("config", "buffer", "queue", "state", "matrix", "label"),
         "relation": ("customers", "invoices", "staff", "audit"),
         "place_on_disk": ("windows", "id_rsa", "secrets.env", "backup", "boot.ini"),
-        "token": ("ok", "money", "filter", "and", "brake", "buy", "x", "??", "yes"),
+        "token": ("ok", "money", "washer", "and", "brake", "buy", "x", "??", "yes"),
         "offer": ("crypto signals", "miracle tea", "steel pipes", "SEO services", "keto gummies"),
         "gift": ("tablet", "voucher", "cruise", "gold coin"),
         "tag": ("q7z", "promo55", "lucky", "vip01"),

@@ -1,5 +1,6 @@
 """Fitting, calibrating and reading a bundle's anomaly detector on the rows of its own split."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from nic_ray import hardware
-from nic_ray.anomaly import assessor, detectors, ensemble, surface
+from nic_ray.anomaly import assessor, conformal, detectors, ensemble, surface
 from nic_ray.anomaly.abnormal import FAMILIES, KINDS, Abnormal, generate
 from nic_ray.anomaly.assessor import Alone, Assessor
 from nic_ray.anomaly.embedded import Embed, Embedded, embedded
@@ -19,6 +20,7 @@ from nic_ray.bundle.detector import BundleDetector, StoredDetector, StoredShare,
 from nic_ray.bundle.rows import chosen_rows, data_for, form_on, split_sha256_on
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection, read_pairs
+from nic_ray.errors import InputError
 from nic_ray.evidence import StoredMetadata
 from nic_ray.metrics.intervals import paired_intervals
 from nic_ray.metrics.kinds import NAMELESS
@@ -97,8 +99,9 @@ def fit_detector(
     """
     metadata = bundles.read_metadata(folder)
     queries, passages = embed_with(folder, device)
-    say(f"embedding the questions of {shown(pairs)}")
     collection, rows = _rows_by_part(metadata, pairs, folder)
+    _refuse_few(len(np.unique(collection.near_group[collection.positive[rows["validation"]]])), false_alarms)
+    say(f"embedding the questions of {shown(pairs)}")
     parts = {part: _part(collection, own, queries) for part, own in rows.items()}
     train, validation = parts["train"], parts["validation"]
     normal = _normal(collection, rows["train"], train, passages)
@@ -112,17 +115,15 @@ def fit_detector(
         )
 
     own = calibrated(fitted)
-    alone = {each: _alone(each, fitted, normal, validation) for each in dict.fromkeys((name, COMPARED))}
+    alone = {each: _alone(each, fitted, normal, validation, false_alarms) for each in dict.fromkeys((name, COMPARED))}
     say("reading the test questions, and generated abnormal ones with each kind left out of the fit in turn")
     made = generate(parts["test"].queries.texts, "held_back", seed=SEED)
     abnormal = embedded([each.query for each in made], queries)
-    found = {
-        kind: assessor.flags(
-            abnormal, calibrated(ensemble.with_classifier(fitted, normal, known.without(left_out(kind)), seed=SEED))
-        )
-        for kind in KINDS
-    }
-    flags = np.array([found[each.kind][place] for place, each in enumerate(made)])
+    flags = np.zeros(len(made), dtype=np.bool_)
+    for kind in KINDS:
+        without = ensemble.with_classifier(fitted, normal, known.without(left_out(kind)), seed=SEED)
+        here = np.array([each.kind == kind for each in made])
+        flags[here] = assessor.flags(abnormal, calibrated(without))[here]
     record: StoredDetector = {
         "weights_sha256": weights_sha256(metadata),
         "sha256": "",
@@ -222,10 +223,24 @@ def _known(questions: Sequence[str], embed: Embed) -> Known:
     return Known(embed(texts), surface.features(texts), [each.kind for each in made])
 
 
-def _alone(name: str, fitted: ensemble.Ensemble, normal: Normal, validation: Part) -> Alone:
+def _refuse_few(passages: int, false_alarms: float) -> None:
+    """Refuse to calibrate on so few passages that nothing could be flagged.
+
+    Raises:
+        InputError: they are too few.
+    """
+    wanted = conformal.groups_wanted(false_alarms)
+    if passages < wanted:
+        raise InputError(
+            f"--false-alarms: {false_alarms:g} takes validation questions about {wanted} passages or more, got "
+            f"{passages}; allow {math.ceil(100 / (passages + 1)) / 100:g} or more, or name more pairs"
+        )
+
+
+def _alone(name: str, fitted: ensemble.Ensemble, normal: Normal, validation: Part, false_alarms: float) -> Alone:
     detector = (
         fitted.detector
         if name == fitted.detector.name
         else detectors.fit(name, normal.queries.whole, normal.passages, seed=SEED)
     )
-    return assessor.alone(detector, validation.queries, validation.groups, validation.kinds)
+    return assessor.alone(detector, validation.queries, validation.groups, validation.kinds, false_alarms=false_alarms)
