@@ -30,8 +30,6 @@ class Assessor:
 
     ensemble: Ensemble
     calibration: ByKind
-    false_alarms: float
-    """Share of normal queries that may be flagged: those with a p-value of at most that are."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,13 @@ def calibrated(
         false_alarms: share of normal queries that may be flagged, in (0, 1).
     """
     total = ensemble.score(queries, fitted).total
-    return Assessor(fitted, conformal.calibrate_by_kind(total, groups, kinds, false_alarms=false_alarms), false_alarms)
+    return Assessor(fitted, conformal.calibrate_by_kind(total, groups, kinds, false_alarms=false_alarms))
 
 
 def flags(queries: Embedded, assessor: Assessor) -> NDArray[np.bool_]:
     """(Q,) which queries are flagged."""
     total = ensemble.score(queries, assessor.ensemble).total
-    return conformal.p_values_by_kind(total, assessor.calibration) <= assessor.false_alarms
+    return conformal.flags(total, assessor.calibration)
 
 
 def alone(
@@ -95,10 +93,10 @@ def alone(
     return Alone(detector, conformal.calibrate_by_kind(scores, groups, kinds, false_alarms=false_alarms))
 
 
-def flags_alone(queries: Embedded, by_itself: Alone, false_alarms: float) -> NDArray[np.bool_]:
+def flags_alone(queries: Embedded, by_itself: Alone) -> NDArray[np.bool_]:
     """(Q,) which queries a detector by itself flags."""
     scores = detectors.score(queries.whole, by_itself.detector)
-    return conformal.p_values_by_kind(scores, by_itself.calibration) <= false_alarms
+    return conformal.flags(scores, by_itself.calibration)
 
 
 def assess(queries: Embedded, assessor: Assessor) -> list[Assessment]:
@@ -115,7 +113,7 @@ def assess(queries: Embedded, assessor: Assessor) -> list[Assessment]:
         found.append(
             Assessment(
                 float(p_values[number]),
-                bool(p_values[number] <= assessor.false_alarms),
+                bool(p_values[number] <= assessor.calibration.level),
                 signal,
                 None if part == queries.texts[number] else part,
                 features[number] if signal == "surface" else None,
@@ -141,7 +139,7 @@ def as_arrays(assessor: Assessor) -> dict[str, NDArray[np.floating]]:
         **{f"kind/{kind}": own for kind, own in calibration.kinds.items()},
     }.items():
         arrays[f"calibration/{name}"] = np.stack([each.scores, each.weights])
-    return arrays | {"false_alarms": np.array([assessor.false_alarms])}
+    return arrays | {"level": np.array([assessor.calibration.level])}
 
 
 def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
@@ -151,7 +149,7 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
         ValueError: an array is missing, or is none of an assessor.
     """
     try:
-        (name,) = {key.split("/")[1] for key in arrays if key.startswith("detector/")}
+        name = next((key.split("/")[1] for key in arrays if key.startswith("detector/")), "")
         fitted = Ensemble(
             Detector(name, _below(arrays, f"detector/{name}/")),
             [Scale(*pair) for pair in zip(arrays["surface/middle"], arrays["surface/spread"], strict=True)],
@@ -162,8 +160,8 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
             _below(arrays, "classifier/"),
         )
         kinds = {kind: _calibration_of(values) for kind, values in _below(arrays, "calibration/kind/").items()}
-        calibration = ByKind(_calibration_of(arrays["calibration/all"]), kinds)
-        return Assessor(fitted, calibration, float(arrays["false_alarms"][0]))
+        calibration = ByKind(_calibration_of(arrays["calibration/all"]), kinds, float(arrays["level"][0]))
+        return Assessor(fitted, calibration)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"an array of the detector is missing or of another shape: {error}") from error
 

@@ -21,6 +21,9 @@ FOLDS = 4
 LEAST = 50
 """Queries of a kind, from which on it has a scale of its own."""
 
+COUNTS_FROM = 2.0
+"""Rarity from which on a signal counts: about one normal query in seven is as rare. Below it, a signal that finds
+nothing cannot outweigh one that does."""
 SHORT = 5
 """Queries of fewer words are compared with each other: their embeddings lie farther apart than those of longer ones."""
 
@@ -125,7 +128,7 @@ class Scored:
     """What an ensemble says of Q queries."""
 
     total: NDArray[np.float64]
-    """(Q,) sum of the rarities; larger if more abnormal."""
+    """(Q,) sum of the rarities, each counted as `COUNTS_FROM` at least; larger if more abnormal."""
     signals: Sequence[str]
     """Names of the S signals."""
     rarities: NDArray[np.float64]
@@ -152,7 +155,7 @@ def score(queries: Embedded, ensemble: Ensemble) -> Scored:
             for name, values in signals.items()
         ]
     )
-    return Scored(rarities.sum(axis=0), [*signals], rarities, parts)
+    return Scored(np.maximum(rarities, COUNTS_FROM).sum(axis=0), [*signals], rarities, parts)
 
 
 def _are_longer(queries: Embedded) -> NDArray[np.bool_]:

@@ -95,7 +95,7 @@ def write_detector(folder: Path, detector: BundleDetector) -> None:
         RunError: the files cannot be written.
     """
     arrays = as_arrays(detector.assessor) | {QUESTIONS: detector.questions.astype(np.float16)}
-    content = save_arrays({name: np.ascontiguousarray(values) for name, values in arrays.items()})
+    content = save_arrays({name: np.asarray(values, order="C") for name, values in arrays.items()})
     record = {**detector.record, "sha256": hashlib.sha256(content).hexdigest()}
     written = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     try:

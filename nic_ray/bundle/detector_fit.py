@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import hardware
 from nic_ray.anomaly import assessor, conformal, detectors, ensemble, surface
-from nic_ray.anomaly.abnormal import FAMILIES, KINDS, Abnormal, generate
+from nic_ray.anomaly.abnormal import FAMILIES, KINDS, PER_KIND, Abnormal, generate
 from nic_ray.anomaly.assessor import Alone, Assessor
 from nic_ray.anomaly.embedded import Embed, Embedded, embedded
 from nic_ray.anomaly.ensemble import Known, Normal
@@ -33,9 +33,11 @@ COMPARED = "autoencoder"
 """The detector whose figures by itself always stand beside the others."""
 FITTED_PER_KIND = 60
 """Number of generated queries of each kind that the classifier is fitted to."""
+READ_PER_KIND = PER_KIND
+"""Number of generated queries of each kind that figures are read on."""
 ALL = "all questions"
-BUILT_OF_QUESTIONS = ("injection_inside",)
-"""Kinds that are mostly a real question: a classifier of whole queries would learn to reject those."""
+NOT_FITTED = ("injection_inside", "near_domain")
+"""Kinds that are mostly a real question, or like one: a classifier that is fitted to them rejects real questions."""
 SAW_ALL = (
     "the model was trained again on the rows of all parts, those included that the detector is calibrated on: real "
     "questions lie farther from what it knows, so expect more false alarms than this, and watch a log of real ones"
@@ -99,14 +101,14 @@ def fit_detector(
     """
     metadata = bundles.read_metadata(folder)
     queries, passages = embed_with(folder, device)
-    collection, rows = _rows_by_part(metadata, pairs, folder)
+    collection, rows = rows_by_part(metadata, pairs, folder)
     _refuse_few(len(np.unique(collection.near_group[collection.positive[rows["validation"]]])), false_alarms)
     say(f"embedding the questions of {shown(pairs)}")
-    parts = {part: _part(collection, own, queries) for part, own in rows.items()}
+    parts = {part: part_of(collection, own, queries) for part, own in rows.items()}
     train, validation = parts["train"], parts["validation"]
-    normal = _normal(collection, rows["train"], train, passages)
+    normal = normal_of(collection, rows["train"], train, passages)
     say(f"fitting {name} to {len(rows['train']):,} questions about {len(normal.passages):,} passages")
-    known = _known([*train.queries.texts], queries)
+    known = known_queries([*train.queries.texts], queries)
     fitted = ensemble.fit(normal, known, name=name, seed=SEED)
 
     def calibrated(one: ensemble.Ensemble) -> Assessor:
@@ -117,7 +119,7 @@ def fit_detector(
     own = calibrated(fitted)
     alone = {each: _alone(each, fitted, normal, validation, false_alarms) for each in dict.fromkeys((name, COMPARED))}
     say("reading the test questions, and generated abnormal ones with each kind left out of the fit in turn")
-    made = generate(parts["test"].queries.texts, "held_back", seed=SEED)
+    made = generate(parts["test"].queries.texts, "held_back", per_kind=READ_PER_KIND, seed=SEED)
     abnormal = embedded([each.query for each in made], queries)
     flags = np.zeros(len(made), dtype=np.bool_)
     for kind in KINDS:
@@ -133,7 +135,7 @@ def fit_detector(
         "domains": sorted({*train.domains}),
         "rows": {part: len(own_rows) for part, own_rows in rows.items()},
         "normal": normal_shares(parts["test"], own, alone),
-        "abnormal": abnormal_shares(made, flags, _flags_alone(abnormal, alone, false_alarms)),
+        "abnormal": abnormal_shares(made, flags, _flags_alone(abnormal, alone)),
         "questions": [*train.queries.texts],
         "caution": SAW_ALL if metadata.get("refit") == "all" else None,
     }
@@ -149,7 +151,7 @@ def left_out(kind: str) -> tuple[str, ...]:
 
 def normal_shares(part: Part, own: Assessor, alone: Mapping[str, Alone]) -> list[StoredShare]:
     """The shares of normal queries that are flagged: of all, and of each kind, with an interval over passages."""
-    flags = {"detector": assessor.flags(part.queries, own)} | _flags_alone(part.queries, alone, own.false_alarms)
+    flags = {"detector": assessor.flags(part.queries, own)} | _flags_alone(part.queries, alone)
     kinds = np.array([NAMELESS if kind is None else kind for kind in part.kinds], dtype=object)
     named = sorted({*kinds.tolist()}) if any(kind is not None for kind in part.kinds) else []
     shares: list[StoredShare] = []
@@ -184,11 +186,11 @@ def abnormal_shares(
     ]
 
 
-def _flags_alone(queries: Embedded, alone: Mapping[str, Alone], false_alarms: float) -> dict[str, NDArray[np.bool_]]:
-    return {f"{name} alone": assessor.flags_alone(queries, each, false_alarms) for name, each in alone.items()}
+def _flags_alone(queries: Embedded, alone: Mapping[str, Alone]) -> dict[str, NDArray[np.bool_]]:
+    return {f"{name} alone": assessor.flags_alone(queries, each) for name, each in alone.items()}
 
 
-def _rows_by_part(metadata: StoredMetadata, pairs: Sources, folder: Path) -> tuple[Collection, dict[str, list[int]]]:
+def rows_by_part(metadata: StoredMetadata, pairs: Sources, folder: Path) -> tuple[Collection, dict[str, list[int]]]:
     """The rows of the three parts, by the split of the model if it was trained on these pairs."""
     read = read_pairs(pairs, form=form_on(metadata, pairs))
     data, sha256 = data_for(metadata, pairs, "validation", folder), split_sha256_on(metadata, pairs)
@@ -200,7 +202,8 @@ def _rows_by_part(metadata: StoredMetadata, pairs: Sources, folder: Path) -> tup
     }
 
 
-def _part(collection: Collection, rows: Sequence[int], embed: Embed) -> Part:
+def part_of(collection: Collection, rows: Sequence[int], embed: Embed) -> Part:
+    """Embed the queries of some rows, and their parts."""
     return Part(
         embedded([collection.texts[collection.query[row]] for row in rows], embed),
         collection.near_group[collection.positive[list(rows)]],
@@ -209,15 +212,16 @@ def _part(collection: Collection, rows: Sequence[int], embed: Embed) -> Part:
     )
 
 
-def _normal(collection: Collection, rows: Sequence[int], train: Part, embed: Embed) -> Normal:
+def normal_of(collection: Collection, rows: Sequence[int], train: Part, embed: Embed) -> Normal:
+    """Put the training queries beside the embeddings of the passages that they ask about."""
     numbers = np.unique(collection.positive[list(rows)])
     embeddings = embed([collection.texts[number] for number in numbers.tolist()])
     return Normal(train.queries, train.groups, train.kinds, embeddings, collection.near_group[numbers])
 
 
-def _known(questions: Sequence[str], embed: Embed) -> Known:
+def known_queries(questions: Sequence[str], embed: Embed) -> Known:
     """Generate the abnormal queries that the classifier is fitted to."""
-    kinds = [kind for kind in KINDS if kind not in BUILT_OF_QUESTIONS]
+    kinds = [kind for kind in KINDS if kind not in NOT_FITTED]
     made = generate(questions, "development", per_kind=FITTED_PER_KIND, seed=SEED, kinds=kinds)
     texts = [each.query for each in made]
     return Known(embed(texts), surface.features(texts), [each.kind for each in made])
