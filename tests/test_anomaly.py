@@ -103,7 +103,8 @@ def test_the_sum_counts_what_is_rare_and_a_signal_that_finds_nothing_takes_nothi
     scored = ensemble.score(embedded(["another question number 7", "zebra zebra zebra zebra"], embed), own)
     assert scored.signals == ["query", "part", "surface"]
     assert scored.rarities.shape == (3, 2)
-    assert scored.total.tolist() == pytest.approx(np.maximum(scored.rarities, ensemble.COUNTS_FROM).sum(axis=0))
+    counted = [[max(value, ensemble.COUNTS_FROM) for value in own] for own in scored.rarities.T.tolist()]
+    assert scored.total.tolist() == pytest.approx([2 * q + 2 * p + s for q, p, s in counted])
     assert scored.total[1] > 2 * scored.total[0]
 
 
@@ -275,3 +276,19 @@ def test_what_a_terminal_would_obey_is_shown_as_an_escape():
         "         the embedding of a part of it does: 'a\\\\u202eb'",
         "         nearest (0.30): 'what is hot'",
     ]
+
+
+def test_the_functions_are_named_behind_the_command_alone_and_under_one_name(bundle, monkeypatch, capsys):
+    from nic_ray import __main__ as every
+
+    for main, arguments in ((anomaly.main, []), (every.main, ["anomaly"])):
+        monkeypatch.setattr("sys.argv", ["command", *arguments, "score", str(bundle)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert "name either a QUERY or several, or a --file" in capsys.readouterr().err
+        monkeypatch.setattr("sys.argv", ["command", *arguments, "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        help_text = capsys.readouterr().out
+        assert all(name in help_text for name in ("fit", "evaluate", "score", "watch"))

@@ -24,6 +24,9 @@ LEAST = 50
 COUNTS_FROM = 2.0
 """Rarity from which on a signal counts: about one normal query in seven is as rare. Below it, a signal that finds
 nothing cannot outweigh one that does."""
+WEIGHTS = {"query": 2.0, "part": 2.0}
+"""Weights of signals in the sum, 1 unless they stand here. Those of the embeddings know no kinds of abnormal queries, so
+what nobody has thought of depends on them."""
 SHORT = 5
 """Queries of fewer words are compared with each other: their embeddings lie farther apart than those of longer ones."""
 
@@ -128,7 +131,7 @@ class Scored:
     """What an ensemble says of Q queries."""
 
     total: NDArray[np.float64]
-    """(Q,) sum of the rarities, each counted as `COUNTS_FROM` at least; larger if more abnormal."""
+    """(Q,) sum of the rarities, by `WEIGHTS`, each counted as `COUNTS_FROM` at least; larger if more abnormal."""
     signals: Sequence[str]
     """Names of the S signals."""
     rarities: NDArray[np.float64]
@@ -155,7 +158,8 @@ def score(queries: Embedded, ensemble: Ensemble) -> Scored:
             for name, values in signals.items()
         ]
     )
-    return Scored(np.maximum(rarities, COUNTS_FROM).sum(axis=0), [*signals], rarities, parts)
+    weights = np.array([WEIGHTS.get(name, 1.0) for name in signals])
+    return Scored(weights @ np.maximum(rarities, COUNTS_FROM), [*signals], rarities, parts)
 
 
 def _are_longer(queries: Embedded) -> NDArray[np.bool_]:
