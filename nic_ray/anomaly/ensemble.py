@@ -25,8 +25,8 @@ COUNTS_FROM = 2.0
 """Rarity from which on a signal counts: about one normal query in seven is as rare. Below it, a signal that finds
 nothing cannot outweigh one that does."""
 WEIGHTS = {"query": 2.0, "part": 2.0}
-"""Weights of signals in the sum, 1 unless they stand here. Those of the embeddings know no kinds of abnormal queries, so
-what nobody has thought of depends on them."""
+"""Weights of signals in the sum, 1 unless they stand here. Those of the embeddings know no kinds of abnormal queries,
+so what nobody has thought of depends on them."""
 SHORT = 5
 """Queries of fewer words are compared with each other: their embeddings lie farther apart than those of longer ones."""
 
