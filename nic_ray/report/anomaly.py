@@ -8,8 +8,8 @@ from nic_ray.bundle.assessed import Drift
 from nic_ray.bundle.detector import StoredDetector, StoredShare
 
 REFIT = (
-    "Questions about a domain that it was not fitted to are flagged far more often: fit it again with every new "
-    "domain, and after every tuning."
+    "Questions of a domain, or of a form, that it was not fitted to may be flagged far more often: fit it again with "
+    "every new domain, and after every tuning."
 )
 
 
