@@ -18,6 +18,7 @@ from nic_ray import (
     tune,
     verify,
 )
+from nic_ray.anomaly import __main__ as anomaly
 
 COMMANDS = (
     sections,
@@ -36,11 +37,15 @@ COMMANDS = (
     convert,
     curve,
 )
+VERBS = {
+    "anomaly": console.Verbs(anomaly.main.__doc__ or "", (anomaly.fit, anomaly.evaluate, anomaly.score, anomaly.watch))
+}
 
 
 def main() -> None:
     """Find, export and vouch for the embedding model that retrieves best in every domain."""
-    console.run_one_of({module.__name__.rpartition(".")[2]: module.main for module in COMMANDS}, main.__doc__ or "")
+    commands = {module.__name__.rpartition(".")[2]: module.main for module in COMMANDS}
+    console.run_one_of({**commands, **VERBS}, main.__doc__ or "")
 
 
 if __name__ == "__main__":

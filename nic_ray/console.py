@@ -7,6 +7,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -60,16 +61,28 @@ def run(main: Callable[..., None]) -> None:
     app(args=with_lists(sys.argv[1:]))
 
 
-def run_one_of(commands: Mapping[str, Callable[..., None]], description: str) -> None:
+@dataclass(frozen=True)
+class Verbs:
+    """A command with several functions, each of which is named on the command line after it."""
+
+    description: str
+    functions: Sequence[Callable[..., None]]
+
+
+def run_one_of(commands: Mapping[str, Callable[..., None] | Verbs], description: str) -> None:
     """Run one of several functions, selected by name on the command line, as `run` does, and exit.
 
     The program also has the options `--install-completion` and `--show-completion` for the user's shell.
     """
     gc.set_threshold(NEW_OBJECTS)
-    app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, help=description, no_args_is_help=True)
-    app.callback()(lambda: None)
-    for name, main in commands.items():
-        app.command(name)(_with_exit_codes(main))
+    app = _app_of(commands, description, completes=True)
+    app(args=with_lists(sys.argv[1:]))
+
+
+def run_verbs(verbs: Verbs) -> None:
+    """Run one of a command's functions, selected by its name on the command line, as `run` does, and exit."""
+    gc.set_threshold(NEW_OBJECTS)
+    app = _app_of({function.__name__: function for function in verbs.functions}, verbs.description, completes=False)
     app(args=with_lists(sys.argv[1:]))
 
 
@@ -211,6 +224,24 @@ def say(line: str) -> None:
 def say_how_to_load(folder: Path) -> None:
     """Print the line of Python that loads a model, quoted so that it can be pasted whatever the folder is called."""
     say(f"load it with: SentenceTransformer({json.dumps(str(folder), ensure_ascii=False)})")
+
+
+def _app_of(commands: Mapping[str, Callable[..., None] | Verbs], description: str, *, completes: bool) -> typer.Typer:
+    app = typer.Typer(
+        add_completion=completes,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help=description,
+        no_args_is_help=True,
+    )
+    app.callback()(lambda: None)
+    for name, main in commands.items():
+        if isinstance(main, Verbs):
+            functions = {function.__name__: function for function in main.functions}
+            app.add_typer(_app_of(functions, main.description, completes=False), name=name)
+        else:
+            app.command(name)(_with_exit_codes(main))
+    return app
 
 
 def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:

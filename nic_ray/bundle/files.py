@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
 from nic_ray.bundle.card import model_card, pictured
-from nic_ray.bundle.names import CARD, LOG, PICTURE
+from nic_ray.bundle.names import CARD, DETECTOR_ARRAYS, DETECTOR_RECORD, LOG, PICTURE
 from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import Metadata, StoredMetadata
@@ -188,7 +188,7 @@ def find_faults(folder: Path) -> list[str]:
     for name, path in sorted(present.items()):
         if path.is_symlink() or not path.is_file():
             faults.append(f"{name}: is a link or no file")
-        elif name == METADATA:
+        elif name in (METADATA, DETECTOR_ARRAYS, DETECTOR_RECORD):
             continue
         elif name not in expected:
             faults.append(f"{name}: was not exported")

@@ -1,0 +1,76 @@
+"""Queries with the embeddings of themselves and of their parts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray.anomaly import surface
+from nic_ray.anomaly.windows import parts_of
+
+Embed = Callable[[list[str]], NDArray[np.float32]]
+"""Embeds queries, (n, D) for n of them."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Q queries and their P parts; a query that has no parts is its own only part."""
+
+    texts: Sequence[str]
+    whole: NDArray[np.float32]
+    """(Q, D) embeddings of the queries."""
+    parts: Sequence[str]
+    owners: NDArray[np.int64]
+    """(P,) number of the query that each part is of, ascending."""
+    of_parts: NDArray[np.float32]
+    """(P, D) embeddings of the parts."""
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """(Q, F) surface features of the queries."""
+        return surface.features(self.texts)
+
+    @cached_property
+    def features_of_parts(self) -> NDArray[np.float64]:
+        """(P, F) surface features of the parts."""
+        return surface.features(self.parts)
+
+    def chosen(self, numbers: NDArray[np.integer]) -> "Embedded":
+        """Keep some of the queries, by their numbers."""
+        new = np.full(len(self.texts), -1)
+        new[numbers] = np.arange(len(numbers))
+        places = np.flatnonzero(new[self.owners] >= 0)
+        places = places[np.argsort(new[self.owners[places]], kind="stable")]
+        return Embedded(
+            [self.texts[number] for number in numbers.tolist()],
+            self.whole[numbers],
+            [self.parts[place] for place in places.tolist()],
+            new[self.owners[places]],
+            self.of_parts[places],
+        )
+
+
+def embedded(texts: Sequence[str], embed: Embed) -> Embedded:
+    """Split queries into parts, and embed both, each distinct text once.
+
+    Args:
+        texts: at least one.
+        embed: embeds them as the model embeds queries.
+    """
+    parts, owners = [], []
+    for number, text in enumerate(texts):
+        own = parts_of(text)
+        parts += own
+        owners += [number] * len(own)
+    distinct = [*dict.fromkeys([*texts, *parts])]
+    places = {text: place for place, text in enumerate(distinct)}
+    embeddings = embed(distinct)
+    return Embedded(
+        texts,
+        embeddings[[places[text] for text in texts]],
+        parts,
+        np.array(owners, np.int64),
+        embeddings[[places[part] for part in parts]],
+    )
