@@ -74,8 +74,12 @@ def ours(command: str) -> list[str] | None:
 
 
 def parse(module: str, arguments: list[str]) -> None:
-    app = typer.Typer()
-    app.command()(importlib.import_module(module).main)
+    app, found = typer.Typer(), importlib.import_module(module)
+    if hasattr(found, "main"):
+        app.command()(found.main)
+    else:  # a command with verbs
+        verb, *arguments = arguments
+        app.command()(getattr(importlib.import_module(f"{module}.__main__"), verb))
     typer.main.get_command(app).make_context(module, console.with_lists(arguments))
 
 
