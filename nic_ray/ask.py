@@ -45,15 +45,16 @@ def main(
 
     Refused are questions that name nothing, that repeat another or their passage, that are asked of too many sections,
     and those from which neither BM25 nor the model finds the section among its first 20. The rows say `"synthetic":
-    true`. The same input and seed give the same file. With `--llm`, the model of an endpoint writes all of them; the
-    key comes from NIC_RAY_LLM_KEY or OPENAI_API_KEY, and its answers are kept in `OUT.cache/`: what was paid for is
-    not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
+    true`. The same input and seed give the same file; after an interruption the same command goes on. With `--llm`, the
+    model of an endpoint writes all of them; the key comes from NIC_RAY_LLM_KEY or OPENAI_API_KEY, and its answers are
+    kept in `OUT.cache/`: what was paid for is not asked again. Needs `pip install -c constraints.txt -e '.[manuals]'`.
     """
     from nic_ray.hardware import pick_device
     from nic_ray.manuals.languages import language_code
     from nic_ray.model.base import load
     from nic_ray.progress import view
     from nic_ray.questions.glossary import read_glossary
+    from nic_ray.questions.kept import parts_of
     from nic_ray.questions.making import keep_good, read_all_sections, refuse_place, write_made
     from nic_ray.questions.spending import Budget
     from nic_ray.questions.written import Limits, ask_writer, writer_of
@@ -64,7 +65,7 @@ def main(
     writer, place = writer_of(llm, llm_model, limits, seed=seed, glossary=glossary), pick_device(device, "--device")
     read, terms = read_all_sections(sections), read_glossary(glossary) if glossary else {}
     if writer is None:
-        questions = ask_on(address, read, terms, seed=seed, language=language_code(language))
+        questions = ask_on(address, read, terms, seed=seed, language=language_code(language), parts=parts_of(out))
     else:
         questions = ask_writer(writer, read, out, per_section=per_section)
     encoder = load(model)

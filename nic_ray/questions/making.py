@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from nic_ray.questions.filters import (
     rows_of,
 )
 from nic_ray.questions.judge import refuse_misjudged
+from nic_ray.questions.kept import parts_of
 from nic_ray.questions.question import KINDS, Question
 from nic_ray.questions.round_trip import refuse_lost
 from nic_ray.train_config import TrainConfig
@@ -124,7 +126,7 @@ def keep_good(
 
 
 def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
-    """Write the rows, and show what was kept and what was refused.
+    """Write the rows, remove what was kept for another start, and show what was kept and what was refused.
 
     Raises:
         InputError: the file cannot be written.
@@ -132,6 +134,7 @@ def write_made(made: Made, sections: Sequence[Section], out: Path) -> None:
     """
     if made.rows:
         write_text(as_lines(made.rows), out)
+    shutil.rmtree(parts_of(out), ignore_errors=True)
     console.show(console.table(*kinds_table(made)))
     if made.refused.total():
         console.show(console.table(*filters_table(made)))

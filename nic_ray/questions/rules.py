@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nic_ray.dataset.broken import why_broken
 from nic_ray.errors import RunError
@@ -18,6 +19,7 @@ from nic_ray.questions.conditions import from_cause, from_condition, from_meanin
 from nic_ray.questions.draft import Draft
 from nic_ray.questions.everyday import as_typed, in_everyday_words, in_first_person
 from nic_ray.questions.glossary import Glossary, Swaps, swaps_of
+from nic_ray.questions.kept import keep, opened, read_kept
 from nic_ray.questions.keywords import Terms, count_terms, keyword_queries
 from nic_ray.questions.labels import from_label
 from nic_ray.questions.language import clauses, names_in, sentences, tokens, without_opening
@@ -67,6 +69,7 @@ def ask_by_rules(
     seed: int,
     language: str = "en",
     run: Run = one_by_one,
+    parts: Path | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[Question]:
     """Make questions of sections; there may be more than are wanted, the better ones of each section and kind first.
@@ -78,6 +81,7 @@ def ask_by_rules(
         language: of the sections, such as "en"; in others than English there are questions of titles, keywords and
             spelling mistakes only.
         run: how documents are worked on: here, or as tasks of a cluster.
+        parts: folder in which the questions of each document are kept, so that another start goes on; None for nowhere.
         done: called with the number of further sections done.
 
     Raises:
@@ -98,8 +102,9 @@ def ask_by_rules(
     documents = defaultdict[tuple[str, str], list[_Asked]](list)
     for number, (section, title, topic) in enumerate(zip(sections, titles, topics_of(titles), strict=True)):
         documents[section.domain, section.document].append(_Asked(number, section, title, topic))
+    kept = None if parts is None else opened(parts, sections, glossary, seed=seed, language=language)
     questions = list[Question]()
-    for _, found in run(functools.partial(_of_document, known, seed), [*documents.values()], _died):
+    for _, found in run(functools.partial(_of_document, known, seed, kept), [*documents.values()], _died):
         questions += found.questions
         done(found.sections)
     return sorted(questions, key=lambda each: each.section)
@@ -122,7 +127,11 @@ class _Found:
     questions: list[Question]
 
 
-def _of_document(known: _Known, seed: int, document: Sequence[_Asked]) -> _Found:
+def _of_document(known: _Known, seed: int, kept: Path | None, document: Sequence[_Asked]) -> _Found:
+    """Make the questions of a document, or take those that an earlier start has kept in a folder."""
+    part = None if kept is None else kept / f"{document[0].number}.json"
+    if part is not None and (found := read_kept(part)) is not None:
+        return _Found(len(document), found)
     questions = []
     for asked in document:
         rng = random.Random(f"{seed} {hashlib.sha256(asked.section.passage.encode()).hexdigest()}")
@@ -132,6 +141,8 @@ def _of_document(known: _Known, seed: int, document: Sequence[_Asked]) -> _Found
             if 2 <= len(query.split()) <= _LONGEST and query.lower() not in seen:
                 seen.add(query.lower())
                 questions.append(Question(query, draft.kind, asked.number, draft.text))
+    if part is not None:
+        keep(questions, part)
     return _Found(len(document), questions)
 
 

@@ -51,12 +51,12 @@ def on_cluster(address: str | None, shared: Sequence[Path]) -> Iterator[Run | No
 
 
 def ask_on(
-    address: str | None, sections: Sequence[Section], glossary: Glossary, *, seed: int, language: str
+    address: str | None, sections: Sequence[Section], glossary: Glossary, *, seed: int, language: str, parts: Path
 ) -> list[Question]:
     """Make questions by rules, as `rules.ask_by_rules` does, on a cluster or here, with their progress shown.
 
     Args:
-        address, sections, glossary, seed, language: as for `on_cluster` and `ask_by_rules`.
+        address, sections, glossary, seed, language, parts: as for `on_cluster` and `ask_by_rules`.
 
     Raises:
         InputError: the cluster cannot be joined.
@@ -66,11 +66,12 @@ def ask_on(
     from nic_ray.questions.rules import ask_by_rules  # imports scikit-learn
 
     with (
-        on_cluster(address, []) as run,
+        on_cluster(address, [parts.parent]) as run,
         view(quiet=False) as shown,
         shown.work("making questions", len(sections)) as done,
     ):
-        return ask_by_rules(sections, glossary, seed=seed, language=language, run=run or one_by_one, done=done)
+        run = run or one_by_one
+        return ask_by_rules(sections, glossary, seed=seed, language=language, run=run, parts=parts, done=done)
 
 
 def as_tasks(
