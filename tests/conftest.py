@@ -70,8 +70,8 @@ def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
 def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
     """A folder in which the smoke search was run as a user would, and what the command said.
 
-    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl, manuals/ with a text, beir/,
-    and pairs in several files: tickets.csv, manuals.parquet and forum/.
+    It holds models/ with the exported model and a copy of it, runs/RUN, pairs.jsonl and made.jsonl, which is the same,
+    manuals/ with a text, beir/, and pairs in several files: tickets.csv, manuals.parquet and forum/.
     """
     folder, root = tmp_path_factory.mktemp("smoke"), Path(__file__).parent.parent
     for name in ("data", "tune_configs"):
@@ -87,7 +87,8 @@ def smoke_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subpr
         (run,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
         (folder / "runs" / "RUN").symlink_to(run)
         rows = (root / "data" / "reference" / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        (folder / "pairs.jsonl").write_text("".join(rows[::20]), encoding="utf-8")
+        for name in ("pairs.jsonl", "made.jsonl"):
+            (folder / name).write_text("".join(rows[::20]), encoding="utf-8")
         _save_in_several_files(folder, [json.loads(row) for row in rows[::20]])
         (folder / "manuals").mkdir()
         texts = [json.loads(row)["positive"] for row in rows[:200:10]]
