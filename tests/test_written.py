@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nic_ray import check
 from nic_ray.ask import main
 from nic_ray.manuals.sections import read_sections, write_sections
 from tests.recording_endpoint import Scripted, recording
@@ -86,3 +87,9 @@ def test_options_that_do_not_go_together_and_endpoints_that_are_not_there_are_re
 ):
     code, _, complaint = run_main(main, few, "--out", tmp_path / "pairs.jsonl", "--model", tiny_model(), *options)
     assert (code, message in complaint, "Traceback" in complaint) == (2, True, False), complaint
+
+
+def test_a_file_of_sections_is_no_file_of_pairs_and_it_is_said_how_it_becomes_one(run_main, few):
+    code, _, complaint = run_main(check.main, few)
+    assert code == 2
+    assert "holds sections of manuals and no questions; make pairs of it with python -m nic_ray.ask" in complaint

@@ -30,6 +30,10 @@ NUMBERED = re.compile(r"(neg|negative)_\d+")
 """Names of several columns with one negative each."""
 
 
+SECTIONS = {"domain", "section", "text"}
+"""The columns by which sections of manuals are known."""
+
+
 class UnknownColumn(ValueError):
     """A field has no column; the message says which, and what was found."""
 
@@ -87,6 +91,10 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
         if found:
             of[field] = tuple(found)
     if lacking := [field for field in FIELDS[:2] if field not in of]:
+        if "query" in lacking and known.keys() >= SECTIONS:
+            raise UnknownColumn(
+                "holds sections of manuals and no questions; make pairs of it with python -m nic_ray.ask"
+            )
         named = ",".join(f"{field}=NAME" for field in lacking)
         raise UnknownColumn(
             f"no column is known to hold the {' or the '.join(_plural(field) for field in lacking)} "
