@@ -15,7 +15,7 @@ from nic_ray.anomaly.surface import Scale
 from nic_ray.anomaly.windows import worst
 
 DEFAULT = "mahalanobis"
-"""The detector of embeddings that is used unless another is named; `benchmarks/anomaly.py` compares them."""
+"""The detector of embeddings that is used unless another is named; `benchmarks/abnormal_queries.py` compares them."""
 FOLDS = 4
 """Number of parts of the training rows, each of which is scored by what was fitted to the others."""
 LEAST = 50

@@ -1,6 +1,6 @@
 """What each anomaly detector flags, by kind of abnormal query, on the embeddings of a tuned model and of its base.
 
-    python benchmarks/anomaly.py BUNDLE [PAIRS] [--half development] [--queries FILE ...] [--left-out]
+    python benchmarks/abnormal_queries.py BUNDLE [PAIRS] [--half development] [--queries FILE ...] [--left-out]
 
 Each detector is fitted to the training rows, calibrated on the validation rows for 5 % false alarms and read on the
 test rows, and on generated abnormal queries: those that are held back, or with --half development those by which the
