@@ -119,7 +119,7 @@ def test_of_synthetic_questions_the_bound_must_exceed_more_than_zero_and_the_obj
         "is enough"
     )
     assert objections("test", tuned, base, QUERIES, **given, least_gain=bound - 0.001) == []
-    assert LEAST_GAIN_OF_SYNTHETIC == 0.02
+    assert LEAST_GAIN_OF_SYNTHETIC == 0.01
 
 
 def test_more_neighbours_must_be_kept_unless_none_are_measured():
@@ -171,7 +171,7 @@ def test_report_terminal_and_card_show_kinds_and_begin_with_what_synthetic_quest
     asked = [query["recall"]["tuned"] for query in found.queries["queries"]]
     assert mean == pytest.approx(np.mean(asked))
     guard = found.evidence["guard"]
-    assert guard["least_gain"] == 0.02
+    assert guard["least_gain"] == 0.01
     result = SearchResult(tmp_path, tmp_path, found, [], caution=said)
     outcome.write_result(result, prepared, None)
     (tmp_path / "config.yaml").write_text(dump_config(prepared.config), encoding="utf-8")
@@ -209,7 +209,7 @@ def test_the_demand_reaches_every_part_and_the_best_base(searched, pairs_file, m
 
     monkeypatch.setattr(selection, "objections", objections_of)
     judged(searched, pairs_file(synthetic=True))
-    assert asked_for == [("validation", 0.02), ("test", 0.02)]
+    assert asked_for == [("validation", 0.01), ("test", 0.01)]
     asked_for.clear()
     judged(searched, pairs_file(Pair("made?", "Turn the fan.", "pumps", synthetic=True)))
     assert asked_for == [("validation", 0.0), ("test", 0.0)]
