@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 from nic_ray.dataset.characters import first_mojibake
+from nic_ray.dataset.layout import BYTE_ORDER_MARKS
 from nic_ray.errors import InputError
 
 MAX_TEXT = 64 * 2**20
@@ -24,8 +25,6 @@ _SIGNS = (
     (b"\x89PNG", "a picture", ".png"),
     (b"\xff\xd8\xff", "a picture", ".jpg"),
 )
-_UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _MARKUP = re.compile(rb"<(script|style)\b.*?</\1|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -62,7 +61,7 @@ def text_of_file(path: Path) -> tuple[str, tuple[str, ...]]:
         InputError: it holds no such text.
     """
     content = path.read_bytes()
-    wide = "utf-32" if content.startswith(_UTF32) else "utf-16" if content.startswith(_UTF16) else ""
+    wide = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "")
     encoding = wide or "utf-8-sig"
     if not wide and b"\0" in content[: 2**16]:
         raise InputError("holds no text (there are zero bytes in it); remove it, or name it by what it is")
