@@ -17,7 +17,8 @@ from nic_ray.anomaly.embedded import Embed, Embedded, embedded
 from nic_ray.anomaly.ensemble import Known, Normal
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.detector import BundleDetector, StoredDetector, StoredShare, weights_sha256, write_detector
-from nic_ray.bundle.rows import chosen_rows, data_for, form_on, split_sha256_on
+from nic_ray.bundle.noted import noted_reading
+from nic_ray.bundle.rows import chosen_rows, data_for, form_on, split_on, split_sha256_on
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection, read_pairs
 from nic_ray.errors import InputError
@@ -82,11 +83,13 @@ def fit_detector(
     name: str,
     false_alarms: float,
     say: Callable[[str], None],
+    warn: Callable[[str], None],
     device: str = "cpu",
 ) -> BundleDetector:
     """Fit a detector to a bundle's training rows, calibrate it on the validation rows, and store it in the bundle.
 
-    The test rows, and the generated queries of the half that is held back, are read for the figures alone.
+    The test rows, and the generated queries of the half that is held back, are read for the figures alone; the reading
+    of rows that the model's run has held back is recorded there.
 
     Args:
         folder: the bundle; it is verified first.
@@ -94,6 +97,7 @@ def fit_detector(
         name: of the detector of embeddings, in `detectors.DETECTORS`.
         false_alarms: share of normal queries that may be flagged, in (0, 1).
         say: called with a line that describes each step.
+        warn: called with each warning about earlier readings of the test rows.
 
     Raises:
         InputError: the bundle is not sound, or the pairs cannot be used.
@@ -103,6 +107,9 @@ def fit_detector(
     queries, passages = embed_with(folder, device)
     collection, rows = rows_by_part(metadata, pairs, folder)
     _refuse_few(len(np.unique(collection.near_group[collection.positive[rows["validation"]]])), false_alarms)
+    if split_on(metadata, pairs) is not None:
+        for warning in noted_reading(str(folder), metadata, "test", "anomaly fit"):
+            warn(warning)
     say(f"embedding the questions of {shown(pairs)}")
     parts = {part: part_of(collection, own, queries) for part, own in rows.items()}
     train, validation = parts["train"], parts["validation"]
