@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import verify
+from nic_ray import check, verify
 from nic_ray.anomaly import __main__ as anomaly
 from nic_ray.anomaly import assessor, ensemble
 from nic_ray.anomaly.embedded import embedded
@@ -221,6 +221,20 @@ def test_too_few_passages_to_flag_anything_are_refused_before_anything_is_embedd
     code, _, complaint = run_main(anomaly.fit, fitted / "m", fitted / "pairs.jsonl", "--false-alarms", "0.01")
     assert code == 2
     assert "0.01 takes validation questions about 99 passages or more, got 12" in complaint
+
+
+def test_pairs_with_a_domain_that_the_detector_does_not_know_are_told_to_fit_it_again(
+    bundle, fitted, tmp_path, run_main
+):
+    rows = [{"query": f"tune set {number}", "positive": f"dial {number}", "domain": "radios"} for number in range(3)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    new = [tmp_path / "new.jsonl", "--bundle", bundle, "--fail-on", "unknown-domain"]
+    code, out, complaint = run_main(check.main, *new)
+    assert (code, "found unknown-domain (3 rows)" in complaint) == (1, True)
+    assert f"python -m nic_ray.anomaly fit {bundle} PAIRS\n  line 1: domain radios: 3 rows" in out
+    assert run_main(check.main, fitted / "pairs.jsonl", *new[1:])[0] == 0
+    code, _, complaint = run_main(check.main, new[0], "--bundle", tmp_path)
+    assert (code, "metadata.json" in complaint) == (2, True)
 
 
 def test_a_reading_of_test_rows_that_a_run_has_held_back_is_noted_and_earlier_ones_are_told(
