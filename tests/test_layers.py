@@ -11,7 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
-COMMANDS = "check sections ask terms train tune evaluate export verify plan mine compare retrieve convert curve serve".split()
+COMMANDS = (
+    "check sections ask terms train tune evaluate export verify plan mine compare retrieve convert curve serve".split()
+)
 VERBS = {"anomaly.__main__": {"fit", "evaluate", "score", "watch"}}
 """Commands with several functions, which lie in the folder of their name, and these functions."""
 COMMANDS += VERBS

@@ -107,7 +107,7 @@ def application(state: State) -> Starlette:
         said = {404: "no such path", 405: "this path takes another method"}.get(status, str(error.detail))
         return _error(RefusedError(status, f"{said}; there are POST /v1/embeddings and POST /search"), error.headers)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             route("/v1/embeddings", embeddings, "POST", bounded=True),
             route("/search", find, "POST", bounded=True),
@@ -119,6 +119,8 @@ def application(state: State) -> Starlette:
         ],
         exception_handlers={HTTPException: refuse},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _answer(state: State, request: Request, handler: Handler, *, bounded: bool) -> Response:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from sentence_transformers import SimilarityFunction
+from scipy.spatial.distance import cdist
 
 from nic_ray.bundle.comparison import fusion_of
 from nic_ray.bundle.retriever import calibration_of, caveat_of
@@ -146,11 +145,10 @@ def _similarities(
             return np.concatenate([embeddings[block] @ asked for block in blocks])
 
         return product
-    compare = SimilarityFunction.to_similarity_fn(similarity)
+    metric = "cityblock" if similarity == "manhattan" else "euclidean"
 
     def other(query: NDArray[np.float32]) -> NDArray[np.float32]:
-        asked = torch.from_numpy(query[None])
-        return np.concatenate([compare(asked, torch.from_numpy(embeddings[block]))[0].numpy() for block in blocks])
+        return np.concatenate([-cdist(query[None], embeddings[block], metric)[0] for block in blocks])
 
     return other
 

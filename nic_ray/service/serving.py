@@ -92,7 +92,7 @@ def load_serving(settings: Settings, version: Version, observe: Observe) -> Serv
         else None,
         detector=load_detector(folder) if settings.anomaly == "flag" else None,
         verified=golden is not None,
-        batcher=_batcher(engine, observe),
+        batcher=batcher_of(engine, observe),
     )
 
 
@@ -109,7 +109,7 @@ def _serving(settings: Settings, engine: Engine, observe: Observe, *, name: str,
         index=None if corpus is None else index_of(corpus, engine, None, f"fallback {served}"),
         detector=None,
         verified=False,
-        batcher=_batcher(engine, observe),
+        batcher=batcher_of(engine, observe),
     )
 
 
@@ -190,7 +190,13 @@ def verdict_fields(verdict: Verdict) -> Mapping[str, object]:
     return {key: value for key, value in asdict(verdict).items() if key != "query"}
 
 
-def _batcher(engine: Engine, observe: Observe) -> Batcher:
+def batcher_of(engine: Engine, observe: Observe) -> Batcher:
+    """Put a queue in front of an engine, which computes in a thread of its own.
+
+    Args:
+        observe: called after each batch, as for `Batcher`.
+    """
+
     def embed_batch(texts: Sequence[str], asks: Sequence[bool]) -> NDArray[np.float32]:
         if not engine.two_sided or all(asks):
             return engine.embed_queries(texts)
