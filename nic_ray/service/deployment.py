@@ -126,12 +126,17 @@ def application_of(arguments: JsonObject) -> Application:
     The token's hash may come from the environment variable NIC_RAY_SERVE_TOKEN_SHA256 instead.
 
     Raises:
-        InputError: a field is missing or wrong.
+        InputError: a field is missing or wrong, or no token is named.
     """
     try:
         wanted = Described.model_validate({"token_sha256": os.environ.get(TOKEN_SHA256)} | arguments)
     except ValidationError as error:
         raise InputError(f"args: {'; '.join(stored_faults(error))}; mend the Serve configuration") from None
+    if wanted.token_sha256 is None and not wanted.without_token:
+        raise InputError(
+            f"args: no token is named, so that everyone could use the service; set {TOKEN_SHA256} on every node, or "
+            "without_token: true in the Serve configuration"
+        )
     settings = Settings.model_validate(wanted.model_dump(include=set(Settings.model_fields)))
     version = Version.model_validate(wanted.model_dump(include=set(Version.model_fields)))
     folder = Path(tempfile.gettempdir(), f"nic_ray-metrics-{os.getuid()}")

@@ -51,3 +51,6 @@ class Described(Settings, Version):
 
     replicas: int = Field(1, ge=1, description="processes that hold the model")
     cpus: float = Field(1, ge=0, description="CPUs that Ray sets apart for each")
+    without_token: bool = Field(
+        False, description="whether everyone who reaches the service may use it, if no token is named"
+    )
