@@ -188,6 +188,9 @@ def test_a_detector_is_no_fault_of_the_model_and_is_verified_by_itself(bundle, c
     assert find_faults(copied) == ["anomaly/other.txt: was not exported"]
 
 
+ODD_SHARE = {"kind": "code", "queries": 1, "shares": {"detectOr": 1.0}}
+
+
 def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -202,6 +205,7 @@ def edit(path, **changes):
         (lambda folder: (folder / DETECTOR_RECORD).write_text("{}"), "damaged, "),
         (lambda folder: edit(folder / DETECTOR_RECORD, questions=["one"]), "does not belong to it"),
         (lambda folder: edit(folder / DETECTOR_RECORD, normal=[]), "does not belong to it"),
+        (lambda folder: edit(folder / DETECTOR_RECORD, abnormal=[ODD_SHARE]), "does not belong to it"),
     ],
 )
 def test_a_service_goes_on_without_a_detector_that_is_missing_or_damaged(copied, caplog, damage, message):
