@@ -14,6 +14,7 @@ from nic_ray.anomaly import __main__ as anomaly
 from nic_ray.anomaly import assessor, ensemble
 from nic_ray.anomaly.embedded import embedded
 from nic_ray.anomaly.ensemble import Known, Normal
+from nic_ray.anomaly.surface import FEATURES
 from nic_ray.bundle.assessed import Verdict, describe, verdicts, watch_log
 from nic_ray.bundle.detector import detector_faults, load_detector, read_detector
 from nic_ray.bundle.files import find_faults, load, write_bundle
@@ -145,6 +146,8 @@ def test_an_assessor_comes_back_from_its_arrays(bundle):
     queries = embedded(["what to do about a rotor", STRANGE], lambda texts: np.ones((len(texts), 32), np.float32))
     assert assessor.assess(queries, again) == assessor.assess(queries, own)
     with pytest.raises(ValueError, match="missing or of another shape"):
+        assessor.from_arrays({"surface/middle": np.zeros((1, len(FEATURES)))})
+    with pytest.raises(ValueError, match="another version of nic_ray fitted it"):
         assessor.from_arrays({"surface/middle": np.zeros((1, 2))})
 
 

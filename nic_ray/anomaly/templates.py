@@ -217,5 +217,5 @@ DEVELOPMENT = Texts(
         "goods": ("pills", "watches", "handbags", "loans", "followers"),
     },
     keys=("asdfghjkl", "qwertyuiop", "zxcvbnm", "asdfjkl;", "1234567890"),
-    tricks=("zero_width", "cyrillic", "fullwidth", "bidirectional", "stacked"),
+    tricks=("zero_width", "cyrillic", "fullwidth", "bidirectional", "stacked", "few_zero_width", "word_cyrillic"),
 )  # fmt: skip
