@@ -175,7 +175,7 @@ HELD_BACK = Texts(
     },
     keys=("poiuytrewq", "lkjhgfdsa", "mnbvcxz", "qazwsxedc", "fghjtyu", "0987poiu"),
     tricks=(
-        "soft_hyphens", "greek", "mathematical", "tags", "spaced", "few_soft_hyphens", "word_mathematical",
-        "word_isolated",
+        "soft_hyphens", "greek", "mathematical", "tags", "spaced", "few_zero_width", "few_soft_hyphens",
+        "word_cyrillic", "word_mathematical", "word_isolated",
     ),
 )  # fmt: skip

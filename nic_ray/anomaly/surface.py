@@ -23,11 +23,12 @@ _LATIN, _LETTER = regex.compile(r"\p{Latin}"), regex.compile(r"\p{L}")
 _SCRIPTS = [regex.compile(rf"\p{{{name}}}") for name in ("Latin", "Cyrillic", "Han", "Arabic", "Hebrew")]
 # without the letters of units and formulas, as in kΩ
 _SCRIPTS.append(regex.compile(r"(?![ΩωμΔδφθλπΣσβγη\u2126])\p{Greek}"))
-_STYLES = ("<wide>", "<narrow>", "<font>", "<circle>", "<square>")
-"""Decompositions of letters and digits that look like others; not those of superscripts, ligatures and units."""
+_STYLES = ("<wide>", "<narrow>", "<font>", "<circle>", "<square>", "<compat> 0028")
+"""Decompositions of letters and digits that look like others, in the end those in brackets; not those of superscripts,
+ligatures and units."""
 _LEAST_SCALE = {
     "length": 0.3, "words": 0.3, "longest_word": 0.15, "compression": 0.1, "vowels": 0.06, "repeated_words": 0.04,
-    "code_signs": 0.01, "mixed_words": 0.05, "invisible": 0.05, "styled": 0.05,
+    "code_signs": 0.01, "mixed_words": 0.035, "invisible": 0.035, "styled": 0.035,
 }  # fmt: skip
 _LEAST = 0.03
 _ENOUGH = 20
