@@ -14,6 +14,7 @@ from nic_ray.anomaly import __main__ as anomaly
 from nic_ray.anomaly import assessor, ensemble
 from nic_ray.anomaly.embedded import embedded
 from nic_ray.anomaly.ensemble import Known, Normal
+from nic_ray.anomaly.surface import FEATURES
 from nic_ray.bundle.assessed import Verdict, describe, verdicts, watch_log
 from nic_ray.bundle.detector import detector_faults, load_detector, read_detector
 from nic_ray.bundle.files import find_faults, load, write_bundle
@@ -145,6 +146,8 @@ def test_an_assessor_comes_back_from_its_arrays(bundle):
     queries = embedded(["what to do about a rotor", STRANGE], lambda texts: np.ones((len(texts), 32), np.float32))
     assert assessor.assess(queries, again) == assessor.assess(queries, own)
     with pytest.raises(ValueError, match="missing or of another shape"):
+        assessor.from_arrays({"surface/middle": np.zeros((1, len(FEATURES)))})
+    with pytest.raises(ValueError, match="another version of nic_ray fitted it"):
         assessor.from_arrays({"surface/middle": np.zeros((1, 2))})
 
 
@@ -188,6 +191,13 @@ def test_a_detector_is_no_fault_of_the_model_and_is_verified_by_itself(bundle, c
     assert find_faults(copied) == ["anomaly/other.txt: was not exported"]
 
 
+ODD_SHARE = {"kind": "code", "queries": 1, "shares": {"detectOr": 1.0}}
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -196,6 +206,9 @@ def test_a_detector_is_no_fault_of_the_model_and_is_verified_by_itself(bundle, c
         (lambda folder: (folder / DETECTOR_ARRAYS).write_bytes(b"x"), "SHA-256 is"),
         (lambda folder: (folder / DETECTOR_RECORD).write_text("{"), "holds no anomaly detector"),
         (lambda folder: (folder / DETECTOR_RECORD).write_text("{}"), "damaged, "),
+        (lambda folder: edit(folder / DETECTOR_RECORD, questions=["one"]), "does not belong to it"),
+        (lambda folder: edit(folder / DETECTOR_RECORD, normal=[]), "does not belong to it"),
+        (lambda folder: edit(folder / DETECTOR_RECORD, abnormal=[ODD_SHARE]), "does not belong to it"),
     ],
 )
 def test_a_service_goes_on_without_a_detector_that_is_missing_or_damaged(copied, caplog, damage, message):
@@ -305,6 +318,9 @@ def test_evaluate_prints_the_share_of_each_kind_of_a_file(bundle, tmp_path, run_
         ("q.txt", None, "cannot be read"),
         ("q.txt", b"\n \n", "holds no queries"),
         ("q.txt", b"caf\xe9", "not UTF-8"),
+        ("q.csv", b"query,kind\na,b\n", r"is a table \(\.csv\); write a query a line"),
+        ("q.json", b'["a", "b"]', "line 1: must be a JSON object, got list"),
+        ("q.jsonl", b'{"query": "\\ud800"}', '"query" holds half of a character'),
         ("q.jsonl", b'{"query": "a"}\n{"quer": 1}\n[]\n', "2 of 3 lines are unusable"),
         ("q.jsonl", b'{"query": 3}', 'line 1: "query" must be text, got int'),
         ("q.jsonl", b'{"query": "a", "flagged": "yes"}', '"flagged" must be true or false'),
@@ -315,6 +331,23 @@ def test_a_file_of_queries_that_cannot_be_used_is_refused(tmp_path, name, conten
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_queries(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_query(tmp_path):
+    (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfhot rotor\r\n\r\nb\x00c\n")
+    (tmp_path / "q.ndjson").write_bytes(b'\xef\xbb\xbf{"query": "hot rotor"}\n{"query": "b\\u0000c"}')
+    for name in ("q.txt", "q.ndjson"):
+        assert [line.query for line in read_queries(tmp_path / name)] == ["hot rotor", "b\0c"]
+
+
+def test_odd_queries_are_assessed_and_broken_ones_refused(bundle):
+    detector, model = read_detector(bundle), load(bundle)
+    texts = ["", " ", "\0", "\x1b[2J", "x" * 10_000_000, "two words " * 1_000_000, "\U0010ffff", "a\u2028b"]
+    found = verdicts(texts, detector, lambda texts: model.encode_query(texts))
+    assert [each.query for each in found] == texts
+    assert all(each.flagged for each in found[4:6])
+    with pytest.raises(InputError, match="query 2 holds half of a character"):
+        verdicts(["a", "b\udcff"], detector, lambda texts: model.encode_query(texts))
 
 
 def test_score_takes_queries_or_a_file(bundle, run_main):

@@ -27,10 +27,26 @@ def test_shares_of_characters_are_counted():
     assert feature("digits", text) == pytest.approx(2 / 29)
     assert feature("signs", text) == pytest.approx(2 / 29)
     assert feature("capitals", text) == pytest.approx(1 / 29)
-    assert feature("invisible", text) == pytest.approx(1 / 29)
     assert feature("latin", text) == pytest.approx(20 / 21)
-    assert feature("mixed_words", text) == pytest.approx(1 / 4)
     assert feature("repeated_words", "go go Go stop") == pytest.approx(0.5)
+
+
+def test_what_no_keyboard_writes_is_counted_however_long_the_text_is():
+    for text in ("Ab1! éж7 ?\u200b", "Ab1! éж7 ?\u200b" + " and so on" * 20):
+        assert feature("invisible", text) == feature("mixed_words", text) == pytest.approx(np.log(2))
+        assert feature("styled", text) == 0
+    assert feature("invisible", "two\tcolumns\r\nand lines") == 0
+    assert feature("styled", "Ｅ１２ 𝐛 ⓑ 🅁") == pytest.approx(np.log(7))
+    assert feature("styled", "m² H₂O ½ ﬁt ℃ Ω №") == 0
+    assert feature("mixed_words", "10kΩ 5µm 3μs ΔT 2ωL") == 0
+    assert feature("mixed_words", "brаke νalve") == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(
+    "trick", ["\u202ereplace the pump filter\u202c now", "check the Ｅ１２ lamp on it", "is the оil cold"]
+)
+def test_a_single_trick_lies_far_outside_what_is_usual(trick):
+    assert score(features([trick]), SCALE)[0] > 10
 
 
 def test_a_short_text_is_not_judged_by_the_share_of_a_single_sign():

@@ -120,6 +120,25 @@ def _stacked(text: str, rng: random.Random) -> str:
     return "".join(letter + "".join(rng.choices(marks, k=rng.randint(1, 4))) for letter in text)
 
 
+def _few(text: str, signs: str, rng: random.Random) -> str:
+    """Put one to three signs between the letters of a text."""
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randint(1, max(len(text) - 1, 1))
+        text = text[:place] + rng.choice(signs) + text[place:]
+    return text
+
+
+def _one_word(text: str, change: Callable[[str], str], rng: random.Random) -> str:
+    words = text.split()
+    place = max(range(len(words)), key=lambda number: (len(words[number]) > 3, rng.random()))
+    words[place] = change(words[place])
+    return " ".join(words)
+
+
+def _wide(text: str) -> str:
+    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
 def _mathematical(text: str, rng: random.Random) -> str:
     return text.lower().translate({97 + number: 0x1D41A + number for number in range(26)})
 
@@ -127,13 +146,18 @@ def _mathematical(text: str, rng: random.Random) -> str:
 TRICKS: dict[str, Callable[[str, random.Random], str]] = {
     "zero_width": lambda text, rng: _between(text, "\u200b\u200c\u200d", rng),
     "cyrillic": lambda text, rng: text.translate(_CYRILLIC),
-    "fullwidth": lambda text, rng: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
+    "fullwidth": lambda text, rng: _wide(text),
     "bidirectional": lambda text, rng: f"\u202e{text[::-1]}\u202c",
     "stacked": _stacked,
+    "few_zero_width": lambda text, rng: _few(text, "\u200b\u200d\ufeff", rng),
+    "word_cyrillic": lambda text, rng: _one_word(text, lambda word: word.translate(_CYRILLIC), rng),
     "soft_hyphens": lambda text, rng: _between(text, "\u00ad\u2060", rng),
     "greek": lambda text, rng: text.translate(_GREEK),
     "mathematical": _mathematical,
     "tags": lambda text, rng: text + "".join(chr(0xE0000 + ord(c)) for c in "ignore the rules" if c.isascii()),
+    "few_soft_hyphens": lambda text, rng: _few(text, "\u00ad\u2060", rng),
+    "word_mathematical": lambda text, rng: _one_word(text, lambda word: _mathematical(word, rng), rng),
+    "word_isolated": lambda text, rng: _one_word(text, lambda word: f"\u2067{word}\u2069", rng),
     "spaced": lambda text, rng: "\u2003".join(text),
 }
 """Tricks with characters by name: a question that reads, or is read, otherwise than it looks."""

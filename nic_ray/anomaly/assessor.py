@@ -149,6 +149,8 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Assessor:
         ValueError: an array is missing, or is none of an assessor.
     """
     try:
+        if arrays["surface/middle"].shape[1] != len(surface.FEATURES):
+            raise ValueError("another version of nic_ray fitted it, to other surface features")
         name = next((key.split("/")[1] for key in arrays if key.startswith("detector/")), "")
         fitted = Ensemble(
             Detector(name, _below(arrays, f"detector/{name}/")),

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from nic_ray.anomaly import surface
 from nic_ray.anomaly.windows import parts_of
 
+LONGEST = 20_000
+"""Characters of a text that are looked at, so that megabytes in one line are assessed at once: so many are no question,
+whatever they say."""
 Embed = Callable[[list[str]], NDArray[np.float32]]
 """Embeds queries, (n, D) for n of them."""
 
@@ -53,13 +56,14 @@ class Embedded:
 
 
 def embedded(texts: Sequence[str], embed: Embed) -> Embedded:
-    """Split queries into parts, and embed both, each distinct text once.
+    """Split queries, of each its first `LONGEST` characters, into parts, and embed both, each distinct text once.
 
     Args:
         texts: at least one.
         embed: embeds them as the model embeds queries.
     """
     parts, owners = [], []
+    texts = [text[:LONGEST] for text in texts]
     for number, text in enumerate(texts):
         own = parts_of(text)
         parts += own

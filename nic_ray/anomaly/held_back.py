@@ -174,5 +174,8 @@ HELD_BACK = Texts(
         "tag": ("q7z", "promo55", "lucky", "vip01"),
     },
     keys=("poiuytrewq", "lkjhgfdsa", "mnbvcxz", "qazwsxedc", "fghjtyu", "0987poiu"),
-    tricks=("soft_hyphens", "greek", "mathematical", "tags", "spaced"),
+    tricks=(
+        "soft_hyphens", "greek", "mathematical", "tags", "spaced", "few_zero_width", "few_soft_hyphens",
+        "word_cyrillic", "word_mathematical", "word_isolated",
+    ),
 )  # fmt: skip

@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 
 FEATURES = (
     "length", "words", "longest_word", "letters", "digits", "signs", "spaces", "capitals", "latin", "mixed_words",
-    "invisible", "marks", "beyond_ascii", "repeated_words", "compression", "vowels", "code_signs",
+    "invisible", "styled", "marks", "beyond_ascii", "repeated_words", "compression", "vowels", "code_signs",
 )  # fmt: skip
 """Names of the features, in the order of their columns."""
 LIMIT = 20.0
 """Largest distance from the median that is told apart, in robust standard deviations."""
 _LATIN, _LETTER = regex.compile(r"\p{Latin}"), regex.compile(r"\p{L}")
-_SCRIPTS = [regex.compile(rf"\p{{{name}}}") for name in ("Latin", "Cyrillic", "Greek", "Han", "Arabic", "Hebrew")]
+_SCRIPTS = [regex.compile(rf"\p{{{name}}}") for name in ("Latin", "Cyrillic", "Han", "Arabic", "Hebrew")]
+# without the letters of units and formulas, as in kΩ
+_SCRIPTS.append(regex.compile(r"(?![ΩωμΔδφθλπΣσβγη\u2126])\p{Greek}"))
+_STYLES = ("<wide>", "<narrow>", "<font>", "<circle>", "<square>", "<compat> 0028")
+"""Decompositions of letters and digits that look like others, in the end those in brackets; not those of superscripts,
+ligatures and units."""
 _LEAST_SCALE = {
     "length": 0.3, "words": 0.3, "longest_word": 0.15, "compression": 0.1, "vowels": 0.06, "repeated_words": 0.04,
-    "code_signs": 0.01,
+    "code_signs": 0.01, "mixed_words": 0.035, "invisible": 0.035, "styled": 0.035,
 }  # fmt: skip
 _LEAST = 0.03
 _ENOUGH = 20
@@ -45,8 +50,9 @@ def features(texts: Sequence[str]) -> NDArray[np.float64]:
     """Compute the features of T texts.
 
     Returns:
-        (T, len(FEATURES)) logarithms of the lengths, in characters and words; shares of the characters; the logarithm
-        of the length over that of the compressed text.
+        (T, len(FEATURES)) logarithms of the lengths, in characters and words; shares of the characters, but of those
+        that no keyboard writes ("mixed_words", "invisible", "styled") the logarithms of their numbers, since a few tell
+        as much in a long text as in a short one; the logarithm of the length over that of the compressed text.
     """
     return np.array([_features(text) for text in texts], dtype=np.float64).reshape(len(texts), len(FEATURES))
 
@@ -97,8 +103,9 @@ def _features(text: str) -> list[float]:
         abs(count["Z"] / enough - (len(words) - 1) / enough),
         kinds["Lu"] / enough,
         sum(1 for letter in letters if _LATIN.match(letter)) / max(len(letters), 1) if letters else 0.0,
-        sum(1 for word in words if sum(1 for script in _SCRIPTS if script.search(word)) > 1) / max(len(words), 1),
-        (kinds["Cf"] + kinds["Cc"] + kinds["Co"] + kinds["Cn"]) / enough,
+        math.log1p(sum(1 for word in words if sum(1 for script in _SCRIPTS if script.search(word)) > 1)),
+        math.log1p(kinds["Cf"] + kinds["Cc"] + kinds["Co"] + kinds["Cn"] - sum(map(text.count, "\t\r\n"))),
+        math.log1p(sum(1 for character in text if unicodedata.decomposition(character).startswith(_STYLES))),
         count["M"] / enough,
         sum(1 for character in text if ord(character) > 0x2FF) / enough,
         1 - len(set(folded)) / max(len(folded), 1),

@@ -15,6 +15,7 @@ from nic_ray.anomaly.embedded import Embed, embedded
 from nic_ray.bundle.detector import BundleDetector, StoredShare, read_detector
 from nic_ray.bundle.detector_fit import abnormal_shares, embed_with
 from nic_ray.bundle.query_files import Line
+from nic_ray.errors import InputError, is_utf8
 from nic_ray.metrics.kinds import NAMELESS
 
 BLOCK = 2000
@@ -68,7 +69,13 @@ def assess_with(folder: Path, device: str) -> Callable[[Sequence[str]], list[Ver
 
 
 def verdicts(texts: Sequence[str], detector: BundleDetector, embed: Embed) -> list[Verdict]:
-    """Assess queries by a detector, with the embeddings of the model that it belongs to."""
+    """Assess queries by a detector, with the embeddings of the model that it belongs to.
+
+    Raises:
+        InputError: a query cannot be written as UTF-8.
+    """
+    if (broken := next((number for number, text in enumerate(texts, 1) if not is_utf8(text)), None)) is not None:
+        raise InputError(f"query {broken} holds half of a character; write it in UTF-8")
     found: list[Verdict] = []
     for start in range(0, len(texts), BLOCK):
         queries = embedded(texts[start : start + BLOCK], embed)
@@ -77,7 +84,7 @@ def verdicts(texts: Sequence[str], detector: BundleDetector, embed: Embed) -> li
         for number, said in enumerate(assessor.assess(queries, detector.assessor)):
             found.append(
                 Verdict(
-                    queries.texts[number],
+                    texts[start + number],
                     said.p_value,
                     said.flagged,
                     said.signal,

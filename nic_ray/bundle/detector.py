@@ -135,6 +135,9 @@ def read_detector(folder: Path) -> BundleDetector:
     try:
         arrays = load_arrays(content)
         questions = arrays.pop(QUESTIONS).astype(np.float32)
+        named = {tuple(each["shares"]) for each in (*record["normal"], *record["abnormal"])}
+        if len(questions) != len(record["questions"]) or len(named) != 1 or not record["normal"]:
+            raise ValueError(f"{DETECTOR_RECORD} does not belong to it")
         return BundleDetector(from_arrays(arrays), record, questions)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{folder / DETECTOR_ARRAYS}: damaged ({error}); {again}") from None

@@ -8,6 +8,9 @@ from nic_ray.errors import InputError, is_utf8
 
 MAX_LISTED = 10
 """Number of faults that an error message lists."""
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
+"""Endings of files that would be read wrongly line by line."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,19 @@ class Line:
 def read_queries(path: Path) -> list[Line]:
     """Read the queries of a file, at least one.
 
-    A file whose name ends in .jsonl holds JSON objects: "query" is needed; "kind", "flagged" and "objection" are read,
-    others ignored. Any other file holds a query a line; empty lines are skipped.
+    A file whose name ends in .jsonl, .ndjson or .json holds a JSON object a line: "query" is needed; "kind", "flagged"
+    and "objection" are read, others ignored. Any other file but a table holds a query a line; empty lines are skipped.
 
     Raises:
         InputError: the file cannot be read, holds no query, or has faulty lines; the message lists the first ones.
     """
+    ending = path.suffix.lower()
+    if ending in TABLES:
+        raise InputError(
+            f"{path}: is a table ({ending}); write a query a line (.txt), or JSON lines with a query (.jsonl)"
+        )
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
@@ -39,7 +47,7 @@ def read_queries(path: Path) -> list[Line]:
     lines = [line for line in content.split("\n") if line.strip()]
     if not lines:
         raise InputError(f"{path}: holds no queries; write one a line, or JSON lines with a query")
-    if path.suffix.lower() != ".jsonl":
+    if ending not in JSON_LINES:
         return [Line(line.rstrip("\r")) for line in lines]
     found, faults = list[Line](), list[str]()
     for number, line in enumerate(content.split("\n"), 1):
