@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray import console, convert
 from nic_ray.bundle import onnx
 from nic_ray.bundle.files import file_sha256, find_faults, read_metadata, write_bundle
+from nic_ray.bundle.golden import LEAST_COSINE, golden_faults, read_golden
 from nic_ray.bundle.onnx import Parity, embedder
 from nic_ray.dataset.pairs import index_pairs
 from nic_ray.errors import InputError, RunError
@@ -58,7 +59,14 @@ def test_the_graph_embeds_as_the_model_does(bundle, run, model_type):
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     assert embedder(written)(TEXTS) == pytest.approx(expected, abs=1e-5)
     assert find_faults(written) == []
-    assert {path.name for path in written.iterdir()} == {"README.md", "metadata.json", "model.onnx", "tokenizer.json"}
+    assert {path.name for path in written.iterdir()} == {
+        *("README.md", "metadata.json", "model.onnx", "tokenizer.json"),
+        *("golden.json", "golden.safetensors"),
+    }
+    for name in ("golden.json", "golden.safetensors"):
+        assert (written / name).read_bytes() == (folder / name).read_bytes()
+    golden = read_golden(written)
+    assert golden_faults(embedder(written), embedder(written), golden, LEAST_COSINE["fp32"]) == []
 
 
 def test_eight_bits_are_measured_and_told(bundle, run):
@@ -95,7 +103,7 @@ def test_eight_bits_are_measured_and_told(bundle, run):
     ],
 )
 def test_a_graph_that_is_another_model_is_refused(form, cosine, recall, said):
-    parity = Parity(3, cosine, {"model": 0.5, "graph": recall}, {}, {})
+    parity = Parity(3, cosine, {"model": 0.5, "graph": recall}, {}, {}, 1.0)
     if said is None:
         onnx._refuse_other_model(form, parity)
         return
@@ -105,7 +113,7 @@ def test_a_graph_that_is_another_model_is_refused(form, cosine, recall, said):
 
 def test_what_is_refused_is_not_kept(bundle, run, monkeypatch):
     def other(*_):
-        return Parity(3, 0.5, {"model": 0.5, "graph": 0.5}, {}, {})
+        return Parity(3, 0.5, {"model": 0.5, "graph": 0.5}, {}, {}, 0.5)
 
     monkeypatch.setattr(onnx, "_measure", other)
     folder = bundle()

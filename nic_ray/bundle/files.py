@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from nic_ray import __version__
 from nic_ray.bundle.card import model_card, pictured
+from nic_ray.bundle.golden import write_golden
 from nic_ray.bundle.names import CARD, DETECTOR_ARRAYS, DETECTOR_RECORD, LOG, PICTURE
 from nic_ray.bundle.picture import recall_png
 from nic_ray.errors import InputError, RunError
@@ -90,11 +91,12 @@ def write_bundle(
 
     Raises:
         InputError: as for `refuse_existing`.
-        RunError: the files cannot be written.
+        RunError: the files cannot be written, or the model's embeddings are not finite.
     """
 
     def fill(unfinished: Path) -> None:
         _save_model(model, unfinished)
+        write_golden(unfinished, model)
         (unfinished / CARD).write_text(model_card(metadata), encoding="utf-8")
         if tested := pictured(metadata):
             picture = recall_png(tested, metadata.get("recall_intervals", {}), metadata.get("trained"))
