@@ -28,7 +28,9 @@ from nic_ray.dataset.division import divide
 from nic_ray.dataset.pairs import read_pairs
 
 FOLDER = Path(__file__).resolve().parent
-OURS, PLAIN, TUNED = "nic_ray.serve", "FastAPI", "FastAPI, tuned"
+OURS = "nic_ray.serve"
+PLAIN = "FastAPI"
+TUNED = "FastAPI, tuned"
 PATIENCE_S = 240
 """That a service is given to start, and to end."""
 

@@ -1,6 +1,6 @@
 """What the service survives under load: its processes killed, its model exchanged, and requests that are none.
 
-    python benchmarks/serving_faults.py BUNDLE [PAIRS] [--cases kills reloads malformed] [--times 10] [--clients 16]
+    python benchmarks/service_faults.py BUNDLE [PAIRS] [--cases kills reloads malformed] [--times 10] [--clients 16]
         [--requests 400] [--options "--replicas 2"]
 
 Clients ask again and again for the vectors of 200 queries of the validation rows that sentence-transformers has

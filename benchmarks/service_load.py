@@ -1,8 +1,8 @@
 """The service under load: how much it carries beside the plainest one, what too much does to it, and its memory.
 
-    python benchmarks/serving.py throughput BUNDLE [PAIRS] [--rounds 3] [--seconds 20] [--clients 1 8 64]
-    python benchmarks/serving.py overload BUNDLE [PAIRS] [--seconds 60] [--times 2]
-    python benchmarks/serving.py memory BUNDLE [PAIRS] [--requests 200000]
+    python benchmarks/service_load.py throughput BUNDLE [PAIRS] [--rounds 3] [--seconds 20] [--clients 1 8 64]
+    python benchmarks/service_load.py overload BUNDLE [PAIRS] [--seconds 60] [--times 2]
+    python benchmarks/service_load.py memory BUNDLE [PAIRS] [--requests 200000]
 
 Client and server share this machine. The texts are the queries of the validation rows, one in each request, and a
 connection is kept for the next one. The load comes from wrk and h2load, which cost little processor time:
