@@ -38,11 +38,10 @@ import aiohttp
 import numpy as np
 from malformed import described, good, malformed, sent
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from served import OURS, PLAIN, TUNED, Server, body_of, queries, serving, setting, vectors_in, version_of
 
-from nic_ray.bundle.files import file_sha256
-from nic_ray.origin import METADATA
+from nic_ray.bundle.files import read_metadata, write_bundle
 
 REFERENCE = Path("data/reference/pairs.jsonl")
 TEXTS = 200
@@ -108,7 +107,8 @@ def main() -> None:
     for case in arguments.cases:
         with tempfile.TemporaryDirectory() as folder:
             served = Path(folder) / arguments.bundle.name
-            shutil.copytree(arguments.bundle, served)
+            for own in (arguments.bundle, *arguments.bundle.parent.glob(f"{served.name}-*")):  # converted ones too
+                shutil.copytree(own, served.with_name(own.name))
             with serving(arguments.side, served, Path(folder) / "log", arguments.options) as server:
                 found[case] = asyncio.run(CASES[case](server, served, texts, arguments))
         if not arguments.json:
@@ -277,8 +277,6 @@ def mark_of(content: bytes, headers: Mapping[str, str]) -> str:
 
 def known_of(texts: Sequence[str], folders: Sequence[Path], server: Server) -> Known:
     """The vectors of texts by each version, as plain sentence-transformers computes them."""
-    from sentence_transformers import SentenceTransformer
-
     models = [SentenceTransformer(str(folder), device="cpu") for folder in folders]
     vectors = [model.encode_query([*texts], normalize_embeddings=True, show_progress_bar=False) for model in models]
     is_int8 = "int8" in str(version_of(server).get("format", ""))
@@ -343,15 +341,12 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def write_other_version(bundle: Path, other: Path) -> None:
-    """A copy of a bundle with other weights, and hashes that are right."""
-    shutil.copytree(bundle, other)
-    weights = load_file(bundle / "model.safetensors")
-    name = max(name for name in weights if name.endswith("output.dense.weight"))
-    save_file({**weights, name: weights[name] * 0.5}, other / "model.safetensors", metadata={"format": "pt"})
-    if (other / METADATA).exists():
-        content = json.loads((other / METADATA).read_text(encoding="utf-8"))
-        content["files"]["model.safetensors"] = file_sha256(other / "model.safetensors")
-        (other / METADATA).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Export the model of a bundle with other weights, under its name."""
+    model = SentenceTransformer(str(bundle), device="cpu")
+    *_, last = (value for name, value in model.named_parameters() if name.endswith("output.dense.weight"))
+    last.data *= 0.5
+    metadata: Any = {name: value for name, value in read_metadata(bundle).items() if name != "files"}
+    write_bundle(other, model, metadata, training_log="")
 
 
 def tracebacks(server: Server) -> Counter[str]:
