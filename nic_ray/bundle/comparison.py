@@ -140,7 +140,7 @@ def compare_with_base(
     rows, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
     collection = wanted.of(rows)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
-    warnings = list(_note_reading(model, metadata, split, "evaluate")) if has_split else []
+    warnings = list(note_bundle_reading(model, metadata, split, "evaluate")) if has_split else []
     warnings += other_corpus(model, metadata, wanted.corpus) if has_split else []
     scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, wanted.use)
     return Comparison(
@@ -344,7 +344,7 @@ def compare_models(
         encoder = load(folder)
         stored = split_on(metadata[name], pairs)
         if stored is not None and data in (None, split_settings(stored, Path(folder))):
-            warnings += _note_reading(name, metadata[name], split, "compare", now)
+            warnings += note_bundle_reading(name, metadata[name], split, "compare", now)
         fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), max_tokens_of(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
     alone = {name: scores[VECTORS][PRIMARY] for name, scores in scored.items()}
@@ -407,7 +407,7 @@ def _advantages(
     return []
 
 
-def _note_reading(
+def note_bundle_reading(
     model: str, metadata: Metadata, split: Part | Literal["all"], command: str, when: datetime | None = None
 ) -> Iterator[str]:
     """Record, in the folder of the run that made a model, that its test rows are about to be read.
