@@ -16,6 +16,7 @@ from nic_ray import (
     terms,
     train,
     tune,
+    validate,
     verify,
 )
 from nic_ray.anomaly import __main__ as anomaly
@@ -31,6 +32,7 @@ COMMANDS = (
     train,
     export,
     verify,
+    validate,
     evaluate,
     compare,
     retrieve,

@@ -216,7 +216,7 @@ def test_the_way_in_which_a_server_is_to_be_asked_is_found(before, way, said, ma
     with serving(embedding(model, before=before)) as server:
         found = verified_endpoint(folder, server.url, None, None)
     assert found.faults == []
-    assert found.way == way
+    assert found.way.name == way
     assert found.lowest_cosine > 0.99999
     assert any(said in line for line in found.findings)
 
@@ -236,7 +236,7 @@ def test_a_prompt_put_twice_is_named(made):
     folder, model, _ = made
     with serving(embedding(model, before=lambda body: 2 * by_input_type(body))) as server:
         found = verified_endpoint(folder, server.url, None, None)
-    assert found.way == "prompts put before the texts by the client"
+    assert found.way.name == "prompts put before the texts by the client"
     assert 'with input_type, the server puts the prompt "pumps radios " twice before queries' in found.findings
 
 
@@ -324,6 +324,8 @@ def test_the_command_recomputes_the_recall_of_the_test_rows(made, run_main, tmp_
     assert "serves" in out
     assert "Recall@5" in out or "macro" in out
     expected = recall_by_hand(model, pairs, folder)
+    assert found["recall"]["stated_by"] == "the model run here"  # the bundle states no figures
+    assert found["recall"]["stated"] == pytest.approx(found["recall"]["served"])
     assert found["recall"]["served"]["macro"] == pytest.approx(expected)
 
 
@@ -347,7 +349,6 @@ def recall_by_hand(model, pairs, folder):
 def test_another_recall_than_the_stated_one_is_a_fault(made):
     from nic_ray.bundle.served_verification import ServedRecall, faults_of_recall
 
-    recall = ServedRecall({"macro": 0.80}, {"macro": 0.806}, 10, 20)
-    assert "0.8000 through the endpoint, 0.8060 in metadata.json" in faults_of_recall(recall)[0]
+    recall = ServedRecall({"macro": 0.80}, {"macro": 0.806}, "metadata.json", 10, 20)
+    assert "0.8000 through the endpoint, 0.8060 by metadata.json" in faults_of_recall(recall)[0]
     assert faults_of_recall(replace(recall, stated={"macro": 0.804})) == []
-    assert faults_of_recall(replace(recall, stated={})) == []

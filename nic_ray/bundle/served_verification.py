@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from nic_ray.bundle.golden import LEAST_COSINE, Golden, cosines_of, made_golden,
 from nic_ray.bundle.names import WEIGHTS
 from nic_ray.bundle.rows import split_on
 from nic_ray.bundle.served import EMBEDDINGS, KEY_NAMES, Role, Server, embedded, reached, version_of
-from nic_ray.bundle.served_prompts import ROLES, Handling, Raw, asking_of, handling_of, long_text_finding
+from nic_ray.bundle.served_prompts import ROLES, Handling, Raw, Way, asking_of, handling_of, long_text_finding
 from nic_ray.bundle.served_rows import Rows, asked_of_server, held_back_rows
 from nic_ray.bundle.verification import runs_as
 from nic_ray.dataset.cut_passages import ranked_for
@@ -22,7 +23,8 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject, StoredMetadata
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
-from nic_ray.model.evaluation import query_scores
+from nic_ray.model.evaluation import query_scores, texts_to_score
+from nic_ray.model.whole_models import plain_scores
 from nic_ray.packaged import packaged
 from nic_ray.progress import View
 from nic_ray.questions.endpoint import Endpoint, checked_url, key_in
@@ -40,7 +42,9 @@ class ServedRecall:
     served: Mapping[str, float]
     """Domain, and "macro" -> Recall@5."""
     stated: Mapping[str, float]
-    """The same, as metadata.json states it; empty where it states none of these rows."""
+    """The same, as metadata.json states it; where it states none for these rows and weights, as the model gives it
+    when it is run here."""
+    stated_by: Literal["metadata.json", "the model run here"]
     queries: int
     passages: int
 
@@ -51,8 +55,10 @@ class ServedVerification:
 
     url: str
     model: str
-    way: str
+    way: Way
     """How it is to be asked."""
+    prompts: Mapping[str, str]
+    """"query" and "document" -> prompt that a client puts before such a text, if the way says so."""
     precision: str
     """"fp32" or "int8", by which the least cosine is chosen."""
     lowest_cosine: float
@@ -98,7 +104,9 @@ def verified_endpoint(
             raise InputError(f"{folder}: not what was exported ({'; '.join(faults[:3])}); export the model again")
         version = version_of(server)
         server = with_model(server, metadata, version)
-        return verified_server(server, folder, metadata, rows_for(folder, metadata, pairs), version, view or View())
+        return verified_server(
+            server, folder, metadata, rows_for(folder, metadata, pairs, "verify"), version, view or View()
+        )
 
 
 def verified_server(
@@ -131,12 +139,13 @@ def verified_server(
     recall = None
     if rows is not None and handling.sound:
         findings += rows.warnings
-        recall = _recall(server, handling, golden, rows, metadata, view)
+        recall = _recall(server, handling, golden.prompts, rows, folder, view)
         faults += faults_of_recall(recall)
     return ServedVerification(
         url=server.endpoint.url,
         model=server.endpoint.model,
-        way=handling.way.name,
+        way=handling.way,
+        prompts=golden.prompts,
         precision=precision,
         lowest_cosine=min(handling.lowest.values()),
         version=version,
@@ -155,8 +164,8 @@ def with_model(server: Server, metadata: StoredMetadata, version: JsonObject) ->
     return replace(server, endpoint=replace(server.endpoint, model=name or metadata["name"]))
 
 
-def rows_for(folder: Path, metadata: StoredMetadata, pairs: Sources | None) -> Rows | None:
-    """The test rows that are asked; None for a converted folder, and where no pairs are named or known.
+def rows_for(folder: Path, metadata: StoredMetadata, pairs: Sources | None, command: str) -> Rows | None:
+    """The test rows that a command asks; None for a converted folder, and where no pairs are named or known.
 
     Raises:
         InputError: the pairs cannot be used.
@@ -166,7 +175,7 @@ def rows_for(folder: Path, metadata: StoredMetadata, pairs: Sources | None) -> R
     reference = packaged(REFERENCE)
     if pairs is None and split_on(metadata, reference) is None:
         return None
-    return held_back_rows(folder, metadata, pairs or reference, "verify")
+    return held_back_rows(folder, metadata, pairs or reference, command)
 
 
 def local_model(folder: Path) -> Callable[[int | None], Raw]:
@@ -207,8 +216,8 @@ def faults_of_recall(recall: ServedRecall) -> list[str]:
     if stated is None or abs(recall.served["macro"] - stated) <= MAX_RECALL_DIFFERENCE:
         return []
     return [
-        f"macro Recall@5 of the test rows is {recall.served['macro']:.4f} through the endpoint, {stated:.4f} in "
-        f"metadata.json; want them within {MAX_RECALL_DIFFERENCE}"
+        f"macro Recall@5 of the test rows is {recall.served['macro']:.4f} through the endpoint, {stated:.4f} by "
+        f"{recall.stated_by}; want them within {MAX_RECALL_DIFFERENCE}"
     ]
 
 
@@ -252,17 +261,24 @@ def _faults_one_by_one(server: Server, handling: Handling, golden: Golden, least
 
 
 def _recall(
-    server: Server, handling: Handling, golden: Golden, rows: Rows, metadata: StoredMetadata, view: View
+    server: Server, handling: Handling, prompts: Mapping[str, str], rows: Rows, folder: Path, view: View
 ) -> ServedRecall:
-    asked = asked_of_server(server, handling.way, golden.prompts, rows, view)
+    metadata = bundles.read_metadata(folder)
+    asked = asked_of_server(server, handling.way, prompts, rows, view)
     served = flat_metrics(query_scores(asked), rows.queries.domains)
     stated = metadata.get("results", {}).get("test", {}).get("tuned", {}) if rows.own else {}
-    if metadata.get("refit") == "all":  # these weights have seen the test rows, and the figures are of others
-        stated = {}
+    # after a refit, the figures are of other weights
+    is_stated = bool(stated) and metadata.get("refit") != "all"
+    if not is_stated:
+        number = len(texts_to_score(rows.collection, rows.rows))
+        with view.work("embedding the test rows with the model, run here", number) as done:
+            scores = plain_scores(bundles.load(folder), rows.collection, rows.rows, done=done)
+        stated = flat_metrics(scores, rows.queries.domains)
 
     def recall(flat: Mapping[str, float]) -> dict[str, float]:
         start = f"{PRIMARY}/"
         return {key.removeprefix(start): value for key, value in flat.items() if key.startswith(start)}
 
     corpus = ranked_for(rows.collection, rows.rows).corpus
-    return ServedRecall(recall(served), recall(stated), len(rows.rows), len(corpus))
+    by: Literal["metadata.json", "the model run here"] = "metadata.json" if is_stated else "the model run here"
+    return ServedRecall(recall(served), recall(stated), by, len(rows.rows), len(corpus))
