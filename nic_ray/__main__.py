@@ -13,6 +13,7 @@ from nic_ray import (
     plan,
     retrieve,
     sections,
+    serve,
     terms,
     train,
     tune,
@@ -38,6 +39,7 @@ COMMANDS = (
     retrieve,
     convert,
     curve,
+    serve,
 )
 VERBS = {
     "anomaly": console.Verbs(anomaly.main.__doc__ or "", (anomaly.fit, anomaly.evaluate, anomaly.score, anomaly.watch))

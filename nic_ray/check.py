@@ -22,27 +22,26 @@ def main(
         str | None,
         typer.Option(
             metavar="CODE,...",
-            help="the findings whose rows --write-clean leaves out; without it broken-query, query-is-positive, "
+            help="findings whose rows --write-clean leaves out; without it broken-query, query-is-positive, "
             "duplicate-row and near-duplicate-row",
         ),
     ] = None,
     form: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="jsonl, json, csv, tsv, parquet, datasets or beir; by the file's ending if omitted"
-        ),
+        str | None, typer.Option("--format", help="jsonl, json, csv, tsv, parquet, datasets, beir; else by the ending")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="FIELD=NAME,...", help="columns that hold fields, as in data.columns")
     ] = None,
     splits: Annotated[
-        Splits,
-        typer.Option(help="own: rows name the splits that they came with, which are checked too, as in data.splits"),
+        Splits, typer.Option(help="own: rows name the splits that they came with, which are checked too (data.splits)")
     ] = "made",
     base_model: Annotated[
         str, typer.Option(help="model whose tokens are counted: packaged name, folder or hub id")
     ] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="tokens a text is cut off at, as in train.max_tokens")] = 256,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="model whose anomaly detector should know all domains")
+    ] = None,
 ) -> None:
     """Check pairs: list unusable lines, or if there are none, describe the rows and list faults in them.
 
@@ -52,7 +51,7 @@ def main(
 
     Findings: broken-query, query-is-positive, duplicate-row, near-duplicate-row, negative-near-positive,
     negative-is-positive, negative-answers-query, near-duplicate-passage, domain-conflict, several-passages,
-    cut-off, mojibake, control-characters, small-domain.
+    cut-off, mojibake, control-characters, small-domain, unknown-domain.
     """
     import json
     from dataclasses import replace
@@ -70,6 +69,7 @@ def main(
         base_model=base_model,
         max_tokens=max_tokens,
         form=replace(parse_form(form, columns), own_splits=splits == "own"),
+        bundle=bundle,
     )
     if as_json:
         print(json.dumps(checkup.as_json(checked)))

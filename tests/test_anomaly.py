@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from nic_ray import verify
+from nic_ray import check, verify
 from nic_ray.anomaly import __main__ as anomaly
 from nic_ray.anomaly import assessor, ensemble
 from nic_ray.anomaly.embedded import embedded
@@ -19,7 +19,13 @@ from nic_ray.bundle.detector import detector_faults, load_detector, read_detecto
 from nic_ray.bundle.files import find_faults, load, write_bundle
 from nic_ray.bundle.names import DETECTOR_ARRAYS, DETECTOR_RECORD
 from nic_ray.bundle.query_files import Line, read_queries
+from nic_ray.data_config import DataConfig
+from nic_ray.dataset.division import divide
+from nic_ray.dataset.formats import content_sha256
+from nic_ray.dataset.pairs import read_pairs
 from nic_ray.errors import InputError
+from nic_ray.readings import note_reading, readings_of
+from nic_ray.training.prepared import split_sha256
 
 METADATA = {"name": "m", "base_model": "all-MiniLM-L6-v2", "results": {}}
 STRANGE = "zzzz qqqq xxxx zzzz qqqq xxxx zzzz qqqq xxxx zzzz {}[]<>"
@@ -53,9 +59,14 @@ def bundle(fitted):
         patched.setattr(detector_fit, "FITTED_PER_KIND", 8)
         patched.setattr(detector_fit, "READ_PER_KIND", 3)
         detector_fit.fit_detector(
-            fitted / "m", fitted / "pairs.jsonl", name="nearest", false_alarms=0.3, say=said.append
+            fitted / "m",
+            fitted / "pairs.jsonl",
+            name="nearest",
+            false_alarms=0.3,
+            say=said.append,
+            warn=said.append,
         )
-    assert len(said) == 3
+    assert len(said) == 3  # no warning: no run has held rows of these pairs back
     return fitted / "m"
 
 
@@ -210,6 +221,47 @@ def test_too_few_passages_to_flag_anything_are_refused_before_anything_is_embedd
     code, _, complaint = run_main(anomaly.fit, fitted / "m", fitted / "pairs.jsonl", "--false-alarms", "0.01")
     assert code == 2
     assert "0.01 takes validation questions about 99 passages or more, got 12" in complaint
+
+
+def test_pairs_with_a_domain_that_the_detector_does_not_know_are_told_to_fit_it_again(
+    bundle, fitted, tmp_path, run_main
+):
+    rows = [{"query": f"tune set {number}", "positive": f"dial {number}", "domain": "radios"} for number in range(3)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    new = [tmp_path / "new.jsonl", "--bundle", bundle, "--fail-on", "unknown-domain"]
+    code, out, complaint = run_main(check.main, *new)
+    assert (code, "found unknown-domain (3 rows)" in complaint) == (1, True)
+    assert f"python -m nic_ray.anomaly fit {bundle} PAIRS\n  line 1: domain radios: 3 rows" in out
+    assert run_main(check.main, fitted / "pairs.jsonl", *new[1:])[0] == 0
+    code, _, complaint = run_main(check.main, new[0], "--bundle", tmp_path)
+    assert (code, "metadata.json" in complaint) == (2, True)
+
+
+def test_a_reading_of_test_rows_that_a_run_has_held_back_is_noted_and_earlier_ones_are_told(
+    fitted, tmp_path, run_main, monkeypatch
+):
+    for name in ("FITTED_PER_KIND", "READ_PER_KIND"):
+        monkeypatch.setattr(f"nic_ray.bundle.detector_fit.{name}", 2)
+    run, pairs = tmp_path / "runs" / "tuned-1", fitted / "pairs.jsonl"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    split = split_sha256(*divide(read_pairs(pairs), DataConfig()))
+    metadata = {
+        **METADATA,
+        "data": {"pairs": "pairs.jsonl", "sha256": content_sha256(pairs)},
+        "split": {**DataConfig().model_dump(mode="json"), "sha256": split, "rows": {"test": 24}},
+        "run": str(run),
+        "readings": note_reading(run, command="tune", part="test", rows=24, model="trial-000", split=split),
+    }
+    model = SentenceTransformer(str(fitted / "m"), device="cpu")
+    write_bundle(tmp_path / "m", model, metadata, training_log="")
+    code, out, _ = run_main(anomaly.fit, tmp_path / "m", pairs, "--false-alarms", "0.3", "--json")
+    (warning,) = json.loads(out)["warnings"]
+    assert (code, "the 24 test rows had been read once before" in warning) == (0, True)
+    assert [each["command"] for each in readings_of(run, split)] == ["tune", "anomaly fit"]
+    shutil.rmtree(run)
+    code, out, _ = run_main(anomaly.fit, tmp_path / "m", pairs, "--false-alarms", "0.3")
+    assert (code, "warning: " in out, "is not recorded" in " ".join(out.split())) == (0, True, True)
 
 
 # the commands

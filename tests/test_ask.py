@@ -17,8 +17,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from nic_ray.dataset.broken import why_broken
-from nic_ray.dataset.lint import RULES, lint_pairs
+from nic_ray.dataset.lint import lint_pairs
 from nic_ray.dataset.pairs import read_pairs
+from nic_ray.dataset.rules import RULES
 from nic_ray.errors import InputError, RunError
 from nic_ray.manuals.sections import Section, read_sections, write_sections
 from nic_ray.metrics.bm25 import bm25

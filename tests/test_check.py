@@ -10,8 +10,8 @@ import pytest
 
 from nic_ray import check, console
 from nic_ray.dataset.form import Form
-from nic_ray.dataset.lint import RULES
 from nic_ray.dataset.pairs import read_pairs
+from nic_ray.dataset.rules import RULES
 from nic_ray.tokens import PACKAGED_NAMES
 from nic_ray.train_config import TrainConfig
 

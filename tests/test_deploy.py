@@ -1,5 +1,6 @@
 """The files in deploy/: accepted by what reads them, and with commands that exist."""
 
+import importlib
 import json
 import shlex
 from pathlib import Path
@@ -10,6 +11,8 @@ import ray.autoscaler
 import yaml
 
 from nic_ray.config_file import load_config
+from nic_ray.errors import InputError
+from nic_ray.service.settings import Described
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,3 +49,43 @@ def test_the_job_has_a_cluster_of_our_ray_with_tokens(job):
         (container,) = group["template"]["spec"]["containers"]
         assert set(container) >= {"name", "image", "resources"}
     assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["working_dir"]
+
+
+def serve_configurations():
+    own = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
+    service = yaml.safe_load((ROOT / "deploy" / "rayservice.yaml").read_text(encoding="utf-8"))
+    return [own, yaml.safe_load(service["spec"]["serveConfigV2"])]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_serve_configuration_starts_our_service_with_settings_that_exist(number):
+    from ray.serve.schema import ServeDeploySchema
+
+    (application,) = ServeDeploySchema.model_validate(serve_configurations()[number]).applications
+    module, _, name = application.import_path.partition(":")
+    assert (module, name) == ("nic_ray.service.deployment", "application_of")
+    assert callable(getattr(importlib.import_module(module), name))
+    Described.model_validate(application.args)
+
+
+def test_a_serve_configuration_without_a_token_is_refused(monkeypatch):
+    from nic_ray.service.deployment import application_of
+
+    monkeypatch.delenv("NIC_RAY_SERVE_TOKEN_SHA256", raising=False)
+    with pytest.raises(InputError, match="NIC_RAY_SERVE_TOKEN_SHA256"):
+        application_of({"bundle": "models/demo"})
+    with pytest.raises(InputError, match=r"args: .*replicas"):
+        application_of({"bundle": "models/demo", "replicas": 0})
+    monkeypatch.setenv("NIC_RAY_SERVE_TOKEN_SHA256", "ab" * 32)
+    assert application_of({"bundle": "models/demo", "reload": 3})
+
+
+def test_the_service_has_a_cluster_of_our_ray_with_tokens():
+    service = yaml.safe_load((ROOT / "deploy" / "rayservice.yaml").read_text(encoding="utf-8"))
+    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    assert cluster["authOptions"] == {"mode": "token"}
+    args = serve_configurations()[1]["applications"][0]["args"]
+    workers = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    assert args["cpus"] < int(workers["resources"]["limits"]["cpu"])  # a proxy runs beside each replica

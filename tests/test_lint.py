@@ -16,8 +16,9 @@ from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.characters import first_control
 from nic_ray.dataset.clean import parse_codes, write_clean
 from nic_ray.dataset.form import AS_FOUND
-from nic_ray.dataset.lint import RULES, describe_finding, lint_pairs, texts_of
+from nic_ray.dataset.lint import KnownDomains, describe_finding, lint_pairs, texts_of
 from nic_ray.dataset.pairs import Pair, count_pairs, index_pairs, read_pairs
+from nic_ray.dataset.rules import RULES
 from nic_ray.dataset.split import split_rows
 from nic_ray.errors import InputError
 from nic_ray.metrics.intervals import MIN_PASSAGES
@@ -190,6 +191,16 @@ def test_a_domain_too_small_for_an_interval_is_found():
     assert (finding.code, finding.lines) == ("small-domain", tuple(pair.line for pair in small))
     assert finding.detail == "radios has 39 passages; want 40, of which a share of 0.2 comes to 8"
     assert len(finding.examples) == 1  # the others would look the same
+
+
+def test_a_domain_that_an_anomaly_detector_does_not_know_is_found():
+    pairs = [*sound_pairs(), *sound_pairs(domain="radios", first_line=200)]
+    known = KnownDomains("my models/m", {pairs[0].domain})
+    (finding,) = lint_pairs(pairs, {}, 256, known=known)
+    assert (finding.code, finding.rows, finding.lines[0]) == ("unknown-domain", len(pairs) // 2, 200)
+    assert [each.text for each in finding.examples] == [f"domain radios: {finding.rows} rows"]
+    assert finding.detail.endswith("python -m nic_ray.anomaly fit 'my models/m' PAIRS")
+    assert lint_pairs(pairs, {}, 256, known=KnownDomains("m", {"radios", pairs[0].domain})) == []
 
 
 def test_passages_that_are_nearly_the_same_do_not_make_a_domain_larger():

@@ -11,6 +11,7 @@ import pytest
 
 from nic_ray.bundle.card import model_card
 from nic_ray.bundle.comparison import compare_models, compare_with_base
+from nic_ray.bundle.detector_fit import rows_by_part
 from nic_ray.bundle.previous import describe_previous, table_of
 from nic_ray.config import Config
 from nic_ray.config_file import dump_config, load_config
@@ -31,6 +32,7 @@ from nic_ray.selection import selection
 from nic_ray.selection.guard import falls
 from nic_ray.selection.previous import compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.selection import Contestants, SearchResult, judge
+from nic_ray.sources import as_sources
 from nic_ray.training.prepared import divide, leaks, prepare
 from nic_ray.training.start import describe_data, describe_run, describe_start, refuse_other_start
 
@@ -518,3 +520,24 @@ def test_a_fall_on_old_rows_alone_keeps_the_test_rows_unread(searched, monkeypat
     assert not found.may_be_exported
     found = judge(*given, export_anyway=True, say=lambda _: None)
     assert [each.partition(":")[0] for each in found.evidence["guard"]["objections"]] == ["validation", "test"]
+
+
+def test_a_detector_of_a_model_that_was_tuned_further_is_fitted_to_the_rows_of_all_its_files(
+    given, exported, tiny_pairs_file, tmp_path
+):
+    new = write(tmp_path / "new.jsonl", NEW)
+    settings = given(exported("first", given()), new, seed=8, replay=[str(tiny_pairs_file)])
+    prepared = prepare(settings, on_gpu=False)
+    model = exported("second", settings)
+    metadata = json.loads((model / "metadata.json").read_text())
+    collection, rows = rows_by_part(metadata, as_sources([tiny_pairs_file, new]), model)
+    assert collection.texts == prepared.collection.texts
+    assert rows == {part: prepared.rows(part).tolist() for part in ("train", "validation", "test")}
+    with pytest.raises(
+        InputError, match=r"was tuned on 2 file\(s\) .*, got 1; name each behind the bundle, the oldest"
+    ):
+        rows_by_part(metadata, new, model)
+    with pytest.raises(
+        InputError, match=r"is not what .* was tuned on: .*; name a copy of that file behind the bundle"
+    ):
+        rows_by_part(metadata, as_sources([new, tiny_pairs_file]), model)

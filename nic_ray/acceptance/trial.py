@@ -14,12 +14,14 @@ from nic_ray.acceptance.quality import Quality, measured_quality, retention_rows
 from nic_ray.acceptance.starting import Start
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.detector import has_detector, read_detector
+from nic_ray.bundle.names import GOLDEN_TEXTS
 from nic_ray.bundle.served import Role, Server, reached, version_of
 from nic_ray.bundle.served_prompts import embed_served
 from nic_ray.bundle.served_rows import Rows
 from nic_ray.bundle.served_verification import (
     ServedVerification,
     endpoint_of,
+    hashes_of,
     rows_for,
     verified_server,
     with_model,
@@ -230,7 +232,7 @@ def _checks(found: Acceptance, metadata: StoredMetadata, folder: Path) -> Iterat
         "; ".join(served.faults)
         or f"golden vectors have a cosine of {served.lowest_cosine:.6f} or more, asked by {served.way.name}",
     )
-    yield _check_of_version(found.version)
+    yield _check_of_version(found.version, metadata)
     yield _check_of_quality(found.quality, metadata)
     yield _check_of_forgetting(found.forgetting, metadata)
     timed = found.latency
@@ -247,11 +249,15 @@ def _checks(found: Acceptance, metadata: StoredMetadata, folder: Path) -> Iterat
     )
 
 
-def _check_of_version(version: JsonObject) -> Check:
+def _check_of_version(version: JsonObject, metadata: StoredMetadata) -> Check:
     if not version:
         return Check("hash of /version", None, "the server has no /version of nic_ray")
-    # that the hash is the bundle's is among the faults of the endpoint
-    return Check("hash of /version", version.get("verified", True) is not False, f"{version.get('weights_sha256')}")
+    digest, known = version.get("weights_sha256"), hashes_of(metadata)
+    said = f"weights {str(digest)[:16]}..., " + ("the bundle's" if digest in known else "not the bundle's")
+    said += "; the fallback is served" if version.get("fallback") else ""
+    unverified = version.get("verified") is False and GOLDEN_TEXTS in metadata["files"]
+    said += "; the service says that it could not verify them" if unverified else ""
+    return Check("hash of /version", digest in known and not version.get("fallback") and not unverified, said)
 
 
 def _check_of_quality(quality: Quality | None, metadata: StoredMetadata) -> Check:

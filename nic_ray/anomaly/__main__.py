@@ -39,13 +39,18 @@ def fit(
     from nic_ray.sources import named_or_reference
 
     place = pick_device(device, "--device")
-    say = (lambda _: None) if as_json else console.say
+    say, warnings = (lambda _: None) if as_json else console.say, list[str]()
     files = named_or_reference(pairs)
-    fitted = fit_detector(bundle, files, name=detector, false_alarms=false_alarms, say=say, device=place)
+    fitted = fit_detector(
+        bundle, files, name=detector, false_alarms=false_alarms, say=say, warn=warnings.append, device=place
+    )
     if as_json:
-        print(json.dumps({name: value for name, value in fitted.record.items() if name != "questions"}))
+        stored = {name: value for name, value in fitted.record.items() if name != "questions"}
+        print(json.dumps({**stored, "warnings": warnings}))
         return
     show_detector(fitted.record)
+    for line in warnings:
+        console.say(f"warning: {line}")
 
 
 def evaluate(

@@ -1,13 +1,14 @@
 """Comparison of models on the same rows: an exported model with its base model, or several models."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from nic_ray.bundle.files import load_base_of
+from nic_ray.bundle.noted import noted_reading
 from nic_ray.bundle.question_kinds import caution, stored_kinds
 from nic_ray.bundle.rows import (
     chosen_rows,
@@ -44,7 +45,6 @@ from nic_ray.model.evaluation import Asked, fused_scores, texts_to_score
 from nic_ray.model.whole_models import asked_of, encoder_scores
 from nic_ray.progress import View
 from nic_ray.protocol import BY_PASSAGE, held_back_by, shown_name
-from nic_ray.readings import describe_readings, merged, note_reading
 from nic_ray.results import Flat, StoredQuestionKind
 from nic_ray.run_folder import RunFolder
 from nic_ray.sources import Sources, shown
@@ -140,7 +140,7 @@ def compare_with_base(
     rows, chosen = chosen_rows(read, split, data, split_sha256_on(metadata, pairs))
     collection = wanted.of(rows)
     queries, encoders = queries_of(collection, chosen), _with_base(model, metadata)
-    warnings = list(note_bundle_reading(model, metadata, split, "evaluate")) if has_split else []
+    warnings = list(noted_reading(model, metadata, split, "evaluate")) if has_split else []
     warnings += other_corpus(model, metadata, wanted.corpus) if has_split else []
     scored = _evaluated(encoders, collection, chosen, metadata, view or View(), device, wanted.use)
     return Comparison(
@@ -344,7 +344,7 @@ def compare_models(
         encoder = load(folder)
         stored = split_on(metadata[name], pairs)
         if stored is not None and data in (None, split_settings(stored, Path(folder))):
-            warnings += note_bundle_reading(name, metadata[name], split, "compare", now)
+            warnings += noted_reading(name, metadata[name], split, "compare", now)
         fusions, max_tokens = (WORDS, VECTORS, fusion_of(metadata[name])), max_tokens_of(metadata[name])
         scored[name] = encoder_scores(encoder, collection, rows, max_tokens, fusions, device=device)
     alone = {name: scores[VECTORS][PRIMARY] for name, scores in scored.items()}
@@ -405,37 +405,3 @@ def _advantages(
     if data is None or split == "train" or split_settings(stored, Path(name)) != data:
         return [f"{name}: was trained on some of these rows"]
     return []
-
-
-def note_bundle_reading(
-    model: str, metadata: Metadata, split: Part | Literal["all"], command: str, when: datetime | None = None
-) -> Iterator[str]:
-    """Record, in the folder of the run that made a model, that its test rows are about to be read.
-
-    Yields:
-        warnings for the user, one line each.
-    """
-    if split not in ("test", "all"):
-        return
-    run, known = Path(metadata.get("run", "")), metadata.get("readings", [])
-    try:
-        if not RunFolder(run).config.is_file():
-            raise FileNotFoundError
-        recorded = note_reading(
-            run,
-            command=command,
-            part=split,
-            rows=metadata["split"].get("rows", {}).get("test", 0),
-            model=model,
-            split=metadata["split"].get("sha256"),
-            when=when,
-        )
-    except OSError:
-        before = f" (readings that it brings along: {len(known)})" if known else ""
-        yield (
-            f"{model}: this reading of its test rows{before} is not recorded, the folder of its run "
-            f"({metadata.get('run', 'unknown')}) is not there or cannot be written"
-        )
-        return
-    if warning := describe_readings(merged(known, recorded)):
-        yield f"{model}: {warning}"

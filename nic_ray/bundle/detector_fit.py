@@ -17,15 +17,19 @@ from nic_ray.anomaly.embedded import Embed, Embedded, embedded
 from nic_ray.anomaly.ensemble import Known, Normal
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.detector import BundleDetector, StoredDetector, StoredShare, weights_sha256, write_detector
-from nic_ray.bundle.rows import chosen_rows, data_for, form_on, split_sha256_on
-from nic_ray.dataset.formats import content_sha256
+from nic_ray.bundle.noted import noted_reading
+from nic_ray.bundle.rows import chosen_rows, data_for, form_on, split_on, split_sha256_on
+from nic_ray.dataset import split
+from nic_ray.dataset.formats import content_sha256, files_of
 from nic_ray.dataset.pairs import Collection, read_pairs
+from nic_ray.dataset.replay import earlier_pairs, refuse_other_split
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredMetadata
 from nic_ray.metrics.intervals import paired_intervals
 from nic_ray.metrics.kinds import NAMELESS
 from nic_ray.model.cut import placed
 from nic_ray.sources import Sources, names_of, shown
+from nic_ray.training.prepared import divide_again, split_sha256
 
 BATCH = 64
 SEED = 0
@@ -35,12 +39,18 @@ FITTED_PER_KIND = 60
 """Number of generated queries of each kind that the classifier is fitted to."""
 READ_PER_KIND = PER_KIND
 """Number of generated queries of each kind that figures are read on."""
+PARTS: tuple[split.Part, ...] = ("train", "validation", "test")
 ALL = "all questions"
 NOT_FITTED = ("injection_inside", "near_domain")
 """Kinds that are mostly a real question, or like one: a classifier that is fitted to them rejects real questions."""
 SAW_ALL = (
     "the model was trained again on the rows of all parts, those included that the detector is calibrated on: real "
     "questions lie farther from what it knows, so expect more false alarms than this, and watch a log of real ones"
+)
+
+OTHER_PAIRS = (
+    "the model was tuned on other pairs than these, so it may have trained on questions or passages that the detector "
+    "is calibrated on or read on: expect more false alarms than this, and watch a log of real ones"
 )
 
 
@@ -82,11 +92,13 @@ def fit_detector(
     name: str,
     false_alarms: float,
     say: Callable[[str], None],
+    warn: Callable[[str], None],
     device: str = "cpu",
 ) -> BundleDetector:
     """Fit a detector to a bundle's training rows, calibrate it on the validation rows, and store it in the bundle.
 
-    The test rows, and the generated queries of the half that is held back, are read for the figures alone.
+    The test rows, and the generated queries of the half that is held back, are read for the figures alone; the reading
+    of rows that the model's run has held back is recorded there.
 
     Args:
         folder: the bundle; it is verified first.
@@ -94,6 +106,7 @@ def fit_detector(
         name: of the detector of embeddings, in `detectors.DETECTORS`.
         false_alarms: share of normal queries that may be flagged, in (0, 1).
         say: called with a line that describes each step.
+        warn: called with each warning about earlier readings of the test rows.
 
     Raises:
         InputError: the bundle is not sound, or the pairs cannot be used.
@@ -103,6 +116,10 @@ def fit_detector(
     queries, passages = embed_with(folder, device)
     collection, rows = rows_by_part(metadata, pairs, folder)
     _refuse_few(len(np.unique(collection.near_group[collection.positive[rows["validation"]]])), false_alarms)
+    held_back = "split" not in metadata or is_split_known(metadata, pairs)
+    if "split" in metadata and held_back:
+        for warning in noted_reading(str(folder), metadata, "test", "anomaly fit"):
+            warn(warning)
     say(f"embedding the questions of {shown(pairs)}")
     parts = {part: part_of(collection, own, queries) for part, own in rows.items()}
     train, validation = parts["train"], parts["validation"]
@@ -137,7 +154,7 @@ def fit_detector(
         "normal": normal_shares(parts["test"], own, alone),
         "abnormal": abnormal_shares(made, flags, _flags_alone(abnormal, alone)),
         "questions": [*train.queries.texts],
-        "caution": SAW_ALL if metadata.get("refit") == "all" else None,
+        "caution": SAW_ALL if metadata.get("refit") == "all" else None if held_back else OTHER_PAIRS,
     }
     detector = BundleDetector(own, record, detectors.unit(train.queries.whole))
     write_detector(folder, detector)
@@ -190,15 +207,29 @@ def _flags_alone(queries: Embedded, alone: Mapping[str, Alone]) -> dict[str, NDA
     return {f"{name} alone": assessor.flags_alone(queries, each) for name, each in alone.items()}
 
 
+def is_split_known(metadata: StoredMetadata, pairs: Sources) -> bool:
+    """Whether a model was tuned on these very pairs, so that its split of them is known."""
+    return bool(metadata.get("data", {}).get("replay")) or split_on(metadata, pairs) is not None
+
+
 def rows_by_part(metadata: StoredMetadata, pairs: Sources, folder: Path) -> tuple[Collection, dict[str, list[int]]]:
-    """The rows of the three parts, by the split of the model if it was trained on these pairs."""
+    """The rows of the three parts, by the split of the model if it was trained on these pairs.
+
+    For a model that was tuned further, the pairs are all files that it was trained on, the oldest first.
+
+    Raises:
+        InputError: the pairs cannot be used, or are some of the files that the model was trained on.
+    """
+    if metadata.get("data", {}).get("replay"):
+        earlier = earlier_pairs(str(folder), files_of(pairs), way_in="behind the bundle")
+        collection, parts = divide_again(earlier)
+        refuse_other_split(earlier, split_sha256(collection, parts), earlier.files[-1])
+        return collection, {part: np.flatnonzero(parts == part).tolist() for part in PARTS}
     read = read_pairs(pairs, form=form_on(metadata, pairs))
     data, sha256 = data_for(metadata, pairs, "validation", folder), split_sha256_on(metadata, pairs)
     collection, validation = chosen_rows(read, "validation", data, sha256)
     return collection, {
-        "train": chosen_rows(read, "train", data, sha256)[1],
-        "validation": validation,
-        "test": chosen_rows(read, "test", data, sha256)[1],
+        part: validation if part == "validation" else chosen_rows(read, part, data, sha256)[1] for part in PARTS
     }
 
 

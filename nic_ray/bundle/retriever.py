@@ -106,7 +106,7 @@ def retriever(
         }
     else:
         fusions = dict.fromkeys(models, VECTORS)
-    calibration = _calibration_of(metadata, fusions["tuned"])
+    calibration = calibration_of(metadata, fusions["tuned"])
 
     def ask(query: str, count: int) -> Answer:
         by_words = search_by_words([query])
@@ -134,7 +134,7 @@ def retriever(
             calibration is not None and bool(first < calibration.threshold),
         )
 
-    caveat = None if calibration is None else _caveat(metadata, corpus, passages)
+    caveat = None if calibration is None else caveat_of(metadata, corpus, passages)
     return Retriever(ask, str(fusions["tuned"]), caveat)
 
 
@@ -146,7 +146,7 @@ def _similarity(model: SentenceTransformer, query: str, corpus: Tensor) -> NDArr
     return similarity
 
 
-def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
+def calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
     """The calibration that a bundle stores; None if it has none for this way of scoring passages."""
     stored = metadata.get("calibration")
     if stored is None or Fusion(**stored["ranking"]) != ranking:
@@ -154,7 +154,7 @@ def _calibration_of(metadata: Metadata, ranking: Fusion) -> Calibration | None:
     return as_calibration(stored)
 
 
-def _caveat(metadata: Metadata, corpus: Sources, passages: Sequence[Passage]) -> str | None:
+def caveat_of(metadata: Metadata, corpus: Sources, passages: Sequence[Passage]) -> str | None:
     """Of which passages a bundle's chances and its threshold are, if of others than those that are searched."""
     own = metadata.get("data", {})
     # a run on a share of its file's passages has fewer of them

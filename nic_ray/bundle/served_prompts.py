@@ -96,15 +96,15 @@ def handling_of(server: Server, golden: Golden, raw: Raw, least: float) -> Handl
         try:
             vectors[way] = {role: embed_served(server, way, role, texts[role], golden.prompts) for role in ROLES}
         except RefusedError as error:
-            if way == PLAIN:
-                raise RunError(f"{server.base}: refuses the golden texts ({error})") from None
             findings.append(f"{way.name}: refused ({error})")
-    _refuse_other_width(server, vectors[PLAIN]["query"], golden)
+    if not vectors:
+        raise RunError(f"{server.base}: refuses the golden texts in every way of asking ({'; '.join(findings)})")
+    _refuse_other_width(server, next(iter(vectors.values()))["query"], golden)
     lowest = {
         way: {role: float(np.nan_to_num(cosines_of(own[role], expected[role]), nan=-1).min()) for role in ROLES}
         for way, own in vectors.items()
     }
-    order = [way for way in WAYS if way in vectors] if has_prompts else [PLAIN]
+    order = [way for way in (WAYS if has_prompts else (PLAIN, WAYS[0])) if way in vectors]
     chosen = next((way for way in order if min(lowest[way].values()) >= least), None)
     best = chosen or max(order, key=lambda way: sum(cosines_of(vectors[way][r], expected[r]).sum() for r in ROLES))
     if chosen is None or has_prompts:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nic_ray.bundle.comparison import note_bundle_reading
+from nic_ray.bundle.noted import noted_reading
 from nic_ray.bundle.rows import chosen_rows, data_for, domains_of, form_on, queries_of, split_on, split_sha256_on
 from nic_ray.bundle.served import BATCH, RefusedError, Role, Server
 from nic_ray.bundle.served_prompts import Way, embed_served
@@ -47,7 +47,7 @@ def held_back_rows(folder: Path, metadata: StoredMetadata, pairs: Sources, comma
     data = data_for(metadata, pairs, "test", folder)
     collection, rows = chosen_rows(read, "test", data, split_sha256_on(metadata, pairs))
     own = split_on(metadata, pairs) is not None
-    warnings = [*note_bundle_reading(str(folder), metadata, "test", command)] if own else []
+    warnings = [*noted_reading(str(folder), metadata, "test", command)] if own else []
     warnings += other_corpus(str(folder), metadata, None) if own else ()
     return Rows(collection, rows, queries_of(collection, rows), own, warnings)
 

@@ -178,6 +178,13 @@ def rows_for(folder: Path, metadata: StoredMetadata, pairs: Sources | None, comm
     return held_back_rows(folder, metadata, pairs or reference, command)
 
 
+def hashes_of(metadata: StoredMetadata) -> set[str]:
+    """The hashes by which a service may name the weights of a folder."""
+    converted = dict(metadata.get("converted_from") or {})  # type: ignore[call-overload]
+    named = {weights_sha256(metadata), metadata["files"].get(WEIGHTS), converted.get("weights_sha256")}
+    return {digest for digest in named if digest is not None}
+
+
 def local_model(folder: Path) -> Callable[[int | None], Raw]:
     """The model of a sound folder, run here, when it cuts texts off at a number of tokens; None for its own."""
     metadata = bundles.read_metadata(folder)
@@ -234,9 +241,7 @@ def _faults_of_version(version: JsonObject, metadata: StoredMetadata) -> list[st
     if version.get("fallback"):
         faults.append(f"/version: the fallback model is served ({version.get('reason') or 'without a reason'})")
     digest = version.get("weights_sha256")
-    converted = dict(metadata.get("converted_from") or {})  # type: ignore[call-overload]
-    known = {weights_sha256(metadata), metadata["files"].get(WEIGHTS), converted.get("weights_sha256")} - {None}
-    if digest is not None and digest not in known:
+    if digest is not None and digest not in hashes_of(metadata):
         faults.append(f"/version: weights of SHA-256 {str(digest)[:16]}... are served, not those of the bundle")
     return faults
 

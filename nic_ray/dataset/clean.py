@@ -11,10 +11,11 @@ from nic_ray.dataset.columns import Columns
 from nic_ray.dataset.fields import fields_of_lines, find_fields
 from nic_ray.dataset.form import Form
 from nic_ray.dataset.formats import OtherFormat, files_of, format_named, write_rows
-from nic_ray.dataset.lint import RULES, Finding, numbers_in_lines
+from nic_ray.dataset.lint import Finding, numbers_in_lines
 from nic_ray.dataset.own_splits import COLUMN, part_named, source_of
 from nic_ray.dataset.pairs import Pair, row_of
 from nic_ray.dataset.row import Row
+from nic_ray.dataset.rules import RULES
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.sources import Sources

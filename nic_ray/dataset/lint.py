@@ -1,5 +1,6 @@
 """Faults in readable pairs that spoil training or its metrics, row by row."""
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,23 +12,13 @@ from nic_ray.dataset.broken import why_broken
 from nic_ray.dataset.characters import first_control, first_mojibake, quoted
 from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.pairs import Pair, count_by_domain
+from nic_ray.dataset.rules import RULES
 from nic_ray.domains import AT_EACH_END
 from nic_ray.metrics.intervals import MIN_PASSAGES
 from nic_ray.tokens import NO_PROMPTS, Prompts
 
 HELD_BACK_SHARE = 0.2
 """Share of a domain's passages that the default split holds back for validation, and again for the test."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The fault that a code stands for."""
-
-    what: str
-    effect: str
-    """The effect on training, or on the metrics."""
-    left_out: bool
-    """Whether such rows do more harm than good, so that a cleaned file leaves them out by default."""
 
 
 @dataclass(frozen=True)
@@ -63,79 +54,13 @@ class Finding:
         return sum(len(self.positives.get(line, (0,))) for line in self.lines)
 
 
-RULES: Mapping[str, Rule] = {
-    "broken-query": Rule(
-        "the query names nothing that a passage could be about",
-        "training pulls a passage towards a question without a subject, and the score counts it as missed",
-        left_out=True,
-    ),
-    "query-is-positive": Rule(
-        "the query is nearly the same text as its passage",
-        "it is solved by comparing equal texts: teaches nothing, and lifts the score",
-        left_out=True,
-    ),
-    "duplicate-row": Rule(
-        "query and passage are those of an earlier row",
-        "the row weighs twice, in training and in the score",
-        left_out=True,
-    ),
-    "near-duplicate-row": Rule(
-        "query and passage are nearly those of an earlier row",
-        "the row weighs twice, in training and in the score",
-        left_out=True,
-    ),
-    "negative-near-positive": Rule(
-        "a negative is nearly the same text as an answer to the query",
-        "the loss masks it, so the row trains without this negative",
-        left_out=False,
-    ),
-    "negative-is-positive": Rule(
-        "a negative is the row's own passage",
-        "the loss masks it, so the row trains without this negative",
-        left_out=False,
-    ),
-    "negative-answers-query": Rule(
-        "a negative is another row's passage for the same query",
-        "the loss masks it, so the row trains without this negative",
-        left_out=False,
-    ),
-    "near-duplicate-passage": Rule(
-        "the passage is nearly the same text as an earlier one",
-        "the two stay on one side of the split; for the other's query each counts neither as right nor as wrong, in "
-        "training and in the score",
-        left_out=False,
-    ),
-    "domain-conflict": Rule(
-        "the passage belongs to another domain, that of most of its rows",
-        "the passage is split with the other domain, and its query counts in this one's score",
-        left_out=False,
-    ),
-    "several-passages": Rule(
-        "rows with the same query name different passages",
-        "each of them counts as an answer, for its share of Recall@5; if only one is, the query is too vague",
-        left_out=False,
-    ),
-    "cut-off": Rule(
-        "query or passage is longer than the model reads",
-        "the model never sees the end: a question about it cannot be answered",
-        left_out=False,
-    ),
-    "mojibake": Rule(
-        "a text was decoded with the wrong character set",
-        "its words become tokens that no query shares; repair the text, for example with ftfy",
-        left_out=False,
-    ),
-    "control-characters": Rule(
-        "a text holds control characters, or U+FFFD where a character was lost",
-        "words are torn apart or end too early; extract the text again",
-        left_out=False,
-    ),
-    "small-domain": Rule(
-        f"the domain has too few passages for a validation part of {MIN_PASSAGES}",
-        "its score is mostly chance, and no interval can be given",
-        left_out=False,
-    ),
-}
+@dataclass(frozen=True)
+class KnownDomains:
+    """What the anomaly detector of an exported model was fitted to."""
+
+    bundle: str
+    domains: Collection[str]
+
 
 EXAMPLES = 3
 """Largest number of examples per finding."""
@@ -149,7 +74,11 @@ class _Found:
 
 
 def lint_pairs(
-    pairs: Sequence[Pair], tokens: Mapping[str, int], max_tokens: int, prompts: Prompts = NO_PROMPTS
+    pairs: Sequence[Pair],
+    tokens: Mapping[str, int],
+    max_tokens: int,
+    prompts: Prompts = NO_PROMPTS,
+    known: KnownDomains | None = None,
 ) -> list[Finding]:
     """Find the faults in the rows of a file, in the order of `RULES`; a code without rows is left out.
 
@@ -161,6 +90,7 @@ def lint_pairs(
             a text that was not counted is not found to be cut off.
         max_tokens: number of tokens that the model reads of a text.
         prompts: prompts that are prepended to queries and passages.
+        known: the domains that a detector knows; None for none to compare with.
     """
     texts = texts_of(pairs)
     groups = dict(zip(texts, near_duplicates(texts).tolist(), strict=True))
@@ -179,6 +109,7 @@ def lint_pairs(
         "mojibake": _rows_with(pairs, texts, first_mojibake),
         "control-characters": _rows_with(pairs, texts, first_control),
         "small-domain": _small_domains(pairs, groups),
+        "unknown-domain": _Found({}) if known is None else _unknown_domains(pairs, known),
     }
     return [_finding(code, by_code[code], pairs, nth) for code in RULES if by_code[code].by_row]
 
@@ -435,4 +366,16 @@ def _small_domains(pairs: Sequence[Pair], groups: Mapping[str, int]) -> _Found:
     return _Found(
         {row: sentences[pair.domain] for row, pair in enumerate(pairs) if pair.domain in small},
         f"{'; '.join(named)}{more}; want {want}, of which a share of {HELD_BACK_SHARE} comes to {MIN_PASSAGES}",
+    )
+
+
+def _unknown_domains(pairs: Sequence[Pair], known: KnownDomains) -> _Found:
+    counts = Counter(pair.domain for pair in pairs if pair.domain not in known.domains)
+    return _Found(
+        {
+            row: f"domain {pair.domain}: {counts[pair.domain]:,} rows"
+            for row, pair in enumerate(pairs)
+            if counts[pair.domain]
+        },
+        f"fit it again, to the pairs of all domains: python -m nic_ray.anomaly fit {shlex.quote(known.bundle)} PAIRS",
     )

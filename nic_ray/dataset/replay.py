@@ -88,12 +88,13 @@ class Joined:
     """As in `Replay`."""
 
 
-def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
+def earlier_pairs(model: str, files: Sequence[Path], way_in: str = "with --replay (data.replay)") -> Earlier:
     """Look up how the pairs that an exported model was tuned on were split, and check that they are still the same.
 
     Args:
         model: the exported folder.
         files: where its files of pairs lie, the oldest first.
+        way_in: how the user names them, for messages.
 
     Raises:
         InputError: the folder is not one that nic_ray has exported, or a file is missing, too many, or has changed.
@@ -121,9 +122,9 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
         raise InputError(
             f"{model}: was tuned by the splits that its rows came with, which new rows cannot join; {ONE_FILE}"
         )
-    paths = _of_records(model, files_of(tuple(files)), records)
+    paths = _of_records(model, files_of(tuple(files)), records, way_in)
     for path, record in zip(paths, records, strict=True):
-        _refuse_other_file(path, record, model)
+        _refuse_other_file(path, record, model, way_in)
     return Earlier(
         model=model,
         files=tuple(
@@ -138,21 +139,21 @@ def earlier_pairs(model: str, files: Sequence[Path]) -> Earlier:
     )
 
 
-def _of_records(model: str, files: Sequence[Path], records: Sequence[ReplayedPairs]) -> list[Sources]:
+def _of_records(model: str, files: Sequence[Path], records: Sequence[ReplayedPairs], way_in: str) -> list[Sources]:
     """Return the files of each record, which may be several that were read together."""
     counts = [len(record.get("files", ())) or 1 for record in records]
     if len(files) != sum(counts):
         listed = ", ".join(record["pairs"] for record in records)
         raise InputError(
-            f"{model}: was tuned on {sum(counts)} file(s) of pairs ({listed}), got {len(files)}; name each with "
-            "--replay (data.replay), the oldest first"
+            f"{model}: was tuned on {sum(counts)} file(s) of pairs ({listed}), got {len(files)}; name each "
+            f"{way_in}, the oldest first"
         )
     left = iter(files)
     return [as_sources(itertools.islice(left, count)) for count in counts]
 
 
-def _refuse_other_file(path: Sources, record: ReplayedPairs, model: str) -> None:
-    way_out = "name a copy of that file with --replay (data.replay)"
+def _refuse_other_file(path: Sources, record: ReplayedPairs, model: str, way_in: str) -> None:
+    way_out = f"name a copy of that file {way_in}"
     try:
         digest = content_sha256(path)
     except OSError as error:

@@ -20,6 +20,7 @@ from nic_ray.dataset.pairs import (
 from nic_ray.dataset.problems import Problem, describe_problems
 from nic_ray.dataset.profile import Profile, profile_pairs, texts_to_count
 from nic_ray.dataset.profile import as_json as profile_as_json
+from nic_ray.dataset.rules import RULES
 from nic_ray.domains import omitted_domains, shown_domains
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
@@ -73,6 +74,7 @@ def check_file(
     base_model: str,
     max_tokens: int,
     form: Form = AS_FOUND,
+    bundle: Path | None = None,
 ) -> Checkup:
     """Check a file of pairs, and write a cleaned copy if one is requested.
 
@@ -83,10 +85,13 @@ def check_file(
         base_model: model whose tokenizer counts the tokens.
         max_tokens: number of tokens at which a text is cut off.
         form: how the file is to be read.
+        bundle: exported folder whose anomaly detector must know the domains; None compares with none.
 
     Raises:
-        InputError: a format or a finding is unknown, the copy cannot be written or the model is not available.
+        InputError: a format or a finding is unknown, the copy cannot be written, the model is not available, or the
+            bundle has no sound detector.
     """
+    known = None if bundle is None else _known_domains(bundle)
     found = read_file(pairs, form)
     rows, problems, notes = found.pairs, problems_in(found), [*found.notes, *describe_documents(found.pairs)]
     total, domains = count_pairs(rows), count_by_domain(rows)
@@ -94,14 +99,14 @@ def check_file(
         problems, notes = _faults_of_splits(rows), [*notes, *describe_parts(rows)]
     if problems:
         return Checkup(pairs, rows, total, domains, problems, [], None, notes)
-    codes = [code for code, rule in lint.RULES.items() if rule.left_out]
+    codes = [code for code, rule in RULES.items() if rule.left_out]
     if leave_out is not None:
         codes = clean.parse_codes(leave_out, "--leave-out")
         if clean_file is None:
             raise InputError("--leave-out: nothing is written without --write-clean FILE; name a file")
     prompts = stored_prompts(base_model)
     tokens, limit = count_tokens(base_model, texts_to_count(rows, prompts), max_tokens)
-    findings = lint.lint_pairs(rows, tokens, limit, prompts)
+    findings = lint.lint_pairs(rows, tokens, limit, prompts, known)
     written = None
     if clean_file is not None:
         copy = clean.write_clean(pairs, rows, findings, codes, clean_file, form)
@@ -109,6 +114,12 @@ def check_file(
         written = CleanFile(str(clean_file), len(kept), copy.left_out, faults, copy.notes)
     profile = profile_pairs(rows, tokens, limit, prompts)
     return Checkup(pairs, rows, total, domains, problems, findings, written, notes, profile)
+
+
+def _known_domains(bundle: Path) -> lint.KnownDomains:
+    from nic_ray.bundle.detector import read_detector  # only this check pays for loading PyTorch
+
+    return lint.KnownDomains(str(bundle), read_detector(bundle).record["domains"])
 
 
 def _faults_of_splits(rows: Sequence[Pair]) -> list[Problem]:

@@ -1,0 +1,1 @@
+"""The service of an exported model over HTTP, under Ray Serve."""

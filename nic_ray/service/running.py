@@ -1,0 +1,240 @@
+"""A service from its start to its end: what is refused first, Ray Serve, reloads, and the way it is stopped."""
+
+import contextlib
+import hashlib
+import ipaddress
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nic_ray.bundle import files as bundles
+from nic_ray.bundle.detector import weights_sha256
+from nic_ray.errors import InputError, RunError
+from nic_ray.hardware import usable_cpus
+from nic_ray.progress import View
+from nic_ray.search.session import joins_a_cluster, ray_session, refuse_what_ray_cannot_use
+from nic_ray.service.settings import Settings, Version
+from nic_ray.sources import is_hub
+
+log = logging.getLogger("nic_ray.service")
+
+TOKEN = "NIC_RAY_SERVE_TOKEN"
+"""The environment variable that holds the bearer token."""
+START_S = 1800.0
+"""Longest wait for a start; the embedding of a large corpus is part of it."""
+SWITCHES = {
+    # one thread and one event loop for a request, not three: a third of Ray's time per request
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 makes requests wait for whatever else this machine does
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a service listens, and how many replicas it has."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int | None = None
+    """Their number; None lets Ray follow the load, up to the number of CPUs but one."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that runs."""
+
+    url: str
+    reload: Callable[[], str]
+    """Serve what lies at the bundle's path now, without losing a request. Returns what was done, in a sentence."""
+
+
+def token_sha256(token: str | None) -> str | None:
+    """The hash of a token, under which the service knows it; None for none.
+
+    Raises:
+        InputError: the token cannot stand in a header.
+    """
+    if token is None or not token.strip():
+        return None
+    if not token.strip().isascii() or any(character.isspace() for character in token.strip()):
+        raise InputError(f"{TOKEN}: holds a space, or a character that no header takes; use letters and digits")
+    return hashlib.sha256(token.strip().encode()).hexdigest()
+
+
+def checked(bundle: Path, settings: Settings, place: Place) -> Version:
+    """Refuse what cannot be served, before Ray is started.
+
+    Returns:
+        the version that lies at the bundle's path.
+
+    Raises:
+        InputError: other machines could use the service without a token, the port is taken, a file is missing, or the
+            bundle is not sound and no fallback is named.
+    """
+    if settings.token_sha256 is None and not _is_loopback(place.host):
+        raise InputError(
+            f"--host {place.host}: other machines could use the service without a token; set the environment variable "
+            f"{TOKEN} to a secret, or listen on 127.0.0.1"
+        )
+    _refuse_taken(place)
+    for path in settings.corpus:
+        if not is_hub(Path(path)) and not Path(path).exists():
+            raise InputError(f"--corpus {path}: no such file or folder; name a file of pairs or a folder of texts")
+    return _version_at(bundle, 0, settings.fallback)
+
+
+def _version_at(folder: Path, reload: int, fallback: str | None) -> Version:
+    """Verify the files of a bundle, and name the version.
+
+    Raises:
+        InputError: the bundle is not sound, and there is no fallback.
+    """
+    try:
+        metadata, faults = bundles.read_metadata(folder), bundles.find_faults(folder)
+        if faults:
+            raise InputError(f"{folder}: {'; '.join(faults[:3])}; export the model again")
+    except InputError as error:
+        if fallback is None:
+            raise InputError(f"{error}; or name a base model to serve in its place with --fallback") from None
+        log.warning("%s", error)
+        return Version(bundle=str(folder), reload=reload)
+    return Version(bundle=str(folder), weights_sha256=weights_sha256(metadata), reload=reload)
+
+
+@contextlib.contextmanager
+def service(bundle: Path, settings: Settings, place: Place, view: View) -> Iterator[Running]:
+    """Run a service while the context lasts.
+
+    Args:
+        view: shows what is waited for, and the dashboard's address.
+
+    Raises:
+        InputError: as for `checked`; or Ray cannot be used here.
+        RunError: the service does not start.
+    """
+    settings = _absolute(settings)
+    version = checked(bundle.absolute(), settings, place)
+    for switch, value in SWITCHES.items():
+        os.environ.setdefault(switch, value)
+    refuse_what_ray_cannot_use()
+    with contextlib.ExitStack() as stack:
+        metrics = Path(tempfile.mkdtemp(prefix="nic_ray-metrics-"))
+        stack.callback(shutil.rmtree, metrics, ignore_errors=True)
+        cpus = usable_cpus()
+        # Ray's own processes take no CPU of Ray's count, and a machine with one CPU must hold a replica as well
+        stack.enter_context(ray_session(view, max(2, cpus)))
+        yield stack.enter_context(_serving(settings, place, version, metrics, view))
+
+
+@contextlib.contextmanager
+def _serving(settings: Settings, place: Place, version: Version, metrics: Path, view: View) -> Iterator[Running]:
+    import ray
+    from ray import serve
+
+    from nic_ray.service.deployment import NAME, deployment
+
+    most = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+    replicas = place.replicas if place.replicas is not None else (1 if most == 1 else (1, most))
+    current = version
+
+    def deploy(wanted: Version) -> None:
+        app = deployment(settings, wanted, replicas=replicas, cpus=1, metrics_folder=metrics)
+        target = serve.RunTarget(app, name=NAME, route_prefix="/")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def reload() -> str:
+        nonlocal current
+        try:
+            new = _version_at(Path(current.bundle), current.reload + 1, None)
+        except InputError as error:
+            return f"not reloaded, the version that was served stays: {error}"
+        current = new
+        deploy(new)
+        return f"reloading {current.bundle}, weights {str(new.weights_sha256)[:16]}"
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    view.say(f"starting {replicas if isinstance(replicas, int) else 'up to ' + str(replicas[1])} replica(s)")
+    location = "EveryNode" if joins_a_cluster() else "HeadOnly"
+    serve.start(
+        proxy_location=location, http_options={"host": place.host, "port": place.port, "request_timeout_s": 600}
+    )
+    try:
+        deploy(version)
+        _await_start(NAME, view)
+        yield Running(f"http://{place.host}:{place.port}", reload)
+    finally:
+        serve.shutdown()
+
+
+def _await_start(name: str, view: View) -> None:
+    """Wait until a replica answers.
+
+    Raises:
+        RunError: it does not start.
+    """
+    from ray import serve
+
+    started = said = time.monotonic()
+    while True:
+        status = serve.status().applications.get(name)
+        state = "" if status is None else status.status.value
+        if state == "RUNNING":
+            return
+        message = "" if status is None else " ".join(_last_line(status).split())
+        if state in ("DEPLOY_FAILED", "UNHEALTHY") or time.monotonic() - started > START_S:
+            raise RunError(f"the service does not start: {message[:600] or state}; Ray's logs say more")
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            view.say(f"loading the model and its passages, for {said - started:.0f} s")
+        time.sleep(0.1)
+
+
+def _last_line(status: Any) -> str:
+    """The last line of what Ray says of a deployment, which is the error itself after its traceback."""
+    said = [deployment.message for deployment in status.deployments.values()] + [status.message]
+    lines = [line for message in said for line in message.strip().splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return str((errors or lines or [""])[-1])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_taken(place: Place) -> None:
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((place.host, place.port))
+        except OSError as error:
+            raise InputError(
+                f"--host {place.host} --port {place.port}: cannot be listened on ({error.strerror}); choose another"
+            ) from None
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Make paths absolute, since Ray's processes work in other folders."""
+    fallback = settings.fallback
+    if fallback is not None and Path(fallback).exists():
+        fallback = str(Path(fallback).absolute())
+    return settings.model_copy(
+        update={
+            "corpus": tuple(path if is_hub(Path(path)) else str(Path(path).absolute()) for path in settings.corpus),
+            "fallback": fallback,
+            "log_queries": None if settings.log_queries is None else str(Path(settings.log_queries).absolute()),
+        }
+    )

@@ -1,0 +1,211 @@
+"""One version of a model as it is served: verified, with its index and its detector, or the fallback in its place."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_ray import __version__
+from nic_ray.anomaly.windows import parts_of
+from nic_ray.bundle import files as bundles
+from nic_ray.bundle.assessed import Verdict, verdicts
+from nic_ray.bundle.detector import BundleDetector, load_detector, weights_sha256
+from nic_ray.bundle.golden import read_golden
+from nic_ray.errors import InputError
+from nic_ray.service.batches import Batcher, Observe
+from nic_ray.service.engine import Engine, engine_of, fallback_engine
+from nic_ray.service.index import Index, index_of
+from nic_ray.service.settings import Settings, Version
+from nic_ray.sources import as_sources
+
+log = logging.getLogger("nic_ray.service")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A loaded version."""
+
+    name: str
+    """The name under which clients ask for it, that of the bundle, whatever is served in its place."""
+    served: str
+    """What computes the embeddings: the bundle's name, or the fallback's."""
+    weights_sha256: str | None
+    """As of `detector.weights_sha256`; None for a fallback."""
+    base_model: str | None
+    reason: str | None
+    """Why the fallback is served; None if the bundle is."""
+    engine: Engine
+    dimensions: Sequence[int]
+    """Numbers of dimensions that an embedding may be asked for, all of them first."""
+    index: Index | None
+    detector: BundleDetector | None
+    verified: bool
+    """Whether the files have the hashes of the export, and the golden texts their vectors."""
+    batcher: Batcher
+
+
+def load_serving(settings: Settings, version: Version, observe: Observe) -> Serving:
+    """Load a version of a bundle; where it is not sound, the fallback.
+
+    Args:
+        observe: called after each batch, as for `Batcher`.
+
+    Raises:
+        InputError: neither can be loaded, or the corpus cannot be read.
+    """
+    folder = Path(version.bundle)
+    name = folder.name
+    try:
+        metadata, golden = bundles.read_metadata(folder), read_golden(folder)
+        name = metadata["name"]
+        engine = engine_of(folder, settings.form, golden, threads=settings.threads)
+    except InputError as error:
+        if settings.fallback is None:
+            raise
+        log.error("%s is served instead of %s: %s", settings.fallback, folder, error)
+        engine = fallback_engine(settings.fallback, threads=settings.threads)
+        return _serving(settings, engine, observe, name=name, served=settings.fallback, reason=str(error))
+    weights = weights_sha256(metadata)
+    if version.weights_sha256 not in (None, weights):
+        log.warning("%s: holds another version than the one that was verified for this reload", folder)
+    trained = metadata.get("config", {}).get("train", {}).get("dimensions", ())
+    smaller = sorted((int(size) for size in trained if int(size) < engine.dimensions), reverse=True)
+    return Serving(
+        name=name,
+        served=name,
+        weights_sha256=weights,
+        base_model=metadata["base_model"],
+        reason=None,
+        engine=engine,
+        dimensions=(engine.dimensions, *smaller),
+        index=index_of(as_sources([Path(p) for p in settings.corpus]), engine, metadata, weights)
+        if settings.corpus
+        else None,
+        detector=load_detector(folder) if settings.anomaly == "flag" else None,
+        verified=golden is not None,
+        batcher=batcher_of(engine, observe),
+    )
+
+
+def _serving(settings: Settings, engine: Engine, observe: Observe, *, name: str, served: str, reason: str) -> Serving:
+    corpus = as_sources([Path(place) for place in settings.corpus]) if settings.corpus else None
+    return Serving(
+        name=name,
+        served=served,
+        weights_sha256=None,
+        base_model=served,
+        reason=reason,
+        engine=engine,
+        dimensions=(engine.dimensions,),
+        index=None if corpus is None else index_of(corpus, engine, None, f"fallback {served}"),
+        detector=None,
+        verified=False,
+        batcher=batcher_of(engine, observe),
+    )
+
+
+def described(serving: Serving) -> dict[str, object]:
+    """What `GET /version` answers."""
+    return {
+        "name": serving.name,
+        "served": serving.served,
+        "weights_sha256": serving.weights_sha256,
+        "base_model": serving.base_model,
+        "format": serving.engine.form,
+        "dimensions": list(serving.dimensions),
+        "max_tokens": serving.engine.max_tokens,
+        "fallback": serving.reason is not None,
+        "reason": serving.reason,
+        "verified": serving.verified,
+        "detector": serving.detector is not None,
+        "passages": None if serving.index is None else len(serving.index.passages),
+        "ranking": None if serving.index is None else str(serving.index.ranking),
+        "caveat": None if serving.index is None else serving.index.caveat,
+        "nic_ray": __version__,
+        "pid": os.getpid(),
+    }
+
+
+async def embed(
+    serving: Serving, texts: Sequence[str], tokens: Sequence[int], *, is_query: bool
+) -> NDArray[np.float32]:
+    """Embed the texts of a request, (n, D)."""
+    return await serving.batcher.embed(texts, tokens, is_query=is_query)
+
+
+async def embed_and_assess(
+    serving: Serving, queries: Sequence[str], tokens: Sequence[int]
+) -> tuple[NDArray[np.float32], list[Verdict] | None]:
+    """Embed queries, (n, D), and assess them if there is a detector, with all their parts in the same batches."""
+    if serving.detector is None:
+        return await embed(serving, queries, tokens, is_query=True), None
+    parts = [*dict.fromkeys(part for query in queries for part in parts_of(query) if part not in queries)]
+    counts = serving.engine.count_tokens(parts, True) if parts else []
+    limit = serving.engine.max_tokens
+    embeddings = await embed(
+        serving, [*queries, *parts], [*tokens, *(min(count, limit) for count in counts)], is_query=True
+    )
+    known = dict(zip([*queries, *parts], embeddings, strict=True))
+    detector = serving.detector
+    said = await asyncio.to_thread(verdicts, queries, detector, lambda texts: np.stack([known[text] for text in texts]))
+    return embeddings[: len(queries)], said
+
+
+class QueryLog:
+    """A file that queries are appended to, one JSON object a line, as `python -m nic_ray.anomaly watch` reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock, self._complained = path, threading.Lock(), False
+
+    def write(self, queries: Sequence[str], said: Sequence[Verdict] | None) -> None:
+        """Append queries, with what is said of them; a full disk is told in the log, once."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = []
+        for place, query in enumerate(queries):
+            row: dict[str, object] = {"when": now, "query": query}
+            if said is not None:
+                own = said[place]
+                row |= {"flagged": own.flagged, "p_value": own.p_value, "objection": own.objection}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            with self._lock, self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            if not self._complained:
+                log.warning("%s: queries are not written (%s)", self._path, error)
+            self._complained = True
+
+
+def verdict_fields(verdict: Verdict) -> Mapping[str, object]:
+    """A verdict as it is answered, without the query."""
+    return {key: value for key, value in asdict(verdict).items() if key != "query"}
+
+
+def batcher_of(engine: Engine, observe: Observe) -> Batcher:
+    """Put a queue in front of an engine, which computes in a thread of its own.
+
+    Args:
+        observe: called after each batch, as for `Batcher`.
+    """
+
+    def embed_batch(texts: Sequence[str], asks: Sequence[bool]) -> NDArray[np.float32]:
+        if not engine.two_sided or all(asks):
+            return engine.embed_queries(texts)
+        if not any(asks):
+            return engine.embed_passages(texts)
+        places = np.asarray(asks)
+        embeddings = np.empty((len(texts), engine.dimensions), np.float32)
+        for selected, by in ((places, engine.embed_queries), (~places, engine.embed_passages)):
+            embeddings[selected] = by([texts[place] for place in np.flatnonzero(selected).tolist()])
+        return embeddings
+
+    return Batcher(embed_batch, ThreadPoolExecutor(1, thread_name_prefix="embed"), observe=observe)
