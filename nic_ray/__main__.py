@@ -17,6 +17,7 @@ from nic_ray import (
     terms,
     train,
     tune,
+    validate,
     verify,
 )
 from nic_ray.anomaly import __main__ as anomaly
@@ -32,6 +33,7 @@ COMMANDS = (
     train,
     export,
     verify,
+    validate,
     evaluate,
     compare,
     retrieve,

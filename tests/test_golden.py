@@ -7,8 +7,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from nic_ray.bundle.files import find_faults, write_bundle
-from nic_ray.bundle.golden import LEAST_COSINE, golden_faults, made_golden, read_golden, write_golden
+from nic_ray import verify
+from nic_ray.bundle.detector import weights_sha256
+from nic_ray.bundle.files import file_sha256, find_faults, read_metadata, write_bundle
+from nic_ray.bundle.golden import LEAST_COSINE, golden_faults, made_golden, read_golden, store_golden, write_golden
 from nic_ray.bundle.golden_texts import golden_texts
 from nic_ray.bundle.names import GOLDEN_TEXTS, GOLDEN_VECTORS
 from nic_ray.errors import InputError, RunError
@@ -144,3 +146,40 @@ def test_the_same_model_gives_the_same_bits(model):
     first, second = made_golden(model), made_golden(model)
     assert np.array_equal(first.query_vectors, second.query_vectors)
     assert np.array_equal(first.document_vectors, second.document_vectors)
+
+
+def test_verify_compares_the_vectors_of_this_machine_with_the_stored_ones(bundle, run_main, model):
+    code, out, err = run_main(verify.main, bundle)
+    assert (code, err) == (0, "")
+    assert "; embeds 40 golden texts as when it was exported" in out
+    with torch.no_grad():
+        model[0].auto_model.encoder.layer[1].output.dense.weight.mul_(1.5)  # as if a library computed otherwise
+    golden = made_golden(model)
+    store_golden(bundle, golden)
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    for name in (GOLDEN_TEXTS, GOLDEN_VECTORS):
+        metadata["files"][name] = file_sha256(bundle / name)
+    (bundle / "metadata.json").write_text(json.dumps(metadata))
+    code, _, err = run_main(verify.main, bundle)
+    assert code == 1
+    assert "golden queries: " in err
+    assert "golden passages: " in err
+    code, out, _ = run_main(verify.main, bundle, "--json")
+    assert (code, len(json.loads(out)["faults"])) == (1, 2)
+
+
+def test_verify_goes_without_vectors_where_a_bundle_has_none(bundle, run_main):
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    for name in (GOLDEN_TEXTS, GOLDEN_VECTORS):
+        (bundle / name).unlink()
+        del metadata["files"][name]
+    (bundle / "metadata.json").write_text(json.dumps(metadata))
+    code, out, _ = run_main(verify.main, bundle)
+    assert code == 0
+    assert "golden" not in out
+
+
+def test_a_detector_s_model_is_told_by_its_weights_alone(bundle):
+    metadata = read_metadata(bundle)
+    without = {**metadata, "files": {n: h for n, h in metadata["files"].items() if n != GOLDEN_VECTORS}}
+    assert weights_sha256(metadata) == weights_sha256(without)

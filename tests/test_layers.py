@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nic_ray"
 
 COMMANDS = (
-    "check sections ask terms train tune evaluate export verify plan mine compare retrieve convert curve serve".split()
-)
+    "check sections ask terms train tune evaluate export verify validate plan mine compare retrieve convert curve serve"
+).split()
 VERBS = {"anomaly.__main__": {"fit", "evaluate", "score", "watch"}}
 """Commands with several functions, which lie in the folder of their name, and these functions."""
 COMMANDS += VERBS
@@ -22,7 +22,7 @@ ORDER = [
     *"metrics anomaly".split(),
     *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
     *"console options".split(),
-    *"dataset manuals model questions training bundle selection report search service".split(),
+    *"dataset manuals model questions training bundle acceptance selection report search service".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
 RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds tasks".split()]

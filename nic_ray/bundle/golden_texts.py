@@ -14,6 +14,8 @@ PLAIN_QUERIES = (
     "Is it safe to top up coolant while the engine is hot?",
     "bearing noise at idle that disappears under load",
 )
+# No query of a punctuation mark alone: an embedding of nothing is so badly determined that 8 bits change it by more
+# than the bound (a cosine of 0.9986 for "?" with all-MiniLM-L6-v2, 0.9993 or more for the others).
 HARD_QUERIES = (
     "corrosion",
     "WARNING LIGHT STAYS ON AFTER RESET, WHAT NOW?",
@@ -25,7 +27,7 @@ HARD_QUERIES = (
     "натяжение ремня генератора",
     "ポンプの点検間隔は?",
     "Ω reading between pins 3↔7 of connector J12 ≥ 10 kΩ 🙂",
-    "?",
+    "J12?",
     "is it not unsafe to never leave the valve closed?",
 )
 PLAIN_DOCUMENTS = (

@@ -3,7 +3,7 @@
 import importlib.util
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
@@ -56,8 +56,14 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, option: str = "--llm", keys: Sequence[str] = KEY_NAMES, path: str = CHAT) -> str:
     """Check the address of an endpoint, and cut off what need not stand at its end.
+
+    Args:
+        url: as the user gives it.
+        option: how the user gives it, for messages.
+        keys: environment variables that hold the key, for messages.
+        path: the path of the requests, which may stand at its end.
 
     Raises:
         InputError: it is no address of a server, or holds a password.
@@ -66,23 +72,27 @@ def checked_url(url: str) -> str:
     if split is not None and "@" in split.netloc:
         # the address is not repeated, since it holds a secret
         raise InputError(
-            f"--llm: an address at {split.hostname} with a user or password in it; take them out, and put the key into "
-            f"the environment variable {KEY_NAMES[0]}"
+            f"{option}: an address at {split.hostname} with a user or password in it; take them out, and put the key "
+            f"into the environment variable {keys[0]}"
         )
     if split is None or split.scheme not in ("http", "https") or not split.hostname:
-        raise InputError(f"--llm: must be an address such as http://127.0.0.1:8000/v1, got {url!r:.200}")
+        raise InputError(f"{option}: must be an address such as http://127.0.0.1:8000/v1, got {url!r:.200}")
     if split.query or split.fragment:
-        raise InputError(f"--llm: must be an address without ? and #, got {url!r:.200}; name the part before it")
-    return url.strip().rstrip("/").removesuffix(CHAT).rstrip("/")
+        raise InputError(f"{option}: must be an address without ? and #, got {url!r:.200}; name the part before it")
+    return url.strip().rstrip("/").removesuffix(path).rstrip("/")
 
 
-def key_in(environment: Mapping[str, str]) -> str | None:
+def key_in(environment: Mapping[str, str], names: Sequence[str] = KEY_NAMES) -> str | None:
     """Read the key from the environment; None if there is none, as for a server of one's own.
+
+    Args:
+        environment: variables by name.
+        names: those that may hold the key; the first that is set counts.
 
     Raises:
         InputError: what is there cannot be a key. The message does not repeat it.
     """
-    for name in KEY_NAMES:
+    for name in names:
         if key := environment.get(name, "").strip():
             if not _KEY.fullmatch(key):
                 raise InputError(f"{name}: holds a space, or a character that no key has; copy the key again")
@@ -90,15 +100,19 @@ def key_in(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def refuse_without_httpx2() -> None:
+def refuse_without_httpx2(option: str = "--llm", extra: str = "manuals") -> None:
     """Refuse to ask where httpx2, which does it, is not installed.
+
+    Args:
+        option: what needs it, for the message.
+        extra: the part of the package's requirements that has it.
 
     Raises:
         InputError: it is not installed.
     """
     if importlib.util.find_spec("httpx2") is None:
         raise InputError(
-            "--llm needs the package httpx2; install it with: pip install -c constraints.txt -e '.[manuals]'"
+            f"{option} needs the package httpx2; install it with: pip install -c constraints.txt -e '.[{extra}]'"
         )
 
 

@@ -2,7 +2,7 @@
 
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
@@ -55,18 +55,31 @@ def write_page(run_folder: Path) -> Path:
 
 def page(run: FinishedRun) -> str:
     """The whole page as HTML."""
-    title = html.escape(run.folder.name)
     drawn = [(key, heading, _drawn(draw, run)) for key, heading, draw in SECTIONS]
     drawn = [(key, heading, content) for key, heading, content in drawn if content]
+    return document(run.folder.name, _drawn(sections.summary, run), drawn, get_plotlyjs())
+
+
+def document(title: str, summary: str, drawn: Sequence[tuple[str, str, str]], script: str = "") -> str:
+    """A page in one file: a title, a summary, and sections with links to them.
+
+    Args:
+        title: as plain text.
+        summary: HTML.
+        drawn: key, heading as plain text, and HTML of each section.
+        script: JavaScript that they need.
+    """
+    name = html.escape(title)
     links = "".join(f'<a href="#{key}">{html.escape(heading)}</a>' for key, heading, _ in drawn)
     body = "\n".join(
         f'<section id="{key}"><h2>{html.escape(heading)}</h2>\n{content}\n</section>' for key, heading, content in drawn
     )
+    scripts = f"\n<script>{script}</script>" if script else ""
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
-        f"<body><header><h1>{title}</h1>\n{_drawn(sections.summary, run)}</header>\n<nav>{links}</nav>\n"
+        f"<style>{STYLE}</style>{scripts}</head>\n"
+        f"<body><header><h1>{name}</h1>\n{summary}</header>\n<nav>{links}</nav>\n"
         f"{body}\n</body></html>\n"
     )
 
