@@ -110,7 +110,7 @@ def both(parameter):
 
 def test_the_options_of_the_readmes_table_are_those_of_the_commands():
     rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == 18
+    assert len(rows) == 17
     for module, arguments in rows:
         app, found = typer.Typer(), importlib.import_module(module)
         verb = arguments.partition(" ")[0]
