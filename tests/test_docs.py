@@ -1,4 +1,4 @@
-"""README, runbook and the page of the service: every command in them parses, and those that take less than a minute are run."""
+"""README, runbook and the page of the service: their commands parse, and those of less than a minute are run."""
 
 import importlib
 import io

@@ -191,6 +191,13 @@ def test_a_damaged_version_is_not_loaded(served):
     assert served.version() == before
 
 
+def test_what_is_started_says_what_it_serves(served):
+    said = served.output.read_text()
+    assert re.search(r"^  computed by torch$", said, flags=re.MULTILINE)
+    assert re.search(r"^  \d+ passages, ranked by similarity$", said, flags=re.MULTILINE)
+    assert "warning: queries are not assessed" in said
+
+
 def test_a_killed_replica_is_replaced(served):
     before, right = served.version()["pid"], expected(served.bundle)
     os.kill(before, signal.SIGKILL)
