@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
+import socket
 import sys
+import threading
 import time
 from dataclasses import asdict
 
@@ -60,11 +63,11 @@ def service(folder, fallback, *, flagged=None, believes_all=False, vectors=lambd
     faults = [] if believes_all else bundles.find_faults(folder)
     if faults:
         assert fallback is not None
-        base = SentenceTransformer(fallback, device="cpu", prompts=dict(PROMPTS))
-    model = base if faults else SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(fallback if faults else str(folder), device="cpu")
+    prompts = {} if faults else PROMPTS
 
     def embed(body, texts):
-        prompt = PROMPTS.get(body.get("input_type", ""), "")
+        prompt = prompts.get(body.get("input_type", ""), "")
         return vectors(model.encode([prompt + text for text in texts], prompt="", show_progress_bar=False))
 
     def search(body):
@@ -155,9 +158,57 @@ def test_other_vectors_fail_and_nothing_is_computed_from_them(made):
     assert "served as exported" in found.verdict
 
 
-def test_a_damaged_bundle_is_not_even_started(made, tmp_path):
-    import shutil
+def test_another_recall_than_metadata_states_is_a_fault(made, tmp_path):
+    copy = tmp_path / "m"
+    shutil.copytree(made[0], copy)
+    stored = json.loads((copy / "metadata.json").read_text())
+    stated = {"tuned": {"recall_at_5/macro": 2.0}}
+    (copy / "metadata.json").write_text(json.dumps(stored | {"results": {"test": stated}}))
+    found = trial.validate(copy, made[1], start=service, loads=LOADS)
+    assert any("through the endpoint, 2.0000 by metadata.json" in fault for fault in found.served.faults)
+    assert checks_of(found)["served as exported"] is False
 
+
+def test_the_service_itself_is_accepted(made):
+    """The application that Ray serves, here without Ray."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    import uvicorn
+
+    from nic_ray.service.app import State, application
+    from nic_ray.service.instruments import Instruments
+    from nic_ray.service.serving import load_serving
+    from nic_ray.service.settings import Settings, Version
+
+    nothing = Instruments(*[lambda *_: None] * 5, text=lambda: b"")
+
+    @contextlib.contextmanager
+    def start(folder, fallback):
+        settings = Settings(corpus=(str(made[1]),), fallback=fallback, form="torch")
+        serving_now = load_serving(settings, Version(bundle=str(folder)), lambda *_: None)
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            config = uvicorn.Config(application(State(settings, nothing, serving_now)), log_level="error", ws="none")
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join(10)
+
+    found = acceptance_of(made, start)
+    passed = checks_of(found)
+    assert [name for name in ("files", "served as exported", "hash of /version", "fallback") if not passed[name]] == []
+    assert found.served.way.name == "input_type"
+    assert any(
+        line.startswith("the texts as they are: refused (400: input_type: must be") for line in found.served.findings
+    )
+    assert found.fallback.version["served"] == bundles.read_metadata(made[0])["base_model"]
+
+
+def test_a_damaged_bundle_is_not_even_started(made, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(made[0], copy)
     (copy / "config.json").write_text("{}")
