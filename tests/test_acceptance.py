@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
+import socket
 import sys
+import threading
 import time
 from dataclasses import asdict
 
@@ -45,13 +48,21 @@ def made(tmp_path_factory, tiny_model, tiny_pairs):
     return folder / "m", pairs
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch, made):
-    monkeypatch.setattr(served, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(trial, "DEFAULT_RETENTION_SET", made[1])
-    monkeypatch.setattr(flags, "PER_KIND", 3)
-    for name in served.KEY_NAMES:
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(scope="module", autouse=True)
+def _small(made):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served, "BACKOFF_S", 0.01)
+        patch.setattr(trial, "DEFAULT_RETENTION_SET", made[1])
+        patch.setattr(flags, "PER_KIND", 3)
+        for name in served.KEY_NAMES:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sound(made, _small):
+    """What is found of a sound service that flags nothing."""
+    return acceptance_of(made, lambda folder, fallback: service(folder, fallback, flagged=lambda query: False))
 
 
 @contextlib.contextmanager
@@ -60,11 +71,11 @@ def service(folder, fallback, *, flagged=None, believes_all=False, vectors=lambd
     faults = [] if believes_all else bundles.find_faults(folder)
     if faults:
         assert fallback is not None
-        base = SentenceTransformer(fallback, device="cpu", prompts=dict(PROMPTS))
-    model = base if faults else SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(fallback if faults else str(folder), device="cpu")
+    prompts = {} if faults else PROMPTS
 
     def embed(body, texts):
-        prompt = PROMPTS.get(body.get("input_type", ""), "")
+        prompt = prompts.get(body.get("input_type", ""), "")
         return vectors(model.encode([prompt + text for text in texts], prompt="", show_progress_bar=False))
 
     def search(body):
@@ -89,8 +100,8 @@ def checks_of(found):
     return {check.name: check.passed for check in found.checks}
 
 
-def test_a_sound_service_passes_and_every_part_is_measured(made):
-    found = acceptance_of(made)
+def test_a_sound_service_passes_and_every_part_is_measured(made, sound):
+    found = sound
     # weights that were drawn at random may find less than others
     assert checks_of(found) | {"quality": None, "forgetting": None} == {
         "files": True,
@@ -99,7 +110,7 @@ def test_a_sound_service_passes_and_every_part_is_measured(made):
         "quality": None,
         "forgetting": None,
         "latency": True,
-        "anomaly": None,
+        "anomaly": True,
         "fallback": True,
     }
     assert [each.requests for each in found.latency] == [4, 3]
@@ -108,8 +119,8 @@ def test_a_sound_service_passes_and_every_part_is_measured(made):
     assert found.hashes["model.safetensors"] == file_sha256(made[0] / "model.safetensors")
 
 
-def test_the_quality_is_that_of_both_models_and_their_difference(made):
-    quality = acceptance_of(made).quality
+def test_the_quality_is_that_of_both_models_and_their_difference(made, sound):
+    quality = sound.quality
     for domain, change in quality.change[PRIMARY].items():
         tuned, base = quality.tuned[PRIMARY][domain], quality.base[PRIMARY][domain]
         assert change.difference == pytest.approx(tuned.difference - base.difference)
@@ -155,9 +166,57 @@ def test_other_vectors_fail_and_nothing_is_computed_from_them(made):
     assert "served as exported" in found.verdict
 
 
-def test_a_damaged_bundle_is_not_even_started(made, tmp_path):
-    import shutil
+def test_another_recall_than_metadata_states_is_a_fault(made, tmp_path):
+    copy = tmp_path / "m"
+    shutil.copytree(made[0], copy)
+    stored = json.loads((copy / "metadata.json").read_text())
+    stated = {"tuned": {"recall_at_5/macro": 2.0}}
+    (copy / "metadata.json").write_text(json.dumps(stored | {"results": {"test": stated}}))
+    found = trial.validate(copy, made[1], start=service, loads=LOADS)
+    assert any("through the endpoint, 2.0000 by metadata.json" in fault for fault in found.served.faults)
+    assert checks_of(found)["served as exported"] is False
 
+
+def test_the_service_itself_is_accepted(made):
+    """The application that Ray serves, here without Ray."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    import uvicorn
+
+    from nic_ray.service.app import State, application
+    from nic_ray.service.instruments import Instruments
+    from nic_ray.service.serving import load_serving
+    from nic_ray.service.settings import Settings, Version
+
+    nothing = Instruments(*[lambda *_: None] * 5, text=lambda: b"")
+
+    @contextlib.contextmanager
+    def start(folder, fallback):
+        settings = Settings(corpus=(str(made[1]),), fallback=fallback, form="torch")
+        serving_now = load_serving(settings, Version(bundle=str(folder)), lambda *_: None)
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            config = uvicorn.Config(application(State(settings, nothing, serving_now)), log_level="error", ws="none")
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join(10)
+
+    found = acceptance_of(made, start)
+    passed = checks_of(found)
+    assert [name for name in ("files", "served as exported", "hash of /version", "fallback") if not passed[name]] == []
+    assert found.served.way.name == "input_type"
+    assert any(
+        line.startswith("the texts as they are: refused (400: input_type: must be") for line in found.served.findings
+    )
+    assert found.fallback.version["served"] == bundles.read_metadata(made[0])["base_model"]
+
+
+def test_a_damaged_bundle_is_not_even_started(made, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(made[0], copy)
     (copy / "config.json").write_text("{}")
@@ -169,16 +228,17 @@ def test_a_damaged_bundle_is_not_even_started(made, tmp_path):
     assert [check.name for check in found.failed] == ["files"]
 
 
-@pytest.mark.parametrize(("flagged", "passed"), [(lambda query: False, True), (lambda query: True, False)])
-def test_false_alarms_are_counted_on_the_test_queries(made, flagged, passed):
-    found = acceptance_of(made, lambda folder, fallback: service(folder, fallback, flagged=flagged))
-    assert checks_of(found)["anomaly"] is passed
-    assert found.flags.normal.share == float(not passed)
-    assert found.flags.normal.queries == found.quality.queries
-    kinds = {each.kind: each for each in found.flags.abnormal}
-    assert {"injection", "injection_inside", "near_domain", "mashed_keys"} <= set(kinds)
-    assert kinds["injection"].share == float(not passed)
-    assert all(each.queries <= 3 for each in kinds.values())
+def test_false_alarms_are_counted_on_the_test_queries(made, sound):
+    with service(made[0], None, flagged=lambda query: True) as url:
+        found = acceptance_of(made, None, endpoint=url)
+    for each, passed in ((sound, True), (found, False)):
+        assert checks_of(each)["anomaly"] is passed
+        assert each.flags.normal.share == float(not passed)
+        assert each.flags.normal.queries == each.quality.queries
+        kinds = {kind.kind: kind for kind in each.flags.abnormal}
+        assert {"injection", "injection_inside", "near_domain", "mashed_keys"} <= set(kinds)
+        assert kinds["injection"].share == float(not passed)
+        assert all(kind.queries <= 3 for kind in kinds.values())
 
 
 def test_with_an_endpoint_no_service_is_started_and_no_fallback_tried(made):
@@ -241,8 +301,8 @@ def test_our_own_service_is_started_on_the_loopback_interface_with_corpus_and_fa
     ]
 
 
-def test_page_and_json_hold_the_verdict_and_the_figures(made, tmp_path):
-    found = acceptance_of(made, lambda folder, fallback: service(folder, fallback, flagged=lambda query: False))
+def test_page_and_json_hold_the_verdict_and_the_figures(sound, tmp_path):
+    found = sound
     page_file, record = report.write_acceptance(found, tmp_path / "report")
     page = page_file.read_text(encoding="utf-8")
     stored = json.loads(record.read_text(encoding="utf-8"))

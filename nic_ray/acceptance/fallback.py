@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from nic_ray.acceptance.starting import Start
-from nic_ray.bundle import files as bundles
 from nic_ray.bundle.golden import LEAST_COSINE, cosines_of
 from nic_ray.bundle.golden_texts import PLAIN_QUERIES
 from nic_ray.bundle.names import WEIGHTS
-from nic_ray.bundle.rows import max_tokens_of
 from nic_ray.bundle.served import Asking, RefusedError, embedded, reached, version_of
 from nic_ray.bundle.served_verification import endpoint_of
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject, StoredMetadata
-from nic_ray.model.encoder import plain_model
+from nic_ray.model import base
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,15 @@ def tried_fallback(folder: Path, metadata: StoredMetadata, start: Start) -> Fall
     Raises:
         InputError: the base model is not available.
     """
-    encoder = bundles.load_base_of(metadata)
-    model = plain_model(encoder, max_tokens_of(metadata))
-    expected = model.encode_query(list(PLAIN_QUERIES), show_progress_bar=False)
+    base_model = metadata["base_model"]
+    # with the prompts of its author, as a service loads it that cannot trust the bundle
+    expected = base.load(base_model).model.encode_query(list(PLAIN_QUERIES), show_progress_bar=False)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / folder.resolve().name
         shutil.copytree(folder, copy)
         damage = _damage(copy)
         try:
-            with start(copy, metadata["base_model"]) as url, reached(endpoint_of(url, metadata["name"])) as server:
+            with start(copy, base_model) as url, reached(endpoint_of(url, metadata["name"])) as server:
                 version = version_of(server)
                 vectors = embedded(server, PLAIN_QUERIES, Asking("query"))
         except (InputError, RunError, RefusedError) as error:
@@ -56,7 +54,7 @@ def tried_fallback(folder: Path, metadata: StoredMetadata, start: Start) -> Fall
     if vectors.shape == expected.shape:
         lowest = float(np.nan_to_num(cosines_of(vectors, expected), nan=-1).min())
     if lowest is None or lowest < LEAST_COSINE["fp32"]:
-        faults.append(f"its vectors are not those of {encoder.name}" + (f" (cosine {lowest:.4f})" if lowest else ""))
+        faults.append(f"its vectors are not those of {base_model}" + (f" (cosine {lowest:.4f})" if lowest else ""))
     if version.get("fallback") is not True:
         faults.append(f"/version does not say that the fallback is served, but fallback: {version.get('fallback')}")
     elif not version.get("reason"):

@@ -32,7 +32,7 @@ LOADS = (
     Load("single queries", "query", 1, 1, 200, 20),
     Load("single queries", "query", 1, 8, 400, 20),
     Load("batches of 32 passages", "document", 32, 1, 20, 2),
-    Load("batches of 32 passages", "document", 32, 8, 40, 2),
+    Load("batches of 32 passages", "document", 32, 8, 24, 2),
 )
 
 

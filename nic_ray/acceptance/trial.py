@@ -19,10 +19,13 @@ from nic_ray.bundle.served import Role, Server, reached, version_of
 from nic_ray.bundle.served_prompts import embed_served
 from nic_ray.bundle.served_rows import Rows
 from nic_ray.bundle.served_verification import (
+    ServedRecall,
     ServedVerification,
     endpoint_of,
+    faults_of_recall,
     hashes_of,
     rows_for,
+    stated_recall,
     verified_server,
     with_model,
 )
@@ -31,6 +34,7 @@ from nic_ray.config import DEFAULT_RETENTION_SET, GuardConfig
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject, StoredMetadata
 from nic_ray.metrics.table import PRIMARY
+from nic_ray.origin import METADATA
 from nic_ray.packaged import packaged
 from nic_ray.progress import View
 from nic_ray.sources import Sources
@@ -168,13 +172,13 @@ def _measured(
     loads: Sequence[Load],
     view: View,
 ) -> Acceptance:
-    served = verified_server(server, folder, metadata, rows, found.version, view)
+    served = verified_server(server, folder, metadata, None, found.version, view)
     found = replace(found, served=served)
     if not any(fault.startswith("golden texts: the server") for fault in served.faults):
         way, prompts = served.way, served.prompts
         if rows is not None:
             quality = measured_quality("the test rows", server, way, prompts, metadata, rows, view)
-            found = replace(found, quality=quality)
+            found = replace(found, quality=quality, served=_with_recall(served, quality, metadata, rows))
         retention = packaged(DEFAULT_RETENTION_SET)
         if retention.is_file():
             others = retention_rows(retention)
@@ -186,6 +190,20 @@ def _measured(
             queries = [rows.collection.texts[rows.collection.query[row]] for row in rows.rows]
             found = replace(found, flags=measured_flags(server, queries, rows.queries, view))
     return found
+
+
+def _with_recall(
+    served: ServedVerification, quality: Quality, metadata: StoredMetadata, rows: Rows
+) -> ServedVerification:
+    """The verification of the endpoint, with the recall that was measured through it beside the stated one."""
+    means = {domain: own.difference for domain, own in quality.tuned[PRIMARY].items()}
+    recall = ServedRecall(means, stated_recall(metadata, rows), METADATA, quality.queries, quality.passages)
+    return replace(
+        served,
+        recall=recall,
+        faults=[*served.faults, *faults_of_recall(recall)],
+        findings=[*served.findings, *rows.warnings],
+    )
 
 
 def _latencies(

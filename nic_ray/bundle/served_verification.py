@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.evaluation import query_scores, texts_to_score
 from nic_ray.model.whole_models import plain_scores
+from nic_ray.origin import METADATA
 from nic_ray.packaged import packaged
 from nic_ray.progress import View
 from nic_ray.questions.endpoint import Endpoint, checked_url, key_in
@@ -33,6 +33,7 @@ from nic_ray.sources import REFERENCE, Sources
 MAX_RECALL_DIFFERENCE = 0.005
 """Largest difference allowed between a Recall@5 through the endpoint and the stated one."""
 TIMEOUT_S = 120.0
+RUN_HERE = "the model run here"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ServedRecall:
     stated: Mapping[str, float]
     """The same, as metadata.json states it; where it states none for these rows and weights, as the model gives it
     when it is run here."""
-    stated_by: Literal["metadata.json", "the model run here"]
+    stated_by: str
+    """`METADATA` or `RUN_HERE`."""
     queries: int
     passages: int
 
@@ -217,6 +219,22 @@ def local_model(folder: Path) -> Callable[[int | None], Raw]:
     return at
 
 
+def stated_recall(metadata: StoredMetadata, rows: Rows) -> dict[str, float]:
+    """Domain, and "macro" -> Recall@5 of the test rows that metadata.json states; empty where it states none.
+
+    After a refit on all rows the stated figures are of other weights.
+    """
+    if not rows.own or metadata.get("refit") == "all":
+        return {}
+    return primary_of(metadata.get("results", {}).get("test", {}).get("tuned", {}))
+
+
+def primary_of(flat: Mapping[str, float]) -> dict[str, float]:
+    """Domain, and "macro" -> Recall@5, of flat metrics."""
+    start = f"{PRIMARY}/"
+    return {key.removeprefix(start): value for key, value in flat.items() if key.startswith(start)}
+
+
 def faults_of_recall(recall: ServedRecall) -> list[str]:
     """Compare the macro Recall@5 through an endpoint with the stated one."""
     stated = recall.stated.get("macro")
@@ -271,19 +289,11 @@ def _recall(
     metadata = bundles.read_metadata(folder)
     asked = asked_of_server(server, handling.way, prompts, rows, view)
     served = flat_metrics(query_scores(asked), rows.queries.domains)
-    stated = metadata.get("results", {}).get("test", {}).get("tuned", {}) if rows.own else {}
-    # after a refit, the figures are of other weights
-    is_stated = bool(stated) and metadata.get("refit") != "all"
-    if not is_stated:
+    stated, by = stated_recall(metadata, rows), METADATA
+    if not stated:
         number = len(texts_to_score(rows.collection, rows.rows))
         with view.work("embedding the test rows with the model, run here", number) as done:
             scores = plain_scores(bundles.load(folder), rows.collection, rows.rows, done=done)
-        stated = flat_metrics(scores, rows.queries.domains)
-
-    def recall(flat: Mapping[str, float]) -> dict[str, float]:
-        start = f"{PRIMARY}/"
-        return {key.removeprefix(start): value for key, value in flat.items() if key.startswith(start)}
-
+        stated, by = primary_of(flat_metrics(scores, rows.queries.domains)), RUN_HERE
     corpus = ranked_for(rows.collection, rows.rows).corpus
-    by: Literal["metadata.json", "the model run here"] = "metadata.json" if is_stated else "the model run here"
-    return ServedRecall(recall(served), recall(stated), by, len(rows.rows), len(corpus))
+    return ServedRecall(primary_of(served), stated, by, len(rows.rows), len(corpus))
