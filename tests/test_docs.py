@@ -1,4 +1,4 @@
-"""README and runbook: every command in them parses, and those that take less than a minute are run."""
+"""README, runbook and the page of the service: their commands parse, and those of less than a minute are run."""
 
 import importlib
 import io
@@ -24,11 +24,11 @@ from nic_ray.config import Config
 from nic_ray.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "runbook.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "runbook.md", ROOT / "docs" / "service.md"]
 TELLING = [*PAGES, ROOT / "docs" / "decisions.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:\.venv/bin/)?python -m nic_ray[^`\[]*)`")
-OTHERS = {"source", "kubectl", "tensorboard", "optuna-dashboard"}
+OTHERS = {"source", "kubectl", "curl", "export", "pip", "tensorboard", "optuna-dashboard"}
 """Programs that are none of ours and none that the tests could start."""
 PLACEHOLDERS = ("FILE", "SAMPLE")
 
@@ -55,7 +55,7 @@ def is_command(line: str) -> bool:
     return program in {"python", "make", "ray", "nic-ray", *OTHERS}
 
 
-NAMES = {"nic_ray.check", "nic_ray.compare"}
+NAMES = {"nic_ray.check", "nic_ray.compare", "nic_ray.serve"}
 """Commands that prose names without the arguments that they need."""
 COMMANDS = [line for line in ALL if is_command(line)]
 
@@ -110,10 +110,13 @@ def both(parameter):
 
 def test_the_options_of_the_readmes_table_are_those_of_the_commands():
     rows = re.findall(r"^\| `python -m (nic_ray\.\w+) ([^`]*)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == 15
+    assert len(rows) == 17
     for module, arguments in rows:
-        app = typer.Typer()
-        app.command()(importlib.import_module(module).main)
+        app, found = typer.Typer(), importlib.import_module(module)
+        verb = arguments.partition(" ")[0]
+        app.command()(
+            found.main if hasattr(found, "main") else getattr(importlib.import_module(f"{module}.__main__"), verb)
+        )
         known = {name for parameter in typer.main.get_command(app).params for name in both(parameter)}
         assert set(re.findall(r"--[a-z-]+", arguments)) <= known, module
 
@@ -297,6 +300,7 @@ QUICK = sorted(
         for command in COMMANDS
         if (found := ours(command))
         and len(found) > 1
+        and "--endpoint" not in found
         and found[0].removeprefix("nic_ray.")
         in {"check", "verify", "evaluate", "compare", "retrieve", "convert", "export"}
     }

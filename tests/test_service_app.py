@@ -76,6 +76,8 @@ def serving(own=None, *, index=True, **changes):
         if index
         else None,
         "detector": None,
+        "warnings": [],
+        "reload": 0,
         "verified": True,
         "batcher": batcher_of(own, lambda *_: None),
     }

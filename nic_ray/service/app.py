@@ -41,6 +41,8 @@ OPEN_PATHS = ("/health", "/ready")
 WEIGHTS_HEADER = "x-nic-ray-weights"
 """The header that says by which weights a request was answered."""
 LONGEST_WAIT_S = 60
+COUNTED_AT_ONCE = 10_000
+"""Number of characters whose tokens are counted in less than some milliseconds."""
 MOST_TOKENS = 2**18
 """Number of tokens that requests may have together; a request that comes alone may have more."""
 
@@ -205,11 +207,17 @@ async def _body(request: Request) -> bytes:
     Raises:
         RefusedError: it is larger.
     """
+    too_large = RefusedError(413, f"the body must have at most {LARGEST_BODY} bytes; send fewer texts at once")
+    if (
+        request.headers.get("content-length", "0").isdigit()
+        and int(request.headers.get("content-length", "0")) > LARGEST_BODY
+    ):
+        raise too_large
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > LARGEST_BODY:
-            raise RefusedError(413, f"the body must have at most {LARGEST_BODY} bytes; send fewer texts at once")
+            raise too_large
     return bytes(content)
 
 
@@ -220,7 +228,7 @@ async def _embeddings(state: State, request: Request, serving: Serving) -> Respo
             400, "anomaly: this service has no detector; fit one, or leave the field out", param="anomaly"
         )
     limit = serving.engine.max_tokens
-    counts = serving.engine.count_tokens(asked.texts, asked.is_query)
+    counts = await _counted(serving, asked.texts, is_query=asked.is_query)
     tokens = [min(count, limit) for count in counts]
     said = None
     with _load(state, sum(tokens)):
@@ -233,6 +241,13 @@ async def _embeddings(state: State, request: Request, serving: Serving) -> Respo
         _embeddings_json(serving, _cut(embeddings, asked.dimensions), tokens, counts, said, asked.base64),
         media_type="application/json",
     )
+
+
+async def _counted(serving: Serving, texts: Sequence[str], *, is_query: bool) -> list[int]:
+    """Count tokens; of long texts in a thread, so that other requests are answered meanwhile."""
+    if sum(map(len, texts)) < COUNTED_AT_ONCE:
+        return serving.engine.count_tokens(texts, is_query)
+    return await asyncio.to_thread(serving.engine.count_tokens, texts, is_query)
 
 
 def _embeddings_json(
@@ -260,7 +275,8 @@ async def _search(state: State, request: Request, serving: Serving) -> Response:
         raise RefusedError(404, "no passages are served; start the service with --corpus")
     body = parse_body(await _body(request), SearchBody)
     check_texts("query", [body.query])
-    tokens = [min(count, serving.engine.max_tokens) for count in serving.engine.count_tokens([body.query], True)]
+    counts = await _counted(serving, [body.query], is_query=True)
+    tokens = [min(count, serving.engine.max_tokens) for count in counts]
     embeddings, said = await embed_and_assess(serving, [body.query], tokens)
     _note(state, [body.query], said)
     answer = await asyncio.to_thread(search, serving.index, body.query, embeddings[0], body.top)

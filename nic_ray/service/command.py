@@ -53,7 +53,13 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
 def introduction(bundle: Path, settings: Settings, running: Running) -> Iterator[str]:
     """Lines that tell how to use a service."""
     token = f" -H 'Authorization: Bearer '\"${TOKEN}\"" if settings.token_sha256 else ""
+    version = running.version()
     yield f"serving {bundle} at {running.url} (Ctrl-C stops it, kill -HUP {os.getpid()} reloads)"
+    times = ", ".join(f"{form} {time:.1f} ms" for form, time in version["milliseconds"].items())
+    yield f"  computed by {version['format']}" + (f", the fastest for a query: {times}" if times else "")
+    if version["passages"] is not None:
+        yield f"  {version['passages']} passages, ranked by {version['ranking']}"
+    yield from (f"  warning: {line}" for line in version["warnings"])
     yield (
         f"  curl {running.url}/v1/embeddings{token} -H 'Content-Type: application/json' "
         '-d \'{"input": "how is the oil changed", "input_type": "query"}\''

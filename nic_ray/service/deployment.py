@@ -17,7 +17,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.service.app import State, application
 from nic_ray.service.instruments import instruments
-from nic_ray.service.serving import QueryLog, load_serving
+from nic_ray.service.serving import QueryLog, described, load_serving
 from nic_ray.service.settings import Described, Settings, Version
 from nic_ray.validation import stored_faults
 
@@ -29,7 +29,7 @@ TOKEN_SHA256 = "NIC_RAY_SERVE_TOKEN_SHA256"
 """The environment variable that holds the SHA-256 of the bearer token, where a configuration starts the service."""
 STUCK_S = 120.0
 """Time after which a replica whose batch is not done is taken for stuck, and replaced."""
-SHARES_A_REPLICA_HOLDS = 1024
+HANDED = 1024
 """Requests that Ray may hand to a replica, which itself answers those beyond `most_waiting` with 429."""
 QUEUED = 256
 """Requests that wait for a replica while none is there, at each proxy."""
@@ -39,7 +39,8 @@ class Replica:
     """One replica: a process with the model."""
 
     def __init__(self, settings: Settings, metrics_folder: Path) -> None:
-        logging.getLogger("nic_ray").setLevel(logging.WARNING)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+        logging.getLogger("nic_ray").setLevel(logging.INFO)
         queries = None if settings.log_queries is None else QueryLog(Path(settings.log_queries))
         self._settings = settings
         self._state = State(settings, instruments(metrics_folder), queries=queries)
@@ -60,6 +61,12 @@ class Replica:
         else:
             # in the background, because Ray sends no request to a replica until this method has returned
             self._loading = asyncio.create_task(self._reload(version))
+
+    async def version(self) -> JsonObject:
+        """What `GET /version` answers."""
+        serving = self._state.serving
+        assert serving is not None  # Ray asks a replica only once `reconfigure` has returned
+        return described(serving)
 
     async def check_health(self) -> None:
         """Raise if the model has stopped to compute; Ray then starts another replica in the place of this one."""
@@ -107,7 +114,7 @@ def deployment(
     ingress: Any = serve.ingress(None)(Replica)
     described: Any = serve.deployment(
         name="embeddings",
-        max_ongoing_requests=SHARES_A_REPLICA_HOLDS,
+        max_ongoing_requests=HANDED,
         max_queued_requests=QUEUED,
         ray_actor_options={"num_cpus": cpus, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}}},
         health_check_period_s=5,

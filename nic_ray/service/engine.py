@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,8 @@ class Engine:
     """Whether a text has one embedding as a query and another as a passage."""
     similarity: str
     """Name of the model's similarity function."""
+    milliseconds: Mapping[Form, float] = field(default_factory=dict)
+    """Median time of a query in each form that was tried; empty if there was nothing to choose from."""
 
 
 def torch_engine(model: SentenceTransformer) -> Engine:
@@ -194,9 +196,8 @@ def _fastest(engines: Sequence[Engine]) -> Engine:
             engine.embed_queries([TYPICAL])
             if number >= TIMED // 10:
                 taken[engine.form].append(1000 * (time.perf_counter() - started))
-    medians = {form: float(np.median(times)) for form, times in taken.items()}
-    log.warning("a query takes %s", ", ".join(f"{time:.1f} ms ({form})" for form, time in medians.items()))
-    return min(engines, key=lambda engine: medians[engine.form])
+    medians = {form: round(float(np.median(times)), 2) for form, times in taken.items()}
+    return replace(min(engines, key=lambda engine: medians[engine.form]), milliseconds=medians)
 
 
 def _counter(tokenizer: Tokenizer, prompts: Prompts) -> Callable[[Sequence[str], bool], list[int]]:

@@ -196,7 +196,7 @@ def _embed(texts: Sequence[str], engine: Engine) -> NDArray[np.float32]:
     for start in range(0, len(texts), EMBEDDED_AT_ONCE):
         blocks.append(engine.embed_passages(texts[start : start + EMBEDDED_AT_ONCE]))
         if len(texts) > 20 * EMBEDDED_AT_ONCE:
-            log.warning("embedded %d of %d passages", start + len(blocks[-1]), len(texts))
+            log.info("embedded %d of %d passages", start + len(blocks[-1]), len(texts))
     embeddings = np.concatenate(blocks)
     if engine.similarity == "cosine":
         embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

@@ -41,6 +41,9 @@ def instruments(folder: Path) -> Instruments:
     os.environ[FOLDER] = str(folder)
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+    for path in folder.glob("gauge_live*.db"):
+        if not Path(f"/proc/{(pid := path.stem.rpartition('_')[2])}").exists():
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
     own = CollectorRegistry()
     seconds = Histogram(
         "nic_ray_request_seconds", "Time to answer a request", ["path", "status"], buckets=_SECONDS, registry=own

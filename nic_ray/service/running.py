@@ -17,18 +17,17 @@ from typing import Any
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.detector import weights_sha256
 from nic_ray.errors import InputError, RunError
+from nic_ray.evidence import JsonObject
 from nic_ray.hardware import usable_cpus
 from nic_ray.progress import View
 from nic_ray.search.session import joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.service.settings import Settings, Version
 from nic_ray.sources import is_hub
 
-log = logging.getLogger("nic_ray.service")
-
 TOKEN = "NIC_RAY_SERVE_TOKEN"
 """The environment variable that holds the bearer token."""
-START_S = 1800.0
-"""Longest wait for a start; the embedding of a large corpus is part of it."""
+START_S, RELOAD_S = 1800.0, 600.0
+"""Longest wait for a start, and for a reload; the embedding of a large corpus is part of both."""
 SWITCHES = {
     # one thread and one event loop for a request, not three: a third of Ray's time per request
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -54,8 +53,10 @@ class Running:
     """A service that runs."""
 
     url: str
+    version: Callable[[], JsonObject]
+    """What `GET /version` answers."""
     reload: Callable[[], str]
-    """Serve what lies at the bundle's path now, without losing a request. Returns what was done, in a sentence."""
+    """Serve what lies at the bundle's path now, without losing a request. Returns what came of it, in a sentence."""
 
 
 def token_sha256(token: str | None) -> str | None:
@@ -90,24 +91,23 @@ def checked(bundle: Path, settings: Settings, place: Place) -> Version:
     for path in settings.corpus:
         if not is_hub(Path(path)) and not Path(path).exists():
             raise InputError(f"--corpus {path}: no such file or folder; name a file of pairs or a folder of texts")
-    return _version_at(bundle, 0, settings.fallback)
+    try:
+        return _version_at(bundle, 0)
+    except InputError as error:
+        if settings.fallback is None:
+            raise InputError(f"{error}; or name a base model to serve in its place with --fallback") from None
+        return Version(bundle=str(bundle))
 
 
-def _version_at(folder: Path, reload: int, fallback: str | None) -> Version:
+def _version_at(folder: Path, reload: int) -> Version:
     """Verify the files of a bundle, and name the version.
 
     Raises:
-        InputError: the bundle is not sound, and there is no fallback.
+        InputError: the bundle is not sound.
     """
-    try:
-        metadata, faults = bundles.read_metadata(folder), bundles.find_faults(folder)
-        if faults:
-            raise InputError(f"{folder}: {'; '.join(faults[:3])}; export the model again")
-    except InputError as error:
-        if fallback is None:
-            raise InputError(f"{error}; or name a base model to serve in its place with --fallback") from None
-        log.warning("%s", error)
-        return Version(bundle=str(folder), reload=reload)
+    metadata, faults = bundles.read_metadata(folder), bundles.find_faults(folder)
+    if faults:
+        raise InputError(f"{folder}: {'; '.join(faults[:3])}; export the model again")
     return Version(bundle=str(folder), weights_sha256=weights_sha256(metadata), reload=reload)
 
 
@@ -143,37 +143,66 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
 
     from nic_ray.service.deployment import NAME, deployment
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    joined = joins_a_cluster()
+    if joined and NAME in serve.status().applications:
+        raise InputError(
+            f"this cluster serves a model already (application {NAME}): change its configuration and deploy it again, "
+            "or end it with serve shutdown"
+        )
     most = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
     replicas = place.replicas if place.replicas is not None else (1 if most == 1 else (1, most))
-    current = version
 
     def deploy(wanted: Version) -> None:
         app = deployment(settings, wanted, replicas=replicas, cpus=1, metrics_folder=metrics)
         target = serve.RunTarget(app, name=NAME, route_prefix="/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
-    def reload() -> str:
-        nonlocal current
-        try:
-            new = _version_at(Path(current.bundle), current.reload + 1, None)
-        except InputError as error:
-            return f"not reloaded, the version that was served stays: {error}"
-        current = new
-        deploy(new)
-        return f"reloading {current.bundle}, weights {str(new.weights_sha256)[:16]}"
+    def served() -> JsonObject:
+        answer: JsonObject = serve.get_app_handle(NAME).version.remote().result(timeout_s=30)
+        return answer
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     view.say(f"starting {replicas if isinstance(replicas, int) else 'up to ' + str(replicas[1])} replica(s)")
-    location = "EveryNode" if joins_a_cluster() else "HeadOnly"
     serve.start(
-        proxy_location=location, http_options={"host": place.host, "port": place.port, "request_timeout_s": 600}
+        proxy_location="EveryNode" if joined else "HeadOnly",
+        http_options={"host": place.host, "port": place.port, "request_timeout_s": 600},
     )
     try:
         deploy(version)
         _await_start(NAME, view)
-        yield Running(f"http://{place.host}:{place.port}", reload)
+        yield Running(f"http://{place.host}:{place.port}", served, _reloader(version, deploy, served))
     finally:
-        serve.shutdown()
+        serve.delete(NAME)
+        if not joined:
+            serve.shutdown()
+
+
+def _reloader(
+    version: Version, deploy: Callable[[Version], None], served: Callable[[], JsonObject]
+) -> Callable[[], str]:
+    """Return `Running.reload` for a service that was started with a version."""
+    current = version
+
+    def reload() -> str:
+        nonlocal current
+        try:
+            new = _version_at(Path(current.bundle), current.reload + 1)
+        except InputError as error:
+            return f"not reloaded, the version that was served stays: {error}"
+        current = new
+        deploy(new)
+        deadline = time.monotonic() + RELOAD_S
+        while time.monotonic() < deadline:
+            if (now := served())["reload"] == new.reload:
+                return f"reloaded {current.bundle}: {_weights(now)}"
+            time.sleep(0.2)
+        return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, and {_weights(served())} stay; see Ray's logs"
+
+    return reload
+
+
+def _weights(version: JsonObject) -> str:
+    return f"weights {str(version['weights_sha256'])[:16]}"
 
 
 def _await_start(name: str, view: View) -> None:

@@ -18,14 +18,15 @@ from nic_ray import __version__
 from nic_ray.anomaly.windows import parts_of
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.assessed import Verdict, verdicts
-from nic_ray.bundle.detector import BundleDetector, load_detector, weights_sha256
+from nic_ray.bundle.detector import BundleDetector, read_detector, weights_sha256
 from nic_ray.bundle.golden import read_golden
 from nic_ray.errors import InputError
+from nic_ray.evidence import JsonObject
 from nic_ray.service.batches import Batcher, Observe
 from nic_ray.service.engine import Engine, engine_of, fallback_engine
 from nic_ray.service.index import Index, index_of
 from nic_ray.service.settings import Settings, Version
-from nic_ray.sources import as_sources
+from nic_ray.sources import Sources, as_sources
 
 log = logging.getLogger("nic_ray.service")
 
@@ -48,6 +49,10 @@ class Serving:
     """Numbers of dimensions that an embedding may be asked for, all of them first."""
     index: Index | None
     detector: BundleDetector | None
+    warnings: Sequence[str]
+    """What is missing, or not as it should be."""
+    reload: int
+    """Number of the reload by which it was loaded, as of `Version`."""
     verified: bool
     """Whether the files have the hashes of the export, and the golden texts their vectors."""
     batcher: Batcher
@@ -63,57 +68,80 @@ def load_serving(settings: Settings, version: Version, observe: Observe) -> Serv
         InputError: neither can be loaded, or the corpus cannot be read.
     """
     folder = Path(version.bundle)
-    name = folder.name
     try:
         metadata, golden = bundles.read_metadata(folder), read_golden(folder)
-        name = metadata["name"]
         engine = engine_of(folder, settings.form, golden, threads=settings.threads)
     except InputError as error:
         if settings.fallback is None:
             raise
         log.error("%s is served instead of %s: %s", settings.fallback, folder, error)
-        engine = fallback_engine(settings.fallback, threads=settings.threads)
-        return _serving(settings, engine, observe, name=name, served=settings.fallback, reason=str(error))
-    weights = weights_sha256(metadata)
+        return _fallback(settings, version, observe, reason=str(error))
+    warnings, weights = [], weights_sha256(metadata)
     if version.weights_sha256 not in (None, weights):
-        log.warning("%s: holds another version than the one that was verified for this reload", folder)
+        warnings.append(f"{folder}: holds another version than the one that this reload was asked for")
+    if golden is None:
+        warnings.append(f"{folder}: was exported without golden texts, so that its vectors could not be verified")
+    detector = None
+    if settings.anomaly == "flag":
+        try:
+            detector = read_detector(folder)
+        except InputError as error:
+            warnings.append(f"queries are not assessed: {error}")
+    for line in warnings:
+        log.warning("%s", line)
     trained = metadata.get("config", {}).get("train", {}).get("dimensions", ())
     smaller = sorted((int(size) for size in trained if int(size) < engine.dimensions), reverse=True)
+    corpus = _corpus(settings)
     return Serving(
-        name=name,
-        served=name,
+        name=metadata["name"],
+        served=metadata["name"],
         weights_sha256=weights,
         base_model=metadata["base_model"],
         reason=None,
         engine=engine,
         dimensions=(engine.dimensions, *smaller),
-        index=index_of(as_sources([Path(p) for p in settings.corpus]), engine, metadata, weights)
-        if settings.corpus
-        else None,
-        detector=load_detector(folder) if settings.anomaly == "flag" else None,
+        index=None if corpus is None else index_of(corpus, engine, metadata, weights),
+        detector=detector,
+        warnings=warnings,
+        reload=version.reload,
         verified=golden is not None,
         batcher=batcher_of(engine, observe),
     )
 
 
-def _serving(settings: Settings, engine: Engine, observe: Observe, *, name: str, served: str, reason: str) -> Serving:
-    corpus = as_sources([Path(place) for place in settings.corpus]) if settings.corpus else None
+def _fallback(settings: Settings, version: Version, observe: Observe, *, reason: str) -> Serving:
+    assert settings.fallback is not None
+    folder, engine, corpus = (
+        Path(version.bundle),
+        fallback_engine(settings.fallback, threads=settings.threads),
+        _corpus(settings),
+    )
+    try:
+        name = bundles.read_metadata(folder)["name"]
+    except InputError:
+        name = folder.name
     return Serving(
         name=name,
-        served=served,
+        served=settings.fallback,
         weights_sha256=None,
-        base_model=served,
+        base_model=settings.fallback,
         reason=reason,
         engine=engine,
         dimensions=(engine.dimensions,),
-        index=None if corpus is None else index_of(corpus, engine, None, f"fallback {served}"),
+        index=None if corpus is None else index_of(corpus, engine, None, f"fallback {settings.fallback}"),
         detector=None,
+        warnings=[f"{settings.fallback} is served in place of {folder}: {reason}"],
+        reload=version.reload,
         verified=False,
         batcher=batcher_of(engine, observe),
     )
 
 
-def described(serving: Serving) -> dict[str, object]:
+def _corpus(settings: Settings) -> Sources | None:
+    return as_sources([Path(place) for place in settings.corpus]) if settings.corpus else None
+
+
+def described(serving: Serving) -> JsonObject:
     """What `GET /version` answers."""
     return {
         "name": serving.name,
@@ -121,11 +149,14 @@ def described(serving: Serving) -> dict[str, object]:
         "weights_sha256": serving.weights_sha256,
         "base_model": serving.base_model,
         "format": serving.engine.form,
+        "milliseconds": serving.engine.milliseconds,
         "dimensions": list(serving.dimensions),
         "max_tokens": serving.engine.max_tokens,
         "fallback": serving.reason is not None,
         "reason": serving.reason,
         "verified": serving.verified,
+        "warnings": list(serving.warnings),
+        "reload": serving.reload,
         "detector": serving.detector is not None,
         "passages": None if serving.index is None else len(serving.index.passages),
         "ranking": None if serving.index is None else str(serving.index.ranking),
