@@ -131,15 +131,15 @@ def free_port() -> int:
 
 
 def asked(url: str, body: Any = None, timeout_s: float = 60) -> tuple[int, bytes, dict[str, str]]:
-    """Status, content and headers of an answer; the status is 0 if there is none."""
+    """Status, content and headers, named in small letters, of an answer; the status is 0 if there is none."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return answer.status, answer.read(), dict(answer.headers)
+            return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, error.read(), dict(error.headers)
+            return error.code, error.read(), {name.lower(): value for name, value in error.headers.items()}
     except OSError:
         return 0, b"", {}
 

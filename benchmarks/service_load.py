@@ -253,7 +253,7 @@ def overload(arguments: argparse.Namespace, folder: Path) -> Any:
             "accepted_per_s": over.per_s(200),
             "p99_accepted_ms": over.p99_ms(200),
             "p99_refused_ms": over.p99_ms(429),
-            "retry_after": [headers.get("Retry-After") for status, _, headers in seen if status == 429],
+            "retry_after": [headers.get("retry-after") for status, _, headers in seen if status == 429],
             "memory_before_mib": memory / 2**20,
             "memory_most_mib": max(memories) / 2**20,
             "memory_after_mib": server.memory() / 2**20,
