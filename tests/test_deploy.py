@@ -12,7 +12,7 @@ import yaml
 
 from nic_ray.config_file import load_config
 from nic_ray.errors import InputError
-from nic_ray.service.settings import Described
+from nic_ray.service.settings import Described, Version
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +66,9 @@ def test_a_serve_configuration_starts_our_service_with_settings_that_exist(numbe
     assert (module, name) == ("nic_ray.service.deployment", "application_of")
     assert callable(getattr(importlib.import_module(module), name))
     Described.model_validate(application.args)
+    (deployment,) = application.deployments
+    assert deployment.name == "embeddings"
+    assert Version.model_validate(deployment.user_config).bundle.endswith("/models/nic-embeddings-v1.0")
 
 
 def test_a_serve_configuration_without_a_token_is_refused(monkeypatch):
@@ -73,11 +76,11 @@ def test_a_serve_configuration_without_a_token_is_refused(monkeypatch):
 
     monkeypatch.delenv("NIC_RAY_SERVE_TOKEN_SHA256", raising=False)
     with pytest.raises(InputError, match="NIC_RAY_SERVE_TOKEN_SHA256"):
-        application_of({"bundle": "models/demo"})
-    with pytest.raises(InputError, match=r"args: .*replicas"):
-        application_of({"bundle": "models/demo", "replicas": 0})
+        application_of({"threads": 2})
+    with pytest.raises(InputError, match=r"args: .*threads"):
+        application_of({"threads": 0})
     monkeypatch.setenv("NIC_RAY_SERVE_TOKEN_SHA256", "ab" * 32)
-    assert application_of({"bundle": "models/demo", "reload": 3})
+    assert application_of({"threads": 2, "corpus": ["pairs.jsonl"]})
 
 
 def test_the_service_has_a_cluster_of_our_ray_with_tokens():
@@ -86,6 +89,8 @@ def test_the_service_has_a_cluster_of_our_ray_with_tokens():
     cluster = service["spec"]["rayClusterConfig"]
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     assert cluster["authOptions"] == {"mode": "token"}
-    args = serve_configurations()[1]["applications"][0]["args"]
+    (deployment,) = serve_configurations()[1]["applications"][0]["deployments"]
     workers = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
-    assert args["cpus"] < int(workers["resources"]["limits"]["cpu"])  # a proxy runs beside each replica
+    assert deployment["ray_actor_options"]["num_cpus"] < int(
+        workers["resources"]["limits"]["cpu"]
+    )  # a proxy runs beside each replica

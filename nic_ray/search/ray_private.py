@@ -101,6 +101,19 @@ def optuna_study_of(searcher: Any) -> Any:
     return searcher._ot_study
 
 
+def keep_version(deployment: Any, version: str) -> None:
+    """Give a deployment of Ray Serve a version, so that one with another `user_config` alone starts no process anew.
+
+    Without one, Ray takes every deployment for other code.
+
+    Raises:
+        RunError: this Ray has no such attribute.
+    """
+    if not hasattr(deployment, "_version"):
+        raise RunError(f"a deployment of this Ray has no _version, which nic_ray uses of Ray {KNOWN}; install that one")
+    deployment._version = version
+
+
 def bootstrap_address(place: str) -> str:
     """Return the "host:port" that Ray would join for an address such as "auto"; empty if Ray finds none."""
     from ray._private import services

@@ -1,6 +1,7 @@
 """The service under Ray Serve: a deployment whose replicas each hold the model and answer requests."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import tempfile
@@ -13,8 +14,10 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
+from nic_ray import __version__
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
+from nic_ray.search.ray_private import keep_version
 from nic_ray.service.app import State, application
 from nic_ray.service.instruments import instruments
 from nic_ray.service.serving import QueryLog, described, load_serving
@@ -70,6 +73,8 @@ class Replica:
 
     async def check_health(self) -> None:
         """Raise if the model has stopped to compute; Ray then starts another replica in the place of this one."""
+        if self._wanted is None:
+            raise RuntimeError("user_config names no bundle; see deploy/serve.yaml")
         serving = self._state.serving
         since = None if serving is None else serving.batcher.since
         if since is not None and time.monotonic() - since > STUCK_S:
@@ -92,11 +97,12 @@ class Replica:
 
 
 def deployment(
-    settings: Settings, version: Version, *, replicas: int | tuple[int, int], cpus: float, metrics_folder: Path
+    settings: Settings, version: Version | None, *, replicas: int | tuple[int, int], cpus: float, metrics_folder: Path
 ) -> Application:
     """Describe the application to Ray Serve.
 
     Args:
+        version: what is served; None if a Serve configuration names it.
         replicas: their number, or the least and the most, between which Ray follows the load.
         cpus: CPUs that Ray sets apart for each.
         metrics_folder: where the replicas of a machine share what they count.
@@ -119,10 +125,12 @@ def deployment(
         ray_actor_options={"num_cpus": cpus, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}}},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=30,
-        user_config=version.model_dump(),
+        user_config=None if version is None else version.model_dump(),
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         **scaling,
     )(ingress)
+    told = f"{__version__} {settings.model_dump_json()} {metrics_folder}"
+    keep_version(described, hashlib.sha256(told.encode()).hexdigest()[:16])
     bound: Application = described.bind(settings, metrics_folder)
     return bound
 
@@ -130,7 +138,8 @@ def deployment(
 def application_of(arguments: JsonObject) -> Application:
     """Build the application from the `args` of a Serve configuration, the fields of `Described`.
 
-    The token's hash may come from the environment variable NIC_RAY_SERVE_TOKEN_SHA256 instead.
+    The configuration itself names replicas, CPUs and, as `user_config`, the bundle. The token's hash may come from the
+    environment variable NIC_RAY_SERVE_TOKEN_SHA256.
 
     Raises:
         InputError: a field is missing or wrong, or no token is named.
@@ -145,6 +154,5 @@ def application_of(arguments: JsonObject) -> Application:
             "without_token: true in the Serve configuration"
         )
     settings = Settings.model_validate(wanted.model_dump(include=set(Settings.model_fields)))
-    version = Version.model_validate(wanted.model_dump(include=set(Version.model_fields)))
     folder = Path(tempfile.gettempdir(), f"nic_ray-metrics-{os.getuid()}")
-    return deployment(settings, version, replicas=wanted.replicas, cpus=wanted.cpus, metrics_folder=folder)
+    return deployment(settings, None, replicas=1, cpus=1, metrics_folder=folder)

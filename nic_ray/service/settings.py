@@ -46,11 +46,12 @@ class Version(BaseModel):
     reload: int = Field(0, ge=0, description="number of reloads; a change of it alone is a reload too")
 
 
-class Described(Settings, Version):
-    """The `args` of a Serve configuration, such as that of a RayService on Kubernetes."""
+class Described(Settings):
+    """The `args` of a Serve configuration, such as that of a RayService on Kubernetes.
 
-    replicas: int = Field(1, ge=1, description="processes that hold the model")
-    cpus: float = Field(1, ge=0, description="CPUs that Ray sets apart for each")
+    Its `user_config` is a `Version`, by which a new version is loaded without a new process.
+    """
+
     without_token: bool = Field(
         False, description="whether everyone who reaches the service may use it, if no token is named"
     )
