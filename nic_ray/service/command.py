@@ -34,8 +34,9 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
             f"serving needs {', '.join(lacking)}; install with: pip install -c constraints.txt -e '.[serve]'"
         )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    settings = settings.model_copy(update={"token_sha256": token_sha256(os.environ.get(TOKEN))})
-    place = Place(host, port, _number_of(replicas))
+    token = os.environ.get(TOKEN, "").strip() or None
+    settings = settings.model_copy(update={"token_sha256": token_sha256(token)})
+    place = Place(host, port, _number_of(replicas), token)
     with (
         _signals() as (ended, reload_asked),
         view(quiet=False) as progress,

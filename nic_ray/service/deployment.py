@@ -20,7 +20,7 @@ from nic_ray.evidence import JsonObject
 from nic_ray.search.ray_private import keep_version
 from nic_ray.service.app import State, application
 from nic_ray.service.instruments import instruments
-from nic_ray.service.serving import QueryLog, described, load_serving
+from nic_ray.service.serving import QueryLog, load_serving
 from nic_ray.service.settings import Described, Settings, Version
 from nic_ray.validation import stored_faults
 
@@ -64,12 +64,6 @@ class Replica:
         else:
             # in the background, because Ray sends no request to a replica until this method has returned
             self._loading = asyncio.create_task(self._reload(version))
-
-    async def version(self) -> JsonObject:
-        """What `GET /version` answers."""
-        serving = self._state.serving
-        assert serving is not None  # Ray asks a replica only once `reconfigure` has returned
-        return described(serving)
 
     async def check_health(self) -> None:
         """Raise if the model has stopped to compute; Ray then starts another replica in the place of this one."""

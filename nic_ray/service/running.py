@@ -1,16 +1,19 @@
 """A service from its start to its end: what is refused first, Ray Serve, reloads, and the way it is stopped."""
 
 import contextlib
+import functools
 import hashlib
 import ipaddress
+import json
 import logging
 import os
 import shutil
 import socket
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,8 @@ class Place:
     port: int = 8000
     replicas: int | None = None
     """Their number; None lets Ray follow the load, up to the number of CPUs but one."""
+    token: str | None = field(default=None, repr=False)
+    """The bearer token, by which the command itself asks the service."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,11 @@ def token_sha256(token: str | None) -> str | None:
     Raises:
         InputError: the token cannot stand in a header.
     """
-    if token is None or not token.strip():
+    if token is None:
         return None
-    if not token.strip().isascii() or any(character.isspace() for character in token.strip()):
+    if not token.isascii() or any(character.isspace() for character in token):
         raise InputError(f"{TOKEN}: holds a space, or a character that no header takes; use letters and digits")
-    return hashlib.sha256(token.strip().encode()).hexdigest()
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def checked(bundle: Path, settings: Settings, place: Place) -> Version:
@@ -158,10 +163,6 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
         target = serve.RunTarget(app, name=NAME, route_prefix="/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
-    def served() -> JsonObject:
-        answer: JsonObject = serve.get_app_handle(NAME).version.remote().result(timeout_s=30)
-        return answer
-
     view.say(f"starting {replicas if isinstance(replicas, int) else 'up to ' + str(replicas[1])} replica(s)")
     serve.start(
         proxy_location="EveryNode" if joined else "HeadOnly",
@@ -170,7 +171,9 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
     try:
         deploy(version)
         _await_start(NAME, view)
-        yield Running(f"http://{place.host}:{place.port}", served, _reloader(version, deploy, served))
+        url = f"http://{f'[{place.host}]' if ':' in place.host else place.host}:{place.port}"
+        served = functools.partial(_version_of, url, place.token)
+        yield Running(url, served, _reloader(version, deploy, served))
     finally:
         serve.delete(NAME)
         if not joined:
@@ -193,12 +196,22 @@ def _reloader(
         deploy(new)
         deadline = time.monotonic() + RELOAD_S
         while time.monotonic() < deadline:
-            if (now := served())["reload"] == new.reload:
-                return f"reloaded {current.bundle}: {_weights(now)}"
+            with contextlib.suppress(OSError):  # too busy to answer
+                if (now := served())["reload"] == new.reload:
+                    return f"reloaded {current.bundle}: {_weights(now)}"
             time.sleep(0.2)
-        return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, and {_weights(served())} stay; see Ray's logs"
+        return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, what was served stays; Ray's logs say why"
 
     return reload
+
+
+def _version_of(url: str, token: str | None) -> JsonObject:
+    """What `GET /version` answers; asked without a proxy."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(f"{url}/version", headers=headers), timeout=60) as answer:
+        version: JsonObject = json.load(answer)
+    return version
 
 
 def _weights(version: JsonObject) -> str:
