@@ -134,6 +134,16 @@ def test_the_sentence_that_objects_is_named():
     assert (found.flagged, found.signal, found.part) == (True, "part", "zebras eat the grass")
 
 
+def test_a_long_query_is_embedded_apart_from_its_parts_which_are_not_padded_to_its_length():
+    calls = []
+    texts = ["short one", " ".join(f"word{number}" for number in range(40)), "another short one"]
+    found = embedded(texts, lambda group: calls.append(group) or embed(group))
+    assert [len(group) for group in calls] == [len(found.parts), 1]
+    assert calls[1] == [texts[1]]
+    assert found.whole.tolist() == embed(texts).tolist()
+    assert found.of_parts.tolist() == embed(list(found.parts)).tolist()
+
+
 def test_a_kind_that_is_left_out_is_not_fitted_to():
     known = Known(np.eye(4, dtype=np.float32), np.zeros((4, 2)), ["a", "b", "a", "c"])
     left = known.without(("a", "c"))

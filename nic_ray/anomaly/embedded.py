@@ -1,5 +1,6 @@
 """Queries with the embeddings of themselves and of their parts."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_ray.anomaly import surface
-from nic_ray.anomaly.windows import parts_of
+from nic_ray.anomaly.windows import WORDS, parts_of
 
 LONGEST = 20_000
 """Characters of a text that are looked at, so that megabytes in one line are assessed at once: so many are no question,
@@ -69,8 +70,11 @@ def embedded(texts: Sequence[str], embed: Embed) -> Embedded:
         parts += own
         owners += [number] * len(own)
     distinct = [*dict.fromkeys([*texts, *parts])]
-    places = {text: place for place, text in enumerate(distinct)}
-    embeddings = embed(distinct)
+    # apart, since the texts of a batch are padded to the longest: 0.12 s instead of 0.62 s for a query of 100 words
+    longer = {text for text in distinct if len(text.split()) > 2 * WORDS}
+    groups = [[text for text in distinct if text not in longer], [text for text in distinct if text in longer]]
+    places = {text: place for place, text in enumerate(itertools.chain(*groups))}
+    embeddings = np.concatenate([embed(group) for group in groups if group])
     return Embedded(
         texts,
         embeddings[[places[text] for text in texts]],

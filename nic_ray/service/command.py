@@ -38,9 +38,9 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
     settings = settings.model_copy(update={"token_sha256": token_sha256(token)})
     place = Place(host, port, _number_of(replicas), token)
     with (
-        _signals() as (ended, reload_asked),
         view(quiet=False) as progress,
         service(bundle, settings, place, progress) as running,
+        _signals() as (ended, reload_asked),  # the last, since Ray has put a handler of its own in place
     ):
         for line in introduction(bundle, settings, running):
             progress.say(line)
