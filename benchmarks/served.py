@@ -77,7 +77,8 @@ def command_of(side: str, bundle: Path, port: int, options: str = "") -> list[st
 
 @contextmanager
 def serving(side: str, bundle: Path, log: Path, options: str = "") -> Iterator[Server]:
-    """A side that is ready, until the end of the block."""
+    """A side that is ready, until the end of the block, or of this process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     port = free_port()
     with log.open("ab") as file:
         process = subprocess.Popen(

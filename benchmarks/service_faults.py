@@ -290,6 +290,8 @@ def known_of(texts: Sequence[str], folders: Sequence[Path], server: Server) -> K
 async def version_at_last(server: Server) -> dict[str, Any]:
     """What `/version` says, as soon as it says anything."""
     while not (said := await asyncio.to_thread(version_of, server)):
+        if server.process.poll() is not None:
+            raise SystemExit(f"{server.side} has ended:\n{server.log.read_text(errors='replace')[-4000:]}")
         await asyncio.sleep(0.05)
     return said
 
