@@ -7,7 +7,6 @@ import ipaddress
 import json
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -24,6 +23,7 @@ from nic_ray.evidence import JsonObject
 from nic_ray.hardware import usable_cpus
 from nic_ray.progress import View
 from nic_ray.search.session import joins_a_cluster, ray_session, refuse_what_ray_cannot_use
+from nic_ray.service.balancer import switches_of_balancer
 from nic_ray.service.settings import Settings, Version
 from nic_ray.sources import is_hub
 
@@ -129,16 +129,17 @@ def service(bundle: Path, settings: Settings, place: Place, view: View) -> Itera
     """
     settings = _absolute(settings)
     version = checked(bundle.absolute(), settings, place)
-    for switch, value in SWITCHES.items():
-        os.environ.setdefault(switch, value)
-    refuse_what_ray_cannot_use()
     with contextlib.ExitStack() as stack:
-        metrics = Path(tempfile.mkdtemp(prefix="nic_ray-metrics-"))
-        stack.callback(shutil.rmtree, metrics, ignore_errors=True)
+        temporary = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="nic_ray-service-", ignore_cleanup_errors=True))
+        )
+        for switch, value in {**SWITCHES, **switches_of_balancer(temporary)}.items():
+            os.environ.setdefault(switch, value)
+        refuse_what_ray_cannot_use()
         cpus = usable_cpus()
         # Ray's own processes take no CPU of Ray's count, and a machine with one CPU must hold a replica as well
         stack.enter_context(ray_session(view, max(2, cpus)))
-        yield stack.enter_context(_serving(settings, place, version, metrics, view))
+        yield stack.enter_context(_serving(settings, place, version, temporary / "metrics", view))
 
 
 @contextlib.contextmanager
