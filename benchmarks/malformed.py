@@ -98,15 +98,16 @@ def malformed(number: int, model: str = "", token: str | None = None, seed: int 
     whole = json.dumps(
         {"model": model, "input": ["why is the bearing hot?", "a second text"], "encoding_format": "float"}
     )
-    for place in range(number - len(cases)):
-        broken = whole[: generator.randrange(1, len(whole))] + generator.choice(
-            ["", "", "]", "\x00", "}}", '"', ",", "\\"]
-        )
+    different = {case.raw: case for case in cases}
+    while len(different) < number:
+        start = whole[: generator.randrange(1, len(whole))]
+        broken = start + generator.choice(["", "]", "\x00", "}}", '"', ",", "\\", "\n"])
         with suppress(ValueError):
             json.loads(broken)
-            broken = broken[:-2]
-        cases.append(Malformed(f"broken JSON {place}: {broken[-20:]!r}", post(EMBEDDINGS, broken.encode(), head)))
-    return cases[:number]
+            continue
+        raw = post(EMBEDDINGS, broken.encode(), head)
+        different.setdefault(raw, Malformed(f"broken JSON {len(different)}: {broken[-20:]!r}", raw))
+    return [*different.values()][:number]
 
 
 def post(path: str, body: bytes, head: Mapping[str, str], *, method: str = "POST", kind: str | None = None) -> bytes:

@@ -39,7 +39,7 @@ import numpy as np
 from malformed import described, good, malformed, sent
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from served import OURS, PLAIN, TUNED, Server, body_of, queries, serving, setting, vectors_in, version_of
+from servers import OURS, PLAIN, TUNED, Server, body_of, queries, serving, setting, vectors_in, version_of
 
 from nic_ray.bundle.files import read_metadata, write_bundle
 
@@ -112,18 +112,33 @@ def main() -> None:
             with serving(arguments.side, served, Path(folder) / "log", arguments.options) as server:
                 found[case] = asyncio.run(CASES[case](server, served, texts, arguments))
         if not arguments.json:
-            print(f"\n{case}: " + json.dumps(found[case], indent=1), flush=True)
+            show(case, found[case])
     if arguments.json:
         print(json.dumps(found))
+
+
+def show(case: str, found: dict[str, Any]) -> None:
+    """Tell it in lines, with two digits behind the point."""
+    print(f"\n{case}")
+    for row in found.pop("rows", []):
+        print(
+            "  "
+            + json.dumps({name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()})
+        )
+    for name, value in found.items():
+        print(f"  {name}: {json.dumps(value)}", flush=True)
 
 
 async def kills(server: Server, served: Path, texts: Sequence[str], arguments: argparse.Namespace) -> Any:
     """kill -9 of the process that answers, again and again."""
     known = known_of(texts, [served], server)
     generator, rows = random.Random(arguments.seed), []
+    replicas = len(await processes(server))
     async with under_load(server, known, arguments.clients) as load:
         for _ in range(arguments.times):
             await asyncio.sleep(generator.uniform(1, 3))
+            while len(await processes(server)) < replicas:
+                await asyncio.sleep(0.5)
             before = (await version_at_last(server))["pid"]
             killed, in_flight = time.monotonic(), load.in_flight
             os.kill(before, signal.SIGKILL)
@@ -144,7 +159,7 @@ async def kills(server: Server, served: Path, texts: Sequence[str], arguments: a
                     "another_process_in_s": replaced_in,
                 }
             )
-    return {"kills": rows, **summary(load)}
+    return {"rows": rows, "replicas": replicas, **summary(load)}
 
 
 async def reloads(server: Server, served: Path, texts: Sequence[str], arguments: argparse.Namespace) -> Any:
@@ -175,8 +190,8 @@ async def reloads(server: Server, served: Path, texts: Sequence[str], arguments:
                     "slowest_s": max(each.ended - each.begun for each in later),
                 }
             )
-    marks = Counter((each.mark, each.version) for each in load.outcomes if each.kind == "right")
-    return {"reloads": rows, **summary(load), "marks": [[*mark, count] for mark, count in marks.items()]}
+    marks = Counter((each.version, each.mark) for each in load.outcomes if each.kind == "right")
+    return {"rows": rows, **summary(load), "versions": [[*mark, count] for mark, count in sorted(marks.items())]}
 
 
 async def bad_requests(server: Server, served: Path, texts: Sequence[str], arguments: argparse.Namespace) -> Any:
@@ -294,6 +309,11 @@ async def version_at_last(server: Server) -> dict[str, Any]:
             raise SystemExit(f"{server.side} has ended:\n{server.log.read_text(errors='replace')[-4000:]}")
         await asyncio.sleep(0.05)
     return said
+
+
+async def processes(server: Server) -> set[int]:
+    """Those that answer, one for each replica."""
+    return {(await version_at_last(server))["pid"] for _ in range(20)}
 
 
 async def until(true: Callable[[], bool], limit_s: float = 120) -> None:

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from processes import pss, watching
-from served import OURS, PLAIN, TUNED, Server, asked, body_of, queries, serving, setting, vectors_in, version_of
+from servers import OURS, PLAIN, TUNED, Server, asked, body_of, queries, serving, setting, vectors_in, version_of
 from timing import in_turn, ratios, spread
 
 REFERENCE = Path("data/reference/pairs.jsonl")

@@ -424,3 +424,53 @@ def test_a_front_holds_every_variant_at_every_alpha_and_goes_on(
     assert "of neighbours kept" in capsys.readouterr().out
     forgetting.main()
     assert len((tmp_path / "rows").read_text().splitlines()) == len(rows)
+
+
+def test_each_latency_that_wrk_has_measured_counts_once(monkeypatch):
+    load = loaded("service_load", monkeypatch)
+    clients, measured = 4, [5] * 30 + [9] * 20 + [31] * 6 + [45] * 3 + [97]
+    duration = 10 * (len(measured) // clients)  # the mean of a connection is 10 µs
+    recorded = [0] * 100
+    for latency in measured:
+        recorded[latency] += 1
+    for latency in range(2 * 10, 100):  # as wrk does: from the shortest of the long ones on
+        added = latency - 10
+        while recorded[latency] and added > 10:
+            recorded[added] += recorded[latency]
+            added -= 10
+    counts = [(latency, count) for latency, count in enumerate(recorded) if count]
+    assert sum(recorded) > len(measured)
+    found = load.uncorrected(counts, len(measured), duration, clients)
+    assert sorted(found * 1000) == pytest.approx(sorted(measured))
+    assert load.percentiles(found) == pytest.approx((0.005, 0.045, 0.097))
+    with pytest.raises(SystemExit, match=r"not recorded as they were by wrk 4\.1"):
+        load.uncorrected(counts[1:], len(measured), duration, clients)
+
+
+def test_accepted_and_refused_requests_are_told_apart(monkeypatch):
+    load = loaded("service_load", monkeypatch)
+    log = load.read_log(["1000000\t200\t30000", "1500000\t429\t2000\t9", "3000000\t200\t50000", "2000000\t-1\t0"])
+    assert log.counts() == {-1: 1, 200: 2, 429: 1}
+    assert (log.seconds, log.per_s(200), log.p99_ms(200), log.p99_ms(429)) == (2.0, 1.0, 50.0, 2.0)
+
+
+def test_malformed_requests_are_all_different_and_none_of_them_is_sound(monkeypatch):
+    malformed = loaded("malformed", monkeypatch)
+    cases = malformed.malformed(400, "tuned", "secret")
+    assert len({case.name for case in cases}) == len({case.raw for case in cases}) == len(cases) == 400
+    for case in cases:
+        if case.name.startswith("broken JSON"):
+            with pytest.raises(ValueError, match=r"line [12]"):
+                json.loads(case.raw.partition(b"\r\n\r\n")[2])
+    status = {code: malformed.Answer(code, b"", 0.0) for code in (-1, 0, 200, 404, 500)}
+    no_http, http = (next(case for case in cases if case.is_http is kind) for kind in (False, True))
+    assert [code for code, answer in status.items() if malformed.good(http, answer)] == [404]
+    assert [code for code, answer in status.items() if malformed.good(no_http, answer)] == [0, 404]
+
+
+def test_a_service_pauses_from_a_fault_to_the_next_right_answer(monkeypatch):
+    faults = loaded("service_faults", monkeypatch)
+    kinds = [(0.5, "right"), (0.7, "lost"), (2.5, "right"), (2.6, "right")]
+    outcomes = [faults.Outcome(0.0, ended, kind) for ended, kind in kinds]
+    assert faults.longest_pause(outcomes, since=0.1) == 2.0
+    assert faults.counted(outcomes) == {"right": 3, "lost": 1}
