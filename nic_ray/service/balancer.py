@@ -1,4 +1,4 @@
-"""Ray's HAProxy in front of the replicas, kept to loopback: it saves the proxy in Python, half the cost of a request."""
+"""Ray's HAProxy in front of the replicas, kept to loopback: without the proxy in Python, a request costs half."""
 
 import importlib.util
 import socket
