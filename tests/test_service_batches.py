@@ -32,8 +32,8 @@ class Model:
         return np.array([vector(text, asking) for text, asking in zip(texts, asks, strict=True)], np.float32)
 
 
-def batcher_of(model, **options):
-    return Batcher(model, ThreadPoolExecutor(1), observe=lambda *_: None, **options)
+def batcher_of(model, observe=lambda *_: None, **options):
+    return Batcher(model, ThreadPoolExecutor(1), observe=observe, **options)
 
 
 async def embedded(batcher, texts, is_query=True, tokens=None):
@@ -110,6 +110,18 @@ def test_a_batch_that_fails_fails_its_own_requests_alone():
         )
         assert [type(result) for result in results] == [np.ndarray, ValueError, np.ndarray]
         await embedded(batcher, ["afterwards"])
+
+    asyncio.run(ask())
+
+
+def test_a_batch_that_cannot_be_counted_leaves_no_request_waiting():
+    def observe(*_):
+        raise OSError("the disk is full")
+
+    async def ask():
+        batcher = batcher_of(Model(), observe, most_tokens=6)
+        asked = asyncio.gather(*(embedded(batcher, [text]) for text in ("first", "second")), return_exceptions=True)
+        assert [type(result) for result in await asyncio.wait_for(asked, 5)] == [OSError, OSError]
 
     asyncio.run(ask())
 

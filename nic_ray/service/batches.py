@@ -77,15 +77,14 @@ class Batcher:
             self.since = time.monotonic()
             try:
                 embeddings = await loop.run_in_executor(self._executor, self._embed, texts, asks)
-            except Exception as error:
+                self._observe(len(texts), tokens, time.monotonic() - self.since)
+                _hand_out(batch, embeddings)
+            except Exception as error:  # whatever failed, no request waits for ever
                 for request, _ in batch:
                     if not request.done.done():
                         request.done.set_exception(error)
-                continue
             finally:
-                started, self.since = self.since, None
-            self._observe(len(texts), tokens, time.monotonic() - started)
-            _hand_out(batch, embeddings)
+                self.since = None
 
     def _next_batch(self) -> list[tuple[_Waiting, slice]]:
         """Take texts of the requests in turn, up to the number of tokens; always at least one text if any waits."""
