@@ -228,6 +228,26 @@ def test_a_body_that_is_too_large_is_refused_whatever_its_header_says():
     assert str(LARGEST_BODY) in error_of(response)["message"]
 
 
+def test_a_body_that_does_not_arrive_gives_its_place_back(monkeypatch):
+    monkeypatch.setattr(service_app, "BODY_S", 0.05)
+    state = State(Settings(), Noted().instruments(), serving())
+    sent = []
+
+    async def ask():
+        async def never():
+            await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": [], "query_string": b""}
+        await asyncio.wait_for(application(state)(scope, never, send), 5)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
+    assert state.waiting == 0
+
+
 def test_a_model_of_two_sides_asks_which_one_is_meant():
     response = client_of(serving(engine(two_sided=True))).post("/v1/embeddings", json={"input": "oil"})
     assert response.status_code == 400
@@ -380,6 +400,27 @@ def test_more_requests_than_may_wait_are_sent_away_at_once_and_the_others_answer
         assert client.post("/v1/embeddings", json={"input": "oil"}).status_code == 200
     assert max(noted.waiting) == 3
     assert noted.waiting[-1] == 0
+
+
+def test_the_time_in_which_nobody_asked_makes_no_one_wait_longer():
+    state = State(Settings(), Noted().instruments(), serving())
+
+    async def ask():
+        state.answered_at -= 3600  # an hour ago
+        async with service_app._place(state), service_app._place(state):
+            pass
+
+    asyncio.run(ask())
+    assert state.seconds < 0.06
+
+
+def test_many_embeddings_are_written_as_few_are():
+    texts = [f"oil {number} and {'grease ' * (number % 7)}" for number in range(service_app.AT_ONCE + 1)]
+    content = client_of().post("/v1/embeddings", json={"input": texts}).json()
+    assert [row["index"] for row in content["data"]] == list(range(len(texts)))
+    np.testing.assert_allclose(
+        [row["embedding"] for row in content["data"]], [vector(text) for text in texts], rtol=1e-6
+    )
 
 
 def test_requests_of_many_tokens_wait_in_bounds_too_and_one_alone_may_have_more(monkeypatch):

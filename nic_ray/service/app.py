@@ -41,6 +41,10 @@ OPEN_PATHS = ("/health", "/ready")
 WEIGHTS_HEADER = "x-nic-ray-weights"
 """The header that says by which weights a request was answered."""
 LONGEST_WAIT_S = 60
+BODY_S = 30.0
+"""Seconds within which a body must arrive; its request has one of the places meanwhile."""
+AT_ONCE = 64
+"""Number of embeddings that are written as JSON in less than some tens of milliseconds."""
 COUNTED_AT_ONCE = 10_000
 """Number of characters whose tokens are counted in less than some milliseconds."""
 MOST_TOKENS = 2**18
@@ -63,6 +67,7 @@ class State:
     seconds: float = field(default=0.05)
     """Moving average of the time between two answers while requests wait."""
     answered_at: float = 0.0
+    """When the last request was answered, or the first one came that nobody waited beside, by `time.monotonic`."""
 
 
 Handler = Callable[[Request, Serving], Awaitable[Response]]
@@ -156,6 +161,8 @@ async def _place(state: State) -> AsyncIterator[None]:
     """
     if state.waiting >= state.settings.most_waiting:
         raise _busy(state)
+    if not state.waiting:
+        state.answered_at = time.monotonic()
     state.waiting += 1
     state.instruments.waiting(state.waiting)
     try:
@@ -205,7 +212,7 @@ async def _body(request: Request) -> bytes:
     """Read a body, up to the largest that is taken.
 
     Raises:
-        RefusedError: it is larger.
+        RefusedError: it is larger, or does not arrive in time.
     """
     too_large = RefusedError(413, f"the body must have at most {LARGEST_BODY} bytes; send fewer texts at once")
     if (
@@ -214,10 +221,14 @@ async def _body(request: Request) -> bytes:
     ):
         raise too_large
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > LARGEST_BODY:
-            raise too_large
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > LARGEST_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise RefusedError(408, f"the body must arrive within {BODY_S:g} s; send it again") from None
     return bytes(content)
 
 
@@ -237,10 +248,10 @@ async def _embeddings(state: State, request: Request, serving: Serving) -> Respo
             _note(state, asked.texts, said)
         else:
             embeddings = await embed(serving, asked.texts, tokens, is_query=asked.is_query)
-    return Response(
-        _embeddings_json(serving, _cut(embeddings, asked.dimensions), tokens, counts, said, asked.base64),
-        media_type="application/json",
-    )
+    fields = (serving, _cut(embeddings, asked.dimensions), tokens, counts, said, asked.base64)
+    many = len(asked.texts) > AT_ONCE
+    content = await asyncio.to_thread(_embeddings_json, *fields) if many else _embeddings_json(*fields)
+    return Response(content, media_type="application/json")
 
 
 async def _counted(serving: Serving, texts: Sequence[str], *, is_query: bool) -> list[int]:
@@ -258,16 +269,18 @@ def _embeddings_json(
     said: Sequence[Verdict] | None,
     as_base64: bool,
 ) -> bytes:
-    rows: list[dict[str, object]] = []
-    for index, row in enumerate(embeddings):
-        value = base64.b64encode(row.astype("<f4").tobytes()).decode() if as_base64 else row.tolist()
-        rows.append({"object": "embedding", "index": index, "embedding": value})
+    rows = []
+    for index, embedding in enumerate(embeddings):
+        value = base64.b64encode(embedding.astype("<f4").tobytes()).decode() if as_base64 else embedding.tolist()
+        row: dict[str, object] = {"object": "embedding", "index": index, "embedding": value}
         if said is not None:
-            rows[-1]["anomaly"] = verdict_fields(said[index])
+            row["anomaly"] = verdict_fields(said[index])
+        rows.append(json.dumps(row))  # one by one: a single call for all would hold up every other thread
     usage: dict[str, int] = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
     if cut := sum(count > kept for count, kept in zip(counts, tokens, strict=True)):
         usage["truncated_texts"] = cut
-    return json.dumps({"object": "list", "data": rows, "model": serving.served, "usage": usage}).encode()
+    rest = json.dumps({"object": "list", "model": serving.served, "usage": usage})
+    return f'{rest[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
 
 async def _search(state: State, request: Request, serving: Serving) -> Response:
