@@ -25,6 +25,7 @@ from nic_ray.service.index import search
 from nic_ray.service.instruments import CONTENT_TYPE, Instruments
 from nic_ray.service.requests import EmbeddingsBody, RefusedError, SearchBody, asked_for, check_texts, parse_body
 from nic_ray.service.serving import (
+    COUNTED_AT_ONCE,
     QueryLog,
     Serving,
     described,
@@ -45,8 +46,6 @@ BODY_S = 30.0
 """Seconds within which a body must arrive; its request has one of the places meanwhile."""
 AT_ONCE = 64
 """Number of embeddings that are written as JSON in less than some tens of milliseconds."""
-COUNTED_AT_ONCE = 10_000
-"""Number of characters whose tokens are counted in less than some milliseconds."""
 MOST_TOKENS = 2**18
 """Number of tokens that requests may have together; a request that comes alone may have more."""
 

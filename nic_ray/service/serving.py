@@ -30,6 +30,9 @@ from nic_ray.sources import Sources, as_sources
 
 log = logging.getLogger("nic_ray.service")
 
+COUNTED_AT_ONCE = 10_000
+"""Number of characters whose tokens are counted in less than some milliseconds."""
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -179,8 +182,10 @@ async def embed_and_assess(
     """Embed queries, (n, D), and assess them if there is a detector, with all their parts in the same batches."""
     if serving.detector is None:
         return await embed(serving, queries, tokens, is_query=True), None
-    parts = [*dict.fromkeys(part for query in queries for part in parts_of(query) if part not in queries)]
-    counts = serving.engine.count_tokens(parts, True) if parts else []
+    if sum(map(len, queries)) < COUNTED_AT_ONCE:
+        parts, counts = _parts_and_tokens(serving.engine, queries)
+    else:
+        parts, counts = await asyncio.to_thread(_parts_and_tokens, serving.engine, queries)
     limit = serving.engine.max_tokens
     embeddings = await embed(
         serving, [*queries, *parts], [*tokens, *(min(count, limit) for count in counts)], is_query=True
@@ -191,8 +196,18 @@ async def embed_and_assess(
     return embeddings[: len(queries)], said
 
 
+def _parts_and_tokens(engine: Engine, queries: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The distinct parts of queries, beside the queries themselves, and their numbers of tokens."""
+    whole = set(queries)
+    parts = [*dict.fromkeys(part for query in queries for part in parts_of(query) if part not in whole)]
+    return parts, engine.count_tokens(parts, True) if parts else []
+
+
 class QueryLog:
-    """A file that queries are appended to, one JSON object a line, as `python -m nic_ray.anomaly watch` reads it."""
+    """A file that queries are appended to, one JSON object a line, as `python -m nic_ray.anomaly watch` reads it.
+
+    Only its user may read it, if it is not there yet.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._complained = path, threading.Lock(), False
@@ -208,12 +223,18 @@ class QueryLog:
                 row |= {"flagged": own.flagged, "p_value": own.p_value, "objection": own.objection}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         try:
-            with self._lock, self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(lines))
+            content = "".join(lines).encode("utf-8", "backslashreplace")
+            # unbuffered: what is appended at once stands together, whichever process writes beside
+            with self._lock, open(self._path, "ab", buffering=0, opener=_for_its_user) as file:
+                file.write(content)
         except OSError as error:
             if not self._complained:
                 log.warning("%s: queries are not written (%s)", self._path, error)
             self._complained = True
+
+
+def _for_its_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def verdict_fields(verdict: Verdict) -> Mapping[str, object]:
