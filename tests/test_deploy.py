@@ -77,6 +77,11 @@ def test_a_serve_configuration_without_a_token_is_refused(monkeypatch):
     monkeypatch.delenv("NIC_RAY_SERVE_TOKEN_SHA256", raising=False)
     with pytest.raises(InputError, match="NIC_RAY_SERVE_TOKEN_SHA256"):
         application_of({"threads": 2})
+    for wrong in (f"{'ab' * 32}  -", "the-token-itself"):  # the first as sha256sum prints it
+        monkeypatch.setenv("NIC_RAY_SERVE_TOKEN_SHA256", wrong)
+        with pytest.raises(InputError, match="holds no SHA-256") as told:
+            application_of({})
+        assert wrong not in str(told.value)
     with pytest.raises(InputError, match=r"args: .*threads"):
         application_of({"threads": 0})
     monkeypatch.setenv("NIC_RAY_SERVE_TOKEN_SHA256", "ab" * 32)
@@ -89,6 +94,9 @@ def test_the_service_has_a_cluster_of_our_ray_with_tokens():
     cluster = service["spec"]["rayClusterConfig"]
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     assert cluster["authOptions"] == {"mode": "token"}
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:  # the application is built on any of them
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "<SECRET>"}}]
     (deployment,) = serve_configurations()[1]["applications"][0]["deployments"]
     workers = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     assert deployment["ray_actor_options"]["num_cpus"] < int(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -146,6 +147,12 @@ def application_of(arguments: JsonObject) -> Application:
         raise InputError(
             f"args: no token is named, so that everyone could use the service; set {TOKEN_SHA256} on every node, or "
             "without_token: true in the Serve configuration"
+        )
+    if wanted.token_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", wanted.token_sha256):
+        # not repeated, since it may be the token itself
+        raise InputError(
+            f"{TOKEN_SHA256}: holds no SHA-256, which has 64 digits of 0-9 and a-f and nothing else; set it to what "
+            'this prints: printf %s "$NIC_RAY_SERVE_TOKEN" | sha256sum | cut -c 1-64'
         )
     settings = Settings.model_validate(wanted.model_dump(include=set(Settings.model_fields)))
     folder = Path(tempfile.gettempdir(), f"nic_ray-metrics-{os.getuid()}")
