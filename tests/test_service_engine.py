@@ -146,6 +146,18 @@ def test_passages_are_embedded_once_for_all_starts(export, tiny_pairs_file, monk
         index_of(tiny_pairs_file, engine, None, "other weights")
 
 
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def test_kept_embeddings_that_are_damaged_are_made_anew(export, tiny_pairs_file, tmp_path, damage):
+    engine = engine_of(export(), "torch", None, threads=1)
+    query = engine.embed_queries(["pump"])[0]
+    expected = np.array(index_of(tiny_pairs_file, engine, None, "weights").similarities(query))
+    (kept,) = (tmp_path / "tmp").rglob("*.npy")
+    kept.unlink()  # that which is mapped stays as it is
+    kept.write_bytes(damage) if damage is not None else np.save(kept, np.ones((2, 2), np.float32))
+    index = index_of(tiny_pairs_file, engine, None, "weights")
+    np.testing.assert_array_equal(index.similarities(query), expected)
+
+
 def test_a_folder_of_someone_else_is_not_used_for_embeddings(export, tiny_pairs_file, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("os.getuid", lambda: 4711)
     engine = engine_of(export(), "torch", None, threads=1)

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.search.ray_private import keep_version
 from nic_ray.service.app import State, application
+from nic_ray.service.index import own_folder
 from nic_ray.service.instruments import instruments
 from nic_ray.service.serving import QueryLog, load_serving
 from nic_ray.service.settings import Described, Settings, Version
@@ -34,7 +34,7 @@ TOKEN_SHA256 = "NIC_RAY_SERVE_TOKEN_SHA256"
 STUCK_S = 120.0
 """Time after which a replica whose batch is not done is taken for stuck, and replaced."""
 HANDED = 1024
-"""Requests that Ray may hand to a replica, which itself answers those beyond `most_waiting` with 429."""
+"""Requests that Ray may hand to a replica at least, which itself answers those beyond `most_waiting` with 429."""
 QUEUED = 256
 """Requests that wait for a replica while none is there, at each proxy."""
 
@@ -42,12 +42,12 @@ QUEUED = 256
 class Replica:
     """One replica: a process with the model."""
 
-    def __init__(self, settings: Settings, metrics_folder: Path) -> None:
+    def __init__(self, settings: Settings, metrics_folder: Path | None) -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
         logging.getLogger("nic_ray").setLevel(logging.INFO)
         queries = None if settings.log_queries is None else QueryLog(Path(settings.log_queries))
         self._settings = settings
-        self._state = State(settings, instruments(metrics_folder), queries=queries)
+        self._state = State(settings, instruments(metrics_folder or own_folder() / "metrics"), queries=queries)
         self._wanted: Version | None = None
         self._loading: asyncio.Task[None] | None = None
 
@@ -76,8 +76,10 @@ class Replica:
             raise RuntimeError(f"a batch has been computed for more than {STUCK_S:.0f} s")
 
     async def _load(self, version: Version) -> None:
-        note = self._state.instruments.batch
-        serving = await asyncio.to_thread(load_serving, self._settings, version, note)
+        note, settings, current = self._state.instruments.batch, self._settings, self._state.serving
+        if current is not None and current.reason is None:  # a sound version is not given up for the fallback
+            settings = settings.model_copy(update={"fallback": None})
+        serving = await asyncio.to_thread(load_serving, settings, version, note)
         if version == self._wanted:
             self._state.serving = serving
             self._state.instruments.fallback(serving.reason is not None)
@@ -92,7 +94,12 @@ class Replica:
 
 
 def deployment(
-    settings: Settings, version: Version | None, *, replicas: int | tuple[int, int], cpus: float, metrics_folder: Path
+    settings: Settings,
+    version: Version | None,
+    *,
+    replicas: int | tuple[int, int],
+    cpus: float,
+    metrics_folder: Path | None,
 ) -> Application:
     """Describe the application to Ray Serve.
 
@@ -100,7 +107,7 @@ def deployment(
         version: what is served; None if a Serve configuration names it.
         replicas: their number, or the least and the most, between which Ray follows the load.
         cpus: CPUs that Ray sets apart for each.
-        metrics_folder: where the replicas of a machine share what they count.
+        metrics_folder: where the replicas of a machine share what they count; None for `own_folder` of each machine.
     """
     scaling: JsonObject = {"num_replicas": replicas}
     if not isinstance(replicas, int):
@@ -115,7 +122,7 @@ def deployment(
     ingress: Any = serve.ingress(None)(Replica)
     described: Any = serve.deployment(
         name="embeddings",
-        max_ongoing_requests=HANDED,
+        max_ongoing_requests=max(HANDED, 2 * settings.most_waiting),
         max_queued_requests=QUEUED,
         ray_actor_options={"num_cpus": cpus, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}}},
         health_check_period_s=5,
@@ -155,5 +162,4 @@ def application_of(arguments: JsonObject) -> Application:
             'this prints: printf %s "$NIC_RAY_SERVE_TOKEN" | sha256sum | cut -c 1-64'
         )
     settings = Settings.model_validate(wanted.model_dump(include=set(Settings.model_fields)))
-    folder = Path(tempfile.gettempdir(), f"nic_ray-metrics-{os.getuid()}")
-    return deployment(settings, None, replicas=1, cpus=1, metrics_folder=folder)
+    return deployment(settings, None, replicas=1, cpus=1, metrics_folder=None)

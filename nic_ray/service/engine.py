@@ -155,14 +155,18 @@ def engine_of(folder: Path, form: Form | Literal["auto"], golden: Golden | None,
     return _fastest(offered)
 
 
-def fallback_engine(name: str, *, threads: int) -> Engine:
+def fallback_engine(name: str, *, threads: int) -> tuple[Engine, str]:
     """Load a base model to be served in the place of a bundle that is not sound.
+
+    Returns:
+        its engine, and the hash of its weights.
 
     Raises:
         InputError: it cannot be loaded.
     """
     torch.set_num_threads(threads)
-    return torch_engine(base.load(name).model)
+    encoder = base.load(name)
+    return torch_engine(encoder.model), encoder.weights_sha256
 
 
 def _refuse_other(place: Path, engine: Engine, golden: Golden | None) -> None:

@@ -162,21 +162,33 @@ def _embeddings(texts: Sequence[str], engine: Engine, weights: str) -> NDArray[n
     digest = hashlib.sha256(f"{weights} {engine.form} {engine.max_tokens} {engine.similarity}\n".encode())
     for text in texts:
         digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    embeddings = None
     try:
-        folder = _own_folder()
-        path = folder / f"{digest.hexdigest()[:32]}.npy"
+        path = own_folder() / f"{digest.hexdigest()[:32]}.npy"
         with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, _embed(texts, engine))
-                temporary.replace(path)
-        return np.asarray(np.load(path, mmap_mode="r"))
+            kept = _kept(path, len(texts), engine.dimensions)
+            if kept is not None:
+                return kept
+            embeddings = _embed(texts, engine)
+            temporary = path.with_suffix(".tmp.npy")
+            np.save(temporary, embeddings)
+            temporary.replace(path)
+            return np.asarray(np.load(path, mmap_mode="r"))
     except OSError as error:
         log.warning("embeddings of passages are not kept for the next start: %s", error)
-        return _embed(texts, engine)
+        return _embed(texts, engine) if embeddings is None else embeddings
 
 
-def _own_folder() -> Path:
+def _kept(path: Path, count: int, dimensions: int) -> NDArray[np.float32] | None:
+    """Embeddings of an earlier start; None if there are none, or the file is damaged."""
+    with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
+        embeddings: NDArray[np.float32] = np.asarray(np.load(path, mmap_mode="r"))
+        if embeddings.shape == (count, dimensions) and embeddings.dtype == np.float32:
+            return embeddings
+    return None
+
+
+def own_folder() -> Path:
     """A folder for temporary files that only this user can write to.
 
     Raises:

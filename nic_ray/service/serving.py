@@ -114,11 +114,8 @@ def load_serving(settings: Settings, version: Version, observe: Observe) -> Serv
 
 def _fallback(settings: Settings, version: Version, observe: Observe, *, reason: str) -> Serving:
     assert settings.fallback is not None
-    folder, engine, corpus = (
-        Path(version.bundle),
-        fallback_engine(settings.fallback, threads=settings.threads),
-        _corpus(settings),
-    )
+    folder, corpus = Path(version.bundle), _corpus(settings)
+    engine, weights = fallback_engine(settings.fallback, threads=settings.threads)
     try:
         name = bundles.read_metadata(folder)["name"]
     except InputError:
@@ -131,7 +128,7 @@ def _fallback(settings: Settings, version: Version, observe: Observe, *, reason:
         reason=reason,
         engine=engine,
         dimensions=(engine.dimensions,),
-        index=None if corpus is None else index_of(corpus, engine, None, f"fallback {settings.fallback}"),
+        index=None if corpus is None else index_of(corpus, engine, None, weights),
         detector=None,
         warnings=[f"{settings.fallback} is served in place of {folder}: {reason}"],
         reload=version.reload,
