@@ -58,3 +58,5 @@ def served_after(replica, *bundles):
 )
 def test_a_version_that_is_not_sound_takes_the_place_of_no_other(replica, bundles, served):
     assert served_after(replica, *bundles) == served
+    refused = replica._state.refused
+    assert refused == ({"reload": 1, "reason": "damaged: another hash"} if bundles == ["old", "damaged"] else None)

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nic_ray.bundle.assessed import Verdict
+from nic_ray.evidence import JsonObject
 from nic_ray.service.index import search
 from nic_ray.service.instruments import CONTENT_TYPE, Instruments
 from nic_ray.service.requests import EmbeddingsBody, RefusedError, SearchBody, asked_for, check_texts, parse_body
@@ -58,6 +59,8 @@ class State:
     instruments: Instruments
     serving: Serving | None = None
     """None until one is loaded."""
+    refused: JsonObject | None = None
+    """The reload that was refused last, if none has succeeded since: its number, "reload", and the reason."""
     queries: QueryLog | None = None
     waiting: int = 0
     """Number of requests that are being answered."""
@@ -91,7 +94,7 @@ def application(state: State) -> Starlette:
         return await _search(state, request, serving)
 
     async def version(_: Request, serving: Serving) -> Response:
-        return _json(described(serving))
+        return _json(described(serving) | {"refused": state.refused})
 
     async def models(_: Request, serving: Serving) -> Response:
         entry = {"id": serving.name, "object": "model", "created": 0, "owned_by": "nic_ray"}

@@ -34,7 +34,7 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
             f"serving needs {', '.join(lacking)}; install with: pip install -c constraints.txt -e '.[serve]'"
         )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    token = os.environ.get(TOKEN, "").strip() or None
+    token = os.environ.pop(TOKEN, "").strip() or None  # Ray's processes would inherit it
     settings = settings.model_copy(update={"token_sha256": token_sha256(token)})
     place = Place(host, port, _number_of(replicas), token)
     with (
@@ -47,7 +47,7 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
         while not ended.wait(0.2):
             if reload_asked.is_set():
                 reload_asked.clear()
-                progress.say(running.reload())
+                progress.say(running.reload(ended.is_set))
         progress.say("stopping: requests that were accepted are answered first")
 
 

@@ -81,7 +81,7 @@ class Replica:
             settings = settings.model_copy(update={"fallback": None})
         serving = await asyncio.to_thread(load_serving, settings, version, note)
         if version == self._wanted:
-            self._state.serving = serving
+            self._state.serving, self._state.refused = serving, None
             self._state.instruments.fallback(serving.reason is not None)
 
     async def _reload(self, version: Version) -> None:
@@ -89,8 +89,10 @@ class Replica:
             await self._load(version)
         except InputError as error:
             log.error("the version that was served stays: %s", error)
-        except Exception:
+            self._state.refused = {"reload": version.reload, "reason": str(error)}
+        except Exception as error:
             log.exception("the version that was served stays")
+            self._state.refused = {"reload": version.reload, "reason": f"{type(error).__name__}; Ray's logs say more"}
 
 
 def deployment(

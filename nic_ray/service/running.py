@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import http.client
 import ipaddress
 import json
 import logging
@@ -31,6 +32,10 @@ TOKEN = "NIC_RAY_SERVE_TOKEN"
 """The environment variable that holds the bearer token."""
 START_S, RELOAD_S = 1800.0, 600.0
 """Longest wait for a start, and for a reload; the embedding of a large corpus is part of both."""
+ROUTED_S = 60.0
+"""Longest wait for the proxy to know of a replica that is there."""
+UNANSWERED = (OSError, http.client.HTTPException, ValueError)
+"""Errors of a request that was not answered, or not by the service itself."""
 SWITCHES = {
     # one thread and one event loop for a request, not three: a third of Ray's time per request
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -60,8 +65,9 @@ class Running:
     url: str
     version: Callable[[], JsonObject]
     """What `GET /version` answers."""
-    reload: Callable[[], str]
-    """Serve what lies at the bundle's path now, without losing a request. Returns what came of it, in a sentence."""
+    reload: Callable[[Callable[[], bool]], str]
+    """Serve what lies at the bundle's path now, without losing a request, and wait for it until the argument returns
+    True. Returns what came of it, in a sentence."""
 
 
 def token_sha256(token: str | None) -> str | None:
@@ -84,8 +90,8 @@ def checked(bundle: Path, settings: Settings, place: Place) -> Version:
         the version that lies at the bundle's path.
 
     Raises:
-        InputError: other machines could use the service without a token, the port is taken, a file is missing, or the
-            bundle is not sound and no fallback is named.
+        InputError: other machines could use the service without a token, the port is taken, there are fewer CPUs than
+            replicas, a file is missing, or the bundle is not sound and no fallback is named.
     """
     if settings.token_sha256 is None and not _is_loopback(place.host):
         raise InputError(
@@ -93,6 +99,10 @@ def checked(bundle: Path, settings: Settings, place: Place) -> Version:
             f"{TOKEN} to a secret, or listen on 127.0.0.1"
         )
     _refuse_taken(place)
+    if place.replicas is not None and place.replicas > (held := _cpus_of_ray()) and not joins_a_cluster():
+        raise InputError(f"--replicas {place.replicas}: each has a CPU, and there are {held}; name at most {held}")
+    if settings.log_queries is not None:
+        _refuse_unwritable(Path(settings.log_queries))
     for path in settings.corpus:
         if not is_hub(Path(path)) and not Path(path).exists():
             raise InputError(f"--corpus {path}: no such file or folder; name a file of pairs or a folder of texts")
@@ -136,10 +146,13 @@ def service(bundle: Path, settings: Settings, place: Place, view: View) -> Itera
         for switch, value in {**SWITCHES, **switches_of_balancer(temporary)}.items():
             os.environ.setdefault(switch, value)
         refuse_what_ray_cannot_use()
-        cpus = usable_cpus()
-        # Ray's own processes take no CPU of Ray's count, and a machine with one CPU must hold a replica as well
-        stack.enter_context(ray_session(view, max(2, cpus)))
+        stack.enter_context(ray_session(view, _cpus_of_ray()))
         yield stack.enter_context(_serving(settings, place, version, temporary / "metrics", view))
+
+
+def _cpus_of_ray() -> int:
+    """Number of CPUs of a cluster that is started here; one with a single CPU must hold a replica beside the proxy."""
+    return max(2, usable_cpus())
 
 
 @contextlib.contextmanager
@@ -174,6 +187,7 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
         _await_start(NAME, view)
         url = f"http://{f'[{place.host}]' if ':' in place.host else place.host}:{place.port}"
         served = functools.partial(_version_of, url, place.token)
+        _await_answer(served)
         yield Running(url, served, _reloader(version, deploy, served))
     finally:
         serve.delete(NAME)
@@ -183,11 +197,11 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
 
 def _reloader(
     version: Version, deploy: Callable[[Version], None], served: Callable[[], JsonObject]
-) -> Callable[[], str]:
+) -> Callable[[Callable[[], bool]], str]:
     """Return `Running.reload` for a service that was started with a version."""
     current = version
 
-    def reload() -> str:
+    def reload(given_up: Callable[[], bool]) -> str:
         nonlocal current
         try:
             new = _version_at(Path(current.bundle), current.reload + 1)
@@ -196,11 +210,16 @@ def _reloader(
         current = new
         deploy(new)
         deadline = time.monotonic() + RELOAD_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # too busy to answer
-                if (now := served())["reload"] == new.reload:
+        while time.monotonic() < deadline and not given_up():
+            with contextlib.suppress(*UNANSWERED):  # too busy to answer
+                now = served()
+                if now["reload"] == new.reload:
                     return f"reloaded {current.bundle}: {_weights(now)}"
+                if (refused := now["refused"]) is not None and refused["reload"] == new.reload:
+                    return f"not reloaded, the version that was served stays: {refused['reason']}"
             time.sleep(0.2)
+        if given_up():
+            return f"{current.bundle} was being loaded"
         return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, what was served stays; Ray's logs say why"
 
     return reload
@@ -213,6 +232,24 @@ def _version_of(url: str, token: str | None) -> JsonObject:
     with opener.open(urllib.request.Request(f"{url}/version", headers=headers), timeout=60) as answer:
         version: JsonObject = json.load(answer)
     return version
+
+
+def _await_answer(served: Callable[[], JsonObject]) -> None:
+    """Wait until the proxy hands requests to the replica.
+
+    Raises:
+        RunError: it does not.
+    """
+    deadline = time.monotonic() + ROUTED_S
+    while True:
+        try:
+            served()
+        except UNANSWERED as error:
+            if time.monotonic() > deadline:
+                raise RunError(f"the service has started, and does not answer: {error}; Ray's logs say more") from None
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _weights(version: JsonObject) -> str:
@@ -263,10 +300,16 @@ def _refuse_taken(place: Place) -> None:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((place.host, place.port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no name of a host"
             raise InputError(
-                f"--host {place.host} --port {place.port}: cannot be listened on ({error.strerror}); choose another"
+                f"--host {place.host[:80]} --port {place.port}: cannot be listened on ({reason}); choose another"
             ) from None
+
+
+def _refuse_unwritable(path: Path) -> None:
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"--log-queries {path}: cannot be written; name a file in a folder that you may write to")
 
 
 def _absolute(settings: Settings) -> Settings:
