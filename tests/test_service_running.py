@@ -106,3 +106,18 @@ def test_rays_processes_do_not_inherit_the_token(monkeypatch, tmp_path):
     with pytest.raises(RunError, match="as far"):
         command.run(tmp_path, Settings(), host="127.0.0.1", port=8000, replicas="1")
     assert "a-secret" not in seen.values()
+
+
+@pytest.mark.parametrize(
+    ("applications", "proxies", "token", "said"),
+    [
+        ({"nic_ray": ...}, {"node": ...}, "ab" * 32, "serves a model already"),
+        ({"other": ...}, {"node": ...}, None, "whatever --host is; set the environment variable NIC_RAY_SERVE_TOKEN"),
+        ({"other": ...}, {"node": ...}, "ab" * 32, None),
+        ({}, {}, None, None),
+    ],
+)
+def test_a_cluster_whose_serve_listens_elsewhere_wants_a_token(applications, proxies, token, said):
+    status = SimpleNamespace(applications=applications, proxies=proxies)
+    with pytest.raises(InputError, match=said) if said else contextlib.nullcontext():
+        running._refuse_other_service("nic_ray", status, Settings(token_sha256=token))

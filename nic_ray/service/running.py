@@ -164,11 +164,8 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     joined = joins_a_cluster()
-    if joined and NAME in serve.status().applications:
-        raise InputError(
-            f"this cluster serves a model already (application {NAME}): change its configuration and deploy it again, "
-            "or end it with serve shutdown"
-        )
+    before = serve.status()
+    _refuse_other_service(NAME, before, settings)
     most = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
     replicas = place.replicas if place.replicas is not None else (1 if most == 1 else (1, most))
 
@@ -191,8 +188,27 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
         yield Running(url, served, _reloader(version, deploy, served))
     finally:
         serve.delete(NAME)
-        if not joined:
+        # on a cluster, unless it ran before or others use it by now
+        if not joined or not (before.proxies or serve.status().applications):
             serve.shutdown()
+
+
+def _refuse_other_service(name: str, status: Any, settings: Settings) -> None:
+    """Refuse a cluster that serves a model already, or that would serve it where --host does not say.
+
+    Args:
+        status: what `serve.status` returns.
+    """
+    if name in status.applications:
+        raise InputError(
+            f"this cluster serves a model already (application {name}): change its configuration and deploy it again, "
+            "or end it with serve shutdown"
+        )
+    if status.proxies and settings.token_sha256 is None:
+        raise InputError(
+            "this cluster runs Ray Serve already, which listens where it was told to at its start, whatever --host is; "
+            f"set the environment variable {TOKEN} to a secret"
+        )
 
 
 def _reloader(
