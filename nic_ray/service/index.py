@@ -1,13 +1,9 @@
 """The passages that a service searches: their embeddings, kept for the next start, and exact search over them."""
 
-import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +19,7 @@ from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import Calibration, chances_of
 from nic_ray.metrics.fusion import VECTORS, Fusion, fused
 from nic_ray.service.engine import Engine
+from nic_ray.service.kept import own_folder
 from nic_ray.sources import Sources
 
 log = logging.getLogger("nic_ray.service")
@@ -163,7 +160,7 @@ def _embeddings(texts: Sequence[str], engine: Engine, weights: str) -> NDArray[n
     for text in texts:
         digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
     try:
-        folder = _own_folder()
+        folder = own_folder()
         path = folder / f"{digest.hexdigest()[:32]}.npy"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
@@ -174,21 +171,6 @@ def _embeddings(texts: Sequence[str], engine: Engine, weights: str) -> NDArray[n
     except OSError as error:
         log.warning("embeddings of passages are not kept for the next start: %s", error)
         return _embed(texts, engine)
-
-
-def _own_folder() -> Path:
-    """A folder for temporary files that only this user can write to.
-
-    Raises:
-        OSError: there is none.
-    """
-    folder = Path(tempfile.gettempdir(), f"nic_ray-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077 or not folder.is_dir():
-        raise PermissionError(f"{folder} is not a folder of this user alone")
-    return folder
 
 
 def _embed(texts: Sequence[str], engine: Engine) -> NDArray[np.float32]:
