@@ -121,7 +121,8 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> Any:
 
     def turn(side: str, number: int) -> dict[int, Load]:
         with serving(side, arguments.bundle, folder / "log", arguments.options) as server:
-            model = version_of(server)["name"]
+            told = version_of(server)
+            model, form = told["name"], told.get("format", "torch")
             answers[side] = vectors_in(asked(server.url + "/v1/embeddings", body_of(texts[:20], model))[1])
             (folder / "script.lua").write_text(WRK)
             lines = [json.dumps(body_of(text, model, arguments.encoding)) for text in texts]
@@ -130,7 +131,7 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> Any:
             loads = {each: closed_loop(server, folder, each, arguments.seconds or 20) for each in arguments.clients}
         if not arguments.json:
             for each, load in loads.items():
-                print(f"round {number + 1}, {side}, {each} clients: {described(load)}", flush=True)
+                print(f"round {number + 1}, {side} ({form}), {each} clients: {described(load)}", flush=True)
         return loads
 
     sides = {side: functools.partial(turn, side) for side in arguments.sides}

@@ -184,9 +184,9 @@ def test_the_service_itself_is_accepted(made):
     import uvicorn
 
     from nic_ray.service.app import State, application
-    from nic_ray.service.instruments import Instruments
     from nic_ray.service.serving import load_serving
     from nic_ray.service.settings import Settings, Version
+    from nic_ray.service.telemetry import Instruments
 
     nothing = Instruments(*[lambda *_: None] * 5, text=lambda: b"")
 

@@ -19,9 +19,9 @@ from nic_ray.service import serving as service_serving
 from nic_ray.service.app import State, application
 from nic_ray.service.engine import Engine
 from nic_ray.service.index import Index
-from nic_ray.service.instruments import Instruments
 from nic_ray.service.serving import QueryLog, Serving, batcher_of
 from nic_ray.service.settings import LARGEST_BODY, LONGEST_TEXT, Settings
+from nic_ray.service.telemetry import Instruments
 from nic_ray.tokens import Prompts
 
 JSON = {"content-type": "application/json"}

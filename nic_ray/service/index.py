@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from nic_ray.metrics.bm25 import bm25
 from nic_ray.metrics.calibration import Calibration, chances_of
 from nic_ray.metrics.fusion import VECTORS, Fusion, fused
 from nic_ray.service.engine import Engine
+from nic_ray.service.kept import own_folder
 from nic_ray.sources import Sources
 
 log = logging.getLogger("nic_ray.service")
@@ -186,21 +185,6 @@ def _kept(path: Path, count: int, dimensions: int) -> NDArray[np.float32] | None
         if embeddings.shape == (count, dimensions) and embeddings.dtype == np.float32:
             return embeddings
     return None
-
-
-def own_folder() -> Path:
-    """A folder for temporary files that only this user can write to.
-
-    Raises:
-        OSError: there is none.
-    """
-    folder = Path(tempfile.gettempdir(), f"nic_ray-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077 or not folder.is_dir():
-        raise PermissionError(f"{folder} is not a folder of this user alone")
-    return folder
 
 
 def _embed(texts: Sequence[str], engine: Engine) -> NDArray[np.float32]:

@@ -141,7 +141,7 @@ def service(bundle: Path, settings: Settings, place: Place, view: View) -> Itera
     version = checked(bundle.absolute(), settings, place)
     with contextlib.ExitStack() as stack:
         temporary = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="nic_ray-service-", ignore_cleanup_errors=True))
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="nic_ray-", ignore_cleanup_errors=True))
         )
         for switch, value in {**SWITCHES, **switches_of_balancer(temporary)}.items():
             os.environ.setdefault(switch, value)

@@ -23,7 +23,7 @@ from nic_ray.bundle.golden import read_golden
 from nic_ray.errors import InputError
 from nic_ray.evidence import JsonObject
 from nic_ray.service.batches import Batcher, Observe
-from nic_ray.service.engine import Engine, engine_of, fallback_engine
+from nic_ray.service.engine import Engine, engine_of, fallback_engine, same_engine
 from nic_ray.service.index import Index, index_of
 from nic_ray.service.settings import Settings, Version
 from nic_ray.sources import Sources, as_sources
@@ -73,13 +73,17 @@ def load_serving(settings: Settings, version: Version, observe: Observe) -> Serv
     folder = Path(version.bundle)
     try:
         metadata, golden = bundles.read_metadata(folder), read_golden(folder)
-        engine = engine_of(folder, settings.form, golden, threads=settings.threads)
+        weights = weights_sha256(metadata)
+        if settings.form == "auto":
+            engine = same_engine(folder, golden, weights=weights, threads=settings.threads)
+        else:
+            engine = engine_of(folder, settings.form, golden, threads=settings.threads)
     except InputError as error:
         if settings.fallback is None:
             raise
         log.error("%s is served instead of %s: %s", settings.fallback, folder, error)
         return _fallback(settings, version, observe, reason=str(error))
-    warnings, weights = [], weights_sha256(metadata)
+    warnings = []
     if version.weights_sha256 not in (None, weights):
         warnings.append(f"{folder}: holds another version than the one that this reload was asked for")
     if golden is None:
