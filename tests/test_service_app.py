@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -370,12 +371,12 @@ def test_a_request_says_by_which_weights_it_was_answered():
     assert client_of().post("/v1/embeddings", json={"input": "oil"}).headers["x-nic-ray-weights"] == "ab" * 8
 
 
-def concurrently(client, bodies):
+def concurrently(client, bodies, path="/v1/embeddings"):
     """Send requests at the same time; return the responses in the order of the bodies."""
     responses = [None] * len(bodies)
 
     def send(place):
-        responses[place] = client.post("/v1/embeddings", json=bodies[place])
+        responses[place] = client.post(path, json=bodies[place])
 
     threads = [threading.Thread(target=send, args=(place,)) for place in range(len(bodies))]
     for thread in threads:
@@ -424,14 +425,18 @@ def test_many_embeddings_are_written_as_few_are():
     )
 
 
-def test_requests_of_many_tokens_wait_in_bounds_too_and_one_alone_may_have_more(monkeypatch):
-    monkeypatch.setattr(service_app, "MOST_TOKENS", 20)
+@pytest.mark.parametrize(
+    ("path", "large"),
+    [("/v1/embeddings", {"input": ["oil and grease"] * 10}), ("/search", {"query": "oil and grease and grit"})],
+)
+def test_requests_of_many_tokens_wait_in_bounds_too_and_one_alone_may_have_more(monkeypatch, path, large):
+    monkeypatch.setattr(service_app, "MOST_TOKENS", 5)
     go, noted = threading.Event(), Noted()
     with client_of(serving(engine(go=go)), noted) as client:
-        large = {"input": ["oil and grease"] * 10}
-        responses, threads = concurrently(client, [large, large])
-        while not noted.requests:
-            pass
+        responses, threads = concurrently(client, [large, large], path)
+        deadline = time.monotonic() + 5
+        while not noted.requests and time.monotonic() < deadline:  # until the one or the other is sent away
+            time.sleep(0.01)
         go.set()
         for thread in threads:
             thread.join()

@@ -292,7 +292,8 @@ async def _search(state: State, request: Request, serving: Serving) -> Response:
     check_texts("query", [body.query])
     counts = await _counted(serving, [body.query], is_query=True)
     tokens = [min(count, serving.engine.max_tokens) for count in counts]
-    embeddings, said = await embed_and_assess(serving, [body.query], tokens)
+    with _load(state, sum(tokens)):
+        embeddings, said = await embed_and_assess(serving, [body.query], tokens)
     _note(state, [body.query], said)
     answer = await asyncio.to_thread(search, serving.index, body.query, embeddings[0], body.top)
     return _json(
