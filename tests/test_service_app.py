@@ -388,8 +388,9 @@ def test_more_requests_than_may_wait_are_sent_away_at_once_and_the_others_answer
     go, noted = threading.Event(), Noted()
     with client_of(serving(engine(go=go)), noted, most_waiting=3) as client:
         responses, threads = concurrently(client, [{"input": f"oil {number}"} for number in range(8)])
-        while len(noted.requests) < 5:  # those that are sent away are answered while the model still works
-            pass
+        deadline = time.monotonic() + 30  # those that are sent away are answered while the model still works
+        while len(noted.requests) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert {status for _, status in noted.requests} == {429}
         go.set()
         for thread in threads:

@@ -4,6 +4,8 @@ import contextlib
 import os
 from types import SimpleNamespace
 
+from pathlib import Path
+
 import pytest
 
 from nic_ray.errors import InputError, RunError
@@ -52,7 +54,8 @@ def reload_with(monkeypatch, tmp_path):
 
         reload = running._reloader(Version(bundle="folder"), deployed.append, served)
         said = reload(given_up)
-        assert [version.reload for version in deployed] == [1]
+        # a version that was refused is not what replicas load that are started later
+        assert [version.reload for version in deployed] == ([1, 0] if said.startswith("not reloaded") else [1])
         return said
 
     return reload_with
@@ -121,3 +124,30 @@ def test_a_cluster_whose_serve_listens_elsewhere_wants_a_token(applications, pro
     status = SimpleNamespace(applications=applications, proxies=proxies)
     with pytest.raises(InputError, match=said) if said else contextlib.nullcontext():
         running._refuse_other_service("nic_ray", status, Settings(token_sha256=token))
+
+
+def test_what_is_served_stays_as_it_was_verified_whatever_is_exported_to_its_place(tmp_path):
+    for name in ("tuned", "tuned-int8"):
+        (tmp_path / name / "anomaly").mkdir(parents=True)
+        (tmp_path / name / "model.onnx").write_text(name)
+    version = Version(bundle=str(tmp_path / "tuned"), weights_sha256="ab", reload=3)
+    kept = running._kept(version, tmp_path / "versions")
+    (tmp_path / "tuned").rename(tmp_path / "old")
+    (tmp_path / "tuned").mkdir()
+    assert kept.model_dump() == version.model_dump() | {"bundle": str(tmp_path / "versions" / "3" / "tuned")}
+    assert (tmp_path / "versions" / "3" / "tuned" / "model.onnx").read_text() == "tuned"
+    assert (tmp_path / "versions" / "3" / "tuned-int8" / "model.onnx").read_text() == "tuned-int8"
+    assert running._kept(version, tmp_path / "versions") == kept
+
+
+def test_a_bundle_that_is_not_sound_is_not_kept(tmp_path):
+    version = Version(bundle=str(tmp_path / "missing"))
+    assert running._kept(version, tmp_path / "versions") == version
+
+
+def test_files_on_another_disk_are_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("another device")))
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "a").write_text("content")
+    kept = running._kept(Version(bundle=str(tmp_path / "tuned"), weights_sha256="ab"), tmp_path / "versions")
+    assert (Path(kept.bundle) / "a").read_text() == "content"

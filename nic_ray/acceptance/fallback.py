@@ -54,7 +54,9 @@ def tried_fallback(folder: Path, metadata: StoredMetadata, start: Start) -> Fall
     if vectors.shape == expected.shape:
         lowest = float(np.nan_to_num(cosines_of(vectors, expected), nan=-1).min())
     if lowest is None or lowest < LEAST_COSINE["fp32"]:
-        faults.append(f"its vectors are not those of {base_model}" + (f" (cosine {lowest:.4f})" if lowest else ""))
+        faults.append(
+            f"its vectors are not those of {base_model}" + ("" if lowest is None else f" (cosine {lowest:.4f})")
+        )
     if version.get("fallback") is not True:
         faults.append(f"/version does not say that the fallback is served, but fallback: {version.get('fallback')}")
     elif not version.get("reason"):

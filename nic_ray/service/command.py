@@ -34,6 +34,7 @@ def run(bundle: Path, settings: Settings, *, host: str, port: int, replicas: str
             f"serving needs {', '.join(lacking)}; install with: pip install -c constraints.txt -e '.[serve]'"
         )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     token = os.environ.pop(TOKEN, "").strip() or None  # Ray's processes would inherit it
     settings = settings.model_copy(update={"token_sha256": token_sha256(token)})
     place = Place(host, port, _number_of(replicas), token)

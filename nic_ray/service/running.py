@@ -8,6 +8,7 @@ import ipaddress
 import json
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -22,9 +23,11 @@ from nic_ray.bundle.detector import weights_sha256
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
 from nic_ray.hardware import usable_cpus
+from nic_ray.model import base
 from nic_ray.progress import View
 from nic_ray.search.session import joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.service.balancer import switches_of_balancer
+from nic_ray.service.engine import GRAPHS
 from nic_ray.service.settings import Settings, Version
 from nic_ray.sources import is_hub
 
@@ -91,7 +94,7 @@ def checked(bundle: Path, settings: Settings, place: Place) -> Version:
 
     Raises:
         InputError: other machines could use the service without a token, the port is taken, there are fewer CPUs than
-            replicas, a file is missing, or the bundle is not sound and no fallback is named.
+            replicas, a file is missing, the bundle is not sound and no fallback is named, or that cannot be loaded.
     """
     if settings.token_sha256 is None and not _is_loopback(place.host):
         raise InputError(
@@ -106,6 +109,8 @@ def checked(bundle: Path, settings: Settings, place: Place) -> Version:
     for path in settings.corpus:
         if not is_hub(Path(path)) and not Path(path).exists():
             raise InputError(f"--corpus {path}: no such file or folder; name a file of pairs or a folder of texts")
+    if settings.fallback is not None:
+        base.load(settings.fallback)  # not on the day on which it is needed
     try:
         return _version_at(bundle, 0)
     except InputError as error:
@@ -170,7 +175,8 @@ def _serving(settings: Settings, place: Place, version: Version, metrics: Path, 
     replicas = place.replicas if place.replicas is not None else (1 if most == 1 else (1, most))
 
     def deploy(wanted: Version) -> None:
-        app = deployment(settings, wanted, replicas=replicas, cpus=1, metrics_folder=metrics)
+        kept = wanted if joined else _kept(wanted, metrics.parent / "versions")
+        app = deployment(settings, kept, replicas=replicas, cpus=1, metrics_folder=metrics)
         target = serve.RunTarget(app, name=NAME, route_prefix="/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -215,15 +221,15 @@ def _reloader(
     version: Version, deploy: Callable[[Version], None], served: Callable[[], JsonObject]
 ) -> Callable[[Callable[[], bool]], str]:
     """Return `Running.reload` for a service that was started with a version."""
-    current = version
+    current, tried = version, version.reload
 
     def reload(given_up: Callable[[], bool]) -> str:
-        nonlocal current
+        nonlocal current, tried
         try:
-            new = _version_at(Path(current.bundle), current.reload + 1)
+            new = _version_at(Path(current.bundle), tried + 1)
         except InputError as error:
             return f"not reloaded, the version that was served stays: {error}"
-        current = new
+        before, current, tried = current, new, new.reload
         deploy(new)
         deadline = time.monotonic() + RELOAD_S
         while time.monotonic() < deadline and not given_up():
@@ -232,6 +238,8 @@ def _reloader(
                 if now["reload"] == new.reload:
                     return f"reloaded {current.bundle}: {_weights(now)}"
                 if (refused := now["refused"]) is not None and refused["reload"] == new.reload:
+                    current = before
+                    deploy(before)  # what a replica loads that is started from now on
                     return f"not reloaded, the version that was served stays: {refused['reason']}"
             time.sleep(0.2)
         if given_up():
@@ -239,6 +247,28 @@ def _reloader(
         return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, what was served stays; Ray's logs say why"
 
     return reload
+
+
+def _kept(version: Version, folder: Path) -> Version:
+    """A version whose files stay as they were verified, whatever is exported to the bundle's path meanwhile.
+
+    Replicas that are started later load the same. The files are linked where that can be done, and copied elsewhere.
+    """
+    bundle, place = Path(version.bundle), folder / str(version.reload)
+    if version.weights_sha256 is None:  # the bundle is not sound, and a fallback is served
+        return version
+    if not place.exists():
+        for source in [bundle, *(bundle.with_name(f"{bundle.name}-{form}") for form in GRAPHS)]:
+            if source.is_dir():
+                shutil.copytree(source, place / source.name, copy_function=_link)
+    return version.model_copy(update={"bundle": str(place / bundle.name)})
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
 
 
 def _version_of(url: str, token: str | None) -> JsonObject:
