@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-from types import SimpleNamespace
-
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
