@@ -19,7 +19,7 @@ from nic_ray.sources import Sources, listed
 Start = Callable[[Path, str | None], AbstractContextManager[str]]
 """The bundle, and the fallback model or None -> the address of a service that is ready, until the block ends."""
 
-READY_S, END_S = 300.0, 60.0
+READY_S, END_S = 1800.0, 60.0
 SAID = 12
 """Last lines of a service that has ended too early."""
 

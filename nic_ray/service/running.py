@@ -39,6 +39,8 @@ ROUTED_S = 60.0
 """Longest wait for the proxy to know of a replica that is there."""
 UNANSWERED = (OSError, http.client.HTTPException, ValueError)
 """Errors of a request that was not answered, or not by the service itself."""
+AGREED = 5
+"""Answers in turn that must come from a new version; with several replicas, each may be another's."""
 SWITCHES = {
     # one thread and one event loop for a request, not three: a third of Ray's time per request
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -231,17 +233,18 @@ def _reloader(
             return f"not reloaded, the version that was served stays: {error}"
         before, current, tried = current, new, new.reload
         deploy(new)
-        deadline = time.monotonic() + RELOAD_S
+        deadline, agreed = time.monotonic() + RELOAD_S, 0
         while time.monotonic() < deadline and not given_up():
             with contextlib.suppress(*UNANSWERED):  # too busy to answer
                 now = served()
-                if now["reload"] == new.reload:
+                agreed = agreed + 1 if now["reload"] == new.reload else 0
+                if agreed == AGREED:
                     return f"reloaded {current.bundle}: {_weights(now)}"
                 if (refused := now["refused"]) is not None and refused["reload"] == new.reload:
                     current = before
                     deploy(before)  # what a replica loads that is started from now on
                     return f"not reloaded, the version that was served stays: {refused['reason']}"
-            time.sleep(0.2)
+            time.sleep(0.1)
         if given_up():
             return f"{current.bundle} was being loaded"
         return f"{current.bundle} was not loaded within {RELOAD_S:.0f} s, what was served stays; Ray's logs say why"
