@@ -1,7 +1,7 @@
 """Quality through an endpoint, beside that of the base model, which is run here, with intervals over passages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +81,11 @@ def measured_quality(
     encoder, number = load_base_of(metadata), len(texts_to_score(rows.collection, rows.rows))
     with view.work(f"embedding {name} with {encoder.name}", number) as done:
         base = query_scores(asked_of(encoder, rows.collection, rows.rows, max_tokens_of(metadata), done=done))
-    nothing = np.zeros(len(rows.rows))
+    nothing = dict.fromkeys(MEASURED, np.zeros(len(rows.rows)))
 
-    def intervals(of: Mapping[str, np.ndarray], minus: Mapping[str, np.ndarray] | None) -> dict[str, Intervals]:
+    def intervals(of: Mapping[str, np.ndarray], minus: Mapping[str, np.ndarray]) -> dict[str, Intervals]:
         return {
-            metric: paired_intervals(
-                of[metric], nothing if minus is None else minus[metric], rows.queries.passages, rows.queries.domains
-            )
+            metric: paired_intervals(of[metric], minus[metric], rows.queries.passages, rows.queries.domains)
             for metric in MEASURED
         }
 
@@ -96,8 +94,21 @@ def measured_quality(
         name,
         len(rows.rows),
         len(corpus),
-        intervals(tuned, None),
-        intervals(base, None),
+        _within_bounds(intervals(tuned, nothing)),
+        _within_bounds(intervals(base, nothing)),
         intervals(tuned, base),
         rows.warnings,
     )
+
+
+def _within_bounds(of_metrics: Mapping[str, Intervals]) -> dict[str, Intervals]:
+    """Cut intervals of means off at 0 and 1, which no mean of these metrics leaves."""
+    return {
+        metric: {
+            domain: one
+            if one.low is None or one.high is None
+            else replace(one, low=max(0.0, one.low), high=min(1.0, one.high))
+            for domain, one in own.items()
+        }
+        for metric, own in of_metrics.items()
+    }
