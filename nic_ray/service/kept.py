@@ -12,7 +12,7 @@ def own_folder() -> Path:
     Raises:
         OSError: there is none.
     """
-    folder = Path(tempfile.gettempdir(), f"nic_ray-{os.getuid()}")
+    folder = Path(tempfile.gettempdir(), f"nic_ray-service-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()
