@@ -29,7 +29,6 @@ from nic_ray.service.serving import (
     QueryLog,
     Serving,
     described,
-    embed,
     embed_and_assess,
     verdict_fields,
 )
@@ -38,8 +37,6 @@ from nic_ray.service.telemetry import CONTENT_TYPE, Instruments
 
 log = logging.getLogger("nic_ray.service")
 
-OPEN_PATHS = ("/health", "/ready")
-"""Paths that want no token: those that a cluster's probes ask."""
 WEIGHTS_HEADER = "x-nic-ray-weights"
 """The header that says by which weights a request was answered."""
 LONGEST_WAIT_S = 60
@@ -123,6 +120,7 @@ def application(state: State) -> Starlette:
             route("/v1/models", models, "GET"),
             route("/version", version, "GET"),
             route("/metrics", metrics, "GET"),
+            # without a token, since the probes of a cluster ask them
             Route("/health", health, methods=["GET"]),
             Route("/ready", ready, methods=["GET"]),
         ],
@@ -217,10 +215,8 @@ async def _body(request: Request) -> bytes:
         RefusedError: it is larger, or does not arrive in time.
     """
     too_large = RefusedError(413, f"the body must have at most {LARGEST_BODY} bytes; send fewer texts at once")
-    if (
-        request.headers.get("content-length", "0").isdigit()
-        and int(request.headers.get("content-length", "0")) > LARGEST_BODY
-    ):
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > LARGEST_BODY:
         raise too_large
     content = bytearray()
     try:
@@ -249,7 +245,7 @@ async def _embeddings(state: State, request: Request, serving: Serving) -> Respo
             embeddings, said = await embed_and_assess(serving, asked.texts, tokens)
             _note(state, asked.texts, said)
         else:
-            embeddings = await embed(serving, asked.texts, tokens, is_query=asked.is_query)
+            embeddings = await serving.batcher.embed(asked.texts, tokens, is_query=asked.is_query)
     fields = (serving, _cut(embeddings, asked.dimensions), tokens, counts, said, asked.base64)
     many = len(asked.texts) > AT_ONCE
     content = await asyncio.to_thread(_embeddings_json, *fields) if many else _embeddings_json(*fields)

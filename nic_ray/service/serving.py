@@ -170,28 +170,20 @@ def described(serving: Serving) -> JsonObject:
     }
 
 
-async def embed(
-    serving: Serving, texts: Sequence[str], tokens: Sequence[int], *, is_query: bool
-) -> NDArray[np.float32]:
-    """Embed the texts of a request, (n, D)."""
-    return await serving.batcher.embed(texts, tokens, is_query=is_query)
-
-
 async def embed_and_assess(
     serving: Serving, queries: Sequence[str], tokens: Sequence[int]
 ) -> tuple[NDArray[np.float32], list[Verdict] | None]:
     """Embed queries, (n, D), and assess them if there is a detector, with all their parts in the same batches."""
     if serving.detector is None:
-        return await embed(serving, queries, tokens, is_query=True), None
+        return await serving.batcher.embed(queries, tokens, is_query=True), None
     if sum(map(len, queries)) < COUNTED_AT_ONCE:
         parts, counts = _parts_and_tokens(serving.engine, queries)
     else:
         parts, counts = await asyncio.to_thread(_parts_and_tokens, serving.engine, queries)
     limit = serving.engine.max_tokens
-    embeddings = await embed(
-        serving, [*queries, *parts], [*tokens, *(min(count, limit) for count in counts)], is_query=True
-    )
-    known = dict(zip([*queries, *parts], embeddings, strict=True))
+    texts = [*queries, *parts]
+    embeddings = await serving.batcher.embed(texts, [*tokens, *(min(count, limit) for count in counts)], is_query=True)
+    known = dict(zip(texts, embeddings, strict=True))
     detector = serving.detector
     said = await asyncio.to_thread(verdicts, queries, detector, lambda texts: np.stack([known[text] for text in texts]))
     return embeddings[: len(queries)], said
