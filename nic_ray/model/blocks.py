@@ -59,12 +59,18 @@ class Blocks(nn.Module):
         return hidden
 
 
+_PARTS = {"word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm", "dropout"}
+
+
 class _Embeddings(nn.Module):
     """The sum of the embeddings of word, type and position, with layer norm and dropout."""
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        for name, module in like.named_children():  # in their order, which an optimizer's state counts on
+        parts = dict(like.named_children())
+        if parts.keys() != _PARTS:
+            raise AttributeError(f"embeddings of {', '.join(parts)}, want {', '.join(sorted(_PARTS))}")
+        for name, module in parts.items():  # in their order, which an optimizer's state counts on
             setattr(self, name, module)
         # RoBERTa's kind numbers positions from the padding's id + 1, and gives padding this id
         self._padding: int | None = like.position_embeddings.padding_idx  # type: ignore[union-attr, assignment]
