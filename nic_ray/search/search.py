@@ -20,7 +20,7 @@ from nic_ray.errors import InputError
 from nic_ray.evidence import Evidence, TrialRow
 from nic_ray.metrics.table import maximised
 from nic_ray.model.activations import Inputs
-from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
+from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, run_here, what_is_left
 from nic_ray.model.encoder import Encoder
 from nic_ray.progress import View
 from nic_ray.record import last_state, locked, logging_to, training_log
@@ -283,7 +283,7 @@ def _train(
     with ray_session(view):
         placement = cluster.placement_on_cluster(config)
         formatted = cluster.in_format_of_trials(bases.prepared, placement, joined=joined)
-        stored = _stored_inputs(formatted, run, placement, view)
+        stored = _stored_inputs(formatted, run, placement, view, joined=joined)
         kinds = _of_kinds(formatted, stored)
         bases_by_kind = {kind: Base(own, _opened(inputs)) for kind, (own, inputs) in kinds.items()}
         objective = config.search.objective
@@ -355,7 +355,7 @@ def _opened(inputs: Mapping[int, Inputs | StoredInputs]) -> dict[int, Inputs]:
 
 
 def _stored_inputs(
-    prepared: Mapping[str, Prepared], run: Run, placement: Placement, view: View
+    prepared: Mapping[str, Prepared], run: Run, placement: Placement, view: View, *, joined: bool
 ) -> dict[str, dict[int, Inputs | StoredInputs]]:
     """Return the inputs by depth of each base model, by name, all of them within one budget."""
     from nic_ray.search import cluster
@@ -371,7 +371,9 @@ def _stored_inputs(
     outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
     for name, own in prepared.items():
         others = [path for other, layout in layouts.items() if other != name for path in layout.files.values()]
-        chain = cluster.chain_on_cluster(placement, bf16=own.bf16)
+        # alone on a machine, this process has all of its cores, and its modules are imported already
+        alone = not joined and not placement.gpus_per_worker
+        chain = run_here("cpu", bf16=own.bf16) if alone else cluster.chain_on_cluster(placement, bf16=own.bf16)
         room = replace(rooms[name], others=frozenset(others))
         outputs[name] = inputs_by_depth(*_cuts_of(own), room, bf16=own.bf16, chain=chain, view=view)
     return outputs
