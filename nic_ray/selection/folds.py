@@ -23,7 +23,7 @@ from nic_ray.selection.bases import BEST_BASE, Base
 from nic_ray.selection.guard import LEAST_GAIN_OF_SYNTHETIC, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.reading import stored_intervals
-from nic_ray.selection.refit import MOST_MEMBERS, trained_again
+from nic_ray.selection.refit import MOST_MEMBERS, Train, trained_again
 from nic_ray.selection.scoring import Scorer, Weights, deepest
 from nic_ray.selection.selection import Judgement
 from nic_ray.selection.word_search import WITH_WORDS
@@ -40,6 +40,7 @@ def cross_fit(
     *,
     better: Base | None = None,
     export_anyway: bool,
+    train: Train | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Judgement:
@@ -53,6 +54,7 @@ def cross_fit(
         inputs: inputs by depth, for the depths of the winner and of its members.
         better: the best base model, if that is not the winner's own.
         export_anyway: whether to export despite objections.
+        train: trains the configurations of a fold; None to do it in this process.
         folder: receives checkpoints, a folder for each fold; None for none.
         say: called with a line for each intermediate result.
 
@@ -75,7 +77,8 @@ def cross_fit(
         held_out = every[here]
         say(f"fold {number + 1} of {count}: {len(held_out):,} rows are held out")
         at = None if folder is None else folder / f"fold-{number}"
-        again = trained_again(prepared, inputs, judgement.winner, np.flatnonzero(folds != number), folder=at, say=say)
+        rows = np.flatnonzero(folds != number)
+        again = trained_again(prepared, inputs, judgement.winner, rows, train=train, folder=at, say=say)
         weights = interpolated(prepared, again, judgement.evidence["alpha"])
         scorer = Scorer(prepared, inputs[again.config.frozen_layers])
         for label, own in _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion}).items():
