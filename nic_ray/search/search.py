@@ -248,8 +248,7 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
         write_result(SearchResult(None, run.folder, judgement, searched.rows), prepared, bundle=None)
         best = judgement.evidence.get("best_base")
         judgement = cross_fit(
-            prepared,
-            searched.base.inputs,
+            searched.base,
             judgement,
             better=next((base for base in searched.others.values() if base.prepared.encoder.name == best), None),
             export_anyway=run.export_anyway,
