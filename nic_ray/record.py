@@ -1,12 +1,14 @@
 """The files that a training writes while it runs: its checkpoint, its log and the record of ended trials."""
 
 import errno
+import functools
+import io
 import json
 import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -105,9 +107,25 @@ def save_state(state: TrainingState, folder: Path) -> None:
     Raises:
         OSError: the disk is full, or the state cannot be written for another reason.
     """
+    _write(folder, functools.partial(torch.save, dict(state)))
+
+
+def packed_state(state: TrainingState) -> bytes:
+    """Return the state of a training as the bytes that `save_state` writes, for another machine to keep."""
+    packed = io.BytesIO()
+    torch.save(dict(state), packed)
+    return packed.getvalue()
+
+
+def keep_packed_state(packed: bytes, folder: Path) -> None:
+    """Write what `packed_state` has returned as `save_state` does."""
+    _write(folder, lambda path: path.write_bytes(packed))
+
+
+def _write(folder: Path, write: Callable[[Path], object]) -> None:
     temporary = folder / f"{CHECKPOINT}.tmp"
     try:
-        torch.save(dict(state), temporary)
+        write(temporary)
         temporary.replace(folder / CHECKPOINT)
     except RuntimeError as error:  # PyTorch does not say whether the disk is full
         if is_full(folder):

@@ -13,6 +13,7 @@ from nic_ray.report.terminal import show_result
 from nic_ray.results import CROSS_FIT
 from nic_ray.search import outcome
 from nic_ray.selection import folds
+from nic_ray.selection.bases import Base
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.scoring import Scorer
@@ -59,7 +60,7 @@ def test_each_row_is_scored_by_a_model_that_was_trained_without_its_passage(sear
         return winner
 
     monkeypatch.setattr(folds, "trained_again", again)
-    judgement = cross_fit(prepared, inputs, found, export_anyway=True)
+    judgement = cross_fit(Base(prepared, inputs), found, export_anyway=True)
     count = judgement.evidence["folds"]["folds"]
     assert count == len(trained) == round(1 / prepared.config.data.test_share)
     everything = set(range(len(prepared.parts)))
@@ -86,18 +87,18 @@ def test_what_the_folds_show_may_refuse_the_export(searched, monkeypatch):
     prepared, inputs, found = judged(searched(1))
     monkeypatch.setattr(folds, "trained_again", lambda prepared, inputs, winner, rows, **_: winner)
     monkeypatch.setattr(folds, "objections", lambda part, *_, **__: [f"{part}: pumps falls"])
-    refused = cross_fit(prepared, inputs, found, export_anyway=False)
+    refused = cross_fit(Base(prepared, inputs), found, export_anyway=False)
     assert not refused.may_be_exported
     assert refused.evidence["guard"]["objections"][-1] == "cross_fit: pumps falls"
     assert refused.evidence["guard"]["overridden"] is False
-    overridden = cross_fit(prepared, inputs, found, export_anyway=True)
+    overridden = cross_fit(Base(prepared, inputs), found, export_anyway=True)
     assert (overridden.may_be_exported, overridden.evidence["guard"]["overridden"]) == (True, True)
 
 
 def test_card_and_terminal_show_all_rows(searched, monkeypatch, tmp_path, capsys):
     prepared, inputs, found = judged(searched(1))
     monkeypatch.setattr(folds, "trained_again", lambda prepared, inputs, winner, rows, **_: winner)
-    judgement = cross_fit(prepared, inputs, found, export_anyway=True)
+    judgement = cross_fit(Base(prepared, inputs), found, export_anyway=True)
     show_result(SearchResult(tmp_path, tmp_path, judgement, []))
     printed = capsys.readouterr().out
     assert "all rows, each answered by a model that was trained without its passage" in printed
@@ -125,7 +126,7 @@ def test_there_are_no_more_folds_than_passages(searched, monkeypatch):
     prepared = dataclasses.replace(prepared, config=prepared.config.model_copy(update={"data": data}))
     monkeypatch.setattr(folds, "trained_again", lambda prepared, inputs, winner, rows, **_: winner)
     left = len(set(prepared.passages.tolist()) - set(prepared.passages[prepared.rows("test")].tolist()))
-    assert cross_fit(prepared, inputs, found, export_anyway=True).evidence["folds"]["folds"] == 1 + left
+    assert cross_fit(Base(prepared, inputs), found, export_anyway=True).evidence["folds"]["folds"] == 1 + left
 
 
 def test_a_fold_holds_whole_groups_of_rows(searched, monkeypatch):
@@ -139,7 +140,7 @@ def test_a_fold_holds_whole_groups_of_rows(searched, monkeypatch):
     monkeypatch.setattr(
         folds, "trained_again", lambda prepared, inputs, winner, rows, **_: trained.append(rows) or winner
     )
-    judgement = cross_fit(prepared, inputs, found, export_anyway=True)
+    judgement = cross_fit(Base(prepared, inputs), found, export_anyway=True)
     for rows in trained:
         held_out = np.setdiff1d(np.arange(len(groups)), rows)
         assert not np.intersect1d(groups[rows], groups[held_out]).size

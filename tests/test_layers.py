@@ -25,7 +25,9 @@ ORDER = [
     *"dataset manuals model questions training bundle acceptance selection report search service".split(),
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
-RAY_ROOMS = [f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds tasks".split()]
+RAY_ROOMS = [
+    f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds tasks again".split()
+]
 RAY_ROOMS += ["service.deployment", "service.running"]
 
 PATHS = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))}

@@ -23,6 +23,7 @@ from nic_ray.report.terminal import show_result
 from nic_ray.results import CROSS_FIT
 from nic_ray.search import outcome, train_single
 from nic_ray.selection import folds, selection
+from nic_ray.selection.bases import Base
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.guard import (
     LEAST_GAIN_OF_SYNTHETIC,
@@ -226,7 +227,7 @@ def test_folds_measure_the_rows_of_people_and_train_on_no_synthetic_row_about_wh
     monkeypatch.setattr(
         folds, "trained_again", lambda prepared, inputs, winner, rows, **_: trained.append(rows) or winner
     )
-    judgement = cross_fit(prepared, inputs, found, export_anyway=True)
+    judgement = cross_fit(Base(prepared, inputs), found, export_anyway=True)
     synthetic, groups = prepared.collection.synthetic, prepared.groups
     alone = int(
         np.flatnonzero([prepared.collection.texts[text] == "further?" for text in prepared.collection.query])[0]

@@ -194,7 +194,7 @@ def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplo
     beside = hardware.shared_cpus(2, tmp_path / host)
     two = SimpleNamespace(concurrent=2, threads=1)
     try:
-        with worker._shared_threads(two) as take:
+        with worker.shared_threads(two) as take:
             assert torch.get_num_threads() == 1  # as many as planned, until it has looked
             take()
             assert torch.get_num_threads() == 2
@@ -207,17 +207,17 @@ def test_trainings_share_the_cores_of_their_machine(monkeypatch, tmp_path, caplo
             assert torch.get_num_threads() == 1
         # one trial at a time always has the same threads, whatever else runs here, and is counted all the same
         with (
-            worker._shared_threads(SimpleNamespace(concurrent=1, threads=8)) as take,
+            worker.shared_threads(SimpleNamespace(concurrent=1, threads=8)) as take,
             hardware.shared_cpus(2, tmp_path / host) as share,
         ):
             take()
             assert (torch.get_num_threads(), share()) == (2, 1)
         # nothing that befalls the locks ends a training
-        with worker._shared_threads(two) as take:
+        with worker.shared_threads(two) as take:
             shutil.rmtree(tmp_path)
             take()
         tmp_path.write_text("no folder")
-        with worker._shared_threads(two) as take:
+        with worker.shared_threads(two) as take:
             take()
             assert torch.get_num_threads() == 1
         assert "threads: 1 throughout, other trainings cannot be counted: " in caplog.text
@@ -309,7 +309,7 @@ def test_a_search_out_of_time_judges_what_it_has_and_can_go_on(tiny_model, tiny_
         return 3600.0 if any(re.match(r"trial-\d+: epoch", line) for line in said) else 0.0
 
     clock = SimpleNamespace(time=lambda: time.time() + later(), monotonic=lambda: time.monotonic() + later())
-    for module in ("nic_ray.search.search", "nic_ray.search.rounds", "ray.tune.stopper.timeout"):
+    for module in ("nic_ray.search.trained", "nic_ray.search.rounds", "ray.tune.stopper.timeout"):
         monkeypatch.setattr(f"{module}.time", clock)
     outcome = search(
         tiny_model(layers=3),

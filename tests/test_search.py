@@ -1,5 +1,6 @@
 """How trials are laid out and judged; no cluster is started."""
 
+import contextlib
 import csv
 import json
 import math
@@ -156,7 +157,7 @@ def test_a_trial_of_several_workers_is_started_with_that_backend(tmp_path, monke
 
 
 @pytest.mark.parametrize(("gpus", "share"), [(0.25, 0.25), (1, 1.0), (2, 1.0)])
-def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, tmp_path, monkeypatch, gpus, share):
+def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, monkeypatch, gpus, share):
     worker = pytest.importorskip("nic_ray.search.worker")
     asked = []
 
@@ -173,7 +174,7 @@ def test_a_trial_takes_no_more_of_a_gpu_for_its_inputs_than_its_share(prepared, 
         gpus_per_worker=gpus,
     )
     with pytest.raises(FarEnough):
-        worker._train(worker.Assignment(prepared.config.train, plan, None), "cpu", None, tmp_path, lambda *_: None)
+        worker.what_is_trained(plan, prepared.config.train, prepared.rows("train"), "cpu")
     assert asked == [{"share": share}]
 
 
@@ -194,11 +195,11 @@ def test_a_trial_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
     worker = pytest.importorskip("nic_ray.search.worker")
     with_gpu, without = SimpleNamespace(gpus_per_worker=0.5), SimpleNamespace(gpus_per_worker=0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert (worker._device(with_gpu), worker._device(without)) == ("cuda", "cpu")
+    assert (worker.device_of(with_gpu), worker.device_of(without)) == ("cuda", "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert worker._device(without) == "cpu"
+    assert worker.device_of(without) == "cpu"
     with pytest.raises(RunError, match=r"Ray has given this trial a GPU, and PyTorch .* sees no CUDA device"):
-        worker._device(with_gpu)
+        worker.device_of(with_gpu)
 
 
 def test_a_gpu_that_pytorch_sees_and_ray_does_not_ends_the_search(prepared, monkeypatch):
@@ -604,14 +605,16 @@ def test_a_name_that_is_none_of_a_folder_is_refused_before_anything_is_read(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", ["_train", "judge", "_export"])
+@pytest.mark.parametrize("step", ["run_all_trials", "judge", "_export"])
 def test_ctrl_c_at_any_step_of_a_search_says_how_it_is_resumed(prepared, tmp_path, monkeypatch, step):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     best = Candidate("trial-000", prepared.config.train, {}, {})
     steps = {
-        "_train": lambda *_, **__: search.SearchedTrials(
+        "import_ray": lambda: None,
+        "ray_session": lambda *_: contextlib.nullcontext(),
+        "run_all_trials": lambda *_, **__: search.SearchedTrials(
             {prepared.config.train.kind: Base(prepared, {})}, {}, [best], [], []
         ),
         "judge": lambda *_, **__: SimpleNamespace(may_be_exported=True, evidence={}),

@@ -1,5 +1,6 @@
 """The inputs of the trained part: the token ids of each distinct text, or the frozen blocks' output for it."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from nic_ray.model.blocks import Layout
 from nic_ray.model.cut import UNPOOLED, Lower, Upper, placed
 from nic_ray.model.encoder import Encoder, lower, tokenize, upper
 from nic_ray.model.packed import Packed
+from nic_ray.model.threads import in_threads
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Tokens, padding included, that run through the blocks at once, by kind of device: on a CPU few enough that a
@@ -264,7 +266,8 @@ def in_chunks(
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Run a function that needs no gradient over some texts, chunk by chunk; yield each chunk and its result.
 
-    When the device's memory runs out, the remaining texts are run in chunks of half the size.
+    On a CPU, chunks run on threads of their own. When the device's memory runs out, the remaining texts are run in
+    chunks of half the size.
 
     Args:
         packed: whether the function runs a chunk without padding.
@@ -273,12 +276,18 @@ def in_chunks(
         RunError: memory runs out even with the smallest chunks.
     """
     tokens = CHUNK_TOKENS[source.device.type]
+    on_cpu, attempt = source.device.type == "cpu", functools.partial(_unless_out_of_memory, run)
     left = list(chunks(source.lengths, texts, tokens, packed=packed))
-    while left:
-        result = _unless_out_of_memory(run, left[0])
-        if result is not None:
-            yield left.pop(0), result
-            continue
+    while True:
+        done = 0
+        for result in in_threads(attempt, left) if on_cpu else map(attempt, left):
+            if result is None:
+                break
+            done += 1
+            yield left[done - 1], result
+        left = left[done:]
+        if not left:
+            return
         if tokens <= LEAST_TOKENS:
             raise RunError(
                 f"out of memory on the {source.device.type} device with {tokens} tokens at a time, the fewest there "

@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,12 +193,18 @@ class Segment(nn.Module):
             self._given.hidden, self._given.shared = None, ()
 
 
-@dataclass
-class _Given:
-    """What the modules that replace blocks return, while a batch runs."""
+class _Given(threading.local):
+    """What the modules that replace blocks return, while a batch runs: in each thread its own."""
 
     hidden: Tensor | None = None
     shared: tuple[Any, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Given":
+        memo[id(self)] = _Given()
+        return memo[id(self)]  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> tuple[type["_Given"], tuple[()]]:
+        return _Given, ()
 
 
 class _Replacement(nn.Module):
@@ -387,6 +394,11 @@ def _has_cache(kind: type[nn.Module]) -> bool:
     return "use_cache" in inspect.signature(kind.forward).parameters
 
 
+_lock = threading.Lock()
+_running: dict[int, tuple[int, str]] = {}
+"""Id of the config of a model that runs -> number of threads that run it, and the attention that it had before."""
+
+
 @contextmanager
 def _best_attention(transformer: nn.Module, device: str) -> Iterator[None]:
     """Replace the fused attention kernel by separate steps on a CPU in bfloat16.
@@ -395,10 +407,20 @@ def _best_attention(transformer: nn.Module, device: str) -> Iterator[None]:
     and on GPUs the implementation that the model has chosen is kept.
     """
     config: Any = transformer.config
-    implementation = config._attn_implementation
-    if device == "cpu" and implementation == "sdpa" and torch.is_autocast_enabled("cpu"):
-        config._attn_implementation = "eager"
+    if device != "cpu" or not torch.is_autocast_enabled("cpu"):
+        yield
+        return
+    with _lock:
+        running, implementation = _running.get(id(config), (0, config._attn_implementation))
+        if implementation == "sdpa":
+            config._attn_implementation = "eager"
+        _running[id(config)] = (running + 1, implementation)
     try:
         yield
     finally:
-        config._attn_implementation = implementation
+        with _lock:
+            running, implementation = _running.pop(id(config))
+            if running > 1:
+                _running[id(config)] = (running - 1, implementation)
+            else:
+                config._attn_implementation = implementation

@@ -23,7 +23,7 @@ from nic_ray.search.placement import Placement, place_trials, threads_of, trains
 from nic_ray.search.rates import Rates, measured, padded
 from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.folds import states_before_export, trainings_before_export
-from nic_ray.selection.interpolation import ALPHAS
+from nic_ray.selection.interpolation import MOSTLY
 from nic_ray.space import Dimension
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.bases import prepare_bases
@@ -311,10 +311,10 @@ def _gain(threads: int) -> float:
 def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, retention_tokens: int) -> float:
     """Return the seconds that one of the measured processes takes for the evaluations at the end of a search.
 
-    On the validation rows it evaluates the base model twice, the means of trials that are tried, every alpha, and the
-    tuned model once more; on the test rows the base model, the trials that the winner is compared with, and the tuned
-    model; on the retention set the base model, every trial, every alpha, and the trials that are compared once more.
-    Finally it evaluates the exported folder, starting from the texts.
+    On the validation rows it evaluates the base model twice, the means of trials that are tried, and mixtures on the
+    way to the winner; on the test rows the base model, the trials that the winner is compared with, and the tuned
+    model, whose passages are known by then as those of the base model are; on the retention set the base model, every
+    trial and the mixtures. Finally it evaluates the exported folder, starting from the texts.
 
     Args:
         again: number of trials that are trained with other seeds.
@@ -326,9 +326,12 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     trials = search.trials + again
     starts = other if search.starts else 0.0
     tried = means_tried(trials, search.averaged_trials)
-    validation = _tokens_to_score(prepared, "validation") * (2 * base + (tried + len(ALPHAS) + 1) * other)
-    test = _tokens_to_score(prepared, "test", "unseen_queries") * (base + first + starts + other)
-    retention = retention_tokens * (base + first + starts + (trials + len(ALPHAS)) * other)
+    validation = _tokens_to_score(prepared, "validation") * (base + (tried + MOSTLY) * other)
+    held_back = ("test", "unseen_queries")
+    test = _tokens_to_score(prepared, *held_back) * (first + starts) + _query_tokens(prepared, *held_back) * (
+        base + other
+    )
+    retention = retention_tokens * (base + (trials + MOSTLY) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
 
@@ -378,6 +381,12 @@ def _tokens_to_score(prepared: Prepared, *parts: str) -> int:
     rows = np.concatenate([prepared.rows(part) for part in parts])
     texts = _run_texts(prepared, prepared.config.train, texts_to_score(prepared.collection, rows.tolist()))
     return padded(prepared.tokens.lengths, texts, prepared.device)
+
+
+def _query_tokens(prepared: Prepared, *parts: str) -> int:
+    """Count the tokens, padding included, of the queries of some parts."""
+    rows = np.concatenate([prepared.rows(part) for part in parts])
+    return padded(prepared.tokens.lengths, np.unique(prepared.collection.query[rows]), prepared.device)
 
 
 def _run_texts(prepared: Prepared, config: TrainConfig, texts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,11 +3,9 @@
 import functools
 import itertools
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,16 +15,11 @@ from nic_ray.bundle.question_kinds import caution_of
 from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.errors import InputError
-from nic_ray.evidence import Evidence, TrialRow
-from nic_ray.metrics.table import maximised
-from nic_ray.model.activations import Inputs
-from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
-from nic_ray.model.encoder import Encoder
 from nic_ray.progress import View
-from nic_ray.record import last_state, locked, logging_to, training_log
+from nic_ray.record import locked, logging_to, training_log
 from nic_ray.remote import push, remove
 from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
-from nic_ray.search.placement import Placement, trains_on_gpus
+from nic_ray.search.placement import trains_on_gpus
 from nic_ray.search.run import (
     Run,
     begin_run,
@@ -38,18 +31,14 @@ from nic_ray.search.run import (
 )
 from nic_ray.search.session import import_ray, joins_a_cluster, ray_session, refuse_what_ray_cannot_use
 from nic_ray.search.starts import starting_points
+from nic_ray.search.trained import SearchedTrials, run_all_trials, with_weights
 from nic_ray.selection.averaging import SIZES
-from nic_ray.selection.bases import Base, costs_of
-from nic_ray.selection.candidates import Candidate, Confirmation, best_first
 from nic_ray.selection.export import export
 from nic_ray.selection.folds import cross_fit
 from nic_ray.selection.refit import refit
-from nic_ray.selection.retention import load_retention_set
 from nic_ray.selection.selection import Contestants, Judgement, SearchResult, judge
-from nic_ray.train_config import Kind
-from nic_ray.training.bases import Bases, describe_bases, kinds_of, prepare_bases
+from nic_ray.training.bases import Bases, describe_bases, prepare_bases
 from nic_ray.training.distractors import describe_corpus
-from nic_ray.training.prepared import Prepared, depths, with_fixed_passages
 from nic_ray.training.start import describe_data, describe_run, named_passages, refuse_other_start
 
 LOGGED = (
@@ -64,37 +53,6 @@ LOGGED = (
     "py.warnings",
 )
 """Loggers whose messages go to the run's log instead of the terminal."""
-
-
-@dataclass(frozen=True)
-class SearchedTrials:
-    """The results of the trials of a search, from which one model is selected."""
-
-    bases: Mapping[Kind, Base]
-    """Kind of model, that of the first trial first -> what such models are evaluated on, in the number format of the
-    trials."""
-    unsearched: dict[str, Candidate]
-    """"first trial" and "without search", the first of `search.starts` -> its best evaluation, with its weights; those
-    that failed or that there are none of are absent."""
-    best: list[Candidate]
-    """Every trial's best evaluation, without weights: the winner's, then the others, best first."""
-    confirmations: list[Confirmation]
-    rows: list[TrialRow]
-    """The rows of trials.csv."""
-    on_gpus: bool = False
-    """Whether the trials train on GPUs."""
-    costs: Evidence = field(default_factory=lambda: Evidence())
-    """What each base model, and an index that stays valid, cost and find; empty where there is one of each."""
-
-    @property
-    def base(self) -> Base:
-        """The base model from which the best candidate was tuned, for its kind of model."""
-        return self.bases[self.best[0].config.kind]
-
-    @property
-    def others(self) -> dict[Kind, Base]:
-        """The base models of the other kinds."""
-        return {kind: base for kind, base in self.bases.items() if base is not self.base}
 
 
 def run_search(
@@ -213,32 +171,37 @@ def _search(
             )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        searched = _train(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
-        write_trials(run.files.trials, searched.rows)
-        related = sum(other.config.kind == searched.best[0].config.kind for other in searched.best)
-        if related > 1 and bases.first.config.search.averaged_trials != 1:
-            most = min(related, SIZES[-1])
-            view.say(
-                f"averaging: trying whether the mean of up to {most} of the best trials is better than the best one"
-            )
-        judgement = judge(
-            searched.base.prepared,
-            searched.base.inputs,
-            Contestants(
-                searched.unsearched,
-                searched.best,
-                searched.confirmations,
-                functools.partial(_with_weights, run.folder),
-                searched.others,
-            ),
-            searched.base.retention_set,
-            export_anyway=run.export_anyway,
-            say=view.say,
-            note_reading=functools.partial(note_test_reading, run, bases.first),
-        )
-        if searched.costs:
-            judgement = replace(judgement, evidence={**judgement.evidence, **searched.costs})
-        return _concluded(searched, judgement, run, view)
+        import_ray()
+        with ray_session(view):
+            searched = run_all_trials(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
+            return _selected(searched, run, view)
+
+
+def _selected(searched: SearchedTrials, run: Run, view: View) -> SearchResult:
+    """Select a model and export it."""
+    write_trials(run.files.trials, searched.rows)
+    related = sum(other.config.kind == searched.best[0].config.kind for other in searched.best)
+    if related > 1 and searched.first.config.search.averaged_trials != 1:
+        most = min(related, SIZES[-1])
+        view.say(f"averaging: trying whether the mean of up to {most} of the best trials is better than the best one")
+    judgement = judge(
+        searched.base.prepared,
+        searched.base.inputs,
+        Contestants(
+            searched.unsearched,
+            searched.best,
+            searched.confirmations,
+            functools.partial(with_weights, run.folder),
+            searched.others,
+        ),
+        searched.base.retention_set,
+        export_anyway=run.export_anyway,
+        say=view.say,
+        note_reading=functools.partial(note_test_reading, run, searched.first),
+    )
+    if searched.costs:
+        judgement = replace(judgement, evidence={**judgement.evidence, **searched.costs})
+    return _concluded(searched, judgement, run, view)
 
 
 def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> SearchResult:
@@ -248,11 +211,11 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
         write_result(SearchResult(None, run.folder, judgement, searched.rows), prepared, bundle=None)
         best = judgement.evidence.get("best_base")
         judgement = cross_fit(
-            prepared,
-            searched.base.inputs,
+            searched.base,
             judgement,
             better=next((base for base in searched.others.values() if base.prepared.encoder.name == best), None),
             export_anyway=run.export_anyway,
+            train=searched.train,
             folder=run.files.folds,
             say=view.say,
         )
@@ -270,140 +233,6 @@ def _concluded(searched: SearchedTrials, judgement: Judgement, run: Run, view: V
     return result
 
 
-def _train(
-    bases: Bases, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
-) -> SearchedTrials:
-    """Run the remaining trials, then train the best of all again with other seeds."""
-    import_ray()
-    from nic_ray.search import cluster, rounds, trackers
-
-    config = bases.first.config
-    recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
-    joined = joins_a_cluster()
-    with ray_session(view):
-        placement = cluster.placement_on_cluster(config)
-        formatted = cluster.in_format_of_trials(bases.prepared, placement, joined=joined)
-        stored = _stored_inputs(formatted, run, placement, view)
-        kinds = _of_kinds(formatted, stored)
-        bases_by_kind = {kind: Base(own, _opened(inputs)) for kind, (own, inputs) in kinds.items()}
-        objective = config.search.objective
-        metrics = {name: base.untuned() for (name, _), base in bases_by_kind.items()}
-        for name, flat in metrics.items():
-            view.say(f"base model {name}: {objective} {flat[objective]:.4f} on validation")
-        if placement.note:
-            view.say(placement.note)
-        files = [file for inputs in stored.values() for file in cluster.activation_files(inputs)]
-        cluster.refuse_unshared_places([*files, *([] if run.mirror else [run.files.config])])
-        # of a base model's kinds the last one: with the passages' embeddings where a trial may keep them
-        given = {name: own for (name, _), own in sorted(kinds.items(), key=lambda item: item[0][1])}
-        setup = rounds.SearchSetup(
-            prepared=kinds[config.train.kind][0],
-            run=run,
-            placement=placement,
-            inputs=rounds.trial_inputs(given, placement, run),
-            base=max(metrics.values(), key=lambda flat: maximised(flat, objective)),
-            trackers=recorders,
-            deadline=time.monotonic() + (config.search.time_budget or math.inf),
-            runs_trials=runs_trials,
-            view=view,
-            others={kind: own for kind, (own, _) in kinds.items() if kind != config.train.kind},
-        )
-        samples = rounds.run_search_trials(setup)
-        # loaded only after the trials, none of which needs the retention set
-        if retention_pairs is not None:
-            bases_by_kind = {kind: _with_retention_set(base, retention_pairs) for kind, base in bases_by_kind.items()}
-        retention_sets = {kind: base.retention_set for kind, base in bases_by_kind.items() if base.retention_set}
-        searched = rounds.result_of_trials(setup, samples, retention_sets)
-        rounds.refuse_no_model(searched)
-        finalists = searched.best[: config.confirm.trials]
-        again = rounds.result_of_trials(setup, rounds.run_trials_again(setup, finalists), retention_sets)
-        winner, confirmations = rounds.pick_winner(setup, finalists, again)
-        for confirmation in confirmations:
-            view.say(_describe_confirmation(confirmation, objective))
-    others = best_first([other for other in [*searched.best, *again.best] if other is not winner], objective)
-    return SearchedTrials(
-        bases_by_kind,
-        _unsearched(run.folder, searched.best, config),
-        [winner, *others],
-        confirmations,
-        searched.rows + again.rows,
-        placement.gpus_per_worker > 0,
-        costs_of(bases, metrics, searched.best, objective),
-    )
-
-
-def _describe_confirmation(confirmation: Confirmation, objective: str) -> str:
-    values = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in confirmation.values.items())
-    return (
-        f"{confirmation.trial}: {objective} {confirmation.mean:.4f} over {len(confirmation.values)} seed(s) ({values})"
-    )
-
-
-def _of_kinds(
-    prepared: Mapping[str, Prepared], stored: Mapping[str, Mapping[int, Inputs | StoredInputs]]
-) -> dict[Kind, tuple[Prepared, dict[int, Inputs | StoredInputs]]]:
-    """Return data, settings and inputs for each kind of model, that of the first trial first."""
-    return {
-        kind: (own, with_fixed_passages(own, stored[name]))
-        for name, of_base in prepared.items()
-        for kind, own in kinds_of(of_base).items()
-    }
-
-
-def _opened(inputs: Mapping[int, Inputs | StoredInputs]) -> dict[int, Inputs]:
-    return {depth: opened(at_depth) for depth, at_depth in inputs.items()}
-
-
-def _stored_inputs(
-    prepared: Mapping[str, Prepared], run: Run, placement: Placement, view: View
-) -> dict[str, dict[int, Inputs | StoredInputs]]:
-    """Return the inputs by depth of each base model, by name, all of them within one budget."""
-    from nic_ray.search import cluster
-
-    config, rooms, layouts = next(iter(prepared.values())).config, {}, {}
-    if config.train.trust_remote_code:
-        cluster.send_code_of_models()
-    room = budget(config.activations, run.folder.parent)
-    for name, own in prepared.items():
-        rooms[name] = room
-        layouts[name] = layout_of(*_cuts_of(own), room, bf16=own.bf16)
-        room = what_is_left(room, layouts[name])
-    outputs: dict[str, dict[int, Inputs | StoredInputs]] = {}
-    for name, own in prepared.items():
-        others = [path for other, layout in layouts.items() if other != name for path in layout.files.values()]
-        chain = cluster.chain_on_cluster(placement, bf16=own.bf16)
-        room = replace(rooms[name], others=frozenset(others))
-        outputs[name] = inputs_by_depth(*_cuts_of(own), room, bf16=own.bf16, chain=chain, view=view)
-    return outputs
-
-
-def _cuts_of(prepared: Prepared) -> tuple[Encoder, Inputs, list[int]]:
-    """Return what activations are computed of: the base model, the token ids, the depths."""
-    return prepared.encoder, prepared.tokens, depths(prepared.config, prepared.encoder.blocks)
-
-
-def _with_retention_set(base: Base, pairs: Collection) -> Base:
-    prepared = base.prepared
-    cuts = depths(prepared.config, prepared.encoder.blocks)
-    return replace(base, retention_set=load_retention_set(prepared, pairs, cuts))
-
-
-def _unsearched(run_folder: Path, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
-    """Return the trials that are to be had without a search, with their weights, in the order of their start."""
-    from nic_ray.study import trial_name
-
-    labels = {trial_name(0): "first trial"} | ({trial_name(1): "without search"} if config.search.starts else {})
-    known = {candidate.name: candidate for candidate in candidates}
-    return {label: _with_weights(run_folder, known[name]) for name, label in labels.items() if name in known}
-
-
-def _with_weights(run_folder: Path, candidate: Candidate) -> Candidate:
-    """Return a candidate with the weights that its trial has left."""
-    state = last_state(run_folder, candidate.name)
-    assert state is not None  # it has been read before
-    return replace(candidate, weights=state["best"]["upper"])
-
-
 def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View) -> Judgement:
     """Train on all rows if `refit` says so, write the bundle, and its copy if `storage` is a URI.
 
@@ -412,11 +241,8 @@ def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View
     """
     base, model = searched.base, judgement.tuned
     prepared = base.prepared
-    if searched.on_gpus and prepared.device == "cpu":
-        view.say("the winner is not trained again on all rows: trials train on GPUs, and this process has none")
-    else:
-        given = (prepared, base.inputs, judgement, base.retention_set)
-        model, judgement = refit(*given, folder=run.files.refits, say=view.say)
+    given = (prepared, base.inputs, judgement, base.retention_set)
+    model, judgement = refit(*given, train=searched.train, folder=run.files.refits, say=view.say)
     view.say(f"exporting {model.name}{'' if model.measured else ', trained on all rows,'} to {run.bundle}")
     members = model.members or (model,)
     export(

@@ -34,7 +34,7 @@ from nic_ray import hardware
 from nic_ray.config import trial_config
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import RunError
-from nic_ray.model.activations import Feed, feed
+from nic_ray.model.activations import feed
 from nic_ray.model.cache import opened
 from nic_ray.model.cut import Upper
 from nic_ray.model.evaluation import Asked, embed, evaluate, score, texts_to_score
@@ -174,7 +174,7 @@ def storage_of(run_folder: Path, mirror: Mirror | None, *names: str) -> dict[str
     return {"storage_path": "/".join([mirror.path, *names]), "storage_filesystem": mirror.filesystem}
 
 
-def _device(shared: TrialInputs) -> str:
+def device_of(shared: TrialInputs) -> str:
     """Return the device that this process trains on.
 
     Raises:
@@ -201,7 +201,7 @@ def backend(gpus_per_worker: float) -> str:
 def _train_here(loop_config: Mapping[str, Assignment]) -> None:
     assignment = loop_config["assignment"]
     checkpoint = tune.get_checkpoint()
-    device = _device(assignment.shared)
+    device = device_of(assignment.shared)
     # not to Tune's own folder, which lags behind by some seconds, so that a crash would lose them
     with (
         _trial_folder(assignment.shared, tune.get_context().get_trial_name()) as trial_folder,
@@ -214,7 +214,7 @@ def _train_here(loop_config: Mapping[str, Assignment]) -> None:
 
 def _train_with_others(loop_config: Mapping[str, Assignment]) -> None:
     assignment = loop_config["assignment"]
-    device = _device(assignment.shared)
+    device = device_of(assignment.shared)
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
     first = context.get_world_rank() == 0
@@ -247,18 +247,7 @@ def _train(
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     if (trial_folder / FAILURE_FILE).exists():  # another attempt would fail in the same way
         raise RunError((trial_folder / FAILURE_FILE).read_text(encoding="utf-8"))
-    hardware.keep_freed_memory()
-    collection: Collection = ray.get(shared.collection)
-    base = shared.bases[config.base_model]
-    upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
-    # a fraction of a GPU is shared with other workers
-    share = min(1.0, shared.gpus_per_worker)
-    inputs = opened(ray.get(base.inputs[config.frozen_layers]))
-    if config.trains == "queries":
-        inputs = replace(inputs, fixed=ray.get(base.fixed))
-    source = feed(inputs, device, share=share)
-    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
-    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
+    upper, data = what_is_trained(shared, config, shared.train_rows, device)
     state = _state_to_resume_from(shared, checkpoint, assignment.start)
     if state is not None and state["finished"]:
         with tempfile.TemporaryDirectory() as folder:  # Tune has not been told that the trial ended
@@ -269,17 +258,12 @@ def _train(
     # several workers report together
     in_thread = device == "cuda" and not dist.is_initialized()
     try:
-        with _shared_threads(shared) as adapt_threads, one_at_a_time(threaded=in_thread) as hand_over:
+        with shared_threads(shared) as adapt_threads, one_at_a_time(threaded=in_thread) as hand_over:
             for evaluation in loop.fit(
                 config,
                 upper,
-                loop.TrainingData(
-                    collection, shared.train_rows, source, bf16, ray.get(base.general), ray.get(shared.others)
-                ),
-                loop.Validation(
-                    lambda model: _evaluate_together(model, source, collection, shared, bf16=bf16),
-                    shared.objective,
-                ),
+                data,
+                loop.Validation(lambda model: _evaluate_together(model, data, shared), shared.objective),
                 state=state,
                 before_step=adapt_threads,
             ):
@@ -312,8 +296,27 @@ def _note(
         _copy_to_mirror(shared, trial_folder, LOG)
 
 
+def what_is_trained(
+    shared: TrialInputs, config: TrainConfig, rows: NDArray[np.int64], device: str
+) -> tuple[Upper, loop.TrainingData]:
+    """Return the blocks that a configuration trains, on a device, and what they are trained on."""
+    hardware.keep_freed_memory()
+    collection: Collection = ray.get(shared.collection)
+    base = shared.bases[config.base_model]
+    upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
+    # a fraction of a GPU is shared with other workers
+    share = min(1.0, shared.gpus_per_worker)
+    inputs = opened(ray.get(base.inputs[config.frozen_layers]))
+    if config.trains == "queries":
+        inputs = replace(inputs, fixed=ray.get(base.fixed))
+    source = feed(inputs, device, share=share)
+    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
+    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
+    return upper, loop.TrainingData(collection, rows, source, bf16, ray.get(base.general), ray.get(shared.others))
+
+
 @contextlib.contextmanager
-def _shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
+def shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
     """Begin with the planned threads; yield a function that adapts them to an even share of the machine's CPUs.
 
     At the end of a search, or where ASHA has stopped many trials, the last trials would otherwise leave most cores
@@ -403,10 +406,9 @@ def _state_to_resume_from(shared: TrialInputs, checkpoint: Any, start: str | Non
         return readable_state(Path(folder))
 
 
-def _evaluate_together(
-    upper: Upper, source: Feed, collection: Collection, shared: TrialInputs, *, bf16: bool
-) -> dict[str, float]:
+def _evaluate_together(upper: Upper, data: loop.TrainingData, shared: TrialInputs) -> dict[str, float]:
     """Evaluate together: each worker embeds its share of the texts, and all return the same metrics."""
+    source, collection, bf16 = data.source, data.collection, data.bf16
     rows, objective = shared.validation_rows.tolist(), shared.objective
     if not dist.is_initialized():
         return evaluate(upper, source, collection, rows, bf16=bf16, objective=objective)

@@ -1,5 +1,6 @@
 """Every passage held out once: the winner's configuration is trained anew for each fold, and evaluated on it."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from nic_ray.metrics.fusion import VECTORS, WORDS, Fusion
 from nic_ray.metrics.intervals import Queries, count_passages
 from nic_ray.metrics.ranking import empty_metrics, flat_metrics
 from nic_ray.metrics.table import PRIMARY
-from nic_ray.model.activations import Inputs
 from nic_ray.model.evaluation import fused_scores
 from nic_ray.protocol import unit_of_groups
 from nic_ray.results import CROSS_FIT
@@ -23,8 +23,8 @@ from nic_ray.selection.bases import BEST_BASE, Base
 from nic_ray.selection.guard import LEAST_GAIN_OF_SYNTHETIC, macro_bound, objections
 from nic_ray.selection.interpolation import interpolated
 from nic_ray.selection.reading import stored_intervals
-from nic_ray.selection.refit import MOST_MEMBERS, trained_again
-from nic_ray.selection.scoring import Scorer, Weights, deepest
+from nic_ray.selection.refit import MOST_MEMBERS, Train, trained_again
+from nic_ray.selection.scoring import Scorer, Weights
 from nic_ray.selection.selection import Judgement
 from nic_ray.selection.word_search import WITH_WORDS
 from nic_ray.training.prepared import Prepared
@@ -34,12 +34,12 @@ Scores = dict[str, dict[str, NDArray[np.float64]]]
 
 
 def cross_fit(
-    prepared: Prepared,
-    inputs: Mapping[int, Inputs],
+    own: Base,
     judgement: Judgement,
     *,
     better: Base | None = None,
     export_anyway: bool,
+    train: Train | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Judgement:
@@ -50,9 +50,10 @@ def cross_fit(
     on. The models are trained as `refit` trains the exported one, so the figures are those of its making.
 
     Args:
-        inputs: inputs by depth, for the depths of the winner and of its members.
+        own: the base model of the winner, with inputs for the depths of the winner and of its members.
         better: the best base model, if that is not the winner's own.
         export_anyway: whether to export despite objections.
+        train: trains the configurations of a fold; None to do it in this process.
         folder: receives checkpoints, a folder for each fold; None for none.
         say: called with a line for each intermediate result.
 
@@ -60,13 +61,14 @@ def cross_fit(
         the judgement, with the results of the part "cross_fit", the evidence for them, and any objections to which they
         give rise.
     """
+    prepared, inputs = own.prepared, own.inputs
     collection, config = prepared.collection, prepared.config
     every = np.flatnonzero(prepared.measured)
     left = len(np.unique(prepared.groups[every][prepared.parts[every] != "test"]))
     count = min(folds_of(config.data), 1 + left)
     folds = _folds(prepared, every, count)
     fusion = Fusion(**judgement.evidence["word_search"]["chosen"]["tuned"])
-    found = _scores(Scorer(prepared, deepest(inputs)), None, every, {"base": VECTORS, "BM25": WORDS})
+    found = _scores(own.scorer, None, every, {"base": VECTORS, "BM25": WORDS})
     if better is not None:
         found |= _scores(better.scorer, None, every, {BEST_BASE: VECTORS})
     found |= {label: empty_metrics(len(every), collection.metrics) for label in ("tuned", WITH_WORDS)}
@@ -75,12 +77,13 @@ def cross_fit(
         held_out = every[here]
         say(f"fold {number + 1} of {count}: {len(held_out):,} rows are held out")
         at = None if folder is None else folder / f"fold-{number}"
-        again = trained_again(prepared, inputs, judgement.winner, np.flatnonzero(folds != number), folder=at, say=say)
+        rows = np.flatnonzero(folds != number)
+        again = trained_again(prepared, inputs, judgement.winner, rows, train=train, folder=at, say=say)
         weights = interpolated(prepared, again, judgement.evidence["alpha"])
         scorer = Scorer(prepared, inputs[again.config.frozen_layers])
-        for label, own in _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion}).items():
-            for name, values in own.items():
-                found[label][name][here] = values
+        measured = _scores(scorer, weights, held_out, {"tuned": VECTORS, WITH_WORDS: fusion})
+        for label, name in itertools.product(measured, found["tuned"]):
+            found[label][name][here] = measured[label][name]
     names = [collection.domains[row] for row in every.tolist()]
     queries = Queries(prepared.groups[every], names, unit_of_groups(config.data.group_by))
     return _judged(judgement, found, queries, count, prepared, export_anyway)

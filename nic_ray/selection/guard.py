@@ -83,11 +83,11 @@ def choose_mixture(
     Returns:
         the chosen mixture; None if all of them forget more than that.
     """
-    allowed = [each for each in _losing_little(mixtures, max_retention_loss) if _kept(each) >= min_neighbours_kept]
+    allowed = forgetting_little(mixtures, max_retention_loss, min_neighbours_kept)
     if not allowed:
         return None
     metric, _, over = objective.partition("/")
-    compared_by = objective if is_fused(objective) else metric
+    compared_by = score_of(objective)
     direction = direction_of(objective)
     best = max(allowed, key=lambda mixture: maximised(mixture.metrics, objective))
     names = np.asarray(queries.domains, np.str_)
@@ -103,6 +103,18 @@ def choose_mixture(
         return error is not None and lead <= error
 
     return min(filter(is_as_good, allowed), key=lambda mixture: mixture.alpha)
+
+
+def forgetting_little(
+    mixtures: Sequence[Mixture], max_retention_loss: float, min_neighbours_kept: float
+) -> list[Mixture]:
+    """Return those mixtures that forget no more than the limits of `choose_mixture` allow."""
+    return [each for each in _losing_little(mixtures, max_retention_loss) if _kept(each) >= min_neighbours_kept]
+
+
+def score_of(objective: str) -> str:
+    """Return the metric of a query by which an objective compares mixtures, a key of `Mixture.scores`."""
+    return objective if is_fused(objective) else objective.partition("/")[0]
 
 
 def _losing_little(mixtures: Sequence[Mixture], limit: float) -> list[Mixture]:

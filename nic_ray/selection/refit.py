@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from nic_ray.selection.retention import (
 )
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Judgement
+from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, training_data
 
@@ -38,6 +40,29 @@ MOST_MEMBERS = 2
 """Trials of a mean that are trained again, the first ones: each costs as long as its training did, and more."""
 LARGEST_LOSS = 0.01
 """Macro Recall@5 of the training rows by which the model that was trained again may be worse than the measured one."""
+
+
+class Train(Protocol):
+    """Trains configurations again on some rows, as `training_here` does, perhaps in other processes."""
+
+    def __call__(
+        self,
+        members: Sequence[Candidate],
+        rows: NDArray[np.int64],
+        *,
+        folder: Path | None,
+        say: Callable[[str], None],
+    ) -> list[dict[str, Tensor]]:
+        """Return the weights of each member, trained as long as `is_trained` asks for, by the names of `weights_of`.
+
+        Args:
+            rows: numbers of the rows to train on.
+            folder: receives the checkpoints, a folder for each member, from which a later call resumes; None for none.
+            say: called with a line for each part of an epoch.
+
+        Raises:
+            RunError: a training fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,7 @@ def refit(
     judgement: Judgement,
     retention_set: RetentionSet | None,
     *,
+    train: Train | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Candidate, Judgement]:
@@ -68,6 +94,7 @@ def refit(
     Args:
         inputs: inputs by depth, for the depths of the winner and of its members.
         retention_set: the pairs to measure retention on, with inputs for the same depths; None as in `judge`.
+        train: trains the members; None to do it in this process.
         folder: receives a checkpoint for each trial, from which a later call resumes; None for no checkpoints.
         say: called with a line for each intermediate result.
 
@@ -79,7 +106,7 @@ def refit(
         return judgement.tuned, judgement
     everything = np.arange(len(prepared.parts))
     try:
-        again = trained_again(prepared, inputs, judgement.winner, everything, folder=folder, say=say)
+        again = trained_again(prepared, inputs, judgement.winner, everything, train=train, folder=folder, say=say)
     except RunError as error:  # the measured model stands all the same
         say(f"training again on all rows failed ({error}); the model that the figures belong to is exported")
         return judgement.tuned, judgement
@@ -110,6 +137,7 @@ def trained_again(
     winner: Candidate,
     rows: NDArray[np.int64],
     *,
+    train: Train | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Candidate:
@@ -120,6 +148,7 @@ def trained_again(
     Args:
         inputs: inputs by depth, for the depths of the winner and of its members.
         rows: numbers of the rows to train on.
+        train: trains the members; None to do it in this process, one after another.
         folder: receives the checkpoints, a folder for each trial; None for none.
         say: called with a line for each part of an epoch.
 
@@ -127,16 +156,57 @@ def trained_again(
         the mean of the newly trained models. Its metrics remain those of the winner, since they were not measured anew.
     """
     members = [*(winner.members or (winner,))][:MOST_MEMBERS]
-
-    def train(member: Candidate) -> Candidate:
-        own = None if folder is None else folder / member.name
-        return replace(member, weights=_trained(prepared, inputs, member, rows, own, say))
-
-    depth, weights = mean_weights(prepared, members, train)
+    trained = (train or training_here(prepared, inputs))(members, rows, folder=folder, say=say)
+    again = [replace(member, weights=weights) for member, weights in zip(members, trained, strict=True)]
+    depth, weights = mean_weights(prepared, again, lambda member: member)
     config = members[0].config.model_copy(update={"frozen_layers": depth})
     several = tuple(members) if len(members) > 1 else ()
     name = " + ".join(member.name for member in members)
     return replace(winner, name=name, config=config, weights=weights, members=several, measured=False)
+
+
+def training_here(prepared: Prepared, inputs: Mapping[int, Inputs]) -> Train:
+    """Return a function that trains configurations in this process, one after another.
+
+    Args:
+        inputs: inputs by depth, for the depths of all members.
+    """
+
+    def train(
+        members: Sequence[Candidate], rows: NDArray[np.int64], *, folder: Path | None, say: Callable[[str], None]
+    ) -> list[dict[str, Tensor]]:
+        return [
+            _trained(prepared, inputs, member, rows, None if folder is None else folder / member.name, say)
+            for member in members
+        ]
+
+    return train
+
+
+def settings_again(member: Candidate) -> TrainConfig:
+    """Return the settings by which a configuration is trained again: there are no validation metrics to stop by."""
+    return member.config.model_copy(update={"patience": None})
+
+
+def is_trained(metrics: Mapping[str, float], member: Candidate) -> bool:
+    """Whether a training that is repeated on other rows has come as far as the best evaluation of the first one.
+
+    Evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch.
+
+    Args:
+        metrics: those of an evaluation, with its "epoch".
+    """
+    return metrics["epoch"] > member.metrics["epoch"] - 0.5 / member.config.evaluations_per_epoch
+
+
+def describe_training(member: Candidate, rows: int) -> str:
+    """Say that a configuration is trained again."""
+    return f"training {member.name} again on {rows:,} rows, up to epoch {member.metrics['epoch']:.3g}"
+
+
+def describe_evaluation(member: Candidate, metrics: Mapping[str, float]) -> str:
+    """Say how far a training has come."""
+    return f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}"
 
 
 def _trained(
@@ -148,24 +218,21 @@ def _trained(
     say: Callable[[str], None],
 ) -> dict[str, Tensor]:
     """Train one configuration, from its newest checkpoint if there is one."""
-    config = member.config.model_copy(update={"patience": None})  # there are no validation metrics to stop by
+    config = settings_again(member)
     at_depth = inputs[config.frozen_layers]
-    # evaluations follow whole steps: with more rows the same one comes at a slightly different part of the epoch
-    enough = member.metrics["epoch"] - 0.5 / config.evaluations_per_epoch
     upper = upper_for(prepared.encoder, at_depth).to(prepared.device)
     state = None if folder is None else readable_state(folder)
-    if state is not None and state["metrics"]["epoch"] > enough:
+    if state is not None and is_trained(state["metrics"], member):
         return loop.weights_in(state, upper, config)
-    say(f"training {member.name} again on {len(rows):,} rows, up to epoch {member.metrics['epoch']:.3g}")
+    say(describe_training(member, len(rows)))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if folder is None else logging_to(folder / LOG):
         for evaluation in loop.fit(config, upper, training_data(prepared, at_depth, rows), loop.UNJUDGED, state=state):
-            metrics = evaluation.metrics
             if folder is not None:
                 save_state(evaluation.state, folder)
-            say(f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}")
-            if metrics["epoch"] > enough:
+            say(describe_evaluation(member, evaluation.metrics))
+            if is_trained(evaluation.metrics, member):
                 break
     return weights_of(upper)
 

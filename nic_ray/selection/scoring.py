@@ -41,11 +41,15 @@ class Scorer:
         return self.prepared.encoder.similarity if weights is None else "cosine"
 
     def embeddings(self, weights: Weights | None, texts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Compute the embeddings (n, D) of texts, given by their numbers (n,)."""
-        upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
-        if weights is not None:
-            upper.load_trained_state(weights)
-        return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
+        """Return the embeddings (n, D) of texts, given by their numbers (n,); those that are known are not computed."""
+
+        def compute(missing: NDArray[np.int64]) -> NDArray[np.float32]:
+            upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
+            if weights is not None:
+                upper.load_trained_state(weights)
+            return embed(upper, feed(self.inputs, self.prepared.device), missing, bf16=self.prepared.bf16)
+
+        return self.prepared.known.of(self.inputs, weights, texts, compute)
 
     def asked(self, weights: Weights | None, rows: Sequence[int], *, of_all: bool = False) -> Asked:
         """Embed what is needed to score rows.

@@ -4,9 +4,13 @@ The winner is the model as it was trained: one trial, or the mean of several. Th
 winner's weights with the base model's that is judged and exported.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.evidence import (
@@ -40,7 +44,7 @@ from nic_ray.selection.guard import (
     objections,
     retention_objection,
 )
-from nic_ray.selection.interpolation import interpolated, interpolation_path
+from nic_ray.selection.interpolation import deciding_path, interpolated, interpolation_path
 from nic_ray.selection.previous import Scores, compared_with_previous, falls_on_old_rows, gain_is_judged_by
 from nic_ray.selection.reading import CONFIDENCE, TestFigures, read_once, stored_intervals, stored_sizes
 from nic_ray.selection.retention import GeneralText, RetentionSet, load_general_text
@@ -129,7 +133,7 @@ def judge(
     average = averaged(prepared, inputs, related, load=contestants.load, say=say)
     winner = average.candidate
     general = load_general_text(prepared, [*inputs])
-    mixtures = interpolation_path(prepared, inputs[winner.config.frozen_layers], winner, base, retention_set, general)
+    mixtures = _mixtures(own, winner, base, general, queries)
     mixture, objections_found = _chosen_mixture(mixtures, queries, prepared)
     tuned = replace(
         winner,
@@ -236,19 +240,36 @@ def _word_search(fusions: Mapping[str, ChosenFusion], queries: Queries) -> WordS
     }
 
 
+def _mixtures(
+    own: Base,
+    winner: Candidate,
+    base: Mapping[str, NDArray[np.float64]],
+    general: GeneralText | None,
+    queries: Queries,
+) -> list[Mixture]:
+    """Evaluate as many mixtures of the base model and the winner as decide which one is chosen."""
+    inputs = own.inputs[winner.config.frozen_layers]
+    path = functools.partial(interpolation_path, own.prepared, inputs, winner, base, own.retention_set, general)
+    return deciding_path(path, queries, objective=own.prepared.config.search.objective, **_limits(own.prepared))
+
+
 def _chosen_mixture(mixtures: Sequence[Mixture], queries: Queries, prepared: Prepared) -> tuple[Mixture, list[str]]:
     """Choose one of the mixtures, the base model `mixtures[0]` left out; also return objections due to retention."""
-    config, synthetic = prepared.config, prepared.is_synthetic("validation")
-    objective, given = config.search.objective, mixtures[1:]
-    limits = {
-        "max_retention_loss": config.guard.max_retention_loss,
-        "min_neighbours_kept": neighbours_asked_for(config.guard.min_neighbours_kept, synthetic=synthetic),
-    }
+    objective, given, limits = prepared.config.search.objective, mixtures[1:], _limits(prepared)
     mixture = choose_mixture(given, queries, objective=objective, **limits)
     if mixture is not None:
         return mixture, []
     best = max(given, key=lambda mixture: maximised(mixture.metrics, objective))
-    return best, [retention_objection(given, **limits, synthetic=synthetic)]
+    return best, [retention_objection(given, **limits, synthetic=prepared.is_synthetic("validation"))]
+
+
+def _limits(prepared: Prepared) -> dict[str, float]:
+    """Return what a mixture may forget, as arguments of `choose_mixture`."""
+    guard, synthetic = prepared.config.guard, prepared.is_synthetic("validation")
+    return {
+        "max_retention_loss": guard.max_retention_loss,
+        "min_neighbours_kept": neighbours_asked_for(guard.min_neighbours_kept, synthetic=synthetic),
+    }
 
 
 def _read_evidence(reading: TestFigures, unit: str) -> Evidence:

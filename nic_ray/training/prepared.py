@@ -31,6 +31,7 @@ from nic_ray.model.base import load_base
 from nic_ray.model.cache import StoredInputs, budget, opened
 from nic_ray.model.encoder import Encoder, check_frozen_layers, token_limit
 from nic_ray.model.evaluation import embed
+from nic_ray.model.known_embeddings import KnownEmbeddings
 from nic_ray.progress import View
 from nic_ray.train_config import TrainConfig, depth_of_share
 from nic_ray.training.batches import NO_OTHERS, NOTHING_HELD, GeneralTexts, OtherModels
@@ -77,6 +78,11 @@ class Prepared:
     def whole(self) -> Collection:
         """The collection that the last readings rank: with all passages of the corpus."""
         return whole_collection(self.collection, self.corpus)
+
+    @cached_property
+    def known(self) -> KnownEmbeddings:
+        """The embeddings of the models that were read last."""
+        return KnownEmbeddings()
 
     @property
     def measured(self) -> NDArray[np.bool_]:

@@ -1,0 +1,47 @@
+"""Independent parts of some work on the CPU, each on one thread, instead of one after another on all threads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """Run a function of PyTorch's over several parts, as many at a time as PyTorch has threads; yield in their order.
+
+    An operation on all threads waits for the slowest of them, whatever else the machine does meanwhile; parts on
+    threads of their own wait for nothing. The result of a part depends neither on the number of threads nor on the
+    others.
+
+    Args:
+        run: called under the autocast, gradient and inference modes of the calling thread. It must draw no random
+            numbers, whose order would be a matter of chance.
+    """
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads < 2:
+        yield from map(run, parts)
+        return
+    gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    in_16_bits, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def begin() -> None:  # modes belong to a thread
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(gradients)
+        # no context of its own: the caller's holds the weights that are cast, and clears them
+        torch.set_autocast_enabled("cpu", in_16_bits)
+        torch.set_autocast_dtype("cpu", dtype)
+
+    def run_one(part: Part) -> Result:
+        with torch.inference_mode(inference):
+            return run(part)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=begin) as pool:
+            yield from pool.map(run_one, parts)
+    finally:
+        torch.set_num_threads(before)  # threads that come later would start with the last number that any has set
