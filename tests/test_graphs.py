@@ -89,8 +89,8 @@ def losses_of(part, source, collection, **changes) -> list[float]:
 def test_a_training_by_recorded_steps_loses_what_it_loses_without(given, monkeypatch):
     replayed = []
 
-    def recorded(step):
-        return lambda: replayed.append(1) or step()
+    def recorded(step, pool):
+        return lambda: replayed.append(1) or step(), pool
 
     monkeypatch.setattr(graphs, "_captured", recorded)
     with declared():
@@ -109,7 +109,7 @@ def test_a_training_whose_steps_cannot_be_recorded_says_so_and_goes_on(given, ca
 
 
 def test_a_training_goes_on_with_recorded_steps_and_without(given, monkeypatch):
-    monkeypatch.setattr(graphs, "_captured", lambda step: step)
+    monkeypatch.setattr(graphs, "_captured", lambda step, pool: (step, pool))
     found = {}
     with declared():
         for begins, ends in ((False, False), (True, False), (False, True)):

@@ -1,11 +1,14 @@
 """Training steps that are recorded as CUDA graphs and replayed: one launch, where launching each kernel takes longer.
 
 A graph has fixed sizes, so a batch is rounded up: to whole numbers of tokens, texts and passages that nothing reads.
+All graphs of a process draw dropout from one state on the device, so that trainings which take steps in turn, each on
+its own stream, do not draw what each would draw alone.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +29,8 @@ TOKENS, TEXTS, PASSAGES = 1024, 64, 64
 Step = Callable[[], tuple[Tensor, Tensor]]
 """Takes a step; returns loss and gradient norm, both ()."""
 
+Pool = Any
+"""PyTorch's handle of a pool of memory, or None."""
 
 log = logging.getLogger("nic_ray.training")
 
@@ -125,6 +130,8 @@ class GraphedSteps:
     loss: Loss
     recorded: dict[tuple[int, ...], tuple[Rounded, Step]] = field(default_factory=dict)
     met: set[tuple[int, ...]] = field(default_factory=set)
+    pool: Pool = None
+    """Memory that all of them share, since none runs beside another and nothing of one is read in the next."""
 
     def take(self, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor] | None:
         """Take a step by a graph; None if it has to be taken without, since there is none of its sizes yet.
@@ -138,7 +145,8 @@ class GraphedSteps:
             self.met.add(sizes)
             return None
         if sizes not in self.recorded:
-            self.recorded[sizes] = (given, _captured(lambda: self._step(given, config)))
+            replay, self.pool = _captured(lambda: self._step(given, config), self.pool)
+            self.recorded[sizes] = (given, replay)
         static, replay = self.recorded[sizes]
         if static is not given:
             static.numbers.copy_(given.numbers)
@@ -158,15 +166,19 @@ class GraphedSteps:
         return value.detach(), norm
 
 
-def _captured(step: Step) -> Step:
-    """Record a step, without taking it, and return what replays it."""
+def _captured(step: Step, pool: Pool) -> tuple[Step, Pool]:
+    """Record a step, without taking it; return what replays it, and the memory that it uses.
+
+    Args:
+        pool: memory of other steps that it may use; None if there is no other.
+    """
     graph = torch.cuda.CUDAGraph()
     # another thread may copy and write a checkpoint meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = step()
 
     def replay() -> tuple[Tensor, Tensor]:
         graph.replay()
         return result
 
-    return replay
+    return replay, graph.pool()

@@ -24,7 +24,10 @@ def make_optimizer(upper: Upper, config: TrainConfig, *, capturable: bool = Fals
         return torch.optim.AdamW(groups, lr=config.peak_learning_rate, fused=True)
     for group in groups:  # a tensor of its own for each, whose value is what a replayed step reads
         group["lr"] = torch.tensor(config.peak_learning_rate, device=trained[0].device)
-    return torch.optim.AdamW(groups, fused=True, capturable=True)
+    optimizer = torch.optim.AdamW(groups, fused=True, capturable=True)
+    # the first steps of each size are not recorded, of which PyTorch would warn
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def set_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
