@@ -4,8 +4,10 @@
     python benchmarks/gpu.py --smoke            the same on a CPU with a tiny model, in a minute
 
 In at most five minutes: the tests that need a GPU; a model trained, held against the retention set, judged, trained
-again on all rows and exported; step, epoch and evaluation by depth and batch, with the share of the time that the
-device computes and its peak memory; cuDNN's attention on and off; and the same epochs by the Trainer in bf16, in turn.
+again on all rows and exported; trials of five epochs, one after the other and several in turn on their own streams,
+with the share of the time that the device computes, beside the Trainer's; step, epoch and evaluation by depth and
+batch, with that share and the peak memory; the same epochs by the Trainer in bf16, in turn; texts packed and padded,
+steps recorded as CUDA graphs and not, and cuDNN's attention on and off.
 A part that fails or cannot run says so and the others go on; exit code 1: one has failed. Both sides train on the same
 rows in batches of the same size, in the same precision and with the same dropout; the Trainer with the attention that
 is the faster one. It tokenises in its own process, which is its default.
@@ -25,6 +27,8 @@ weights: its speeds are the same, its scores say nothing.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -32,6 +36,7 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +47,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = (
@@ -79,6 +85,7 @@ try:
     from nic_ray.selection.selection import Contestants, judge
     from nic_ray.train_config import TrainConfig
     from nic_ray.training import loop
+    from nic_ray.training.in_turn import in_turn as steps_in_turn
     from nic_ray.training.prepared import Prepared, prepare
 except ImportError as error:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -108,12 +115,19 @@ class Size:
     steps: int
     """Of an epoch that is profiled or held against the Trainer's, at most."""
     depths: tuple[int, ...] = (0, 2, 4)
+    epochs: int = 5
+    """Of a trial."""
+    together: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of trials that take steps in turn."""
     seconds: int = 280
     """After which nothing new is measured."""
 
 
 FULL = Size(sample_share=1.0, retention_every=1, width=384, batches=(32, 128, 512), rounds=4, steps=20)
-SMOKE = Size(sample_share=0.05, retention_every=5, width=32, batches=(16, 32, 64), rounds=1, steps=1, seconds=3600)
+SMOKE = Size(
+    sample_share=0.05, retention_every=5, width=32, batches=(16, 32, 64), rounds=1, steps=1, epochs=1, together=(1, 2),
+    seconds=3600,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,7 +384,14 @@ def epochs_of(
 
 
 def our_epoch(
-    prepared: Prepared, inputs: Inputs, depth: int, batch_size: int, rows: np.ndarray, *, evaluating: bool = True
+    prepared: Prepared,
+    inputs: Inputs,
+    depth: int,
+    batch_size: int,
+    rows: np.ndarray,
+    *,
+    evaluating: bool = True,
+    **train: Any,
 ) -> Epoch:
     """Train an epoch on the device; nothing waits for it but the ends of the epoch and of its evaluation."""
     device, on_gpu = prepared.device, prepared.device == "cuda"
@@ -394,7 +415,7 @@ def our_epoch(
         return metrics
 
     changes = {"epochs": 1, "evaluations_per_epoch": 1, "frozen_layers": depth, "batch_size": batch_size}
-    config = prepared.config.train.model_copy(update=changes)
+    config = prepared.config.train.model_copy(update=changes | train)
     evaluations = epochs_of(prepared, inputs, config, rows, reading=reading, before_step=mark)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -483,37 +504,178 @@ def show_speeds(found: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Side:
+    """One position of a switch."""
+
+    held: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    """Returns the context in which it trains."""
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of its training."""
+
+
+def padded() -> contextlib.AbstractContextManager[Any]:
+    """Texts are padded, on any device."""
+    return mock.patch.object(hardware, "attends_packed", return_value=False)
+
+
+@contextlib.contextmanager
+def padded_with_cudnn(allowed: bool) -> Iterator[None]:
+    """Texts are padded, and cuDNN's attention is allowed or not."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(allowed)
+    try:
+        with padded():
+            yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def packing(setting: Setting) -> list[dict[str, Any]]:
+    """Epochs with texts padded and packed, in turn."""
+    sides = {"padded": Side(padded), "packed": Side()}
+    return [switched(setting, sides, *case) for case in setting.cases("packed texts at")]
+
+
+def graphs(setting: Setting) -> list[dict[str, Any]]:
+    """Epochs with steps recorded as CUDA graphs and not, in turn."""
+    sides = {"off": Side(), "on": Side(train={"cuda_graphs": True})}
+    return [switched(setting, sides, *case, whole=True) for case in setting.cases("CUDA graphs at")]
+
+
 def attention(setting: Setting) -> list[dict[str, Any]]:
-    """Epochs of our side with cuDNN's attention allowed and not, in turn."""
+    """Epochs over padded texts with cuDNN's attention allowed and not, in turn."""
     if setting.device != "cuda":
         raise Skipped("a CPU has no cuDNN")
-    allowed = torch.backends.cuda.cudnn_sdp_enabled()
-    try:
-        return [with_and_without_cudnn(setting, *case) for case in setting.cases("cuDNN's attention at")]
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(allowed)
+    sides = {name: Side(functools.partial(padded_with_cudnn, name == "on")) for name in ("on", "off")}
+    return [switched(setting, sides, *case) for case in setting.cases("cuDNN's attention at")]
 
 
-def with_and_without_cudnn(setting: Setting, depth: int, batch_size: int) -> dict[str, Any]:
-    """Epochs both ways at one depth and batch size."""
+def switched(
+    setting: Setting, sides: Mapping[str, Side], depth: int, batch_size: int, *, whole: bool = False
+) -> dict[str, Any]:
+    """Epochs with a switch in each of its positions, at one depth and batch size.
+
+    Args:
+        whole: whole epochs, so that what is done once for each shape weighs little in the median of the steps.
+    """
     prepared, inputs = ready(setting)
-    rows = prepared.rows("train")[: setting.size.steps * batch_size]
+    rows = prepared.rows("train")
+    rows = rows if whole else rows[: setting.size.steps * batch_size]
 
-    def epoch_s(allowed: bool, _: int) -> float:
-        torch.backends.cuda.enable_cudnn_sdp(allowed)
-        return our_epoch(prepared, inputs[depth], depth, batch_size, rows, evaluating=False).seconds
+    def epoch(side: Side, _: int) -> Epoch:
+        with side.held():
+            return our_epoch(prepared, inputs[depth], depth, batch_size, rows, evaluating=False, **side.train)
 
-    sides = {"on": functools.partial(epoch_s, True), "off": functools.partial(epoch_s, False)}
-    seconds = in_turn(sides, setting.size.rounds)
-    shares = ratios(seconds["off"], seconds["on"])
-    return {"depth": depth, "batch_size": batch_size, "epoch_s": seconds, "ratios": shares}
+    epochs = in_turn({name: functools.partial(epoch, side) for name, side in sides.items()}, setting.size.rounds)
+    first, second = ([each.seconds for each in epochs[name]] for name in sides)
+    return {
+        "depth": depth,
+        "batch_size": batch_size,
+        "epoch_s": {name: [each.seconds for each in own] for name, own in epochs.items()},
+        "step_s": {name: [step for each in own for step in each.steps_s] for name, own in epochs.items()},
+        "ratios": ratios(second, first),
+    }
 
 
-def show_attention(found: Sequence[Mapping[str, Any]]) -> None:
+def show_switched(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each depth and batch."""
     for one in found:
-        own = ", ".join(f"{name} {spread(seconds, FORM)} s" for name, seconds in one["epoch_s"].items())
-        print(f"  depth {one['depth']}, batch {one['batch_size']:3}: {own}; off / on {spread(one['ratios'], FORM)}")
+        own = ", ".join(
+            f"{name} {spread(seconds, FORM)} s, a step {1000 * statistics.median(one['step_s'][name]):{FORM}} ms"
+            for name, seconds in one["epoch_s"].items()
+        )
+        first, second = one["epoch_s"]
+        print(
+            f"  depth {one['depth']}, batch {one['batch_size']:3}: {own}; "
+            f"{second} / {first} {spread(one['ratios'], FORM)}"
+        )
+
+
+def trials(setting: Setting) -> dict[str, Any]:
+    """Trials with an evaluation after each epoch, one and several in turn on their streams, and the Trainer's."""
+    prepared, inputs = ready(setting)
+    depth, batch_size = setting.size.depths[-1], setting.size.batches[0]
+    given = (setting, prepared, inputs[depth], depth, batch_size)
+    trained(*given, 1)  # to warm up
+    together = [one_process(given, count, graphed) for graphed in (False, True) for count in setting.size.together]
+    alone = statistics.median(together[0]["seconds"])
+    share = computing_seconds(lambda: trained(*given, 1), setting.device) / alone
+    found = {
+        "depth": depth,
+        "batch_size": batch_size,
+        "epochs": setting.size.epochs,
+        "rows": len(prepared.rows("train")),
+    }
+    return found | {"together": together, "computing_share": share, "theirs_s": their_trial(setting, depth, batch_size)}
+
+
+def one_process(given: tuple[Any, ...], count: int, graphed: bool) -> dict[str, Any]:
+    """Seconds of trials that take steps in turn, in each round, and how many of them an hour has."""
+    rounds = given[0].size.rounds if count == 1 else 1
+    seconds = [trained(*given, count, cuda_graphs=graphed) for _ in range(rounds)]
+    hourly = 3600 * count / statistics.median(seconds)
+    return {"trials": count, "cuda_graphs": graphed, "seconds": seconds, "trials_per_hour": hourly}
+
+
+def trained(
+    setting: Setting, prepared: Prepared, inputs: Inputs, depth: int, batch_size: int, count: int, **train: Any
+) -> float:
+    """Seconds of a number of trials of different seeds, in turn, from the copy of the base model to the last score."""
+    held_back = prepared.rows("validation").tolist()
+    data = loop.TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, prepared.device), prepared.bf16)
+    judged = loop.Validation(
+        lambda model: evaluate(model, data.source, data.collection, held_back, bf16=data.bf16), OBJECTIVE
+    )
+    changes = {"epochs": setting.size.epochs, "frozen_layers": depth, "batch_size": batch_size} | train
+    started = now(setting.device)
+    trainings = {
+        str(seed): loop.fit_by_steps(
+            prepared.config.train.model_copy(update=changes | {"seed": seed}),
+            upper_for(prepared.encoder, inputs).to(prepared.device),
+            data,
+            judged,
+        )
+        for seed in range(count)
+    }
+    for _, ended in steps_in_turn(trainings, torch.device(setting.device)):
+        if not isinstance(ended, loop.Evaluation):
+            raise ended
+    return now(setting.device) - started
+
+
+def their_trial(setting: Setting, depth: int, batch_size: int) -> list[float] | None:
+    """Seconds of the same trial by the Trainer in each round, without its evaluations; None where it cannot run."""
+    if any(importlib.util.find_spec(name) is None for name in FOR_THE_TRAINER):
+        return None
+    import rival
+
+    prepared, _ = ready(setting)
+    form = rival.tuned(setting.device, "sdpa")
+    encoder = rival.model_of(form, setting.base_model, depth, setting.device)
+    how = {"batch_size": batch_size, "duplicates": True, "device": setting.device}
+    epochs = [
+        rival.train(encoder, form, prepared.collection, prepared.rows("train"), seed=seed, **how).seconds
+        for seed in range(2)
+    ]
+    return [setting.size.epochs * seconds for seconds in epochs[1:]]  # the first one warms up
+
+
+def show_trials(found: Mapping[str, Any]) -> None:
+    """Print a line for each number of trials, and the Trainer's."""
+    print(
+        f"  {found['epochs']} epochs of {found['rows']} rows at depth {found['depth']}, batch {found['batch_size']}; "
+        f"the device computes {found['computing_share']:.0%} of a trial alone"
+    )
+    for one in found["together"]:
+        name = f"{one['trials']} in turn" + (", CUDA graphs" if one["cuda_graphs"] else "")
+        print(f"  {name}: {spread(one['seconds'], FORM)} s, {one['trials_per_hour']:.0f} trials an hour")
+    if found["theirs_s"]:
+        hourly = 3600 / statistics.median(found["theirs_s"])
+        best = max(one["trials_per_hour"] for one in found["together"])
+        print(
+            f"  the Trainer's, without evaluations: {hourly:.0f} an hour; ours at best {best / hourly:.1f} times that"
+        )
 
 
 def against(setting: Setting) -> dict[str, Any]:
@@ -579,9 +741,12 @@ def show_against(found: Mapping[str, Any]) -> None:
 PARTS: dict[str, tuple[Callable[[Setting], Any], Callable[[Any], None]]] = {
     "tests that need a GPU": (tests, lambda found: print(f"  {found['said']}")),
     "train, retention, judge, refit, export": (whole_path, show_path),
+    "trials": (trials, show_trials),
     "step, epoch, evaluation": (speeds, show_speeds),
     "beside sentence-transformers' Trainer": (against, show_against),
-    "cuDNN's attention": (attention, show_attention),
+    "packed texts": (packing, show_switched),
+    "CUDA graphs": (graphs, show_switched),
+    "cuDNN's attention": (attention, show_switched),
 }
 
 if __name__ == "__main__":

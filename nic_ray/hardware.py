@@ -27,7 +27,10 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], asked_by: str = "train.d
     missing = "" if wanted == "cpu" else why_no_gpu()
     if wanted == "cuda" and missing:
         raise InputError(f"{asked_by}: cuda is asked for, and {missing}; or use auto, which falls back to the CPU")
-    return "cuda" if wanted != "cpu" and not missing else "cpu"
+    if wanted == "cpu" or missing:
+        return "cpu"
+    avoid_cudnn_attention()
+    return "cuda"
 
 
 def why_no_gpu() -> str:
@@ -47,6 +50,23 @@ def computes_in_bf16(precision: Literal["auto", "bf16", "fp32"], device: str) ->
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def attends_packed(device: str) -> bool:
+    """Whether PyTorch's attention kernel for packed texts runs on a device: a GPU with 16-bit products of its own."""
+    return (
+        device == "cuda"
+        and torch.backends.cuda.is_flash_attention_available()
+        and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    )
+
+
+def avoid_cudnn_attention() -> None:
+    """Keep attention over padded texts from cuDNN's kernels, which are planned anew, in 55 to 400 ms, for each shape.
+
+    A training meets dozens of shapes, and the other fused kernels need no plan.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def usable_cpus(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

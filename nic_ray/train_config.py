@@ -23,6 +23,7 @@ SAME_FOR_ALL_TRIALS = (
     "dimensions",
     "guide",
     "teacher",
+    "cuda_graphs",
     "seed",
 )
 
@@ -40,7 +41,7 @@ METHOD_OF = {
 }
 """Hyperparameters that count with one `method` only, and are drawn only for trials of this method."""
 
-CHANGEABLE_ON_RESUME = ("device", "precision", "micro_batch_tokens")
+CHANGEABLE_ON_RESUME = ("device", "precision", "micro_batch_tokens", "cuda_graphs")
 """Settings under `train` that affect how a model is trained but not what it learns; a resumed run may change them."""
 
 
@@ -161,6 +162,11 @@ class TrainConfig(Section):
         description="number format of the matrix products; auto: bf16 where the processor computes in it",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: a GPU if there is one")
+    cuda_graphs: bool = Field(
+        False,
+        description="record the steps of a BERT-like model on a GPU in bf16 as CUDA graphs and replay them, where "
+        "launching the kernels of a step takes longer than running them",
+    )
     seed: int = Field(42, ge=0, lt=2**31, description="seed of batches and dropout")
 
     def of_base(self, base_model: str, blocks: int) -> "TrainConfig":

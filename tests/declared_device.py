@@ -13,9 +13,12 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from nic_ray.model import packed
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 GPU_BYTES = 80 * 2**30
@@ -50,6 +53,17 @@ def declared() -> Iterator["Declared"]:
         _declare(result, place(data))
         return result
 
+    group = clip_grad._group_tensors_by_device_and_dtype
+
+    def grouped(lists: Any, *rest: Any) -> Any:
+        # done below the reach of any mode; here tensors are clipped that all lie in one place
+        return {(place(lists[0][0]), kind): own for (_, kind), own in group(lists, *rest).items()}
+
+    def text_by_text(query: Tensor, key: Tensor, value: Tensor, texts: packed.Packed) -> Tensor:
+        if {query.dtype, key.dtype, value.dtype} != {torch.bfloat16}:
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        return packed.text_by_text(query, key, value, texts)
+
     def random_state(*_: Any) -> Tensor:
         # 16 bytes as CUDA's, which the host's generator refuses, and the other way round
         random_states.append(torch.get_rng_state())
@@ -65,14 +79,29 @@ def declared() -> Iterator["Declared"]:
             (torch, "autocast", lambda device_type, *rest, **named: autocast("cpu", *rest, **named)),
             (torch.cuda, "is_available", lambda: True),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: True),
+            (torch.backends.cuda, "enable_cudnn_sdp", lambda _: None),
+            (packed, "_kernel", text_by_text),
+            (clip_grad, "_group_tensors_by_device_and_dtype", grouped),
             (torch.cuda, "get_rng_state", random_state),
             (torch.cuda, "set_rng_state", set_random_state),
+            (torch.cuda, "Event", _Event),
             (torch.cuda, "mem_get_info", lambda *_: (GPU_BYTES, GPU_BYTES)),
             (Tensor, "pin_memory", lambda self: self),
             (Tensor, "_make_subclass", staticmethod(made)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         yield stack.enter_context(Declared())
+
+
+class _Event:
+    """An event of a device that has always done what it was asked for."""
+
+    def record(self) -> None:
+        """Do nothing."""
+
+    def synchronize(self) -> None:
+        """Do nothing; a thread of its own may wait."""
 
 
 class Declared(TorchFunctionMode):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nic_ray.training.batches import epoch_batches
+from nic_ray.dataset.pairs import Pair, index_pairs, relevant_passages
+from nic_ray.training.batches import epoch_batches, make_batch
 
 positives = arrays(np.int64, st.integers(1, 80), elements=st.integers(0, 12))
 seeds = st.integers(0, 2**32)
@@ -155,3 +156,29 @@ def test_more_queries_a_passage_make_fewer_passages_a_batch_of_equal_size():
         assert {len(batch) for batch in batches} == {32}
         if together > 1:
             assert {len(set(positive[batch])) for batch in batches} == {32 // together}
+
+
+SECTION = "Fit the cover and tighten its six bolts crosswise with a torque wrench to {} Nm, then fill in the oil again."
+PASSAGES = [SECTION.format(torque) for torque in range(40, 90, 10)] + [f"drain the tank {n} times" for n in range(6)]
+texts = st.sampled_from(PASSAGES)
+asked = st.builds(
+    lambda query, positive, negatives: Pair(f"q{query}", positive, "d", tuple(negatives)),
+    st.integers(0, 5), texts, st.lists(texts, max_size=2),
+)  # fmt: skip
+
+
+@given(st.lists(asked, min_size=1, max_size=30), st.data())
+def test_a_batch_masks_what_answers_a_query_or_is_nearly_such_an_answer(pairs, data):
+    collection = index_pairs([pair for pair in pairs if pair.positive not in pair.negatives] or [pairs[0]])
+    rows = data.draw(st.lists(st.sampled_from(range(len(collection.query))), min_size=1, max_size=12))
+    batch = make_batch(collection, relevant_passages(collection), np.array(rows), 2)
+    passages = batch.texts[batch.passages].tolist()
+    near = collection.near_group
+    for row, number in enumerate(rows):
+        answers = {positive for query, positive in zip(collection.query, collection.positive, strict=True)
+                   if query == collection.query[number]}  # fmt: skip
+        known = {near[answer] for answer in answers}
+        expected = [near[each] in known and each != collection.positive[number] for each in passages]
+        assert batch.masked[row].tolist() == expected
+        assert passages[batch.positive[row]] == collection.positive[number]
+        assert batch.texts[batch.queries[row]] == collection.query[number]

@@ -242,6 +242,12 @@ def test_the_way_over_a_gpu_goes_over_a_cpu_without_ray_too(tmp_path):
     assert [(one["depth"], one["batch_size"]) for one in found["step, epoch, evaluation"]] == measured
     beside = found["beside sentence-transformers' Trainer"]["epochs"]
     assert [(one["depth"], one["batch_size"]) for one in beside] == measured
+    for switch, positions in (("packed texts", ["padded", "packed"]), ("CUDA graphs", ["off", "on"])):
+        assert [(one["depth"], one["batch_size"]) for one in found[switch]] == measured
+        assert all(list(one["epoch_s"]) == positions for one in found[switch])
+    assert [(one["trials"], one["cuda_graphs"]) for one in found["trials"]["together"]] == [
+        (1, False), (2, False), (1, True), (2, True)
+    ]  # fmt: skip
     assert set(found["train, retention, judge, refit, export"]["recall_at_5"]["test"]) > {"base", "tuned"}
 
 

@@ -1,19 +1,24 @@
 """Blocks in plain PyTorch against those of Transformers: values, gradients, dropout, and what they are not made of."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from nic_ray.model import base
+from nic_ray.model.activations import Inputs, feed, packed_batch
 from nic_ray.model.base import load
 from nic_ray.model.blocks import Blocks
-from nic_ray.model.cut import BlockOutput, set_dropout
+from nic_ray.model.cut import BlockOutput, plain_blocks, set_dropout
 from nic_ray.model.encoder import upper
+from nic_ray.train_config import TrainConfig
+from nic_ray.training.optimizer import make_optimizer
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
 SIZES = {
@@ -63,6 +68,73 @@ def test_values_and_gradients_are_those_of_transformers(kind, mask):
     assert own.keys() == mine.keys()
     for name, value in own.items():
         torch.testing.assert_close(mine[name].grad, value.grad)
+
+
+IDS = torch.tensor([[5, 9, 1, 7, 20, 39, 2], [6, 8, 30, 30, 30, 30, 30], [7, 7, 7, 7, 7, 7, 7]])
+"""Padded as here, by a text's last token; in the first one the padding's own id, 1, stands as a word of the text."""
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "roberta"])
+def test_from_token_ids_values_and_gradients_are_those_of_transformers(kind):
+    model = model_of(kind).double()
+    plain = plain_blocks(copy.deepcopy(model), 0)
+    weights = torch.randn(*MASK.shape, 32, generator=torch.Generator().manual_seed(2)) * MASK[..., None]
+    expected, found = model(input_ids=IDS, attention_mask=MASK).last_hidden_state, plain(IDS, MASK)
+    torch.testing.assert_close(found[MASK.bool()], expected[MASK.bool()])
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    own = {name: value for name, value in model.named_parameters() if not name.startswith("pooler")}
+    mine = dict(plain.named_parameters())
+    assert list(own) == list(mine)  # in one order, since that is how an optimizer's state is read again
+    for name, value in own.items():
+        torch.testing.assert_close(mine[name].grad, value.grad)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "roberta"])
+def test_packed_token_ids_get_the_positions_that_they_have_in_transformers(kind):
+    model = model_of(kind)
+    lengths = MASK.sum(1)
+    source = feed(Inputs(IDS[MASK.bool()].int().numpy(), np.cumsum([0, *lengths.tolist()]), depth=0), "cpu")
+    with torch.no_grad():
+        expected = model(input_ids=IDS, attention_mask=MASK).last_hidden_state[MASK.bool()]
+        found = plain_blocks(model, 0)(*packed_batch(source, np.arange(3)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_the_models_own_blocks_goes_on_in_plain_ones(tiny_model, monkeypatch):
+    encoder = load(str(tiny_model("bert", 3)))
+    states = []
+    for plain in (False, True, True):
+        part = upper(dataclasses.replace(encoder, plain_embeddings=plain), 0).train()
+        assert isinstance(part.transformer, Blocks) is plain
+        set_dropout(part, attention=0.0, hidden=0.0)
+        optimizer = make_optimizer(part, TrainConfig(learning_rate=1e-3))
+        if states and len(states) == 2:  # what the model's own have learned, for the plain ones
+            part.load_trained_state(states[0][0])
+            optimizer.load_state_dict(states[0][1])
+        for _ in range(2):
+            part(IDS, MASK).square()[:, 0].sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        states.append((copy.deepcopy(part.trained_state()), copy.deepcopy(optimizer.state_dict())))
+    own, plain, further = (weights for weights, _ in states)
+    assert list(own) == list(plain)
+    for name, value in own.items():
+        torch.testing.assert_close(plain[name], value, atol=2e-4, rtol=0)  # a tenth of what two steps move
+    assert any((further[name] - value).abs().max() > 1e-3 for name, value in own.items())
+
+
+@pytest.mark.parametrize("fault", ["one more part", "positions from elsewhere", "other numbers"])
+def test_a_model_whose_embeddings_they_do_not_agree_with_keeps_its_own(fault):
+    model = model_of("bert")
+    assert base._plain_embeddings_agree(model)
+    if fault == "one more part":
+        model.embeddings.further = nn.Linear(32, 32)  # whose use might not show in the numbers yet
+    if fault == "positions from elsewhere":
+        model.embeddings.position_embeddings.padding_idx = 1
+    if fault == "other numbers":
+        model.embeddings.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    assert not base._plain_embeddings_agree(model)
 
 
 @pytest.mark.gpu
@@ -158,12 +230,13 @@ def test_a_model_that_they_do_not_agree_with_keeps_its_own(monkeypatch, fault):
 def test_a_process_that_is_handed_what_trains_imports_neither_transformers_nor_sentence_transformers(
     tiny_model_folder, tmp_path
 ):
-    # torch.save of the whole module, as Ray's pickle does
-    torch.save(upper(load(str(tiny_model_folder)), 1), tmp_path / "upper.pt")
+    # torch.save of whole modules, as Ray's pickle does
+    torch.save([upper(load(str(tiny_model_folder)), depth) for depth in (0, 1)], tmp_path / "upper.pt")
     script = (
         "import sys, torch, nic_ray.training.loop, nic_ray.search.worker\n"
         "import nic_ray.model.evaluation, nic_ray.model.cache\n"
-        f"part = torch.load({str(tmp_path / 'upper.pt')!r}, weights_only=False)\n"
+        f"from_ids, part = torch.load({str(tmp_path / 'upper.pt')!r}, weights_only=False)\n"
+        "from_ids(torch.zeros(1, 3).long(), torch.ones(1, 3).long())\n"
         "part(torch.zeros(1, 3, 32), torch.ones(1, 3).long())\n"
         "heavy = {'transformers', 'sentence_transformers', 'sklearn', 'datasets', 'scipy', 'optuna'}\n"
         "assert not heavy & set(sys.modules)"

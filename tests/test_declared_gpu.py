@@ -1,8 +1,10 @@
 """What runs on a GPU, on tensors that are only declared to lie there: nothing mixes, and the numbers are the CPU's."""
 
+import collections
 import dataclasses
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from nic_ray import hardware
 from nic_ray.bundle import comparison, onnx
 from nic_ray.bundle.files import file_sha256, find_faults, write_bundle
 from nic_ray.config import Config
@@ -33,9 +36,10 @@ from nic_ray.selection.refit import refit, trained_again
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.selection import Contestants, judge
 from nic_ray.training import gradients, loop
+from nic_ray.training.background import on_host
 from nic_ray.training.loop import Evaluation, TrainingData, Validation, fit
 from nic_ray.training.loss import multiple_negatives_ranking_loss
-from nic_ray.training.prepared import Prepared, prepare
+from nic_ray.training.prepared import Prepared, held_texts, prepare
 from tests.declared_device import GPU_BYTES, declared, place
 
 OBJECTIVE = "recall_at_5/macro"
@@ -49,9 +53,9 @@ RETENTION_SET = index_pairs(
 def prepared(tiny_model, tiny_pairs_file):
     """`prepared(family, device, ...)`: what a training on that device is given."""
 
-    def make(family: str, device: str, **train: Any) -> Prepared:
+    def make(family: str, device: str, *, layers: int = 3, **train: Any) -> Prepared:
         settings = {
-            "base_model": str(tiny_model(family, 3)), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32",
+            "base_model": str(tiny_model(family, layers)), "frozen_layers": 1, "max_tokens": 64, "precision": "fp32",
             "batch_size": 16, "epochs": 1, "learning_rate": 1e-3, "hidden_dropout": 0.0, "device": device,
         }  # fmt: skip
         data = {"pairs": str(tiny_pairs_file), "validation_share": 0.25, "test_share": 0.25}
@@ -68,18 +72,26 @@ def inputs_of(prepared: Prepared, depth: int) -> Inputs:
 
 
 def train(
-    prepared: Prepared, *, inputs: Inputs | None = None, state: Any = None, share: float = 1.0, **settings: Any
+    prepared: Prepared,
+    *,
+    inputs: Inputs | None = None,
+    state: Any = None,
+    share: float = 1.0,
+    before_step: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> Iterator[Evaluation]:
     config = prepared.config.train.model_copy(update=settings)
     inputs = inputs_of(prepared, config.frozen_layers) if inputs is None else inputs
     part = upper_for(prepared.encoder, inputs).to(prepared.device)
     source, rows = feed(inputs, prepared.device, share=share), prepared.rows("validation").tolist()
+    held = held_texts(prepared, inputs)
     return fit(
         config,
         part,
-        TrainingData(prepared.collection, prepared.rows("train"), source, prepared.bf16),
+        TrainingData(prepared.collection, prepared.rows("train"), source, prepared.bf16, held),
         Validation(lambda model: evaluate(model, source, prepared.collection, rows, bf16=prepared.bf16), OBJECTIVE),
         state=state,
+        before_step=before_step,
     )
 
 
@@ -223,7 +235,7 @@ def on_the_host(function):
     return lambda *args, **kwargs: function(*args, **kwargs).to("cpu")
 
 
-def with_mask_on_the_host(source, texts):
+def with_mask_on_the_host(source, texts, *, packed):
     values, mask = activations.padded_batch(source, texts)
     return values, mask.to("cpu")
 
@@ -247,7 +259,7 @@ PLANTED = {
         RuntimeError, "tensors on cpu, cuda:0",
     ),
     "the padding's mask stays on the host": (
-        (gradients, "padded_batch", with_mask_on_the_host), RuntimeError, "tensors on cpu, cuda:0"
+        (gradients, "assembled", with_mask_on_the_host), RuntimeError, "tensors on cpu, cuda:0"
     ),
     "the host's random state is set for the device's": (
         (gradients, "set_random_state", lambda device, state: torch.set_rng_state(state)), RuntimeError, "RNG state"
@@ -320,6 +332,93 @@ def test_the_host_does_not_wait_for_a_batch_that_is_sent_by_itself(monkeypatch):
         assert (values.device.type, mask.device.type) == ("cuda", "cuda")
     assert not mode.waits
     assert mask.sum(1).tolist() == [40, 60]
+
+
+@pytest.mark.parametrize("depth", [0, 4])
+@pytest.mark.parametrize("way", ["packed", "padded", "fp32"])
+@pytest.mark.parametrize(("anchor", "queries_per_passage"), [(0.0, 1), (3.0, 4)])
+def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
+    prepared, monkeypatch, depth, way, anchor, queries_per_passage
+):
+    between: collections.Counter[str] = collections.Counter()
+    reads, forms, begun = [], set(), []
+
+    def read(unread):
+        between.update(mode.waits)  # reading itself waits
+        reads.append(len(unread))
+        return own_read(unread)
+
+    def before_step():
+        if not begun:
+            mode.waits.clear()  # those of the preparation
+        begun.append(True)
+
+    def run(part, values, layout):
+        forms.update([type(layout).__name__] * part.training)
+        return forward(part, values, layout)
+
+    own_read, forward = loop._read, Upper.forward
+    monkeypatch.setattr(loop, "_read", read)
+    monkeypatch.setattr(Upper, "forward", run)
+    if way == "padded":
+        monkeypatch.setattr(hardware, "attends_packed", lambda _: False)
+    settings = {
+        "frozen_layers": depth, "precision": "fp32" if way == "fp32" else "bf16", "hidden_dropout": 0.1,
+        "anchor": anchor, "anchor_texts": 8, "queries_per_passage": queries_per_passage, "evaluations_per_epoch": 2,
+        "batch_size": 8,
+    }  # fmt: skip
+    with declared() as mode:
+        given = prepared("bert", "cuda", layers=5, **settings)
+        evaluations = 0
+        for _ in train(given, before_step=before_step):
+            evaluations += 1
+            mode.waits.clear()  # those of the evaluation
+    assert (evaluations, len(reads), sum(reads)) == (2, 2, len(begun))
+    assert len(begun) > 2  # so that some are read together
+    assert forms == ({"Packed"} if way == "packed" else {"Tensor"})
+    assert not between, between
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_padding_a_training_in_16_bits_loses_what_it_loses_with_it(prepared, monkeypatch, family):
+    found = {}
+    with declared():
+        given = prepared(family, "cuda", precision="bf16", epochs=2)
+        found["packed"] = losses(train(given))
+        monkeypatch.setattr(hardware, "attends_packed", lambda _: False)
+        found["padded"] = losses(train(given))
+    assert found["packed"] == pytest.approx(found["padded"], rel=0.02)
+
+
+def test_a_gpus_log_holds_the_lines_of_a_cpus(prepared, caplog):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+    lines = {}
+    for device in ("cpu", "cuda"):
+        with declared():
+            given = prepared("bert", device, batch_size=4, epochs=2)
+            caplog.clear()
+            losses(train(given))
+        # the time that is left, and how fast pairs were read, are the machine's
+        lines[device] = [re.sub(r"remaining .*|pairs_per_second .*", "", line) for line in caplog.messages]
+    assert sum(line.startswith("epoch ") for line in lines["cpu"]) > 4
+    assert lines["cuda"] == lines["cpu"]
+
+
+def test_a_state_is_copied_from_a_gpu_without_waiting_and_holds_nothing_twice(prepared, tmp_path):
+    with declared() as mode:
+        given = prepared("bert", "cuda", hidden_dropout=0.2, evaluations_per_epoch=2)
+        expected = losses(train(given))
+        evaluations = train(given)
+        first = next(evaluations)
+        mode.waits.clear()
+        copied = on_host(first.state)
+        assert not mode.waits
+        next(evaluations)  # changes what was copied
+        state = copied()
+        assert {place(value).type for value in state["upper"].values()} == {"cpu"}
+        assert all(value is state["best"]["upper"][name] for name, value in state["upper"].items())
+        save_state(state, tmp_path)
+        assert losses(train(given, state=load_state(tmp_path))) == expected[1:]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

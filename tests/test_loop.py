@@ -38,15 +38,16 @@ from nic_ray.model.base import load
 from nic_ray.model.cut import set_dropout
 from nic_ray.model.encoder import upper, with_weights
 from nic_ray.model.evaluation import embed, evaluate
-from nic_ray.record import BestState, TrainingState
+from nic_ray.record import CHECKPOINT, BestState, TrainingState, load_state, save_state
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import gradients as gradients_room
 from nic_ray.training import loop
 from nic_ray.training.batches import GeneralTexts, batches_of_epoch, make_batch
 from nic_ray.training.gradients import accumulate_gradients, trained_parameters
-from nic_ray.training.loop import UNJUDGED, TrainingData, Validation, fit, new_training, rate_factor, train_step
+from nic_ray.training.loop import UNJUDGED, TrainingData, Validation, fit, new_training, train_step
 from nic_ray.training.loss import multiple_negatives_ranking_loss
 from nic_ray.training.prepared import divide
+from nic_ray.training.schedule import rate_factor
 
 ROOT = Path(__file__).parent.parent
 OBJECTIVE = "recall_at_5/macro"
@@ -684,6 +685,19 @@ def test_the_weights_of_the_best_evaluation_are_those_it_was_read_from(prepared)
 
     *_, last = fitted(CONFIG, collection, range(48), part, source, reading)
     assert all(torch.equal(value, read[2][name]) for name, value in last.state["best"]["upper"].items())
+
+
+def test_a_checkpoint_of_the_best_evaluation_holds_its_weights_once(prepared, tmp_path):
+    _, collection, part, source = prepared()
+    sizes, weights = [], sum(value.nbytes for value in part.trained_state().values())
+    for each in fitted(changed(epochs=1), collection, range(48), part, source, scripted(0.3, 0.2, 0.4, 0.1, 0.1, 0.1)):
+        save_state(each.state, tmp_path)
+        sizes.append((tmp_path / CHECKPOINT).stat().st_size)
+        read = load_state(tmp_path)
+        same = [torch.equal(value, read["best"]["upper"][name]) for name, value in read["upper"].items()]
+        assert all(same) if each.is_best else not any(same)
+    # an entry in the archive comes with a header and with its alignment
+    assert [round((size - min(sizes)) / weights) for size in sizes] == [0, 1, 0, 1, 1, 1]
 
 
 def test_equal_objectives_are_ordered_by_mrr_and_then_by_time(train):

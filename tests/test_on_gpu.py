@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from nic_ray import hardware
 from nic_ray.config import Config
 from nic_ray.dataset.pairs import index_pairs, read_pairs
 from nic_ray.model.activations import feed, frozen_inputs, upper_for
 from nic_ray.model.evaluation import evaluate
 from nic_ray.progress import View
+from nic_ray.record import load_state, save_state
 from nic_ray.selection.candidates import best_first, best_of
 from nic_ray.selection.export import export
 from nic_ray.selection.refit import refit
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.selection import Contestants, judge
-from nic_ray.training import loop
+from nic_ray.training import graphs, loop
+from nic_ray.training.background import on_host, one_at_a_time
+from nic_ray.training.in_turn import in_turn
 from nic_ray.training.prepared import prepare
 
 pytestmark = pytest.mark.gpu
@@ -112,6 +116,69 @@ def test_in_16_bits_a_training_learns(prepared_on):
     prepared = prepared_on(GPU, precision="bf16", epochs=4)
     found = losses(fitted(prepared, inputs_at(prepared, 1)[1]))
     assert all(later < earlier for earlier, later in pairwise(found))
+
+
+def test_without_padding_a_training_loses_what_it_loses_with_it(prepared_on, monkeypatch):
+    prepared = prepared_on(GPU, precision="bf16")
+    inputs = inputs_at(prepared, 1)[1]
+    packed = losses(fitted(prepared, inputs))
+    monkeypatch.setattr(hardware, "attends_packed", lambda _: False)
+    assert losses(fitted(prepared, inputs)) == pytest.approx(packed, rel=0.03)
+
+
+@pytest.mark.parametrize("frozen_layers", [0, 1])
+def test_a_training_by_recorded_steps_loses_what_it_loses_without(prepared_on, monkeypatch, frozen_layers):
+    captures = []
+    own = graphs._captured
+    monkeypatch.setattr(graphs, "_captured", lambda step: captures.append(1) or own(step))
+    found = []
+    for recorded in (False, True):
+        prepared = prepared_on(GPU, precision="bf16", cuda_graphs=recorded, frozen_layers=frozen_layers)
+        found.append(losses(fitted(prepared, inputs_at(prepared, frozen_layers)[frozen_layers])))
+    assert captures
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+
+
+def test_dropout_differs_from_one_recorded_step_to_the_next(prepared_on):
+    prepared = prepared_on(GPU, precision="bf16", cuda_graphs=True, hidden_dropout=0.5, learning_rate=1e-9)
+    inputs = inputs_at(prepared, 1)[1]
+    config = prepared.config.train
+    upper = upper_for(prepared.encoder, inputs).to(GPU)
+    data = loop.TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, GPU), prepared.bf16)
+    training = loop.new_training(config, upper, data)
+    found = [loop.train_step(training, data.rows[:8])[0].item() for _ in range(6)]
+    assert len(set(found)) == 6
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_trainings_in_turn_on_their_streams_give_what_each_gives_alone(prepared_on, recorded):
+    prepared = prepared_on(GPU, precision="bf16", hidden_dropout=0.2, cuda_graphs=recorded)
+    inputs = inputs_at(prepared, 1)[1]
+    data = loop.TrainingData(prepared.collection, prepared.rows("train"), feed(inputs, GPU), prepared.bf16)
+    configs = {f"seed {seed}": prepared.config.train.model_copy(update={"seed": seed}) for seed in range(3)}
+
+    def training_of(config):
+        return loop.fit_by_steps(config, upper_for(prepared.encoder, inputs).to(GPU), data, loop.UNJUDGED)
+
+    alone = {name: losses(filter(None, training_of(config))) for name, config in configs.items()}
+    found = {name: [] for name in configs}
+    trainings = {name: training_of(config) for name, config in configs.items()}
+    for name, evaluation in in_turn(trainings, torch.device(GPU)):
+        found[name].append(evaluation.metrics["loss"])
+    for name, each in found.items():
+        assert each == pytest.approx(alone[name], rel=0.01)
+
+
+def test_a_state_that_is_copied_while_the_training_goes_on_is_that_of_its_evaluation(prepared_on, tmp_path):
+    prepared = prepared_on(GPU, hidden_dropout=0.2)
+    inputs = inputs_at(prepared, 1)[1]
+    whole = losses(fitted(prepared, inputs))
+    evaluations = fitted(prepared, inputs)
+    with one_at_a_time(threaded=True) as hand_over:
+        copied = on_host(next(evaluations).state)
+        hand_over(lambda: save_state(copied(), tmp_path))
+        next(evaluations)
+    assert losses(fitted(prepared, inputs, state=load_state(tmp_path), seed=1)) == pytest.approx(whole[1:], rel=1e-3)
 
 
 def test_a_model_is_judged_trained_again_on_all_rows_and_exported(prepared_on, tiny_pairs_file, tmp_path):

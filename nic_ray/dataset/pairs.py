@@ -136,9 +136,17 @@ class Collection:
         """What `cut_passages.ranked_for` has made of it."""
         return {}
 
+    @cached_property
+    def relevant(self) -> dict[int, NDArray[np.int64]]:
+        """What `relevant_passages` returns, computed on first use."""
+        named = np.unique(np.stack([self.query, self.positive], axis=1), axis=0)
+        queries, starts = np.unique(named[:, 0], return_index=True)
+        return dict(zip(queries.tolist(), np.split(named[:, 1], starts[1:]), strict=False))
+
     def __getstate__(self) -> "dict[str, object]":
-        """Leave out the index of words, which is built anew where a copy needs it, and copies that have their own."""
-        return {name: value for name, value in vars(self).items() if name not in ("search_by_words", "ranked")}
+        """Leave out what a copy computes anew where it needs it, and copies that have their own."""
+        anew = ("search_by_words", "ranked", "relevant")
+        return {name: value for name, value in vars(self).items() if name not in anew}
 
     @cached_property
     def near_group(self) -> NDArray[np.int64]:
@@ -184,8 +192,7 @@ def find_problems(
 ) -> tuple[list[Pair], list[Problem]]:
     """Read the usable rows of a file, or of several, and find everything that makes the file unusable, by place.
 
-    A missing, unreadable or malformed file raises no error. Blank lines are skipped. A file of another format gives no
-    rows and a single problem, which names the format.
+    A missing or malformed file raises no error. Blank lines are skipped. Another format gives a problem, and no rows.
     """
     return (found := read_file(path, form)).pairs, problems_in(found, known_domains)
 
@@ -371,16 +378,12 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
 
 
 def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
-    """Map each query text to all passages that any row names as its positive.
-
-    Two rows may have the same query and different passages; both passages then answer the query.
+    """Map each query text to all passages that any row names as its positive; several rows may have the same query.
 
     Returns:
-        index of the query text -> ascending indices of passages, both into `texts`.
+        index of the query text -> ascending indices of passages, both into `texts`; the same object for each call.
     """
-    named = np.unique(np.stack([collection.query, collection.positive], axis=1), axis=0)
-    queries, starts = np.unique(named[:, 0], return_index=True)
-    return dict(zip(queries.tolist(), np.split(named[:, 1], starts[1:]), strict=False))
+    return collection.relevant
 
 
 def gains_by_query(collection: Collection) -> dict[int, NDArray[np.float64]] | None:

@@ -11,18 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nic_ray import hardware
 from nic_ray.errors import RunError
+from nic_ray.model.blocks import Layout
 from nic_ray.model.cut import UNPOOLED, Lower, Upper, placed
 from nic_ray.model.encoder import Encoder, lower, tokenize, upper
+from nic_ray.model.packed import Packed
 from nic_ray.model.threads import in_threads
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 65536}
-"""Padded tokens that run through the blocks at once, by kind of device: on a CPU few enough that a
+"""Tokens, padding included, that run through the blocks at once, by kind of device: on a CPU few enough that a
 layer's activations stay in its caches, on a GPU many enough to keep it busy. Where gradients are computed,
 `TrainConfig.micro_batch_tokens` is an upper bound as well."""
 
 LEAST_TOKENS = 256
-"""Smallest chunk, in padded tokens, that is tried when memory runs out."""
+"""Smallest chunk, in tokens, that is tried when memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Feed:
     """Where `values` is."""
     fixed: Tensor | None
     """Where `values` is."""
+    on_host: Inputs
+    """What the tensors were made of."""
     lengths: NDArray[np.int64]
     device: torch.device
     is_fixed: NDArray[np.bool_]
@@ -124,14 +129,18 @@ def run_blocks(blocks: Lower, inputs: Inputs, *, device: str = "cpu", bf16: bool
     source = feed(inputs, device)
     kept = torch.bfloat16 if bf16 else torch.float32
 
+    packed = packs(blocks, source.device, bf16=bf16)
+
     def run(texts: NDArray[np.int64]) -> Tensor:
-        padded, mask = padded_batch(source, texts)
+        chosen, layout = assembled(source, texts, packed=packed)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-            return blocks(padded, mask)[mask.bool()].to("cpu", kept)  # type: ignore[no-any-return]
+            hidden: Tensor = blocks(chosen, layout)
+        own = hidden if isinstance(layout, Packed) else hidden[layout.bool()]
+        return own.to("cpu", kept)
 
     with torch.inference_mode():
         values: Tensor | None = None
-        for texts, hidden in in_chunks(run, source, np.arange(len(inputs.lengths))):
+        for texts, hidden in in_chunks(run, source, np.arange(len(inputs.lengths)), packed=packed):
             if values is None:
                 values = torch.empty(len(inputs.values), hidden.shape[-1], dtype=kept)
             rows = np.concatenate([np.arange(*inputs.offsets[text : text + 2]) for text in texts])
@@ -162,9 +171,9 @@ def feed(inputs: Inputs, device: str, *, share: float = 1.0) -> Feed:
         values = values.view(torch.bfloat16)
     where = torch.device(device)
     if where.type == "cuda" and values.nbytes > _room(where, share):
-        return Feed(values, offsets, unpooled, fixed, lengths, where, is_fixed)
+        return Feed(values, offsets, unpooled, fixed, inputs, lengths, where, is_fixed)
     unpooled, fixed = (None if each is None else each.to(where) for each in (unpooled, fixed))
-    return Feed(values.to(where), offsets.to(where), unpooled, fixed, lengths, where, is_fixed)
+    return Feed(values.to(where), offsets.to(where), unpooled, fixed, inputs, lengths, where, is_fixed)
 
 
 def _room(device: torch.device, share: float) -> float:
@@ -172,6 +181,38 @@ def _room(device: torch.device, share: float) -> float:
     torch.cuda.empty_cache()  # so that the memory this process has released counts as free
     free, total = torch.cuda.mem_get_info(device)
     return min(free, share * total) / 2
+
+
+def packs(part: Upper | Lower, device: torch.device, *, bf16: bool) -> bool:
+    """Whether a part, in its present mode, is given packed texts on a device: where a kernel attends within them."""
+    return bf16 and part.takes_packed and hardware.attends_packed(device.type)
+
+
+def assembled(source: Feed, texts: NDArray[np.int64], *, packed: bool) -> tuple[Tensor, Layout]:
+    """Assemble a batch from the inputs of some texts, as `packed_batch` or `padded_batch`."""
+    return packed_batch(source, texts) if packed else padded_batch(source, texts)
+
+
+def packed_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Packed]:
+    """Assemble a batch without padding from the inputs of some texts.
+
+    Returns:
+        values, (T,) token ids or (T, W) hidden states, in the order of `texts`, and where each text lies in them.
+    """
+    lengths, starts = source.lengths[texts], source.on_host.offsets[texts]
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    text = np.repeat(np.arange(len(texts)), lengths)
+    place = np.arange(bounds[-1]) - bounds[text]
+    values = source.values[sent_together([starts[text] + place], source.values.device)[0]]
+    if values.dtype == torch.int32:
+        values = values.long()
+    on_device = sent_together([text, place, bounds], source.device)
+    pooled = None
+    if source.on_host.unpooled is not None:
+        pooled = sent(place >= source.on_host.unpooled[texts][text], source.device).float()
+    text_at, place_at, bounds_at = on_device
+    layout = Packed(text_at, place_at, bounds_at.int(), tuple(lengths.tolist()), int(lengths.max()), pooled)
+    return _sent(values, source.device), layout
 
 
 def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -184,7 +225,7 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
         that pooling leaves out. L is the length of the longest text.
     """
     here = source.values.device
-    index = torch.from_numpy(texts).to(here, non_blocking=True)
+    index = sent(texts, here)
     starts, ends = source.offsets[index], source.offsets[index + 1]
     places = starts[:, None] + torch.arange(int(source.lengths[texts].max()), device=here)
     values = source.values[torch.minimum(places, ends[:, None] - 1)]
@@ -192,14 +233,25 @@ def padded_batch(source: Feed, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor
         values = values.long()
     mask = (places < ends[:, None]).long()
     if source.unpooled is not None:
-        mask[places < torch.minimum(starts + source.unpooled[index], ends)[:, None]] = UNPOOLED
+        mask.masked_fill_(places < torch.minimum(starts + source.unpooled[index], ends)[:, None], UNPOOLED)
     return _sent(values, source.device), _sent(mask, source.device)
 
 
 def fixed_embeddings(source: Feed, texts: NDArray[np.int64]) -> Tensor:
     """Return the fixed embeddings of some texts on the device, (n, D); NaN for those that have none."""
     assert source.fixed is not None
-    return _sent(source.fixed[torch.from_numpy(texts).to(source.fixed.device)], source.device)
+    return _sent(source.fixed[sent(texts, source.fixed.device)], source.device)
+
+
+def sent(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Send an array to a device without waiting for the transfer; on the CPU it is not copied."""
+    return _sent(torch.from_numpy(values), device)
+
+
+def sent_together(arrays: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[Tensor, ...]:
+    """Send arrays of numbers (n,) to a device in one transfer, without waiting for it."""
+    parts: tuple[Tensor, ...] = sent(np.concatenate(arrays), device).split([len(array) for array in arrays])
+    return parts
 
 
 def _sent(batch: Tensor, device: torch.device) -> Tensor:
@@ -210,19 +262,22 @@ def _sent(batch: Tensor, device: torch.device) -> Tensor:
 
 
 def in_chunks(
-    run: Callable[[NDArray[np.int64]], Tensor], source: Feed, texts: NDArray[np.int64]
+    run: Callable[[NDArray[np.int64]], Tensor], source: Feed, texts: NDArray[np.int64], *, packed: bool = False
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Run a function that needs no gradient over some texts, chunk by chunk; yield each chunk and its result.
 
     On a CPU, chunks run on threads of their own. When the device's memory runs out, the remaining texts are run in
     chunks of half the size.
 
+    Args:
+        packed: whether the function runs a chunk without padding.
+
     Raises:
         RunError: memory runs out even with the smallest chunks.
     """
     tokens = CHUNK_TOKENS[source.device.type]
     on_cpu, attempt = source.device.type == "cpu", functools.partial(_unless_out_of_memory, run)
-    left = list(chunks(source.lengths, texts, tokens))
+    left = list(chunks(source.lengths, texts, tokens, packed=packed))
     while True:
         done = 0
         for result in in_threads(attempt, left) if on_cpu else map(attempt, left):
@@ -239,7 +294,7 @@ def in_chunks(
                 "are; raise resources.gpus_per_worker, so that fewer trials share it, or lower train.max_tokens"
             )
         tokens = max(LEAST_TOKENS, tokens // 2)
-        left = list(chunks(source.lengths, np.concatenate(left), tokens))
+        left = list(chunks(source.lengths, np.concatenate(left), tokens, packed=packed))
         torch.cuda.empty_cache()
 
 
@@ -251,13 +306,19 @@ def _unless_out_of_memory(run: Callable[[NDArray[np.int64]], Tensor], chunk: NDA
         return None
 
 
-def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Group texts of similar length into chunks, longest first, each of at most `tokens` with padding (or one text).
+def chunks(
+    lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int, *, packed: bool = False
+) -> Iterator[NDArray[np.int64]]:
+    """Group texts of similar length into chunks, longest first, each of at most `tokens` (or one text).
 
-    Of all such partitions, this is the one with the least padding, where each additional chunk counts as much as
-    `tokens` / 8 tokens of padding. Both cost time: a chunk has the overhead of its calls, however little it holds.
+    Packed, the chunks are as few as possible in this order. Padding counts where there is any: of all partitions, this
+    is then the one with the least padding, where each additional chunk counts as much as `tokens` / 8 tokens of
+    padding. Both cost time: a chunk has the overhead of its calls, however little it holds.
     """
     ordered = texts[np.argsort(-lengths[texts], kind="stable")]
+    if packed:
+        yield from _filled(ordered, np.cumsum(lengths[ordered]), tokens)
+        return
     longest = np.maximum(1, lengths[ordered])
     count = np.arange(1, len(ordered) + 1)
     cost = np.zeros(len(ordered) + 1)  # lowest cost of the texts from each position to the end
@@ -271,3 +332,18 @@ def chunks(lengths: NDArray[np.int64], texts: NDArray[np.int64], tokens: int) ->
     while start < len(ordered):
         yield ordered[start : stops[start]]
         start = int(stops[start])
+
+
+def _filled(texts: NDArray[np.int64], ends: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Cut texts, of which each ends at a count of tokens, into parts of at most `tokens`, each as full as possible."""
+    start, done = 0, 0
+    while start < len(texts):
+        stop = max(start + 1, int(np.searchsorted(ends, done + tokens, side="right")))
+        yield texts[start:stop]
+        start, done = stop, int(ends[stop - 1])
+
+
+def tokens_in(lengths: NDArray[np.int64], chunk: NDArray[np.int64], *, packed: bool) -> int:
+    """Count the tokens that a chunk runs through the blocks, padding included."""
+    own = lengths[chunk]
+    return int(own.sum()) if packed else len(chunk) * int(own.max())

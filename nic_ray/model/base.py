@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from nic_ray.errors import InputError, in_one_line
 from nic_ray.model.blocks import QuickDropout
-from nic_ray.model.cut import UNPOOLED, BlockOutput, Segment, Upper, blocks_of, output_of, plain_blocks, run, tail_of
+from nic_ray.model.cut import (
+    UNPOOLED,
+    BlockOutput,
+    Segment,
+    Upper,
+    blocks_of,
+    output_of,
+    plain_blocks,
+    run,
+    tail_of,
+    without_pooler,
+)
 from nic_ray.model.encoder import Encoder
 from nic_ray.tokens import Prompts, chosen_prompts, model_folder, not_on_the_hub, prompts_of
 from nic_ray.train_config import PromptsConfig, TrainConfig
@@ -111,6 +122,7 @@ def _encoder_of(base_model: str, model: "SentenceTransformer", prompts: PromptsC
     _use_quick_dropout(transformer)
     model.float().eval()
     output = _output_if_cuts_agree(transformer, len(blocks))
+    plain = output is not None and _plain_blocks_agree(transformer, output)
     return Encoder(
         name=base_model,
         model=model,
@@ -123,7 +135,8 @@ def _encoder_of(base_model: str, model: "SentenceTransformer", prompts: PromptsC
         blocks=len(blocks),
         block_output=output,
         passages=None,
-        plain=output is not None and _plain_blocks_agree(transformer, output),
+        plain=plain,
+        plain_embeddings=plain and _plain_embeddings_agree(transformer),
     )
 
 
@@ -356,6 +369,20 @@ def _plain_blocks_agree(transformer: nn.Module, output: BlockOutput) -> bool:
     activation = getattr(transformer.config, "hidden_act", None)
     parts = nn.ModuleDict({"encoder": nn.ModuleDict({"layer": own[1:]})})  # named as in `Blocks`
     return agree and activation == "gelu" and _trained_parts(plain) == _trained_parts(parts)
+
+
+def _plain_embeddings_agree(transformer: nn.Module) -> bool:
+    """Whether `Blocks` give the same as a model from its token ids on, with nothing more or less to train."""
+    ids, mask = _two_texts()
+    ids[0, 3] = getattr(transformer.config, "pad_token_id", None) or 0  # a text may hold the padding's name
+    whole = without_pooler(transformer)
+    try:
+        plain = plain_blocks(transformer, 0)
+        with torch.no_grad():
+            expected, found = (run(each, ids, mask, ids=True)[mask.bool()] for each in (whole, plain))
+    except (AttributeError, TypeError, RuntimeError):  # the embeddings are built differently
+        return False
+    return torch.allclose(expected, found, atol=1e-5) and _trained_parts(plain) == _trained_parts(whole)
 
 
 def _trained_parts(module: nn.Module) -> tuple[list[str], list[str]]:

@@ -1,8 +1,8 @@
 """BERT-like transformer blocks, pooling and dropout in plain PyTorch, which trials run.
 
 Importing Transformers and Sentence Transformers takes three seconds of processor time, and every trial is a separate
-process. A trial that freezes one block or more is therefore given these modules where they give the same results as the
-model's own modules, which `base.load` tests; without frozen blocks it runs the model's own transformer.
+process. A trial is therefore given these modules where they give the same results as the model's own modules, which
+`base.load` tests. They also run packed texts, and on a GPU they never make the host wait.
 """
 
 from typing import Any
@@ -11,6 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nic_ray.model.packed import Packed, attend_within, sums, takes_heads_of
+
+Layout = Tensor | Packed
+"""What tells a batch's tokens from its padding: a mask (B, L), 1 for a token; or the texts of a batch without any."""
+
+
+Features = dict[str, Any]
+"""What the modules behind a transformer take and return: Sentence Transformers' features, by name."""
+
 
 class Blocks(nn.Module):
     """A sequence of post-norm blocks (BERT, RoBERTa, XLM-R), with the weights and parameter names of the originals.
@@ -18,24 +27,74 @@ class Blocks(nn.Module):
     Args:
         layers: blocks of a Transformers model.
         heads: number of attention heads of each block.
+        embeddings: the model's embeddings, to run on token ids first; None to start at hidden states.
 
     Raises:
-        AttributeError: a block is not built like BERT's.
+        AttributeError: a block or the embeddings are not built like BERT's.
 
     Source: Devlin et al. 2019, arXiv:1810.04805.
     """
 
-    def __init__(self, layers: nn.ModuleList, heads: int) -> None:
+    def __init__(self, layers: nn.ModuleList, heads: int, embeddings: nn.Module | None = None) -> None:
         super().__init__()
+        self.embeddings = None if embeddings is None else _Embeddings(embeddings)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList([_Block(layer, heads) for layer in layers])})
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Run a padded batch: hidden states (B, L, W), mask (B, L) 1 for a token -> hidden states (B, L, W)."""
-        # without padding there is nothing to mask; on a GPU, checking that would make the host wait
-        visible = None if mask.device.type == "cpu" and bool(mask.all()) else mask.bool()[:, None, None, :]
+    @property
+    def takes_packed(self) -> bool:
+        """Whether the kernel for packed texts computes what the blocks compute: of such heads, and without dropout."""
+        blocks: Any = self.encoder["layer"].children()
+        attentions: list[_SelfAttention] = [block.attention.self for block in blocks]
+        return all(takes_heads_of(each.head_width) and not each.drops for each in attentions)
+
+    def forward(self, values: Tensor, layout: Layout) -> Tensor:
+        """Run a batch: hidden states (B, L, W) or token ids (B, L) -> hidden states (B, L, W).
+
+        Packed texts have (T, W) or (T,) instead.
+        """
+        hidden = values if self.embeddings is None else self.embeddings(values, layout)
+        visible = layout if isinstance(layout, Packed) else _visible(layout)
         for block in self.encoder["layer"].children():
             hidden = block(hidden, visible)
         return hidden
+
+
+_PARTS = {"word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm", "dropout"}
+
+
+class _Embeddings(nn.Module):
+    """The sum of the embeddings of word, type and position, with layer norm and dropout."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        parts = dict(like.named_children())
+        if parts.keys() != _PARTS:
+            raise AttributeError(f"embeddings of {', '.join(parts)}, want {', '.join(sorted(_PARTS))}")
+        for name, module in parts.items():  # in their order, which an optimizer's state counts on
+            setattr(self, name, module)
+        # RoBERTa's kind numbers positions from the padding's id + 1, and gives padding this id
+        self._padding: int | None = like.position_embeddings.padding_idx  # type: ignore[union-attr, assignment]
+
+    def forward(self, ids: Tensor, layout: Layout) -> Tensor:
+        parts: Any = self
+        hidden = parts.word_embeddings(ids) + parts.token_type_embeddings.weight[0]
+        hidden = hidden + parts.position_embeddings(self._positions(ids, layout))
+        return parts.dropout(parts.LayerNorm(hidden))  # type: ignore[no-any-return]
+
+    def _positions(self, ids: Tensor, layout: Layout) -> Tensor:
+        if self._padding is None:
+            return layout.place if isinstance(layout, Packed) else torch.arange(ids.shape[1], device=ids.device)
+        counted = (ids != self._padding).long()
+        number = counted.cumsum(-1)
+        if isinstance(layout, Packed):
+            number = number - (number - counted)[layout.bounds[:-1]][layout.text]
+        return number * counted + self._padding
+
+
+def _visible(mask: Tensor) -> Tensor | None:
+    """Return which tokens are attended to, (B, 1, 1, L); None for all."""
+    # without padding there is nothing to mask; on a GPU, checking that would make the host wait
+    return None if mask.device.type == "cpu" and bool(mask.all()) else mask.bool()[:, None, None, :]
 
 
 class _Block(nn.Module):
@@ -45,7 +104,7 @@ class _Block(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": layer.intermediate.dense})
         self.output = _Closing(layer.output)
 
-    def forward(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, visible: Layout | None) -> Tensor:
         hidden = self.attention.output(self.attention.self(hidden, visible), hidden)
         return self.output(F.gelu(self.intermediate["dense"](hidden)), hidden)  # type: ignore[no-any-return]
 
@@ -61,13 +120,21 @@ class _SelfAttention(nn.Module):
     def __init__(self, like: Any, heads: int) -> None:
         super().__init__()
         self.query, self.key, self.value, self.dropout = like.query, like.key, like.value, like.dropout
+        self.head_width = int(like.query.out_features) // heads
         self._heads = heads
 
-    def forward(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+    @property
+    def drops(self) -> bool:
+        """Whether attention weights are dropped at present."""
+        return self.dropout.training and self.dropout.p > 0  # type: ignore[no-any-return]
+
+    def forward(self, hidden: Tensor, visible: Layout | None) -> Tensor:
         query, key, value = (
-            project(hidden).unflatten(-1, (self._heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
+            project(hidden).unflatten(-1, (self._heads, -1)) for project in (self.query, self.key, self.value)
         )
+        if isinstance(visible, Packed):
+            return attend_within(query, key, value, visible, self.dropout).flatten(1)
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
         # on a CPU in 16 bits, the fused kernel takes twice as long, mostly in the backward pass
         # (`benchmarks/attention.py`)
         attend = _in_steps if query.device.type == "cpu" and query.dtype == torch.bfloat16 else _fused
@@ -102,12 +169,18 @@ class _Closing(nn.Module):
 class MeanPooling(nn.Module):
     """Sentence Transformers' mean pooling."""
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add "sentence_embedding" (B, W), the mean of "token_embeddings" (B, L, W) over the unmasked tokens."""
-        hidden = features["token_embeddings"]
-        mask = features["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        # 16-bit hidden states are summed in fp32
-        total, tokens = (hidden * mask).sum(1, dtype=torch.float32), mask.sum(1, dtype=torch.float32)
+    def forward(self, features: Features) -> Features:
+        """Add "sentence_embedding" (B, W), the mean of "token_embeddings" over the unmasked tokens.
+
+        These are (B, L, W) under the mask "attention_mask" (B, L), or (T, W) where "packed" holds their `Packed`.
+        """
+        hidden: Tensor = features["token_embeddings"]
+        if "packed" in features:
+            total, tokens = sums(hidden, features["packed"])
+        else:
+            mask = features["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            # 16-bit hidden states are summed in fp32
+            total, tokens = (hidden * mask).sum(1, dtype=torch.float32), mask.sum(1, dtype=torch.float32)
         return features | {"sentence_embedding": total / tokens.clamp(min=1e-9)}
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nic_ray.model.blocks import Blocks, MeanPooling, UnitLength
+from nic_ray.model.blocks import Blocks, Features, Layout, MeanPooling, UnitLength
+from nic_ray.model.packed import Packed
 
 # Sentence Transformers is imported only where one of its models is handled: a trial receives its blocks ready-made,
 # runs in a separate process, and without the import saves two seconds of processor time at its start.
@@ -56,23 +57,34 @@ class Upper(nn.Module):
         self._starts_at_ids = starts_at_ids
         self._frozen = tuple(frozen)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Embed a padded batch.
+    @property
+    def takes_packed(self) -> bool:
+        """Whether packed texts may be given to the part as it is now: its blocks, pooling and mode."""
+        blocks = [self.transformer] if self.lower is None else [self.transformer, self.lower]
+        return all(isinstance(each, Blocks | Lower) and each.takes_packed for each in blocks) and all(
+            isinstance(module, MeanPooling | UnitLength) for module in self.tail
+        )
+
+    def forward(self, values: Tensor, layout: Layout) -> Tensor:
+        """Embed a batch, padded or packed.
 
         Args:
-            values: (B, L) token ids or (B, L, W) hidden states, the inputs at the cut.
-            mask: (B, L) int, 1 for a token, 0 for padding, and `UNPOOLED` for a token that is left out of the pooling.
+            values: (B, L) token ids or (B, L, W) hidden states, the inputs at the cut; (T,) or (T, W) of packed texts.
+            layout: (B, L) int, 1 for a token, 0 for padding, and `UNPOOLED` for a token that is left out of the
+                pooling; or what is known of packed texts, if the part `takes_packed`.
 
         Returns:
             (B, D) embeddings, fp32.
         """
         if self.lower is not None:
             with torch.no_grad():
-                values = self.lower(values, mask)
-        features: dict[str, Any] = {
-            "token_embeddings": run(self.transformer, values, mask, ids=self._starts_at_ids),
-            "attention_mask": (mask == 1).to(mask.dtype),
-        }
+                values = self.lower(values, layout)
+        hidden = run(self.transformer, values, layout, ids=self._starts_at_ids)
+        features: Features = {"token_embeddings": hidden}
+        if isinstance(layout, Packed):
+            features["packed"] = layout
+        else:
+            features["attention_mask"] = (layout == 1).to(layout.dtype)
         for module in self.tail:
             features = module(features)
         return features["sentence_embedding"].float()  # type: ignore[no-any-return]
@@ -116,10 +128,15 @@ class Lower(nn.Module):
         self.stop = stop
         self._starts_at_ids = start == 0
 
+    @property
+    def takes_packed(self) -> bool:
+        """Whether packed texts may be given to the blocks."""
+        return isinstance(self.transformer, Blocks) and self.transformer.takes_packed
+
     @torch.no_grad()
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Run a padded batch: (B, L) ids or (B, L, W) hidden states, mask (B, L) -> (B, L, W) hidden states."""
-        return run(self.transformer, values, mask, ids=self._starts_at_ids)
+    def forward(self, values: Tensor, layout: Layout) -> Tensor:
+        """Run a batch: (B, L) ids or (B, L, W) hidden states -> (B, L, W); (T,) or (T, W) of packed texts -> (T, W)."""
+        return run(self.transformer, values, layout, ids=self._starts_at_ids)
 
 
 @dataclass(frozen=True)
@@ -339,21 +356,30 @@ def _with_replaced(module: nn.Module, replaced: Mapping[tuple[str, ...], nn.Modu
     return shell
 
 
-def plain_blocks(transformer: nn.Module, start: int) -> Blocks:
-    """Return the blocks from `start` to the last as `Blocks` that share their weights.
+def plain_blocks(transformer: nn.Module, start: int, stop: int | None = None) -> Blocks:
+    """Return the blocks [start, stop) as `Blocks` that share their weights; from 0 with the embeddings.
 
     Raises:
-        AttributeError: the blocks are not built like BERT's.
+        AttributeError: the blocks or the embeddings are not built like BERT's.
     """
-    config: Any = transformer.config
-    return Blocks(transformer.encoder.layer[start:], config.num_attention_heads)  # type: ignore[union-attr, index, arg-type]
+    parts: Any = transformer
+    embeddings = None if start else parts.embeddings
+    return Blocks(parts.encoder.layer[start:stop], parts.config.num_attention_heads, embeddings)
 
 
-def run(transformer: nn.Module, values: Tensor, mask: Tensor, *, ids: bool) -> Tensor:
-    """Run a transformer, or a part of one, on token ids or hidden states; return hidden states (B, L, W)."""
-    if isinstance(transformer, Blocks | Segment):
-        return transformer(values, mask)  # type: ignore[no-any-return]
-    return _hidden_states(transformer, {"input_ids" if ids else "inputs_embeds": values}, mask)
+def run(transformer: nn.Module, values: Tensor, layout: Layout, *, ids: bool) -> Tensor:
+    """Run a transformer, or a part of one, on token ids or hidden states; return hidden states, (B, L, W) or (T, W).
+
+    Raises:
+        TypeError: packed texts are given to a transformer that is not made of `Blocks`.
+    """
+    if isinstance(transformer, Blocks):
+        return transformer(values, layout)  # type: ignore[no-any-return]
+    if isinstance(layout, Packed):
+        raise TypeError(f"{type(transformer).__name__} takes padded texts")
+    if isinstance(transformer, Segment):
+        return transformer(values, layout)  # type: ignore[no-any-return]
+    return _hidden_states(transformer, {"input_ids" if ids else "inputs_embeds": values}, layout)
 
 
 def _hidden_states(transformer: nn.Module, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:

@@ -61,8 +61,10 @@ class Encoder:
     passages: "Encoder | None"
     """The model that embeds passages, if `model` embeds queries only."""
     plain: bool
-    """Whether `blocks.Blocks` give the same results as the model's blocks; the part above a cut is then built of them,
-    unless no layer is frozen."""
+    """Whether `blocks.Blocks` give the same results as the model's blocks; all parts that start at hidden states are
+    then built of them."""
+    plain_embeddings: bool
+    """Whether they do so from the token ids on; then the parts that start there are built of them as well."""
 
     @property
     def can_be_cut(self) -> bool:
@@ -142,7 +144,13 @@ def lower(encoder: Encoder, start: int, stop: int) -> Lower:
     """
     if encoder.block_output is None:
         raise ValueError(f"{encoder.name} cannot be cut")
-    return Lower(sharing_weights(Segment(encoder.transformer, start, stop, encoder.block_output)), start, stop)
+    plain = encoder.plain if start else encoder.plain_embeddings
+    part = (
+        plain_blocks(encoder.transformer, start, stop)
+        if plain
+        else Segment(encoder.transformer, start, stop, encoder.block_output)
+    )
+    return Lower(sharing_weights(part), start, stop)
 
 
 def upper(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> Upper:
@@ -278,7 +286,7 @@ def _cut(encoder: Encoder, frozen_layers: int, *, from_ids: bool = False) -> _Cu
     blocks = blocks_of(transformer)
     assert blocks is not None
     if frozen_layers == 0:
-        top = without_pooler(transformer)
+        top = plain_blocks(transformer, 0) if encoder.plain_embeddings else without_pooler(transformer)
         return _Cut(Upper(top, tail, starts_at_ids=True), [top])
     above = list(blocks[frozen_layers:])
     if encoder.block_output is None:

@@ -24,7 +24,7 @@ from nic_ray.metrics.ranking import (
     similarities,
 )
 from nic_ray.metrics.table import is_fused, of_one_ranking
-from nic_ray.model.activations import Feed, fixed_embeddings, in_chunks, padded_batch
+from nic_ray.model.activations import Feed, assembled, fixed_embeddings, in_chunks, packs
 from nic_ray.model.cut import Upper
 
 
@@ -83,9 +83,12 @@ def embed(
         order.append(fixed)
         done(len(fixed))
     left = distinct[~source.is_fixed[distinct]]
+    packed = packs(upper, source.device, bf16=bf16)
     # one context for all chunks, so that the weights are cast once
     with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-        for chunk, vectors in in_chunks(lambda chunk: upper(*padded_batch(source, chunk)), source, left):
+        for chunk, vectors in in_chunks(
+            lambda chunk: upper(*assembled(source, chunk, packed=packed)), source, left, packed=packed
+        ):
             parts.append(vectors)
             order.append(chunk)
             done(len(chunk))

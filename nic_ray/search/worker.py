@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from nic_ray.search.placement import threads_of
 from nic_ray.search.ray_private import hand_to_train_workers
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
+from nic_ray.training.background import on_host, one_at_a_time
 from nic_ray.training.batches import GeneralTexts, OtherModels
 from nic_ray.training.gradients import gather_rows
 
@@ -182,6 +184,7 @@ def device_of(shared: TrialInputs) -> str:
         return "cpu"
     if missing := hardware.why_no_gpu():
         raise RunError(f"Ray has given this trial a GPU, and {missing}")
+    hardware.avoid_cudnn_attention()
     return "cuda"
 
 
@@ -252,8 +255,10 @@ def _train(
                 save_state(state, Path(folder))
             report(state["metrics"], Path(folder))
         return
+    # several workers report together
+    in_thread = device == "cuda" and not dist.is_initialized()
     try:
-        with shared_threads(shared) as adapt_threads:
+        with shared_threads(shared) as adapt_threads, one_at_a_time(threaded=in_thread) as hand_over:
             for evaluation in loop.fit(
                 config,
                 upper,
@@ -262,12 +267,8 @@ def _train(
                 state=state,
                 before_step=adapt_threads,
             ):
-                with tempfile.TemporaryDirectory() as folder:
-                    if is_first:
-                        save_state(evaluation.state, Path(folder))
-                    report(evaluation.metrics, Path(folder))
-                if is_first:
-                    _copy_to_mirror(shared, trial_folder, LOG)
+                kept = on_host(evaluation.state) if in_thread else lambda state=evaluation.state: state
+                hand_over(partial(_note, shared, trial_folder, evaluation.metrics, kept, report))
     except RunError as error:  # perhaps on this worker alone, for example if its memory is too small
         (trial_folder / FAILURE_FILE).write_text(str(error), encoding="utf-8")
         _copy_to_mirror(shared, trial_folder, FAILURE_FILE)
@@ -291,6 +292,27 @@ def what_is_trained(
     # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
     bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
     return upper, loop.TrainingData(collection, rows, source, bf16, ray.get(base.general), ray.get(shared.others))
+
+
+def _note(
+    shared: TrialInputs,
+    trial_folder: Path,
+    metrics: dict[str, float],
+    state: Callable[[], TrainingState],
+    report: Callable[[dict[str, float], Path], None],
+) -> None:
+    """Write the checkpoint of an evaluation, report both, and copy the log to the mirror.
+
+    Args:
+        state: returns the state at the evaluation.
+    """
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        if is_first:
+            save_state(state(), Path(folder))
+        report(metrics, Path(folder))
+    if is_first:
+        _copy_to_mirror(shared, trial_folder, LOG)
 
 
 @contextlib.contextmanager

@@ -90,9 +90,7 @@ def make_batch(
     negatives = collection.negatives[rows, :hard_negatives].ravel()
     passages = np.union1d(collection.positive[rows], negatives[negatives >= 0]) if candidates is None else candidates
     own = np.union1d(queries, passages)
-    near = collection.near_group[passages]
-    answers = {query: np.isin(near, collection.near_group[relevant[query]]) for query in set(queries.tolist())}
-    masked = np.stack([answers[query] for query in queries.tolist()])
+    masked = _answers(collection, relevant, queries, passages)
     positive = np.searchsorted(passages, collection.positive[rows])
     if others.guide is not None:
         similar = others.guide[queries] @ others.guide[passages].T
@@ -108,6 +106,29 @@ def make_batch(
         targets=general.embeddings,
         taught=_taught(collection, rows, passages, hard_negatives, others),
     )
+
+
+def _answers(
+    collection: Collection,
+    relevant: dict[int, NDArray[np.int64]],
+    queries: NDArray[np.int64],
+    passages: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Find which passages (P,) are known answers, or nearly such, of which queries (B,): (B, P)."""
+    distinct, place = np.unique(queries, return_inverse=True)
+    known = [relevant[query] for query in distinct.tolist()]
+    groups = collection.near_group[np.concatenate(known)]
+    asking = np.repeat(np.arange(len(distinct)), [len(each) for each in known])
+    # of each answer, the passages of its group stand in one run
+    own = collection.near_group[passages]
+    by_group = np.argsort(own, kind="stable")
+    starts, stops = (np.searchsorted(own[by_group], groups, side=side) for side in ("left", "right"))
+    counts = stops - starts
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.zeros((len(distinct), len(passages)), dtype=np.bool_)
+    found[np.repeat(asking, counts), by_group[np.repeat(starts, counts) + within]] = True
+    answers: NDArray[np.bool_] = found[place]
+    return answers
 
 
 def _taught(

@@ -8,7 +8,17 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nic_ray.model.activations import CHUNK_TOKENS, Feed, chunks, fixed_embeddings, padded_batch
+from nic_ray.model.activations import (
+    CHUNK_TOKENS,
+    Feed,
+    assembled,
+    chunks,
+    fixed_embeddings,
+    packs,
+    sent,
+    sent_together,
+    tokens_in,
+)
 from nic_ray.model.cut import Upper
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import Batch
@@ -19,6 +29,8 @@ from nic_ray.training.loss import (
     distillation_by_margin,
     multiple_negatives_ranking_loss,
 )
+
+MAX_GRADIENT_NORM = 1.0
 
 
 def accumulate_gradients(
@@ -49,10 +61,12 @@ def accumulate_gradients(
     trained = np.flatnonzero(~source.is_fixed[batch.texts])  # positions in batch.texts
     texts = batch.texts[trained]
     shares = [_share(source, texts, part, workers) for part in range(workers)]
+    packed = packs(upper, device, bf16=bf16)
     at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
-    parts = list(chunks(source.lengths, texts[shares[rank]], at_most))
-    padded = sum(len(part) * int(source.lengths[part].max()) for part in parts)
-    at_once = padded <= config.micro_batch_tokens
+    parts = list(chunks(source.lengths, texts[shares[rank]], at_most, packed=packed))
+    at_once = sum(tokens_in(source.lengths, part, packed=packed) for part in parts) <= config.micro_batch_tokens
+    rows = np.searchsorted(texts, np.concatenate(parts or [texts[:0]]))  # of the outputs, in texts
+    order, *indices = sent_together([rows, trained, batch.queries, batch.passages, batch.positive, batch.held], device)
 
     outputs, states = [], []
     # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
@@ -60,39 +74,51 @@ def accumulate_gradients(
         for part in parts:
             if not at_once:
                 states.append(random_state(device))
-            outputs.append(upper(*padded_batch(source, part)))
+            outputs.append(upper(*assembled(source, part, packed=packed)))
         if not parts:  # fewer texts than workers, where passages keep still: the others' embeddings are still awaited
-            outputs.append(upper(*padded_batch(source, texts[:1])).detach()[:0])
-    order = np.searchsorted(texts, np.concatenate(parts or [texts[:0]]))  # rows of the outputs, in texts
+            outputs.append(upper(*assembled(source, texts[:1], packed=packed)).detach()[:0])
     detached = torch.cat([output.detach() for output in outputs])
     own = _gathered(detached, order, shares, len(texts)).requires_grad_()
-    embeddings = own
-    if source.fixed is not None:
-        at = torch.from_numpy(trained).to(device)
-        embeddings = fixed_embeddings(source, batch.texts).to(own.dtype).index_copy(0, at, own)
-    queries, passages = (embeddings[torch.from_numpy(part).to(device)] for part in (batch.queries, batch.passages))
-    positive = torch.from_numpy(batch.positive).to(device)
-    value = loss(queries, passages, positive, torch.from_numpy(batch.masked).to(device), scale=config.scale)
-    if batch.taught is not None:
-        taught = torch.from_numpy(batch.taught).to(embeddings)
-        value = value + config.distillation_weight * _distillation(queries, passages, taught, positive, config)
-    if len(batch.held):
-        targets = torch.from_numpy(batch.targets).to(embeddings)
-        value = value + config.anchor * distance_to(targets, embeddings[torch.from_numpy(batch.held).to(device)])
+    value = _loss_of(own, source, batch, config, indices, loss)
     value.backward()
     assert own.grad is not None
-    gradients = own.grad[torch.from_numpy(order).to(device)].split([len(part) for part in parts] or [0])
+    gradients = own.grad[order].split([len(part) for part in parts] or [0])
     if not at_once:
         for part, gradient, state in zip(parts, gradients, states, strict=True):
             set_random_state(device, state)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                output = upper(*padded_batch(source, part))
+                output = upper(*assembled(source, part, packed=packed))
             output.backward(gradient)
     elif parts:
         torch.autograd.backward(outputs, list(gradients))
     if workers > 1:
         _sum_gradients(upper)
     return value.detach()
+
+
+def _loss_of(
+    own: Tensor, source: Feed, batch: Batch, config: TrainConfig, indices: Sequence[Tensor], loss: Loss
+) -> Tensor:
+    """Compute the loss of a batch, ().
+
+    Args:
+        own: embeddings of the texts that have no fixed one, in the order of `batch.texts`.
+        indices: positions of these texts in `batch.texts`, and the batch's `queries`, `passages`, `positive` and
+            `held`, on the device.
+    """
+    device = own.device
+    trained, queries_at, passages_at, positive, held = indices
+    embeddings = own
+    if source.fixed is not None:
+        embeddings = fixed_embeddings(source, batch.texts).to(own.dtype).index_copy(0, trained, own)
+    queries, passages = embeddings[queries_at], embeddings[passages_at]
+    value = loss(queries, passages, positive, sent(batch.masked, device), scale=config.scale)
+    if batch.taught is not None:
+        taught = sent(batch.taught, device)
+        value = value + config.distillation_weight * _distillation(queries, passages, taught, positive, config)
+    if len(batch.held):
+        value = value + config.anchor * distance_to(sent(batch.targets, device), embeddings[held])
+    return value
 
 
 def _distillation(queries: Tensor, passages: Tensor, taught: Tensor, positive: Tensor, config: TrainConfig) -> Tensor:
@@ -120,6 +146,11 @@ def trained_parameters(upper: Upper) -> list[Tensor]:
     return [value for value in upper.parameters() if value.requires_grad]
 
 
+def clip_gradients(upper: Upper) -> Tensor:
+    """Clip the norm of the gradients to `MAX_GRADIENT_NORM`, in place; return it as it was before, ()."""
+    return torch.nn.utils.clip_grad_norm_(trained_parameters(upper), MAX_GRADIENT_NORM)
+
+
 def random_state(device: torch.device) -> Tensor:
     """Return the state of the random number generator that dropout on a device draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
@@ -138,14 +169,14 @@ def _share(source: Feed, texts: NDArray[np.int64], part: int, parts: int) -> NDA
     return np.argsort(-source.lengths[texts], kind="stable")[part::parts]
 
 
-def _gathered(embedded: Tensor, order: NDArray[np.int64], shares: list[NDArray[np.int64]], total: int) -> Tensor:
+def _gathered(embedded: Tensor, order: Tensor, shares: list[NDArray[np.int64]], total: int) -> Tensor:
     """Combine this worker's and the others' embeddings into those of all texts of the batch, (total, D)."""
     result = embedded.new_empty(total, embedded.shape[1])
-    result[torch.from_numpy(order).to(embedded.device)] = embedded
+    result[order] = embedded
     if len(shares) > 1:
-        mine = result[torch.from_numpy(shares[dist.get_rank()]).to(embedded.device)]
+        mine = result[sent(shares[dist.get_rank()], embedded.device)]
         for share, rows in zip(shares, gather_rows(mine, [len(share) for share in shares]), strict=True):
-            result[torch.from_numpy(share).to(embedded.device)] = rows
+            result[sent(share, embedded.device)] = rows
     return result
 
 

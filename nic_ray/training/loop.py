@@ -19,7 +19,7 @@ from nic_ray.model.activations import LEAST_TOKENS, Feed
 from nic_ray.model.adapters import add_adapters, weights_of
 from nic_ray.model.cut import Upper, set_dropout
 from nic_ray.record import BestState, TrainingState
-from nic_ray.train_config import Schedule, TrainConfig
+from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import (
     NO_OTHERS,
     NOTHING_HELD,
@@ -29,12 +29,16 @@ from nic_ray.training.batches import (
     batches_of_epoch,
     make_batch,
 )
-from nic_ray.training.gradients import accumulate_gradients, random_state, set_random_state, trained_parameters
+from nic_ray.training.gradients import (
+    accumulate_gradients,
+    clip_gradients,
+    random_state,
+    set_random_state,
+)
+from nic_ray.training.graphs import GraphedSteps, can_record
 from nic_ray.training.loss import LOSSES, Loss, at_dimensions
-
-MAX_GRADIENT_NORM = 1.0
-FLOOR_OF_A_CYCLE = 0.05
-LOGS_PER_EPOCH = 20
+from nic_ray.training.optimizer import load_optimizer_state, make_optimizer, set_rate
+from nic_ray.training.schedule import StepPlan, rate_factor, step_plan
 
 log = logging.getLogger("nic_ray.training")
 
@@ -81,7 +85,8 @@ class Evaluation:
     is_best: bool
     """Whether this evaluation is the best so far: by objective, then by mrr/macro; of equal ones, the earliest."""
     state: TrainingState
-    """The state that `fit` can resume from. The tensors are live: save them before asking for the next evaluation."""
+    """The state that `fit` can resume from. The tensors are live: save or copy them before asking for the next
+    evaluation."""
 
 
 @dataclass
@@ -99,6 +104,8 @@ class Training:
     """Passages that every query picks from: all that the training rows name, where passages keep their embeddings, so
     that they cost nothing; None for those of its batch."""
     loss: Loss
+    graphs: GraphedSteps | None = None
+    """Takes the steps that it has recorded, if `cuda_graphs` are asked for and can be used."""
 
 
 def fit(
@@ -126,14 +133,34 @@ def fit(
             device runs out of memory even with the smallest `micro_batch_tokens`; with several workers, running out
             of memory is always an error, since one worker cannot repeat a step alone.
     """
+    for each in fit_by_steps(config, upper, data, validation, state=state, before_step=before_step, loss=loss):
+        if each is not None:
+            yield each
+
+
+def fit_by_steps(
+    config: TrainConfig,
+    upper: Upper,
+    data: TrainingData,
+    validation: Validation,
+    *,
+    state: TrainingState | None = None,
+    before_step: Callable[[], None] = lambda: None,
+    loss: Loss | None = None,
+) -> Iterator[Evaluation | None]:
+    """Train as `fit` does, but yield after every step: an evaluation, or None where none is due."""
     training = new_training(config, upper, data, loss=loss)
     torch.manual_seed(config.seed + (dist.get_rank() if dist.is_initialized() else 0))
     step, stale, best = _restore(training, state)
-    plan, objective = _step_plan(config, data), validation.objective
+    per_epoch, objective = len(batches_of_epoch(config, data.collection, data.rows, 0)), validation.objective
+    plan = step_plan(per_epoch, epochs=config.epochs, evaluations_per_epoch=config.evaluations_per_epoch)
     log.info("training on %d pairs from step %d of %d", len(data.rows), step, plan.total)
     if data.source.values.device.type != data.source.device.type:
         log.info("inputs: too large for the %s device, each batch is sent by itself", data.source.device.type)
     for segment in _train_segments(training, plan, step, before_step):
+        if segment is None:
+            yield None
+            continue
         try:
             metrics = validation.evaluate(upper)
         except ValueError as error:
@@ -141,9 +168,9 @@ def fit(
         is_best = best is None or order_key(metrics, objective) > order_key(best["metrics"], objective)
         epoch = segment.step / plan.per_epoch
         metrics |= {"loss": segment.loss, "epoch": epoch, "step": float(segment.step)}
+        live = upper.trained_state()
         if is_best:
-            weights = {name: value.clone() for name, value in weights_of(upper).items()}
-            best = {"metrics": dict(metrics), "upper": weights}
+            best = {"metrics": dict(metrics), "upper": weights_of(upper) if upper.adapted else dict(live)}
         assert best is not None
         stale = 0 if is_best else stale + 1
         finished = segment.step == plan.total or (config.patience is not None and stale >= config.patience)
@@ -155,7 +182,9 @@ def fit(
             "pairs_per_second": segment.pairs_per_second,
         }
         log.info("evaluation  %s", "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-        yield Evaluation(metrics, is_best, _state_of(training, segment.step, stale, best, metrics))
+        yield Evaluation(metrics, is_best, _state_of(training, live, segment.step, stale, best, metrics))
+        if is_best:  # while they were the live ones, a checkpoint held them once
+            best["upper"] = {name: value.clone() for name, value in best["upper"].items()}
         if finished:
             return
 
@@ -175,7 +204,10 @@ def new_training(config: TrainConfig, upper: Upper, data: TrainingData, *, loss:
     if config.trains == "queries":
         negatives = data.collection.negatives[data.rows, : config.hard_negatives].ravel()
         candidates = np.union1d(data.collection.positive[data.rows], negatives[negatives >= 0])
-    return Training(config, upper, make_optimizer(upper, config), data, relevant, candidates, loss)
+    graphed = config.cuda_graphs and can_record(upper, data.source, data.others, bf16=data.bf16)
+    optimizer = make_optimizer(upper, config, capturable=graphed)
+    graphs = GraphedSteps(upper, optimizer, data.source, loss) if graphed else None
+    return Training(config, upper, optimizer, data, relevant, candidates, loss, graphs)
 
 
 def weights_in(state: TrainingState, upper: Upper, config: TrainConfig) -> dict[str, Tensor]:
@@ -198,8 +230,8 @@ def _adapt(upper: Upper, config: TrainConfig) -> None:
 def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) -> tuple[Tensor, Tensor]:
     """Take one complete training step on a global batch, at the optimizer's current learning rate.
 
-    Compute the gradients of the batch's loss within memory, clip their norm to `MAX_GRADIENT_NORM`, take the
-    optimizer's step and clear the gradients.
+    Compute the gradients of the batch's loss within memory, clip their norm, take the optimizer's step and clear the
+    gradients.
 
     Args:
         rows: (B,) rows of the collection.
@@ -218,38 +250,15 @@ def train_step(training: Training, rows: NDArray[np.int64], *, step: int = 1) ->
         data.collection, training.relevant, rows, config.hard_negatives, held, data.others, training.candidates
     )
     try:
+        if training.graphs is not None and (taken := training.graphs.take(batch, config)) is not None:
+            return taken
         loss = _within_memory(training, batch, step)
-        norm = torch.nn.utils.clip_grad_norm_(trained_parameters(training.upper), MAX_GRADIENT_NORM)
+        norm = clip_gradients(training.upper)
         training.optimizer.step()
     except torch.OutOfMemoryError:
         raise _out_of_memory(step, training.config) from None
     training.optimizer.zero_grad(set_to_none=True)
     return loss, norm
-
-
-@dataclass(frozen=True)
-class _StepPlan:
-    """The schedule of a training's epochs and evaluations, in steps."""
-
-    per_epoch: int
-    total: int
-    evaluation_steps: tuple[int, ...]
-    """Steps within an epoch that are followed by an evaluation, ascending; the last one ends the epoch."""
-
-    def evaluates_after(self, step: int) -> bool:
-        """Whether an evaluation follows a step; 1 is the first."""
-        return (step - 1) % self.per_epoch + 1 in self.evaluation_steps
-
-    def evaluations_until(self, step: int) -> int:
-        """Count the evaluations up to and including the one that follows a step."""
-        epochs, in_epoch = divmod(step - 1, self.per_epoch)
-        return epochs * len(self.evaluation_steps) + self.evaluation_steps.index(in_epoch + 1) + 1
-
-
-def _step_plan(config: TrainConfig, data: TrainingData) -> _StepPlan:
-    per_epoch, parts = len(batches_of_epoch(config, data.collection, data.rows, 0)), config.evaluations_per_epoch
-    evaluation_steps = {round(part * per_epoch / parts) for part in range(1, parts + 1)} - {0}
-    return _StepPlan(per_epoch, per_epoch * config.epochs, tuple(sorted(evaluation_steps)))
 
 
 @dataclass(frozen=True)
@@ -265,13 +274,25 @@ class _Segment:
     pairs_per_second: float
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A step whose results are still on the device."""
+
+    step: int
+    rate: float
+    loss: Tensor
+    norm: Tensor
+
+
 def _train_segments(
-    training: Training, plan: _StepPlan, step: int, before_step: Callable[[], None]
-) -> Iterator[_Segment]:
-    """Train from a step to the end; yield whenever an evaluation is due."""
+    training: Training, plan: StepPlan, step: int, before_step: Callable[[], None]
+) -> Iterator[_Segment | None]:
+    """Train from a step to the end; yield after every step, the segment that it ends if an evaluation is due."""
     config, data = training.config, training.data
-    # results that are still on the device: reading one makes the host wait until the device has done all queued work
-    unread: list[tuple[Tensor, Tensor, float]] = []
+    # reading a result makes the host wait until the device has done all queued work, so a GPU's results are read where
+    # the host has to wait anyway
+    reads = plan.evaluates_after if data.source.device.type == "cuda" else plan.logs_after
+    unread: list[_Taken] = []
     losses: list[float] = []
     pairs, since = 0, time.monotonic()
     started, first_step = time.monotonic(), step
@@ -282,48 +303,37 @@ def _train_segments(
             rate = config.peak_learning_rate * rate_factor(
                 step, plan.total, plan.per_epoch, schedule=config.schedule, warmup_share=config.warmup_share
             )
-            for group in training.optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(training.optimizer, rate)
             step += 1
-            loss, norm = train_step(training, rows, step=step)
-            unread.append((loss, norm, rate))
+            unread.append(_Taken(step, rate, *train_step(training, rows, step=step)))
             pairs += len(rows)
-            is_due = plan.evaluates_after(step)
-            if is_due or step % max(1, plan.per_epoch // LOGS_PER_EPOCH) == 0:
-                losses += _read(unread, step)
+            if reads(step):
+                read = _read(unread)
+                losses += [loss for loss, _ in read]
+                _log(unread, read, plan, (time.monotonic() - started) / (step - first_step))
                 unread.clear()
-                left = (time.monotonic() - started) / (step - first_step) * (plan.total - step)
-                log.info(
-                    "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
-                    step / plan.per_epoch, step, plan.total, losses[-1], rate, float(norm), left,
-                )  # fmt: skip
-            if is_due:
-                yield _Segment(step, float(np.mean(losses)), rate, pairs / (time.monotonic() - since))
-                losses.clear()
-                pairs, since = 0, time.monotonic()
+            if not plan.evaluates_after(step):
+                yield None
+                continue
+            yield _Segment(step, float(np.mean(losses)), rate, pairs / (time.monotonic() - since))
+            losses.clear()
+            pairs, since = 0, time.monotonic()
 
 
-def rate_factor(step: int, total: int, per_epoch: int, *, schedule: Schedule, warmup_share: float) -> float:
-    """Return the factor by which the peak learning rate is multiplied at a step, in (0, 1].
-
-    The factor rises linearly over the first `warmup_share` of all steps. After that, "constant" keeps it at 1, and
-    "linear" and "cosine" lower it towards 0 at the last step. With "cosine_restarts" it falls within each epoch to
-    5 % at the epoch's last step and starts again at the next; during warm-up the rise is multiplied by this cycle.
+def _log(taken: Sequence[_Taken], read: Sequence[tuple[float, float]], plan: StepPlan, pace: float) -> None:
+    """Log the steps that are to be logged.
 
     Args:
-        step: number of the step, 0 for the first.
-        total: number of steps in the whole training.
-        per_epoch: number of steps in an epoch.
+        read: loss and gradient norm of each step.
+        pace: seconds that a step takes.
     """
-    warmup = round(warmup_share * total)
-    rise = min(1.0, (step + 1) / (warmup + 1))
-    if schedule == "cosine_restarts":
-        part = step % per_epoch / max(1, per_epoch - 1)
-        return rise * (FLOOR_OF_A_CYCLE + (1 - FLOOR_OF_A_CYCLE) * (1 + math.cos(math.pi * part)) / 2)
-    if schedule == "constant" or step < warmup:
-        return rise
-    part = (step - warmup) / max(1, total - warmup)
-    return 1 - part if schedule == "linear" else (1 + math.cos(math.pi * part)) / 2
+    for each, (loss, norm) in zip(taken, read, strict=True):
+        if plan.logs_after(each.step):
+            log.info(
+                "epoch %.3f  step %d/%d  loss %.4f  lr %.3e  grad_norm %.3f  remaining %.0f s",
+                each.step / plan.per_epoch, each.step, plan.total, loss, each.rate, norm,
+                pace * (plan.total - each.step),
+            )  # fmt: skip
 
 
 def _within_memory(training: Training, batch: Batch, step: int) -> Tensor:
@@ -367,34 +377,25 @@ def _set_micro_batch_tokens(training: Training, micro_batch_tokens: int) -> None
     training.config = training.config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
 
 
-def make_optimizer(upper: Upper, config: TrainConfig) -> torch.optim.AdamW:
-    """Create AdamW for the parameters that train; biases and normalisation get no weight decay."""
-    trained = trained_parameters(upper)
-    groups = [
-        {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.peak_learning_rate, fused=True)
-
-
-def _read(unread: Sequence[tuple[Tensor, Tensor, float]], last_step: int) -> list[float]:
-    """Read the losses of the last steps from each step's loss, gradient norm and learning rate.
+def _read(unread: Sequence[_Taken]) -> list[tuple[float, float]]:
+    """Read each step's loss and gradient norm from the device.
 
     Raises:
         RunError: a loss or a gradient norm is not finite; the message names the first such step.
     """
-    values: list[list[float]] = torch.stack([torch.stack([loss, norm]) for loss, norm, _ in unread]).tolist()
-    for place, (loss, norm) in enumerate(values):
+    values = torch.stack([torch.stack([each.loss, each.norm]) for each in unread]).tolist()
+    for each, (loss, norm) in zip(unread, values, strict=True):
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            step, rate = last_step - len(values) + place + 1, unread[place][2]
-            raise _not_finite("loss or gradient", step, rate, f"loss {loss}, gradient norm {norm}")
-    return [loss for loss, _ in values]
+            raise _not_finite("loss or gradient", each.step, each.rate, f"loss {loss}, gradient norm {norm}")
+    return [(loss, norm) for loss, norm in values]
 
 
-def _state_of(training: Training, step: int, stale: int, best: BestState, metrics: dict[str, float]) -> TrainingState:
+def _state_of(
+    training: Training, live: dict[str, Tensor], step: int, stale: int, best: BestState, metrics: dict[str, float]
+) -> TrainingState:
     device = training.data.source.device
     return {
-        "upper": training.upper.trained_state(),
+        "upper": live,
         "optimizer": training.optimizer.state_dict(),
         "random": random_state(device),
         "random_of": device.type,
@@ -414,7 +415,7 @@ def _restore(training: Training, state: TrainingState | None) -> tuple[int, int,
     tokens = training.config.micro_batch_tokens
     _set_micro_batch_tokens(training, min(state.get("micro_batch_tokens", tokens), tokens))
     training.upper.load_trained_state(state["upper"])
-    training.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer_state(training.optimizer, state)
     device = training.data.source.device
     # a GPU's random state has a few bytes, a CPU's a few thousand
     foreign = state.get("random_of") not in (None, device.type) or len(state["random"]) != len(random_state(device))

@@ -108,7 +108,7 @@ def distillation_by_margin(
     wrong = (logits.gather(1, positive[:, None]) - logits) - (taught.gather(1, positive[:, None]) - taught)
     known = (~taught.isnan()).scatter(1, positive[:, None], False)
     # without a hard negative in the batch there is no margin: nothing to learn, and no mean of nothing
-    return wrong[known].square().sum() / known.sum().clamp(min=1)
+    return wrong.masked_fill(~known, 0.0).square().sum() / known.sum().clamp(min=1)
 
 
 def _cosines(queries: Tensor, passages: Tensor) -> Tensor:
