@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nic_ray.training.batches import epoch_batches
+from nic_ray.training.batches import _assign_groups, _passage_groups, epoch_batches
 
 positives = arrays(np.int64, st.integers(1, 80), elements=st.integers(0, 12))
 seeds = st.integers(0, 2**32)
@@ -155,3 +155,37 @@ def test_more_queries_a_passage_make_fewer_passages_a_batch_of_equal_size():
         assert {len(batch) for batch in batches} == {32}
         if together > 1:
             assert {len(set(positive[batch])) for batch in batches} == {32 // together}
+
+
+def dealt_until_none_is_too_large(positive, shape, seed):
+    """The batches of `epoch_batches` by dealing all rows again with one batch more, until all are small enough."""
+    generator = np.random.default_rng((seed, 0))
+    passages = _passage_groups(positive, shape[0], generator)
+    count = -(-len(positive) // shape[1])
+    while max(map(len, batches := _assign_groups(passages, count, generator))) > shape[1]:
+        count += 1
+    return [batches[place].tolist() for place in generator.permutation(count)]
+
+
+@given(skewed, st.integers(2, 4), st.integers(2, 40), seeds)
+def test_the_number_of_batches_is_found_without_dealing_rows_and_is_the_one_that_dealing_finds(
+    counts, together, passages, seed
+):
+    positive, shape = shuffled(counts, seed), (together, together * passages)
+    assert [batch.tolist() for batch in draw(positive, shape, seed)] == dealt_until_none_is_too_large(
+        positive, shape, seed
+    )
+
+
+def test_an_epoch_of_many_rows_is_dealt_once(monkeypatch):
+    deals = []
+
+    def deal(*given):
+        deals.append(given)
+        return _assign_groups(*given)
+
+    monkeypatch.setattr("nic_ray.training.batches._assign_groups", deal)
+    positive = np.repeat(np.arange(2000), 7)
+    drawn = draw(positive, (4, 32))
+    assert len(drawn) > -(-len(positive) // 32) + 10  # with so many more batches than rows would fill
+    assert len(deals) == 1
