@@ -56,7 +56,8 @@ if _collected:
 log = logging.getLogger("nic_ray.training")
 
 RETRIES = 1
-"""Times that a trial resumes from its last checkpoint after it died: a crash, a lost node, no memory or disk space."""
+"""Times that a trial resumes from its last checkpoint after it died: a crash, no memory or disk space. A lost node does
+not count, unless it is that of one of several workers."""
 
 START_CHECKPOINT = "start"
 """Entry of a sample besides hyperparameters: the folder of the checkpoint that the trial starts from, relative to the
