@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nic_ray.dataset.pairs import Pair, index_pairs, relevant_passages
-from nic_ray.training.batches import epoch_batches, make_batch
+from nic_ray.training.batches import _assign_groups, _passage_groups, epoch_batches, make_batch
 
 positives = arrays(np.int64, st.integers(1, 80), elements=st.integers(0, 12))
 seeds = st.integers(0, 2**32)
@@ -182,3 +182,37 @@ def test_a_batch_masks_what_answers_a_query_or_is_nearly_such_an_answer(pairs, d
         assert batch.masked[row].tolist() == expected
         assert passages[batch.positive[row]] == collection.positive[number]
         assert batch.texts[batch.queries[row]] == collection.query[number]
+
+
+def dealt_until_none_is_too_large(positive, shape, seed):
+    """The batches of `epoch_batches` by dealing all rows again with one batch more, until all are small enough."""
+    generator = np.random.default_rng((seed, 0))
+    passages = _passage_groups(positive, shape[0], generator)
+    count = -(-len(positive) // shape[1])
+    while max(map(len, batches := _assign_groups(passages, count, generator))) > shape[1]:
+        count += 1
+    return [batches[place].tolist() for place in generator.permutation(count)]
+
+
+@given(skewed, st.integers(2, 4), st.integers(2, 40), seeds)
+def test_the_number_of_batches_is_found_without_dealing_rows_and_is_the_one_that_dealing_finds(
+    counts, together, passages, seed
+):
+    positive, shape = shuffled(counts, seed), (together, together * passages)
+    assert [batch.tolist() for batch in draw(positive, shape, seed)] == dealt_until_none_is_too_large(
+        positive, shape, seed
+    )
+
+
+def test_an_epoch_of_many_rows_is_dealt_once(monkeypatch):
+    deals = []
+
+    def deal(*given):
+        deals.append(given)
+        return _assign_groups(*given)
+
+    monkeypatch.setattr("nic_ray.training.batches._assign_groups", deal)
+    positive = np.repeat(np.arange(2000), 7)
+    drawn = draw(positive, (4, 32))
+    assert len(drawn) > -(-len(positive) // 32) + 10  # with so many more batches than rows would fill
+    assert len(deals) == 1

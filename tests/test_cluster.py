@@ -162,6 +162,23 @@ def test_a_lost_node_loses_no_trial(tiny_model, tiny_pairs_file, tmp_path):
     assert "it goes on from its last checkpoint" in done.stdout
 
 
+def test_a_trial_that_loses_its_node_twice_is_not_lost_and_trials_are_spread_over_the_nodes():
+    # the short form of what benchmarks/cluster_nodes.py does with ten nodes and 200 trials
+    program, nodes, trials = ROOT / "benchmarks" / "cluster_nodes.py", 4, 12
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, program, "--nodes", str(nodes), "--cpus", "1", "--trials", str(trials), "--json"],
+        capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["finished"], found["lost"], found["errors"]) == (trials, 0, [])
+    assert (found["killed"], found["started again"]) == (2, 2)  # more often than a trial that dies may try again
+    assert found["reasons"] == ["its node does not answer any more"]
+    assert len(found["per node"]) == nodes - 2
+    assert min(found["per node"]) >= trials // nodes - 1
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A URI in an S3 that runs in this process."""

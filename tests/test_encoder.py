@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -345,6 +346,23 @@ def test_token_ids_are_those_of_the_tokenizer_without_padding(tiny_model):
     for text in range(len(TEXTS)):
         own = ids[offsets[text] : offsets[text + 1]]
         assert own.tolist() == expected[text][mask[text].bool()].tolist()
+
+
+def test_many_texts_are_tokenised_some_at_a_time(tiny_model, monkeypatch):
+    encoder = load(str(tiny_model()))
+    at_once, handed, tokenizer = tokenize(encoder, TEXTS * 5, 64), [], encoder.model.tokenizer
+
+    def some(texts, **options):
+        handed.append(len(texts))
+        return tokenizer(texts, **options)
+
+    monkeypatch.setattr("nic_ray.model.encoder.TOGETHER", 7)
+    counting = replace(encoder, model=SimpleNamespace(tokenizer=some, max_seq_length=encoder.model.max_seq_length))
+    found = tokenize(counting, TEXTS * 5, 64)
+    assert [each.tolist() for each in found] == [each.tolist() for each in at_once]
+    assert [each.dtype for each in found] == [np.int32, np.int64]
+    assert max(handed) == 7
+    assert sum(handed) == len(TEXTS) * 5
 
 
 def test_no_texts_have_no_tokens(tiny_model):

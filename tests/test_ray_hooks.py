@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from nic_ray.config import SearchConfig
+from nic_ray.errors import RunError
 from nic_ray.progress import Live
 from nic_ray.search.ray_hooks import (
     END_EPOCH,
@@ -19,6 +21,7 @@ from nic_ray.search.ray_hooks import (
     ProgressCallback,
     asha,
     end_of,
+    has_lost_its_node,
     reason_in,
     trial_class,
 )
@@ -114,6 +117,15 @@ def test_the_first_trial_is_not_stopped_after_a_resume_either():
 )  # fmt: skip
 def test_the_reason_of_a_failure_is_one_line(traceback, reason):
     assert reason_in(traceback) == reason
+
+
+def test_a_lost_node_is_told_from_a_process_that_died_alone():
+    unavailable = ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed.", None)
+    assert has_lost_its_node(unavailable)
+    assert reason_in(f"Failure # 0\n{unavailable}") == "its node does not answer any more"
+    assert has_lost_its_node(RayActorError(error_msg="The actor died because its node has died. Node Id: 0abc"))
+    assert not has_lost_its_node(RayActorError(error_msg="The actor died because its worker process has died."))
+    assert not has_lost_its_node(RunError("loss not finite"))
 
 
 def test_what_is_shown_in_a_terminal_stays_there_when_tune_writes_its_callbacks():

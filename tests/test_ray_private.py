@@ -3,6 +3,8 @@
 import optuna
 import pytest
 import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.tune.experiment.trial import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -43,3 +45,15 @@ def test_rungs_and_trials_are_those_of_ray_itself():
     sample = searcher.suggest("one")
     assert ray_private.optuna_trials_of(searcher)["one"].params == sample
     assert [trial.params for trial in ray_private.optuna_study_of(searcher).trials] == [sample]
+
+
+def test_a_failure_that_is_not_counted_uses_up_no_retry(monkeypatch):
+    monkeypatch.setattr(Trial, "local_path", None)  # nothing is written
+    trial = Trial("trial", stub=True, max_failures=1)
+    lost, died = ActorUnavailableError("Socket closed", None), ActorDiedError()
+    with ray_private.uncounted(lambda error: error is lost):
+        for error, failures in ((died, 1), (lost, 1), (lost, 1), (died, 2)):
+            trial.handle_error(error)
+            assert (trial.num_failures, trial.should_recover()) == (failures, failures < 2)
+    trial.handle_error(lost)
+    assert trial.num_failures == 3

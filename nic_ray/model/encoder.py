@@ -5,6 +5,7 @@ or exported are copies; modules that are only run are rebuilt around the encoder
 """
 
 import copy
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ from nic_ray.tokens import Prompts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+TOGETHER = 10_000
+"""Texts that are tokenised at once: what the tokenizer holds of them takes 10 KiB a text, and is not needed later."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,15 @@ def tokenize(
         return np.zeros(0, np.int32), np.zeros(1, np.int64)
     if encoder.prompts and is_query is not None:
         texts = [encoder.prompts.before(is_query=bool(asks)) + text for text, asks in zip(texts, is_query, strict=True)]
-    rows = encoder.model.tokenizer(
-        list(texts), truncation=True, max_length=token_limit(encoder, max_tokens), return_attention_mask=False
-    )["input_ids"]
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return np.concatenate([np.asarray(row, np.int32) for row in rows]), offsets
+    limit, lengths, ids = token_limit(encoder, max_tokens), [0], list[NDArray[np.int32]]()
+    for start in range(0, len(texts), TOGETHER):
+        some = list(texts[start : start + TOGETHER])
+        rows = encoder.model.tokenizer(some, truncation=True, max_length=limit, return_attention_mask=False)[
+            "input_ids"
+        ]
+        lengths += map(len, rows)
+        ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int32))
+    return np.concatenate(ids), np.cumsum(lengths, dtype=np.int64)
 
 
 def lower(encoder: Encoder, start: int, stop: int) -> Lower:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from ray.exceptions import ActorUnavailableError
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -392,6 +393,15 @@ def shown_sample(sample: Sample) -> str:
     )
 
 
+def has_lost_its_node(error: Exception) -> bool:
+    """Whether a trial's process is gone with its node, rather than by a fault of its own.
+
+    Where a process dies alone, its node tells of it. Where a node does not answer any more, all of its processes are
+    unavailable first, and only after some seconds are they known to be dead.
+    """
+    return isinstance(error, ActorUnavailableError) or "its node has died" in str(error)
+
+
 def failure_of(trial: Any) -> str:
     """Say in one line why a trial failed."""
     if trial.error_file and Path(trial.error_file).exists():
@@ -403,4 +413,6 @@ def reason_in(traceback: str) -> str:
     """Return the last line of a traceback; for a RunError of this project, only its message."""
     lines = traceback.strip().splitlines() or ["unknown reason"]
     reason = lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
+    if "The actor is temporarily unavailable" in reason:
+        return "its node does not answer any more"
     return reason.partition(" Some common causes include")[0]  # Ray adds a paragraph to each report of a dead process

@@ -4,10 +4,11 @@ Such names may disappear or change with any version of Ray, which is why `constr
 `refuse_unknown_ray` checks at the start of a search that they still exist.
 """
 
+import contextlib
 import importlib
 import os
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from nic_ray.errors import RunError
@@ -23,6 +24,7 @@ NAMES = (
     ("ray.core.generated.gcs_service_pb2", "GetClusterIdRequest"),
     ("ray.core.generated.gcs_service_pb2_grpc", "NodeInfoGcsServiceStub"),
     ("ray.train.v2._internal.constants", "ENV_VARS_TO_PROPAGATE"),
+    ("ray.tune.experiment.trial", "Trial"),
     ("ray.tune.trainable.function_trainable", "wrap_function"),
 )
 """Modules, and the name that is used from each."""
@@ -83,6 +85,30 @@ def trial_class_of(function: Callable[[dict[str, Any]], None]) -> Any:
     from ray.tune.trainable.function_trainable import wrap_function
 
     return wrap_function(function)
+
+
+@contextlib.contextmanager
+def uncounted(is_uncounted: Callable[[Exception], bool]) -> Iterator[None]:
+    """Have Tune not count failures of some kinds, so that none of them uses up a retry of its trial.
+
+    Args:
+        is_uncounted: whether an error that ended a trial's process is such a failure.
+    """
+    from ray.tune.experiment.trial import Trial
+
+    handle = Trial.handle_error
+
+    def handle_error(self: Any, exc: Any = None) -> None:
+        counted = self.run_metadata.num_failures
+        handle(self, exc)
+        if exc is not None and is_uncounted(exc):
+            self.run_metadata.num_failures = counted
+
+    Trial.handle_error = handle_error
+    try:
+        yield
+    finally:
+        Trial.handle_error = handle
 
 
 def rungs_of(scheduler: Any) -> list[tuple[float, MutableMapping[str, float]]]:

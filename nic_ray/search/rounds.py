@@ -28,6 +28,7 @@ from nic_ray.run_folder import RunFolder
 from nic_ray.search import ray_hooks, worker
 from nic_ray.search.placement import Placement
 from nic_ray.search.ray_hooks import Sample, TuneResult
+from nic_ray.search.ray_private import uncounted
 from nic_ray.search.run import Run
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.selection.retention import RetentionSet, retention_of
@@ -232,7 +233,7 @@ def run_round(
         ),
     )
     setup.view.begin(batch)
-    with interruptible:
+    with interruptible, uncounted(ray_hooks.has_lost_its_node):
         tuner.fit()
     interruptible.end_if_asked()
     setup.view.end()

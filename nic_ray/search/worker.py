@@ -56,7 +56,8 @@ if _collected:
 log = logging.getLogger("nic_ray.training")
 
 RETRIES = 1
-"""Times that a trial resumes from its last checkpoint after it died: a crash, a lost node, no memory or disk space."""
+"""Times that a trial resumes from its last checkpoint after it died: a crash, no memory or disk space. A lost node does
+not count, unless it is that of one of several workers."""
 
 START_CHECKPOINT = "start"
 """Entry of a sample besides hyperparameters: the folder of the checkpoint that the trial starts from, relative to the
@@ -275,6 +276,25 @@ def _train(
         raise
 
 
+def what_is_trained(
+    shared: TrialInputs, config: TrainConfig, rows: NDArray[np.int64], device: str
+) -> tuple[Upper, loop.TrainingData]:
+    """Return the blocks that a configuration trains, on a device, and what they are trained on."""
+    hardware.keep_freed_memory()
+    collection: Collection = ray.get(shared.collection)
+    base = shared.bases[config.base_model]
+    upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
+    # a fraction of a GPU is shared with other workers
+    share = min(1.0, shared.gpus_per_worker)
+    inputs = opened(ray.get(base.inputs[config.frozen_layers]))
+    if config.trains == "queries":
+        inputs = replace(inputs, fixed=ray.get(base.fixed))
+    source = feed(inputs, device, share=share)
+    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
+    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
+    return upper, loop.TrainingData(collection, rows, source, bf16, ray.get(base.general), ray.get(shared.others))
+
+
 def _note(
     shared: TrialInputs,
     trial_folder: Path,
@@ -294,25 +314,6 @@ def _note(
         report(metrics, Path(folder))
     if is_first:
         _copy_to_mirror(shared, trial_folder, LOG)
-
-
-def what_is_trained(
-    shared: TrialInputs, config: TrainConfig, rows: NDArray[np.int64], device: str
-) -> tuple[Upper, loop.TrainingData]:
-    """Return the blocks that a configuration trains, on a device, and what they are trained on."""
-    hardware.keep_freed_memory()
-    collection: Collection = ray.get(shared.collection)
-    base = shared.bases[config.base_model]
-    upper: Upper = ray.get(base.uppers[config.frozen_layers]).to(device)
-    # a fraction of a GPU is shared with other workers
-    share = min(1.0, shared.gpus_per_worker)
-    inputs = opened(ray.get(base.inputs[config.frozen_layers]))
-    if config.trains == "queries":
-        inputs = replace(inputs, fixed=ray.get(base.fixed))
-    source = feed(inputs, device, share=share)
-    # 16-bit inputs need 16-bit products, whatever this worker's processor would have chosen
-    bf16 = source.values.dtype == torch.bfloat16 or hardware.computes_in_bf16(config.precision, device)
-    return upper, loop.TrainingData(collection, rows, source, bf16, ray.get(base.general), ray.get(shared.others))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """The rows that make up each batch of an epoch, and the texts that the loss of a batch is computed over."""
 
 import heapq
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,9 +193,12 @@ def epoch_batches(
     if queries_per_passage == 1:
         return np.array_split(generator.permutation(len(positive)), fewest)
     passages = _passage_groups(positive, queries_per_passage, generator)
-    count = fewest
-    while max(map(len, batches := _assign_groups(passages, count, generator))) > batch_size:
-        count += 1
+    alike = [(sizes, len([*same])) for sizes, same in itertools.groupby(tuple(map(len, groups)) for groups in passages)]
+    count = next(count for count in itertools.count(fewest) if _largest_batch(alike, count) <= batch_size)
+    # as if rows had been dealt to every smaller number of batches too, which drew tie-breakers: the order stays
+    drawn = sum(fewer + sum(map(len, passages)) for fewer in range(fewest, count))
+    _advance(generator, drawn)
+    batches = _assign_groups(passages, count, generator)
     return [batches[place] for place in generator.permutation(count)]
 
 
@@ -210,6 +216,46 @@ def _passage_groups(
         key=lambda groups: (len(groups[0]), sum(map(len, groups))),
         reverse=True,
     )
+
+
+def _advance(generator: np.random.Generator, drawn: int) -> None:
+    """Leave a generator as it would be after so many draws from [0, 1)."""
+    bits: Any = generator.bit_generator
+    before = bits.state
+    bits.advance(drawn)  # forgets half of a number that integers have left over
+    bits.state = before | {"state": bits.state["state"]}
+
+
+def _largest_batch(alike: Sequence[tuple[tuple[int, ...], int]], count: int) -> int:
+    """Return the rows of the largest of `count` batches that `_assign_groups` makes.
+
+    Which of several batches with equally many rows receives a group makes no difference to the sizes. So batches are
+    counted by their rows, and passages that are alike are dealt together: the time does not grow with the rows.
+
+    Args:
+        alike: for each run of successive passages whose groups have the same sizes, these sizes and the number of
+            passages.
+    """
+    batches = Counter({0: count})  # rows -> number of batches that hold so many
+    for sizes, passages in alike:
+        left = passages
+        while left:
+            emptiest = min(batches)
+            if together := min(left, batches[emptiest] // len(sizes)):
+                batches[emptiest] -= together * len(sizes)
+                for size in sizes:
+                    batches[emptiest + size] += together
+            else:
+                together = 1
+                for start in range(0, len(sizes), count):
+                    some = sizes[start : start + count]
+                    by_rows = (rows for rows in sorted(batches) for _ in range(batches[rows]))
+                    receiving = [*itertools.islice(by_rows, len(some))]
+                    batches.subtract(receiving)
+                    batches.update(rows + size for rows, size in zip(receiving, some, strict=True))
+            left -= together
+            batches = +batches  # without those of which none is left
+    return max(batches)
 
 
 def _assign_groups(

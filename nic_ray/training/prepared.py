@@ -379,10 +379,13 @@ def split_sha256(collection: Collection, parts: NDArray[np.str_]) -> str:
     synthetic, counted = collection.synthetic, np.ones(len(parts), np.bool_)
     if synthetic is not None and not synthetic.all():
         counted = ~synthetic | (parts != "train")
-    assignment = json.dumps(
-        [[collection.texts[query], collection.texts[positive], part] for query, positive, part in zip(
-            collection.query[counted].tolist(), collection.positive[counted].tolist(), parts[counted].tolist(),
-            strict=True,
-        )]
-    )  # fmt: skip
-    return hashlib.sha256(assignment.encode()).hexdigest()
+    # as JSON of a list of all rows, which is never held as a whole: it has each passage as often as it is asked for
+    digest, passages = hashlib.sha256(b"["), dict[int, str]()
+    rows = (collection.query[counted].tolist(), collection.positive[counted].tolist(), parts[counted].tolist())
+    for place, (query, positive, part) in enumerate(zip(*rows, strict=True)):
+        if positive not in passages:
+            passages[positive] = json.dumps(collection.texts[positive])
+        row = f"[{json.dumps(collection.texts[query])}, {passages[positive]}, {json.dumps(part)}]"
+        digest.update(f"{', ' if place else ''}{row}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
