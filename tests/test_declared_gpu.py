@@ -35,7 +35,7 @@ from nic_ray.selection.export import export
 from nic_ray.selection.refit import refit, trained_again
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.selection import Contestants, judge
-from nic_ray.training import gradients, loop
+from nic_ray.training import gradients, graphs, loop
 from nic_ray.training.background import on_host
 from nic_ray.training.loop import Evaluation, TrainingData, Validation, fit
 from nic_ray.training.loss import multiple_negatives_ranking_loss
@@ -335,7 +335,7 @@ def test_the_host_does_not_wait_for_a_batch_that_is_sent_by_itself(monkeypatch):
 
 
 @pytest.mark.parametrize("depth", [0, 4])
-@pytest.mark.parametrize("way", ["packed", "padded", "fp32"])
+@pytest.mark.parametrize("way", ["packed", "recorded", "padded", "fp32"])
 @pytest.mark.parametrize(("anchor", "queries_per_passage"), [(0.0, 1), (3.0, 4)])
 def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
     prepared, monkeypatch, depth, way, anchor, queries_per_passage
@@ -365,8 +365,9 @@ def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
     settings = {
         "frozen_layers": depth, "precision": "fp32" if way == "fp32" else "bf16", "hidden_dropout": 0.1,
         "anchor": anchor, "anchor_texts": 8, "queries_per_passage": queries_per_passage, "evaluations_per_epoch": 2,
-        "batch_size": 8,
+        "batch_size": 8, "cuda_graphs": way == "recorded",
     }  # fmt: skip
+    monkeypatch.setattr(graphs, "_captured", lambda step, pool: (step, pool))  # recording waits, once for each size
     with declared() as mode:
         given = prepared("bert", "cuda", layers=5, **settings)
         evaluations = 0
@@ -375,7 +376,7 @@ def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
             mode.waits.clear()  # those of the evaluation
     assert (evaluations, len(reads), sum(reads)) == (2, 2, len(begun))
     assert len(begun) > 2  # so that some are read together
-    assert forms == ({"Packed"} if way == "packed" else {"Tensor"})
+    assert forms == ({"Packed"} if way in ("packed", "recorded") else {"Tensor"})
     assert not between, between
 
 
