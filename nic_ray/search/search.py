@@ -2,11 +2,10 @@
 
 import functools
 import itertools
-import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from nic_ray.model.activations import Inputs
 from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of, opened, what_is_left
 from nic_ray.model.encoder import Encoder
 from nic_ray.progress import View
-from nic_ray.record import last_state, locked, logging_to, training_log
+from nic_ray.record import last_state, locked, logging_to, training_log, warnings_logged
 from nic_ray.remote import push, remove
+from nic_ray.search import session
 from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
 from nic_ray.search.placement import Placement, trains_on_gpus
 from nic_ray.search.run import (
@@ -129,9 +129,10 @@ def run_search(
     _refuse_unusable_settings(config)
     starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
-    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root, view=view)
-    run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
-    return _search(bases, run, retention_pairs, runs_trials=True, view=view)
+    with session.workers_forked() as until_trained:
+        bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root, view=view)
+        run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
+        return _search(bases, run, retention_pairs, until_trained, runs_trials=True, view=view)
 
 
 def resume_search(
@@ -163,11 +164,12 @@ def resume_search(
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     on_gpu, runs = may_use_a_gpu_here(config), run.folder.parent
-    bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs, view=view)
-    for prepared in bases.prepared.values():
-        refuse_other_start(prepared, started, run.folder)
-    keep_trials(run, config.search.trials)
-    return _search(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
+    with session.workers_forked(wanted=runs_trials) as until_trained:
+        bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs, view=view)
+        for prepared in bases.prepared.values():
+            refuse_other_start(prepared, started, run.folder)
+        keep_trials(run, config.search.trials)
+        return _search(bases, run, retention_pairs, until_trained, runs_trials=runs_trials, view=view)
 
 
 def _refuse_unusable_settings(config: Config) -> None:
@@ -195,13 +197,23 @@ def _read_retention_set(config: Config) -> Collection | None:
 
 
 def _search(
-    bases: Bases, run: Run, retention_pairs: Collection | None, *, runs_trials: bool, view: View
+    bases: Bases,
+    run: Run,
+    retention_pairs: Collection | None,
+    until_trained: ExitStack,
+    *,
+    runs_trials: bool,
+    view: View,
 ) -> SearchResult:
-    """Search as far as that has not been done, select a model, export it."""
+    """Search as far as that has not been done, select a model, export it.
+
+    Args:
+        until_trained: closed when all trials have ended.
+    """
     with (
         locked(run.folder),
         logging_to(run.files.log, LOGGED),
-        _warnings_logged(),
+        warnings_logged(),
         explaining_a_full_disk(run),
         explaining_an_interrupt(run),
     ):
@@ -213,7 +225,8 @@ def _search(
             )
         view.say(f"run folder: {run.folder}; if it is cut off: {run.resume_command}")
         hardware.keep_freed_memory()
-        searched = _train(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
+        with until_trained:
+            searched = _train(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
         write_trials(run.files.trials, searched.rows)
         related = sum(other.config.kind == searched.best[0].config.kind for other in searched.best)
         if related > 1 and bases.first.config.search.averaged_trials != 1:
@@ -433,12 +446,3 @@ def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View
         remove(run.bundle_mirror)
         push(run.bundle, run.bundle_mirror)
     return judgement
-
-
-@contextmanager
-def _warnings_logged() -> Iterator[None]:
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
