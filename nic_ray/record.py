@@ -239,6 +239,16 @@ class _Log(logging.FileHandler):
 
 
 @contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Log the warnings of Python, as "py.warnings", instead of printing them."""
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+
+
+@contextmanager
 def logging_to(path: Path, loggers: Sequence[str] = ("nic_ray.training",)) -> Iterator[None]:
     """Write the messages of loggers to the end of a file and nowhere else, line by line, so that it can be followed.
 

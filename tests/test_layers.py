@@ -18,7 +18,8 @@ VERBS = {"anomaly.__main__": {"fit", "evaluate", "score", "watch"}}
 """Commands with several functions, which lie in the folder of their name, and these functions."""
 COMMANDS += VERBS
 ORDER = [
-    *"errors words protocol packaged hardware run_folder results origin evidence validation sources stored".split(),
+    *"errors words stop_words protocol packaged hardware run_folder results origin evidence validation".split(),
+    *"sources stored".split(),
     *"metrics anomaly".split(),
     *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
     *"console options".split(),

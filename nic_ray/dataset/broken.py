@@ -4,12 +4,13 @@ import re
 import unicodedata
 
 import regex
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from nic_ray.stop_words import OF_SCIKIT_LEARN
 
 # The stop words of scikit-learn include words for things and actions in a manual ("fire", "fill", "front"), which are
 # removed here.
 QUESTION_WORDS = (
-    ENGLISH_STOP_WORDS
+    OF_SCIKIT_LEARN
     - frozenset(
         (
             "back bill bottom call cry describe empty fill fire front full interest mill mine move side thick thin top"

@@ -134,10 +134,12 @@ class Row(BaseModel):
     query: Text
     positive: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
     domain: Annotated[Text, BeforeValidator(_named), AfterValidator(domain_name)]
-    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = []
+    negative: Annotated[list[Text], BeforeValidator(_listed_or_none)] = Field(default_factory=list)
     source_section: Annotated[str, AfterValidator(_whole)] | None = None
     document: Annotated[str | None, BeforeValidator(_document_name)] = None
-    score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = [1.0]
+    score: Annotated[list[Annotated[float, AfterValidator(_relevance)]], BeforeValidator(_numbers)] = Field(
+        default_factory=lambda: [1.0]
+    )
     kind: Annotated[str | None, BeforeValidator(_kind_name)] = None
     synthetic: Annotated[bool, BeforeValidator(_yes_or_no)] = False
     cut_from: Annotated[list[Text | None], BeforeValidator(_wholes)] = [None]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_ray.stop_words import OF_BM25S
 from nic_ray.words import search_terms
 
 
@@ -41,8 +42,5 @@ def bm25(passages: Sequence[str]) -> Callable[[Sequence[str]], NDArray[np.float3
 
 def content_words(texts: Sequence[str]) -> list[list[str]]:
     """The words of each text that `bm25` compares: those of `words.search_terms` without English stop words."""
-    from bm25s.stopwords import STOPWORDS_EN
-
-    left_out, known = frozenset(STOPWORDS_EN), dict[str, str]()
-    # a word is in memory once, however often it occurs
-    return [[known.setdefault(term, term) for term in search_terms(text) if term not in left_out] for text in texts]
+    known = dict[str, str]()  # a word is in memory once, however often it occurs
+    return [[known.setdefault(term, term) for term in search_terms(text) if term not in OF_BM25S] for text in texts]

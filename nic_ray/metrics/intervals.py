@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 MIN_PASSAGES = 8
 """No interval is given for fewer passages, since their spread is too uncertain. Domains with fewer share one spread."""
@@ -248,6 +247,8 @@ def _interval(groups: Sequence[_Passages], confidence: float) -> Interval:
     queries, passages = sum(int(group.counts.sum()) for group in groups), _passages_of(groups)
     if passages < MIN_PASSAGES:
         return Interval(difference, None, None, queries, passages)
+    from scipy.special import stdtrit  # a seventh of a second, which commands without an interval save
+
     spread = _macro_spread(groups)
     # a few scores in tenths, most of them equal, usually spread less than the distribution that they are drawn from
     widened = passages / (passages - 1) if len(groups) == 1 else 1.0

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from nic_ray.dataset.broken import QUESTION_WORDS
 from nic_ray.manuals.sections import Section
 from nic_ray.questions.language import FINITE, PREPOSITIONS
 from nic_ray.questions.quantities import UNITS
 from nic_ray.questions.verbs import NOUNS_AND_VERBS, VERBS, base_of_gerund, base_of_participle, base_of_third
+from nic_ray.stop_words import OF_SCIKIT_LEARN
 from nic_ray.words import words
 
 LONGEST = 3
@@ -24,7 +23,7 @@ _FEW = (2, 3)
 _ADJECTIVE = re.compile(r".{3}(?:ful|less|ous|ical|ternal|[^t]able|ible)$")
 """Endings of words that say little without their noun."""
 _STOPS = (
-    ENGLISH_STOP_WORDS
+    OF_SCIKIT_LEARN
     | QUESTION_WORDS
     | FINITE
     | PREPOSITIONS

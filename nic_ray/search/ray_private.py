@@ -9,6 +9,7 @@ import importlib
 import os
 import socket
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from nic_ray.errors import RunError
@@ -18,6 +19,7 @@ KNOWN = "2.60"
 
 NAMES = (
     ("ray._private.worker", "print_to_stdstream"),
+    ("ray._private.ray_constants", "SETUP_WORKER_FILENAME"),
     ("ray._private.gcs_utils", "create_gcs_channel"),
     ("ray._private.runtime_env.constants", "RAY_JOB_CONFIG_JSON_ENV_VAR"),  # the variable itself has this name
     ("ray._private.services", "canonicalize_bootstrap_address"),
@@ -70,6 +72,23 @@ def hand_messages_to(receive: Callable[..., None]) -> None:
     import ray
 
     ray._private.worker.print_to_stdstream = receive
+
+
+@contextlib.contextmanager
+def workers_launched_by(program: Path) -> Iterator[None]:
+    """Have a cluster that is started meanwhile start its worker processes by a program of ours.
+
+    Args:
+        program: file of Python that takes the arguments of Ray's `setup_worker.py`.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.SETUP_WORKER_FILENAME
+    ray_constants.SETUP_WORKER_FILENAME = str(program)  # joined to a folder, which an absolute path replaces
+    try:
+        yield
+    finally:
+        ray_constants.SETUP_WORKER_FILENAME = before
 
 
 def hand_to_train_workers(variable: str, value: str) -> None:

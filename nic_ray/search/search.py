@@ -2,9 +2,7 @@
 
 import functools
 import itertools
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +14,9 @@ from nic_ray.config import DEFAULT_RETENTION_SET, Config
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs
 from nic_ray.errors import InputError
 from nic_ray.progress import View
-from nic_ray.record import locked, logging_to, training_log
+from nic_ray.record import locked, logging_to, training_log, warnings_logged
 from nic_ray.remote import push, remove
+from nic_ray.search import session
 from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
 from nic_ray.search.placement import trains_on_gpus
 from nic_ray.search.run import (
@@ -87,9 +86,10 @@ def run_search(
     _refuse_unusable_settings(config)
     starting_points(config)  # raises an error that says why there are none
     retention_pairs = _read_retention_set(config)
-    bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root, view=view)
-    run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
-    return _search(bases, run, retention_pairs, runs_trials=True, view=view)
+    with session.workers_forked():
+        bases = prepare_bases(config, on_gpu=may_use_a_gpu_here(config), runs=where.run_root, view=view)
+        run = begin_run(bases, where, overwrite=overwrite, export_anyway=export_anyway)
+        return _search(bases, run, retention_pairs, runs_trials=True, view=view)
 
 
 def resume_search(
@@ -121,11 +121,12 @@ def resume_search(
     _refuse_unusable_settings(config)
     retention_pairs = _read_retention_set(config)
     on_gpu, runs = may_use_a_gpu_here(config), run.folder.parent
-    bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs, view=view)
-    for prepared in bases.prepared.values():
-        refuse_other_start(prepared, started, run.folder)
-    keep_trials(run, config.search.trials)
-    return _search(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
+    with session.workers_forked():
+        bases = prepare_bases(config, on_gpu=on_gpu, constrained=False, runs=runs, view=view)
+        for prepared in bases.prepared.values():
+            refuse_other_start(prepared, started, run.folder)
+        keep_trials(run, config.search.trials)
+        return _search(bases, run, retention_pairs, runs_trials=runs_trials, view=view)
 
 
 def _refuse_unusable_settings(config: Config) -> None:
@@ -159,7 +160,7 @@ def _search(
     with (
         locked(run.folder),
         logging_to(run.files.log, LOGGED),
-        _warnings_logged(),
+        warnings_logged(),
         explaining_a_full_disk(run),
         explaining_an_interrupt(run),
     ):
@@ -259,12 +260,3 @@ def _export(searched: SearchedTrials, judgement: Judgement, run: Run, view: View
         remove(run.bundle_mirror)
         push(run.bundle, run.bundle_mirror)
     return judgement
-
-
-@contextmanager
-def _warnings_logged() -> Iterator[None]:
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)

@@ -15,7 +15,15 @@ from typing import Any
 from nic_ray import hardware
 from nic_ray.errors import InputError, RunError
 from nic_ray.progress import View
-from nic_ray.search.ray_private import ask_head_node, bootstrap_address, hand_messages_to, refuse_unknown_ray
+from nic_ray.search import fork_launch
+from nic_ray.search.fork_server import forking
+from nic_ray.search.ray_private import (
+    ask_head_node,
+    bootstrap_address,
+    hand_messages_to,
+    refuse_unknown_ray,
+    workers_launched_by,
+)
 
 RAY_SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,6 +31,7 @@ RAY_SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune then prints nothing of its own
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll; the default is 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process per trial, useful only on spot nodes
+    "RAY_prestart_worker_first_driver": "0",  # as many processes as CPUs, which trials cannot use
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
@@ -60,6 +69,17 @@ def refuse_what_ray_cannot_use() -> None:
 
 
 @contextlib.contextmanager
+def workers_forked() -> Iterator[None]:
+    """Begin to import what trials need, if this process will start Ray, whose workers are then forked.
+
+    The context encloses that of the Ray session.
+    """
+    _set_switches()
+    with contextlib.nullcontext() if joins_a_cluster() else forking():
+        yield
+
+
+@contextlib.contextmanager
 def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     """Start Ray on this machine, join the cluster of RAY_ADDRESS, or stay in a session that is already running.
 
@@ -90,8 +110,11 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         # a cluster started here inherits the switches; workers of another cluster are passed them
         switches = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
         handed = {"runtime_env": {"env_vars": switches}}
+        forked = not joins and fork_launch.ADDRESS in os.environ
+        launched = workers_launched_by(Path(fork_launch.__file__)) if forked else contextlib.nullcontext()
         try:
-            context = ray.init(**(handed if joins else local), **quiet)
+            with launched:
+                context = ray.init(**(handed if joins else local), **quiet)
         except Exception as error:
             logging.getLogger("ray").handlers = handlers
             logging.getLogger("ray").error("Ray does not start", exc_info=True)
@@ -104,6 +127,8 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         # Ray removes our handlers instead, and its errors would go to stderr, tracebacks included
         logging.getLogger("ray").handlers = handlers
         hand_messages_to(_log_ray_messages)
+        if forked:
+            ray.remote(num_cpus=0)(_import_what_trials_need).remote()
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
             view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
@@ -124,6 +149,10 @@ def import_ray() -> None:
     handlers = logging.getLogger("ray").handlers[:]
     refuse_unknown_ray()  # imports it
     logging.getLogger("ray").handlers = handlers  # Ray has added one for stderr beside ours
+
+
+def _import_what_trials_need() -> None:
+    """Ray task whose process is the first to be forked: the fork server then imports, before a trial asks for one."""
 
 
 def _set_switches() -> None:

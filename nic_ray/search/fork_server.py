@@ -1,0 +1,298 @@
+"""A process that has imported what trials import, and of which Ray's worker processes are forks.
+
+A process of a trial costs seconds of imports otherwise. A fork has them at once and shares their memory, and it is a
+process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with it.
+
+A fork is safe only while its parent has one thread. `import ray` and `import torch` start none, which Ray's own
+dashboard relies on as well; the server imports, and does nothing else.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import marshal
+import os
+import re
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nic_ray.search.fork_launch import ADDRESS, DECLINED, LENGTH, WORKER
+
+EARLY = ("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote")
+"""Modules that the server imports at once: those of trials that do not import Ray."""
+LATE = ("nic_ray.search.worker",)
+"""Modules that it imports when the first process is asked for, in the environment of that one: Ray reads when it is
+imported which job and which node a worker belongs to."""
+BELONGS = ("RAY_JOB_ID", "RAY_RAYLET_PID")
+"""Variables by which a worker belongs to a job and a node; of others than the first one's, no process is forked."""
+NO_JOB = "ffffffff"
+"""`RAY_JOB_ID` of a process that Ray starts for any job; such a process is left to Ray."""
+STREAMS = 3
+"""Standard input, output and error of a process."""
+PENDING = 128
+"""Processes that may ask at once, such as those of a node while the server still imports."""
+CLOSING_S = 5.0
+"""Seconds within which a server ends after what it was for."""
+CONTEXT, LANGUAGE = "--serialized-runtime-env-context", "--language"
+"""Arguments of Ray's `setup_worker.py`; the others are those of the worker's program."""
+KILLED = 128
+"""Exit code of a process that a signal has ended, less the number of the signal."""
+NOT_FORKED = ("command_prefix", "override_worker_entrypoint", "java_jars")
+"""Entries of a runtime environment that need another program than a fork."""
+
+log = logging.getLogger("ray")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The process that Ray wants."""
+
+    program: Sequence[str]
+    """Ray's program and its arguments."""
+    variables: Mapping[str, str]
+    """Those of its runtime environment, which are added to `environment`."""
+    folder: str
+    environment: Mapping[str, str]
+    blocked: Sequence[int]
+    """Signals that it does not receive."""
+    ignored: Sequence[int]
+    launcher: int
+    """Id of the process that asks, which stands for it in Ray's eyes until it registers."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    listening: socket.socket
+    selector: selectors.BaseSelector
+    late: Sequence[str]
+    """Modules that are imported for the first request."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of `BELONGS` of the first request; empty before it."""
+    launchers: dict[int, socket.socket] = field(default_factory=dict)
+    """Id of a fork -> the connection to the process that waits for it."""
+
+
+@contextlib.contextmanager
+def forking(early: Sequence[str] = EARLY, late: Sequence[str] = LATE) -> Iterator[None]:
+    """Have the worker processes of a Ray cluster that is started here meanwhile be forked, where the system allows it.
+
+    The server begins to import at once, in a process of its own. Whatever goes wrong with it, Ray's processes start by
+    themselves, as they do without it.
+
+    Args:
+        early: modules that it imports at once.
+        late: modules that it imports when the first process is asked for.
+    """
+    if sys.platform != "linux" or ADDRESS in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="nic_ray-") as folder:
+        address = str(Path(folder, "forks"))
+        try:
+            server = _started(address, early, late)
+        except OSError as error:
+            log.warning("no fork server, processes start by themselves: %s", error)
+            yield
+            return
+        os.environ[ADDRESS] = address
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS]
+            _end(server)
+
+
+def _started(address: str, early: Sequence[str], late: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start a server whose address can be connected to from now on.
+
+    Raises:
+        OSError: the address is too long, or the system has no room for another process.
+    """
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(PENDING)
+        paths, given = [str(path) for path in sys.path], (listening.fileno(), list(early), list(late))
+        code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(*{given!r})"
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.PIPE,  # the server ends with this process, however that ends
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process alone
+        )
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """Have a server end, and log why if it had ended before."""
+    early = server.poll()
+    try:
+        _, said = server.communicate(timeout=CLOSING_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        _, said = server.communicate()
+    if early is not None:
+        log.warning("the fork server ended with %s, processes started by themselves: %s", early, said.decode())
+
+
+def main(listening: int, early: Sequence[str], late: Sequence[str]) -> None:
+    """Import, then fork a process for each request, until standard input and the last of them have ended.
+
+    Args:
+        listening: number of the open socket on which launchers connect.
+        early, late: as for `forking`.
+    """
+    for module in early:
+        importlib.import_module(module)
+    request = _serve(socket.socket(fileno=listening), late)
+    if request is not None:
+        _become(request)
+
+
+def _serve(listening: socket.socket, late: Sequence[str]) -> Request | None:
+    """Fork a process for each request; return None at the end, and in each fork its request."""
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which Ray ends the children of a process that leaves a cluster
+    with selectors.DefaultSelector() as selector, listening, woken, wake:
+        server = _Server(listening, selector, late)
+        for ready in (listening, woken, sys.stdin):
+            selector.register(ready, selectors.EVENT_READ)
+        ending = False
+        while not ending or server.launchers:
+            for key, _ in selector.select():
+                if key.fileobj is listening:
+                    if (request := _accept(server)) is not None:
+                        return request
+                elif key.fileobj is woken:
+                    woken.recv(4096)
+                    _report_ended(server)
+                elif key.fileobj is sys.stdin:
+                    selector.unregister(sys.stdin)
+                    selector.unregister(listening)
+                    ending = True
+                elif key.data in server.launchers:  # a launcher says nothing: it is gone
+                    selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+    return None
+
+
+def _accept(server: _Server) -> Request | None:
+    """Fork a process for a launcher that connects; return None in the server, and the request in the fork."""
+    launcher, _ = server.listening.accept()
+    try:
+        request, streams = _received(launcher)
+    except (OSError, ValueError, EOFError, TypeError):
+        launcher.close()
+        return None
+    if request is not None and not _is_at_home(server, request):
+        request = None
+    process = DECLINED if request is None else os.fork()
+    if request is not None and process == 0:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for connection in (launcher, *server.launchers.values()):
+            connection.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        return request
+    for stream in streams:
+        os.close(stream)
+    _answer(launcher, process)
+    if request is None:
+        launcher.close()
+    else:
+        server.launchers[process] = launcher
+        server.selector.register(launcher, selectors.EVENT_READ, process)
+    return None
+
+
+def _received(launcher: socket.socket) -> tuple[Request | None, list[int]]:
+    """Receive a request with its streams; no request where a fork cannot meet it.
+
+    Raises:
+        OSError, ValueError, EOFError, TypeError: what is received is no whole request.
+    """
+    length, streams, _, _ = socket.recv_fds(launcher, LENGTH, STREAMS)
+    content = b""
+    while len(content) < int.from_bytes(length, "big"):
+        part = launcher.recv(int.from_bytes(length, "big") - len(content))
+        if not part:
+            raise EOFError
+        content += part
+    arguments, folder, environment, (blocked, ignored), launched_by = marshal.loads(content)
+    program = [argument for argument in arguments if not argument.startswith((CONTEXT, LANGUAGE))]
+    context = json.loads(next((text.partition("=")[2] for text in arguments if text.startswith(CONTEXT)), "{}"))
+    other = context.get("py_executable", sys.executable) != sys.executable
+    if other or any(context.get(entry) for entry in NOT_FORKED) or not program[0].endswith(WORKER):
+        return None, streams
+    variables = context.get("env_vars", {})
+    return Request(program, variables, folder, environment, blocked, ignored, launched_by), streams
+
+
+def _is_at_home(server: _Server, request: Request) -> bool:
+    """Whether a process may be forked from what this one has imported; the first one makes it import the rest."""
+    wanted = {name: request.environment.get(name, "") for name in BELONGS}
+    if NO_JOB in wanted.values():
+        return False
+    if not server.environment:
+        server.environment.update(wanted)
+        os.environ.update(wanted)
+        for module in server.late:
+            importlib.import_module(module)
+        gc.freeze()  # so that forks go on sharing what was imported
+    return server.environment == wanted
+
+
+def _answer(launcher: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # it is gone, which `_serve` will see
+        launcher.sendall(number.to_bytes(LENGTH, "big"))
+
+
+def _report_ended(server: _Server) -> None:
+    """Tell launchers whose forks have ended."""
+    while server.launchers:
+        process, status = os.waitpid(-1, os.WNOHANG)
+        if process == 0:
+            return
+        launcher = server.launchers.pop(process)
+        code = os.waitstatus_to_exitcode(status)
+        _answer(launcher, code if code >= 0 else KILLED - code)
+        with contextlib.suppress(KeyError):  # it has been gone for longer
+            server.selector.unregister(launcher)
+        launcher.close()
+
+
+def _become(request: Request) -> None:
+    """Be the process that Ray wants, as if it had been started anew."""
+    os.setpgid(0, 0)  # Ray ends a worker with its process group
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    for name, value in request.variables.items():  # as Ray expands them
+        os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
+    for number in request.ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
+    with contextlib.suppress(OSError):  # Ray has the kernel end its workers first where memory runs out
+        Path("/proc/self/oom_score_adj").write_text(Path(f"/proc/{request.launcher}/oom_score_adj").read_text())
+    np.random.seed()  # noqa: NPY002 - no two forks draw the same
+    sys.argv = list(request.program)
+    sys.path.insert(0, str(Path(request.program[0]).parent))
+    runpy.run_path(request.program[0], run_name="__main__")

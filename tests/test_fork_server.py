@@ -1,0 +1,169 @@
+"""Worker processes as forks: what they are given, how they end, and what happens where they cannot be forked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nic_ray.search import fork_launch
+from nic_ray.search.fork_server import forking
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks only where Linux is")
+
+WORKER = """
+import json, os, sys, signal
+said = {
+    "pid": os.getpid(), "parent": os.getppid(), "folder": os.getcwd(), "arguments": sys.argv[1:],
+    "environment": dict(os.environ), "main": __name__, "imported": "decimal" in sys.modules,
+    "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+    "drawn": __import__("numpy").random.random(),
+}
+print(json.dumps(said), flush=True)
+exec(os.environ.get("THEN", ""))
+"""
+SETUP = "print('Ray has started it by itself', flush=True)"
+
+Launch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts the launcher as Ray does; a program that says what it is stands for Ray's worker."""
+    (tmp_path / "default_worker.py").write_text(WORKER)
+    (tmp_path / "setup_worker.py").write_text(SETUP)
+    started: list[subprocess.Popen[str]] = []
+
+    def launch(*arguments: str, context: dict[str, object] | None = None, **environment: str) -> subprocess.Popen[str]:
+        given = [] if context is None else [f"--serialized-runtime-env-context={json.dumps(context)}"]
+        program = [str(tmp_path / "default_worker.py"), *arguments, *given, "--language=PYTHON"]
+        process = subprocess.Popen(
+            [sys.executable, fork_launch.__file__, *program],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def said(process: "subprocess.Popen[str]") -> dict[str, object]:
+    assert process.stdout is not None
+    return dict(json.loads(process.stdout.readline()))
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_fork_is_the_process_that_was_asked_for_and_has_what_the_server_imported(launch, tmp_path):
+    with forking(["decimal"], []):
+        process = launch("--node=1", context={"env_vars": {"A": "${B}b${MISSING}"}}, B="a")
+        found = said(process)
+    assert found["pid"] != process.pid != found["parent"]
+    assert found["folder"] == str(tmp_path)
+    assert found["arguments"] == ["--node=1"]
+    assert found["main"] == "__main__"
+    assert found["imported"]
+    assert found["blocked"] == []
+    assert found["environment"]["A"] == "ab"
+    assert process.wait() == 0
+
+
+def test_forks_share_nothing_that_changes(launch):
+    with forking(["decimal"], []):
+        first, second = said(launch(THEN="import decimal; decimal.MINE = 1")), said(launch(THEN=""))
+        third = launch(THEN="import decimal; print(hasattr(decimal, 'MINE'))")
+        said(third)
+        assert third.stdout.read() == "False\n"
+    assert first["drawn"] != second["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("raise ValueError", 1), ("os.kill(os.getpid(), signal.SIGKILL)", 137)],
+)
+def test_the_launcher_ends_as_the_fork_does(launch, then, code, capfd):
+    with forking(["decimal"], []):
+        assert launch(THEN=then).wait(30) == code
+
+
+def test_a_fork_whose_launcher_is_killed_ends_and_the_others_do_not(launch):
+    waits = "sys.stdin.readline(); __import__('time').sleep(60)"
+    with forking(["decimal"], []):
+        one, other = launch(THEN=waits), launch(THEN="__import__('time').sleep(2)")
+        pid, _ = said(one)["pid"], said(other)
+        one.kill()
+        assert is_gone(pid)
+        assert other.wait(30) == 0
+
+
+def test_forks_outlive_a_server_that_is_killed_and_their_launchers_wait_for_them(launch, caplog):
+    with forking(["decimal"], []):
+        process = launch(THEN="__import__('time').sleep(2)")
+        found = said(process)
+        os.kill(found["parent"], signal.SIGKILL)
+        assert process.poll() is None
+        assert not is_gone(found["pid"]) or process.wait(30) == 1
+        assert process.wait(30) == 1
+        assert launch().communicate()[0] == "Ray has started it by itself\n"
+    assert "the fork server ended with -9" in caplog.text
+
+
+def test_without_a_server_ray_starts_its_processes_by_itself(launch, tmp_path):
+    assert launch().communicate()[0] == "Ray has started it by itself\n"
+    nowhere = str(tmp_path / "nowhere")
+    assert launch(NIC_RAY_FORK_SERVER=nowhere).communicate()[0] == "Ray has started it by itself\n"
+
+
+def test_a_server_whose_imports_fail_leaves_the_processes_to_ray_and_says_why(launch, caplog):
+    with forking(["no_such_module"], []):
+        assert launch().communicate()[0] == "Ray has started it by itself\n"
+        time.sleep(0.1)
+    assert "No module named 'no_such_module'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "context", [{"py_executable": "uv run python"}, {"command_prefix": ["cd", "/"]}, {"java_jars": ["a.jar"]}]
+)
+def test_an_environment_that_wants_another_program_is_left_to_ray(launch, context):
+    with forking(["decimal"], []):
+        assert launch(context=context).communicate()[0] == "Ray has started it by itself\n"
+
+
+def test_a_server_ends_with_what_it_was_for_and_leaves_nothing_behind(launch):
+    with forking(["decimal"], []):
+        address = os.environ[fork_launch.ADDRESS]
+        found = said(launch())
+    assert fork_launch.ADDRESS not in os.environ
+    assert is_gone(found["parent"])
+    assert not Path(address).parent.exists()
+
+
+def test_what_belongs_to_a_job_is_imported_in_its_environment_and_other_jobs_are_left_to_ray(launch, tmp_path):
+    (tmp_path / "knows.py").write_text("import os\nJOB = os.environ.get('RAY_JOB_ID')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with forking(["decimal"], ["knows"]):
+            for _ in range(2):
+                process = launch(RAY_JOB_ID="one", THEN="print(sys.modules['knows'].JOB)")
+                said(process)
+                assert process.stdout.read() == "one\n"
+            assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
