@@ -335,7 +335,7 @@ def test_the_host_does_not_wait_for_a_batch_that_is_sent_by_itself(monkeypatch):
 
 
 @pytest.mark.parametrize("depth", [0, 4])
-@pytest.mark.parametrize("way", ["packed", "recorded", "padded", "fp32"])
+@pytest.mark.parametrize("way", ["packed", "recorded", "padded"])
 @pytest.mark.parametrize(("anchor", "queries_per_passage"), [(0.0, 1), (3.0, 4)])
 def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
     prepared, monkeypatch, depth, way, anchor, queries_per_passage
@@ -363,7 +363,7 @@ def test_between_two_evaluations_the_host_never_waits_for_the_gpu(
     if way == "padded":
         monkeypatch.setattr(hardware, "attends_packed", lambda _: False)
     settings = {
-        "frozen_layers": depth, "precision": "fp32" if way == "fp32" else "bf16", "hidden_dropout": 0.1,
+        "frozen_layers": depth, "precision": "bf16", "hidden_dropout": 0.1,
         "anchor": anchor, "anchor_texts": 8, "queries_per_passage": queries_per_passage, "evaluations_per_epoch": 2,
         "batch_size": 8, "cuda_graphs": way == "recorded",
     }  # fmt: skip
