@@ -91,7 +91,7 @@ class Watch(View):
         """Note where, and kill this node if it is time to."""
         node = metrics["node"]
         self.began.setdefault(trial, node)
-        if trial == self._victim and node not in self.killed:
+        if trial == self._victim and node not in self.killed and len(self.gone_on) < len(self.killed):
             self.gone_on.append(time.monotonic() - self._struck)
         elif self.killed or self._ended < ENDED_BEFORE * self._trials or metrics["evaluation"] > 1:
             return

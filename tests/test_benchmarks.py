@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -19,6 +20,7 @@ import torch
 
 from nic_ray import hardware
 from nic_ray.config import Config
+from nic_ray.dataset.duplicates import near_duplicates
 from nic_ray.dataset.pairs import Pair, index_pairs, read_pairs
 from nic_ray.model.activations import feed, frozen_inputs, upper_for
 from nic_ray.train_config import TrainConfig
@@ -480,3 +482,61 @@ def test_a_service_pauses_from_a_fault_to_the_next_right_answer(monkeypatch):
     outcomes = [faults.Outcome(0.0, ended, kind) for ended, kind in kinds]
     assert faults.longest_pause(outcomes, since=0.1) == 2.0
     assert faults.counted(outcomes) == {"right": 3, "lost": 1}
+
+
+def parts_of_a_cluster(monkeypatch, **changes):
+    model = loaded("cluster_model", monkeypatch)
+    parts = {
+        "before": 10, "frozen_cpu": 40, "activations_gb": 2, "start": 1, "start_growth": 0.5, "schedule": 0.25,
+        "process": 2, "train": 10, "report": 1, "checkpoint_gb": 0.5, "network_gb_s": 1, "storage_gb_s": 0.5,
+        "after_each": 3, "after": 5,
+    }  # fmt: skip
+    return model, model.Parts(**parts | changes)
+
+
+def test_a_simulated_search_takes_what_its_parts_take_one_after_the_other(monkeypatch):
+    model, parts = parts_of_a_cluster(monkeypatch)
+    alone = model.simulate(parts, 1, 1, [2, 1])
+    # start 1, schedule 0.25, process 2, twice train 10 + store 1 + report 1; the second trial's start takes 1.5
+    assert alone.trials == (3.25 + 2 * 12) + (3.75 + 12)
+    # of each trial its checkpoint is read in 1, and what it forgot in 3
+    assert (alone.activations, alone.after) == (40, 5 + 2 * (1 + 3))
+    assert alone.total == 10 + 40 + alone.trials + 13
+
+
+def test_nodes_of_a_simulated_search_wait_for_driver_network_and_storage(monkeypatch):
+    model, parts = parts_of_a_cluster(monkeypatch)
+    two = model.simulate(parts, 2, 1, [1, 1])
+    # the second trial waits for the driver's start of the first, and fetches 2 GB
+    assert two.trials == (1 + 1.5) + 0.25 + 2 + 2 + 10 + 1 + 1
+    assert (two.activations, two.bounds["the driver's network"]) == (20, 2 + 2)
+    _, slow = parts_of_a_cluster(monkeypatch, report=10)
+    # the first report from 14.25 to 24.25; the second has been ready since 17.75
+    assert model.simulate(slow, 2, 1, [1, 1]).trials == 24.25 + 10
+    _, slow = parts_of_a_cluster(monkeypatch, storage_gb_s=0.05)
+    assert model.simulate(slow, 2, 1, [1, 1]).trials == 13.25 + 10 + 10 + 1
+
+
+def test_a_simulated_search_grows_until_the_driver_is_always_busy_or_no_trial_is_left(monkeypatch):
+    free = dict.fromkeys(("before", "start", "start_growth", "schedule", "checkpoint_gb", "after_each", "after"), 0)
+    model, parts = parts_of_a_cluster(monkeypatch, **free, activations_gb=0, frozen_cpu=0, process=0, train=100)
+    trials = [1] * 64
+    # n trials end at once, and the driver hears of them one after the other before it starts n others
+    for report, most in ((1, 64), (25, 32)):
+        parts = dataclasses.replace(parts, report=report)
+        totals = {nodes: model.simulate(parts, nodes, 1, trials).total for nodes in (1, 8, 64, 128)}
+        assert totals == {nodes: 100 * 64 / min(nodes, 64) + 64 * report for nodes in totals}
+        assert model.stops_growing(parts, 1, trials) == most
+    assert model.simulate(parts, 64, 1, trials).bound == "the driver, while trials run"
+
+
+def test_pairs_grow_without_near_duplicates_unless_they_are_wanted(monkeypatch):
+    scale = loaded("scale", monkeypatch)
+    collection = index_pairs(list(scale.changed_pairs(8100, 810, seed=1)))
+    assert (len(collection.query), len(np.unique(collection.positive))) == (8100, 810)
+    assert len(np.unique(collection.near_group[collection.corpus])) == 810
+    again = [*scale.changed_pairs(20, 10, seed=1)]
+    assert again == [*scale.changed_pairs(20, 10, seed=1)] != [*scale.changed_pairs(20, 10, seed=2)]
+    passages = {pair.positive: None for pair in scale.changed_pairs(1600, 1600, seed=1, near=0.25)}
+    near = len(passages) - len(np.unique(near_duplicates([*passages])))
+    assert 0.2 < near / len(passages) < 0.3

@@ -54,6 +54,15 @@ def test_a_row_is_read_as_it_stands(tmp_path):
     assert read_pairs(write(tmp_path, row))[3] == Pair(" Wie heiß?", "p\n", "radar", ("a", "b"), "S", line=4)
 
 
+def test_a_text_of_many_rows_is_in_memory_once(tmp_path):
+    row = SOUND | {"negative": ["n"], "source_section": "section", "document": "document", "kind": "direct"}
+    *_, first, second = read_pairs(write(tmp_path, row, row | {"query": "another", "cut_from": "whole"}))
+    for name in ("positive", "domain", "source_section", "document", "kind"):
+        assert getattr(first, name) is getattr(second, name)
+    assert first.negatives[0] is second.negatives[0]
+    assert (second.query, second.cut_from, first.cut_from) == ("another", "whole", None)
+
+
 @pytest.mark.parametrize(
     ("given", "negatives"),
     [({}, ()), ({"negative": None}, ()), ({"negative": []}, ()), ({"negative": "n"}, ("n",))],

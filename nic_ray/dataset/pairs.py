@@ -263,11 +263,12 @@ def _read_lines(path: Path, form: Form) -> FileOfPairs:
         return _unusable(describe_text(path, text) or str(error))
     kind, pairs = kind_of_rows(form), list[Pair]()
     problems: list[Problem] = []
+    same: dict[str, str] = {}
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if content := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip():
                 try:
-                    pairs.extend(_pairs_of(_parsed(content, fields, kind), number, "line"))
+                    pairs.extend(_pairs_of(_parsed(content, fields, kind), number, "line", same))
                 except ValueError as error:
                     problems.extend(Problem(number, message) for message in row_faults(error, content))
         if problems and len(pairs) <= 1 and lines.seekable():
@@ -307,7 +308,7 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
     except UnknownColumn as error:
         return _unusable(str(error))
     valid = set[str]()
-    plain = plain_fields(fields, valid)
+    plain, same = plain_fields(fields, valid), dict[str, str]()
     try:
         for place, row in rows:
             if isinstance(row, Fault):
@@ -316,7 +317,7 @@ def _read_rows(path: Path, source: Format, form: Form) -> FileOfPairs:
                 pairs.append(Pair(*three, line=place, unit=source.unit))
             else:
                 try:
-                    pairs.extend(_pairs_of(kind.model_validate(fields.of(row)), place, source.unit))
+                    pairs.extend(_pairs_of(kind.model_validate(fields.of(row)), place, source.unit, same))
                     valid.add(pairs[-1].domain)
                 except ValueError as error:
                     problems.extend(Problem(place, message, source.unit) for message in row_faults(error, b""))
@@ -418,25 +419,26 @@ def row_of(pair: Pair) -> JsonObject:
     return row | {name: value for name, value in optional.items() if value is not None}
 
 
-def _pairs_of(row: Row, place: int, unit: str) -> Iterator[Pair]:
+def _pairs_of(row: Row, place: int, unit: str, same: dict[str, str]) -> Iterator[Pair]:
+    """Yield the pairs of a row; of a text that a row before has too, that object: it is in memory once."""
     split = row.split if isinstance(row, OwnRow) else None
     scores = row.score * len(row.positive) if len(row.score) == 1 else row.score
     wholes = row.cut_from * len(row.positive) if row.cut_from == [None] else row.cut_from
     for positive, score, whole in zip(row.positive, scores, wholes, strict=True):
         yield Pair(
             query=row.query,
-            positive=positive,
-            domain=row.domain,
-            negatives=tuple(row.negative),
-            source_section=row.source_section,
+            positive=same.setdefault(positive, positive),
+            domain=same.setdefault(row.domain, row.domain),
+            negatives=tuple(same.setdefault(text, text) for text in row.negative),
+            source_section=row.source_section and same.setdefault(row.source_section, row.source_section),
             score=score,
             line=place,
             unit=unit,
             split=split,
-            document=row.document,
-            kind=row.kind,
+            document=row.document and same.setdefault(row.document, row.document),
+            kind=row.kind and same.setdefault(row.kind, row.kind),
             synthetic=row.synthetic,
-            cut_from=whole,
+            cut_from=whole and same.setdefault(whole, whole),
         )
 
 
