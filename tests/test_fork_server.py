@@ -157,6 +157,18 @@ def test_a_server_ends_with_what_it_was_for_and_leaves_nothing_behind(launch):
     assert not Path(address).parent.exists()
 
 
+def test_a_server_that_still_imports_is_not_waited_for(tmp_path, monkeypatch, caplog):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    killed = []
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: killed.append(process) or kill(process))
+    with forking(["slow"], []):
+        pass
+    assert not killed  # as it would be after CLOSING_S
+    assert not caplog.messages
+
+
 def test_what_belongs_to_a_job_is_imported_in_its_environment_and_other_jobs_are_left_to_ray(launch, tmp_path):
     (tmp_path / "knows.py").write_text("import os\nJOB = os.environ.get('RAY_JOB_ID')\n")
     with pytest.MonkeyPatch.context() as patch:

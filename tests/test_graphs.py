@@ -65,6 +65,19 @@ def test_a_rounded_batch_has_the_loss_and_the_gradients_of_the_batch(given, loss
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", ["BERT", "RoBERTa"])
+def test_texts_without_tokens_that_round_a_batch_up_have_no_positions(family_model, tiny_pairs, family):
+    encoder, collection = load(str(family_model(family))), index_pairs(tiny_pairs)
+    source = feed(token_inputs(encoder, collection.texts, 64), "cpu")
+    part = upper(encoder, 0)
+    batch = make_batch(collection, relevant_passages(collection), np.arange(12), 1)
+    given = rounded(source, batch)
+    assert 0 in given.lengths
+    values = loss_of(part, source, given, CONFIG, LOSSES["ranking"])
+    expected = accumulate_gradients(part, source, batch, CONFIG, loss=LOSSES["ranking"])
+    assert values.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_batches_are_rounded_up_to_few_sizes(given):
     _, source, collection = given(1)
     relevant, draws = relevant_passages(collection), np.random.default_rng(0)

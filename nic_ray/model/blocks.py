@@ -87,7 +87,8 @@ class _Embeddings(nn.Module):
         counted = (ids != self._padding).long()
         number = counted.cumsum(-1)
         if isinstance(layout, Packed):
-            number = number - (number - counted)[layout.bounds[:-1]][layout.text]
+            first = layout.bounds[layout.text]  # by token: a text without any may begin where the tokens end
+            number = number - (number - counted)[first]
         return number * counted + self._padding
 
 

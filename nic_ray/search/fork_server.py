@@ -3,8 +3,9 @@
 A process of a trial costs seconds of imports otherwise. A fork has them at once and shares their memory, and it is a
 process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with it.
 
-A fork is safe only while its parent has one thread. `import ray` and `import torch` start none, which Ray's own
-dashboard relies on as well; the server imports, and does nothing else.
+A fork has no other thread than the one that forks, so none may hold a lock then. The server imports, and does nothing
+else: `import ray` and `import torch` start no thread, which Ray's own dashboard relies on as well, and NumPy's OpenBLAS
+and Arrow's jemalloc, which do, are prepared for forks.
 """
 
 import contextlib
@@ -138,6 +139,7 @@ def _started(address: str, early: Sequence[str], late: Sequence[str]) -> "subpro
 def _end(server: "subprocess.Popen[bytes]") -> None:
     """Have a server end, and log why if it had ended before."""
     early = server.poll()
+    server.terminate()  # while it imports, for a search that has been refused; once it serves, it ignores this
     try:
         _, said = server.communicate(timeout=CLOSING_S)
     except subprocess.TimeoutExpired:
