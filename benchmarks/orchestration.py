@@ -29,7 +29,7 @@ from nic_ray.config import Config
 from nic_ray.progress import Lines, View
 from nic_ray.record import read_ended
 from nic_ray.run_folder import RunFolder
-from nic_ray.search.session import RAY_SWITCHES, ray_session
+from nic_ray.search.session import RAY_SWITCHES, ray_session, workers_forked
 from nic_ray.study import open_study
 
 os.environ.update(RAY_SWITCHES)  # Ray reads them when it is imported
@@ -114,7 +114,7 @@ def in_processes(trials: int) -> dict[str, float]:
         spent.update({pid: seconds for pid in family(os.getpid()) if (seconds := cpu_seconds(pid))})
         return time.thread_time()
 
-    with tempfile.TemporaryDirectory() as folder, ray_session(View()):
+    with tempfile.TemporaryDirectory() as folder, workers_forked(), ray_session(View()):
         base = worker.BaseInputs(
             blocks=encoder.blocks,
             inputs={depth: ray.put(Inputs(np.zeros((len(tokens.values), 384), np.float32), tokens.offsets, depth))},

@@ -37,7 +37,7 @@ PARTS = {
 }
 """Module -> functions whose beginning and end are noted; those that a state of the code lacks are left out."""
 STEP = "first training step"
-LONGEST_S = 180.0
+LONGEST_S = 600.0
 
 
 def main() -> None:
