@@ -30,7 +30,8 @@ from timing import in_turn, spread
 MARKS = "NIC_RAY_BENCHMARK_MARKS"
 """Environment variable that names the file into which processes write what began and ended when."""
 PARTS = {
-    "nic_ray.search.search": ("prepare_bases", "import_ray", "_stored_inputs"),
+    "nic_ray.search.search": ("prepare_bases", "import_ray"),
+    "nic_ray.search.trained": ("_stored_inputs",),
     "nic_ray.selection.bases": ("Base.untuned",),
     "nic_ray.search.rounds": ("trial_inputs", "run_round"),
     "ray": ("init",),

@@ -20,7 +20,8 @@ def trial(config):
     from nic_ray.search import worker
     name = tune.get_context().get_trial_name()
     found = {
-        "name": name, "pid": os.getpid(), "parent": os.getppid(), "raylet": int(os.environ["RAY_RAYLET_PID"]), "left": getattr(worker, "LEFT", None),
+        "name": name, "pid": os.getpid(), "parent": os.getppid(), "raylet": int(os.environ["RAY_RAYLET_PID"]),
+        "left": getattr(worker, "LEFT", None),
         "threads": torch.get_num_threads(), "grad": torch.is_grad_enabled(), "drawn": numpy.random.random(),
         "handlers": len(logging.getLogger("nic_ray").handlers), "variable": os.environ.get("LEFT"),
     }

@@ -379,10 +379,9 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
 
 
 def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
-    """Map each query text to all passages that any row names as its positive; several rows may have the same query.
+    """Map the index of each query text to the ascending indices of all passages that any row names as its positive.
 
-    Returns:
-        index of the query text -> ascending indices of passages, both into `texts`; the same object for each call.
+    Two rows may have the same query and different passages. All callers share the result.
     """
     return collection.relevant
 
