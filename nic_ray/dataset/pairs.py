@@ -379,10 +379,7 @@ def index_pairs(pairs: Sequence[Pair]) -> Collection:
 
 
 def relevant_passages(collection: Collection) -> dict[int, NDArray[np.int64]]:
-    """Map the index of each query text to the ascending indices of all passages that any row names as its positive.
-
-    Two rows may have the same query and different passages. All callers share the result.
-    """
+    """Map the index of each query text to the ascending indices of all passages that any row names as its positive."""
     return collection.relevant
 
 
