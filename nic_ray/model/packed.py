@@ -50,7 +50,7 @@ def attend_within(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dro
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
-    # imported here, because it registers operators and most processes never use them
+    # imported here: it brings PyTorch's compiler with it, a second that a process that only embeds on a CPU saves
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = packed.bounds, packed.longest
