@@ -125,20 +125,29 @@ class GraphedSteps:
     loss: Loss
     recorded: dict[tuple[int, ...], tuple[Rounded, Step]] = field(default_factory=dict)
     met: set[tuple[int, ...]] = field(default_factory=set)
+    without_memory: bool = False
+    """Whether memory has run out while a step was recorded."""
 
     def take(self, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor] | None:
         """Take a step by a graph; None if it has to be taken without, since there is none of its sizes yet.
 
         A step of new sizes is taken without a graph, which gives libraries the occasion to prepare; the next one of
-        these sizes is recorded.
+        these sizes is recorded. A graph holds the activations of the whole batch, so that a step of more than
+        `micro_batch_tokens` has none, and where memory runs out no step has one any more.
         """
+        if self.without_memory or self.source.lengths[batch.texts].sum() > config.micro_batch_tokens:
+            return None
         given = rounded(self.source, batch)
         sizes = (*given.sizes, len(given.targets))
         if sizes not in self.met:
             self.met.add(sizes)
             return None
         if sizes not in self.recorded:
-            self.recorded[sizes] = (given, _captured(lambda: self._step(given, config)))
+            replay = _unless_out_of_memory(lambda: self._step(given, config))
+            if replay is None:
+                self._give_up()
+                return None
+            self.recorded[sizes] = (given, replay)
         static, replay = self.recorded[sizes]
         if static is not given:
             static.numbers.copy_(given.numbers)
@@ -156,6 +165,21 @@ class GraphedSteps:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return value.detach(), norm
+
+    def _give_up(self) -> None:
+        self.without_memory = True
+        self.upper.zero_grad(set_to_none=True)
+        self.recorded.clear()
+        torch.cuda.empty_cache()
+        log.info("out of memory while a step was recorded: from here on without CUDA graphs")
+
+
+def _unless_out_of_memory(step: Step) -> Step | None:
+    # a separate function, because a live exception keeps everything alive that its stack frames refer to
+    try:
+        return _captured(step)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _captured(step: Step) -> Step:
