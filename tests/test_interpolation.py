@@ -146,3 +146,11 @@ def test_where_less_of_the_way_forgets_more_all_points_are_evaluated():
     found = deciding_path(path, QUERIES, objective="recall_at_5/macro", **LIMITS)
     assert sorted(asked) == pytest.approx(list(ALPHAS))
     assert the_choice(found).alpha == 1.0
+
+
+def test_for_the_worst_domain_all_points_are_evaluated():
+    asked = []
+    path = drawn_path(0.5 + np.arange(11) / 50, np.ones(11), asked)
+    found = deciding_path(path, QUERIES, objective="recall_at_5/worst", **LIMITS)
+    assert [mixture.alpha for mixture in found] == [0.0, *ALPHAS]
+    assert asked == list(ALPHAS)
