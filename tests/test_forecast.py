@@ -14,6 +14,8 @@ from nic_ray.training.prepared import prepare
 FREE = Rates(start=0.0, frozen=0.0, trained=0.0, step=0.0, read=0.0, memory=0.0)
 ALONE = Placement(workers=1, gpus_per_worker=0.0, concurrent=1, threads=1, note=None)
 TWO = dataclasses.replace(ALONE, concurrent=2)
+ONE_OF_MANY = dataclasses.replace(ALONE, threads=4)
+ON_GPUS = dataclasses.replace(ALONE, gpus_per_worker=0.25, concurrent=4)
 
 
 @pytest.fixture
@@ -164,12 +166,14 @@ def test_a_checkpoint_holds_weights_moments_and_best_weights_of_what_trains_at_m
     assert disk.disk - disk.activations == (6 + 2 + 2) * 4 * 4 * parameters
 
 
-def test_what_is_exported_is_trained_on_all_rows_with_all_threads(prepared, monkeypatch):
+def test_what_is_exported_is_trained_on_all_rows_on_all_cores_or_gpus(prepared, monkeypatch):
     monkeypatch.setattr(forecast, "trial_s", lambda *_, **__: 60.0)
     found = prepared()
     rows = len(found.parts) / len(found.rows("train"))
     assert estimate([(found, FREE)], ALONE, 1, 0).refit_s == pytest.approx(2 * 60 * rows)  # two members of a mean
-    assert estimate([(found, FREE)], TWO, 2, 0).refit_s == pytest.approx(60 * rows)  # one after the other, on both CPUs
+    assert estimate([(found, FREE)], TWO, 2, 0).refit_s == pytest.approx(60 * rows)  # both at a time
+    assert estimate([(found, FREE)], ONE_OF_MANY, 8, 0).refit_s == pytest.approx(2 * 60 * rows)
+    assert estimate([(found, FREE)], ON_GPUS, 16, 0).refit_s == pytest.approx(60 * rows)
     assert estimate([(prepared(averaged_trials=1), FREE)], ALONE, 1, 0).refit_s == pytest.approx(60 * rows)
     none = dataclasses.replace(found, config=found.config.model_copy(update={"refit": "none"}))
     assert estimate([(none, FREE)], ALONE, 1, 0).refit_s == 0

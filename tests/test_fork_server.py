@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from nic_ray.search import fork_launch
+from nic_ray.search import fork_launch, fork_server
 from nic_ray.search.fork_server import forking
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks only where Linux is")
@@ -155,6 +156,25 @@ def test_a_server_ends_with_what_it_was_for_and_leaves_nothing_behind(launch):
     assert fork_launch.ADDRESS not in os.environ
     assert is_gone(found["parent"])
     assert not Path(address).parent.exists()
+
+
+def test_a_socket_whose_path_would_be_too_long_lies_where_ray_keeps_its_own(launch, tmp_path, monkeypatch):
+    long = tmp_path / ("a" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    with forking(["decimal"], []):
+        assert launch().wait(30) == 0
+        assert fork_launch.ADDRESS in os.environ
+
+
+def test_other_threads_at_a_fork_are_no_error_where_warnings_are(monkeypatch):
+    def fork():
+        warnings.warn("This process is multi-threaded, fork() may deadlock", DeprecationWarning, stacklevel=1)
+        return 1
+
+    monkeypatch.setattr("os.fork", fork)
+    assert fork_server._fork() == 1
 
 
 def test_a_server_that_still_imports_is_not_waited_for(tmp_path, monkeypatch, caplog):

@@ -115,6 +115,38 @@ def test_a_training_by_recorded_steps_loses_what_it_loses_without(given, monkeyp
     assert plain[-1] < plain[0]
 
 
+def test_a_step_of_more_tokens_than_may_be_held_at_once_is_not_recorded(given, monkeypatch):
+    replayed = []
+    monkeypatch.setattr(graphs, "_captured", lambda step: lambda: replayed.append(1) or step())
+    with declared():
+        plain = losses_of(*given(1, "cuda"), micro_batch_tokens=128)
+        few = losses_of(*given(1, "cuda"), micro_batch_tokens=128, cuda_graphs=True)
+    assert not replayed
+    assert few == pytest.approx(plain, rel=1e-3)
+
+
+def test_where_memory_does_not_suffice_to_record_a_step_the_training_goes_on_without(given, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="nic_ray.training")
+
+    def fails(step, _):
+        step()  # which leaves gradients
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(graphs, "_captured", fails)
+    monkeypatch.setattr(graphs.GraphedSteps, "_step", lambda steps, given, config: leave_gradients(steps.upper))
+    with declared():
+        plain = losses_of(*given(1, "cuda"))
+        found = losses_of(*given(1, "cuda"), cuda_graphs=True)
+    assert found == pytest.approx(plain, rel=1e-3)
+    assert sum("without CUDA graphs" in line for line in caplog.messages) == 1
+
+
+def leave_gradients(part) -> None:
+    for value in part.parameters():
+        if value.requires_grad:
+            value.grad = torch.ones_like(value)
+
+
 def test_a_training_whose_steps_cannot_be_recorded_says_so_and_goes_on(given, caplog):
     caplog.set_level(logging.INFO, logger="nic_ray.training")
     assert losses_of(*given(1), cuda_graphs=True) == losses_of(*given(1))

@@ -15,7 +15,7 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator
 
     An operation on all threads waits for the slowest of them, whatever else the machine does meanwhile; parts on
     threads of their own wait for nothing. The result of a part depends neither on the number of threads nor on the
-    others.
+    others. A single part runs on all threads, as it would without this.
 
     Args:
         run: called under the autocast, gradient and inference modes of the calling thread. It must draw no random

@@ -22,7 +22,7 @@ from nic_ray.model.evaluation import texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.search.rates import Rates, measured, padded
 from nic_ray.selection.averaging import means_tried
-from nic_ray.selection.folds import states_before_export, trainings_before_export
+from nic_ray.selection.folds import members_again, states_before_export, trainings_before_export
 from nic_ray.selection.interpolation import MOSTLY
 from nic_ray.space import Dimension
 from nic_ray.train_config import TrainConfig
@@ -165,8 +165,10 @@ def estimate(
     frozen = sum(part.frozen for part in parts) * (1 if on_gpus else _gain(placement.threads)) / processors
     faster = 1 if on_gpus else _gain(placement.threads) / _gain(processors)
     end = EXPORT_S + float(np.mean([part.readings for part in parts])) * faster
-    # in one process, whatever the number of workers
-    refitted = float(np.mean([part.refitted for part in parts])) * faster
+    # each in one process, whatever the number of workers, and as many at a time as trials
+    together = min(members_again(config), placement.concurrent)
+    at_pace = together * _pace(replace(placement, workers=1), processors, together)
+    refitted = float(np.mean([part.refitted for part in parts])) / at_pace
     checkpoints = (
         (search.trials + again + states_before_export(config))
         * BYTES_A_PARAMETER
@@ -311,10 +313,10 @@ def _gain(threads: int) -> float:
 def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again: int, retention_tokens: int) -> float:
     """Return the seconds that one of the measured processes takes for the evaluations at the end of a search.
 
-    On the validation rows it evaluates the base model twice, the means of trials that are tried, and mixtures on the
-    way to the winner; on the test rows the base model, the trials that the winner is compared with, and the tuned
-    model, whose passages are known by then as those of the base model are; on the retention set the base model, every
-    trial and the mixtures. Finally it evaluates the exported folder, starting from the texts.
+    On the validation rows it evaluates the base model, the means of trials that are tried, and mixtures on the way to
+    the winner; on the test rows the trials that the winner is compared with, and the queries alone by the base model
+    and the tuned one, which have embedded the passages by then; on the retention set the base model, every trial and
+    the mixtures. Finally it evaluates the exported folder, starting from the texts.
 
     Args:
         again: number of trials that are trained with other seeds.

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,8 @@ def forking(early: Sequence[str] = EARLY, late: Sequence[str] = LATE) -> Iterato
     if sys.platform != "linux" or ADDRESS in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="nic_ray-") as folder:
+    # beside Ray's own sockets: the path of another temporary folder may be too long for one
+    with tempfile.TemporaryDirectory(prefix="nic_ray-", dir=os.environ.get("RAY_TMPDIR")) as folder:
         address = str(Path(folder, "forks"))
         try:
             server = _started(address, early, late)
@@ -203,7 +205,7 @@ def _accept(server: _Server) -> Request | None:
         return None
     if request is not None and not _is_at_home(server, request):
         request = None
-    process = DECLINED if request is None else os.fork()
+    process = DECLINED if request is None else _fork()
     if request is not None and process == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -223,6 +225,13 @@ def _accept(server: _Server) -> Request | None:
         server.launchers[process] = launcher
         server.selector.register(launcher, selectors.EVENT_READ, process)
     return None
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # from Python 3.12 on, there is one of other threads, those of libraries that are prepared for forks included
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _received(launcher: socket.socket) -> tuple[Request | None, list[int]]:

@@ -115,16 +115,16 @@ def trainings_before_export(prepared: Prepared) -> float:
     config, passes = prepared.config, float(prepared.config.refit == "all")  # over all rows
     if config.data.protocol == "cross_fit":
         passes += folds_of(config.data) - 1
-    return _members(config) * passes * len(prepared.parts) / max(1, len(prepared.rows("train")))
+    return members_again(config) * passes * len(prepared.parts) / max(1, len(prepared.rows("train")))
 
 
 def states_before_export(config: Config) -> int:
     """Count the checkpoints that these trainings leave."""
     folds = folds_of(config.data) if config.data.protocol == "cross_fit" else 0
-    return _members(config) * (folds + (config.refit == "all"))
+    return members_again(config) * (folds + (config.refit == "all"))
 
 
-def _members(config: Config) -> int:
+def members_again(config: Config) -> int:
     """Return the number of configurations that are trained again, if the winner is a mean wherever it may be one."""
     return 1 if config.search.trials == 1 or config.search.averaged_trials == 1 else MOST_MEMBERS
 

@@ -68,8 +68,9 @@ def deciding_path(
 
     From the base model to the tuned one the objective mostly rises, ever more slowly, and may fall at the end; what is
     kept falls. Halving the gaps beside the best point, and below the least alpha that is as good, then finds what all
-    ten would. Where the points do not lie so, all ten are evaluated: where one lies below the line between its
-    neighbours by more than `BENT` standard errors, or one is allowed that goes further than one that is not.
+    ten would, unless chance lifts a point that is left out. Where the points do not lie so, all ten are evaluated:
+    where one lies below the line between its neighbours by more than `BENT` standard errors, or one is allowed that
+    goes further than one that is not. So they are for the worst domain, where chance moves few questions much further.
 
     Args:
         path: evaluates mixtures.
@@ -78,7 +79,7 @@ def deciding_path(
     Returns:
         the base model, then the mixtures, by alpha.
     """
-    base, *found = path(FIRST)
+    base, *found = path(ALPHAS if objective.endswith("/worst") else FIRST)
     while True:
         found.sort(key=lambda mixture: mixture.alpha)
         allowed = forgetting_little(found, max_retention_loss, min_neighbours_kept)

@@ -132,20 +132,29 @@ class GraphedSteps:
     met: set[tuple[int, ...]] = field(default_factory=set)
     pool: Pool = None
     """Memory that all of them share, since none runs beside another and nothing of one is read in the next."""
+    without_memory: bool = False
+    """Whether memory has run out while a step was recorded."""
 
     def take(self, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor] | None:
         """Take a step by a graph; None if it has to be taken without, since there is none of its sizes yet.
 
         A step of new sizes is taken without a graph, which gives libraries the occasion to prepare; the next one of
-        these sizes is recorded.
+        these sizes is recorded. A graph holds the activations of the whole batch, so that a step of more than
+        `micro_batch_tokens` has none, and where memory runs out no step has one any more.
         """
+        if self.without_memory or self.source.lengths[batch.texts].sum() > config.micro_batch_tokens:
+            return None
         given = rounded(self.source, batch)
         sizes = (*given.sizes, len(given.targets))
         if sizes not in self.met:
             self.met.add(sizes)
             return None
         if sizes not in self.recorded:
-            replay, self.pool = _captured(lambda: self._step(given, config), self.pool)
+            recorded = _unless_out_of_memory(lambda: self._step(given, config), self.pool)
+            if recorded is None:
+                self._give_up()
+                return None
+            replay, self.pool = recorded
             self.recorded[sizes] = (given, replay)
         static, replay = self.recorded[sizes]
         if static is not given:
@@ -164,6 +173,21 @@ class GraphedSteps:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return value.detach(), norm
+
+    def _give_up(self) -> None:
+        self.without_memory = True
+        self.upper.zero_grad(set_to_none=True)
+        self.recorded.clear()
+        torch.cuda.empty_cache()
+        log.info("out of memory while a step was recorded: from here on without CUDA graphs")
+
+
+def _unless_out_of_memory(step: Step, pool: Pool) -> tuple[Step, Pool] | None:
+    # a separate function, because a live exception keeps everything alive that its stack frames refer to
+    try:
+        return _captured(step, pool)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _captured(step: Step, pool: Pool) -> tuple[Step, Pool]:
