@@ -167,3 +167,13 @@ def test_what_belongs_to_a_job_is_imported_in_its_environment_and_other_jobs_are
                 said(process)
                 assert process.stdout.read() == "one\n"
             assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
+
+
+def test_a_server_that_still_imports_is_not_waited_for(tmp_path):
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with forking(["slow"], []):
+            time.sleep(1)
+            started = time.monotonic()
+        assert time.monotonic() - started < 3

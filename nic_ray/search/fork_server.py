@@ -138,6 +138,7 @@ def _started(address: str, early: Sequence[str], late: Sequence[str]) -> "subpro
 def _end(server: "subprocess.Popen[bytes]") -> None:
     """Have a server end, and log why if it had ended before."""
     early = server.poll()
+    server.terminate()  # while it imports; later it heeds only the end of its input
     try:
         _, said = server.communicate(timeout=CLOSING_S)
     except subprocess.TimeoutExpired:

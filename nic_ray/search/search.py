@@ -25,6 +25,7 @@ from nic_ray.progress import View
 from nic_ray.record import last_state, locked, logging_to, training_log, warnings_logged
 from nic_ray.remote import push, remove
 from nic_ray.search import session
+from nic_ray.search.base_embeddings import untuned_metrics
 from nic_ray.search.outcome import copy_results, note_test_reading, write_report, write_result, write_trials
 from nic_ray.search.placement import Placement, trains_on_gpus
 from nic_ray.search.run import (
@@ -300,7 +301,7 @@ def _train(
         kinds = _of_kinds(formatted, stored)
         bases_by_kind = {kind: Base(own, _opened(inputs)) for kind, (own, inputs) in kinds.items()}
         objective = config.search.objective
-        metrics = {name: base.untuned() for (name, _), base in bases_by_kind.items()}
+        metrics = {name: untuned_metrics(base, run.folder.parent) for (name, _), base in bases_by_kind.items()}
         for name, flat in metrics.items():
             view.say(f"base model {name}: {objective} {flat[objective]:.4f} on validation")
         if placement.note:
