@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from searches import MARKS
+from searches import MARKS, settings, tune_command
 
 pytestmark = MARKS
 
@@ -87,3 +87,13 @@ def test_trials_have_their_names_and_start_as_if_there_had_been_none_before(tmp_
         (trials[0]["threads"], True, trials[0]["handlers"])
     }
     assert trials[0]["threads"] != 7
+
+
+def test_so_are_all_processes_of_a_trial_of_several_workers(tiny_model, tiny_pairs_file, tmp_path):
+    command = tune_command(tmp_path, settings(tiny_model(), tiny_pairs_file, trials=2, resources={"workers": 2}))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
+    assert "fork server" not in (run / "search.log").read_text()
+    rows = (run / "trials.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["finished", "finished"]

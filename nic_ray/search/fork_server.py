@@ -32,7 +32,10 @@ import numpy as np
 
 from nic_ray.search.fork_launch import ADDRESS, DECLINED, LENGTH, WORKER
 
-EARLY = ("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote")
+EARLY = (
+    *("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote"),
+    "torch._dynamo",  # which the first optimizer of a process imports, for a second
+)
 """Modules that the server imports at once: those of trials that do not import Ray."""
 LATE = ("nic_ray.search.worker",)
 """Modules that it imports when the first process is asked for, in the environment of that one: Ray reads when it is

@@ -26,6 +26,7 @@ from nic_ray.record import checkpoints, last_state, read_ended
 from nic_ray.remote import exists, folders, pull
 from nic_ray.run_folder import RunFolder
 from nic_ray.search import ray_hooks, worker
+from nic_ray.search.base_embeddings import kept_general_texts
 from nic_ray.search.placement import Placement
 from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.ray_private import uncounted
@@ -43,7 +44,7 @@ from nic_ray.study import (
     trial_number,
 )
 from nic_ray.train_config import Kind, TrainConfig, drawn
-from nic_ray.training.prepared import Prepared, held_texts
+from nic_ray.training.prepared import Prepared
 
 EXPERIMENT, CONFIRMING = "ray", "confirm"
 """Tune's folders inside a run folder."""
@@ -101,7 +102,7 @@ def trial_inputs(
         train_rows=prepared.rows("train"),
         validation_rows=prepared.rows("validation"),
         collection=ray.put(prepared.collection),
-        bases={name: base_inputs(*own) for name, own in bases.items()},
+        bases={name: base_inputs(*own, run.folder.parent) for name, own in bases.items()},
         others=ray.put(prepared.others),
         workers=placement.workers,
         gpus_per_worker=placement.gpus_per_worker,
@@ -112,14 +113,14 @@ def trial_inputs(
     )
 
 
-def base_inputs(prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs]) -> worker.BaseInputs:
-    """Put what the trials of one base model read into Ray's object store."""
+def base_inputs(prepared: Prepared, inputs: Mapping[int, Inputs | StoredInputs], runs: Path) -> worker.BaseInputs:
+    """Put what the trials of one base model read into Ray's object store; `runs` as for `kept_general_texts`."""
     return worker.BaseInputs(
         blocks=prepared.encoder.blocks,
         inputs={depth: ray.put(replace(at_depth, fixed=None)) for depth, at_depth in inputs.items()},
         fixed=ray.put(inputs[max(inputs)].fixed),
         uppers={depth: ray.put(upper_for(prepared.encoder, opened(at_depth))) for depth, at_depth in inputs.items()},
-        general=ray.put(held_texts(prepared, opened(inputs[max(inputs)]))),
+        general=ray.put(kept_general_texts(prepared, opened(inputs[max(inputs)]), runs)),
     )
 
 

@@ -16,6 +16,7 @@ from nic_ray.model.cache import StoredInputs, budget, inputs_by_depth, layout_of
 from nic_ray.model.encoder import Encoder
 from nic_ray.progress import View
 from nic_ray.record import last_state
+from nic_ray.search.base_embeddings import untuned_metrics
 from nic_ray.search.placement import Placement
 from nic_ray.search.run import Run
 from nic_ray.search.session import joins_a_cluster
@@ -129,7 +130,7 @@ def _set_up(
     kinds = _of_kinds(formatted, stored)
     bases_by_kind = {kind: Base(own, _opened(inputs)) for kind, (own, inputs) in kinds.items()}
     objective = config.search.objective
-    metrics = {name: base.untuned() for (name, _), base in bases_by_kind.items()}
+    metrics = {name: untuned_metrics(base, run.folder.parent) for (name, _), base in bases_by_kind.items()}
     for name, flat in metrics.items():
         view.say(f"base model {name}: {objective} {flat[objective]:.4f} on validation")
     if placement.note:

@@ -1,5 +1,6 @@
 """Evaluation on some rows of the base model and of weights that were trained above one of its blocks."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,14 +43,14 @@ class Scorer:
 
     def embeddings(self, weights: Weights | None, texts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the embeddings (n, D) of texts, given by their numbers (n,); those that are known are not computed."""
+        return self.prepared.known.of(self.inputs, weights, texts, functools.partial(self.computed, weights))
 
-        def compute(missing: NDArray[np.int64]) -> NDArray[np.float32]:
-            upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
-            if weights is not None:
-                upper.load_trained_state(weights)
-            return embed(upper, feed(self.inputs, self.prepared.device), missing, bf16=self.prepared.bf16)
-
-        return self.prepared.known.of(self.inputs, weights, texts, compute)
+    def computed(self, weights: Weights | None, texts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Compute the embeddings (n, D) of texts, whether they are known or not."""
+        upper = upper_for(self.prepared.encoder, self.inputs).to(self.prepared.device)
+        if weights is not None:
+            upper.load_trained_state(weights)
+        return embed(upper, feed(self.inputs, self.prepared.device), texts, bf16=self.prepared.bf16)
 
     def asked(self, weights: Weights | None, rows: Sequence[int], *, of_all: bool = False) -> Asked:
         """Embed what is needed to score rows.
