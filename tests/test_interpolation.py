@@ -14,7 +14,14 @@ from nic_ray.model.encoder import base_weights, upper
 from nic_ray.model.evaluation import evaluate
 from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.selection.guard import Mixture, choose_mixture
-from nic_ray.selection.interpolation import ALPHAS, MOSTLY, deciding_path, interpolated, interpolation_path
+from nic_ray.selection.interpolation import (
+    ALPHAS,
+    MOSTLY,
+    deciding_path,
+    interpolated,
+    interpolation_path,
+    mixtures_evaluated,
+)
 from nic_ray.selection.retention import load_retention_set, retention_of
 from nic_ray.selection.scoring import Scorer, queries_of
 
@@ -155,3 +162,5 @@ def test_for_the_worst_domain_all_points_are_evaluated():
     found = deciding_path(path, QUERIES, objective="recall_at_5/worst", **LIMITS)
     assert [mixture.alpha for mixture in found] == [0.0, *ALPHAS]
     assert asked == list(ALPHAS)
+    assert mixtures_evaluated("recall_at_5/worst") == len(asked)
+    assert mixtures_evaluated("recall_at_5/macro") == MOSTLY

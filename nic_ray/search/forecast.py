@@ -23,7 +23,7 @@ from nic_ray.search.placement import Placement, place_trials, threads_of, trains
 from nic_ray.search.rates import Rates, measured, padded
 from nic_ray.selection.averaging import means_tried
 from nic_ray.selection.folds import members_again, states_before_export, trainings_before_export
-from nic_ray.selection.interpolation import MOSTLY
+from nic_ray.selection.interpolation import mixtures_evaluated
 from nic_ray.space import Dimension
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.bases import prepare_bases
@@ -327,13 +327,13 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     other = _blocks_read(prepared, [sample.frozen_layers for sample in _samples(prepared)], cached)
     trials = search.trials + again
     starts = other if search.starts else 0.0
-    tried = means_tried(trials, search.averaged_trials)
-    validation = _tokens_to_score(prepared, "validation") * (base + (tried + MOSTLY) * other)
+    tried, mixtures = means_tried(trials, search.averaged_trials), mixtures_evaluated(search.objective)
+    validation = _tokens_to_score(prepared, "validation") * (base + (tried + mixtures) * other)
     held_back = ("test", "unseen_queries")
     test = _tokens_to_score(prepared, *held_back) * (first + starts) + _query_tokens(prepared, *held_back) * (
         base + other
     )
-    retention = retention_tokens * (base + (trials + MOSTLY) * other)
+    retention = retention_tokens * (base + (trials + mixtures) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
 

@@ -79,7 +79,7 @@ def deciding_path(
     Returns:
         the base model, then the mixtures, by alpha.
     """
-    base, *found = path(ALPHAS if objective.endswith("/worst") else FIRST)
+    base, *found = path(ALPHAS if _takes_all(objective) else FIRST)
     while True:
         found.sort(key=lambda mixture: mixture.alpha)
         allowed = forgetting_little(found, max_retention_loss, min_neighbours_kept)
@@ -94,6 +94,15 @@ def deciding_path(
         if not wanted:
             return [base, *found]
         found += path(wanted)[1:]
+
+
+def mixtures_evaluated(objective: str) -> int:
+    """Return how many mixtures `deciding_path` mostly evaluates, for `plan`."""
+    return len(ALPHAS) if _takes_all(objective) else MOSTLY
+
+
+def _takes_all(objective: str) -> bool:
+    return objective.endswith("/worst")
 
 
 def _undecided(
