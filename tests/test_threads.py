@@ -57,20 +57,25 @@ def test_parts_run_at_the_same_time_on_one_thread_each_in_the_modes_of_the_calle
     threads(3)
     import threading
 
-    met = threading.Barrier(3, timeout=20)  # passed only if three parts run at once
+    met, running = threading.Barrier(3, timeout=20), []  # passed only if three parts run at once
 
     def run(part):
-        met.wait()
+        running.append(part)
+        if part:  # the first one runs alone
+            met.wait()
+        else:
+            assert running == [0]
         return (
             part, torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"),
         )  # fmt: skip
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = list(in_threads(run, range(6)))
-    assert found == [(part, 1, False, True, True, torch.bfloat16) for part in range(6)]
-    found = list(in_threads(run, range(3)))
-    assert found == [(part, 1, True, False, False, torch.get_autocast_dtype("cpu")) for part in range(3)]
+        found = list(in_threads(run, range(7)))
+    assert found == [(part, 1, False, True, True, torch.bfloat16) for part in range(7)]
+    running.clear()
+    found = list(in_threads(run, range(4)))
+    assert found == [(part, 1, True, False, False, torch.get_autocast_dtype("cpu")) for part in range(4)]
     assert torch.get_num_threads() == 3
 
 

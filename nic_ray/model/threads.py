@@ -42,6 +42,8 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator
     before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=begin) as pool:
-            yield from pool.map(run_one, parts)
+            # alone: a model may compute what it keeps for later, such as rotary positions, when it is first called
+            yield pool.submit(run_one, parts[0]).result()
+            yield from pool.map(run_one, parts[1:])
     finally:
         torch.set_num_threads(before)  # threads that come later would start with the last number that any has set

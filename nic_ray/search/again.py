@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def training_on_cluster(
     return train
 
 
+def _bare(member: Candidate) -> Candidate:
+    """Return a member without the weights of its first training, which no task needs."""
+    return replace(member, weights={}, members=())
+
+
 def _has_ended(training: _Training) -> bool:
     state = readable_state(training.folder)
     return state is not None and is_trained(state["metrics"], training.member)
@@ -98,7 +103,7 @@ def _run_all(
                 training = waiting.pop(0)
                 training.folder.mkdir(parents=True, exist_ok=True)
                 say(describe_training(training.member, len(rows)))
-                training.steps = task.remote(training.member, reference, readable_state(training.folder), shared)
+                training.steps = task.remote(_bare(training.member), reference, readable_state(training.folder), shared)
                 running.append(training)
             (ready,), _ = ray.wait([training.steps for training in running], num_returns=1)
             training = next(each for each in running if each.steps is ready)

@@ -18,6 +18,7 @@ import os
 import re
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -192,6 +193,8 @@ def _serve(listening: socket.socket, late: Sequence[str]) -> Request | None:
                     selector.unregister(sys.stdin)
                     selector.unregister(listening)
                     ending = True
+                    # whoever made the folder may have been killed
+                    shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
                 elif key.data in server.launchers:  # a launcher says nothing: it is gone
                     selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)

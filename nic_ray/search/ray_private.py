@@ -4,6 +4,7 @@ Such names may disappear or change with any version of Ray, which is why `constr
 `refuse_unknown_ray` checks at the start of a search that they still exist.
 """
 
+import collections
 import contextlib
 import importlib
 import os
@@ -106,21 +107,28 @@ def trial_class_of(function: Callable[[dict[str, Any]], None]) -> Any:
     return wrap_function(function)
 
 
+MOST_UNCOUNTED = 10
+"""Failures of a trial that do not count."""
+
+
 @contextlib.contextmanager
 def uncounted(is_uncounted: Callable[[Exception], bool]) -> Iterator[None]:
     """Have Tune not count failures of some kinds, so that none of them uses up a retry of its trial.
+
+    Of each trial, `MOST_UNCOUNTED` at most are not counted, so that none is tried for ever.
 
     Args:
         is_uncounted: whether an error that ended a trial's process is such a failure.
     """
     from ray.tune.experiment.trial import Trial
 
-    handle = Trial.handle_error
+    handle, left = Trial.handle_error, collections.defaultdict[str, int](lambda: MOST_UNCOUNTED)
 
     def handle_error(self: Any, exc: Any = None) -> None:
         counted = self.run_metadata.num_failures
         handle(self, exc)
-        if exc is not None and is_uncounted(exc):
+        if exc is not None and is_uncounted(exc) and left[self.trial_id] > 0:
+            left[self.trial_id] -= 1
             self.run_metadata.num_failures = counted
 
     Trial.handle_error = handle_error
