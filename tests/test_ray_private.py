@@ -57,3 +57,15 @@ def test_a_failure_that_is_not_counted_uses_up_no_retry(monkeypatch):
             assert (trial.num_failures, trial.should_recover()) == (failures, failures < 2)
     trial.handle_error(lost)
     assert trial.num_failures == 3
+
+
+def test_no_trial_is_tried_for_ever(monkeypatch):
+    monkeypatch.setattr(Trial, "local_path", None)
+    one, other = (Trial("trial", stub=True, max_failures=1) for _ in range(2))
+    lost = ActorUnavailableError("Socket closed", None)
+    with ray_private.uncounted(lambda _: True):
+        for failures in [0] * ray_private.MOST_UNCOUNTED + [1, 2]:
+            one.handle_error(lost)
+            assert one.num_failures == failures
+        other.handle_error(lost)
+        assert other.num_failures == 0
