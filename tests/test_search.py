@@ -22,6 +22,7 @@ from nic_ray.record import add_ended, save_state
 from nic_ray.search import outcome, rounds, search
 from nic_ray.search.placement import place_trials, threads_of
 from nic_ray.search.run import Run, keep_trials, refuse_unwritable, reopen_run
+from nic_ray.selection import averaging
 from nic_ray.selection.bases import Base
 from nic_ray.selection.candidates import Candidate, best_first
 from nic_ray.training.bases import Bases
@@ -572,6 +573,33 @@ def test_the_best_are_tried_again_whatever_the_first_trial_and_every_trial_may_j
     assert [each.name for each in again.best] == ["trial-003-seed-43", "trial-001-seed-43"]
     for result in (searched, again):
         assert {row["trial"] for row in result.rows} == {each.name for each in result.best}
+
+
+@pytest.mark.parametrize(("forgotten", "count"), [([0.0] * 12, 8), ([0.0, -0.05] * 6, 11), ([0.02] * 12, 8)])
+def test_what_was_forgotten_is_measured_of_trials_that_may_be_averaged(
+    prepared, tmp_path, monkeypatch, forgotten, count
+):
+    values = [round(0.8 - number / 100, 2) for number in range(12)]
+    for number, value in enumerate(values):
+        left_by(tmp_path, f"trial-{number:03d}", value)
+    asked = []
+
+    def retention_of(_prepared, _set, candidate):
+        asked.append(candidate.name)
+        return {"recall_at_5": forgotten[int(candidate.name[-3:])], "mrr": 0.0}
+
+    monkeypatch.setattr(rounds, "retention_of", retention_of)
+    kind = prepared.config.train.kind
+    samples = {f"trial-{number:03d}": {} for number in range(12)}
+    result = rounds.result_of_trials(setup_of(prepared, tmp_path), samples, {kind: "the retention set"})
+    assert len(asked) == count
+    assert [each.name for each in result.best] == list(samples)
+    assert [row["trial"] for row in result.rows if "retention" in row] == sorted(asked)
+    # the best eight are those that all figures would choose
+    worth = {name: value + min(0.0, lost) for name, value, lost in zip(samples, values, forgotten, strict=True)}
+    expected = sorted(samples, key=worth.__getitem__, reverse=True)[:8]
+    found = sorted(result.best, key=lambda each: averaging.worth(each, "recall_at_5/macro"), reverse=True)[:8]
+    assert [each.name for each in found] == expected
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):

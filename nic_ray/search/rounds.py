@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from nic_ray.config import Config, trial_config
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import TrialRow
-from nic_ray.metrics.table import PRIMARY, TIE_BREAKER
+from nic_ray.metrics.table import PRIMARY, TIE_BREAKER, maximised
 from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.model.cache import StoredInputs, opened
 from nic_ray.progress import TrialBatch, View
@@ -31,6 +31,7 @@ from nic_ray.search.placement import Placement
 from nic_ray.search.ray_hooks import Sample, TuneResult
 from nic_ray.search.ray_private import uncounted
 from nic_ray.search.run import Run
+from nic_ray.selection.averaging import SIZES, worth
 from nic_ray.selection.candidates import Candidate, Confirmation, best_first, best_of, confirm
 from nic_ray.selection.retention import RetentionSet, retention_of
 from nic_ray.study import (
@@ -255,12 +256,12 @@ def result_of_trials(
 
     Args:
         samples: hyperparameters of each trial, by name.
-        retention_sets: by kind of model, used to measure what each trial has forgotten; without one it is not measured.
+        retention_sets: by kind of model, used to measure what trials have forgotten; without one it is not measured.
     """
     run_folder, objective = setup.run.folder, setup.prepared.config.search.objective
     ended = read_ended(run_folder)
-    candidates: list[Candidate] = []
-    rows = []
+    found: dict[str, Candidate] = {}
+    rows: dict[str, TrialRow] = {}
     for name, whole_sample in samples.items():
         sample = {key: value for key, value in whole_sample.items() if key in TrainConfig.model_fields}
         state, end = last_state(run_folder, name), ended.get(name)
@@ -269,23 +270,50 @@ def result_of_trials(
         row = cast(TrialRow, {"trial": name, "status": end["status"] if end else "cut off", **sample})
         if state is not None:
             asked = trial_config(setup.prepared.config.train, sample)
-            prepared, retention_set = setup.of(asked.kind), retention_sets.get(asked.kind)
-            best = best_of(name, asked.of_base(asked.base_model, prepared.encoder.blocks), state)
+            best = best_of(name, asked.of_base(asked.base_model, setup.of(asked.kind).encoder.blocks), state)
             epochs = best.epochs if end is None else end.get("epoch", best.epochs)
-            kept = None if retention_set is None else retention_of(prepared, retention_set, best)
             if asked.frozen_share is not None:
                 row = cast(TrialRow, row | {"frozen_layers": best.config.frozen_layers})
-            candidates.append(replace(best, weights={}, retention=kept, epochs=epochs))
+            found[name] = replace(best, weights={}, epochs=epochs)
             row = cast(TrialRow, row | {key: best.metrics[key] for key in (objective, f"{TIE_BREAKER}/macro")})
-            if kept is not None:
-                row["retention"] = kept[PRIMARY]
             row["best_epoch"] = best.metrics["epoch"]
             row["micro_batch_tokens"] = state.get("micro_batch_tokens", best.config.micro_batch_tokens)
             row["epochs"] = epochs
             row["seconds"] = end["seconds"] if end else 0.0
         row["error"] = end["error"] if end else ""
-        rows.append(row)
-    return RoundResult(best_first(candidates, objective), rows)
+        rows[name] = row
+    measured = _with_what_was_forgotten(setup, best_first([*found.values()], objective), retention_sets)
+    for candidate in measured:
+        if candidate.retention is not None:
+            rows[candidate.name]["retention"] = candidate.retention[PRIMARY]
+    return RoundResult(measured, [*rows.values()])
+
+
+def _with_what_was_forgotten(
+    setup: SearchSetup, candidates: Sequence[Candidate], retention_sets: Mapping[Kind, RetentionSet]
+) -> list[Candidate]:
+    """Measure what those candidates have forgotten that may be averaged, as far as there are retention sets.
+
+    A candidate is averaged if its objective less what it has forgotten is among the best; one whose objective alone is
+    not cannot be.
+
+    Args:
+        candidates: best first, without weights.
+    """
+    objective, measured = setup.prepared.config.search.objective, list[Candidate]()
+    for place, candidate in enumerate(candidates):
+        better = sum(worth(each, objective) > maximised(candidate.metrics, objective) for each in measured)
+        if better >= SIZES[-1]:
+            return [*measured, *candidates[place:]]
+        retention_set = retention_sets.get(candidate.config.kind)
+        if retention_set is not None:
+            state = last_state(setup.run.folder, candidate.name)
+            assert state is not None  # it has been read before
+            whole = replace(candidate, weights=state["best"]["upper"])
+            prepared = setup.of(candidate.config.kind)
+            candidate = replace(candidate, retention=retention_of(prepared, retention_set, whole))
+        measured.append(candidate)
+    return measured
 
 
 def pick_winner(

@@ -210,6 +210,11 @@ def _flat(scores: Scores, queries: Queries, rows: NDArray[np.bool_]) -> dict[str
     return flat_metrics({name: values[rows] for name, values in scores.items()}, domains)
 
 
+def worth(candidate: Candidate, objective: str) -> float:
+    """Return the value that candidates are ordered by: the objective less what is forgotten, as far as it is known."""
+    return _worth(candidate.metrics, candidate, objective)[0]
+
+
 def _worth(flat: Mapping[str, float], candidate: Candidate, objective: str) -> tuple[float, float]:
     """Return the key that orders candidates: the objective less what is forgotten, then the tie-breaker."""
     kept = (candidate.retention or {}).get(objective.partition("/")[0], 0.0)
