@@ -21,7 +21,7 @@ from nic_ray.model.encoder import Encoder, base_weights
 from nic_ray.model.evaluation import texts_to_score
 from nic_ray.search.placement import Placement, place_trials, threads_of, trains_on_gpus
 from nic_ray.search.rates import Rates, measured, padded
-from nic_ray.selection.averaging import means_tried
+from nic_ray.selection.averaging import SIZES, means_tried
 from nic_ray.selection.folds import members_again, states_before_export, trainings_before_export
 from nic_ray.selection.interpolation import mixtures_evaluated
 from nic_ray.space import Dimension
@@ -315,8 +315,8 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
 
     On the validation rows it evaluates the base model, the means of trials that are tried, and mixtures on the way to
     the winner; on the test rows the trials that the winner is compared with, and the queries alone by the base model
-    and the tuned one, which have embedded the passages by then; on the retention set the base model, every trial and
-    the mixtures. Finally it evaluates the exported folder, starting from the texts.
+    and the tuned one, which have embedded the passages by then; on the retention set the base model, the trials that
+    may be averaged, and the mixtures. Finally it evaluates the exported folder, starting from the texts.
 
     Args:
         again: number of trials that are trained with other seeds.
@@ -333,7 +333,8 @@ def _readings_s(prepared: Prepared, rates: Rates, cached: Collection[int], again
     test = _tokens_to_score(prepared, *held_back) * (first + starts) + _query_tokens(prepared, *held_back) * (
         base + other
     )
-    retention = retention_tokens * (base + (trials + mixtures) * other)
+    reached = min(trials, 2 * SIZES[-1])
+    retention = retention_tokens * (base + (reached + mixtures) * other)
     frozen = retention_tokens * max(cached, default=0) + len(prepared.tokens.values) * prepared.encoder.blocks
     return (validation + test + retention) * rates.read + frozen * rates.frozen
 
