@@ -98,3 +98,10 @@ def test_what_was_never_handed_out_stays_for_a_resume_when_the_time_is_up(tmp_pa
         ("failed", "out of time before its first evaluation")
     ]
     assert study.ask(space).params == {"scale": 30.0}
+
+
+def test_a_study_does_not_wait_for_the_disk_at_each_change(tmp_path):
+    from sqlalchemy import text
+
+    with storage(tmp_path / "study.db").engine.connect() as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 0
