@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -113,13 +113,22 @@ def open_study(study_file: Path) -> optuna.Study | None:
     if not study_file.exists():
         return None
     try:
+        _refuse_damaged(study_file)
         study = optuna.load_study(study_name=NAME, storage=storage(study_file))
         study.get_trials()  # reads the whole file
     except KeyError:  # the run was interrupted before it created the study
         return None
-    except (SQLAlchemyError, RuntimeError) as error:
+    except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
         raise InputError(f"{study_file}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     return study
+
+
+def _refuse_damaged(study_file: Path) -> None:
+    """Check the pages of a file: a power failure may leave one that can be read, in part."""
+    with closing(sqlite3.connect(study_file)) as connection:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
 
 
 def sampler(search: SearchConfig, known: int, *, conditional: bool = False) -> optuna.samplers.BaseSampler:

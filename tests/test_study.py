@@ -3,9 +3,20 @@
 import optuna
 import pytest
 
+from nic_ray.errors import InputError
 from nic_ray.metrics.table import METRICS, Metric
 from nic_ray.record import add_ended, read_ended
-from nic_ray.study import Course, end_unfinished, read_courses, restore_ledger_rows, storage, trial_name, trial_number
+from nic_ray.study import (
+    NAME,
+    Course,
+    end_unfinished,
+    open_study,
+    read_courses,
+    restore_ledger_rows,
+    storage,
+    trial_name,
+    trial_number,
+)
 
 
 @pytest.mark.parametrize("number", [0, 7, 123, 12345])
@@ -105,3 +116,24 @@ def test_a_study_does_not_wait_for_the_disk_at_each_change(tmp_path):
 
     with storage(tmp_path / "study.db").engine.connect() as connection:
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 0
+
+
+def test_a_study_of_which_a_page_was_never_written_is_damaged_even_if_it_opens(tmp_path):
+    file = tmp_path / "study.db"
+    study = optuna.create_study(study_name=NAME, storage=storage(file))
+    for number in range(40):
+        trial = study.ask({"scale": optuna.distributions.FloatDistribution(1, 2)})
+        trial.set_user_attr("what", f"{number} " * 200)
+        study.tell(trial, 1.0)
+    assert open_study(file) is not None
+    whole, found = file.read_bytes(), set()
+    for page in range(1, len(whole) // 4096):
+        file.write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        try:
+            opened = open_study(file)
+        except InputError:
+            found.add(page)
+        else:
+            assert opened is not None
+            assert len(opened.trials) == 40
+    assert len(found) > len(whole) // 4096 // 2  # the others are empty, or hold what nobody asks for
