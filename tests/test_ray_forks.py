@@ -90,7 +90,9 @@ def test_trials_have_their_names_and_start_as_if_there_had_been_none_before(tmp_
 
 
 def test_so_are_all_processes_of_a_trial_of_several_workers(tiny_model, tiny_pairs_file, tmp_path):
-    command = tune_command(tmp_path, settings(tiny_model(), tiny_pairs_file, trials=2, resources={"workers": 2}))
+    command = tune_command(
+        tmp_path, settings(tiny_model(layers=3), tiny_pairs_file, trials=2, resources={"workers": 2})
+    )
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     (run,) = (path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
