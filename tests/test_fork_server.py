@@ -199,3 +199,13 @@ def test_what_belongs_to_a_job_is_imported_in_its_environment_and_other_jobs_are
                 said(process)
                 assert process.stdout.read() == "one\n"
             assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
+
+
+def test_ray_is_not_imported_before_a_fork(tmp_path):
+    # forks of a process with Ray draw the same random ids, and a trial of several workers then waits for ever
+    code = (
+        "import importlib, sys; from nic_ray.search.fork_server import EARLY, LATE; "
+        "[importlib.import_module(module) for module in (*EARLY, *LATE)]; print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,11 +1,10 @@
 """A process that has imported what trials import, and of which Ray's worker processes are forks.
 
-A process of a trial costs seconds of imports otherwise. A fork has them at once and shares their memory, and it is a
-process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with it.
+A process of a trial costs seconds of imports otherwise. A fork has them at once, all but Ray, and shares their memory,
+and it is a process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with it.
 
 A fork has no other thread than the one that forks, so none may hold a lock then. The server imports, and does nothing
-else: `import ray` and `import torch` start no thread, which Ray's own dashboard relies on as well, and NumPy's OpenBLAS
-and Arrow's jemalloc, which do, are prepared for forks.
+else: `import torch` starts no thread, and NumPy's OpenBLAS and Arrow's jemalloc, which do, are prepared for forks.
 """
 
 import contextlib
@@ -37,10 +36,11 @@ EARLY = (
     *("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote"),
     "torch._dynamo",  # which the first optimizer of a process imports, for a second
 )
-"""Modules that the server imports at once: those of trials that do not import Ray."""
-LATE = ("nic_ray.search.worker",)
-"""Modules that it imports when the first process is asked for, in the environment of that one: Ray reads when it is
-imported which job and which node a worker belongs to."""
+"""Modules that the server imports at once: those of trials that do not import Ray, see `LATE`."""
+LATE: tuple[str, ...] = ()
+"""Modules that it imports when the first process is asked for, in the environment of that one. Never Ray: it draws ids
+from a generator of random numbers that forks of a process with Ray would share, and two trials would name different
+objects alike."""
 BELONGS = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 """Variables by which a worker belongs to a job and a node; of others than the first one's, no process is forked."""
 NO_JOB = "ffffffff"

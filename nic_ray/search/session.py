@@ -127,8 +127,6 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         # Ray removes our handlers instead, and its errors would go to stderr, tracebacks included
         logging.getLogger("ray").handlers = handlers
         hand_messages_to(_log_ray_messages)
-        if forked:
-            ray.remote(num_cpus=0)(_import_what_trials_need).remote()
         if context.dashboard_url:
             token = f"{Path(sys.executable).with_name('ray')} get-auth-token"
             view.dashboard(f"http://{context.dashboard_url} (its token: {token})")
@@ -149,10 +147,6 @@ def import_ray() -> None:
     handlers = logging.getLogger("ray").handlers[:]
     refuse_unknown_ray()  # imports it
     logging.getLogger("ray").handlers = handlers  # Ray has added one for stderr beside ours
-
-
-def _import_what_trials_need() -> None:
-    """Ray task whose process is the first to be forked: the fork server then imports, before a trial asks for one."""
 
 
 def _set_switches() -> None:
