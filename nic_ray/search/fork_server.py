@@ -1,7 +1,8 @@
 """A process that has imported what trials import, and of which Ray's worker processes are forks.
 
 A process of a trial costs seconds of imports otherwise. A fork has them at once, all but Ray, and shares their memory,
-and it is a process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with it.
+and it is a process of its own: with its own name in Ray's dashboard, and whatever it changes or leaves behind ends with
+it.
 
 A fork has no other thread than the one that forks, so none may hold a lock then. The server imports, and does nothing
 else: `import torch` starts no thread, and NumPy's OpenBLAS and Arrow's jemalloc, which do, are prepared for forks.
