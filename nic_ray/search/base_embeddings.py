@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from nic_ray.model.activations import Inputs
-from nic_ray.model.cache import budget, kept
+from nic_ray.model.cache import kept
 from nic_ray.model.evaluation import texts_to_score
 from nic_ray.selection.bases import Base
 from nic_ray.training.batches import GeneralTexts
-from nic_ray.training.prepared import Prepared, held_texts
+from nic_ray.training.prepared import Prepared, folder_kept_in, held_texts, numbers_of_general
 
 
 def untuned_metrics(base: Base, runs: Path) -> dict[str, float]:
@@ -26,7 +26,7 @@ def untuned_metrics(base: Base, runs: Path) -> dict[str, float]:
     Raises:
         InputError: an embedding is not finite.
     """
-    prepared, scorer, folder = base.prepared, base.scorer, folder_of(base.prepared, runs)
+    prepared, scorer, folder = base.prepared, base.scorer, folder_kept_in(base.prepared.config, runs)
 
     def read_or_computed(texts: NDArray[np.int64]) -> NDArray[np.float32]:
         return kept(folder, _key(prepared, scorer.inputs, texts), functools.partial(scorer.computed, None, texts))
@@ -40,16 +40,9 @@ def kept_general_texts(prepared: Prepared, inputs: Inputs, runs: Path) -> Genera
     """Return what `held_texts` does."""
     if not prepared.general:
         return held_texts(prepared, inputs)
-    first = len(prepared.collection.texts)
-    numbers = np.arange(first, first + len(prepared.general))
+    numbers, folder = numbers_of_general(prepared), folder_kept_in(prepared.config, runs)
     key = _key(prepared, inputs, numbers)
-    return GeneralTexts(numbers, kept(folder_of(prepared, runs), key, lambda: held_texts(prepared, inputs).embeddings))
-
-
-def folder_of(prepared: Prepared, runs: Path) -> Path | None:
-    """Return the folder where activations are kept on disk; None if none are."""
-    config = prepared.config.activations
-    return budget(config, runs).folder if config.disk_budget_gib else None
+    return GeneralTexts(numbers, kept(folder, key, lambda: held_texts(prepared, inputs).embeddings))
 
 
 def _key(prepared: Prepared, inputs: Inputs, texts: NDArray[np.int64]) -> str:

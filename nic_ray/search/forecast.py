@@ -28,7 +28,7 @@ from nic_ray.space import Dimension
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.bases import prepare_bases
 from nic_ray.training.batches import batches_of_epoch, make_batch
-from nic_ray.training.prepared import Prepared, depths
+from nic_ray.training.prepared import Prepared, depths, numbers_of_general
 
 SAMPLED_BATCHES = 6
 """Batches that are counted to estimate an epoch's tokens: counting every batch would take as long as training."""
@@ -362,8 +362,7 @@ def _samples(prepared: Prepared) -> Iterator[TrainConfig]:
 def _epoch(prepared: Prepared, config: TrainConfig) -> tuple[int, float]:
     """Return the steps of an epoch, and its tokens, padding included, estimated from some of its batches."""
     batches = batches_of_epoch(config, prepared.collection, prepared.rows("train"), 0)
-    relevant, first = relevant_passages(prepared.collection), len(prepared.collection.texts)
-    held = np.arange(first, first + min(config.anchor_texts, len(prepared.general)))
+    relevant, held = relevant_passages(prepared.collection), numbers_of_general(prepared)[: config.anchor_texts]
     tokens = [
         padded(
             prepared.tokens.lengths,

@@ -132,7 +132,7 @@ def prepare(
     holds, measures = holds_general_texts(config), guarded and config.guard.min_neighbours_kept > 0
     texts = general_texts(config.general_texts) if holds or measures else []
     general = tuple(texts[1::2]) if holds else ()  # what measures is not what is held
-    bf16, kept_in = hardware.computes_in_bf16(config.train.precision, device), _kept_in(config, runs)
+    bf16, kept_in = hardware.computes_in_bf16(config.train.precision, device), folder_kept_in(config, runs)
     collection, corpus = ranked_corpus(
         config,
         with_metrics(collection, config.further_metrics()),
@@ -166,7 +166,7 @@ def _with_most_negatives(config: Config) -> TrainConfig:
     return config.train.model_copy(update={"hard_negatives": max([config.train.hard_negatives, *map(int, searched)])})
 
 
-def _kept_in(config: Config, runs: Path | None) -> Path | None:
+def folder_kept_in(config: Config, runs: Path | None) -> Path | None:
     """Return the folder of activations, if any are to be kept on disk."""
     return None if runs is None or not config.activations.disk_budget_gib else budget(config.activations, runs).folder
 
@@ -238,10 +238,15 @@ def held_texts(prepared: Prepared, inputs: Inputs) -> GeneralTexts:
     """
     if not prepared.general:
         return NOTHING_HELD
-    first = len(prepared.collection.texts)
-    numbers = np.arange(first, first + len(prepared.general))
+    numbers = numbers_of_general(prepared)
     upper = upper_for(prepared.encoder, inputs).to(prepared.device)
     return GeneralTexts(numbers, embed(upper, feed(inputs, prepared.device), numbers, bf16=prepared.bf16))
+
+
+def numbers_of_general(prepared: Prepared) -> NDArray[np.int64]:
+    """Return the numbers of the general texts that are held, ascending: they follow those of the collection."""
+    first = len(prepared.collection.texts)
+    return np.arange(first, first + len(prepared.general))
 
 
 def training_data(prepared: Prepared, inputs: Inputs, rows: NDArray[np.int64]) -> TrainingData:
