@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -145,8 +146,11 @@ def local_cluster() -> Iterator[None]:
     from nic_ray.progress import View
     from nic_ray.search.session import ray_session
 
-    with ray_session(View(), num_cpus=2):
-        yield
+    # trials of other tests, which run at the same time, are not counted among those that share the machine
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", temporary)
+        with ray_session(View(), num_cpus=2):
+            yield
     gc.collect()  # here, where what Ray leaves open is no error, and not when the session ends
 
 

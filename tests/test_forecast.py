@@ -8,7 +8,7 @@ from nic_ray.config import Config, SearchConfig
 from nic_ray.search import forecast
 from nic_ray.search.forecast import EXPORT_S, Rates, drawn_epochs, estimate, makespan, trial_s
 from nic_ray.search.placement import Placement
-from nic_ray.selection.interpolation import MOSTLY
+from nic_ray.selection.interpolation import USUAL_READINGS
 from nic_ray.training.prepared import prepare
 
 FREE = Rates(start=0.0, frozen=0.0, trained=0.0, step=0.0, read=0.0, memory=0.0)
@@ -110,7 +110,7 @@ def test_what_is_read_for_the_mean_of_the_weights(prepared):
     test, asked = (
         count(found, "test", "unseen_queries") for count in (forecast._tokens_to_score, forecast._query_tokens)
     )
-    expected = (1 + MOSTLY * 1.5) * tokens + 1 * test + (1 + 1.5) * asked
+    expected = (1 + USUAL_READINGS * 1.5) * tokens + 1 * test + (1 + 1.5) * asked
     assert without - EXPORT_S == pytest.approx(expected)
 
 
@@ -118,7 +118,7 @@ def test_the_retention_set_is_read_by_the_base_model_every_trial_and_every_mixtu
     found = prepared()
     with_set, without = (estimate([(found, at(read=1.0))], ALONE, 1, tokens).end_s for tokens in (100, 0))
     # base model at depth 1; 6 trials, 2 that are trained again and the mixtures with 1.5 blocks each
-    assert with_set - without == pytest.approx(100 * (1 + (8 + MOSTLY) * 1.5))
+    assert with_set - without == pytest.approx(100 * (1 + (8 + USUAL_READINGS) * 1.5))
     with_set, without = (estimate([(found, at(frozen=1.0))], ALONE, 1, tokens).end_s for tokens in (100, 0))
     assert with_set - without == pytest.approx(100)  # one frozen block, once
 

@@ -75,7 +75,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_a_fork_is_the_process_that_was_asked_for_and_has_what_the_server_imported(launch, tmp_path):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         process = launch("--node=1", context={"env_vars": {"A": "${B}b${MISSING}"}}, B="a")
         found = said(process)
     assert found["pid"] != process.pid != found["parent"]
@@ -89,7 +89,7 @@ def test_a_fork_is_the_process_that_was_asked_for_and_has_what_the_server_import
 
 
 def test_forks_share_nothing_that_changes(launch):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         first, second = said(launch(THEN="import decimal; decimal.MINE = 1")), said(launch(THEN=""))
         third = launch(THEN="import decimal; print(hasattr(decimal, 'MINE'))")
         said(third)
@@ -102,13 +102,13 @@ def test_forks_share_nothing_that_changes(launch):
     [("", 0), ("sys.exit(3)", 3), ("raise ValueError", 1), ("os.kill(os.getpid(), signal.SIGKILL)", 137)],
 )
 def test_the_launcher_ends_as_the_fork_does(launch, then, code, capfd):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         assert launch(THEN=then).wait(30) == code
 
 
 def test_a_fork_whose_launcher_is_killed_ends_and_the_others_do_not(launch):
     waits = "sys.stdin.readline(); __import__('time').sleep(60)"
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         one, other = launch(THEN=waits), launch(THEN="__import__('time').sleep(2)")
         pid, _ = said(one)["pid"], said(other)
         one.kill()
@@ -117,7 +117,7 @@ def test_a_fork_whose_launcher_is_killed_ends_and_the_others_do_not(launch):
 
 
 def test_forks_outlive_a_server_that_is_killed_and_their_launchers_wait_for_them(launch, caplog):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         process = launch(THEN="__import__('time').sleep(2)")
         found = said(process)
         os.kill(found["parent"], signal.SIGKILL)
@@ -128,6 +128,16 @@ def test_forks_outlive_a_server_that_is_killed_and_their_launchers_wait_for_them
     assert "the fork server ended with -9" in caplog.text
 
 
+def test_a_process_that_has_ended_and_that_nobody_has_asked_about_is_not_alive():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert fork_launch._is_alive(process.pid)
+    process.stdin.close()
+    assert is_gone(process.pid)
+    assert not fork_launch._is_alive(process.pid)
+    process.wait()
+    assert not fork_launch._is_alive(process.pid)
+
+
 def test_without_a_server_ray_starts_its_processes_by_itself(launch, tmp_path):
     assert launch().communicate()[0] == "Ray has started it by itself\n"
     nowhere = str(tmp_path / "nowhere")
@@ -135,7 +145,7 @@ def test_without_a_server_ray_starts_its_processes_by_itself(launch, tmp_path):
 
 
 def test_a_server_whose_imports_fail_leaves_the_processes_to_ray_and_says_why(launch, caplog):
-    with forking(["no_such_module"], []):
+    with forking(["no_such_module"]):
         assert launch().communicate()[0] == "Ray has started it by itself\n"
         time.sleep(0.1)
     assert "No module named 'no_such_module'" in caplog.text
@@ -145,12 +155,12 @@ def test_a_server_whose_imports_fail_leaves_the_processes_to_ray_and_says_why(la
     "context", [{"py_executable": "uv run python"}, {"command_prefix": ["cd", "/"]}, {"java_jars": ["a.jar"]}]
 )
 def test_an_environment_that_wants_another_program_is_left_to_ray(launch, context):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         assert launch(context=context).communicate()[0] == "Ray has started it by itself\n"
 
 
 def test_a_server_ends_with_what_it_was_for_and_leaves_nothing_behind(launch):
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         address = os.environ[fork_launch.ADDRESS]
         found = said(launch())
     assert fork_launch.ADDRESS not in os.environ
@@ -163,7 +173,7 @@ def test_a_socket_whose_path_would_be_too_long_lies_where_ray_keeps_its_own(laun
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    with forking(["decimal"], []):
+    with forking(["decimal"]):
         assert launch().wait(30) == 0
         assert fork_launch.ADDRESS in os.environ
 
@@ -183,29 +193,25 @@ def test_a_server_that_still_imports_is_not_waited_for(tmp_path, monkeypatch, ca
     killed = []
     kill = subprocess.Popen.kill
     monkeypatch.setattr(subprocess.Popen, "kill", lambda process: killed.append(process) or kill(process))
-    with forking(["slow"], []):
+    with forking(["slow"]):
         pass
     assert not killed  # as it would be after CLOSING_S
     assert not caplog.messages
 
 
-def test_what_belongs_to_a_job_is_imported_in_its_environment_and_other_jobs_are_left_to_ray(launch, tmp_path):
-    (tmp_path / "knows.py").write_text("import os\nJOB = os.environ.get('RAY_JOB_ID')\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(tmp_path))
-        with forking(["decimal"], ["knows"]):
-            for _ in range(2):
-                process = launch(RAY_JOB_ID="one", THEN="print(sys.modules['knows'].JOB)")
-                said(process)
-                assert process.stdout.read() == "one\n"
-            assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
+def test_processes_of_other_jobs_and_of_none_are_left_to_ray(launch):
+    with forking(["decimal"]):
+        assert launch(RAY_JOB_ID="ffffffff").communicate()[0] == "Ray has started it by itself\n"
+        for _ in range(2):
+            assert said(launch(RAY_JOB_ID="one"))["imported"]
+        assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
 
 
 def test_ray_is_not_imported_before_a_fork(tmp_path):
     # forks of a process with Ray draw the same random ids, and a trial of several workers then waits for ever
     code = (
-        "import importlib, sys; from nic_ray.search.fork_server import EARLY, LATE; "
-        "[importlib.import_module(module) for module in (*EARLY, *LATE)]; print('ray' in sys.modules)"
+        "import importlib, sys; from nic_ray.search.fork_server import MODULES; "
+        "[importlib.import_module(module) for module in MODULES]; print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

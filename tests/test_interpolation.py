@@ -16,7 +16,7 @@ from nic_ray.model.whole_models import evaluate_encoder
 from nic_ray.selection.guard import Mixture, choose_mixture
 from nic_ray.selection.interpolation import (
     ALPHAS,
-    MOSTLY,
+    USUAL_READINGS,
     deciding_path,
     interpolated,
     interpolation_path,
@@ -135,7 +135,7 @@ def test_where_the_curve_is_concave_few_points_find_what_all_of_them_would(top, 
         assert chosen is not None
         assert chosen.alpha == expected.alpha
     if top >= 1:  # rising to the end; a top in the middle is looked for from both sides
-        assert count <= MOSTLY + 2
+        assert count <= USUAL_READINGS + 2
 
 
 def test_where_the_curve_has_two_tops_all_points_are_evaluated():
@@ -163,4 +163,4 @@ def test_for_the_worst_domain_all_points_are_evaluated():
     assert [mixture.alpha for mixture in found] == [0.0, *ALPHAS]
     assert asked == list(ALPHAS)
     assert mixtures_evaluated("recall_at_5/worst") == len(asked)
-    assert mixtures_evaluated("recall_at_5/macro") == MOSTLY
+    assert mixtures_evaluated("recall_at_5/macro") == USUAL_READINGS

@@ -33,19 +33,16 @@ import numpy as np
 
 from nic_ray.search.fork_launch import ADDRESS, DECLINED, LENGTH, WORKER
 
-EARLY = (
+MODULES = (
     *("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote"),
     "torch._dynamo",  # which the first optimizer of a process imports, for a second
 )
-"""Modules that the server imports at once: those of trials that do not import Ray, see `LATE`."""
-LATE: tuple[str, ...] = ()
-"""Modules that it imports when the first process is asked for, in the environment of that one. Never Ray: it draws ids
-from a generator of random numbers that forks of a process with Ray would share, and two trials would name different
-objects alike."""
-BELONGS = ("RAY_JOB_ID", "RAY_RAYLET_PID")
-"""Variables by which a worker belongs to a job and a node; of others than the first one's, no process is forked."""
+"""Modules that the server imports: those of trials that do not import Ray. Ray draws ids from a generator of random
+numbers that forks of a process with Ray would share, and two trials would name different objects alike."""
+JOB = "RAY_JOB_ID"
+"""Variable by which a worker belongs to a job, that of one driver."""
 NO_JOB = "ffffffff"
-"""`RAY_JOB_ID` of a process that Ray starts for any job; such a process is left to Ray."""
+"""Job of a process that Ray starts for any of them."""
 STREAMS = 3
 """Standard input, output and error of a process."""
 PENDING = 128
@@ -79,28 +76,25 @@ class Request:
     """Id of the process that asks, which stands for it in Ray's eyes until it registers."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Server:
     listening: socket.socket
     selector: selectors.BaseSelector
-    late: Sequence[str]
-    """Modules that are imported for the first request."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables of `BELONGS` of the first request; empty before it."""
+    job: str | None = None
+    """The first that a process was asked for, and the only one."""
     launchers: dict[int, socket.socket] = field(default_factory=dict)
     """Id of a fork -> the connection to the process that waits for it."""
 
 
 @contextlib.contextmanager
-def forking(early: Sequence[str] = EARLY, late: Sequence[str] = LATE) -> Iterator[None]:
+def forking(modules: Sequence[str] = MODULES) -> Iterator[None]:
     """Have the worker processes of a Ray cluster that is started here meanwhile be forked, where the system allows it.
 
     The server begins to import at once, in a process of its own. Whatever goes wrong with it, Ray's processes start by
     themselves, as they do without it.
 
     Args:
-        early: modules that it imports at once.
-        late: modules that it imports when the first process is asked for.
+        modules: what it imports.
     """
     if sys.platform != "linux" or ADDRESS in os.environ:
         yield
@@ -109,7 +103,7 @@ def forking(early: Sequence[str] = EARLY, late: Sequence[str] = LATE) -> Iterato
     with tempfile.TemporaryDirectory(prefix="nic_ray-", dir=os.environ.get("RAY_TMPDIR")) as folder:
         address = str(Path(folder, "forks"))
         try:
-            server = _started(address, early, late)
+            server = _started(address, modules)
         except OSError as error:
             log.warning("no fork server, processes start by themselves: %s", error)
             yield
@@ -122,7 +116,7 @@ def forking(early: Sequence[str] = EARLY, late: Sequence[str] = LATE) -> Iterato
             _end(server)
 
 
-def _started(address: str, early: Sequence[str], late: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _started(address: str, modules: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start a server whose address can be connected to from now on.
 
     Raises:
@@ -131,7 +125,7 @@ def _started(address: str, early: Sequence[str], late: Sequence[str]) -> "subpro
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(PENDING)
-        paths, given = [str(path) for path in sys.path], (listening.fileno(), list(early), list(late))
+        paths, given = [str(path) for path in sys.path], (listening.fileno(), list(modules))
         code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(*{given!r})"
         return subprocess.Popen(
             [sys.executable, "-c", code],
@@ -156,21 +150,22 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
         log.warning("the fork server ended with %s, processes started by themselves: %s", early, said.decode())
 
 
-def main(listening: int, early: Sequence[str], late: Sequence[str]) -> None:
+def main(listening: int, modules: Sequence[str]) -> None:
     """Import, then fork a process for each request, until standard input and the last of them have ended.
 
     Args:
         listening: number of the open socket on which launchers connect.
-        early, late: as for `forking`.
+        modules: as for `forking`.
     """
-    for module in early:
+    for module in modules:
         importlib.import_module(module)
-    request = _serve(socket.socket(fileno=listening), late)
+    gc.freeze()  # so that forks go on sharing what was imported
+    request = _serve(socket.socket(fileno=listening))
     if request is not None:
         _become(request)
 
 
-def _serve(listening: socket.socket, late: Sequence[str]) -> Request | None:
+def _serve(listening: socket.socket) -> Request | None:
     """Fork a process for each request; return None at the end, and in each fork its request."""
     woken, wake = socket.socketpair()
     wake.setblocking(False)
@@ -178,7 +173,7 @@ def _serve(listening: socket.socket, late: Sequence[str]) -> Request | None:
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which Ray ends the children of a process that leaves a cluster
     with selectors.DefaultSelector() as selector, listening, woken, wake:
-        server = _Server(listening, selector, late)
+        server = _Server(listening, selector)
         for ready in (listening, woken, sys.stdin):
             selector.register(ready, selectors.EVENT_READ)
         ending = False
@@ -210,7 +205,7 @@ def _accept(server: _Server) -> Request | None:
     except (OSError, ValueError, EOFError, TypeError):
         launcher.close()
         return None
-    if request is not None and not _is_at_home(server, request):
+    if request is not None and not _is_of_the_job(server, request):
         request = None
     process = DECLINED if request is None else _fork()
     if request is not None and process == 0:
@@ -264,18 +259,14 @@ def _received(launcher: socket.socket) -> tuple[Request | None, list[int]]:
     return Request(program, variables, folder, environment, blocked, ignored, launched_by), streams
 
 
-def _is_at_home(server: _Server, request: Request) -> bool:
-    """Whether a process may be forked from what this one has imported; the first one makes it import the rest."""
-    wanted = {name: request.environment.get(name, "") for name in BELONGS}
-    if NO_JOB in wanted.values():
+def _is_of_the_job(server: _Server, request: Request) -> bool:
+    """Whether a process is of the job that was the first: another one may have another version of these modules."""
+    job = request.environment.get(JOB, "")
+    if job == NO_JOB:
         return False
-    if not server.environment:
-        server.environment.update(wanted)
-        os.environ.update(wanted)
-        for module in server.late:
-            importlib.import_module(module)
-        gc.freeze()  # so that forks go on sharing what was imported
-    return server.environment == wanted
+    if server.job is None:
+        server.job = job
+    return job == server.job
 
 
 def _answer(launcher: socket.socket, number: int) -> None:

@@ -66,7 +66,7 @@ run folder."""
 SHARING = Path(tempfile.gettempdir()) / f"nic_ray-{os.getuid()}"
 """Folder in which the training processes of a user on this machine are counted."""
 
-COUNT_INTERVAL_S = 2.0
+COUNT_INTERVAL_S = 0.5
 """Seconds between two counts of these processes, at least."""
 
 TRIAL_FOLDERS = RunFolder(Path()).trial_folders.name

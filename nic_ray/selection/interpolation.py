@@ -21,9 +21,9 @@ from nic_ray.training.prepared import Prepared
 ALPHAS = tuple(step / 10 for step in range(1, 11))
 FIRST = (0.5, 1.0)
 """Those that are evaluated in any case."""
-BENT = 2.0
+DIP_IN_ERRORS = 2.0
 """Standard errors by which a point may lie below the line between its neighbours on a curve that passes for concave."""
-MOSTLY = 6
+USUAL_READINGS = 6
 """How many are evaluated where the curve is concave, give or take two."""
 
 Path = Callable[[Sequence[float]], Sequence[Mixture]]
@@ -69,8 +69,9 @@ def deciding_path(
     From the base model to the tuned one the objective mostly rises, ever more slowly, and may fall at the end; what is
     kept falls. Halving the gaps beside the best point, and below the least alpha that is as good, then finds what all
     ten would, unless chance lifts a point that is left out. Where the points do not lie so, all ten are evaluated:
-    where one lies below the line between its neighbours by more than `BENT` standard errors, or one is allowed that
-    goes further than one that is not. So they are for the worst domain, where chance moves few questions much further.
+    where one lies below the line between its neighbours by more than `DIP_IN_ERRORS` standard errors, or one is allowed
+    that goes further than one that is not. So they are for the worst domain, where chance moves few questions much
+    further.
 
     Args:
         path: evaluates mixtures.
@@ -98,7 +99,7 @@ def deciding_path(
 
 def mixtures_evaluated(objective: str) -> int:
     """Return how many mixtures `deciding_path` mostly evaluates, for `plan`."""
-    return len(ALPHAS) if _takes_all(objective) else MOSTLY
+    return len(ALPHAS) if _takes_all(objective) else USUAL_READINGS
 
 
 def _takes_all(objective: str) -> bool:
@@ -140,7 +141,7 @@ def _is_bent(points: Sequence[Mixture], queries: Queries, objective: str) -> boo
         )
         apart = (1 - part) * before.scores[metric] + part * after.scores[metric] - point.scores[metric]
         error = standard_error(apart, queries.passages, queries.domains)
-        if line - value > BENT * (error or 0.0) + 1e-12:
+        if line - value > DIP_IN_ERRORS * (error or 0.0) + 1e-12:
             return True
     return False
 
