@@ -47,26 +47,27 @@ def main(
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config_file import load_config
     from nic_ray.progress import view
-    from nic_ray.report.terminal import show_result
-    from nic_ray.search.continuing import continued_settings
-    from nic_ray.search.run import refuse_new_settings
-    from nic_ray.search.search import resume_search, run_search
+    from nic_ray.search.session import workers_forked
 
-    if address is not None:
-        os.environ["RAY_ADDRESS"] = address
+    os.environ.update({} if address is None else {"RAY_ADDRESS": address})
+    chosen = config or Path("tune_configs/cpu.yaml")
     amount: dict[str, object] = {"search.trials": trials, "search.time_budget": time_budget}
-    allowed = {"overwrite": overwrite, "export_anyway": export_anyway}
-    with view(quiet=quiet) as progress:
+    given: dict[str, object] = {"data.pairs": data or None, "data.corpus": corpus, "storage": storage, **amount}
+    # before the long imports, during which a process for trials imports what these need
+    settings = None if resume is not None or from_model or replay else load_config(chosen, given)
+    with view(quiet=quiet) as progress, workers_forked():
+        from nic_ray.report.terminal import show_result
+        from nic_ray.search.continuing import continued_settings
+        from nic_ray.search.run import refuse_new_settings
+        from nic_ray.search.search import resume_search, run_search
+
+        allowed = {"overwrite": overwrite, "export_anyway": export_anyway}
         if resume is not None:
-            given = {"--data": data or None, "--corpus": corpus, "--from": from_model, "--storage": storage}
-            refuse_new_settings(resume, config, given | {"--replay": next(iter(replay or []), None)})
+            fixed = {"--data": data or None, "--corpus": corpus, "--from": from_model, "--storage": storage}
+            refuse_new_settings(resume, config, fixed | {"--replay": next(iter(replay or []), None)})
             result = resume_search(resume, runs_trials=True, further=amount, view=progress, **allowed)
         else:
-            earlier = continued_settings(from_model, replay or [])
-            settings = load_config(
-                config or Path("tune_configs/cpu.yaml"),
-                {"data.pairs": data or None, "data.corpus": corpus, "storage": storage, **amount, **earlier},
-            )
+            settings = settings or load_config(chosen, given | continued_settings(from_model, replay or []))
             result = run_search(settings, out=out, name=name, run_root=run_dir, view=progress, **allowed)
     show_result(result)
 

@@ -133,3 +133,25 @@ def test_a_training_that_fails_is_named_with_its_reason_and_no_traceback(given, 
     with pytest.raises(RunError, match=r"^loss or gradient not finite at step \d+") as raised:
         by_tasks(ALONE)([wild], rows, folder=tmp_path / "wild", say=lambda _: None)
     assert "Traceback" not in str(raised.value)
+
+
+def test_a_training_whose_checkpoint_cannot_be_read_at_its_end_is_not_repeated(given, tmp_path, monkeypatch):
+    members, _, by_tasks, rows = given
+    said = []
+    monkeypatch.setattr("nic_ray.search.again.readable_state", lambda _: None)
+    with pytest.raises(RunError, match="the checkpoint that was written there cannot be read"):
+        by_tasks(ALONE)(members[:1], rows, folder=tmp_path / "again", say=said.append)
+    assert [line.partition("  loss")[0] for line in said if "loss" in line] == [
+        f"{members[0].name}: epoch {epoch:.2f}" for epoch in (1, 2)
+    ]
+
+
+@pytest.mark.fault
+def test_a_lost_node_uses_up_no_retry(given, tmp_path, monkeypatch):
+    members, _, by_tasks, rows = given
+    monkeypatch.setattr("nic_ray.search.again.has_lost_its_node", lambda _: True)
+    killing = Killing(times=3)
+    by_tasks(ALONE)([for_long(members[0], 200)], rows, folder=tmp_path / "lost", say=killing)
+    gone = f"{members[0].name}: its node is gone, it goes on from its last checkpoint"
+    assert killing.said.count(gone) == 3
+    assert killing.left == 0

@@ -82,3 +82,12 @@ def test_nothing_is_kept_where_no_activations_are(prepared, tmp_path):
     runs = tmp_path / "runs"
     untuned_metrics(Base(other, inputs_of(prepared)), runs)
     assert not runs.exists()
+
+
+def test_where_nothing_can_be_written_the_search_goes_on(prepared, tmp_path, caplog):
+    inputs = inputs_of(prepared)
+    (tmp_path / "full").write_text("no folder")
+    caplog.set_level("INFO")
+    found = untuned_metrics(Base(prepared, inputs), tmp_path / "full" / "runs")
+    assert found == Base(replace(prepared), inputs).untuned()
+    assert "not kept (Not a directory)" in caplog.text

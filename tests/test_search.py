@@ -602,6 +602,29 @@ def test_what_was_forgotten_is_measured_of_trials_that_may_be_averaged(
     assert [each.name for each in found] == expected
 
 
+def test_what_was_forgotten_is_measured_of_the_best_of_each_kind_and_of_those_that_are_trained_again(
+    prepared, tmp_path, monkeypatch
+):
+    samples = {f"trial-{number:03d}": {"trains": "queries"} if number > 9 else {} for number in range(20)}
+    for number, name in enumerate(samples):
+        left_by(tmp_path, name, round(0.8 - number / 100, 2))
+    asked = []
+    monkeypatch.setattr(
+        rounds, "retention_of", lambda _, __, each: asked.append(each.name) or {"recall_at_5": 0.0, "mrr": 0.0}
+    )
+    setup = setup_of(prepared, tmp_path)
+    kinds = [prepared.config.train.kind, (prepared.config.train.base_model, "queries")]
+    result = rounds.result_of_trials(setup, samples, dict.fromkeys(kinds, "the retention set"))
+    assert asked == [f"trial-{number:03d}" for number in (*range(8), *range(10, 18))]
+    assert [each.name for each in result.best] == list(samples)
+
+    asked.clear()
+    confirm = prepared.config.confirm.model_copy(update={"trials": 9})
+    several = replace(prepared, config=prepared.config.model_copy(update={"confirm": confirm}))
+    rounds.result_of_trials(setup_of(several, tmp_path), samples, dict.fromkeys(kinds, "the retention set"))
+    assert asked == [f"trial-{number:03d}" for number in (*range(9), *range(10, 18))]
+
+
 def test_a_report_that_cannot_be_written_costs_a_line_and_no_search(tmp_path, monkeypatch):
     def fail(_):
         raise ValueError("no\nfigure")

@@ -1,8 +1,10 @@
 """Frozen activations within a budget: computed once, kept on disk between runs, held in memory where they fit."""
 
+import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import math
 import os
 import time
@@ -20,6 +22,8 @@ from nic_ray.model.activations import Inputs, run_chain
 from nic_ray.model.cut import Lower, placed
 from nic_ray.model.encoder import Encoder, lower
 from nic_ray.progress import View
+
+log = logging.getLogger("nic_ray.cache")
 
 FOLDER = ".activations"
 FORMAT = 1
@@ -190,16 +194,20 @@ def kept(folder: Path | None, key: str, compute: Callable[[], NDArray[np.float32
         return compute()
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-values.npy"
     if _has_its_sum(path):
-        os.utime(path)
+        with contextlib.suppress(OSError):  # it is only read
+            os.utime(path)
         return np.load(path)  # type: ignore[no-any-return]
     values, draft = compute(), path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with draft.open("wb") as file:
-            np.save(file, values)
-        _keep(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                np.save(file, values)
+            _keep(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:  # a full disk, or a folder that others own: it costs the next search some seconds
+        log.info("%s: not kept (%s)", path, error.strerror)
     return values
 
 

@@ -1,8 +1,9 @@
 """Configurations that are trained again on other rows, at the same time, each in a process that Ray starts."""
 
+import enum
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from nic_ray.errors import RunError
 from nic_ray.model.activations import Inputs, upper_for
 from nic_ray.record import LOG, keep_packed_state, logging_to, packed_state, readable_state
 from nic_ray.search.placement import Placement
-from nic_ray.search.ray_hooks import reason_in
+from nic_ray.search.ray_hooks import has_lost_its_node, reason_in
+from nic_ray.search.ray_private import MOST_UNCOUNTED
 from nic_ray.search.worker import RETRIES, TrialInputs, device_of, shared_threads, what_is_trained
 from nic_ray.selection.candidates import Candidate
 from nic_ray.selection.refit import Train, describe_evaluation, describe_training, is_trained, settings_again
@@ -42,7 +44,15 @@ class _Training:
     folder: Path
     steps: Any = None
     """Ray's generator of references to each `Step`."""
-    retries: int = field(default=RETRIES)
+    retries: int = RETRIES
+    uncounted: int = MOST_UNCOUNTED
+    """How many more lost nodes do not count as a retry."""
+
+
+class Going(enum.Enum):
+    """How a training goes: more parts follow, it is over, or its process has died and it runs again."""
+
+    ON, OVER, AGAIN = enum.auto(), enum.auto(), enum.auto()
 
 
 def training_on_cluster(
@@ -50,7 +60,7 @@ def training_on_cluster(
 ) -> Train:
     """Return a function that trains configurations as trials are trained, as many at a time, and on the same devices.
 
-    A training whose process dies goes on from its last checkpoint once, as a trial does.
+    A training whose process dies goes on from its last checkpoint once, as a trial does; a lost node does not count.
 
     Args:
         shared: what trials read.
@@ -107,17 +117,18 @@ def _run_all(
                 running.append(training)
             (ready,), _ = ray.wait([training.steps for training in running], num_returns=1)
             training = next(each for each in running if each.steps is ready)
-            if not _follow(training, say):
+            going = _follow(training, say)
+            if going is not Going.ON:
                 running.remove(training)
-                if not _has_ended(training):
-                    waiting.insert(0, training)
+            if going is Going.AGAIN and not _has_ended(training):
+                waiting.insert(0, training)
     finally:
         for training in running:  # another one has failed, or Ctrl-C
             ray.cancel(training.steps, force=True)
 
 
-def _follow(training: _Training, say: Callable[[str], None]) -> bool:
-    """Keep the next part of a training; return whether more parts follow.
+def _follow(training: _Training, say: Callable[[str], None]) -> Going:
+    """Keep the next part of a training; return how it goes.
 
     Raises:
         RunError: the training has failed, or its process has died for the last time.
@@ -125,20 +136,25 @@ def _follow(training: _Training, say: Callable[[str], None]) -> bool:
     try:
         step: Step = ray.get(next(training.steps))
     except StopIteration:
-        return False
+        return Going.OVER
     except ray.exceptions.RayTaskError as error:
         raise RunError(reason_in(str(error))) from None
     except ray.exceptions.RayError as error:
-        if not training.retries:
+        lost = isinstance(error, ray.exceptions.NodeDiedError) or has_lost_its_node(error)
+        if lost and training.uncounted:
+            training.uncounted -= 1
+        elif training.retries:
+            training.retries -= 1
+        else:
             raise RunError(f"{training.member.name}: its process has died again ({reason_in(str(error))})") from None
-        training.retries -= 1
-        say(f"{training.member.name}: its process has died, it goes on from its last checkpoint")
-        return False
+        what = "its node is gone" if lost else "its process has died"
+        say(f"{training.member.name}: {what}, it goes on from its last checkpoint")
+        return Going.AGAIN
     keep_packed_state(step.checkpoint, training.folder)
     with (training.folder / LOG).open("a", encoding="utf-8") as file:
         file.write(step.log)
     say(describe_evaluation(training.member, step.metrics))
-    return True
+    return Going.ON
 
 
 def train_in_parts(member: Candidate, rows: NDArray[np.int64], state: Any, shared: TrialInputs) -> Iterator[Step]:

@@ -46,12 +46,12 @@ def kept_general_texts(prepared: Prepared, inputs: Inputs, runs: Path) -> Genera
 
 
 def _key(prepared: Prepared, inputs: Inputs, texts: NDArray[np.int64]) -> str:
-    """Name all that the embeddings of texts depend on, to their last bit."""
+    """Name all that the embeddings of texts depend on; with another number of threads their last bits may differ."""
     tokens, encoder = hashlib.sha256(), prepared.encoder
     for values in (prepared.tokens.values, prepared.tokens.offsets, prepared.tokens.unpooled, texts):
         tokens.update(b"" if values is None else np.ascontiguousarray(values).tobytes())
     # the same weights give other embeddings with another pooling, or activation function
     model = [encoder.weights_sha256, repr(encoder.model), repr(getattr(encoder.transformer, "config", None))]
-    computed = [prepared.device, prepared.bf16, torch.__version__]
+    computed = [prepared.device, prepared.bf16, torch.__version__, torch.backends.cpu.get_cpu_capability()]
     fixed = None if inputs.fixed is None else hashlib.sha256(inputs.fixed.tobytes()).hexdigest()
     return json.dumps(["base embeddings", *model, inputs.depth, inputs.are_ids, tokens.hexdigest(), fixed, *computed])

@@ -43,6 +43,8 @@ JOB = "RAY_JOB_ID"
 """Variable by which a worker belongs to a job, that of one driver."""
 NO_JOB = "ffffffff"
 """Job of a process that Ray starts for any of them."""
+SOCKET, SAID = "forks", "said"
+"""Files in the server's folder: the socket, and what the server writes to standard error."""
 STREAMS = 3
 """Standard input, output and error of a process."""
 PENDING = 128
@@ -96,58 +98,90 @@ def forking(modules: Sequence[str] = MODULES) -> Iterator[None]:
     Args:
         modules: what it imports.
     """
-    if sys.platform != "linux" or ADDRESS in os.environ:
+    if sys.platform != "linux" or is_forking():
         yield
         return
-    # beside Ray's own sockets: the path of another temporary folder may be too long for one
-    with tempfile.TemporaryDirectory(prefix="nic_ray-", dir=os.environ.get("RAY_TMPDIR")) as folder:
-        address = str(Path(folder, "forks"))
+    with contextlib.ExitStack() as kept:
+        # beside Ray's own sockets: the path of another temporary folder may be too long for one
+        place = os.environ.get("RAY_TMPDIR") or None
         try:
-            server = _started(address, modules)
+            folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix=_prefix(), dir=place)))
+            listening = kept.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(str(folder / SOCKET))
+            listening.listen(PENDING)
+        except OSError:  # such a folder is refused later, by a message of its own
+            yield
+            return
+        try:
+            server = kept.enter_context(_started(listening, modules, folder / SAID))
         except OSError as error:
             log.warning("no fork server, processes start by themselves: %s", error)
             yield
             return
-        os.environ[ADDRESS] = address
+        listening.close()
+        inherited = os.environ.get(ADDRESS)
+        os.environ[ADDRESS] = str(folder / SOCKET)
         try:
             yield
         finally:
             del os.environ[ADDRESS]
+            if inherited is not None:
+                os.environ[ADDRESS] = inherited
             _end(server)
 
 
-def _started(address: str, modules: Sequence[str]) -> "subprocess.Popen[bytes]":
-    """Start a server whose address can be connected to from now on.
+def is_forking() -> bool:
+    """Whether this process has a fork server; one that belongs to the process that started this one does not count."""
+    return Path(os.environ.get(ADDRESS, "")).parent.name.startswith(_prefix())
+
+
+def why_ended() -> str | None:
+    """Say why this process's fork server has ended before its time; None if it has not, or there is none."""
+    if not is_forking():
+        return None
+    address = Path(os.environ[ADDRESS])
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(address))
+        except OSError as error:
+            said = address.with_name(SAID).read_text(encoding="utf-8", errors="replace").splitlines()
+            return said[-1] if said else str(error)
+    return None
+
+
+def _prefix() -> str:
+    """Return how the name of this process's folder begins."""
+    return f"nic_ray-{os.getpid()}-"
+
+
+def _started(listening: socket.socket, modules: Sequence[str], said: Path) -> "subprocess.Popen[bytes]":
+    """Start a server, whose messages go to a file.
 
     Raises:
-        OSError: the address is too long, or the system has no room for another process.
+        OSError: the system has no room for another process.
     """
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(address)
-        listening.listen(PENDING)
-        paths, given = [str(path) for path in sys.path], (listening.fileno(), list(modules))
-        code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(*{given!r})"
+    paths, given = [str(path) for path in sys.path], (listening.fileno(), list(modules))
+    code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(*{given!r})"
+    with said.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,  # the server ends with this process, however that ends
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=file,
+            # whoever asks PyTorch for a GPU then begins no work with one, which a fork could not go on with
+            env={**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
             start_new_session=True,  # Ctrl-C is for this process alone
         )
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
-    """Have a server end, and log why if it had ended before."""
-    early = server.poll()
+    """Have a server end."""
     server.terminate()  # while it imports, for a search that has been refused; once it serves, it ignores this
     try:
-        _, said = server.communicate(timeout=CLOSING_S)
+        server.communicate(timeout=CLOSING_S)
     except subprocess.TimeoutExpired:
         server.kill()
-        _, said = server.communicate()
-    if early is not None:
-        log.warning("the fork server ended with %s, processes started by themselves: %s", early, said.decode())
 
 
 def main(listening: int, modules: Sequence[str]) -> None:
@@ -199,15 +233,21 @@ def _serve(listening: socket.socket) -> Request | None:
 
 def _accept(server: _Server) -> Request | None:
     """Fork a process for a launcher that connects; return None in the server, and the request in the fork."""
-    launcher, _ = server.listening.accept()
     try:
-        request, streams = _received(launcher)
-    except (OSError, ValueError, EOFError, TypeError):
-        launcher.close()
+        launcher, _ = server.listening.accept()
+    except OSError:  # too many files are open; the next round tries again
         return None
+    streams = list[int]()
+    try:
+        request = _received(launcher, streams)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError):
+        request = None
     if request is not None and not _is_of_the_job(server, request):
         request = None
-    process = DECLINED if request is None else _fork()
+    try:
+        process = DECLINED if request is None else _fork()
+    except OSError:  # no more processes, or no memory for one: Ray says so if its own does not start either
+        request, process = None, DECLINED
     if request is not None and process == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -236,13 +276,17 @@ def _fork() -> int:
         return os.fork()
 
 
-def _received(launcher: socket.socket) -> tuple[Request | None, list[int]]:
-    """Receive a request with its streams; no request where a fork cannot meet it.
+def _received(launcher: socket.socket, streams: list[int]) -> Request | None:
+    """Receive a request; None where a fork cannot meet it.
+
+    Args:
+        streams: receives the numbers of the streams that come with it.
 
     Raises:
-        OSError, ValueError, EOFError, TypeError: what is received is no whole request.
+        OSError, ValueError, EOFError, TypeError, AttributeError: what is received is no whole request.
     """
-    length, streams, _, _ = socket.recv_fds(launcher, LENGTH, STREAMS)
+    length, received, _, _ = socket.recv_fds(launcher, LENGTH, STREAMS)
+    streams += received
     content = b""
     while len(content) < int.from_bytes(length, "big"):
         part = launcher.recv(int.from_bytes(length, "big") - len(content))
@@ -253,10 +297,14 @@ def _received(launcher: socket.socket) -> tuple[Request | None, list[int]]:
     program = [argument for argument in arguments if not argument.startswith((CONTEXT, LANGUAGE))]
     context = json.loads(next((text.partition("=")[2] for text in arguments if text.startswith(CONTEXT)), "{}"))
     other = context.get("py_executable", sys.executable) != sys.executable
-    if other or any(context.get(entry) for entry in NOT_FORKED) or not program[0].endswith(WORKER):
-        return None, streams
+    if other or any(context.get(entry) for entry in NOT_FORKED) or not any(map(_is_worker, program[:1])):
+        return None
     variables = context.get("env_vars", {})
-    return Request(program, variables, folder, environment, blocked, ignored, launched_by), streams
+    return Request(program, variables, folder, environment, blocked, ignored, launched_by)
+
+
+def _is_worker(program: str) -> bool:
+    return program.endswith(WORKER)
 
 
 def _is_of_the_job(server: _Server, request: Request) -> bool:

@@ -294,19 +294,19 @@ def _with_what_was_forgotten(
 ) -> list[Candidate]:
     """Measure what those candidates have forgotten that may be averaged, as far as there are retention sets.
 
-    A candidate is averaged if its objective less what it has forgotten is among the best; one whose objective alone is
-    not cannot be.
+    A candidate is averaged if its objective less what it has forgotten is among the best of its kind of model, so one
+    whose objective alone is not cannot be. Those that are trained again are measured all the same: one of them wins.
 
     Args:
         candidates: best first, without weights.
     """
-    objective, measured = setup.prepared.config.search.objective, list[Candidate]()
+    config, measured = setup.prepared.config, list[Candidate]()
+    objective = config.search.objective
     for place, candidate in enumerate(candidates):
-        better = sum(worth(each, objective) > maximised(candidate.metrics, objective) for each in measured)
-        if better >= SIZES[-1]:
-            return [*measured, *candidates[place:]]
+        alike = [each for each in measured if each.config.kind == candidate.config.kind]
+        better = sum(worth(each, objective) > maximised(candidate.metrics, objective) for each in alike)
         retention_set = retention_sets.get(candidate.config.kind)
-        if retention_set is not None:
+        if retention_set is not None and (better < SIZES[-1] or place < config.confirm.trials):
             state = last_state(setup.run.folder, candidate.name)
             assert state is not None  # it has been read before
             whole = replace(candidate, weights=state["best"]["upper"])

@@ -45,6 +45,7 @@ LOGGED = (
     "nic_ray.trackers",
     "nic_ray.report",
     "nic_ray.study",
+    "nic_ray.cache",
     "ray",
     "optuna",
     "mlflow",

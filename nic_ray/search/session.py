@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nic_ray import hardware
 from nic_ray.errors import InputError, RunError
 from nic_ray.progress import View
 from nic_ray.search import fork_launch
-from nic_ray.search.fork_server import forking
+from nic_ray.search.fork_server import forking, is_forking, why_ended
 from nic_ray.search.ray_private import (
     ask_head_node,
     bootstrap_address,
@@ -72,7 +71,8 @@ def refuse_what_ray_cannot_use() -> None:
 def workers_forked() -> Iterator[None]:
     """Begin to import what trials need, if this process will start Ray, whose workers are then forked.
 
-    The context encloses that of the Ray session.
+    The context encloses that of the Ray session. The sooner it begins, the less of that is waited for; within another
+    one, it does nothing.
     """
     _set_switches()
     with contextlib.nullcontext() if joins_a_cluster() else forking():
@@ -96,6 +96,8 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     handlers = logging.getLogger("ray").handlers[:]
     import ray
 
+    from nic_ray import hardware  # imports PyTorch, and `workers_forked` is to begin before this process does
+
     # Ray's messages belong in the log; Ray would add a handler for stderr beside ours
     quiet = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
@@ -110,7 +112,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         # a cluster started here inherits the switches; workers of another cluster are passed them
         switches = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
         handed = {"runtime_env": {"env_vars": switches}}
-        forked = not joins and fork_launch.ADDRESS in os.environ
+        forked = not joins and is_forking()
         launched = workers_launched_by(Path(fork_launch.__file__)) if forked else contextlib.nullcontext()
         try:
             with launched:
@@ -134,6 +136,8 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         if started_here:
+            if (why := why_ended()) is not None:
+                logging.getLogger("ray").warning("the fork server has ended, processes start by themselves: %s", why)
             ray.shutdown()
 
 

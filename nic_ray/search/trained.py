@@ -119,10 +119,13 @@ def _set_up(
         the set-up of the trials; the base model of each kind, that of the first trial first; and the flat validation
         metrics of each base model, by name.
     """
-    from nic_ray.search import cluster, rounds, trackers
+    from nic_ray.search import cluster, rounds
 
-    config = bases.first.config
-    recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
+    config, recorders = bases.first.config, []
+    if config.trackers.mlflow is not None:  # importing MLflow takes half a second
+        from nic_ray.search import trackers
+
+        recorders = trackers.tracker_callbacks(config.trackers, run.folder.name)
     joined = joins_a_cluster()
     placement = cluster.placement_on_cluster(config)
     formatted = cluster.in_format_of_trials(bases.prepared, placement, joined=joined)

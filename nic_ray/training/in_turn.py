@@ -1,4 +1,7 @@
-"""Several trainings in one process, a step of each in turn, so that together they keep a GPU busy."""
+"""Several trainings in one process, a step of each in turn, so that together they keep a GPU busy.
+
+No command trains so yet: `benchmarks/gpu.py` is to show first, on a card, that it is worth it.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
