@@ -92,7 +92,7 @@ def test_a_search_whose_driver_is_killed_goes_on_and_loses_nothing(tiny_model, t
             assert len(set(evaluated)) == 20
             assert len(evaluated) <= 22
     # while a trial started, or the last one ran, another one was alone
-    assert any("threads: 2" in training_log(run_folder, name) for name in so_far)
+    assert any("threads: 2" in training_log(run_folder, row["trial"]) for row in outcome.trials)
 
 
 @pytest.fixture

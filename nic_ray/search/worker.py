@@ -11,6 +11,7 @@ gc.disable()
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import time
@@ -333,7 +334,7 @@ def shared_threads(shared: TrialInputs) -> Iterator[Callable[[], None]]:
         except OSError as error:
             log.warning("threads: %d throughout, other trainings cannot be counted: %s", planned, error)
             share = None
-        counted = time.monotonic()
+        counted = -math.inf
 
         def adapt() -> None:
             nonlocal counted
