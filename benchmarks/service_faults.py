@@ -39,7 +39,7 @@ import numpy as np
 from malformed import described, good, malformed, sent
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from servers import OURS, PLAIN, TUNED, Server, body_of, queries, serving, setting, vectors_in, version_of
+from servers import OURS, PLAIN, TUNED, Server, body_of, queries, runs, serving, setting, vectors_in, version_of
 
 from nic_ray.bundle.files import read_metadata, write_bundle
 
@@ -142,8 +142,8 @@ async def kills(server: Server, served: Path, texts: Sequence[str], arguments: a
             before = (await version_at_last(server))["pid"]
             killed, in_flight = time.monotonic(), load.in_flight
             os.kill(before, signal.SIGKILL)
-            # on a busy machine its sockets take connections for some milliseconds more
-            while has_sockets(before):
+            # on a busy machine its sockets take connections until it has ended, some milliseconds later
+            while runs(before):
                 await asyncio.sleep(0.001)
             gone = time.monotonic()
             await until(lambda moment=killed: any(outcome.kind == "right" for outcome in load.since(moment)))
@@ -165,14 +165,6 @@ async def kills(server: Server, served: Path, texts: Sequence[str], arguments: a
                 }
             )
     return {"rows": rows, "replicas": replicas, **summary(load)}
-
-
-def has_sockets(pid: int) -> bool:
-    """Whether a process that was killed still has its sockets: the system closes them before it is a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 async def reloads(server: Server, served: Path, texts: Sequence[str], arguments: argparse.Namespace) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,7 +163,7 @@ def test_what_is_no_request_and_a_process_too_many_are_declined_and_the_server_g
     monkeypatch.syspath_prepend(str(tmp_path))
     with forking(["full"]):
         for content in (b"", b"\0\0\0\0", b"\0\0\0\1x"):
-            with fork_launch.socket.socket(fork_launch.socket.AF_UNIX) as other:
+            with socket.socket(socket.AF_UNIX) as other:
                 other.connect(os.environ[fork_launch.ADDRESS])
                 other.sendall(content)
         assert launch().communicate()[0] == "Ray has started it by itself\n"
@@ -181,12 +182,11 @@ def test_a_server_that_another_process_has_left_in_the_environment_is_not_ours(l
     assert os.environ[fork_launch.ADDRESS] == "/tmp/nic_ray-1-abc/forks"
 
 
-@pytest.mark.parametrize("place", ["/nowhere", "/dev/null", "/tmp/" + "a" * 100])
-def test_a_folder_that_ray_will_refuse_is_no_fault_before(launch, monkeypatch, place, caplog, request):
-    if len(place) > 90:
-        Path(place).mkdir()
-        request.addfinalizer(Path(place).rmdir)
-    monkeypatch.setenv("RAY_TMPDIR", place)
+@pytest.mark.parametrize("place", ["missing", "file", "a" * 100])
+def test_a_folder_that_ray_will_refuse_is_no_fault_before(launch, monkeypatch, place, caplog, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / ("a" * 100)).mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / place))
     with forking(["decimal"]):
         assert not fork_server.is_forking()
         assert launch().communicate()[0] == "Ray has started it by itself\n"
@@ -249,7 +249,7 @@ def test_processes_of_other_jobs_and_of_none_are_left_to_ray(launch):
         assert launch(RAY_JOB_ID="two").communicate()[0] == "Ray has started it by itself\n"
 
 
-def test_ray_is_not_imported_before_a_fork(tmp_path):
+def test_ray_is_not_imported_before_a_fork():
     # forks of a process with Ray draw the same random ids, and a trial of several workers then waits for ever
     code = (
         "import importlib, sys; from nic_ray.search.fork_server import MODULES; "

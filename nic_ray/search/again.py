@@ -140,7 +140,7 @@ def _follow(training: _Training, say: Callable[[str], None]) -> Going:
     except ray.exceptions.RayTaskError as error:
         raise RunError(reason_in(str(error))) from None
     except ray.exceptions.RayError as error:
-        lost = isinstance(error, ray.exceptions.NodeDiedError) or has_lost_its_node(error)
+        lost = has_lost_its_node(error)
         if lost and training.uncounted:
             training.uncounted -= 1
         elif training.retries:

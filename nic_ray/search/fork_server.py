@@ -297,14 +297,10 @@ def _received(launcher: socket.socket, streams: list[int]) -> Request | None:
     program = [argument for argument in arguments if not argument.startswith((CONTEXT, LANGUAGE))]
     context = json.loads(next((text.partition("=")[2] for text in arguments if text.startswith(CONTEXT)), "{}"))
     other = context.get("py_executable", sys.executable) != sys.executable
-    if other or any(context.get(entry) for entry in NOT_FORKED) or not any(map(_is_worker, program[:1])):
+    if other or any(context.get(entry) for entry in NOT_FORKED) or not (program and program[0].endswith(WORKER)):
         return None
     variables = context.get("env_vars", {})
     return Request(program, variables, folder, environment, blocked, ignored, launched_by)
-
-
-def _is_worker(program: str) -> bool:
-    return program.endswith(WORKER)
 
 
 def _is_of_the_job(server: _Server, request: Request) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, NodeDiedError
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -394,12 +394,12 @@ def shown_sample(sample: Sample) -> str:
 
 
 def has_lost_its_node(error: Exception) -> bool:
-    """Whether a trial's process is gone with its node, rather than by a fault of its own.
+    """Whether the process of a trial or a task is gone with its node, rather than by a fault of its own.
 
     Where a process dies alone, its node tells of it. Where a node does not answer any more, all of its processes are
     unavailable first, and only after some seconds are they known to be dead.
     """
-    return isinstance(error, ActorUnavailableError) or "its node has died" in str(error)
+    return isinstance(error, ActorUnavailableError | NodeDiedError) or "its node has died" in str(error)
 
 
 def failure_of(trial: Any) -> str:

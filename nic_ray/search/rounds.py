@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -300,11 +301,11 @@ def _with_what_was_forgotten(
     Args:
         candidates: best first, without weights.
     """
-    config, measured = setup.prepared.config, list[Candidate]()
-    objective = config.search.objective
+    config, returned = setup.prepared.config, list[Candidate]()
+    objective, worths = config.search.objective, defaultdict[Kind, list[float]](list)
     for place, candidate in enumerate(candidates):
-        alike = [each for each in measured if each.config.kind == candidate.config.kind]
-        better = sum(worth(each, objective) > maximised(candidate.metrics, objective) for each in alike)
+        alike = worths[candidate.config.kind]
+        better = sum(other > maximised(candidate.metrics, objective) for other in alike)
         retention_set = retention_sets.get(candidate.config.kind)
         if retention_set is not None and (better < SIZES[-1] or place < config.confirm.trials):
             state = last_state(setup.run.folder, candidate.name)
@@ -312,8 +313,9 @@ def _with_what_was_forgotten(
             whole = replace(candidate, weights=state["best"]["upper"])
             prepared = setup.of(candidate.config.kind)
             candidate = replace(candidate, retention=retention_of(prepared, retention_set, whole))
-        measured.append(candidate)
-    return measured
+            alike.append(worth(candidate, objective))
+        returned.append(candidate)
+    return returned
 
 
 def pick_winner(
