@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from nic_ray import hardware
 from nic_ray.config import Config
+from nic_ray.cpus import usable_cpus
 from nic_ray.dataset.pairs import Collection, index_pairs, read_pairs, relevant_passages
 from nic_ray.metrics.intervals import paired_intervals
 from nic_ray.metrics.ranking import by_domain
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--sample-share", type=float, default=1.0, help="share of the passages, to try this out")
-    parser.add_argument("--jobs", type=int, default=hardware.usable_cpus())
+    parser.add_argument("--jobs", type=int, default=usable_cpus())
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # also because threads that have run do not survive a fork

@@ -369,7 +369,7 @@ def ray_options(sampler: Any, folder: Path, *, pruning: bool) -> dict[str, Any]:
     from ray.tune.schedulers import MedianStoppingRule
     from ray.tune.search.optuna import OptunaSearch
 
-    from nic_ray.hardware import usable_cpus
+    from nic_ray.cpus import usable_cpus
 
     judged = {"metric": "objective", "mode": "max"}
     options: dict[str, Any] = {

@@ -1,6 +1,5 @@
 """`python -m nic_ray.tune`: search for the best configuration, and export its model."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,16 +45,16 @@ def main(
 ) -> None:
     """Search for the configuration whose model retrieves best in every domain, and export that model."""
     from nic_ray.config_file import load_config
+    from nic_ray.dataset.ahead import refuse_faulty_pairs
     from nic_ray.progress import view
-    from nic_ray.search.session import workers_forked
+    from nic_ray.search.session import ray_begun
 
-    os.environ.update({} if address is None else {"RAY_ADDRESS": address})
     chosen = config or Path("tune_configs/cpu.yaml")
     amount: dict[str, object] = {"search.trials": trials, "search.time_budget": time_budget}
     given: dict[str, object] = {"data.pairs": data or None, "data.corpus": corpus, "storage": storage, **amount}
-    # before the long imports, during which a process for trials imports what these need
     settings = None if resume is not None or from_model or replay else load_config(chosen, given)
-    with view(quiet=quiet) as progress, workers_forked():
+    with view(quiet=quiet) as progress, ray_begun(address):
+        refuse_faulty_pairs(settings)  # now, since the imports take seconds
         from nic_ray.report.terminal import show_result
         from nic_ray.search.continuing import continued_settings
         from nic_ray.search.run import refuse_new_settings

@@ -186,7 +186,7 @@ def test_where_a_system_knows_no_affinity_all_cpus_count(monkeypatch, tmp_path):
 
 
 def test_under_taskset_one_cpu_is_counted():
-    code = "from nic_ray.hardware import usable_cpus; print(usable_cpus())"
+    code = "from nic_ray.cpus import usable_cpus; print(usable_cpus())"
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 

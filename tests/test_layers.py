@@ -18,7 +18,7 @@ VERBS = {"anomaly.__main__": {"fit", "evaluate", "score", "watch"}}
 """Commands with several functions, which lie in the folder of their name, and these functions."""
 COMMANDS += VERBS
 ORDER = [
-    *"errors words stop_words protocol packaged hardware run_folder results origin evidence validation".split(),
+    *"errors words stop_words protocol packaged cpus hardware run_folder results origin evidence validation".split(),
     *"sources stored".split(),
     *"metrics anomaly".split(),
     *"space train_config data_config config config_file tokens domains remote record readings study progress".split(),
@@ -27,7 +27,8 @@ ORDER = [
 ]
 """Modules at the top, and folders: each may import what stands before it, and modules of its own folder."""
 RAY_ROOMS = [
-    f"search.{name}" for name in "ray_private session worker ray_hooks cluster trackers rounds tasks again".split()
+    f"search.{name}"
+    for name in "ray_private session own_cluster worker ray_hooks cluster trackers rounds tasks again".split()
 ]
 RAY_ROOMS += ["service.deployment", "service.running"]
 

@@ -42,7 +42,7 @@ def asked(monkeypatch) -> list[tuple[int, int, str]]:
         return RATES
 
     monkeypatch.setattr(forecast, "measured", measured)
-    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: 16)
+    monkeypatch.setattr("nic_ray.search.forecast.usable_cpus", lambda: 16)
     return found
 
 

@@ -34,10 +34,11 @@ def trial(config):
         os._exit(1)
     tune.report({"objective": 1.0, "epoch": 1.0, "evaluation": 1, "finished": 1.0})
 
-with session.workers_forked(), session.ray_session(View(), num_cpus=1):
+sys.modules["nic_ray.search.own_cluster"].usable_cpus = lambda: 1
+with session.ray_begun(None), session.ray_session(View()):
     from ray import tune
     from ray.util.state import list_actors
-    import ray
+    import psutil, ray
     from nic_ray.search import ray_hooks
     samples = [{ray_hooks.TRIAL_NAME: f"trial-{number:03d}"} for number in range(4)]
     results = tune.Tuner(
@@ -52,6 +53,8 @@ with session.workers_forked(), session.ray_session(View(), num_cpus=1):
     ).fit()
     listed = list_actors(ray.get_runtime_context().gcs_address, limit=100, detail=True)
     print(json.dumps({
+        "ahead": session.own_cluster._ahead.get().process.pid,
+        "starter": psutil.Process(json.loads(next(folder.glob("trial-*")).read_text())["raylet"]).ppid(),
         "errors": len(results.errors),
         "actors": [[actor.repr_name, actor.pid] for actor in listed if actor.class_name == "Trial"],
         "trials": [json.loads(path.read_text()) for path in sorted(folder.glob("trial-*"))],
@@ -81,6 +84,9 @@ def test_trials_have_their_names_and_start_as_if_there_had_been_none_before(tmp_
     assert len({trial["pid"] for trial in trials}) == len(trials)
     assert len({trial["parent"] for trial in trials}) == 1
     assert trials[0]["parent"] != trials[0]["raylet"]  # they are forks
+    # the cluster was that of the process that had begun ahead, and both are gone
+    assert found["ahead"] == found["starter"]
+    assert not any(Path("/proc", str(pid)).exists() for pid in (found["ahead"], trials[0]["raylet"]))
     assert len({trial["drawn"] for trial in trials}) == len(trials)
     assert [trial["left"] for trial in trials] == [trial["variable"] for trial in trials] == [None] * len(trials)
     assert {(trial["threads"], trial["grad"], trial["handlers"]) for trial in trials} == {

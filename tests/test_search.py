@@ -188,7 +188,7 @@ def test_trials_share_no_more_cpus_than_a_process_may_use(monkeypatch, usable, c
     ]
     monkeypatch.setattr(worker.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(worker.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
-    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: usable)
+    monkeypatch.setattr("nic_ray.search.worker.usable_cpus", lambda: usable)
     assert worker._this_machine() == ("here", cpus)
 
 

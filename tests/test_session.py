@@ -300,7 +300,7 @@ def test_a_cluster_of_our_own_counts_the_cpus_that_this_process_may_use(monkeypa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr("nic_ray.hardware.usable_cpus", lambda: 3)
+    monkeypatch.setattr("nic_ray.search.own_cluster.usable_cpus", lambda: 3)
     with pytest.raises(RunError, match="far enough"), ray_session(View()):
         pass
     assert asked == [3]

@@ -25,10 +25,10 @@ from nic_ray.bundle import files as bundles
 from nic_ray.bundle.golden import LEAST_COSINE, Golden, cosines_of, made_golden, read_golden, store_golden
 from nic_ray.bundle.names import CARD, WEIGHTS
 from nic_ray.bundle.rows import rows_of_model
+from nic_ray.cpus import usable_cpus
 from nic_ray.dataset.formats import content_sha256
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import InputError, RunError
-from nic_ray.hardware import usable_cpus
 from nic_ray.metrics.ranking import flat_metrics
 from nic_ray.metrics.table import PRIMARY
 from nic_ray.model.evaluation import Asked, query_scores, texts_to_score

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nic_ray import hardware
 from nic_ray.config import Config, SearchConfig
+from nic_ray.cpus import usable_cpus
 from nic_ray.dataset.pairs import index_pairs, read_pairs, relevant_passages
 from nic_ray.model.activations import token_inputs
 from nic_ray.model.cache import Layout, budget, layout_of, what_is_left
@@ -91,7 +91,7 @@ def forecast(config: Config) -> Forecast:
     on_gpus = trains_on_gpus(config)
     bases = [*prepare_bases(config, on_gpu=on_gpus, roughly=True).prepared.values()]
     prepared, config = bases[0], bases[0].config
-    cpus, gpus = hardware.usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
+    cpus, gpus = usable_cpus(), torch.cuda.device_count() if prepared.device == "cuda" else 0
     path = config.guard.retention_set
     retention_set = 0 if path is None or not path.exists() else _tokens_of(prepared, path)
     if on_gpus and not gpus:  # a CPU does not show how long trials would take on a GPU

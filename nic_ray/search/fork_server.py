@@ -36,6 +36,7 @@ from nic_ray.search.fork_launch import ADDRESS, DECLINED, LENGTH, WORKER
 MODULES = (
     *("nic_ray.training.loop", "nic_ray.model.evaluation", "nic_ray.model.cache", "nic_ray.record", "nic_ray.remote"),
     "torch._dynamo",  # which the first optimizer of a process imports, for a second
+    *("pandas", "requests", "jsonschema", "google.protobuf.json_format"),  # two fifths of what Ray imports in a trial
 )
 """Modules that the server imports: those of trials that do not import Ray. Ray draws ids from a generator of random
 numbers that forks of a process with Ray would share, and two trials would name different objects alike."""
@@ -191,9 +192,11 @@ def main(listening: int, modules: Sequence[str]) -> None:
         listening: number of the open socket on which launchers connect.
         modules: as for `forking`.
     """
+    gc.disable()  # imports leave nothing to collect
     for module in modules:
         importlib.import_module(module)
     gc.freeze()  # so that forks go on sharing what was imported
+    gc.enable()
     request = _serve(socket.socket(fileno=listening))
     if request is not None:
         _become(request)

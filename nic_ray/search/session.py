@@ -14,14 +14,13 @@ from typing import Any
 
 from nic_ray.errors import InputError, RunError
 from nic_ray.progress import View
-from nic_ray.search import fork_launch
+from nic_ray.search import own_cluster
 from nic_ray.search.fork_server import forking, is_forking, why_ended
 from nic_ray.search.ray_private import (
     ask_head_node,
     bootstrap_address,
     hand_messages_to,
     refuse_unknown_ray,
-    workers_launched_by,
 )
 
 RAY_SWITCHES = {
@@ -80,6 +79,23 @@ def workers_forked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ray_begun(address: str | None) -> Iterator[None]:
+    """Begin, beside the long imports of a command, what takes time until trials run: their imports, and Ray itself.
+
+    Args:
+        address: Ray cluster to join instead; None leaves that to RAY_ADDRESS.
+
+    Raises:
+        InputError: as for `refuse_what_ray_cannot_use`.
+    """
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+    refuse_what_ray_cannot_use()
+    with workers_forked(), contextlib.nullcontext() if joins_a_cluster() else own_cluster.started_ahead():
+        yield
+
+
+@contextlib.contextmanager
 def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     """Start Ray on this machine, join the cluster of RAY_ADDRESS, or stay in a session that is already running.
 
@@ -96,27 +112,17 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
     handlers = logging.getLogger("ray").handlers[:]
     import ray
 
-    from nic_ray import hardware  # imports PyTorch, and `workers_forked` is to begin before this process does
-
-    # Ray's messages belong in the log; Ray would add a handler for stderr beside ours
-    quiet = {"log_to_driver": False, "configure_logging": False}
     started_here = not ray.is_initialized()
     if started_here:
-        # "local": Ray would otherwise join whatever cluster happens to run on this machine
-        local = {
-            "address": "local",
-            "num_cpus": hardware.usable_cpus() if num_cpus is None else num_cpus,
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-        }
         # a cluster started here inherits the switches; workers of another cluster are passed them
         switches = {switch: os.environ[switch] for switch in RAY_SWITCHES if switch in os.environ}
-        handed = {"runtime_env": {"env_vars": switches}}
-        forked = not joins and is_forking()
-        launched = workers_launched_by(Path(fork_launch.__file__)) if forked else contextlib.nullcontext()
         try:
-            with launched:
-                context = ray.init(**(handed if joins else local), **quiet)
+            if joins:
+                context = ray.init(runtime_env={"env_vars": switches}, **own_cluster.QUIET)
+            elif num_cpus is None and (ahead := own_cluster.address_ahead()) is not None:
+                context = ray.init(ahead, **own_cluster.QUIET)
+            else:
+                context = own_cluster.start_cluster(num_cpus, forked=is_forking())
         except Exception as error:
             logging.getLogger("ray").handlers = handlers
             logging.getLogger("ray").error("Ray does not start", exc_info=True)

@@ -33,6 +33,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from nic_ray import hardware
 from nic_ray.config import trial_config
+from nic_ray.cpus import usable_cpus
 from nic_ray.dataset.pairs import Collection
 from nic_ray.errors import RunError
 from nic_ray.model.activations import feed
@@ -357,7 +358,7 @@ def _this_machine() -> tuple[str, int]:
     here = ray.get_runtime_context().get_node_id()
     host = next((str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] == here), "")
     booked = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeManagerHostname"] == host)
-    return host, max(1, min(int(booked), hardware.usable_cpus()))
+    return host, max(1, min(int(booked), usable_cpus()))
 
 
 @contextlib.contextmanager

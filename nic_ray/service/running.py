@@ -20,9 +20,9 @@ from typing import Any
 
 from nic_ray.bundle import files as bundles
 from nic_ray.bundle.detector import weights_sha256
+from nic_ray.cpus import usable_cpus
 from nic_ray.errors import InputError, RunError
 from nic_ray.evidence import JsonObject
-from nic_ray.hardware import usable_cpus
 from nic_ray.model import base
 from nic_ray.progress import View
 from nic_ray.search.session import joins_a_cluster, ray_session, refuse_what_ray_cannot_use
