@@ -35,8 +35,8 @@ class _Ahead:
     process: "subprocess.Popen[str]"
     said: IO[str]
     """What the process writes to standard error."""
-    wanted: bool = False
-    """Whether anybody has asked for the cluster."""
+    address: str | None = None
+    """The cluster's, once it has been asked for; then empty if the cluster did not start."""
 
 
 _ahead: ContextVar[_Ahead | None] = ContextVar("_ahead", default=None)
@@ -48,11 +48,11 @@ def started_ahead() -> Iterator[None]:
 
     If that fails, `address_ahead` is None.
     """
-    # a file that is open as long as the process is known
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        paths = [str(path) for path in sys.path]
-        code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(forked={is_forking()!r})"
+    paths = [str(path) for path in sys.path]
+    code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import main; main(forked={is_forking()!r})"
+    with contextlib.ExitStack() as kept:
         try:
+            said = kept.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
             process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.PIPE,  # the cluster ends with this process, however that ends
@@ -71,7 +71,7 @@ def started_ahead() -> Iterator[None]:
             yield
         finally:
             _ahead.reset(before)
-            _end(process, at_once=not ahead.wanted)
+            _end(process, at_once=ahead.address is None)
 
 
 def address_ahead() -> str | None:
@@ -79,14 +79,14 @@ def address_ahead() -> str | None:
     ahead = _ahead.get()
     if ahead is None:
         return None
-    ahead.wanted = True
-    assert ahead.process.stdout is not None
-    address = ahead.process.stdout.readline().strip()
-    if not address:
-        ahead.said.seek(0)
-        lines = ahead.said.read().splitlines() or [f"its process ended with {ahead.process.wait()}"]
-        log.warning("Ray did not start ahead, it is started again: %s", lines[-1])
-    return address or None
+    if ahead.address is None:
+        assert ahead.process.stdout is not None
+        ahead.address = ahead.process.stdout.readline().strip()
+        if not ahead.address:
+            ahead.said.seek(0)
+            lines = ahead.said.read().splitlines() or [f"its process ended with {ahead.process.wait()}"]
+            log.warning("Ray did not start ahead, it is started again: %s", lines[-1])
+    return ahead.address or None
 
 
 def _end(process: "subprocess.Popen[str]", *, at_once: bool) -> None:
