@@ -128,7 +128,9 @@ def test_a_resumed_training_takes_no_other_pairs_and_no_search(run, tmp_path):
 
 def test_an_existing_model_is_refused_before_anything_is_read(run, tmp_path):
     (tmp_path / "models" / "nic-embeddings-v1.0").mkdir(parents=True)
-    code, complaint = run(tune.main, config_file(tmp_path), "--data", "missing.jsonl")
+    (tmp_path / "pairs").mkdir()  # only of files, and of small ones, the faults are found before the imports
+    (tmp_path / "pairs" / "pairs.jsonl").write_text("no pairs\n")
+    code, complaint = run(tune.main, config_file(tmp_path), "--data", tmp_path / "pairs")
     assert code == 2
     assert "exists already" in complaint
     assert "--overwrite" in complaint
