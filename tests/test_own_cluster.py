@@ -18,6 +18,7 @@ import json, os, pathlib, sys, time, types
 def init(**given):
     pathlib.Path(__file__).with_name("given.json").write_text(json.dumps({**given, "pid": os.getpid()}))
     exec(os.environ.get("THEN", ""))
+    print("a line of Ray's processes", flush=True)
     return types.SimpleNamespace(address_info={"gcs_address": "127.0.0.1:4321"})
 """
 

@@ -10,7 +10,7 @@ QUICKLY_READ = 2**25
 
 
 def refuse_faulty_pairs(config: Config | None) -> None:
-    """Read the pairs, unless they are large, are to be joined with others, or lie in folders or on a hub.
+    """Read the pairs, unless they are large or compressed, are to be joined with others, or lie in folders or on a hub.
 
     Args:
         config: None where the settings are not known yet.
@@ -21,7 +21,7 @@ def refuse_faulty_pairs(config: Config | None) -> None:
     if config is None or config.data.replay:
         return
     paths = listed(config.data.pairs)
-    if any(is_hub(path) or path.is_dir() for path in paths):
+    if any(is_hub(path) or path.is_dir() or path.suffix == ".parquet" for path in paths):
         return
     if sum(path.stat().st_size for path in paths if path.is_file()) <= QUICKLY_READ:
         read_pairs(config.data.pairs, form=form_of(config.data))

@@ -7,6 +7,7 @@ threads of one process that import at the same time, either may see modules that
 import contextlib
 import gc
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -90,9 +91,9 @@ def address_ahead() -> str | None:
 
 
 def _end(process: "subprocess.Popen[str]", *, at_once: bool) -> None:
-    """End the cluster, in the seconds that Ray takes for it or at once: its processes end with the one they are of."""
+    """End the cluster, or give up its start: Ray's processes end with the one they are of."""
     if at_once:
-        process.kill()
+        process.terminate()  # which it ignores once the cluster is there
     try:
         process.communicate(timeout=CLOSING_S)
     except subprocess.TimeoutExpired:
@@ -126,8 +127,11 @@ def main(*, forked: bool) -> None:
     Args:
         forked: as for `start_cluster`.
     """
+    answer = os.dup(1)
+    os.dup2(2, 1)  # others may write there too: Ray's processes inherit it if they are told to keep no log files
     gc.disable()  # imports leave nothing to collect
     context = start_cluster(None, forked=forked)
+    gc.enable()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which Ray ends the children of a process that leaves a cluster
-    print(context.address_info["gcs_address"], flush=True)
+    os.write(answer, f"{context.address_info['gcs_address']}\n".encode())
     sys.stdin.read()
