@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,7 @@ def forking(modules: Sequence[str] = MODULES) -> Iterator[None]:
             del os.environ[ADDRESS]
             if inherited is not None:
                 os.environ[ADDRESS] = inherited
-            _end(server)
+            end_child(server, CLOSING_S)
 
 
 def is_forking() -> bool:
@@ -176,13 +177,14 @@ def _started(listening: socket.socket, modules: Sequence[str], said: Path) -> "s
         )
 
 
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    """Have a server end."""
-    server.terminate()  # while it imports, for a search that has been refused; once it serves, it ignores this
+def end_child(child: "subprocess.Popen[Any]", within_s: float) -> None:
+    """Have a process end that ends with its standard input."""
+    child.terminate()  # while it begins, for a search that has been refused; once it serves, it ignores this
     try:
-        server.communicate(timeout=CLOSING_S)
+        child.communicate(timeout=within_s)
     except subprocess.TimeoutExpired:
-        server.kill()
+        child.kill()
+        child.wait()
 
 
 def main(listening: int, modules: Sequence[str]) -> None:

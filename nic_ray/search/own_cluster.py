@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from nic_ray.cpus import usable_cpus
 from nic_ray.search import fork_launch
-from nic_ray.search.fork_server import is_forking
+from nic_ray.search.fork_server import end_child, is_forking
 from nic_ray.search.ray_private import workers_launched_by
 
 QUIET = {"log_to_driver": False, "configure_logging": False}
@@ -72,7 +72,7 @@ def started_ahead() -> Iterator[None]:
             yield
         finally:
             _ahead.reset(before)
-            _end(process, at_once=ahead.address is None)
+            end_child(process, CLOSING_S)
 
 
 def address_ahead() -> str | None:
@@ -88,17 +88,6 @@ def address_ahead() -> str | None:
             lines = ahead.said.read().splitlines() or [f"its process ended with {ahead.process.wait()}"]
             log.warning("Ray did not start ahead, it is started again: %s", lines[-1])
     return ahead.address or None
-
-
-def _end(process: "subprocess.Popen[str]", *, at_once: bool) -> None:
-    """End the cluster, or give up its start: Ray's processes end with the one they are of."""
-    if at_once:
-        process.terminate()  # which it ignores once the cluster is there
-    try:
-        process.communicate(timeout=CLOSING_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def start_cluster(num_cpus: int | None, *, forked: bool) -> Any:
