@@ -55,6 +55,16 @@ def tiny_pairs() -> list[Pair]:
 
 
 @pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets PyTorch's threads for a test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def tiny_pairs_file(tiny_pairs: list[Pair], tmp_path: Path) -> Path:
     """`tiny_pairs` as a JSONL file, one for each test."""
     rows = [

@@ -290,6 +290,67 @@ def test_gradients_do_not_depend_on_the_size_of_the_chunks(prepared, monkeypatch
     assert_same_gradients(found[1], found[0])
 
 
+@pytest.mark.parametrize("tokens", [10**6, 256], ids=["at once", "cached"])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_chunks_on_threads_of_their_own_have_the_gradients_and_the_dropout_of_one_thread(
+    prepared, monkeypatch, threads, bf16, tokens
+):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 100)
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(32), 1)
+    part.train()
+    set_dropout(part, attention=0.0, hidden=0.3)
+    ran_on = set()
+    part.register_forward_hook(lambda *_: ran_on.add(threading.get_ident()))
+    found, after, on = [], [], []
+    for count in (1, 3, 3):
+        threads(count)
+        torch.manual_seed(7)
+        loss = accumulate_gradients(part, source, batch, changed(micro_batch_tokens=tokens), bf16=bf16)
+        found.append(gradients(part) | {"loss": loss})
+        after.append(torch.get_rng_state())
+        on.append(len(ran_on - {threading.main_thread().ident}))
+        ran_on.clear()
+    alone, together, again = found
+    assert on[0] == 0
+    assert min(on[1:]) > 1
+    assert together.keys() == again.keys()
+    assert all(torch.equal(together[name], again[name]) for name in together)
+    if bf16:
+        one, other = (torch.cat([value.ravel() for value in each.values()]) for each in (alone, together))
+        assert (one - other).norm() < 0.01 * one.norm()
+    else:
+        assert_same_gradients(together, alone)
+    assert torch.equal(after[0], after[1])
+
+
+def test_chunks_run_one_after_the_other_where_attention_is_dropped_by_a_kernel_that_takes_no_seed(prepared, threads):
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
+    part.train()
+    set_dropout(part, attention=0.3, hidden=0.3)
+    ran_on = set()
+    part.register_forward_hook(lambda *_: ran_on.add(threading.get_ident()))
+    threads(3)
+    accumulate_gradients(part, source, batch, changed(micro_batch_tokens=256))
+    assert ran_on == {threading.get_ident()}
+
+
+def test_a_batch_is_cut_into_chunks_for_all_threads(prepared, monkeypatch, threads):
+    monkeypatch.setattr("nic_ray.training.gradients.LEAST_TOKENS", 16)
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(32), 1)
+    ran = []
+    part.register_forward_hook(lambda _part, given, _out: ran.append(given[0].shape[:2].numel()))
+    counts = []
+    for count in (1, 4):
+        threads(count)
+        ran.clear()
+        accumulate_gradients(part, source, batch, CONFIG)
+        counts.append(len(ran))
+    assert counts[0] < 4 <= counts[1]
+
+
 def by_all(monkeypatch, workers: int, function: Callable[[], dict]) -> list[dict]:
     """What each of several workers, threads of this process, gets from a function that all call."""
     place, posted, barrier = threading.local(), {}, threading.Barrier(workers, timeout=60)

@@ -18,14 +18,6 @@ from tests.families import BLOCKS, FAMILIES
 TEXTS = [f"the valve is stuck {'near the oven ' * (number % 7)}{number}" for number in range(60)]
 
 
-@pytest.fixture
-def threads():
-    """Sets PyTorch's threads for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_embeds_as_on_one_thread(family_model, monkeypatch, threads, name, bf16):

@@ -5,6 +5,9 @@ process. A trial is therefore given these modules where they give the same resul
 `base.load` tests. They also run packed texts, and on a GPU they never make the host wait.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -43,9 +46,17 @@ class Blocks(nn.Module):
     @property
     def takes_packed(self) -> bool:
         """Whether the kernel for packed texts computes what the blocks compute: of such heads, and without dropout."""
+        return all(takes_heads_of(each.head_width) for each in self._attentions) and not self.drops_attention
+
+    @property
+    def drops_attention(self) -> bool:
+        """Whether attention weights are dropped at present."""
+        return any(each.drops for each in self._attentions)
+
+    @property
+    def _attentions(self) -> "list[_SelfAttention]":
         blocks: Any = self.encoder["layer"].children()
-        attentions: list[_SelfAttention] = [block.attention.self for block in blocks]
-        return all(takes_heads_of(each.head_width) and not each.drops for each in attentions)
+        return [block.attention.self for block in blocks]
 
     def forward(self, values: Tensor, layout: Layout) -> Tensor:
         """Run a batch: hidden states (B, L, W) or token ids (B, L) -> hidden states (B, L, W).
@@ -193,6 +204,21 @@ class UnitLength(nn.Module):
         return features | {"sentence_embedding": F.normalize(features["sentence_embedding"], dim=1)}
 
 
+_generator: ContextVar[torch.Generator | None] = ContextVar("_generator", default=None)
+
+
+@contextmanager
+def dropout_drawn_from(seed: int) -> Iterator[None]:
+    """Have `QuickDropout` draw from a generator with a seed, in this thread, instead of PyTorch's own."""
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    before = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(before)
+
+
 class QuickDropout(nn.Dropout):
     """Dropout that draws 16 random bits per value.
 
@@ -205,7 +231,8 @@ class QuickDropout(nn.Dropout):
         dropped = round(self.p * 2**16)
         if not self.training or dropped in (0, 2**16) or input.device.type != "cpu":
             return super().forward(input)
-        # four values per integer, drawn from PyTorch's generator, so that seeds and saved states apply here too
-        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        # four values per integer, drawn from a generator of PyTorch's, so that seeds and saved states apply here too
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64)
+        bits = bits.random_(-(2**63), None, generator=_generator.get()).view(torch.int16)
         kept = bits[: input.numel()].view(input.shape) >= dropped - 2**15
         return input * kept.to(input.dtype).mul_(2**16 / (2**16 - dropped))

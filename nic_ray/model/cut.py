@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nic_ray.model.blocks import Blocks, Features, Layout, MeanPooling, UnitLength
+from nic_ray.model.blocks import Blocks, Features, Layout, MeanPooling, QuickDropout, UnitLength
 from nic_ray.model.packed import Packed
 
 # Sentence Transformers is imported only where one of its models is handled: a trial receives its blocks ready-made,
@@ -64,6 +64,13 @@ class Upper(nn.Module):
         return all(isinstance(each, Blocks | Lower) and each.takes_packed for each in blocks) and all(
             isinstance(module, MeanPooling | UnitLength) for module in self.tail
         )
+
+    @property
+    def draws_from_seeds(self) -> bool:
+        """Whether all that the part draws at random, on a CPU and as it is now, `dropout_drawn_from` can seed."""
+        own = self.transformer
+        kinds = {type(module) for module in self.modules() if isinstance(module, nn.Dropout)}
+        return isinstance(own, Blocks) and not own.drops_attention and kinds <= {QuickDropout}
 
     def forward(self, values: Tensor, layout: Layout) -> Tensor:
         """Embed a batch, padded or packed.

@@ -10,7 +10,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_alone: bool = True) -> Iterator[Result]:
     """Run a function of PyTorch's over several parts, as many at a time as PyTorch has threads; yield in their order.
 
     An operation on all threads waits for the slowest of them, whatever else the machine does meanwhile; parts on
@@ -19,7 +19,9 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator
 
     Args:
         run: called under the autocast, gradient and inference modes of the calling thread. It must draw no random
-            numbers, whose order would be a matter of chance.
+            numbers from PyTorch's own generators, since their order would be a matter of chance.
+        first_alone: whether the others wait for the first part: a model may compute what it keeps for later, such as
+            rotary positions, when it is first called.
     """
     threads = min(torch.get_num_threads(), len(parts))
     if threads < 2:
@@ -42,8 +44,8 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator
     before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=begin) as pool:
-            # alone: a model may compute what it keeps for later, such as rotary positions, when it is first called
-            yield pool.submit(run_one, parts[0]).result()
-            yield from pool.map(run_one, parts[1:])
+            if first_alone:
+                yield pool.submit(run_one, parts[0]).result()
+            yield from pool.map(run_one, parts[first_alone:])
     finally:
         torch.set_num_threads(before)  # threads that come later would start with the last number that any has set

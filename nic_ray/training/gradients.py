@@ -1,6 +1,8 @@
 """The gradients of a global batch, computed chunk by chunk within memory, by one worker or by several together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from nic_ray.model.activations import (
     CHUNK_TOKENS,
+    LEAST_TOKENS,
     Feed,
     assembled,
     chunks,
@@ -19,7 +22,9 @@ from nic_ray.model.activations import (
     sent_together,
     tokens_in,
 )
+from nic_ray.model.blocks import dropout_drawn_from
 from nic_ray.model.cut import Upper
+from nic_ray.model.threads import in_threads
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import Batch
 from nic_ray.training.loss import (
@@ -48,9 +53,11 @@ def accumulate_gradients(
     distance from its scores, times `distillation_weight`.
 
     The loss is computed on embeddings detached from the blocks. Its gradient with respect to the embeddings is then
-    propagated back through the blocks in chunks of texts of similar length, of at most `micro_batch_tokens` each. If
-    the graphs of all chunks would together hold more tokens than that, they are rebuilt one at a time with the same
-    dropout (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
+    propagated back through the blocks in chunks of texts of similar length. If the graphs of all chunks would together
+    hold more than `micro_batch_tokens` tokens, they are rebuilt with the same dropout, as many at a time as do not
+    (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
+
+    On a CPU, chunks run on threads of their own where their dropout can be drawn for each chunk by itself.
 
     If there are several workers, each embeds its share of the texts and all compute the loss of the whole batch,
     so that the sum of their gradients equals the gradient of one worker with the whole batch.
@@ -61,39 +68,143 @@ def accumulate_gradients(
     trained = np.flatnonzero(~source.is_fixed[batch.texts])  # positions in batch.texts
     texts = batch.texts[trained]
     shares = [_share(source, texts, part, workers) for part in range(workers)]
-    packed = packs(upper, device, bf16=bf16)
-    at_most = min(CHUNK_TOKENS[device.type], config.micro_batch_tokens)
-    parts = list(chunks(source.lengths, texts[shares[rank]], at_most, packed=packed))
-    at_once = sum(tokens_in(source.lengths, part, packed=packed) for part in parts) <= config.micro_batch_tokens
-    rows = np.searchsorted(texts, np.concatenate(parts or [texts[:0]]))  # of the outputs, in texts
+    own = _in_chunks(upper, source, texts[shares[rank]], config.micro_batch_tokens, bf16=bf16)
+    windows = _windows(own.tokens, config.micro_batch_tokens)
+    at_once = len(windows) < 2
+    rows = np.searchsorted(texts, np.concatenate(own.parts or [texts[:0]]))  # of the outputs, in texts
     order, *indices = sent_together([rows, trained, batch.queries, batch.passages, batch.positive, batch.held], device)
 
-    outputs, states = [], []
     # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(at_once):
-        for part in parts:
-            if not at_once:
-                states.append(random_state(device))
-            outputs.append(upper(*assembled(source, part, packed=packed)))
-        if not parts:  # fewer texts than workers, where passages keep still: the others' embeddings are still awaited
-            outputs.append(upper(*assembled(source, texts[:1], packed=packed)).detach()[:0])
+        outputs = [output for window in windows for output in _embedded(own, window, keep=not at_once)]
+        if not outputs:  # fewer texts than workers, where passages keep still: the others' embeddings are awaited
+            outputs.append(upper(*assembled(source, texts[:1], packed=own.packed)).detach()[:0])
     detached = torch.cat([output.detach() for output in outputs])
-    own = _gathered(detached, order, shares, len(texts)).requires_grad_()
-    value = _loss_of(own, source, batch, config, indices, loss)
+    embeddings = _gathered(detached, order, shares, len(texts)).requires_grad_()
+    value = _loss_of(embeddings, source, batch, config, indices, loss)
     value.backward()
-    assert own.grad is not None
-    gradients = own.grad[order].split([len(part) for part in parts] or [0])
-    if not at_once:
-        for part, gradient, state in zip(parts, gradients, states, strict=True):
-            set_random_state(device, state)
+    assert embeddings.grad is not None
+    gradients = embeddings.grad[order].split([len(part) for part in own.parts] or [0])
+    for window in windows:
+        if not at_once:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                output = upper(*assembled(source, part, packed=packed))
-            output.backward(gradient)
-    elif parts:
-        torch.autograd.backward(outputs, list(gradients))
+                outputs = _embedded(own, window)
+        _add_gradients(own, window, outputs, gradients[window.start : window.stop])
     if workers > 1:
         _sum_gradients(upper)
     return value.detach()
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The texts that a worker embeds, in chunks."""
+
+    upper: Upper
+    source: Feed
+    parts: list[NDArray[np.int64]]
+    """The texts of each chunk."""
+    tokens: list[int]
+    """Of each chunk, padding included."""
+    packed: bool
+    seeds: list[int]
+    """Of each chunk's dropout, where chunks run on threads of their own; none where dropout draws from PyTorch's own
+    generator, and they run one after the other."""
+    states: dict[int, Tensor]
+    """The state of this generator before a chunk that will be run again."""
+
+
+def _in_chunks(upper: Upper, source: Feed, texts: NDArray[np.int64], most: int, *, bf16: bool) -> _Chunks:
+    """Divide texts into chunks of at most `most` tokens, and into as many as there are threads to run them on."""
+    device = source.device
+    packed = packs(upper, device, bf16=bf16)
+    most = min(CHUNK_TOKENS[device.type], most)
+    on_threads = device.type == "cpu" and upper.draws_from_seeds
+    if on_threads:
+        share = -(-int(source.lengths[texts].sum()) // torch.get_num_threads())
+        most = min(most, max(LEAST_TOKENS, share))
+    parts = list(chunks(source.lengths, texts, most, packed=packed))
+    tokens = [tokens_in(source.lengths, part, packed=packed) for part in parts]
+    seeds = torch.randint(2**62, (len(parts),)).tolist() if on_threads else []
+    return _Chunks(upper, source, parts, tokens, packed, seeds, {})
+
+
+def _windows(tokens: Sequence[int], most: int) -> list[range]:
+    """Divide chunks into runs that hold at most `most` tokens together, or a single chunk."""
+    starts, held = list[int](), 0
+    for number, more in enumerate(tokens):
+        held += more
+        if not starts or held > most:
+            starts.append(number)
+            held = more
+    return [range(start, stop) for start, stop in pairwise([*starts, len(tokens)])]
+
+
+def _embedded(own: _Chunks, window: range, *, keep: bool = False) -> list[Tensor]:
+    """Embed the texts of some chunks, in the modes of the caller: of each chunk (texts, D).
+
+    Args:
+        keep: whether the chunks will be run again, with the same dropout.
+    """
+
+    def embed(texts: NDArray[np.int64]) -> Tensor:
+        return own.upper(*assembled(own.source, texts, packed=own.packed))  # type: ignore[no-any-return]
+
+    if not own.seeds:
+        outputs = []
+        for number in window:
+            if number in own.states:
+                set_random_state(own.source.device, own.states[number])
+            elif keep:
+                own.states[number] = random_state(own.source.device)
+            outputs.append(embed(own.parts[number]))
+        return outputs
+
+    def embed_group(group: Sequence[int]) -> list[Tensor]:
+        embedded = []
+        for number in group:
+            with dropout_drawn_from(own.seeds[number]):
+                embedded.append(embed(own.parts[number]))
+        return embedded
+
+    groups = _groups(own, window)
+    if len(groups) > 1:  # casts the weights to 16 bits: two threads that need one at once would each cast it
+        with dropout_drawn_from(0):
+            embed(own.parts[window[-1]][-1:])
+    found = dict[int, Tensor]()
+    for group, outputs in zip(groups, in_threads(embed_group, groups, first_alone=False), strict=True):
+        found |= zip(group, outputs, strict=True)
+    return [found[number] for number in window]
+
+
+def _add_gradients(own: _Chunks, window: range, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Propagate the gradients (texts, D) of chunks' outputs back, and add them to those of the parameters."""
+    groups = [[number - window.start for number in group] for group in _groups(own, window)]
+    if len(groups) < 2:
+        if groups:
+            torch.autograd.backward(list(outputs), list(gradients))
+        return
+    parameters = trained_parameters(own.upper)
+
+    def of_group(group: Sequence[int]) -> tuple[Tensor | None, ...]:
+        theirs = [gradients[number] for number in group]
+        return torch.autograd.grad([outputs[number] for number in group], parameters, theirs, allow_unused=True)
+
+    for found in in_threads(of_group, groups, first_alone=False):  # in their order, so that sums are the same each time
+        for parameter, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def _groups(own: _Chunks, window: range) -> list[list[int]]:
+    """Divide chunks into groups of about as many tokens, one for each thread."""
+    threads = torch.get_num_threads() if own.seeds else 1
+    groups: list[list[int]] = [[] for _ in range(min(threads, len(window)))]
+    held = [0] * len(groups)
+    for number in sorted(window, key=lambda number: -own.tokens[number]):
+        least = held.index(min(held))
+        groups[least].append(number)
+        held[least] += own.tokens[number]
+    return groups
 
 
 def _loss_of(
