@@ -16,7 +16,9 @@ def main(
     glossary: Annotated[
         Path | None, typer.Option(help="JSON file of terms and shop words; `terms` proposes its terms")
     ] = None,
-    per_section: Annotated[int, typer.Option(min=1, max=100, help="at most this many questions a section")] = 10,
+    per_section: Annotated[
+        int, typer.Option(min=1, max=100, help="at most this many questions a section, a share of them of each kind")
+    ] = 10,
     seed: Annotated[int, typer.Option(help="of all draws")] = 42,
     language: Annotated[str, typer.Option(help="of the rules; English has the most")] = "en",
     model: Annotated[

@@ -72,7 +72,8 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     Args:
         path: the file, or the name of a packaged one, such as tune_configs/cpu.yaml. An empty file means that every
             setting has its default.
-        overrides: values by dotted name ("search.trials", "storage") that replace the file's; None is skipped.
+        overrides: values by dotted name ("search.trials", "storage") that replace the file's; None is skipped. Messages
+            say of them that an option gave them.
 
     Raises:
         InputError: no such file, not YAML, or settings that are unknown, mistyped, out of range or
@@ -92,9 +93,15 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     try:
         return _with_packaged_files(Config.model_validate(content))
     except ValidationError as error:
-        problems = list(setting_faults(error, Config))
+        problems = [_with_origin(fault, overrides or {}) for fault in setting_faults(error, Config)]
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InputError("\n  ".join([f"{path}: {count}", *problems])) from None
+
+
+def _with_origin(fault: str, overrides: Mapping[str, object]) -> str:
+    """Say of a fault whether its value is not the file's."""
+    place, colon, message = fault.partition(": ")
+    return f"{place}, given as an option: {message}" if colon and overrides.get(place) is not None else fault
 
 
 def _with_packaged_files(config: Config) -> Config:

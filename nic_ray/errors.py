@@ -27,9 +27,10 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def in_one_line(error: BaseException) -> str:
-    """The message of an error, without line breaks and cut off at 200 characters."""
-    return " ".join(str(error).split())[:200]
+def in_one_line(said: BaseException | str) -> str:
+    """An error's message, or what a program has said, without line breaks; of more than 200 characters, the first."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= 200 else f"{text[:196].rsplit(' ', 1)[0]} ..."
 
 
 def is_disk_full(error: BaseException) -> bool:

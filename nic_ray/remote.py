@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs
 
-from nic_ray.errors import InputError, RunError
+from nic_ray.errors import InputError, RunError, in_one_line
 
 PATIENCE = "retry_limit_seconds"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -58,7 +58,7 @@ def mirror_at(uri: str) -> Mirror:
         filesystem.get_file_info(place.path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(
-            f"storage: {uri.partition('?')[0]} cannot be reached ({' '.join(str(error).split())[:200]}); want a URI "
+            f"storage: {uri.partition('?')[0]} cannot be reached ({in_one_line(error)}); want a URI "
             "that pyarrow reads, such as s3://bucket/folder (%20 for a space, %25 for a %), its credentials in the "
             "environment"
         ) from None
@@ -154,4 +154,4 @@ def _explained(place: Mirror) -> Iterator[None]:
     try:
         yield
     except (OSError, pyarrow.ArrowException) as error:
-        raise RunError(f"{place}: {' '.join(str(error).split())[:200]}; look at its room and credentials") from error
+        raise RunError(f"{place}: {in_one_line(error)}; look at its room and credentials") from error

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from nic_ray.config import SearchConfig
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, in_one_line
 from nic_ray.metrics.table import direction_of
 from nic_ray.record import EndedTrial, add_ended, study_url
 from nic_ray.space import Dimension
@@ -119,7 +119,7 @@ def open_study(study_file: Path) -> optuna.Study | None:
     except KeyError:  # the run was interrupted before it created the study
         return None
     except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
-        raise InputError(f"{study_file}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{study_file}: cannot be read ({in_one_line(error)})") from None
     return study
 
 
@@ -309,7 +309,7 @@ def _trials_in(study_file: Path) -> Sequence[FrozenTrial] | None:
             names = optuna.get_all_study_names(opened)
             return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
     except Exception as error:  # damage raises errors of many types, and only the study's figures are lost
-        log.warning("%s: cannot be read (%s)", study_file, " ".join(str(error).split())[:200])
+        log.warning("%s: cannot be read (%s)", study_file, in_one_line(error))
         return None
 
 

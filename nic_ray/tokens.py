@@ -1,6 +1,8 @@
 """A base model's files: their location, the prompts, and token counts of texts. Needs neither weights nor torch."""
 
+import functools
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,11 @@ _LIMITS = {
     "config.json": "max_position_embeddings",
 }
 
+
+HUB_S = 10.0
+"""Seconds within which the model hub has to answer."""
+
+log = logging.getLogger("nic_ray.model")
 
 # texts that are encoded together: all at once, 100,000 encodings take a GiB
 _TOGETHER = 2_000
@@ -62,11 +69,25 @@ def model_folder(base_model: str) -> Path | None:
     return None
 
 
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the model hub answers at all, asked once: without a network, its client tries for eighty seconds."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_S)
+    except Exception as error:  # of several libraries; offline mode is one
+        log.info("the model hub does not answer (%s): only models that it gave before can be had", in_one_line(error))
+        return False
+    return True
+
+
 def not_on_the_hub(base_model: str, error: Exception, revision: str | None = None) -> InputError:
     """The error for a name that is not a folder and that the model hub does not provide either, in any revision."""
     of_it = "it" if revision is None else f"its revision {revision}"
+    reason = in_one_line(error) if hub_answers() else "it cannot be reached, and has not given it before"
     return InputError(
-        f"{base_model}: no such folder, and the model hub does not give {of_it} ({in_one_line(error)}); name a folder "
+        f"{base_model}: no such folder, and the model hub does not give {of_it} ({reason}); name a folder "
         f"or {PACKAGED_NAMES[0]}, which needs no network"
     )
 
@@ -173,7 +194,8 @@ def _folder(base_model: str) -> Path:
 
     try:
         names = ("tokenizer.json", _PROMPTS, *_LIMITS)
-        return Path(snapshot_download(base_model, allow_patterns=[f"*{name}" for name in names]))
+        wanted = [f"*{name}" for name in names]
+        return Path(snapshot_download(base_model, allow_patterns=wanted, local_files_only=not hub_answers()))
     except Exception as error:  # the hub client raises a dozen types of exceptions, none of them from this package
         raise not_on_the_hub(base_model, error) from None
 

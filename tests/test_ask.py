@@ -326,7 +326,7 @@ def test_the_command_writes_pairs_and_says_what_it_refused(run_main, tiny_model,
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert f"{len(rows)} rows about 20 of 20 sections" in printed
     assert len(rows) <= 100
-    for word in ("direct", "symptom", "shop", "keyword", "typo", "is beyond --per-section", str(out)):
+    for word in ("direct", "symptom", "shop", "keyword", "typo", "beyond its kind's share", str(out)):
         assert word in printed
     code, _, error = run_main(main, few, "--out", out, *options)
     assert code == 2

@@ -136,7 +136,7 @@ def test_overrides_win_over_the_file_and_none_is_skipped(accepted):
 
 
 def test_an_override_is_checked_like_a_value_of_the_file(refusal):
-    assert refusal("", {"search.trials": 0}) == ["1 problem", "search.trials: must be >= 1, got 0"]
+    assert refusal("", {"search.trials": 0}) == ["1 problem", "search.trials, given as an option: must be >= 1, got 0"]
 
 
 def test_an_override_does_not_hide_that_its_section_is_none(refusal):

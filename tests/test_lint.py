@@ -387,7 +387,7 @@ def test_an_unknown_code_is_refused_with_the_known_ones():
         InputError, match=r'^--fail-on: no finding is called "broken-querys"; did you mean broken-query\?'
     ):
         parse_codes("mojibake,broken-querys", "--fail-on")
-    with pytest.raises(InputError, match=rf'"x"; There are: {", ".join(RULES)}$'):
+    with pytest.raises(InputError, match=rf'"x"; there are: {", ".join(RULES)}$'):
         parse_codes("x", "--fail-on")
 
 

@@ -1,8 +1,12 @@
 """Token counts from the tokenizer alone, against those of the loaded model."""
 
+import http.server
+import socket
 import subprocess
 import sys
+import threading
 
+import huggingface_hub
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -10,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from nic_ray.errors import InputError
 from nic_ray.model import encoder
 from nic_ray.model.base import load
-from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, prompts_of, stored_prompts
+from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, hub_answers, prompts_of, stored_prompts
 
 
 def test_the_counts_and_the_limit_are_those_of_the_model(tiny_model_folder, tiny_pairs):
@@ -109,6 +113,47 @@ def test_a_name_that_nobody_knows_is_refused():
         InputError, match=r"^no/such: no such folder, and the model hub does not give it \(.+all-MiniLM"
     ):
         count_tokens("no/such", [], 256)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(address)`: lets the model hub be at another address, and its client be online."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub_answers.cache_clear()
+    yield lambda address: monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    hub_answers.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_only_what_it_gave_before_is_looked_for(hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **how: asked.append(how["local_files_only"]))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # closed below, so that nobody answers there
+    hub(f"http://127.0.0.1:{port}")
+    with pytest.raises(
+        InputError, match=r"does not give it \(it cannot be reached, and has not given it before\); name"
+    ):
+        count_tokens("no/such", [], 256)
+    assert asked == [True]
+
+
+def test_a_hub_that_answers_at_all_is_asked_for_the_model(hub, monkeypatch):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **how: asked.append(how["local_files_only"]))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(InputError, match=r"does not give it \(.*None"):
+            count_tokens("no/such", [], 256)
+        server.shutdown()
+    assert asked == [False]
 
 
 def test_neither_torch_nor_transformers_is_loaded():

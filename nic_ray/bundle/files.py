@@ -35,29 +35,29 @@ OWN_KEYS = {"name", "base_model", "files"}
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "optuna", "numpy")
 
 
-def refuse_existing(folder: Path, overwrite: bool, other_place: str = "another --name") -> None:
+def refuse_existing(folder: Path, overwrite: bool, way_out: str = "choose another --name") -> None:
     """Refuse a place that `write_bundle` could not or must not write to. Nothing is changed.
 
     Args:
         folder: where the bundle will be written.
         overwrite: whether an older bundle, or an empty folder, may be there and be replaced.
-        other_place: how the user names another place, for the message.
+        way_out: what the user can do instead, for the message.
 
     Raises:
         InputError: the place holds something that must stay, or the folder cannot be made.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         kind = "a link" if folder.is_symlink() else "a file"
-        raise InputError(f"{folder}: is {kind}, and a bundle is a folder; choose {other_place}")
+        raise InputError(f"{folder}: is {kind}, and a bundle is a folder; {way_out}")
     if folder.exists() and not overwrite:
-        raise InputError(f"{folder}: exists already; choose {other_place}, or replace it with --overwrite")
+        raise InputError(f"{folder}: exists already; {way_out}, or replace it with --overwrite")
     if folder.exists() and any(folder.iterdir()):
         try:
             read_metadata(folder)
         except InputError as error:
             raise InputError(
                 f"{folder}: --overwrite replaces only what was exported before, and this is no bundle "
-                f"({error}); choose {other_place}, or remove it yourself"
+                f"({error}); {way_out}, or remove it yourself"
             ) from None
     parent = next(place for place in folder.absolute().parents if place.exists())
     if not parent.is_dir():

@@ -48,7 +48,7 @@ SHARED_SCALE = 16
 """Count of numbers that share a scale in 8 bits."""
 INT8_ACTIVATIONS = 4
 """The code for activations in 8 bits, of onnxruntime's operator MatMulNBits."""
-OTHER_PLACE = "another place with --out"
+OTHER_PLACE = "choose another place with --out"
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,7 @@ def _refuse_place(out: Path, overwrite: bool) -> None:
     bundles.refuse_existing(out, overwrite, OTHER_PLACE)
     if overwrite and out.exists() and any(out.iterdir()) and "converted_from" not in bundles.read_metadata(out):
         raise InputError(
-            f"{out}: --overwrite replaces only what was converted before, and this is an exported model; choose "
-            f"{OTHER_PLACE}"
+            f"{out}: --overwrite replaces only what was converted before, and this is an exported model; {OTHER_PLACE}"
         )
 
 

@@ -50,8 +50,8 @@ def parse_codes(names: str, option: str) -> list[str]:
     for code in codes:
         if code not in RULES:
             near = difflib.get_close_matches(code, RULES, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f'{option}: no finding is called "{code}"; {meant}There are: {", ".join(RULES)}')
+            meant = f"did you mean {near[0]}? There are" if near else "there are"
+            raise InputError(f'{option}: no finding is called "{code}"; {meant}: {", ".join(RULES)}')
     return codes
 
 

@@ -98,7 +98,7 @@ def match_columns(names: Sequence[str], given: Mapping[str, str] | None = None) 
         named = ",".join(f"{field}=NAME" for field in lacking)
         raise UnknownColumn(
             f"no column is known to hold the {' or the '.join(_plural(field) for field in lacking)} "
-            f"({found_names(names)}); name it with --columns {named}, or under data.columns"
+            f"({found_names(names)}); name it under data.columns, or, for check, with --columns {named}"
         )
     return Columns(of)
 

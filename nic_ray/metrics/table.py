@@ -121,7 +121,9 @@ def metric_named(name: str) -> Metric:
     family = FAMILIES.get(match[1]) if match else None
     if match is None or family is None or (family.needs_depth and match[2] is None):
         known = ", ".join(f"{each}@k" if own.needs_depth else f"{each} or {each}@k" for each, own in FAMILIES.items())
-        raise ValueError(f"must be one of {known}, with a whole number of 1 or more for k, got {name}")
+        raise ValueError(
+            f"must be one of {known}, with a whole number of 1 or more for k, got {name.replace('_at_', '@')}"
+        )
     depth = math.inf if match[2] is None else int(match[2])
     shown_depth = NUMBERS[int(depth)] if depth < len(NUMBERS) else str(depth)
     label, explained = f"{family.label}@{depth}", family.explained.format(k=shown_depth)

@@ -25,7 +25,7 @@ from nic_ray.model.cut import (
     without_pooler,
 )
 from nic_ray.model.encoder import Encoder
-from nic_ray.tokens import Prompts, chosen_prompts, model_folder, not_on_the_hub, prompts_of
+from nic_ray.tokens import Prompts, chosen_prompts, hub_answers, model_folder, not_on_the_hub, prompts_of
 from nic_ray.train_config import PromptsConfig, TrainConfig
 
 # Sentence Transformers and Transformers take seconds to import and are needed only where a model is loaded
@@ -234,7 +234,7 @@ def _load_from_hub(name: str, settings: Mapping[str, Any]) -> "SentenceTransform
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(name, **settings)
+        return SentenceTransformer(name, **settings, local_files_only=not hub_answers())
     except Exception as error:  # the hub client raises a dozen kinds of error, none of them defined here
         _refuse_code(name, error)
         raise not_on_the_hub(name, error, settings["revision"]) from None

@@ -22,7 +22,7 @@ VAGUE = "is asked of many sections or domains"
 NEAR = "is nearly the same as another"
 ROUND_TRIP = "does not lead to its section"
 JUDGE = "is refused by the judge"
-MORE = "is beyond --per-section"
+MORE = "is beyond its kind's share of --per-section"
 
 
 @dataclass(frozen=True)

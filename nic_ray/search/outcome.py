@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nic_ray.domains import as_csv
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, in_one_line
 from nic_ray.evidence import StoredReading, StoredResult, TrialRow
 from nic_ray.readings import note_reading, readings_of
 from nic_ray.remote import push
@@ -71,7 +71,7 @@ def write_report(run: Run, say: Callable[[str], None]) -> None:
     try:
         say(f"report: {write_page(run.folder)}")
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
         say(f"{run.files.report}: not written ({reason})")
 
 

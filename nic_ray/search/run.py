@@ -163,7 +163,7 @@ def reopen_run(
         store = Mirror(mirror.filesystem, mirror.path.removesuffix(f"/{RUNS}/{folder.name}"))
         bundle_mirror = store / MODELS / bundle.name
     run = Run(folder, bundle, *granted, mirror, bundle_mirror, command)
-    refuse_existing(run.bundle, run.overwrite, "to move it away")
+    refuse_existing(run.bundle, run.overwrite, "move it away")
     refuse_unwritable(run.bundle.parent, folder)
     if replaced != config:
         _refuse_fewer_trials(folder, config.search.trials, replaced.search.trials)

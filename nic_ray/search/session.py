@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nic_ray.errors import InputError, RunError
+from nic_ray.errors import InputError, RunError, in_one_line
 from nic_ray.progress import View
 from nic_ray.search import own_cluster
 from nic_ray.search.fork_server import forking, is_forking, why_ended
@@ -32,7 +32,6 @@ RAY_SWITCHES = {
     "RAY_prestart_worker_first_driver": "0",  # as many processes as CPUs, which trials cannot use
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # lists distributed trials on the dashboard's Train page
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with this handler, Ctrl-C would end fit() as if the search were done
@@ -283,6 +282,6 @@ def _refuse_address(address: str) -> None:
 
 def _cannot_be_joined(address: str, said: str) -> InputError:
     return InputError(
-        f"RAY_ADDRESS={address}: no Ray cluster can be joined there ({' '.join(said.split())[:200]}); unset it, and "
+        f"RAY_ADDRESS={address}: no Ray cluster can be joined there ({in_one_line(said)}); unset it, and "
         "omit --address to search on this machine"
     )

@@ -10,7 +10,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune import Callback
 
 from nic_ray.config import TrackersConfig
-from nic_ray.errors import InputError
+from nic_ray.errors import InputError, in_one_line
 
 log = logging.getLogger("nic_ray.trackers")
 
@@ -56,7 +56,7 @@ def _survived(record: Callable[..., None], *arguments: Any, **named: Any) -> Non
     try:
         record(*arguments, **named)
     except Exception as error:  # from a server, network or database outside this project
-        log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, " ".join(str(error).split())[:200])
+        log.warning("MLflow: not recorded (%s: %s)", type(error).__name__, in_one_line(error))
 
 
 def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
@@ -82,7 +82,7 @@ def tracker_callbacks(config: TrackersConfig, run: str) -> list[Callback]:
         mlflow.MlflowClient(config.mlflow).search_experiments(max_results=1)
     except Exception as error:  # each kind of store raises its own errors
         raise InputError(
-            f"trackers.mlflow: {config.mlflow} cannot be used ({' '.join(str(error).split())[:200]}); name a store "
+            f"trackers.mlflow: {config.mlflow} cannot be used ({in_one_line(error)}); name a store "
             "such as sqlite:///mlflow.db or the address of a server that runs, or omit it"
         ) from None
     return [Tracked(config.mlflow, experiment_name=config.experiment, tags={"run": run})]
