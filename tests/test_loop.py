@@ -95,6 +95,12 @@ def work_with(monkeypatch, group) -> None:
         monkeypatch.setattr(room, "dist", group)
 
 
+@pytest.fixture(autouse=True)
+def on_one_thread(threads) -> None:
+    """More threads have smaller chunks, and nearly the same numbers."""
+    threads(1)
+
+
 @pytest.fixture
 def prepared(tiny_model, tiny_pairs):
     """`prepared(config, ...)`: what `fit` needs of a fresh two-layer model, and the model itself."""
@@ -322,6 +328,39 @@ def test_chunks_on_threads_of_their_own_have_the_gradients_and_the_dropout_of_on
     else:
         assert_same_gradients(together, alone)
     assert torch.equal(after[0], after[1])
+
+
+def test_each_chunk_and_each_step_drops_other_units(prepared, monkeypatch):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 1)  # a text each
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(8), 1)
+    part.train()
+    set_dropout(part, attention=0.0, hidden=0.5)
+    dropped = []
+    *_, last = (module for module in part.modules() if isinstance(module, torch.nn.Dropout))
+    last.register_forward_hook(lambda _module, _given, out: dropped.append(tuple((out == 0).flatten()[:64].tolist())))
+    for _ in range(2):
+        accumulate_gradients(part, source, batch, CONFIG)
+    assert len(dropped) > 16
+    assert len(set(dropped)) == len(dropped)
+
+
+def test_a_thread_has_no_gradients_of_its_own_where_they_would_take_much(prepared, monkeypatch, threads):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 100)
+    _, collection, part, source = prepared()
+    batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
+    size = sum(value.nbytes for value in trained_parameters(part))
+    ran_on = set()
+    part.register_forward_hook(lambda *_: ran_on.add(threading.get_ident()))
+    threads(3)
+    counts = []
+    for room in (3 * size, 3 * size - 1):
+        monkeypatch.setattr(gradients_room, "THREADS_GRADIENTS", room)
+        accumulate_gradients(part, source, batch, CONFIG)
+        counts.append(len(ran_on - {threading.get_ident()}))
+        ran_on.clear()
+    assert counts[0] > 1
+    assert counts[1] == 0
 
 
 def test_chunks_run_one_after_the_other_where_attention_is_dropped_by_a_kernel_that_takes_no_seed(prepared, threads):

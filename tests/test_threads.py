@@ -1,6 +1,7 @@
 """Chunks on threads of their own: the numbers of one thread, its modes, its errors, and no trace left behind."""
 
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -68,7 +69,25 @@ def test_parts_run_at_the_same_time_on_one_thread_each_in_the_modes_of_the_calle
     running.clear()
     found = list(in_threads(run, range(4)))
     assert found == [(part, 1, True, False, False, torch.get_autocast_dtype("cpu")) for part in range(4)]
+    running.clear()
+    with torch.no_grad():
+        found = list(in_threads(run, range(4)))
+    assert [grads for _, _, grads, *_ in found] == [False] * 4
     assert torch.get_num_threads() == 3
+
+
+def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked(threads):
+    threads(2)
+    import threading
+
+    def names():
+        return {*in_threads(lambda _: threading.current_thread().name, range(6))}
+
+    assert len(names() | names()) <= 2
+    child = os.fork()
+    if not child:  # its threads are gone, and it must not wait for them
+        os._exit(0 if list(in_threads(abs, [-1, 2, -3])) == [1, 2, 3] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_thread_that_comes_later_has_the_threads_of_the_machine(threads):

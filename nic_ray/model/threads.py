@@ -1,5 +1,7 @@
 """Independent parts of some work on the CPU, each on one thread, instead of one after another on all threads."""
 
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -30,22 +32,27 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
     gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     in_16_bits, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    def begin() -> None:  # modes belong to a thread
-        torch.set_num_threads(1)
-        torch.set_grad_enabled(gradients)
+    def run_one(part: Part) -> Result:  # modes belong to a thread
         # no context of its own: the caller's holds the weights that are cast, and clears them
         torch.set_autocast_enabled("cpu", in_16_bits)
         torch.set_autocast_dtype("cpu", dtype)
-
-    def run_one(part: Part) -> Result:
-        with torch.inference_mode(inference):
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):  # the first one switches gradients on
             return run(part)
 
     before = torch.get_num_threads()
+    pool = _pool(threads)
     try:
-        with ThreadPoolExecutor(threads, initializer=begin) as pool:
-            if first_alone:
-                yield pool.submit(run_one, parts[0]).result()
-            yield from pool.map(run_one, parts[first_alone:])
+        if first_alone:
+            yield pool.submit(run_one, parts[0]).result()
+        yield from pool.map(run_one, parts[first_alone:])
     finally:
         torch.set_num_threads(before)  # threads that come later would start with the last number that any has set
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones would be given other parts of the memory that this process keeps for itself."""
+    return ThreadPoolExecutor(threads, "chunks", initializer=torch.set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no thread but the one that forked

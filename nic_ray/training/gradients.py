@@ -1,8 +1,8 @@
 """The gradients of a global batch, computed chunk by chunk within memory, by one worker or by several together."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from nic_ray.training.loss import (
 )
 
 MAX_GRADIENT_NORM = 1.0
+THREADS_GRADIENTS = 2**29
+"""Bytes that the gradients of all threads may take together. Each thread has its own of all parameters, which is little
+for some blocks (14 MB for two of 384 columns) and much for an embedding table."""
 
 
 def accumulate_gradients(
@@ -54,7 +57,7 @@ def accumulate_gradients(
 
     The loss is computed on embeddings detached from the blocks. Its gradient with respect to the embeddings is then
     propagated back through the blocks in chunks of texts of similar length. If the graphs of all chunks would together
-    hold more than `micro_batch_tokens` tokens, they are rebuilt with the same dropout, as many at a time as do not
+    hold more than `micro_batch_tokens` tokens, they are rebuilt with the same dropout, by each thread one at a time
     (gradient caching, Gao et al. 2021, arXiv:2101.06983); the gradients are the same.
 
     On a CPU, chunks run on threads of their own where their dropout can be drawn for each chunk by itself.
@@ -69,14 +72,13 @@ def accumulate_gradients(
     texts = batch.texts[trained]
     shares = [_share(source, texts, part, workers) for part in range(workers)]
     own = _in_chunks(upper, source, texts[shares[rank]], config.micro_batch_tokens, bf16=bf16)
-    windows = _windows(own.tokens, config.micro_batch_tokens)
-    at_once = len(windows) < 2
+    at_once = sum(own.tokens) <= config.micro_batch_tokens
     rows = np.searchsorted(texts, np.concatenate(own.parts or [texts[:0]]))  # of the outputs, in texts
     order, *indices = sent_together([rows, trained, batch.queries, batch.passages, batch.positive, batch.held], device)
 
     # one context for all chunks: within it the weights are cast to 16 bits once, not for each chunk
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(at_once):
-        outputs = [output for window in windows for output in _embedded(own, window, keep=not at_once)]
+        outputs = _embedded(own, again=not at_once)
         if not outputs:  # fewer texts than workers, where passages keep still: the others' embeddings are awaited
             outputs.append(upper(*assembled(source, texts[:1], packed=own.packed)).detach()[:0])
     detached = torch.cat([output.detach() for output in outputs])
@@ -85,11 +87,10 @@ def accumulate_gradients(
     value.backward()
     assert embeddings.grad is not None
     gradients = embeddings.grad[order].split([len(part) for part in own.parts] or [0])
-    for window in windows:
-        if not at_once:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = _embedded(own, window)
-        _add_gradients(own, window, outputs, gradients[window.start : window.stop])
+    if at_once and own.parts:
+        _add_gradients(own, outputs, gradients)
+    elif own.parts:
+        _add_rebuilt_gradients(own, gradients, bf16=bf16)
     if workers > 1:
         _sum_gradients(upper)
     return value.detach()
@@ -106,101 +107,130 @@ class _Chunks:
     tokens: list[int]
     """Of each chunk, padding included."""
     packed: bool
-    seeds: list[int]
-    """Of each chunk's dropout, where chunks run on threads of their own; none where dropout draws from PyTorch's own
-    generator, and they run one after the other."""
+    threads: int
+    """Number of chunks that run at a time."""
+    seed: int | None
+    """What the dropout of each chunk is drawn from, with its number; None where dropout draws from PyTorch's own
+    generator, so that chunks run one after the other."""
     states: dict[int, Tensor]
-    """The state of this generator before a chunk that will be run again."""
+    """The state of this generator before each chunk that will be run again."""
 
 
 def _in_chunks(upper: Upper, source: Feed, texts: NDArray[np.int64], most: int, *, bf16: bool) -> _Chunks:
-    """Divide texts into chunks of at most `most` tokens, and into as many as there are threads to run them on."""
+    """Divide texts into chunks of at most `most` tokens, in such a way that all threads have about as many."""
     device = source.device
     packed = packs(upper, device, bf16=bf16)
-    most = min(CHUNK_TOKENS[device.type], most)
-    on_threads = device.type == "cpu" and upper.draws_from_seeds
-    if on_threads:
-        share = -(-int(source.lengths[texts].sum()) // torch.get_num_threads())
-        most = min(most, max(LEAST_TOKENS, share))
-    parts = list(chunks(source.lengths, texts, most, packed=packed))
+    seed, threads = None, 1
+    if device.type == "cpu" and upper.draws_from_seeds:
+        seed = int(torch.randint(2**62, ()))
+        own = sum(value.nbytes for value in trained_parameters(upper))
+        threads = torch.get_num_threads()
+        threads = threads if threads * own <= THREADS_GRADIENTS else 1
+    at_most = min(CHUNK_TOKENS[device.type], most)
+    if threads > 1:
+        total = min(most, int(source.lengths[texts].sum()))
+        rounds = -(-total // (threads * at_most))
+        at_most = min(at_most, max(LEAST_TOKENS, -(-total // (threads * max(1, rounds)))))
+    parts = list(chunks(source.lengths, texts, at_most, packed=packed))
     tokens = [tokens_in(source.lengths, part, packed=packed) for part in parts]
-    seeds = torch.randint(2**62, (len(parts),)).tolist() if on_threads else []
-    return _Chunks(upper, source, parts, tokens, packed, seeds, {})
+    return _Chunks(upper, source, parts, tokens, packed, threads, seed, {})
 
 
-def _windows(tokens: Sequence[int], most: int) -> list[range]:
-    """Divide chunks into runs that hold at most `most` tokens together, or a single chunk."""
-    starts, held = list[int](), 0
-    for number, more in enumerate(tokens):
-        held += more
-        if not starts or held > most:
-            starts.append(number)
-            held = more
-    return [range(start, stop) for start, stop in pairwise([*starts, len(tokens)])]
-
-
-def _embedded(own: _Chunks, window: range, *, keep: bool = False) -> list[Tensor]:
-    """Embed the texts of some chunks, in the modes of the caller: of each chunk (texts, D).
+def _embedded(own: _Chunks, *, again: bool) -> list[Tensor]:
+    """Embed the texts of all chunks, in the modes of the caller: of each chunk (texts, D).
 
     Args:
-        keep: whether the chunks will be run again, with the same dropout.
+        again: whether the chunks will be embedded again, with the same dropout.
     """
-
-    def embed(texts: NDArray[np.int64]) -> Tensor:
-        return own.upper(*assembled(own.source, texts, packed=own.packed))  # type: ignore[no-any-return]
-
-    if not own.seeds:
+    if own.seed is None:
         outputs = []
-        for number in window:
-            if number in own.states:
-                set_random_state(own.source.device, own.states[number])
-            elif keep:
+        for number in range(len(own.parts)):
+            if again:
                 own.states[number] = random_state(own.source.device)
-            outputs.append(embed(own.parts[number]))
+            outputs.append(_embedded_chunk(own, number))
         return outputs
-
-    def embed_group(group: Sequence[int]) -> list[Tensor]:
-        embedded = []
-        for number in group:
-            with dropout_drawn_from(own.seeds[number]):
-                embedded.append(embed(own.parts[number]))
-        return embedded
-
-    groups = _groups(own, window)
-    if len(groups) > 1:  # casts the weights to 16 bits: two threads that need one at once would each cast it
+    groups = _groups(own)
+    if len(groups) > 1 and torch.is_autocast_enabled("cpu"):
+        # casts the weights to 16 bits: two threads that need one at once would each cast it
         with dropout_drawn_from(0):
-            embed(own.parts[window[-1]][-1:])
+            own.upper(*assembled(own.source, own.parts[-1][-1:], packed=own.packed))
     found = dict[int, Tensor]()
-    for group, outputs in zip(groups, in_threads(embed_group, groups, first_alone=False), strict=True):
-        found |= zip(group, outputs, strict=True)
-    return [found[number] for number in window]
+    embed = functools.partial(_embedded_chunk, own)
+    for group, embedded in zip(
+        groups, in_threads(lambda group: [*map(embed, group)], groups, first_alone=False), strict=True
+    ):
+        found |= zip(group, embedded, strict=True)
+    return [found[number] for number in range(len(own.parts))]
 
 
-def _add_gradients(own: _Chunks, window: range, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Propagate the gradients (texts, D) of chunks' outputs back, and add them to those of the parameters."""
-    groups = [[number - window.start for number in group] for group in _groups(own, window)]
-    if len(groups) < 2:
-        if groups:
-            torch.autograd.backward(list(outputs), list(gradients))
+def _embedded_chunk(own: _Chunks, number: int) -> Tensor:
+    """Embed the texts of a chunk, (texts, D); with the dropout that it had before, if it was embedded before."""
+    values, layout = assembled(own.source, own.parts[number], packed=own.packed)
+    if own.seed is not None:
+        with dropout_drawn_from(own.seed + number):
+            return own.upper(values, layout)  # type: ignore[no-any-return]
+    return own.upper(values, layout)  # type: ignore[no-any-return]
+
+
+def _add_gradients(own: _Chunks, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Propagate the gradients (texts, D) of all chunks' outputs back, and add them to those of the parameters."""
+    groups, parameters = _groups(own), trained_parameters(own.upper)
+    if len(groups) == 1:
+        torch.autograd.backward(list(outputs), list(gradients))
         return
-    parameters = trained_parameters(own.upper)
 
-    def of_group(group: Sequence[int]) -> tuple[Tensor | None, ...]:
+    def of_group(group: Sequence[int]) -> Sequence[Tensor | None]:
         theirs = [gradients[number] for number in group]
         return torch.autograd.grad([outputs[number] for number in group], parameters, theirs, allow_unused=True)
 
     for found in in_threads(of_group, groups, first_alone=False):  # in their order, so that sums are the same each time
-        for parameter, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        _add(found, parameters)
 
 
-def _groups(own: _Chunks, window: range) -> list[list[int]]:
-    """Divide chunks into groups of about as many tokens, one for each thread."""
-    threads = torch.get_num_threads() if own.seeds else 1
-    groups: list[list[int]] = [[] for _ in range(min(threads, len(window)))]
+def _add_rebuilt_gradients(own: _Chunks, gradients: Sequence[Tensor], *, bf16: bool) -> None:
+    """Do the same where the outputs have no graphs: embed each chunk again, and let go of its graph before the next."""
+    groups, parameters = _groups(own), trained_parameters(own.upper)
+
+    def rebuilt(number: int) -> Tensor:
+        if number in own.states:
+            set_random_state(own.source.device, own.states[number])
+        with torch.autocast(own.source.device.type, torch.bfloat16, enabled=bf16):
+            return _embedded_chunk(own, number)
+
+    if len(groups) == 1:
+        for number in groups[0]:
+            rebuilt(number).backward(gradients[number])
+        return
+
+    def of_chunk(number: int) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(rebuilt(number), parameters, gradients[number], allow_unused=True)
+
+    def of_group(group: Sequence[int]) -> list[Tensor | None]:
+        total: list[Tensor | None] = list(of_chunk(group[0]))
+        for number in group[1:]:
+            for place, more in enumerate(of_chunk(number)):
+                before = total[place]
+                total[place] = more if before is None else before if more is None else before.add_(more)
+        return total
+
+    for found in in_threads(of_group, groups, first_alone=False):
+        _add(found, parameters)
+
+
+def _add(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> None:
+    """Add gradients to those that parameters have."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def _groups(own: _Chunks) -> list[list[int]]:
+    """Divide the chunks into groups of about as many tokens, one for each thread."""
+    if own.threads == 1:
+        return [list(range(len(own.parts)))]
+    groups: list[list[int]] = [[] for _ in range(min(own.threads, len(own.parts)))]
     held = [0] * len(groups)
-    for number in sorted(window, key=lambda number: -own.tokens[number]):
+    for number in sorted(range(len(own.parts)), key=lambda number: -own.tokens[number]):
         least = held.index(min(held))
         groups[least].append(number)
         held[least] += own.tokens[number]
