@@ -418,7 +418,7 @@ def test_a_front_holds_every_variant_at_every_alpha_and_goes_on(
         f"train: {{base_model: {tiny_model()}, frozen_layers: 1, epochs: 1, max_tokens: 32}}\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr(forgetting, "PLAIN", {"frozen_layers": 1, "batch_size": 8, "learning_rate": 1e-3})
+    monkeypatch.setattr(forgetting, "PLAIN", {"frozen_layers": 1, "batch_size": 8, "learning_rate": 1e-2})
     arguments = ["forgetting", "--config", str(tmp_path / "config.yaml"), "--sets", str(tmp_path / "set")]
     arguments += ["--out", str(tmp_path / "rows"), "--variants", "as it is", "anchor 3"]
     monkeypatch.setattr(sys, "argv", arguments)
