@@ -90,6 +90,15 @@ def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_thread_that_stays_keeps_to_one_core_whatever_is_set_elsewhere(threads):
+    threads(3)
+    for _ in range(20):
+        found = list(in_threads(lambda _: torch.get_num_threads(), range(6), first_alone=False))
+        assert found == [1] * 6
+        threads(4)  # as a training does that gets another core
+        threads(3)
+
+
 def test_a_thread_that_comes_later_has_the_threads_of_the_machine(threads):
     threads(3)
     list(in_threads(lambda part: part, range(6)))

@@ -52,7 +52,12 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: new ones would be given other parts of the memory that this process keeps for itself."""
-    return ThreadPoolExecutor(threads, "chunks", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(threads, "chunks", initializer=_take_one_core)
+
+
+def _take_one_core() -> None:
+    torch.get_num_threads()  # or else PyTorch settles it later, by what another thread has set
+    torch.set_num_threads(1)
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no thread but the one that forked
