@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nic_ray.model.activations import (
     CHUNK_TOKENS,
-    LEAST_TOKENS,
     Feed,
     assembled,
     chunks,
@@ -117,22 +116,18 @@ class _Chunks:
 
 
 def _in_chunks(upper: Upper, source: Feed, texts: NDArray[np.int64], most: int, *, bf16: bool) -> _Chunks:
-    """Divide texts into chunks of at most `most` tokens, in such a way that all threads have about as many."""
+    """Divide texts into chunks of at most `most` tokens; these, and so their dropout, do not depend on the threads."""
     device = source.device
     packed = packs(upper, device, bf16=bf16)
+    parts = list(chunks(source.lengths, texts, min(CHUNK_TOKENS[device.type], most), packed=packed))
+    tokens = [tokens_in(source.lengths, part, packed=packed) for part in parts]
     seed, threads = None, 1
     if device.type == "cpu" and upper.draws_from_seeds:
         seed = int(torch.randint(2**62, ()))
         own = sum(value.nbytes for value in trained_parameters(upper))
-        threads = torch.get_num_threads()
-        threads = threads if threads * own <= THREADS_GRADIENTS else 1
-    at_most = min(CHUNK_TOKENS[device.type], most)
-    if threads > 1:
-        total = min(most, int(source.lengths[texts].sum()))
-        rounds = -(-total // (threads * at_most))
-        at_most = min(at_most, max(LEAST_TOKENS, -(-total // (threads * max(1, rounds)))))
-    parts = list(chunks(source.lengths, texts, at_most, packed=packed))
-    tokens = [tokens_in(source.lengths, part, packed=packed) for part in parts]
+        cores = torch.get_num_threads()
+        if len(parts) >= cores and cores * own <= THREADS_GRADIENTS:
+            threads = cores
     return _Chunks(upper, source, parts, tokens, packed, threads, seed, {})
 
 
