@@ -363,7 +363,10 @@ def test_a_thread_has_no_gradients_of_its_own_where_they_would_take_much(prepare
     assert counts[1] == 0
 
 
-def test_chunks_run_one_after_the_other_where_attention_is_dropped_by_a_kernel_that_takes_no_seed(prepared, threads):
+def test_chunks_run_one_after_the_other_where_attention_is_dropped_by_a_kernel_that_takes_no_seed(
+    prepared, monkeypatch, threads
+):
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 100)
     _, collection, part, source = prepared()
     batch = make_batch(collection, relevant_passages(collection), np.arange(16), 1)
     part.train()

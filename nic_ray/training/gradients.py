@@ -223,7 +223,7 @@ def _groups(own: _Chunks) -> list[list[int]]:
     """Divide the chunks into groups of about as many tokens, one for each thread."""
     if own.threads == 1:
         return [list(range(len(own.parts)))]
-    groups: list[list[int]] = [[] for _ in range(min(own.threads, len(own.parts)))]
+    groups: list[list[int]] = [[] for _ in range(own.threads)]
     held = [0] * len(groups)
     for number in sorted(range(len(own.parts)), key=lambda number: -own.tokens[number]):
         least = held.index(min(held))
