@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,17 +113,18 @@ def searched(nodes: int, cpus: int, trials: int, deaths: int, at_a_time: int | N
             "resources": {"concurrent_trials": at_a_time},
         }
     )
-    rounds.worker.run_trial = trivial  # type: ignore[assignment]
     simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         own = [simulated.add_node(num_cpus=cpus) for _ in range(nodes)]
         ray.init(address=simulated.address, log_to_driver=False, logging_level="ERROR")
 
         def kill(node_id: str) -> None:
+            Path(killed, node_id).touch()
             simulated.remove_node(next(node for node in own if node.node_id == node_id), allow_graceful=False)
 
         watch = Watch(trials, deaths, kill)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as killed:
+            rounds.worker.run_trial = partial(trivial, killed)
             run = Run(Path(folder), Path(folder, "models"), False, False, None, None, "tune")
             setup = rounds.SearchSetup(
                 prepared=SimpleNamespace(config=config),  # type: ignore[arg-type]
@@ -156,8 +158,12 @@ def searched(nodes: int, cpus: int, trials: int, deaths: int, at_a_time: int | N
     }
 
 
-def trivial(config: dict[str, Any], shared: None) -> None:
-    """Evaluations of a number that a formula gives, from the last checkpoint on."""
+def trivial(killed: str, config: dict[str, Any], shared: None) -> None:
+    """Evaluations of a number that a formula gives, from the last checkpoint on.
+
+    A process outlives its node by up to seconds, in which a trial could end. So it stands still as soon as `killed`,
+    a folder, has a file named after its node. `tune.report` returns when the view has seen the evaluation.
+    """
     done, checkpoint = 0, tune.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -172,6 +178,8 @@ def trivial(config: dict[str, Any], shared: None) -> None:
             tune.report(
                 metrics | {"node": node, "finished": finished}, checkpoint=tune.Checkpoint.from_directory(folder)
             )
+        while Path(killed, node).exists():
+            time.sleep(SECONDS)
 
 
 if __name__ == "__main__":
