@@ -82,6 +82,11 @@ def hub_answers() -> bool:
     return True
 
 
+def only_here(base_model: str) -> bool:
+    """Whether a model can come from this machine only: it is a folder, or packaged, or the hub does not answer."""
+    return model_folder(base_model) is not None or not hub_answers()
+
+
 def not_on_the_hub(base_model: str, error: Exception, revision: str | None = None) -> InputError:
     """The error for a name that is not a folder and that the model hub does not provide either, in any revision."""
     of_it = "it" if revision is None else f"its revision {revision}"

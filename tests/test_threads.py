@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked
     assert len(names() | names()) <= 2
     child = os.fork()
     if not child:  # its threads are gone, and it must not wait for them
+        signal.alarm(30)
         os._exit(0 if list(in_threads(abs, [-1, 2, -3])) == [1, 2, 3] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -55,6 +55,8 @@ def measured(config: Config, processes: int, threads: int, device: str) -> Rates
     arguments = [(config, threads, started, device)] * processes
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         measurements = pool.starmap(_measure, arguments, chunksize=1)
+        pool.close()  # the processes end by themselves: ended from outside, they may leave semaphores behind
+        pool.join()
     means = np.mean([[getattr(rates, field.name) for field in fields(Rates)] for rates in measurements], axis=0)
     return Rates(*map(float, means))
 

@@ -128,7 +128,7 @@ def ray_session(view: View, num_cpus: int | None = None) -> Iterator[None]:
             if joins and isinstance(error, ConnectionError | ray.exceptions.AuthenticationError):
                 raise _cannot_be_joined(os.environ.get("RAY_ADDRESS", ""), str(error)) from None
             raise RunError(
-                f"Ray does not start ({type(error).__name__}: {' '.join(str(error).split())[:300]}); search.log in "
+                f"Ray does not start ({type(error).__name__}: {in_one_line(error)}); search.log in "
                 "the run folder says more"
             ) from None
         # Ray removes our handlers instead, and its errors would go to stderr, tracebacks included

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,8 +107,8 @@ class _Chunks:
     tokens: list[int]
     """Of each chunk, padding included."""
     packed: bool
-    threads: int
-    """Number of chunks that run at a time."""
+    groups: list[list[int]]
+    """The numbers of the chunks, divided among the threads that run at a time."""
     seed: int | None
     """What the dropout of each chunk is drawn from, with its number; None where dropout draws from PyTorch's own
     generator, so that chunks run one after the other."""
@@ -128,7 +129,7 @@ def _in_chunks(upper: Upper, source: Feed, texts: NDArray[np.int64], most: int, 
         cores = torch.get_num_threads()
         if len(parts) >= cores and cores * own <= THREADS_GRADIENTS:
             threads = cores
-    return _Chunks(upper, source, parts, tokens, packed, threads, seed, {})
+    return _Chunks(upper, source, parts, tokens, packed, _groups(tokens, threads), seed, {})
 
 
 def _embedded(own: _Chunks, *, again: bool) -> list[Tensor]:
@@ -144,16 +145,14 @@ def _embedded(own: _Chunks, *, again: bool) -> list[Tensor]:
                 own.states[number] = random_state(own.source.device)
             outputs.append(_embedded_chunk(own, number))
         return outputs
-    groups = _groups(own)
-    if len(groups) > 1 and torch.is_autocast_enabled("cpu"):
+    if len(own.groups) > 1 and torch.is_autocast_enabled("cpu"):
         # casts the weights to 16 bits: two threads that need one at once would each cast it
         with dropout_drawn_from(0):
             own.upper(*assembled(own.source, own.parts[-1][-1:], packed=own.packed))
     found = dict[int, Tensor]()
     embed = functools.partial(_embedded_chunk, own)
-    for group, embedded in zip(
-        groups, in_threads(lambda group: [*map(embed, group)], groups, first_alone=False), strict=True
-    ):
+    of_groups = in_threads(lambda group: [*map(embed, group)], own.groups, first_alone=False)
+    for group, embedded in zip(own.groups, of_groups, strict=True):
         found |= zip(group, embedded, strict=True)
     return [found[number] for number in range(len(own.parts))]
 
@@ -161,16 +160,14 @@ def _embedded(own: _Chunks, *, again: bool) -> list[Tensor]:
 def _embedded_chunk(own: _Chunks, number: int) -> Tensor:
     """Embed the texts of a chunk, (texts, D); with the dropout that it had before, if it was embedded before."""
     values, layout = assembled(own.source, own.parts[number], packed=own.packed)
-    if own.seed is not None:
-        with dropout_drawn_from(own.seed + number):
-            return own.upper(values, layout)  # type: ignore[no-any-return]
-    return own.upper(values, layout)  # type: ignore[no-any-return]
+    with nullcontext() if own.seed is None else dropout_drawn_from(own.seed + number):
+        return own.upper(values, layout)  # type: ignore[no-any-return]
 
 
 def _add_gradients(own: _Chunks, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Propagate the gradients (texts, D) of all chunks' outputs back, and add them to those of the parameters."""
-    groups, parameters = _groups(own), trained_parameters(own.upper)
-    if len(groups) == 1:
+    parameters = trained_parameters(own.upper)
+    if len(own.groups) == 1:
         torch.autograd.backward(list(outputs), list(gradients))
         return
 
@@ -178,13 +175,14 @@ def _add_gradients(own: _Chunks, outputs: Sequence[Tensor], gradients: Sequence[
         theirs = [gradients[number] for number in group]
         return torch.autograd.grad([outputs[number] for number in group], parameters, theirs, allow_unused=True)
 
-    for found in in_threads(of_group, groups, first_alone=False):  # in their order, so that sums are the same each time
+    # in the order of the groups, so that sums are the same each time
+    for found in in_threads(of_group, own.groups, first_alone=False):
         _add(found, parameters)
 
 
 def _add_rebuilt_gradients(own: _Chunks, gradients: Sequence[Tensor], *, bf16: bool) -> None:
     """Do the same where the outputs have no graphs: embed each chunk again, and let go of its graph before the next."""
-    groups, parameters = _groups(own), trained_parameters(own.upper)
+    parameters = trained_parameters(own.upper)
 
     def rebuilt(number: int) -> Tensor:
         if number in own.states:
@@ -192,8 +190,8 @@ def _add_rebuilt_gradients(own: _Chunks, gradients: Sequence[Tensor], *, bf16: b
         with torch.autocast(own.source.device.type, torch.bfloat16, enabled=bf16):
             return _embedded_chunk(own, number)
 
-    if len(groups) == 1:
-        for number in groups[0]:
+    if len(own.groups) == 1:
+        for number in own.groups[0]:
             rebuilt(number).backward(gradients[number])
         return
 
@@ -208,7 +206,7 @@ def _add_rebuilt_gradients(own: _Chunks, gradients: Sequence[Tensor], *, bf16: b
                 total[place] = more if before is None else before if more is None else before.add_(more)
         return total
 
-    for found in in_threads(of_group, groups, first_alone=False):
+    for found in in_threads(of_group, own.groups, first_alone=False):
         _add(found, parameters)
 
 
@@ -219,16 +217,16 @@ def _add(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> No
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
-def _groups(own: _Chunks) -> list[list[int]]:
-    """Divide the chunks into groups of about as many tokens, one for each thread."""
-    if own.threads == 1:
-        return [list(range(len(own.parts)))]
-    groups: list[list[int]] = [[] for _ in range(own.threads)]
-    held = [0] * len(groups)
-    for number in sorted(range(len(own.parts)), key=lambda number: -own.tokens[number]):
+def _groups(tokens: Sequence[int], threads: int) -> list[list[int]]:
+    """Divide chunks with so many tokens into groups of about as many, one for each thread."""
+    if threads == 1:
+        return [list(range(len(tokens)))]
+    groups: list[list[int]] = [[] for _ in range(threads)]
+    held = [0] * threads
+    for number in sorted(range(len(tokens)), key=lambda number: -tokens[number]):
         least = held.index(min(held))
         groups[least].append(number)
-        held[least] += own.tokens[number]
+        held[least] += tokens[number]
     return groups
 
 

@@ -15,7 +15,7 @@ from nic_ray.model.base import hash_of_weights, load
 from nic_ray.model.cache import kept
 from nic_ray.model.encoder import Encoder
 from nic_ray.model.whole_models import encoder_embeddings
-from nic_ray.tokens import hub_answers, model_folder
+from nic_ray.tokens import model_folder, only_here
 from nic_ray.train_config import TrainConfig
 from nic_ray.training.batches import OtherModels
 
@@ -82,10 +82,9 @@ def _is_cross_encoder(model: str) -> bool:
     """Whether a folder or a hub id holds a model that scores pairs; others are refused where they are loaded."""
     from transformers import AutoConfig
 
-    folder = model_folder(model)
-    here = folder is not None or not hub_answers()
+    place = str(model_folder(model) or model)
     try:
-        names = AutoConfig.from_pretrained(str(folder or model), local_files_only=here).architectures
+        names = AutoConfig.from_pretrained(place, local_files_only=only_here(model)).architectures
     except Exception:  # of many kinds, among them folders of Sentence Transformers without a transformer
         return False
     return any(str(name).endswith("ForSequenceClassification") for name in names or ())
@@ -107,7 +106,7 @@ def _pair_scores(config: TrainConfig, collection: Collection, device: str, folde
         teacher = CrossEncoder(
             str(config.teacher),
             device=device,
-            local_files_only=model_folder(str(config.teacher)) is not None or not hub_answers(),
+            local_files_only=only_here(str(config.teacher)),
             max_length=config.max_tokens,
             trust_remote_code=config.trust_remote_code,
         )
