@@ -25,7 +25,7 @@ _LIMITS = {
 
 
 HUB_S = 10.0
-"""Seconds within which the model hub has to answer."""
+"""Seconds within which each of the model hub's addresses has to answer."""
 
 log = logging.getLogger("nic_ray.model")
 
@@ -90,11 +90,25 @@ def only_here(base_model: str) -> bool:
 def not_on_the_hub(base_model: str, error: Exception, revision: str | None = None) -> InputError:
     """The error for a name that is not a folder and that the model hub does not provide either, in any revision."""
     of_it = "it" if revision is None else f"its revision {revision}"
-    reason = in_one_line(error) if hub_answers() else "it cannot be reached, and has not given it before"
+    reason = in_one_line(error)
+    if not hub_answers():
+        given = _given_before(base_model, revision)
+        before = f"what it gave before cannot be used: {reason}" if given else "has not given it before"
+        reason = f"it cannot be reached, and {before}"
     return InputError(
         f"{base_model}: no such folder, and the model hub does not give {of_it} ({reason}); name a folder "
         f"or {PACKAGED_NAMES[0]}, which needs no network"
     )
+
+
+def _given_before(base_model: str, revision: str | None) -> bool:
+    """Whether the hub's cache on this machine holds a model, whole or not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(base_model, "config.json", revision=revision), str)
+    except ValueError:  # no name that a model on the hub could have
+        return False
 
 
 def prompts_of(stored: Mapping[str, str | None], default: str | None) -> Prompts:

@@ -61,6 +61,30 @@ def test_members_learn_from_the_given_rows_as_long_as_they_did(searched, monkeyp
     assert (mean.measured, found.measured, found.config.frozen_layers) == (True, False, 1)
 
 
+@pytest.mark.parametrize(
+    ("members", "taken"),
+    [
+        (["trial-001", "trial-001-seed-43", "trial-007", "trial-007-seed-43"], ["trial-001", "trial-007"]),
+        (["trial-001-seed-43", "trial-001", "trial-002"], ["trial-001-seed-43", "trial-002"]),
+        (["trial-001", "trial-001-seed-43", "trial-001-seed-44"], ["trial-001", "trial-001-seed-43"]),
+        (["trial-004"], ["trial-004"]),
+    ],
+)
+def test_of_a_mean_two_different_configurations_are_trained_again_where_there_are_two(searched, members, taken):
+    prepared, inputs, (candidate,) = searched(1)
+    named = [dataclasses.replace(candidate, name=name) for name in members]
+    winner = dataclasses.replace(candidate, members=tuple(named) if len(named) > 1 else ())
+    winner = dataclasses.replace(winner, name=members[0])
+    asked = []
+
+    def train(members, rows, *, folder, say):
+        asked.extend(member.name for member in members)
+        return [member.weights for member in members]
+
+    trained_again(prepared, inputs, winner, np.arange(2), train=train)
+    assert asked == taken
+
+
 def test_a_training_that_was_cut_off_resumes_to_the_same_weights(searched, tmp_path):
     prepared, inputs, (candidate,) = searched(1)
     longer = candidate.config.model_copy(update={"epochs": 2})

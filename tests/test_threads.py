@@ -92,6 +92,21 @@ def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_there_are_never_more_threads_than_are_set_however_many_parts_there_are(threads):
+    import threading
+
+    def own():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("chunks")]
+
+    for count, most in [(4, 4), (3, 3)]:
+        threads(count)
+        for parts in (2, 3, 4, 9):
+            list(in_threads(abs, range(parts)))
+        for thread in own()[:-most]:  # those of before, which end now
+            thread.join(timeout=20)
+        assert len(own()) <= most
+
+
 def test_a_thread_that_stays_keeps_to_one_core_whatever_is_set_elsewhere(threads):
     threads(3)
     for _ in range(20):

@@ -14,7 +14,15 @@ from sentence_transformers import SentenceTransformer
 from nic_ray.errors import InputError
 from nic_ray.model import encoder
 from nic_ray.model.base import load
-from nic_ray.tokens import PACKAGED_NAMES, Prompts, count_tokens, hub_answers, prompts_of, stored_prompts
+from nic_ray.tokens import (
+    PACKAGED_NAMES,
+    Prompts,
+    count_tokens,
+    hub_answers,
+    not_on_the_hub,
+    prompts_of,
+    stored_prompts,
+)
 
 
 def test_the_counts_and_the_limit_are_those_of_the_model(tiny_model_folder, tiny_pairs):
@@ -135,6 +143,28 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_and_only_what_it_gave_before
     ):
         count_tokens("no/such", [], 256)
     assert asked == [True]
+
+
+def test_what_is_wrong_with_a_model_that_the_hub_gave_before_is_said_when_it_cannot_be_reached(
+    hub, monkeypatch, tmp_path
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    hub(f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    given = tmp_path / "models--some--model"
+    for name, content in {"refs/main": "abc", "snapshots/abc/config.json": "{}"}.items():
+        (given / name).parent.mkdir(parents=True, exist_ok=True)
+        (given / name).write_text(content)
+    error = ImportError("needs the package einops")
+    reached, rest = "it cannot be reached, and ", "; name a folder or all-MiniLM-L6-v2"
+    for name, revision, reason in [
+        ("some/model", None, "what it gave before cannot be used: needs the package einops"),
+        ("some/model", "def", "has not given it before"),
+        ("some/other", None, "has not given it before"),
+        ("../no/such/../name", None, "has not given it before"),
+    ]:
+        assert f"({reached}{reason}){rest}" in str(not_on_the_hub(name, error, revision))
 
 
 def test_a_hub_that_answers_at_all_is_asked_for_the_model(hub, monkeypatch):

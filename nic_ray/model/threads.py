@@ -17,7 +17,7 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
 
     An operation on all threads waits for the slowest of them, whatever else the machine does meanwhile; parts on
     threads of their own wait for nothing. The result of a part depends neither on the number of threads nor on the
-    others. A single part runs on all threads, as it would without this.
+    others, unless there is a single part: this one runs on all threads, as it would without this.
 
     Args:
         run: called under the autocast, gradient and inference modes of the calling thread. It must draw no random
@@ -25,8 +25,7 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
         first_alone: whether the others wait for the first part: a model may compute what it keeps for later, such as
             rotary positions, when it is first called.
     """
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads < 2:
+    if min(torch.get_num_threads(), len(parts)) < 2:
         yield from map(run, parts)
         return
     gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -40,7 +39,7 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
             return run(part)
 
     before = torch.get_num_threads()
-    pool = _pool(threads)
+    pool = _pool(before)
     try:
         if first_alone:
             yield pool.submit(run_one, parts[0]).result()
@@ -49,7 +48,7 @@ def in_threads(run: Callable[[Part], Result], parts: Sequence[Part], *, first_al
         torch.set_num_threads(before)  # threads that come later would start with the last number that any has set
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the threads of an earlier pool end when nobody uses it any more
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: new ones would be given other parts of the memory that this process keeps for itself."""
     return ThreadPoolExecutor(threads, "chunks", initializer=_take_one_core)

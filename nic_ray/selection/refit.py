@@ -32,12 +32,13 @@ from nic_ray.selection.retention import (
 )
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Judgement
+from nic_ray.study import repeated_trial
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, training_data
 
 MOST_MEMBERS = 2
-"""Trials of a mean that are trained again, the first ones: each costs as long as its training did, and more."""
+"""Trials of a mean that are trained again: each costs as long as its training did, and more."""
 LARGEST_LOSS = 0.01
 """Macro Recall@5 of the training rows by which the model that was trained again may be worse than the measured one."""
 
@@ -143,7 +144,8 @@ def trained_again(
 ) -> Candidate:
     """Train the winner's configurations on other rows, each up to the epoch of its best evaluation.
 
-    Of a mean, the first `MOST_MEMBERS` configurations are trained.
+    Of a mean, the first `MOST_MEMBERS` trials of different configurations are trained. One that was trained with
+    several seeds counts once, unless there are too few others: what the mean gains comes from their differences.
 
     Args:
         inputs: inputs by depth, for the depths of the winner and of its members.
@@ -155,7 +157,7 @@ def trained_again(
     Returns:
         the mean of the newly trained models. Its metrics remain those of the winner, since they were not measured anew.
     """
-    members = [*(winner.members or (winner,))][:MOST_MEMBERS]
+    members = _different(winner.members or (winner,))
     trained = (train or training_here(prepared, inputs))(members, rows, folder=folder, say=say)
     again = [replace(member, weights=weights) for member, weights in zip(members, trained, strict=True)]
     depth, weights = mean_weights(prepared, again, lambda member: member)
@@ -207,6 +209,14 @@ def describe_training(member: Candidate, rows: int) -> str:
 def describe_evaluation(member: Candidate, metrics: Mapping[str, float]) -> str:
     """Say how far a training has come."""
     return f"{member.name}: epoch {metrics['epoch']:.2f}  loss {metrics['loss']:.3f}"
+
+
+def _different(members: Sequence[Candidate]) -> list[Candidate]:
+    """Return the members that are trained again, in their order."""
+    configurations = [repeated_trial(member.name) for member in members]
+    repeats = [name in configurations[:place] for place, name in enumerate(configurations)]
+    taken = sorted(range(len(members)), key=lambda place: repeats[place])[:MOST_MEMBERS]
+    return [members[place] for place in sorted(taken)]
 
 
 def _trained(
