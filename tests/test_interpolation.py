@@ -117,25 +117,39 @@ def the_choice(found):
     return choose_mixture(found[1:], QUERIES, objective="recall_at_5/macro", **LIMITS)
 
 
+def parabola(asked, top, height, last, spread, seed):
+    """A path from the base model over a top anywhere, on which a share of `last` is kept to the end."""
+    steps = np.arange(11) / 10
+    values = 0.6 + height * (1 - ((steps - top) / top) ** 2)
+    return drawn_path(values, 1 - (1 - last) * steps, asked, spread, seed)
+
+
 @given(st.floats(0.2, 1.6), st.floats(0.01, 0.3), st.floats(0.5, 1.0), st.floats(0, 0.5), st.integers(0, 5))
 def test_where_the_curve_is_concave_few_points_find_what_all_of_them_would(top, height, last, spread, seed):
-    steps = np.arange(11) / 10
-    values = 0.6 + height * (1 - ((steps - top) / top) ** 2)  # a parabola from the base model, with its top anywhere
-    kept = 1 - (1 - last) * steps
     asked = []
-    path = drawn_path(values, kept, asked, spread, seed)
+    path = parabola(asked, top, height, last, spread, seed)
     found = deciding_path(path, QUERIES, objective="recall_at_5/macro", **LIMITS)
     assert len(asked) == len(set(asked))
     assert [mixture.alpha for mixture in found] == sorted(mixture.alpha for mixture in found)
-    count, every = len(asked), path(ALPHAS)
+    every = path(ALPHAS)
     chosen, expected = the_choice(found), the_choice(every)
     if expected is None:
         assert chosen is None
     else:
         assert chosen is not None
         assert chosen.alpha == expected.alpha
-    if top >= 1:  # rising to the end; a top in the middle is looked for from both sides
-        assert count <= USUAL_READINGS + 2
+
+
+def test_a_curve_that_rises_to_the_end_mostly_takes_six_points():
+    draw, counts = np.random.default_rng(0).uniform, []
+    for seed in range(300):
+        asked = []
+        path = parabola(asked, draw(1, 1.6), draw(0.01, 0.3), draw(0.5, 1), draw(0, 0.5), seed)
+        deciding_path(path, QUERIES, objective="recall_at_5/macro", **LIMITS)
+        counts.append(len(asked))
+    assert np.median(counts) == USUAL_READINGS
+    assert np.mean(np.abs(np.array(counts) - USUAL_READINGS) <= 2) > 0.95
+    assert max(counts) < len(ALPHAS)
 
 
 def test_where_the_curve_has_two_tops_all_points_are_evaluated():

@@ -317,6 +317,29 @@ def test_processes_give_what_one_gives_and_outlive_one_that_dies():
     assert dict(one_by_one(_length, ["a", "bb"], lambda text: -1)) == {0: 1, 1: 2}
 
 
+def _large(_: int) -> bytes:
+    return bytes(2**26)
+
+
+def test_processes_that_are_ended_while_they_hand_over_large_results_keep_nobody_waiting(tmp_path):
+    code = (
+        "from nic_ray.manuals.parallel import in_processes\n"
+        "import test_sections_command as here\n"
+        "if __name__ == '__main__':\n"
+        "    results = in_processes(here._large, range(8), here._large)\n"
+        "    next(results)\n"
+        "    results.close()  # as an interrupt does\n"
+    )
+    (tmp_path / "closed.py").write_text(code)
+    (tmp_path / "temporary").mkdir()
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path / "temporary")}
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "closed.py"], cwd=tmp_path, env=environment, timeout=60, check=False)
+        assert done.returncode == 0
+        assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = (
         "import os, sys, time\n"

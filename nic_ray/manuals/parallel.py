@@ -1,13 +1,20 @@
 """Ways to run a function over many inputs: in this process, or in as many as there are cores."""
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+ENDING_S = 5.0
+"""Seconds that a process has to end when it is told to."""
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -42,31 +49,50 @@ def in_processes(
     """Run a function in as many processes as there are cores.
 
     When one dies, its siblings' work is lost too: what is left is then run in a process of its own, input by input.
+    Results come by way of files, since a process that dies while it sends a large one leaves this one waiting for the
+    rest of it for ever.
     """
     left = dict(enumerate(inputs))
-    try:
-        with _pool(min(len(left), os.cpu_count() or 1)) as pool:
-            asked = {pool.submit(function, given): number for number, given in left.items()}
-            try:
-                for ended in concurrent.futures.as_completed(asked):
-                    result = ended.result()
-                    left.pop(asked[ended])
-                    yield asked[ended], result
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                _end_all()
-                raise
-    except BrokenProcessPool:
-        for number, given in left.items():
-            yield number, _alone(function, given, died)
+    with tempfile.TemporaryDirectory(prefix="nic_ray-") as folder:
+        stored = functools.partial(_stored, function, folder)
+        try:
+            with _pool(min(len(left), os.cpu_count() or 1)) as pool:
+                asked = {pool.submit(stored, given): number for number, given in left.items()}
+                try:
+                    for ended in concurrent.futures.as_completed(asked):
+                        result: Result = _taken(ended.result())
+                        left.pop(asked[ended])
+                        yield asked[ended], result
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    _end_all()
+                    raise
+        except BrokenProcessPool:
+            for number, given in left.items():
+                yield number, _alone(stored, given, died)
 
 
-def _alone(function: Callable[[Input], Result], given: Input, died: Callable[[Input], Result]) -> Result:
+def _alone(stored: Callable[[Input], Path], given: Input, died: Callable[[Input], Result]) -> Result:
     try:
         with _pool(1) as pool:
-            return pool.submit(function, given).result()
+            result: Result = _taken(pool.submit(stored, given).result())
+            return result
     except BrokenProcessPool:
         return died(given)
+
+
+def _stored(function: Callable[[Input], Result], folder: str, given: Input) -> Path:
+    """Run a function, and return the name of the file that holds its result."""
+    result = function(given)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        pickle.dump(result, file)
+    return Path(file.name)
+
+
+def _taken(file: Path) -> Any:
+    result = pickle.loads(file.read_bytes())
+    file.unlink()
+    return result
 
 
 def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
@@ -77,8 +103,11 @@ def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
 
 def _end_all() -> None:
     """End the processes without waiting for the inputs that they are at."""
-    for process in multiprocessing.active_children():
+    ended = multiprocessing.active_children()
+    for process in ended:
         process.terminate()
+    for process in ended:  # or it might write into the folder that is removed next
+        process.join(ENDING_S)
 
 
 def _end_with_parent() -> None:
