@@ -72,7 +72,11 @@ def test_members_learn_from_the_given_rows_as_long_as_they_did(searched, monkeyp
 )
 def test_of_a_mean_two_different_configurations_are_trained_again_where_there_are_two(searched, members, taken):
     prepared, inputs, (candidate,) = searched(1)
-    named = [dataclasses.replace(candidate, name=name) for name in members]
+    named = []
+    for name in members:
+        trial, _, seed = name.partition("-seed-")
+        own = {"learning_rate": 1e-5 * (1 + int(trial.removeprefix("trial-"))), "seed": int(seed or 42)}
+        named.append(dataclasses.replace(candidate, name=name, config=candidate.config.model_copy(update=own)))
     winner = dataclasses.replace(candidate, members=tuple(named) if len(named) > 1 else ())
     winner = dataclasses.replace(winner, name=members[0])
     asked = []

@@ -32,7 +32,6 @@ from nic_ray.selection.retention import (
 )
 from nic_ray.selection.scoring import Scorer, queries_of
 from nic_ray.selection.selection import Judgement
-from nic_ray.study import repeated_trial
 from nic_ray.train_config import TrainConfig
 from nic_ray.training import loop
 from nic_ray.training.prepared import Prepared, training_data
@@ -213,8 +212,8 @@ def describe_evaluation(member: Candidate, metrics: Mapping[str, float]) -> str:
 
 def _different(members: Sequence[Candidate]) -> list[Candidate]:
     """Return the members that are trained again, in their order."""
-    configurations = [repeated_trial(member.name) for member in members]
-    repeats = [name in configurations[:place] for place, name in enumerate(configurations)]
+    configurations = [member.config.model_copy(update={"seed": 0}) for member in members]
+    repeats = [config in configurations[:place] for place, config in enumerate(configurations)]
     taken = sorted(range(len(members)), key=lambda place: repeats[place])[:MOST_MEMBERS]
     return [members[place] for place in sorted(taken)]
 
