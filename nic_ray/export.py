@@ -17,7 +17,8 @@ def main(
 ) -> None:
     """Export the best model of a search so far, by the same rules as at its end, the guard included.
 
-    Nothing is trained. The test rows are read, as at the end of a search, so do this only once.
+    No trial goes on; the winner is trained again on all rows, as at the end of a search, and the test rows are read,
+    so do this only once.
     """
     from nic_ray.progress import view
     from nic_ray.report.terminal import show_result
