@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nic_ray.domains import changes_of, omitted_domains, shown_domains
-from nic_ray.errors import InputError, RunError, is_disk_full, is_utf8
+from nic_ray.errors import InputError, RunError, causes_of, is_disk_full, is_utf8
 from nic_ray.metrics.table import METRICS, OVER_ALL, macro_cells, metrics_in
 
 if TYPE_CHECKING:
@@ -257,7 +257,9 @@ def _with_exit_codes(main: Callable[..., None]) -> Callable[..., None]:
             complain(str(error), label="error: ")
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
         except KeyboardInterrupt as error:
-            complain(str(error) or "interrupted")
+            # a second one, while the first is handled, has no message of its own
+            said = (str(each) for each in causes_of(error) if isinstance(each, KeyboardInterrupt))
+            complain(next(filter(None, said), "interrupted"))
             raise typer.Exit(130) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:

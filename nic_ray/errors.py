@@ -37,11 +37,12 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one in its chain of causes, reports that a disk is full."""
     return any(
         (isinstance(cause, OSError) and cause.errno in FULL) or any(words in str(cause) for words in FULL_IN_WORDS)
-        for cause in _causes_of(error)
+        for cause in causes_of(error)
     )
 
 
-def _causes_of(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, and those that led to it or were being handled when it came, the latest first."""
     seen: set[int] = set()
     left: BaseException | None = error
     while left is not None and id(left) not in seen:

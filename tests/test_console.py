@@ -78,6 +78,20 @@ def test_errors_are_one_message_on_stderr_and_an_exit_code(error, code, printed,
     assert capsys.readouterr() == ("", printed)
 
 
+def test_a_second_interrupt_leaves_the_way_to_go_on(monkeypatch, capsys):
+    def main() -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("interrupted; go on with: the same command") from None
+        finally:  # while the cluster is ended
+            raise KeyboardInterrupt
+
+    assert exit_code(main, monkeypatch) == 130
+    assert capsys.readouterr() == ("", "interrupted; go on with: the same command\n")
+
+
 def test_arguments_that_are_no_utf8_are_refused(monkeypatch, capsys):
     def main(name: str) -> None:
         raise AssertionError(name)
