@@ -131,25 +131,16 @@ def test_where_the_curve_is_concave_few_points_find_what_all_of_them_would(top, 
     found = deciding_path(path, QUERIES, objective="recall_at_5/macro", **LIMITS)
     assert len(asked) == len(set(asked))
     assert [mixture.alpha for mixture in found] == sorted(mixture.alpha for mixture in found)
-    every = path(ALPHAS)
+    count, every = len(asked), path(ALPHAS)
     chosen, expected = the_choice(found), the_choice(every)
     if expected is None:
         assert chosen is None
     else:
         assert chosen is not None
         assert chosen.alpha == expected.alpha
-
-
-def test_a_curve_that_rises_to_the_end_mostly_takes_six_points():
-    draw, counts = np.random.default_rng(0).uniform, []
-    for seed in range(300):
-        asked = []
-        path = parabola(asked, draw(1, 1.6), draw(0.01, 0.3), draw(0.5, 1), draw(0, 0.5), seed)
-        deciding_path(path, QUERIES, objective="recall_at_5/macro", **LIMITS)
-        counts.append(len(asked))
-    assert np.median(counts) == USUAL_READINGS
-    assert np.mean(np.abs(np.array(counts) - USUAL_READINGS) <= 2) > 0.95
-    assert max(counts) < len(ALPHAS)
+    if top >= 1:  # rising to the end; a top in the middle is looked for from both sides
+        all_allowed = last >= LIMITS["min_neighbours_kept"]
+        assert count <= USUAL_READINGS + 2 if all_allowed else count < len(ALPHAS)
 
 
 def test_where_the_curve_has_two_tops_all_points_are_evaluated():

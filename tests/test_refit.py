@@ -77,8 +77,7 @@ def test_of_a_mean_two_different_configurations_are_trained_again_where_there_ar
         trial, _, seed = name.partition("-seed-")
         own = {"learning_rate": 1e-5 * (1 + int(trial.removeprefix("trial-"))), "seed": int(seed or 42)}
         named.append(dataclasses.replace(candidate, name=name, config=candidate.config.model_copy(update=own)))
-    winner = dataclasses.replace(candidate, members=tuple(named) if len(named) > 1 else ())
-    winner = dataclasses.replace(winner, name=members[0])
+    winner = dataclasses.replace(named[0], members=tuple(named) if len(named) > 1 else ())
     asked = []
 
     def train(members, rows, *, folder, say):

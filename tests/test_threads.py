@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -49,8 +50,6 @@ def test_every_family_embeds_as_on_one_thread(family_model, monkeypatch, threads
 
 def test_parts_run_at_the_same_time_on_one_thread_each_in_the_modes_of_the_caller(threads):
     threads(3)
-    import threading
-
     met, running = threading.Barrier(3, timeout=20), []  # passed only if three parts run at once
 
     def run(part):
@@ -79,7 +78,6 @@ def test_parts_run_at_the_same_time_on_one_thread_each_in_the_modes_of_the_calle
 
 def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked(threads):
     threads(2)
-    import threading
 
     def names():
         return {*in_threads(lambda _: threading.current_thread().name, range(6))}
@@ -93,18 +91,16 @@ def test_threads_are_those_of_the_last_time_but_not_in_a_process_that_was_forked
 
 
 def test_there_are_never_more_threads_than_are_set_however_many_parts_there_are(threads):
-    import threading
-
     def own():
         return [thread for thread in threading.enumerate() if thread.name.startswith("chunks")]
 
-    for count, most in [(4, 4), (3, 3)]:
+    for count in (4, 3):
         threads(count)
         for parts in (2, 3, 4, 9):
             list(in_threads(abs, range(parts)))
-        for thread in own()[:-most]:  # those of before, which end now
+        for thread in own()[:-count]:  # those of before, which end now
             thread.join(timeout=20)
-        assert len(own()) <= most
+        assert len(own()) <= count
 
 
 def test_a_thread_that_stays_keeps_to_one_core_whatever_is_set_elsewhere(threads):
@@ -119,8 +115,6 @@ def test_a_thread_that_stays_keeps_to_one_core_whatever_is_set_elsewhere(threads
 def test_a_thread_that_comes_later_has_the_threads_of_the_machine(threads):
     threads(3)
     list(in_threads(lambda part: part, range(6)))
-    import threading
-
     seen = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()

@@ -1,6 +1,7 @@
 """Ways to run a function over many inputs: in this process, or in as many as there are cores."""
 
 import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -58,15 +59,10 @@ def in_processes(
         try:
             with _pool(min(len(left), os.cpu_count() or 1)) as pool:
                 asked = {pool.submit(stored, given): number for number, given in left.items()}
-                try:
-                    for ended in concurrent.futures.as_completed(asked):
-                        result: Result = _taken(ended.result())
-                        left.pop(asked[ended])
-                        yield asked[ended], result
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    _end_all()
-                    raise
+                for ended in concurrent.futures.as_completed(asked):
+                    result: Result = _taken(ended.result())
+                    left.pop(asked[ended])
+                    yield asked[ended], result
         except BrokenProcessPool:
             for number, given in left.items():
                 yield number, _alone(stored, given, died)
@@ -95,14 +91,21 @@ def _taken(file: Path) -> Any:
     return result
 
 
-def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
-    return concurrent.futures.ProcessPoolExecutor(
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Processes that are ended at an error or an interrupt, without waiting for the inputs that they are at."""
+    with concurrent.futures.ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_all()
+            raise
 
 
 def _end_all() -> None:
-    """End the processes without waiting for the inputs that they are at."""
     ended = multiprocessing.active_children()
     for process in ended:
         process.terminate()

@@ -24,7 +24,7 @@ FIRST = (0.5, 1.0)
 DIP_IN_ERRORS = 2.0
 """Standard errors by which a point may lie below the line between its neighbours on a curve that passes for concave."""
 USUAL_READINGS = 6
-"""How many are evaluated where the curve is concave, mostly; give or take two in nearly all cases."""
+"""How many are evaluated where the curve is concave and none forgets too much, give or take two."""
 
 Path = Callable[[Sequence[float]], Sequence[Mixture]]
 """Returns the base model and the mixtures with some alphas, as `interpolation_path` does."""
